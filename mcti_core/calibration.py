@@ -1,0 +1,151 @@
+"""Confidences that can be believed, and a threshold for "unknown", from the examples that are kept with the tokens.
+
+A learned token has seen its examples, so its confidence in them says too much about other images; and leaving an example
+out would mean training again. But how far a token leans on its examples can be measured. Its unit text feature t has a
+part rho = cos(t, m) along the unit mean m of its class's example features, and through that part alone example x
+attracts it. Had x been missing, the mean would have been m' of the other examples, and x's cosine with the token about
+
+    cos(x, t) - rho * (cos(x, m) - cos(x, m'))
+
+which is exact for a token that is its class mean. The classification term of training may lean on examples in other
+ways too, so that a little optimism can remain. Class means alone, with examples left out, would have none, but
+their cosines are of another size than those of texts with images, and a temperature fitted to them fits nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .classifiers.clip import ClipClassifier
+from .classifiers.hybrid import HybridClassifier, class_means
+from .errors import ConfigError, TokenError
+from .tokens import Support, TokenSet
+
+__all__ = ["Calibration", "calibrate", "fit_temperature", "left_out_gain", "unknown_threshold"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    temperature: float
+    threshold: float
+    left_out: int
+    """Examples that could be judged as if unseen; 0 where every class has only one."""
+
+
+def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
+    """Set a classifier's temperature and threshold from its tokens' examples, each judged as if it had not been seen.
+
+    An example that is its class's only one cannot be left out and is passed over. Where every class has only one, the
+    temperature is fitted to the examples as learned, which makes confidences too high, and the threshold stays 0,
+    which always answers: examples that were learned cannot tell how far off an unseen image may be.
+
+    Args:
+        classifier: of these tokens; its ``temperature`` and ``threshold`` are set.
+        tokens: with support features.
+        accept: share of the examples that are answered with a class rather than "unknown".
+
+    Returns:
+        What was set.
+
+    Raises:
+        TokenError: the tokens carry no support features.
+        ConfigError: the classifier is of other classes; ``accept`` is not in (0, 1].
+    """
+    if tokens.support is None:
+        raise TokenError(
+            "these tokens carry no features of their examples to calibrate with; train them with a CLIP space"
+        )
+    if classifier.labels != tokens.labels:
+        raise ConfigError(
+            f"the classifier's classes {list(classifier.labels)} are not the tokens' {list(tokens.labels)}"
+        )
+    logits, labels = _left_out_logits(classifier, tokens.support), tokens.support.labels
+    usable = torch.bincount(labels)[labels] > 1
+    if usable.any():
+        logits, labels = logits[usable], labels[usable]
+    temperature, threshold = fit_temperature(logits, labels), 0.0
+    if usable.any():
+        threshold = unknown_threshold((logits / temperature).softmax(1).amax(1), accept)
+    classifier.temperature, classifier.threshold = temperature, threshold
+    return Calibration(temperature, threshold, int(usable.sum()))
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature under which the softmax of ``logits / temperature`` gives the labels the greatest likelihood.
+
+    When all N answers are right, the plain likelihood would be greatest at temperature 0, where every confidence is 1.
+    As in Platt's scaling, the true class is therefore aimed at with (N + 1) / (N + 2), and the others share the rest.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) int64.
+
+    Returns:
+        Between 1e-3 and 1e3; 1 where logits are all equal and no temperature is better than another.
+
+    References:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, section 4.2.
+        Platt, "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2.
+    """
+    if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
+        raise ConfigError(
+            f"a temperature needs (N, C) logits and N labels, got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )
+    count, classes = logits.shape
+    rest = 1 / (count + 2)
+    target = torch.full((count, classes), rest / max(1, classes - 1), dtype=torch.double)
+    target[torch.arange(count), labels] = 1 - rest
+    low, high = math.log(1e-3), math.log(1e3)
+    for _ in range(3):  # the loss has one minimum: it is convex in 1 / temperature
+        grid = torch.linspace(low, high, 41, dtype=torch.double).exp()
+        losses = torch.stack([F.cross_entropy(logits.double() / t, target) for t in grid])
+        if losses.max() - losses.min() < 1e-12:
+            return 1.0
+        best = int(losses.argmin())
+        low, high = math.log(grid[max(0, best - 1)]), math.log(grid[min(len(grid) - 1, best + 1)])
+    return float(grid[best])
+
+
+def unknown_threshold(confidences: Tensor, accept: float = 0.95) -> float:
+    """The greatest threshold that at least the share ``accept`` of (N,) confidences reaches."""
+    if not 0 < accept <= 1:
+        raise ConfigError(f"accept must be above 0 and at most 1, got {accept}")
+    if not len(confidences):
+        raise ConfigError("a threshold needs at least one confidence")
+    refused = int((1 - accept) * len(confidences) + 1e-9)  # 0.05 * 20 is one image, whatever floating point says
+    return float(confidences.sort().values[refused])
+
+
+def left_out_gain(text: Tensor, support: Support) -> Tensor:
+    """How much of each example's cosine with its own class's token is owed to the token having seen it, by estimate.
+
+    Args:
+        text: (C, p) unit text features of the tokens.
+        support: the examples.
+
+    Returns:
+        (N,) float32, not negative; 0 for an example that is its class's only one.
+    """
+    features, labels = support.features, support.labels
+    means = class_means(features, labels, len(text))
+    sums = torch.zeros_like(means).index_add_(0, labels, features)
+    others = F.normalize(sums[labels] - features, dim=-1)  # (N, p) the means without the example
+    gain = ((means[labels] - others) * features).sum(1)
+    along = (text * means).sum(1).clamp(min=0)[labels]  # (N,) rho
+    return torch.where(torch.bincount(labels)[labels] > 1, along * gain, 0.0)
+
+
+def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support) -> Tensor:
+    """(N, C) logits of the examples, as if their own tokens and class means had not seen them."""
+    if isinstance(classifier, HybridClassifier):
+        clip, logits = classifier.tokens, classifier.left_out_logits()
+    else:
+        clip, logits = classifier, classifier.logits(support.features)
+    logits = logits.clone()
+    logits[torch.arange(len(logits)), support.labels] -= clip.logit_scale * left_out_gain(clip.text, support)
+    return logits

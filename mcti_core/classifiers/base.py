@@ -1,0 +1,69 @@
+"""What every classifier gives: scores of images for classes, and predictions made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a classifier thinks of B images."""
+
+    logits: Tensor
+    """(B, C) float32; the greater, the likelier."""
+    evaluations: Tensor
+    """(B,) int64 denoiser evaluations spent on each image."""
+
+
+class Classifier(Protocol):
+    labels: tuple[str, ...]
+    temperature: float
+    """Divides the logits before the softmax that gives confidences."""
+    threshold: float
+    """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
+
+    def score(self, images: Tensor) -> Scores:
+        """(B, 3, H, W) float in [0, 1] -> scores."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image."""
+
+    label: str
+    """The best class, or ``UNKNOWN``."""
+    index: int
+    """Its place in label order; -1 for ``UNKNOWN``."""
+    confidence: float
+    """Of the best class, in [0, 1]."""
+    top: tuple[tuple[str, float], ...]
+    """The best k classes with their confidences."""
+    evaluations: int
+
+
+def predict(
+    labels: Sequence[str], scores: Scores, *, temperature: float = 1.0, threshold: float = 0.0, top: int = 1
+) -> list[Prediction]:
+    """One prediction an image; ``top`` is cut to the number of classes."""
+    confidences = (scores.logits.float() / temperature).softmax(1).cpu()
+    values, order = confidences.topk(min(top, len(labels)), dim=1)
+    predictions = []
+    for row, (value, index) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
+        known = value[0] >= threshold
+        best = tuple((labels[i], v) for i, v in zip(index, value, strict=True))
+        label = best[0][0] if known else UNKNOWN
+        predictions.append(Prediction(label, index[0] if known else -1, value[0], best, int(scores.evaluations[row])))
+    return predictions
+
+
+def no_evaluations(count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.long)

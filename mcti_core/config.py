@@ -1,0 +1,80 @@
+"""The settings of a training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from .errors import ConfigError
+from .losses import DIRECTIONS
+from .templates import OBJECT_TEMPLATES
+from .tokens import POOLINGS
+
+__all__ = ["TrainConfig"]
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training. The defaults were chosen by measurement (docs/results.md)."""
+
+    steps: int = 300
+    """Optimizer steps for all classes together."""
+    batch: int = 8
+    """Images a step through the denoiser."""
+    lr: float = 5e-3
+    lr_schedule: str = "cosine"
+    """``"constant"``, or ``"cosine"`` from ``lr`` to zero."""
+    lr_warmup: int = 10
+    """Steps over which the learning rate rises to ``lr``."""
+    weight_decay: float = 1e-2
+    reconstruction: float = 1.0
+    """Weight of L_ldm; 0 trains on the classification term alone and never calls the denoiser."""
+    gamma: float = 1.0
+    """Weight of L_cls; 0 is plain textual inversion."""
+    gamma_end: float | None = None
+    """Where gamma decays to, exponentially; None keeps it constant. The released arguments name 1e-4."""
+    direction: str = "image_to_text"
+    """Of the classification term: ``"text_to_image"`` as released, ``"image_to_text"`` or ``"symmetric"``."""
+    logit_scale: float = 10.0
+    pooling: str = "eot"
+    """Where the text feature is read: ``"eot"`` or ``"token"``. Kept with the tokens and used again in classifying."""
+    templates: tuple[str, ...] = OBJECT_TEMPLATES
+    warm_start: int = 0
+    """Steps on the classification term alone before the first; they cost no denoiser call."""
+    text_classes: int = 64
+    """Most classes whose prompts are encoded in one step; where there are more, a random part of them."""
+    probe_every: int = 0
+    """Steps between looks at a fixed probe of (image, noise level, noise); 0 never looks."""
+    patience: int = 5
+    """Looks without improvement after which training stops."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "templates", tuple(self.templates))
+        positive = ("steps", "batch", "text_classes", "patience")
+        not_negative = ("lr_warmup", "weight_decay", "reconstruction", "gamma", "warm_start", "probe_every", "seed")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in not_negative:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
+            raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
+        if self.gamma_end is not None and not 0 < self.gamma_end < math.inf:
+            raise ConfigError(f"gamma_end must be above 0 or None, got {self.gamma_end}")
+        for name, allowed in (("direction", DIRECTIONS), ("pooling", POOLINGS), ("lr_schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if not self.templates:
+            raise ConfigError("templates must hold at least one prompt")
+        if self.reconstruction == 0 and self.gamma == 0:
+            raise ConfigError("reconstruction and gamma are both 0: nothing would be learned")
+        if self.warm_start and self.gamma == 0:
+            raise ConfigError("a warm start trains on the classification term; with gamma 0 there is none")
+
+    def describe(self) -> dict[str, object]:
+        """All settings as plain values, for the token file."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

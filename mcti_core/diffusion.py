@@ -1,0 +1,44 @@
+"""Noise levels and noise errors, the same for every family of diffusion models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["noise_error", "random_sigmas", "stratified_sigmas"]
+
+
+def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
+    """Mean squared error of the predicted noise, from a denoised estimate.
+
+    The predicted noise is (x - x0_hat) / sigma and the true one (x - x0) / sigma, whatever x is; their difference is
+    (x0 - x0_hat) / sigma. For x = x0 + sigma * eps this is the epsilon error of DDPM (Ho et al. 2020, eq. 14) also when the
+    model predicts v; for a rectified flow, x = (1 - sigma) * x0 + sigma * eps, it is the velocity's error.
+
+    Args:
+        latents: (B, c, h, w) the clean x0.
+        estimate: (B, c, h, w) the model's x0_hat.
+        sigma: (B,).
+
+    Returns:
+        (B,) float32.
+    """
+    difference = (latents.float() - estimate.float()) / sigma.float().view(-1, 1, 1, 1)
+    return difference.square().mean(dim=(1, 2, 3))
+
+
+def random_sigmas(sigmas: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) noise levels of uniformly random time steps."""
+    return sigmas[torch.randint(0, len(sigmas), (count,), generator=generator)]
+
+
+def stratified_sigmas(
+    sigmas: Tensor, count: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """(count,) noise levels, one from each of ``count`` equal slices of the time steps between the fractions low and high.
+
+    They come in random order, so that the first n of them are spread out too.
+    """
+    slices = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    step = ((low + (high - low) * slices) * len(sigmas)).long().clamp(0, len(sigmas) - 1)
+    return sigmas[step]

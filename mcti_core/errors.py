@@ -1,0 +1,42 @@
+"""The project's one family of exceptions. Each message is for a person: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .tokens import TokenSet
+
+__all__ = ["ConfigError", "ExamplesError", "HostError", "MCTIError", "StopTraining", "TokenError", "TrainingError"]
+
+
+class MCTIError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class ExamplesError(MCTIError):
+    """Example images or class folders cannot be used."""
+
+
+class TokenError(MCTIError):
+    """Tokens, token files or prompts cannot be used."""
+
+
+class ConfigError(MCTIError):
+    """A setting is out of range or does not fit the others."""
+
+
+class HostError(MCTIError):
+    """A model cannot be loaded, or lacks a part that is needed."""
+
+
+class TrainingError(MCTIError):
+    """Training went wrong; ``tokens`` holds the last finite ones."""
+
+    def __init__(self, message: str, tokens: TokenSet):
+        super().__init__(message)
+        self.tokens = tokens
+
+
+class StopTraining(Exception):  # noqa: N818 - a request, not an error
+    """Raise it in ``on_step`` to stop: ``train`` then returns what was learned so far."""

@@ -1,0 +1,225 @@
+"""Few-shot examples: a folder of class folders, or images in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import ExamplesError
+from .tokens import safe_names
+
+__all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_MAX_PIXELS = 200_000_000
+
+
+@dataclass(frozen=True)
+class FewShotDataset:
+    """N images of C classes.
+
+    Args:
+        classes: (C,) labels in label order.
+        images: (N,) each a path, read when needed, or a (3, H, W) float tensor in [0, 1].
+        labels: (N,) int64 class of each image.
+
+    Raises:
+        ExamplesError: fewer than two classes, labels that name one class twice, a class without images.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[Path | Tensor, ...]
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
+        if len(self.images) != len(self.labels):
+            raise ExamplesError(f"{len(self.images)} images but {len(self.labels)} labels")
+        if len(self.classes) < 2:
+            raise ExamplesError(
+                f"there is only the class {', '.join(self.classes) or '(none)'}; telling things apart needs at least two"
+            )
+        _refuse_twins(self.classes)
+        for index, name in enumerate(self.classes):
+            if not (self.labels == index).any():
+                raise ExamplesError(f"class {name!r} has no images; give it at least one")
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> FewShotDataset:
+        """Read ``folder/<class>/<image>``; classes and images sorted by name, hidden ones left out.
+
+        Raises:
+            ExamplesError: no such folder, fewer than two class folders, a class folder without images.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise ExamplesError(f"no folder {root}; give a folder that holds one folder of images a class")
+        classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if len(classes) < 2:
+            found = f"only the class folder {classes[0].name!r}" if classes else "no class folders"
+            raise ExamplesError(
+                f"{root} holds {found}; put the images of each of at least two classes into a folder of their own there"
+            )
+        images: list[Path | Tensor] = []
+        labels: list[int] = []
+        for index, path in enumerate(classes):
+            files = find_images(path)
+            if not files:
+                raise ExamplesError(
+                    f"class {path.name!r} has no images in {path}: put at least one {', '.join(IMAGE_SUFFIXES)} there"
+                )
+            images += files
+            labels += [index] * len(files)
+        return cls(tuple(path.name for path in classes), tuple(images), torch.tensor(labels))
+
+    @classmethod
+    def from_images(cls, images: dict[str, Sequence[Tensor]]) -> FewShotDataset:
+        """Label -> images (3, H, W) float in [0, 1], or one (n, 3, H, W) batch; label order is the dict's."""
+        flat = [
+            (index, _checked(image, label)) for index, (label, batch) in enumerate(images.items()) for image in batch
+        ]
+        return cls(tuple(images), tuple(image for _, image in flat), torch.tensor([index for index, _ in flat]))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, shots: int, seed: int = 0) -> tuple[FewShotDataset, FewShotDataset]:
+        """``shots`` random images of every class as support, and all the others as query.
+
+        The support of fewer shots is part of the support of more, for the same seed.
+
+        Raises:
+            ExamplesError: a class has too few images to leave one for the query.
+        """
+        support, query = few_shot_split(self.labels, self.classes, shots, seed)
+        return self.pick(support), self.pick(query)
+
+    def pick(self, index: Tensor | Sequence[int]) -> FewShotDataset:
+        """The images at these indices; every class must keep one."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        return FewShotDataset(self.classes, tuple(self.images[i] for i in chosen.tolist()), self.labels[chosen])
+
+    def load(self, size: int) -> Iterator[Tensor]:
+        """Each image as (3, size, size) float32 in [0, 1]."""
+        for image in self.images:
+            yield to_square(image if isinstance(image, Tensor) else load_image(image), size)
+
+    def fingerprint(self) -> str:
+        """Hash of all image contents and labels, hexadecimal."""
+        digest = hashlib.sha256()
+        for image, label in zip(self.images, self.labels.tolist(), strict=True):
+            content = _content(image)
+            digest.update(f"{label}:{len(content)}:".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+
+def few_shot_split(labels: Tensor, classes: Sequence[str], shots: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of ``shots`` random members of every class, and of all the others, both ascending.
+
+    Raises:
+        ExamplesError: a class has too few members to leave one over.
+    """
+    if shots < 1:
+        raise ExamplesError(f"shots must be at least 1, got {shots}")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    support = torch.zeros(len(labels), dtype=torch.bool)
+    for index, name in enumerate(classes):
+        members = order[labels[order] == index]
+        if len(members) <= shots:
+            raise ExamplesError(
+                f"class {name!r} has {len(members)} images: too few for {shots} shots and at least one to test on"
+            )
+        support[members[:shots]] = True
+    return support.nonzero()[:, 0], (~support).nonzero()[:, 0]
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """The image files of a folder, sorted by name; or the one file itself."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    return sorted(
+        file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def load_image(path: str | Path) -> Tensor:
+    """Read an image as (3, H, W) float32 in [0, 1]: EXIF orientation applied, transparency laid on white.
+
+    Raises:
+        ExamplesError: the file is missing, not an image, truncated, or absurdly large.
+    """
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise ExamplesError(
+                    f"{path} has {opened.width} x {opened.height} pixels; at most {_MAX_PIXELS // 1_000_000} million are read"
+                )
+            opened.load()
+            image = _eight_bits(ImageOps.exif_transpose(opened))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise ExamplesError(f"{path} cannot be read as an image ({reason}); replace it or take it out") from error
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255  # (3, H, W)
+
+
+def _content(image: Path | Tensor) -> bytes:
+    if isinstance(image, Tensor):
+        return f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise ExamplesError(f"{image} cannot be read ({error.strerror}); put it back or take it out") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey images of 16 bits scaled down to 8; Pillow's own conversion would cut all but the darkest to white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+
+
+def to_square(image: Tensor, size: int) -> Tensor:
+    """(3, H, W) -> (3, size, size): centre crop to a square, then bicubic with antialiasing."""
+    side = min(image.shape[1:])
+    top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
+    square = image[:, top : top + side, left : left + side]
+    if side == size:
+        return square.clone()
+    resized = torch.nn.functional.interpolate(
+        square[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized[0].clamp(0, 1)
+
+
+def _checked(image: Tensor, label: str) -> Tensor:
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ExamplesError(
+            f"images of class {label!r} must be float tensors (3, H, W) in [0, 1], got {getattr(image, 'shape', type(image))}"
+        )
+    if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
+        raise ExamplesError(f"an image of class {label!r} has values outside [0, 1]")
+    return image.detach().float().cpu()
+
+
+def _refuse_twins(classes: Iterable[str]) -> None:
+    classes = list(classes)
+    alone = [safe_names([name])[0].casefold() for name in classes]
+    for index, name in enumerate(alone):
+        nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?": they are numbered
+        if name in alone[:index] and not nameless:
+            raise ExamplesError(
+                f"classes {classes[alone.index(name)]!r} and {classes[index]!r} become the same token name {name!r}; rename one"
+            )

@@ -1,0 +1,188 @@
+"""Accuracy of tokens and baselines over shots, seeds and settings, on the same splits and the same features."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .baselines import class_mean, k_nearest, logistic_probe
+from .classifiers import ClipClassifier, HybridClassifier
+from .errors import ConfigError
+from .examples import few_shot_split
+from .features import FeatureCache
+from .hosts.base import Host
+from .metrics import accuracy
+from .templates import PLAIN_TEMPLATES
+from .tokens import Support, TokenSet, initial_vectors
+from .training import TrainConfig, train, train_one_by_one
+
+__all__ = ["STUDY", "Row", "Variant", "evaluate", "markdown_table", "new_tokens"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train and to read tokens."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Changes to the base configuration."""
+    one_by_one: bool = False
+    read_templates: tuple[str, ...] | None = None
+    """Templates averaged in classifying; those of the training by default."""
+    hybrid: bool = False
+    """Also classify with token logits and class means together."""
+
+
+DEFAULT_VARIANTS = (Variant("TI", {"gamma": 0.0}), Variant("MC-TI", hybrid=True))
+
+STUDY = (
+    *DEFAULT_VARIANTS,
+    Variant("MC-TI, gamma 0.1", {"gamma": 0.1}),
+    Variant("MC-TI, gamma decayed to 1e-4", {"gamma_end": 1e-4}),
+    Variant("MC-TI, no reconstruction", {"reconstruction": 0.0}),
+    Variant("MC-TI, text to image", {"direction": "text_to_image"}),
+    Variant("MC-TI, symmetric", {"direction": "symmetric"}),
+    Variant("MC-TI, pooled at the token", {"pooling": "token"}),
+    Variant("MC-TI, read in one template", read_templates=PLAIN_TEMPLATES),
+    Variant("MC-TI, one class at a time", {"direction": "text_to_image"}, one_by_one=True),
+    Variant("MC-TI, warm start", {"warm_start": 100}),
+)
+"""What docs/results.md compares."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    method: str
+    shots: int
+    seed: int
+    accuracy: float
+    queries: int
+    seconds: float
+
+
+def evaluate(
+    host: Host,
+    cache: FeatureCache,
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    base: TrainConfig,
+    variants: Sequence[Variant] = DEFAULT_VARIANTS,
+    *,
+    vectors: int = 1,
+    init: str | None = None,
+    on_row: Callable[[Row], object] | None = None,
+) -> list[Row]:
+    """Train and test every variant on every split; baselines see the same support and query features.
+
+    Args:
+        host: with a CLIP space.
+        cache: all examples with their features; split anew for every (shots, seed).
+        shots, seeds: what to split by. The seed also seeds the training.
+        base: the configuration that variants change.
+        variants: what to compare.
+        vectors, init: of new tokens, see ``new_tokens``.
+        on_row: called with each measurement as it is made.
+    """
+    if cache.features is None:
+        raise ConfigError("to evaluate, the examples need image features; give a CLIP space")
+    rows: list[Row] = []
+
+    def record(row: Row) -> None:
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+
+    for count in shots:
+        for seed in seeds:
+            few, others = few_shot_split(cache.labels, cache.classes, count, seed)
+            for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, variants, vectors, init):
+                record(row)
+    return rows
+
+
+def _measured(
+    host: Host, support: FeatureCache, query: FeatureCache, shots: int, seed: int, base: TrainConfig,
+    variants: Sequence[Variant], vectors: int, init: str | None,
+) -> Iterable[Row]:  # fmt: skip
+    features, labels = _plain(query), query.labels
+    few, classes = Support(_plain(support), support.labels), len(support.classes)
+
+    def row(method: str, predicted: Tensor, started: float) -> Row:
+        return Row(method, shots, seed, accuracy(predicted, labels), len(labels), time.monotonic() - started)
+
+    for name, baseline in (
+        ("class mean", class_mean),
+        ("nearest neighbour", k_nearest),
+        ("logistic probe", logistic_probe),
+    ):
+        started = time.monotonic()
+        yield row(name, baseline(few, features, classes), started)
+    for variant in variants:
+        started = time.monotonic()
+        config = replace(base, seed=seed, **variant.settings)
+        tokens = new_tokens(host, support.classes, vectors=vectors, init=init, seed=seed)
+        if variant.one_by_one:  # as many steps in all, each class's share
+            share = replace(config, steps=max(1, config.steps // classes), batch=config.batch)
+            learned = train_one_by_one(host, support, tokens, share)[-1].tokens
+        else:
+            learned = train(host, support, tokens, config).tokens
+        classifier = ClipClassifier(host, learned, templates=variant.read_templates)
+        yield row(variant.name, classifier.logits(features).argmax(1), started)
+        if variant.hybrid:
+            yield row(f"{variant.name} hybrid", HybridClassifier(host, learned).logits(features).argmax(1), started)
+
+
+def new_tokens(
+    host: Host, labels: Sequence[str], *, vectors: int = 1, init: str | None = None, seed: int = 0
+) -> TokenSet:
+    """Tokens to start a training from.
+
+    Args:
+        host: whose encoders they are for.
+        labels: the classes.
+        vectors: V.
+        init: a word, ``"mean"`` or ``"random"``; the host's generic word by default.
+        seed: of random vectors.
+    """
+    init = host.generic_word if init is None else init
+    first = {}
+    for name, encoder in host.text.items():
+        table = encoder.embed(torch.arange(encoder.vocabulary, device=host.device))
+        word = [] if init in ("mean", "random") else encoder.tokenize(init)
+        kind = init if init in ("mean", "random") else "mean"
+        first[name] = initial_vectors(table, len(labels), vectors, word=word, kind=kind, seed=seed)
+    return TokenSet(tuple(labels), first, base_model=host.name)
+
+
+def markdown_table(rows: Sequence[Row], chance: float) -> str:
+    """Methods down, shots across: mean accuracy and standard deviation over seeds, in percent."""
+    shots = sorted({row.shots for row in rows})
+    lines = ["| method | " + " | ".join(f"{count} shot{'s' * (count > 1)}" for count in shots) + " |"]
+    lines.append("|---" * (len(shots) + 1) + "|")
+    lines.append("| chance | " + " | ".join(f"{100 * chance:.1f}" for _ in shots) + " |")
+    for method in dict.fromkeys(row.method for row in rows):
+        cells = []
+        for count in shots:
+            values = [100 * row.accuracy for row in rows if row.method == method and row.shots == count]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}" if values else "")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Plain values of all rows."""
+    return [asdict(row) for row in rows]
+
+
+def _plain(cache: FeatureCache) -> Tensor:
+    assert cache.features is not None
+    return cache.features[:, 0]

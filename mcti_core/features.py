@@ -1,0 +1,128 @@
+"""What training needs of the example images, computed once: latents and CLIP image features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .atomic import write_atomically
+from .errors import ConfigError
+from .examples import FewShotDataset
+from .hosts.base import Host
+from .tokens import Support
+
+__all__ = ["FeatureCache"]
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """N examples of C classes as the loss sees them. M is 2 where the mirror image is kept beside each, else 1."""
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    """(N,) int64."""
+    latents: Tensor | None
+    """(N, M, c, h, w) float32 on the CPU; None without a VAE."""
+    features: Tensor | None
+    """(N, M, p) float32 of unit length on the CPU; None without a CLIP space."""
+    fingerprint: str
+    """Of images, labels, size, mirroring and models: equal only if everything here is."""
+
+    @classmethod
+    def build(
+        cls, host: Host, dataset: FewShotDataset, *, mirror: bool = True, size: int | None = None, folder: str | Path | None = None,
+        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None,
+    ) -> FeatureCache:  # fmt: skip
+        """Send every image, and its mirror image, through VAE and vision tower once.
+
+        Args:
+            host: lends both; what it lacks is left out.
+            dataset: the examples.
+            mirror: keep mirror images too. Leave it off where left and right matter, as in writing.
+            size: side of the images in pixels, the host's own by default; a multiple of the VAE's downscale.
+            folder: where results are kept for the next run with the same images and models.
+            batch: images at once.
+            latents: leave it off where only image features are wanted.
+            progress: called with images done and images in all.
+        """
+        size = size or host.image_size
+        codec = host.codec if latents else None
+        if codec is not None and size % codec.downscale:
+            raise ConfigError(f"image size {size} is not a multiple of {codec.downscale}")
+        key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
+        fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
+        path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
+        stored = None if path is None else _read(path)
+        if stored is None:
+            stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress)
+            if path is not None:
+                _write(path, stored)
+        return cls(dataset.classes, dataset.labels, stored.get("latents"), stored.get("features"), fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pick(self, index: Tensor) -> FeatureCache:
+        """The examples at these indices, of the same classes."""
+        key = f"{self.fingerprint}:{index.tolist()}"
+        return FeatureCache(
+            self.classes,
+            self.labels[index],
+            None if self.latents is None else self.latents[index],
+            None if self.features is None else self.features[index],
+            hashlib.sha256(key.encode()).hexdigest()[:32],
+        )
+
+    def support(self) -> Support | None:
+        """The features of the images themselves, to be kept with the tokens."""
+        return None if self.features is None else Support(self.features[:, 0].clone(), self.labels.clone())
+
+
+def _compute(
+    host: Host,
+    dataset: FewShotDataset,
+    mirror: bool,
+    size: int,
+    batch: int,
+    latents: bool,
+    progress: Callable[[int, int], object] | None,
+) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {"latents": [], "features": []}
+    images = dataset.load(size)
+    with torch.inference_mode(), host.session():
+        for start in range(0, len(dataset), batch):
+            plain = torch.stack([next(images) for _ in range(min(batch, len(dataset) - start))]).to(
+                host.device
+            )  # (b, 3, H, W)
+            views = [plain, plain.flip(-1)] if mirror else [plain]
+            if latents and host.codec is not None:
+                parts["latents"].append(torch.stack([host.codec.encode(view).float().cpu() for view in views], dim=1))
+            if host.clip is not None:
+                parts["features"].append(
+                    torch.stack(
+                        [F.normalize(host.clip.image_features(view).float(), dim=-1).cpu() for view in views], dim=1
+                    )
+                )
+            if progress is not None:
+                progress(start + len(plain), len(dataset))
+    return {name: torch.cat(part).clone() for name, part in parts.items() if part}
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    try:
+        stored: dict[str, Tensor] = load_file(path)
+        return stored
+    except (OSError, SafetensorError):  # absent or damaged: compute again
+        return None
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    write_atomically(path, lambda file: save_file({name: t.contiguous() for name, t in tensors.items()}, file))

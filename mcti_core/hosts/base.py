@@ -1,0 +1,135 @@
+"""What the core asks of a host. Every model family's quirks stay behind these few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import HostError
+
+__all__ = ["ClipSpace", "Denoiser", "Host", "LatentCodec", "TextEncoder", "TextFeatures"]
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What one text encoder says of B prompts."""
+
+    context: Tensor
+    """(B, L, d_ctx) what the denoiser attends to."""
+    hidden: Tensor
+    """(B, L, d) last hidden states after the final layer norm; pooled features are rows of it."""
+    end: Tensor
+    """(B,) int64 position of the end-of-text token."""
+
+    def rows(self, index: Tensor) -> TextFeatures:
+        """The features of prompts ``index`` (N,), in that order, with repetition."""
+        return TextFeatures(self.context[index], self.hidden[index], self.end[index])
+
+
+class TextEncoder(Protocol):
+    """One text encoder and its tokenizer. Neither is ever changed."""
+
+    width: int
+    """d, the width of a token embedding."""
+    length: int
+    """L, tokens in a padded prompt."""
+    vocabulary: int
+    begin: int
+    end: int
+    pad: int
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids without begin, end or padding."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(...) int64 -> (..., d) float32 rows of the token table, without positions."""
+
+    def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
+        """(B, L) ids and their (B, L, d) embeddings -> features. Where a learned vector stands, the id is any valid one."""
+
+
+class Denoiser(Protocol):
+    """The diffusion model as a function from a noised latent to an estimate of the clean one."""
+
+    sigmas: Tensor
+    """(T,) float32, ascending: the noise levels of the training schedule."""
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """(B, c, h, w), same, (B,) -> the noised latent, by the family's own rule."""
+
+    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+        """(B, c, h, w), (B,), text features of every encoder -> estimate of the clean latent (B, c, h, w) float32."""
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """(B,) -> (B,): the family's loss over the squared noise error; ones where it trains on noise."""
+
+
+class LatentCodec(Protocol):
+    """The autoencoder, in latents as the denoiser takes them."""
+
+    downscale: int
+    """Pixels a latent element, usually 8."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> scaled latents (B, c, H/8, W/8) float32."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, c, h, w) -> (B, 3, 8h, 8w) float32 in [0, 1]."""
+
+
+class ClipSpace(Protocol):
+    """Vision tower, visual projection and text projection: one unit or nothing."""
+
+    encoder: str
+    """Which text encoder's hidden states it projects, for example ``"clip_l"``."""
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, p) float32, not normalised."""
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        """(B, d) pooled hidden states -> (B, p) float32, not normalised."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A frozen text-to-image model as the core sees it. Parts that are missing are None."""
+
+    text: Mapping[str, TextEncoder]
+    """By name: ``{"clip_l": ...}`` for SD 1.x, ``{"clip_l": ..., "clip_g": ...}`` for SDXL."""
+    denoiser: Denoiser | None = None
+    codec: LatentCodec | None = None
+    clip: ClipSpace | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    name: str = "unnamed model"
+    """For people: what was loaded."""
+    fingerprint: str = ""
+    """Changes when codec or CLIP space change; keys cached features."""
+    image_size: int = 512
+    """Side of the square images that the model was trained on."""
+    generic_word: str = "object"
+    """A word for anything: the usual first vector of a token."""
+    session: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Makes weights resident and frozen for the length of a ``with``."""
+
+    def need_denoiser(self) -> Denoiser:
+        if self.denoiser is None:
+            raise HostError(f"{self.name} has no diffusion model here; connect or load one")
+        return self.denoiser
+
+    def need_codec(self) -> LatentCodec:
+        if self.codec is None:
+            raise HostError(f"{self.name} has no VAE here; connect or load one")
+        return self.codec
+
+    def need_clip(self) -> ClipSpace:
+        if self.clip is None:
+            raise HostError(
+                f"{self.name} has no CLIP space (vision tower, visual projection and text projection); "
+                "give the CLIP model its text encoder comes from (for SD 1.x: openai clip-vit-large-patch14)"
+            )
+        return self.clip

@@ -1,0 +1,283 @@
+"""A host made of diffusers and transformers models: SD 1.x and 2.x, epsilon- and v-prediction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import HostError
+from .base import Host, TextFeatures
+from .clip_text import run_text_tower
+
+__all__ = ["DTYPES", "load_host"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_host(
+    model: str | Path,
+    clip: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str = "fp32",
+    config: str | Path | None = None,
+) -> Host:
+    """Load a Stable Diffusion 1.x or 2.x model, and a CLIP space beside it.
+
+    Args:
+        model: a diffusers folder, or a single-file checkpoint (.safetensors or .ckpt).
+        clip: a folder with a transformers ``CLIPModel``; without it there is no CLIP space.
+        device: where the weights go.
+        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32.
+        config: for a single file without network access, a diffusers folder of the same family (weights not needed).
+
+    Raises:
+        HostError: not found, not a model of these families, or CLIP and text encoder do not fit.
+    """
+    if dtype not in DTYPES:
+        raise HostError(f"number format {dtype!r} is not one of {', '.join(DTYPES)}")
+    path = Path(model)
+    if not path.exists():
+        raise HostError(f"no model at {path}; give a diffusers folder or a single-file checkpoint")
+    parts = _load_parts(path, config, DTYPES[dtype])
+    parts.text_encoder.to(dtype=DTYPES[dtype])  # the others are loaded in it
+    for module in parts.modules:
+        module.to(device=device).eval().requires_grad_(False)
+    text = ClipTextEncoder(parts.text_encoder, parts.tokenizer)
+    codec = VaeCodec(parts.vae)
+    space = None if clip is None else load_clip_space(clip, text.width, device=device, dtype=dtype)
+    modules = [*parts.modules, *([space.module] if space else [])]
+    return Host(
+        text={text.name: text},
+        denoiser=UNetDenoiser(parts.unet, parts.scheduler),
+        codec=codec,
+        clip=space,
+        device=torch.device(device),
+        name=path.name,
+        fingerprint=f"{fingerprint(parts.vae)}:{fingerprint(space.module) if space else ''}:{dtype}",
+        image_size=int(parts.unet.config.sample_size) * codec.downscale,
+        session=lambda: _frozen(modules),
+    )
+
+
+def load_clip_space(
+    folder: str | Path, width: int, *, device: str | torch.device = "cpu", dtype: str = "fp32"
+) -> ClipModelSpace:
+    """Vision tower, visual projection and text projection of a ``CLIPModel`` folder, for a text encoder of this width."""
+    from transformers import CLIPModel
+
+    if not (Path(folder) / "config.json").is_file():
+        raise HostError(
+            f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
+        )
+    try:
+        model = CLIPModel.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise HostError(f"the CLIP model at {folder} cannot be loaded: {_first_line(error)}") from error
+    if model.text_projection.in_features != width:
+        raise HostError(
+            f"the CLIP model at {folder} is for text encoders {model.text_projection.in_features} wide, this checkpoint's is {width} wide; "
+            "give the CLIP model that its text encoder comes from"
+        )
+    size = model.config.vision_config.image_size
+    mean, std = _normalisation(Path(folder))
+    del model.text_model  # the checkpoint has its own
+    return ClipModelSpace(model.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False), size, mean, std)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A Stable Diffusion model in pieces."""
+
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any
+    vae: Any
+    scheduler: Any
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [self.text_encoder, self.unet, self.vae]
+
+
+def _load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> _Parts:
+    try:
+        return _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, config, dtype)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        alone = path.is_file() and config is None
+        hint = "; without network access, give a diffusers folder of its family as config" if alone else ""
+        message = f"{path} cannot be loaded as a Stable Diffusion 1.x or 2.x model: {_first_line(error)}{hint}"
+        raise HostError(message) from error
+
+
+def _load_folder(path: Path, dtype: torch.dtype) -> _Parts:
+    """The parts of a diffusers folder, without the pipeline around them, which would load more than is needed."""
+    import diffusers
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise HostError(f"{path} is not a diffusers folder: it holds no model_index.json")
+    classes = json.loads(index.read_text(encoding="utf-8"))
+    if "text_encoder_2" in classes:
+        raise HostError(f"{path} has two text encoders (SDXL); only Stable Diffusion 1.x and 2.x are loaded here")
+    autoencoder = getattr(diffusers, classes["vae"][1])
+    options = {"local_files_only": True, "torch_dtype": dtype}
+    return _Parts(
+        CLIPTextModel.from_pretrained(path, subfolder="text_encoder", local_files_only=True),
+        CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
+        diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options),
+        autoencoder.from_pretrained(path, subfolder="vae", **options),
+        diffusers.DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
+    )
+
+
+def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> _Parts:
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+    options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "torch_dtype": dtype}
+    if config is not None:
+        options |= {"config": str(config), "local_files_only": True}
+    pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    return _Parts(pipeline.text_encoder, pipeline.tokenizer, pipeline.unet, pipeline.vae, scheduler)
+
+
+class ClipTextEncoder:
+    """A transformers CLIP text tower and tokenizer as a ``TextEncoder``."""
+
+    def __init__(self, tower: nn.Module, tokenizer: Any):
+        self.tower, self.tokenizer = tower, tokenizer
+        self.table: nn.Embedding = tower.get_input_embeddings()  # type: ignore[operator]
+        self.vocabulary, self.width = self.table.weight.shape
+        self.name = "clip_h" if self.width == 1024 else "clip_l"
+        self.length = int(tower.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+        self.begin, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.pad = int(tokenizer.pad_token_id)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.table.weight).float()
+
+    def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
+        hidden = run_text_tower(self.tower, ids, embeds.to(self.table.weight.dtype)).last_hidden_state
+        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
+        return TextFeatures(context=hidden, hidden=hidden, end=end)
+
+
+class UNetDenoiser:
+    """A diffusers UNet as a ``Denoiser``, in x = x0 + sigma * eps."""
+
+    def __init__(self, unet: nn.Module, scheduler: Any):
+        self.unet: Any = unet
+        self.prediction = str(scheduler.config.prediction_type)
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise HostError(f"the model predicts {self.prediction!r}; only epsilon and v_prediction are known here")
+        alpha_bar = scheduler.alphas_cumprod.double()
+        device = next(unet.parameters()).device
+        self.sigmas = ((1 - alpha_bar) / alpha_bar).sqrt().float().to(device)  # (T,)
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return latents + noise * sigma.view(-1, 1, 1, 1)
+
+    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+        (features,) = text.values()
+        s = sigma.view(-1, 1, 1, 1)
+        scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
+        step = (self.sigmas.log()[None] - sigma.log()[:, None]).abs().argmin(1)
+        context = features.context.to(self.unet.dtype)
+        output = self.unet(scaled.to(self.unet.dtype), step, encoder_hidden_states=context).sample.float()
+        if self.prediction == "epsilon":
+            return noised - s * output
+        return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return torch.ones_like(sigma) if self.prediction == "epsilon" else sigma.square() + 1
+
+
+class VaeCodec:
+    """A diffusers autoencoder as a ``LatentCodec``."""
+
+    def __init__(self, vae: Any):
+        self.vae = vae
+        self.scale = float(vae.config.scaling_factor)
+        channels = vae.config.block_out_channels  # diffusers sets it for AutoencoderTiny too
+        self.downscale = int(2 ** (len(channels) - 1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
+        latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+        return latents.float() * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((self.vae.decode((latents / self.scale).to(self.vae.dtype)).sample.float() + 1) / 2).clamp(0, 1)
+
+
+class ClipModelSpace:
+    """Vision tower and both projections of a transformers ``CLIPModel`` as a ``ClipSpace``."""
+
+    def __init__(self, model: Any, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.module = model
+        self.size = size
+        self.encoder = "clip_h" if model.text_projection.in_features == 1024 else "clip_l"
+        self.mean, self.std = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != (self.size, self.size):
+            images = F.interpolate(
+                images, size=(self.size, self.size), mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 1)
+        pixels = (images - self.mean.to(images)) / self.std.to(images)
+        pooled = self.module.vision_model(pixel_values=pixels.to(self.module.dtype)).pooler_output
+        return self.module.visual_projection(pooled).float()
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        return F.linear(pooled.float(), self.module.text_projection.weight.float())
+
+
+@contextmanager
+def _frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """No weight asks for a gradient inside; afterwards each does as before."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    asked = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, before in zip(parameters, asked, strict=True):
+            parameter.requires_grad_(before)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A short hash of a model's shapes and of a sample of every weight."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, len(flat) // 256)].float().cpu().numpy()
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    path = folder / "preprocessor_config.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tuple(stored.get("image_mean", _CLIP_MEAN)), tuple(stored.get("image_std", _CLIP_STD))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

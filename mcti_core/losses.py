@@ -1,0 +1,60 @@
+"""The loss of MC-TI: L = L_ldm + gamma * L_cls. Pure functions, one value a sample; the caller takes the mean.
+
+L_ldm is ``diffusion.noise_error``. This file holds L_cls and gamma's schedule.
+
+References:
+    "Multi-Class Textual-Inversion Secretly Yields a Semantic-Agnostic Classifier", WACV 2025, arXiv 2410.22317.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import ConfigError
+
+__all__ = ["DIRECTIONS", "class_logits", "classification_loss", "gamma_at"]
+
+DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
+
+
+def class_logits(text: Tensor, images: Tensor, scale: float) -> Tensor:
+    """Scaled cosines: (S, p) text features, (C, p) image features, neither normalised -> (S, C)."""
+    return scale * F.normalize(text, dim=-1) @ F.normalize(images, dim=-1).T
+
+
+def classification_loss(logits: Tensor, classes: Tensor, direction: str = "text_to_image") -> Tensor:
+    """L_cls, the cross-entropy over classes.
+
+    The released procedure trains one class a run: one text row against one image of every class (``text_to_image``).
+    Training all classes jointly gives the full matrix, in which images can be classified by texts too
+    (``image_to_text``), as the classifier will do, or both (``symmetric``, the mean of the two, as in CLIP).
+
+    Args:
+        logits: (S, C) of S text features, one each of the classes ``classes``, against one image of each of C classes.
+        classes: (S,) int64, distinct: which column is each row's own.
+        direction: one of ``DIRECTIONS``.
+
+    Returns:
+        (S,) float32.
+    """
+    if direction not in DIRECTIONS:
+        raise ConfigError(f"direction {direction!r} is not one of {', '.join(DIRECTIONS)}")
+    by_text = F.cross_entropy(logits, classes, reduction="none")
+    if direction == "text_to_image":
+        return by_text
+    own_columns = logits[:, classes].T  # (S images, S texts)
+    by_image = F.cross_entropy(own_columns, torch.arange(len(classes), device=logits.device), reduction="none")
+    return by_image if direction == "image_to_text" else (by_text + by_image) / 2
+
+
+def gamma_at(step: int, steps: int, gamma: float, gamma_end: float | None = None) -> float:
+    """gamma of a step: constant, or gamma * (gamma_end / gamma) ** (t / T), exponential from gamma to gamma_end.
+
+    >>> gamma_at(500, 1000, 1.0, 1e-4)
+    0.01
+    """
+    if gamma_end is None or gamma == 0:
+        return gamma
+    return float(gamma * (gamma_end / gamma) ** (step / max(1, steps)))

@@ -1,0 +1,1 @@
+"""The recipe of the pocket checkpoint: ``python -m mcti_core.pocket.recipe --help``."""

@@ -1,0 +1,50 @@
+"""The pocket checkpoint's own figures: does it know its base words, on drawings by people it has not seen?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ...classifiers import ClipClassifier, DiffusionClassifier
+from ...hosts.base import Host
+from ...hosts.diffusers import load_host
+from ...tokens import TokenSet
+from .omniglot import Glyphs
+
+__all__ = ["pocket_figures", "word_tokens"]
+
+
+def pocket_figures(
+    folder: Path, glyphs: Glyphs, words: list[str], *, groups: int = 3, images: int = 100
+) -> dict[str, float]:
+    """Accuracy among 10 random base words, over ``groups`` draws of words, by CLIP and by the diffusion classifier."""
+    host = load_host(folder, folder / "clip")
+    clip: list[float] = []
+    diffusion: list[float] = []
+    for group in range(groups):
+        generator = torch.Generator().manual_seed(100 + group)
+        chosen = torch.randperm(len(words), generator=generator)[:10]
+        tokens = word_tokens(host, [words[i] for i in chosen.tolist()])
+        pictures, labels = _pictures(glyphs, chosen, images, generator)
+        for scores, classifier in (
+            (clip, ClipClassifier(host, tokens)),
+            (diffusion, DiffusionClassifier(host, tokens)),
+        ):
+            scores.append((classifier.score(pictures).logits.argmax(1) == labels).float().mean().item())
+    return {"base_words_clip": round(sum(clip) / groups, 4), "base_words_diffusion": round(sum(diffusion) / groups, 4)}
+
+
+def word_tokens(host: Host, words: list[str]) -> TokenSet:
+    """Existing words as a token set: each word's own embedding."""
+    encoder = host.text["clip_l"]
+    rows = [encoder.embed(torch.tensor(encoder.tokenize(word))) for word in words]  # each (1, d)
+    return TokenSet(tuple(words), {"clip_l": torch.stack(rows)}, base_model=host.name)
+
+
+def _pictures(
+    glyphs: Glyphs, chosen: torch.Tensor, count: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = torch.arange(count) % len(chosen)
+    images, _, _ = glyphs.draw(chosen[labels], generator, test=True)
+    return images, labels

@@ -1,0 +1,183 @@
+"""Stage: the text tower. A caption's feature is its glyph's identity beside a code of the attributes it tells."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from ...hosts.clip_text import run_text_tower
+from ..glyphs import IMAGE_SIZE, INKS, PAPERS, SIZES, SLANTS, Styles, caption, sample_styles
+from .clock import ticks
+from .optimizer import MuonWithAdamW
+from .teacher import IDENTITY_DIM
+from .vocabulary import GENERIC_WORD, MAX_TOKENS, POCKET_TEMPLATES
+
+__all__ = [
+    "PROJECTION_DIM",
+    "Captions",
+    "attribute_code",
+    "make_clip",
+    "target_feature",
+    "text_features",
+    "train_text",
+    "word_vectors",
+]
+
+TEXT_WIDTH = 96
+PROJECTION_DIM = 64
+_ATTRIBUTE_WEIGHT = 0.18  # of one attribute beside an identity of length 1
+_VECTOR_NORM = 0.98  # of a class word's embedding
+
+_fixed = torch.Generator().manual_seed(11)
+_CODES = [
+    F.normalize(c - c.mean(0), dim=1)
+    for c in (torch.randn(n, PROJECTION_DIM - IDENTITY_DIM, generator=_fixed) for n in (3, 2, 6, 3, 5))
+]
+"""Unit codes of size, slant, ink, pen, paper; what is not told in words has no code."""
+_CODES[0][0] = _CODES[1][0] = _CODES[3][1] = 0
+_ISOMETRY = torch.linalg.qr(torch.randn(TEXT_WIDTH, TEXT_WIDTH, generator=_fixed))[0][:IDENTITY_DIM]
+"""(48, 96): identity space -> token space."""
+assert [len(c) for c in _CODES] == [len(SIZES), len(SLANTS), len(INKS), 3, len(PAPERS)]
+
+
+def attribute_code(styles: Styles, told: Tensor | None = None) -> Tensor:
+    """(B, 16) sum of the codes of the attributes; ``told`` (B, 5) in {0, 1} leaves some out."""
+    picked = (styles.size, styles.slant, styles.ink, styles.pen.clamp(max=2), styles.paper)
+    codes = torch.stack([table[index] for table, index in zip(_CODES, picked, strict=True)], dim=1)  # (B, 5, 16)
+    return _ATTRIBUTE_WEIGHT * (codes if told is None else codes * told[..., None]).sum(1)
+
+
+def target_feature(identity: Tensor, attributes: Tensor) -> Tensor:
+    """(B, 48), (B, 16) -> unit (B, 64)."""
+    return F.normalize(torch.cat([F.normalize(identity, dim=1), attributes], dim=1), dim=1)
+
+
+def word_vectors(identity: Tensor) -> Tensor:
+    """(B, 48) -> (B, 96): the token embedding that stands for an identity."""
+    return _VECTOR_NORM * F.normalize(identity, dim=-1) @ _ISOMETRY
+
+
+def make_clip(vocabulary: int) -> CLIPModel:
+    """The pocket CLIP: text tower 2 x 96, vision tower 4 x 160 on 16 x 16 patches, joint width 64."""
+    text = CLIPTextConfig(
+        vocab_size=vocabulary, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS, projection_dim=PROJECTION_DIM,
+        bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=160, intermediate_size=640, num_hidden_layers=4, num_attention_heads=5, image_size=IMAGE_SIZE,
+        patch_size=16, projection_dim=PROJECTION_DIM,
+    )  # fmt: skip
+    return CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION_DIM)
+    )
+
+
+class Captions:
+    """Tokenized random captions with the class word's embedding replaced by any vector."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, seed: int):
+        self.tokenizer = tokenizer
+        self.random = np.random.default_rng(seed)
+        self.slot = tokenizer.convert_tokens_to_ids(f"{GENERIC_WORD}</w>")
+
+    def ids(self, texts: list[str]) -> Tensor:
+        return self.tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")[
+            "input_ids"
+        ]
+
+    def sample(self, styles: Styles, plain: float) -> tuple[Tensor, Tensor]:
+        """ids (B, 77) with ``GENERIC_WORD`` as the word, and which attributes are told (B, 5)."""
+        count = len(styles.ink)
+        told = (self.random.random((count, 5)) < 0.5) & (self.random.random((count, 1)) >= plain)
+        order = np.tile(np.arange(4), (count, 1))
+        shuffled = self.random.random(count) < 0.5
+        order[shuffled] = self.random.permuted(order[shuffled], axis=1)
+        templates = self.random.integers(len(POCKET_TEMPLATES), size=count)
+        texts = [
+            caption(GENERIC_WORD, POCKET_TEMPLATES[templates[i]], styles, i, told[i], order[i]) for i in range(count)
+        ]
+        return self.ids(texts), torch.from_numpy(told).float()
+
+    def embed(self, clip: CLIPModel, ids: Tensor, vectors: Tensor, generic: Tensor) -> Tensor:
+        """(B, 77) and (B, 96) -> (B, 77, 96): the table's rows with ``vectors`` at the word, but where ``generic`` (B,)."""
+        table = clip.text_model.get_input_embeddings().weight
+        spliced = (ids == self.slot) & ~generic[:, None]
+        return torch.where(spliced[..., None], vectors[:, None], table[ids])
+
+
+def text_features(clip: CLIPModel, ids: Tensor, embeds: Tensor) -> Tensor:
+    """Unit features (B, 64) of embedded captions; the padding behind the longest is not computed."""
+    length = int((ids == ids[0, -1]).int().argmax(1).max()) + 1
+    output = run_text_tower(clip.text_model, ids[:, :length], embeds[:, :length])
+    return F.normalize(clip.text_projection(output.pooler_output), dim=1)
+
+
+def train_text(
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    class_words: list[str],
+    prototypes: Tensor,
+    seconds: float,
+    *,
+    batch: int = 256,
+) -> float:
+    """Learn to map captions to ``target_feature``. Returns the share of class words whose feature finds its prototype.
+
+    The class words' rows are a fixed image of the prototypes, and half the captions hold a point between two of them or
+    beside one instead of a word: so the space that a learned token moves in is smooth and means identity.
+    """
+    classes = len(prototypes)
+    captions = Captions(tokenizer, seed=3)
+    table = clip.text_model.get_input_embeddings().weight
+    rows = torch.tensor([tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in class_words])
+    with torch.no_grad():
+        table.normal_(0, 0.1)
+        table[rows] = word_vectors(prototypes)
+        table[captions.slot] = 0
+        clip.text_model.embeddings.position_embedding.weight.normal_(0, 0.05)
+    named = [(n, p) for n, p in clip.named_parameters() if n.startswith("text_")]
+    optimizer = MuonWithAdamW(
+        named, matrix=lambda n, p: p.ndim == 2 and "embedding" not in n, lr_muon=0.01, lr_adamw=1e-3, decay=0.01
+    )
+    untouched = torch.cat([rows, torch.tensor([captions.slot])])
+    found = 0.0
+    for tick in ticks(seconds, flat=0.2):
+        label, styles = torch.randint(0, classes, (batch,)), sample_styles(batch)
+        mixed = torch.rand(batch, 1) * 0.6 * (torch.rand(batch, 1) < 0.7)
+        beside = F.normalize(
+            prototypes[torch.randint(0, classes, (batch,))] + 0.1 * torch.randn(batch, IDENTITY_DIM), dim=1
+        )
+        identity = F.normalize((1 - mixed) * prototypes[label] + mixed * beside, dim=1)
+        length = (1 + 0.3 * torch.randn(batch, 1)).clamp(0.5, 2)
+        vectors = word_vectors(identity) * length + 0.02 * torch.randn(batch, TEXT_WIDTH)
+        ids, told = captions.sample(styles, plain=0.4)
+        feature = text_features(clip, ids, captions.embed(clip, ids, vectors, torch.zeros(batch, dtype=torch.bool)))
+        loss = (1 - (feature * target_feature(identity, attribute_code(styles, told))).sum(1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        table.grad[untouched] = 0
+        optimizer.step(tick.scale)
+        if tick.step % 25 == 0:
+            found = _words_found(clip, captions, class_words, prototypes)
+            print(f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} words found {found:.3f}", flush=True)
+    return _words_found(clip, captions, class_words, prototypes)
+
+
+@torch.no_grad()
+def class_features(
+    clip: CLIPModel, captions: Captions, class_words: list[str], template: str = "a drawing of a {}"
+) -> Tensor:
+    """Unit text features of all class words in one template."""
+    ids = captions.ids([template.format(word) for word in class_words])
+    table = clip.text_model.get_input_embeddings().weight
+    return torch.cat([text_features(clip, part, table[part]) for part in ids.split(256)])
+
+
+def _words_found(clip: CLIPModel, captions: Captions, class_words: list[str], prototypes: Tensor) -> float:
+    targets = target_feature(prototypes, torch.zeros(len(prototypes), PROJECTION_DIM - IDENTITY_DIM))
+    cosine = class_features(clip, captions, class_words) @ targets.T
+    return (cosine.argmax(1) == torch.arange(len(targets))).float().mean().item()

@@ -1,0 +1,158 @@
+"""Learned tokens: a set of classes, each with a few vectors for each text encoder."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import TokenError
+from .templates import OBJECT_TEMPLATES
+
+__all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names"]
+
+POOLINGS = ("eot", "token")
+"""Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """CLIP features of the examples the tokens were learned from, for the hybrid classifier and for calibration."""
+
+    features: Tensor
+    """(N, p) float32 of unit length."""
+    labels: Tensor
+    """(N,) int64 class of each."""
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """C classes, each with V vectors of width d for each text encoder.
+
+    Args:
+        labels: (C,) the user's own names, any Unicode, in label order.
+        vectors: encoder name -> (C, V, d) float32 on the CPU. The same C and V for all encoders.
+        names: (C,) the names tokens go by in prompts and files; made from the labels when not given.
+        templates: prompts the tokens were trained in, each with one ``{}``.
+        pooling: ``"eot"`` or ``"token"``, where the text feature was read in training; reading elsewhere breaks them.
+        base_model: what they were trained on, for people.
+        training: the settings they were trained with, for people and for the file.
+        support: features of the examples, where a CLIP space was at hand.
+
+    Raises:
+        TokenError: no class, names not unique, shapes that disagree, vectors that are not finite.
+    """
+
+    labels: tuple[str, ...]
+    vectors: Mapping[str, Tensor]
+    names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = OBJECT_TEMPLATES
+    pooling: str = "eot"
+    base_model: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    support: Support | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names) or safe_names(self.labels))
+        if not self.labels:
+            raise TokenError("a token set needs at least one class")
+        if len(self.names) != len(self.labels) or len({name.casefold() for name in self.names}) != len(self.names):
+            raise TokenError(f"token names must be one a class and differ also in lower case, got {list(self.names)}")
+        if not self.vectors:
+            raise TokenError("a token set needs vectors for at least one text encoder")
+        if self.pooling not in POOLINGS:
+            raise TokenError(f"pooling {self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        counts = {tuple(vectors.shape[:2]) for vectors in self.vectors.values()}
+        if len(counts) != 1 or counts.pop()[0] != len(self.labels) or any(v.ndim != 3 for v in self.vectors.values()):
+            shapes = {name: tuple(vectors.shape) for name, vectors in self.vectors.items()}
+            raise TokenError(
+                f"vectors must be (classes, vectors, width) with {len(self.labels)} classes and equal counts, got {shapes}"
+            )
+        if not all(vectors.isfinite().all() for vectors in self.vectors.values()):
+            raise TokenError("token vectors must be finite numbers")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def vectors_per_token(self) -> int:
+        """V."""
+        return next(iter(self.vectors.values())).shape[1]
+
+    def with_vectors(self, vectors: Mapping[str, Tensor]) -> TokenSet:
+        """The same classes with other vectors (detached, float32, on the CPU)."""
+        return replace(self, vectors={name: v.detach().float().cpu().clone() for name, v in vectors.items()})
+
+    def select(self, classes: Sequence[int]) -> TokenSet:
+        """The classes at these indices, in this order. Their support features go with them."""
+        index = torch.as_tensor(list(classes), dtype=torch.long)
+        support = None
+        if self.support is not None:
+            renumbered = torch.full((len(self),), -1).scatter(0, index, torch.arange(len(index)))[self.support.labels]
+            support = Support(self.support.features[renumbered >= 0], renumbered[renumbered >= 0])
+        return replace(
+            self,
+            labels=tuple(self.labels[i] for i in classes),
+            names=tuple(self.names[i] for i in classes),
+            vectors={name: v[index] for name, v in self.vectors.items()},
+            support=support,
+        )
+
+
+def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Names that prompt parsers and file systems take: letters, digits and ``-``, unique also in lower case.
+
+    >>> safe_names(["my cat", "My (cat)", "猫", "!"])
+    ('my-cat', 'My-cat-2', '猫', 'token')
+    """
+    taken: set[str] = set()
+    names = []
+    for label in labels:
+        cleaned = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", label)).strip("-")[:64].strip("-") or "token"
+        name, count = cleaned, 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{cleaned}-{count}"
+        taken.add(name.casefold())
+        names.append(name)
+    return tuple(names)
+
+
+def initial_vectors(
+    table: Tensor, classes: int, count: int, *, word: Sequence[int] = (), kind: str = "mean", seed: int = 0
+) -> Tensor:
+    """First vectors of a training.
+
+    Args:
+        table: (vocabulary, d) token embeddings.
+        classes, count: C and V.
+        word: token ids of a generic word ("object"): one id serves all V vectors, V ids one each.
+        kind: without a word, ``"mean"`` of the vocabulary or ``"random"`` with its mean and deviation.
+        seed: of the random ones.
+
+    Returns:
+        (C, V, d) float32 on the CPU.
+
+    Raises:
+        TokenError: the word has neither one token nor V; ``kind`` is unknown.
+    """
+    table = table.detach().float().cpu()
+    if len(word):
+        if len(word) not in (1, count):
+            raise TokenError(
+                f"the initial word has {len(word)} tokens; use one that has 1 or, for {count} vectors, {count}"
+            )
+        rows = table[torch.tensor(list(word))]  # (1 or V, d)
+        return rows.expand(classes, count, -1).clone()
+    mean = table.mean(0)
+    if kind == "mean":
+        return mean.expand(classes, count, -1).clone()
+    if kind == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return mean + table.std(0) * torch.randn(classes, count, table.shape[1], generator=generator)
+    raise TokenError(f"initial vectors {kind!r} are not known; use a word, 'mean' or 'random'")

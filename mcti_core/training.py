@@ -1,0 +1,244 @@
+"""Training: textual inversion of all classes at once, with a discriminative term. The loop reads top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .batches import balanced_batches
+from .config import TrainConfig
+from .errors import ConfigError, StopTraining, TrainingError
+from .features import FeatureCache
+from .hosts.base import Host
+from .losses import gamma_at
+from .objective import discriminative_loss, encode_classes, reconstruction_loss
+from .probe import Best, Probe
+from .prompts import template_prompts
+from .tokens import TokenSet
+
+__all__ = ["StepInfo", "TrainConfig", "TrainResult", "train", "train_one_by_one"]
+
+_TERMS = ("reconstruction", "classification")
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What ``on_step`` sees after each step."""
+
+    step: int
+    """Steps done, from 1 on; the warm start counts."""
+    total: int
+    losses: Mapping[str, float]
+    """``loss``, ``reconstruction`` and ``classification`` of this step; a term that was not computed is nan."""
+    tokens: Callable[[], TokenSet]
+    """The tokens as they are now."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    tokens: TokenSet
+    history: Mapping[str, tuple[float, ...]]
+    """Name of a loss -> its value at every step."""
+    stopped: str
+    """``"finished"``, ``"converged"`` (the probe no longer improved) or ``"stopped"`` (on request)."""
+    steps: int
+    seconds: float
+
+
+@dataclass
+class _History:
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
+        values = {name: float(terms[name].detach()) if name in terms else math.nan for name in _TERMS}
+        self.rows.append({"loss": float(loss.detach()), **values})
+
+    def columns(self) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(row[name] for row in self.rows) for name in ("loss", *_TERMS)}
+
+
+def train(
+    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig = TrainConfig(), *,
+    on_step: Callable[[StepInfo], object] | None = None, classes: Sequence[int] | None = None,
+) -> TrainResult:  # fmt: skip
+    """Learn token vectors; the model stays frozen.
+
+    Each step encodes one random template of each class once, which serves both terms: its context conditions the
+    denoiser on a class-balanced batch of noised latents (L_ldm), and its pooled feature is classified against one random
+    image feature of every class (L_cls).
+
+    Args:
+        host: lends text encoder and denoiser, and for gamma > 0 a CLIP space.
+        cache: the examples; its classes are the tokens' in the same order.
+        tokens: where to start from.
+        config: settings.
+        on_step: called after every step; may raise ``StopTraining``. Any other exception passes through.
+        classes: train only these classes' vectors; the others keep theirs and serve as negatives.
+
+    Returns:
+        The learned tokens, also when stopped by ``StopTraining`` or Ctrl-C.
+
+    Raises:
+        TrainingError: a loss that is not finite; the last finite tokens are in its ``tokens``.
+        ConfigError, HostError: settings, cache, tokens and host do not fit together.
+    """
+    active = torch.arange(len(tokens)) if classes is None else torch.tensor(sorted(classes), dtype=torch.long)
+    _check(host, cache, tokens, config, active.tolist())
+    started, history, stopped, best = time.monotonic(), _History(), "finished", Best(config.patience)
+    generator = torch.Generator().manual_seed(config.seed)
+    own_generator = torch.Generator().manual_seed(config.seed)  # L_cls's: so that gamma does not change L_ldm's draws
+    batches = balanced_batches(cache.labels, active.tolist(), config.batch, generator)
+    total = config.warm_start + config.steps
+
+    with host.session(), torch.enable_grad():
+        vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
+        templates = {
+            name: template_prompts(encoder, config.templates, tokens.vectors_per_token)
+            for name, encoder in host.text.items()
+        }
+        optimizer = torch.optim.AdamW(
+            vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
+        )
+        learning_rate = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(config, total))
+        probe = Probe(host, cache, active, templates) if config.probe_every and config.reconstruction else None
+
+        def learned() -> TokenSet:
+            return _learned(tokens, vectors, active, cache, config, host)
+
+        try:
+            for step in range(total):
+                images = next(batches)
+                gamma = gamma_at(max(0, step - config.warm_start), config.steps, config.gamma, config.gamma_end)
+                labels = cache.labels[images]
+                chosen = _classes_of_step(labels, active, config.text_classes if gamma else 0, own_generator)
+                prompts = encode_classes(host, templates, vectors, active, chosen, config.pooling, generator)
+
+                terms: dict[str, Tensor] = {}
+                if config.reconstruction and step >= config.warm_start:
+                    context = prompts.context(labels)
+                    terms["reconstruction"] = reconstruction_loss(host, cache, images, context, generator).mean()
+                if gamma:
+                    terms["classification"] = discriminative_loss(host, cache, prompts, config, own_generator).mean()
+                weights = {"reconstruction": config.reconstruction, "classification": gamma}
+                loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+                optimizer.zero_grad()
+                loss.backward()
+                _refuse_not_finite(loss, vectors, step, learned)
+                optimizer.step()
+                learning_rate.step()
+
+                history.add(loss, terms)
+                if on_step is not None:
+                    on_step(StepInfo(step + 1, total, history.rows[-1], learned))
+                if probe is not None and (step + 1) % config.probe_every == 0 and best.is_over(probe.error(vectors)):
+                    stopped = "converged"
+                    break
+        except (StopTraining, KeyboardInterrupt):
+            stopped = "stopped"
+        return TrainResult(learned(), history.columns(), stopped, len(history.rows), time.monotonic() - started)
+
+
+def train_one_by_one(
+    host: Host,
+    cache: FeatureCache,
+    tokens: TokenSet,
+    config: TrainConfig = TrainConfig(),
+    *,
+    on_step: Callable[[StepInfo], object] | None = None,
+) -> list[TrainResult]:
+    """Train every class in a run of its own with ``config.steps`` steps each, as the released procedure does.
+
+    With one text a step only ``direction="text_to_image"`` is defined.
+
+    Returns:
+        One result a class; the last one's tokens hold all of them.
+    """
+    if config.gamma and config.direction != "text_to_image":
+        raise ConfigError("one class at a time there is one text a step: direction must be 'text_to_image'")
+    results: list[TrainResult] = []
+    for index in range(len(tokens)):
+        results.append(train(host, cache, tokens, config, on_step=on_step, classes=[index]))
+        tokens = results[-1].tokens
+        if results[-1].stopped == "stopped":
+            break
+    return results
+
+
+def _classes_of_step(labels: Tensor, active: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """(S,) ascending: the batch's classes, and random others of the active ones up to ``most`` in all."""
+    own = labels.unique()
+    others = active[~torch.isin(active, own)]
+    room = max(0, most - len(own))
+    return torch.cat([own, others[torch.randperm(len(others), generator=generator)[:room]]]).sort().values
+
+
+def _learning_rate(config: TrainConfig, total: int) -> Callable[[int], float]:
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / (config.lr_warmup + 1))
+        return rise * (0.5 * (1 + math.cos(math.pi * step / total)) if config.lr_schedule == "cosine" else 1.0)
+
+    return factor
+
+
+def _learned(
+    tokens: TokenSet,
+    vectors: Mapping[str, Tensor],
+    active: Tensor,
+    cache: FeatureCache,
+    config: TrainConfig,
+    host: Host,
+) -> TokenSet:
+    merged = {name: v.clone() for name, v in tokens.vectors.items()}
+    for name, parameter in vectors.items():
+        merged[name][active] = parameter.detach().float().cpu()
+    trained = {**config.describe(), "shots": int(torch.bincount(cache.labels).min())}
+    return replace(
+        tokens,
+        vectors=merged,
+        templates=config.templates,
+        pooling=config.pooling,
+        base_model=host.name,
+        training=trained,
+        support=cache.support(),
+    )
+
+
+def _refuse_not_finite(loss: Tensor, vectors: Mapping[str, Tensor], step: int, learned: Callable[[], TokenSet]) -> None:
+    if not loss.isfinite() or not all(v.grad is None or v.grad.isfinite().all() for v in vectors.values()):
+        raise TrainingError(
+            f"the loss of step {step + 1} is not a finite number; try a lower learning rate or a wider number format",
+            learned(),
+        )
+
+
+def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:
+    if cache.classes != tokens.labels:
+        raise ConfigError(f"the examples' classes {list(cache.classes)} are not the tokens' {list(tokens.labels)}")
+    if set(host.text) != set(tokens.vectors):
+        raise ConfigError(
+            f"the tokens have vectors for {', '.join(tokens.vectors)}, the model's text encoders are {', '.join(host.text)}"
+        )
+    for name, encoder in host.text.items():
+        if tokens.vectors[name].shape[-1] != encoder.width:
+            raise ConfigError(
+                f"the tokens' vectors are {tokens.vectors[name].shape[-1]} wide, the model's text encoder {name} takes {encoder.width}"
+            )
+    if not active or len(set(active)) != len(active) or not set(active) <= set(range(len(tokens))):
+        raise ConfigError(f"classes to train must be distinct numbers from 0 to {len(tokens) - 1}, got {list(active)}")
+    if config.reconstruction:
+        host.need_denoiser()
+        if cache.latents is None:
+            raise ConfigError("the examples hold no latents; build the cache with a VAE")
+    if config.gamma:
+        host.need_clip()
+        if cache.features is None:
+            raise ConfigError(
+                "gamma is above 0 but the examples hold no image features; build the cache with a CLIP space, or set gamma to 0"
+            )
