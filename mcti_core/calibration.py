@@ -7,9 +7,9 @@ attracts it. Had x been missing, the mean would have been m' of the other exampl
 
     cos(x, t) - rho * (cos(x, m) - cos(x, m'))
 
-which is exact for a token that is its class mean. The classification term of training may lean on examples in other
-ways too, so that a little optimism can remain. Class means alone, with examples left out, would have none, but
-their cosines are of another size than those of texts with images, and a temperature fitted to them fits nothing else.
+which is exact for a token that is its class mean. The classification term of training leans on examples in other ways
+too, so that a little optimism remains. Class means alone, with examples left out, would have none, but their cosines are
+of another size than those of texts with images: a temperature fitted to them is theirs.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ class Calibration:
 def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
     """Set a classifier's temperature and threshold from its tokens' examples, each judged as if it had not been seen.
 
-    An example that is its class's only one cannot be left out and is passed over. Where every class has only one, the
-    temperature is fitted to the examples as learned, which makes confidences too high, and the threshold stays 0,
-    which always answers: examples that were learned cannot tell how far off an unseen image may be.
+    An example that is its class's only one cannot be left out and is passed over. Where every class has only one, nothing
+    can be measured: the logits keep the size they were trained at (temperature 1; for the hybrid, whose logits add
+    ``weight`` as much again, 1 + weight), and the threshold stays 0, which always answers.
 
     Args:
         classifier: of these tokens; its ``temperature`` and ``threshold`` are set.
         tokens: with support features.
-        accept: share of the examples that are answered with a class rather than "unknown".
+        accept: share of the examples that are answered with a class rather than "unknown"; of new images of the same
+            classes it will be somewhat less.
 
     Returns:
         What was set.
@@ -67,10 +68,11 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
     logits, labels = _left_out_logits(classifier, tokens.support), tokens.support.labels
     usable = torch.bincount(labels)[labels] > 1
     if usable.any():
-        logits, labels = logits[usable], labels[usable]
-    temperature, threshold = fit_temperature(logits, labels), 0.0
-    if usable.any():
-        threshold = unknown_threshold((logits / temperature).softmax(1).amax(1), accept)
+        temperature = fit_temperature(logits[usable], labels[usable])
+        threshold = unknown_threshold((logits[usable] / temperature).softmax(1).amax(1), accept)
+    else:
+        temperature = 1 + classifier.weight if isinstance(classifier, HybridClassifier) else 1.0
+        threshold = 0.0
     classifier.temperature, classifier.threshold = temperature, threshold
     return Calibration(temperature, threshold, int(usable.sum()))
 

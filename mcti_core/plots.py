@@ -1,4 +1,4 @@
-"""Pictures of a training and of its result, as PIL images: loss curves, confusions, scores, sheets of images.
+"""Plots of a training and of its result, as PIL images: loss curves, confusions, scores.
 
 Figures are made without pyplot, so that nothing here touches a program's own plots.
 """
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
 from .errors import ConfigError, MCTIError
 
-__all__ = ["confusion_plot", "image_grid", "loss_curves", "score_bars"]
+__all__ = ["confusion_plot", "loss_curves", "score_bars"]
 
 _INK, _SOFT, _LINE, _FAINT, _PAPER = "#1f2328", "#59636e", "#d1d9e0", "#eef1f4", "#ffffff"
 _ACCENT = "#0b62b8"
@@ -29,10 +29,6 @@ _FONTS = (
     "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Noto Sans",
 )  # fmt: skip
 """Tried in turn for each letter, since labels may be in any script."""
-_FONT_FILES = (
-    "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "PingFang.ttc", "msyh.ttc", "YuGothM.ttc", "malgun.ttf",
-    "Arial Unicode.ttf", "DejaVuSans.ttf",
-)  # fmt: skip
 _DPI, _MARGIN = 144, 22
 
 
@@ -147,52 +143,6 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
     return _rendered(figure)
 
 
-def image_grid(
-    rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str], column_labels: Sequence[str] | None = None, scale: float = 1
-) -> Image.Image:  # fmt: skip
-    """A sheet of images in rows, with a label before each row and, where given, above each column.
-
-    Args:
-        rows: images (3, H, W) float in [0, 1]; rows may differ in length, images in size.
-        row_labels: one a row; "" leaves a row unlabelled.
-        column_labels: one a column.
-        scale: enlarges (each pixel stays a sharp square) or shrinks every image.
-
-    Raises:
-        ConfigError: no images, labels that do not fit, images of another kind, or a scale that leaves nothing.
-    """
-    columns = max((len(row) for row in rows), default=0)
-    if not columns or len(row_labels) != len(rows) or (column_labels is not None and len(column_labels) < columns):
-        raise ConfigError(
-            f"an image grid needs images and one label a row and column, got {len(rows)} rows of up to {columns} and {len(row_labels)} labels"
-        )
-    pictures = [[_picture(image, scale) for image in row] for row in rows]
-    width = max(picture.width for row in pictures for picture in row)
-    height = max(picture.height for row in pictures for picture in row)
-    size = round(min(26, max(12, 9 + height / 28)))
-    gap, margin = max(3, size // 4), size
-    names = [_fitted(name, size, max(12 * size, width)) for name in row_labels]
-    heads = [_fitted(name, size, width) for name in column_labels or ()]
-    left = margin + max((_text_width(name, size) + margin for name in names if name), default=0)
-    top = margin + (2 * size if any(heads) else 0)
-    sheet = Image.new(
-        "RGB",
-        (left + columns * (width + gap) - gap + margin, top + len(rows) * (height + gap) - gap + margin),
-        _PAPER,
-    )
-    draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(heads[:columns]):
-        middle = left + column * (width + gap) + width // 2
-        draw.text((middle, top - size // 2), name, fill=_SOFT, font=_font(name, size), anchor="mb")
-    for row, line in enumerate(pictures):
-        y = top + row * (height + gap)
-        draw.text((left - margin, y + height // 2), names[row], fill=_INK, font=_font(names[row], size), anchor="rm")
-        for column, picture in enumerate(line):
-            x = left + column * (width + gap)
-            sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
-    return sheet
-
-
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -284,37 +234,3 @@ def _short(label: str, most: int = 22) -> str:
 
 def _percent(value: float) -> str:
     return "<1%" if 0 < value < 0.005 else f"{value:.0%}"
-
-
-def _picture(image: Tensor, scale: float) -> Image.Image:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ConfigError(f"images must be float tensors (3, H, W) in [0, 1], got {image.dtype} {tuple(image.shape)}")
-    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, 3)
-    size = round(image.shape[2] * scale), round(image.shape[1] * scale)
-    if min(size) < 1:
-        raise ConfigError(f"scale {scale} leaves nothing of an image of {image.shape[2]} x {image.shape[1]} pixels")
-    kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    return Image.fromarray(pixels.numpy()).resize(size, kind)
-
-
-def _font(text: str, size: int) -> Any:
-    """Pillow's own font for Latin letters; for others the first at hand of the usual ones."""
-    latin = all(ord(letter) < 0x180 or letter in "–—‘’“”…" for letter in text)
-    for name in () if latin else _FONT_FILES:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)
-
-
-def _text_width(text: str, size: int) -> int:
-    return math.ceil(float(_font(text, size).getlength(text)))
-
-
-def _fitted(text: str, size: int, width: int) -> str:
-    """The text, shortened with an ellipsis until it fits."""
-    shown = text
-    while len(shown) > 1 and _text_width(shown, size) > width:
-        shown = shown.rstrip("…")[:-1].rstrip() + "…"
-    return shown

@@ -64,15 +64,17 @@ def named_prompts(encoder: TextEncoder, texts: Sequence[str], names: Sequence[st
         TokenError: an unknown name, or a prompt too long for the encoder.
     """
     index = {name.casefold(): i for i, name in enumerate(names)}
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    known = rf"embedding:(?:{longest_first})(?![\w-])|" if names else ""
+    reference = re.compile(rf"({known}embedding:[\w-]+|\{{[^{{}}]*\}})", re.IGNORECASE)
 
     def parse(text: str) -> list[str | list[int]]:
         row: list[str | list[int]] = []
-        for part in re.split(r"(\{[^{}]*\}|embedding:[\w-]+)", text):
-            match = re.fullmatch(r"\{([^{}]*)\}|embedding:([\w-]+)", part)
-            if match is None:
+        for part in reference.split(text):
+            if not (part.lower().startswith("embedding:") or (part.startswith("{") and part.endswith("}"))):
                 row.append(part)
                 continue
-            name = match[1] if match[1] is not None else match[2]
+            name = part[1:-1] if part.startswith("{") else part[len("embedding:") :]
             if name.casefold() not in index:
                 raise TokenError(
                     f"prompt {text!r} names {name!r}, which is not a token here; there are: {', '.join(names)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .errors import ConfigError
 from .hosts.base import Host, TextFeatures
 from .prompts import encode_prompts, named_prompts
 from .tokens import TokenSet
@@ -14,7 +15,6 @@ from .tokens import TokenSet
 __all__ = ["generate"]
 
 
-@torch.inference_mode()
 def generate(
     host: Host,
     prompts: Sequence[str],
@@ -44,23 +44,29 @@ def generate(
     Returns:
         (B, 3, size, size) float32 in [0, 1] on the CPU.
 
+    Raises:
+        ConfigError: no prompts, or no steps.
+        TokenError: a prompt names a token that is not there, or is too long.
+
     References:
         Euler's method on the probability-flow ODE: Karras et al. 2022, arXiv 2206.00364, alg. 1 without churn. For
         epsilon models it is DDIM (Song et al. 2021).
     """
+    if not prompts or steps < 1:
+        raise ConfigError(f"generating takes at least one prompt and one step, got {len(prompts)} and {steps}")
     denoiser, codec = host.need_denoiser(), host.need_codec()
     side = (size or host.image_size) // codec.downscale
     sigmas = _descending(denoiser.sigmas.cpu(), steps)
     generator = torch.Generator().manual_seed(seed)
     images = []
-    with host.session():
-        channels = codec.encode(torch.zeros(1, 3, 8 * codec.downscale, 8 * codec.downscale, device=host.device)).shape[
-            1
-        ]
+    with torch.inference_mode(), host.session():
+        pixels = 8 * codec.downscale
+        channels = codec.encode(torch.zeros(1, 3, pixels, pixels, device=host.device)).shape[1]
         for start in range(0, len(prompts), batch):
             part = list(prompts[start : start + batch])
             text = _encode(host, [*part, *[negative] * len(part)], tokens)
-            noise = torch.randn(len(part), channels, side, side, generator=generator).to(host.device)
+            # one by one: what a generator draws can depend on how much is drawn at once
+            noise = torch.stack([torch.randn(channels, side, side, generator=generator) for _ in part]).to(host.device)
             x = denoiser.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(part)).to(host.device))
             for sigma, lower in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
                 both = denoiser.denoise(

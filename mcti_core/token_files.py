@@ -6,7 +6,6 @@ Only safetensors is written or read: unlike pickled files, it cannot carry code.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata as distributions
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from .atomic import write_atomically
 from .errors import TokenError
-from .tokens import Support, TokenSet
+from .tokens import Support, TokenSet, safe_names
 
 __all__ = ["export_embedding", "export_embeddings", "load_tokens", "save_tokens"]
 
@@ -71,9 +70,8 @@ def load_tokens(path: str | Path) -> TokenSet:
         TokenError: no such file, not a whole safetensors file, not a token set, one with wrong content, or one written
             by a newer version of this project.
     """
-    values, tensors = _read(Path(path))
     try:
-        return _token_set(values, tensors)
+        return _token_set(*_read(Path(path)))
     except TokenError as error:
         raise TokenError(f"{path}: {error}") from error
 
@@ -95,7 +93,7 @@ def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path) -> 
     """
     index = _index(tokens, which)
     name = tokens.names[index]
-    if not re.fullmatch(r"\w+(-\w+)*", name):
+    if safe_names([name]) != (name,):
         raise TokenError(f"token name {name!r} cannot be a file's name; use letters, digits and '-'")
     vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
     if len(vectors) == 1:
@@ -123,30 +121,38 @@ def _write(path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any]) ->
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
+            values = file.metadata() or {}
+            _check_format(values)  # before anything large is read
             # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
-            return file.metadata() or {}, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            return values, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise TokenError(f"there is no token file {path}") from error
+        raise TokenError("there is no such token file") from error
     except SafetensorError as error:
-        begun = path.read_bytes()[8:9] == b"{"
-        what = "is cut short or damaged; copy it anew" if begun else "is not a safetensors file; only those are read"
-        raise TokenError(f"{path} {what} ({error})") from error
+        what = "cut short or damaged; copy it anew" if _begun(path) else "not a safetensors file; only those are read"
+        raise TokenError(f"{what} ({error})") from error
     except OSError as error:
-        raise TokenError(f"{path} cannot be read as a token file ({error})") from error
+        raise TokenError(f"cannot be read ({error}); give a token file") from error
+
+
+def _begun(path: Path) -> bool:
+    """Whether it starts as a safetensors file does: eight bytes of length, then JSON."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _check_format(values: Mapping[str, str]) -> None:
+    if values.get("format") != json.dumps(_FORMAT):
+        raise TokenError("no token set (an exported embedding is not one either); give a file that was saved as one")
+    if (version := _value(values, "format_version", int)) > _VERSION:
+        raise TokenError(f"format version {version} is newer than {_VERSION}, which this program knows; update it")
 
 
 def _token_set(values: Mapping[str, str], tensors: Mapping[str, Tensor]) -> TokenSet:
-    if values.get("format") != json.dumps(_FORMAT):
-        raise TokenError(
-            "this is no token set (an exported embedding is not one either); give a file that was saved as one"
-        )
-    if (version := _value(values, "format_version", int)) > _VERSION:
-        raise TokenError(f"the file has format version {version}, this program knows {_VERSION}; update it")
-    labels, templates = _value(values, "labels", list), _value(values, "templates", list)
+    templates = _value(values, "templates", list)
     if not templates:
         raise TokenError("the token set names no templates; it is damaged")
     tokens = TokenSet(
-        labels=tuple(labels),
+        labels=tuple(_value(values, "labels", list)),
         vectors={name: _tensor(tensors, name, 3) for name in _value(values, "encoders", list)},
         names=tuple(_value(values, "names", list)),
         templates=tuple(templates),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,10 @@ __all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names"]
 
 POOLINGS = ("eot", "token")
 """Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
+
+_NAME_BYTES = 96
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+"""Windows gives no file such a name."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
     taken: set[str] = set()
     names = []
     for label in labels:
-        cleaned = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", label)).strip("-")[:64].strip("-") or "token"
+        cleaned = _cleaned(label)
         name, count = cleaned, 1
         while name.casefold() in taken:
             count += 1
@@ -121,6 +124,14 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
         taken.add(name.casefold())
         names.append(name)
     return tuple(names)
+
+
+def _cleaned(label: str) -> str:
+    """Letters, their marks and digits, what lies between them as one ``-``; short enough for any file system."""
+    kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", label))
+    name = "-".join("".join(kept).split())
+    name = name.encode()[:_NAME_BYTES].decode(errors="ignore").strip("-") or "token"
+    return f"{name}-token" if name.upper() in _DEVICES else name
 
 
 def initial_vectors(
@@ -139,8 +150,10 @@ def initial_vectors(
         (C, V, d) float32 on the CPU.
 
     Raises:
-        TokenError: the word has neither one token nor V; ``kind`` is unknown.
+        TokenError: no vectors are asked for; the word has neither one token nor V; ``kind`` is unknown.
     """
+    if count < 1:
+        raise TokenError(f"a token needs at least one vector, got {count}")
     table = table.detach().float().cpu()
     if len(word):
         if len(word) not in (1, count):

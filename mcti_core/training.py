@@ -137,7 +137,12 @@ def train(
                 history.add(loss, terms)
                 if on_step is not None:
                     on_step(StepInfo(step + 1, total, history.rows[-1], learned))
-                if probe is not None and (step + 1) % config.probe_every == 0 and best.is_over(probe.error(vectors)):
+                if (
+                    probe is not None
+                    and step >= config.warm_start
+                    and (step + 1) % config.probe_every == 0
+                    and best.is_over(probe.error(vectors))
+                ):
                     stopped = "converged"
                     break
         except (StopTraining, KeyboardInterrupt):
@@ -160,8 +165,6 @@ def train_one_by_one(
     Returns:
         One result a class; the last one's tokens hold all of them.
     """
-    if config.gamma and config.direction != "text_to_image":
-        raise ConfigError("one class at a time there is one text a step: direction must be 'text_to_image'")
     results: list[TrainResult] = []
     for index in range(len(tokens)):
         results.append(train(host, cache, tokens, config, on_step=on_step, classes=[index]))
@@ -237,6 +240,8 @@ def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfi
         if cache.latents is None:
             raise ConfigError("the examples hold no latents; build the cache with a VAE")
     if config.gamma:
+        if len(active) == 1 and config.direction != "text_to_image":
+            raise ConfigError("one class at a time there is one text a step: direction must be 'text_to_image'")
         host.need_clip()
         if cache.features is None:
             raise ConfigError(

@@ -37,11 +37,13 @@ class CascadeClassifier:
 
     def score(self, images: Tensor) -> Scores:
         fast = self.first.score(images)
-        values, order = fast.logits.topk(max(2, self.shortlist), dim=1)
+        if self.shortlist < 2:
+            return fast
+        values, order = fast.logits.topk(self.shortlist, dim=1)
         open_ = values[:, 0] - values[:, 1] < self.margin
         logits, evaluations = fast.logits.clone(), fast.evaluations.clone()
-        if open_.any() and self.shortlist > 1:
-            listed = torch.zeros_like(fast.logits, dtype=torch.bool).scatter_(1, order[:, : self.shortlist], True)
+        if open_.any():
+            listed = torch.zeros_like(fast.logits, dtype=torch.bool).scatter_(1, order, True)
             slow = self.second.score(images[open_], listed[open_])
             logits[open_] = _decided(fast.logits[open_], slow.logits, listed[open_])
             evaluations[open_] += slow.evaluations

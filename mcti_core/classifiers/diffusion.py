@@ -16,7 +16,7 @@ from .base import Scores
 
 __all__ = ["DEFAULT_STAGES", "DiffusionClassifier"]
 
-DEFAULT_STAGES = ((8, 4), (16, 2), (32, 1))
+DEFAULT_STAGES = ((6, 4), (12, 2), (24, 1))
 
 
 class DiffusionClassifier:
@@ -33,7 +33,6 @@ class DiffusionClassifier:
         template: the prompt; the tokens' first by default.
         low, high: fractions of the time steps between which noise levels are taken, one from each equal slice.
         scale: logits are -scale * mean error.
-        size: side of the images in pixels; the host's own by default.
         batch: denoiser evaluations at once.
         seed: of the shared pairs.
 
@@ -43,7 +42,7 @@ class DiffusionClassifier:
 
     def __init__(
         self, host: Host, tokens: TokenSet, *, stages: Sequence[tuple[int, int]] = DEFAULT_STAGES, template: str | None = None,
-        low: float = 0.3, high: float = 0.9, scale: float = 100.0, batch: int = 128, seed: int = 0,
+        low: float = 0.1, high: float = 0.7, scale: float = 100.0, batch: int = 128, seed: int = 0,
     ):  # fmt: skip
         self.stages = _checked_stages(stages, len(tokens))
         self.host, self.labels = host, tokens.labels
@@ -101,15 +100,17 @@ class DiffusionClassifier:
 def _aligned(snapshots: list[tuple[Tensor, Tensor]]) -> Tensor:
     """(B, C) mean errors in which classes that left early keep their distance from the winner at that time.
 
-    Mean errors over different pairs cannot be compared, but distances over the same pairs can. Classes that were never
-    tried stand as far off as the worst.
+    Mean errors over different pairs cannot be compared, but distances over the same pairs can. No class that left stands
+    better than one that stayed, and classes that were never tried stand as far off as the worst.
     """
     final, alive = snapshots[-1]
     winner = final.masked_fill(~alive, torch.inf).argmin(1, keepdim=True)
-    errors = torch.full_like(final, -torch.inf)
-    for mean, tried in snapshots:
-        errors = torch.where(tried, final.gather(1, winner) + mean - mean.gather(1, winner), errors)
-    return torch.where(errors.isfinite(), errors, errors.max(1, keepdim=True).values)
+    errors = final.masked_fill(~alive, -torch.inf)
+    for mean, tried in reversed(snapshots[:-1]):
+        apart = final.gather(1, winner) + mean - mean.gather(1, winner)
+        left = tried & errors.isneginf()
+        errors = torch.where(left, apart.maximum(errors.amax(1, keepdim=True)), errors)
+    return torch.where(errors.isneginf(), errors.amax(1, keepdim=True), errors)
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, TextFeatures]:

@@ -82,8 +82,11 @@ def load_clip_space(
             f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
         )
     try:
-        model = CLIPModel.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        model = _whole(
+            CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
+            ("vision_model.", "visual_projection.", "text_projection."),
+        )
+    except Exception as error:
         raise HostError(f"the CLIP model at {folder} cannot be loaded: {_first_line(error)}") from error
     if model.text_projection.in_features != width:
         raise HostError(
@@ -113,8 +116,13 @@ class _Parts:
 
 def _load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> _Parts:
     try:
-        return _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, config, dtype)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        parts = _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, config, dtype)
+        if any(weight.is_meta for module in parts.modules for weight in module.parameters()):
+            raise ValueError("it lacks some of its weights")
+        return parts
+    except HostError:
+        raise
+    except Exception as error:  # what the libraries raise for a file that they cannot use is anyone's guess
         alone = path.is_file() and config is None
         hint = "; without network access, give a diffusers folder of its family as config" if alone else ""
         message = f"{path} cannot be loaded as a Stable Diffusion 1.x or 2.x model: {_first_line(error)}{hint}"
@@ -132,13 +140,14 @@ def _load_folder(path: Path, dtype: torch.dtype) -> _Parts:
     classes = json.loads(index.read_text(encoding="utf-8"))
     if "text_encoder_2" in classes:
         raise HostError(f"{path} has two text encoders (SDXL); only Stable Diffusion 1.x and 2.x are loaded here")
+    _need_tokenizer(path)
     autoencoder = getattr(diffusers, classes["vae"][1])
-    options = {"local_files_only": True, "torch_dtype": dtype}
+    told = {"local_files_only": True, "output_loading_info": True}
     return _Parts(
-        CLIPTextModel.from_pretrained(path, subfolder="text_encoder", local_files_only=True),
+        _whole(CLIPTextModel.from_pretrained(path, subfolder="text_encoder", **told)),
         CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
-        diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options),
-        autoencoder.from_pretrained(path, subfolder="vae", **options),
+        _whole(diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
+        _whole(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **told)),
         diffusers.DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
     )
 
@@ -146,12 +155,29 @@ def _load_folder(path: Path, dtype: torch.dtype) -> _Parts:
 def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> _Parts:
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
-    options: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False, "torch_dtype": dtype}
+    options: dict[str, Any] = {"torch_dtype": dtype, "requires_safety_checker": False}
+    options |= {"safety_checker": None, "feature_extractor": None}  # not needed, and not in the file
     if config is not None:
+        _need_tokenizer(Path(config))
         options |= {"config": str(config), "local_files_only": True}
     pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     return _Parts(pipeline.text_encoder, pipeline.tokenizer, pipeline.unet, pipeline.vae, scheduler)
+
+
+def _whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:
+    """The model of (model, loading info), if no weight of these prefixes was left at random for want of a stored one."""
+    model, info = loaded
+    missing = sorted(name for name in info["missing_keys"] if name.startswith(prefixes))
+    if missing:
+        raise ValueError(f"it lacks {len(missing)} of its weights, such as {missing[0]}")
+    return model
+
+
+def _need_tokenizer(folder: Path) -> None:
+    """Where there are no files, transformers makes a tokenizer that knows no words."""
+    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise HostError(f"{folder} is not a whole diffusers folder: it holds no tokenizer/vocab.json")
 
 
 class ClipTextEncoder:
@@ -186,7 +212,8 @@ class UNetDenoiser:
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
             raise HostError(f"the model predicts {self.prediction!r}; only epsilon and v_prediction are known here")
-        alpha_bar = scheduler.alphas_cumprod.double()
+        # zero for schedules that end in pure noise, which no finite sigma describes
+        alpha_bar = scheduler.alphas_cumprod.double().clamp(min=2**-24)
         device = next(unet.parameters()).device
         self.sigmas = ((1 - alpha_bar) / alpha_bar).sqrt().float().to(device)  # (T,)
 

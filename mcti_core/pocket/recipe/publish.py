@@ -17,6 +17,18 @@ from .vision import CLIP_MEAN, CLIP_STD
 
 __all__ = ["publish"]
 
+_MEANINGS = {
+    "psnr_db": "autoencoder, PSNR in dB on unseen drawers' glyphs",
+    "base_words_clip": "accuracy among 10 random class words on unseen drawers, CLIP (mean of 3 draws of words)",
+    "base_words_diffusion": "the same by the diffusion classifier",
+    "teacher_held_out_5_shot": "teacher: class-mean accuracy on the held-out alphabet, 22 ways, 5 shots",
+    "vision_held_out_5_shot": "vision tower: the same",
+    "unet_steps": "UNet steps of 64 images",
+    "stage_seconds": "seconds a stage",
+    "seed": "seed",
+    "torch": "torch",
+}
+
 
 def publish(
     folder: Path,
@@ -46,10 +58,20 @@ def publish(
     _write_json(folder / "clip" / "preprocessor_config.json", preprocessing)
     _write_vocabulary(folder / "tokenizer", tokenizer)
     _name_as_usual(folder / "text_encoder" / "model.safetensors")
-    config = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
-    config.pop("block_out_channels", None)  # diffusers writes it and then warns of it
-    _write_json(folder / "vae" / "config.json", config)
-    _write_json(folder / "figures.json", {**figures, "torch": torch.__version__.split("+")[0]})
+    _forget(folder / "vae" / "config.json", "block_out_channels")  # diffusers writes it and then warns of it
+    for part in ("unet", "vae"):
+        _forget(folder / part / "config.json", "_name_or_path")  # a folder of the machine that trained it
+    figures = {**figures, "torch": torch.__version__.split("+")[0]}
+    _write_json(folder / "figures.json", figures)
+    card = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card.replace("FIGURES", _figure_table(figures)), encoding="utf-8")
+
+
+def _figure_table(figures: dict[str, Any]) -> str:
+    named = [(name, figures[name]) for name in _MEANINGS if name in figures]
+    return "\n".join(
+        ["| figure | value |", "|---|---|", *(f"| {_MEANINGS[name]} | {value} |" for name, value in named)]
+    )
 
 
 def _write_vocabulary(folder: Path, tokenizer: CLIPTokenizer) -> None:
@@ -64,6 +86,12 @@ def _name_as_usual(path: Path) -> None:
     """Weights under ``text_model.``, as in every Stable Diffusion folder."""
     weights = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
+
+
+def _forget(path: Path, key: str) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop(key, None)
+    _write_json(path, config)
 
 
 def _write_json(path: Path, value: object) -> None:

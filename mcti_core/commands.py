@@ -1,0 +1,242 @@
+"""The commands of ``mcti``, one function each: they read arguments, call the library, and tell what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .console import new_bar, progress_bar, quiet_libraries
+from .errors import ConfigError, MCTIError, TrainingError
+from .options import config_of, host_of, images_of, mirror_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .classifiers import Classifier
+    from .hosts.base import Host
+    from .tokens import TokenSet
+
+__all__ = ["INTERRUPTED", "run_classify", "run_demo", "run_evaluate", "run_generate", "run_train"]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from .examples import FewShotDataset
+    from .experiments import new_tokens
+    from .features import FeatureCache
+    from .training import StepInfo, train
+
+    dataset = FewShotDataset.from_folder(arguments.folder)
+    arguments.out.mkdir(parents=True, exist_ok=True)  # better now than after the training
+    host, config, mirror = host_of(arguments), config_of(arguments), mirror_of(arguments)
+    if arguments.shots:
+        dataset, _ = dataset.split(arguments.shots, config.seed)
+    if host.clip is None and config.gamma:
+        print("mcti: no CLIP space (--clip): training plain textual inversion, gamma 0", file=sys.stderr)
+        config = replace(config, gamma=0.0, warm_start=0)
+    with progress_bar("features", "image") as progress:
+        cache = FeatureCache.build(host, dataset, mirror=mirror, folder=arguments.cache, progress=progress)
+    tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
+    with progress_bar("training", "step") as progress:
+
+        def on_step(info: StepInfo) -> None:
+            progress(info.step, info.total)
+
+        try:
+            result = train(host, cache, tokens, config, on_step=on_step)
+        except TrainingError as error:
+            _write_tokens(error.tokens, arguments.out)
+            raise
+    _write_tokens(result.tokens, arguments.out)
+    _write_loss_curve(result.history, arguments.out)
+    done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
+    print(f"{result.stopped} {done}: {len(dataset.classes)} tokens in {arguments.out / 'tokens.safetensors'}")
+    return INTERRUPTED if result.stopped == "stopped" else 0
+
+
+def _write_tokens(tokens: TokenSet, folder: Path) -> None:
+    from .token_files import export_embeddings, save_tokens
+
+    save_tokens(tokens, folder / "tokens.safetensors")
+    export_embeddings(tokens, folder / "embeddings")
+
+
+def _write_loss_curve(history: Any, folder: Path) -> None:
+    from .atomic import write_atomically
+    from .plots import loss_curves
+
+    try:
+        picture = loss_curves({"": history})
+    except MCTIError as error:  # matplotlib is optional; or there is no finished step to draw
+        print(f"mcti: no loss.png: {error}", file=sys.stderr)
+        return
+    write_atomically(folder / "loss.png", lambda temporary: picture.save(temporary, "PNG"))
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from .classifiers import predict
+    from .examples import load_image, to_square
+    from .token_files import load_tokens
+
+    tokens = load_tokens(arguments.tokens)
+    paths = images_of(arguments.images)
+    host = host_of(arguments)
+    classifier = _classifier(arguments.method, host, tokens, calibrated=arguments.unknown)
+    threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
+    failed = 0
+    for start in range(0, len(paths), arguments.batch):
+        readable, images = [], []
+        for path in paths[start : start + arguments.batch]:
+            try:
+                images.append(to_square(load_image(path), host.image_size))
+                readable.append(path)
+            except MCTIError as error:
+                failed += 1
+                print(f"mcti: {error}", file=sys.stderr)
+        if not images:
+            continue
+        scores = classifier.score(torch.stack(images))
+        answers = predict(
+            classifier.labels, scores, temperature=classifier.temperature, threshold=threshold, top=arguments.top
+        )
+        for path, answer in zip(readable, answers, strict=True):
+            if arguments.json:
+                top = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top]
+                record = {
+                    "image": str(path),
+                    "label": answer.label,
+                    "index": answer.index,
+                    "confidence": round(answer.confidence, 6),
+                }
+                print(
+                    json.dumps({**record, "top": top, "unet_evaluations": answer.evaluations}, ensure_ascii=False),
+                    flush=True,
+                )
+            else:
+                best = "  ".join(f"{label} {100 * confidence:.1f}%" for label, confidence in answer.top)
+                print(f"{path}\t{answer.label}\t{best}", flush=True)
+    return 1 if failed else 0
+
+
+def _classifier(method: str, host: Host, tokens: TokenSet, *, calibrated: bool) -> Classifier:
+    from .calibration import calibrate
+    from .classifiers import CascadeClassifier, ClipClassifier, DiffusionClassifier, HybridClassifier
+
+    if method == "auto":
+        method = "diffusion" if host.clip is None else "clip"
+    if calibrated and method in ("diffusion", "cascade"):
+        raise ConfigError(
+            "--unknown finds its threshold with the examples' image features, by which the diffusion classifier does not decide; give --threshold"
+        )
+    if method == "diffusion":
+        return DiffusionClassifier(host, tokens)
+    first: ClipClassifier | HybridClassifier = (
+        HybridClassifier(host, tokens) if method == "hybrid" else ClipClassifier(host, tokens)
+    )
+    if tokens.support is not None:
+        calibrate(first, tokens)
+    elif calibrated:
+        raise ConfigError("these tokens carry no features of their examples to find a threshold with; give --threshold")
+    return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first  # type: ignore[arg-type]
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    from .atomic import write_atomically
+    from .examples import FewShotDataset
+    from .experiments import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
+    from .features import FeatureCache
+
+    dataset = FewShotDataset.from_folder(arguments.folder)
+    host, config = host_of(arguments), config_of(arguments)
+    with progress_bar("features", "image") as progress:
+        cache = FeatureCache.build(
+            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
+        )
+    rows: list[Row] = []
+
+    def on_row(row: Row) -> None:
+        rows.append(row)
+        print(
+            f"{row.shots} shots, seed {row.seed}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        if arguments.json is not None:
+            content = {
+                "folder": arguments.folder.name,
+                "classes": len(dataset.classes),
+                "chance": 1 / len(dataset.classes),
+                "rows": as_json(rows),
+            }
+            text = json.dumps(content, indent=1)
+            write_atomically(arguments.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    variants = STUDY if arguments.study else DEFAULT_VARIANTS
+    evaluate(
+        host,
+        cache,
+        arguments.shots,
+        seeds,
+        config,
+        variants,
+        vectors=arguments.vectors,
+        init=arguments.init,
+        on_row=on_row,
+    )
+    print(markdown_table(rows, 1 / len(dataset.classes)))
+    return 0
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    from PIL import Image
+
+    from .sampling import generate
+    from .token_files import load_tokens
+
+    tokens = load_tokens(arguments.tokens)
+    fillings = tokens.names if "{}" in arguments.prompt else ("",)
+    prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
+    with progress_bar("generating", "image") as progress:
+        images = generate(
+            host_of(arguments), prompts, tokens, negative=arguments.negative, steps=arguments.steps, guidance=arguments.guidance,
+            seed=arguments.seed, progress=progress,
+        )  # fmt: skip
+    for stem, image in zip(stems, images, strict=True):
+        Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)).save(
+            arguments.out / f"{stem}.png"
+        )
+    print(f"{len(images)} images in {arguments.out}")
+    return 0
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from .demo.run import run_demo
+
+    quiet_libraries()
+
+    bars: dict[str, Any] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = new_bar(stage, "step", total)
+        bars[stage].update(done - bars[stage].n)
+        if done >= total:
+            bars[stage].close()
+
+    demo = run_demo(arguments.out, shots=arguments.shots, seed=arguments.seed, progress=progress)
+    print(f"chance {100 / len(demo.classes):.1f}%")
+    for name, share in demo.accuracy.items():
+        print(f"{name} {100 * share:.1f}%")
+    print(f"report: {arguments.out / 'report.html'}")
+    return 0

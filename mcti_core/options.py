@@ -1,0 +1,72 @@
+"""What the command line's arguments mean: a host, a configuration, a list of images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import quiet_libraries
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .hosts.base import Host
+
+__all__ = ["config_of", "host_of", "images_of", "mirror_of"]
+
+
+def host_of(arguments: argparse.Namespace) -> Host:
+    import torch
+
+    quiet_libraries()
+
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    if arguments.model is None:
+        from .pocket import load_pocket
+
+        return load_pocket(device=device, dtype=arguments.dtype)
+    from .hosts.diffusers import load_host
+
+    return load_host(arguments.model, arguments.clip, device=device, dtype=arguments.dtype, config=arguments.config)
+
+
+def config_of(arguments: argparse.Namespace) -> TrainConfig:
+    from .config import TrainConfig
+    from .pocket import POCKET_CONFIG
+    from .templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
+
+    names = ("steps", "batch", "lr", "gamma", "gamma_end", "warm_start", "seed", "direction", "pooling")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.templates is not None:
+        given["templates"] = STYLE_TEMPLATES if arguments.templates == "style" else OBJECT_TEMPLATES
+    if arguments.template:
+        given["templates"] = tuple(arguments.template)
+    if given.get("gamma") == 0:
+        given.setdefault("warm_start", 0)
+    return replace(POCKET_CONFIG if arguments.model is None else TrainConfig(), **given)
+
+
+def mirror_of(arguments: argparse.Namespace) -> bool:
+    """Mirrored writing is other writing: the pocket checkpoint's default is not to mirror."""
+    return arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
+
+
+def images_of(paths: Sequence[Path]) -> list[Path]:
+    from .examples import find_images
+
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"no image or folder {path}")
+    found = [image for path in paths for image in find_images(path)]
+    if not found:
+        raise ConfigError(f"no images in {', '.join(map(str, paths))}")
+    return found

@@ -1,0 +1,147 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from mcti_core.errors import ConfigError
+from mcti_core.examples import FewShotDataset
+from mcti_core.features import FeatureCache
+
+
+@pytest.fixture
+def folder(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = random.integers(0, 255, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def build(tiny_host, folder, tmp_path):
+    """Build a cache of the folder, kept on disk; returns it and how many images were sent through the models."""
+
+    def build(host=tiny_host, **options):
+        done = []
+        cache = FeatureCache.build(
+            host,
+            FewShotDataset.from_folder(folder),
+            folder=tmp_path / "kept",
+            progress=lambda n, _: done.append(n),
+            **options,
+        )
+        return cache, (done or [0])[-1]
+
+    return build
+
+
+def test_shapes_and_length(cache):
+    assert cache.latents.shape == (9, 2, 4, 8, 8)
+    assert cache.features.shape == (9, 2, 16)
+    assert torch.allclose(cache.features.norm(dim=-1), torch.ones(9, 2))
+    assert cache.latents.dtype == cache.features.dtype == torch.float32
+    assert not cache.latents.is_inference()
+    assert len(cache) == 9
+
+
+def test_values_are_the_models_own(cache, dataset, tiny_host):
+    images = torch.stack(list(dataset.load(32)))
+    with torch.no_grad():
+        features = F.normalize(tiny_host.clip.image_features(images), dim=-1)
+        latents = tiny_host.codec.encode(images)
+    assert torch.allclose(cache.features[:, 0], features, atol=1e-5)
+    assert torch.allclose(cache.latents[:, 0], latents, atol=1e-5)
+
+
+def test_mirror_view_is_that_of_the_flipped_image(cache, dataset, tiny_host):
+    flipped = FewShotDataset(dataset.classes, tuple(image.flip(-1) for image in dataset.images), dataset.labels)
+    other = FeatureCache.build(tiny_host, flipped)
+    assert torch.allclose(other.features.flip(1), cache.features, atol=1e-5)
+    assert torch.allclose(other.latents.flip(1), cache.latents, atol=1e-5)
+
+
+def test_batch_size_does_not_matter(cache, dataset, tiny_host):
+    other = FeatureCache.build(tiny_host, dataset, batch=2)
+    assert torch.allclose(other.features, cache.features, atol=1e-5)
+    assert torch.allclose(other.latents, cache.latents, atol=1e-5)
+    assert other.fingerprint == cache.fingerprint
+
+
+def test_support_is_of_the_images_themselves(cache):
+    support = cache.support()
+    assert torch.equal(support.features, cache.features[:, 0])
+    assert torch.equal(support.labels, cache.labels)
+
+
+def test_kept_results_are_read_again_and_equal(build):
+    (first, computed), (second, again) = build(), build()
+    assert (computed, again) == (4, 0)
+    assert torch.equal(first.latents, second.latents)
+    assert torch.equal(first.features, second.features)
+    assert torch.equal(first.labels, second.labels)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_one_pixel_makes_kept_results_invalid(build, folder):
+    before, _ = build()
+    path = folder / "b" / "1.png"
+    image = Image.open(path).copy()
+    image.putpixel((20, 20), tuple(255 - value for value in image.getpixel((20, 20))))
+    image.save(path)
+    after, computed = build()
+    assert computed == 4
+    assert after.fingerprint != before.fingerprint
+    assert torch.equal(after.latents[:3], before.latents[:3])
+    assert not torch.equal(after.latents[3], before.latents[3])
+
+
+def test_other_settings_make_kept_results_invalid(build, tiny_host):
+    marks = {build()[0].fingerprint}
+    for options in (
+        {"mirror": False},
+        {"size": 16},
+        {"latents": False},
+        {"host": replace(tiny_host, fingerprint="other")},
+    ):
+        cache, computed = build(**options)
+        assert computed == 4
+        marks.add(cache.fingerprint)
+    assert len(marks) == 5
+    assert build(mirror=False)[0].latents.shape[1] == 1
+
+
+def test_labels_count(build, folder):
+    before, _ = build()
+    (folder / "a" / "1.png").rename(folder / "b" / "+.png")  # the same images in the same order
+    after, computed = build()
+    assert computed == 4
+    assert after.fingerprint != before.fingerprint
+
+
+def test_damaged_results_are_computed_again(build, tmp_path):
+    first, _ = build()
+    (path,) = (tmp_path / "kept").iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    second, computed = build()
+    assert computed == 4
+    assert torch.equal(first.latents, second.latents)
+    assert build()[1] == 0
+
+
+def test_what_the_host_lacks_is_left_out(dataset, tiny_host):
+    assert FeatureCache.build(replace(tiny_host, codec=None), dataset).latents is None
+    bare = FeatureCache.build(replace(tiny_host, clip=None), dataset)
+    assert bare.features is None
+    assert bare.support() is None
+    assert bare.latents is not None
+    assert FeatureCache.build(tiny_host, dataset, latents=False).latents is None
+
+
+def test_size_must_fit_the_autoencoder(dataset, tiny_host):
+    with pytest.raises(ConfigError, match="34 is not a multiple of 4"):
+        FeatureCache.build(tiny_host, dataset, size=34)

@@ -1,0 +1,183 @@
+"""Who may import whom, read from the source: one direction, light to load, and no drawers."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "mcti_core").rglob("*.py"))
+NODES = sorted((ROOT / "nodes").rglob("*.py"))
+
+MAY_IMPORT = {
+    "errors": "",
+    "templates": "",
+    "atomic": "",
+    "batches": "",
+    "diffusion": "errors",
+    "losses": "errors",
+    "metrics": "errors",
+    "plots": "errors",
+    "sheets": "errors",
+    "tokens": "errors templates",
+    "token_files": "atomic errors tokens",
+    "config": "errors losses templates tokens",
+    "prompts": "errors hosts tokens",
+    "examples": "errors tokens",
+    "features": "atomic errors examples hosts tokens",
+    "objective": "config diffusion errors features hosts losses prompts tokens",
+    "probe": "batches diffusion errors features hosts prompts tokens",
+    "training": "batches config errors features hosts losses objective probe prompts templates tokens",
+    "classifiers": "diffusion errors features hosts prompts tokens",
+    "baselines": "classifiers errors tokens",
+    "calibration": "classifiers errors tokens",
+    "sampling": "errors hosts prompts tokens",
+    "hosts": "errors",
+}
+"""Module or package of mcti_core -> what else of mcti_core it may import. Those not named are the outer layers."""
+
+OUTER = {"__init__", "__main__", "cli", "commands", "console", "options", "demo", "pocket"}
+"""What may import a particular host."""
+
+HEAVY = {"diffusers", "transformers", "tokenizers", "sklearn", "matplotlib", "tqdm", "comfy", "comfy_api", "nodes"}
+"""Imported where they are used, so that nobody else pays for them."""
+
+HOMES = {
+    "comfy": ("hosts/comfy.py",),
+    "comfy_api": ("hosts/comfy.py",),
+    "comfy_extras": ("hosts/comfy.py",),
+    "folder_paths": ("hosts/comfy.py",),
+    "diffusers": ("hosts/diffusers.py", "pocket/", "console.py"),  # the console turns down their logging
+    "transformers": ("hosts/diffusers.py", "pocket/", "console.py"),
+    "tokenizers": ("pocket/",),
+    "nodes": (),
+}
+"""Package -> the only places in mcti_core that may import it."""
+
+
+def _place(path):
+    return path.relative_to(ROOT / "mcti_core").as_posix()
+
+
+def _module(path):
+    """``mcti_core/hosts/base.py`` -> ("hosts", "base"); a package's ``__init__`` stands for the package."""
+    parts = path.relative_to(ROOT / "mcti_core").with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts
+
+
+def _imports(path):
+    """(names, at start) of every import but those for type checkers: ("mcti_core", "hosts", "base"), or ("torch", ...)."""
+    found = []
+
+    def visit(node, at_start):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.extend((tuple(alias.name.split(".")), at_start) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            folder = ("mcti_core", *path.relative_to(ROOT / "mcti_core").parts[:-1]) if node.level else ()
+            base = folder[: len(folder) - node.level + 1] if node.level else ()
+            names = tuple(node.module.split(".")) if node.module else ()
+            # ``from . import x`` may name a module; ``from .x import y`` names x
+            found.extend(((*base, *(names or (alias.name,))), at_start) for alias in node.names)
+        inside = at_start and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), True)
+    return found
+
+
+def _inner(path, *, only_at_start=False):
+    """Names below mcti_core that a file imports, as tuples."""
+    return {
+        names[1:] or ("__init__",)
+        for names, at_start in _imports(path)
+        if names[0] == "mcti_core" and (at_start or not only_at_start)
+    }
+
+
+def test_the_reader_reads():
+    assert ("hosts", "base") in _inner(ROOT / "mcti_core" / "training.py")
+    assert ("templates",) in _inner(ROOT / "mcti_core" / "pocket" / "recipe" / "vocabulary.py")
+    assert (("diffusers",), False) in _imports(ROOT / "mcti_core" / "hosts" / "diffusers.py")
+    assert ("tokens",) not in _inner(ROOT / "mcti_core" / "errors.py")  # for type checkers only
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_directions(name):
+    files = [path for path in FILES if _module(path)[0] == name]
+    assert files, f"{name} is gone; take it out of this test"
+    allowed = {name, *MAY_IMPORT[name].split()}
+    for path in files:
+        wrong = {inner[0] for inner in _inner(path)} - allowed
+        assert not wrong, f"{_place(path)} must not import {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_place)
+def test_only_the_outer_layers_know_a_particular_host(path):
+    if _module(path)[0] in OUTER | {"hosts"}:
+        return
+    wrong = {inner for inner in _inner(path) if inner[0] == "hosts" and inner[1:] not in (("base",), ())}
+    assert not wrong, f"{_place(path)} must ask hosts.base, not {wrong}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_place)
+def test_foreign_packages_stay_in_their_places(path):
+    for names, at_start in _imports(path):
+        homes = HOMES.get(names[0])
+        assert homes is None or _place(path).startswith(homes or ("nowhere",)), (
+            f"{_place(path)} must not import {names[0]}"
+        )
+        late = _place(path).startswith(("pocket/recipe/", "hosts/comfy.py"))
+        assert late or not (at_start and names[0] in HEAVY), f"{_place(path)} must import {names[0]} where it is used"
+
+
+def test_nothing_imports_in_a_circle():
+    graph = {_module(path): _inner(path, only_at_start=True) for path in FILES}
+    done = set()
+
+    def walk(module, above):
+        assert module not in above, " -> ".join(".".join(m) for m in (*above, module))
+        if module in graph and module not in done:
+            for other in graph[module] - {module}:
+                walk(other, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        walk(module, ())
+
+
+def test_no_drawers():
+    drawers = {"utils", "util", "common", "helpers", "misc", "shared"}
+    assert not [path for path in (*FILES, *NODES) if path.stem in drawers or path.parent.name in drawers]
+
+
+def test_nodes_leave_models_to_the_library():
+    for path in NODES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            wrong = [name for name in names if name.split(".")[0] in ("diffusers", "transformers", "tokenizers")]
+            assert not wrong, f"nodes/{path.name} must leave {wrong} to mcti_core"
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    names = [
+        ".".join(("mcti_core", *_module(path)))
+        for path in FILES
+        if not _place(path).startswith(("pocket/recipe/", "hosts/comfy.py"))
+        and path.stem not in ("__init__", "__main__")
+    ]
+    code = (
+        "import sys, importlib, torch\n"
+        "before = set(sys.modules)\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"print(*((set(sys.modules) - before) & {HEAVY!r}))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert shown.stdout.split() == []

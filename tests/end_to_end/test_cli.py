@@ -1,0 +1,364 @@
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mcti_core import atomic, commands, training
+from mcti_core.cli import main
+from mcti_core.demo.digits import draw_digits, write_class_folders
+from mcti_core.examples import FewShotDataset
+from mcti_core.features import FeatureCache
+from mcti_core.token_files import load_tokens
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("ring", "bar", "cross")
+
+
+def pen_masks(count: int) -> torch.Tensor:
+    """Three shapes, ``count`` of each a little different: (3 * count, 72, 72) uint8."""
+    y, x = torch.meshgrid(torch.arange(72.0), torch.arange(72.0), indexing="ij")
+    masks = []
+    for shape in CLASSES:
+        for number in range(count):
+            across, down = x - 34 - number, y - 38 + number
+            distance = {
+                "ring": ((across.square() + down.square()).sqrt() - 18 - number).abs(),
+                "bar": across.abs().maximum(down.abs() - 24),
+                "cross": across.abs().minimum(down.abs()).maximum(across.abs().maximum(down.abs()) - 22),
+            }[shape]
+            masks.append((distance < 3.5 + number / 4) * 255)
+    return torch.stack(masks).byte()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Three class folders of four images each."""
+    path = tmp_path_factory.mktemp("shapes")
+    labels = torch.arange(3).repeat_interleave(4)
+    write_class_folders(FewShotDataset(CLASSES, tuple(draw_digits(pen_masks(4), seed=1)), labels), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory) -> Path:
+    """What a short training has written."""
+    out = tmp_path_factory.mktemp("trained") / "new" / "folder"
+    assert main(["train", str(folder), "--out", str(out), "--steps", "3", "--batch", "3", "--seed", "5"]) == 0
+    return out
+
+
+def fails(capsys, *arguments) -> str:
+    """The one line that a mistake makes."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("mcti: ")
+    assert "Traceback" not in line
+    return line
+
+
+def records(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_training_writes_everything(trained):
+    assert sorted(path.name for path in trained.iterdir()) == ["embeddings", "loss.png", "tokens.safetensors"]
+    names = [path.name for path in sorted((trained / "embeddings").iterdir())]
+    assert names == ["bar.safetensors", "cross.safetensors", "ring.safetensors"]
+    tokens = load_tokens(trained / "tokens.safetensors")
+    assert tokens.labels == ("bar", "cross", "ring")
+    assert {name: tokens.training[name] for name in ("steps", "batch", "seed", "shots")} == {
+        "steps": 3,
+        "batch": 3,
+        "seed": 5,
+        "shots": 4,
+    }
+    assert tokens.support is not None
+    with Image.open(trained / "loss.png") as picture:
+        picture.verify()
+
+
+def test_training_says_what_it_did(folder, tmp_path, capsys):
+    options = ["--steps", "2", "--gamma", "0", "--shots", "2", "--vectors", "2", "--init", "mean"]
+    assert main(["train", str(folder), "--out", str(tmp_path), *options, "--template", "the {}"]) == 0
+    captured = capsys.readouterr()
+    assert "finished" in captured.out
+    assert "3 tokens in" in captured.out
+    tokens = load_tokens(tmp_path / "tokens.safetensors")
+    assert tokens.vectors_per_token == 2
+    assert tokens.templates == ("the {}",)
+    assert (tokens.training["gamma"], tokens.training["shots"]) == (0.0, 2)
+
+
+def test_a_cache_gives_the_same_tokens(folder, tmp_path, trained):
+    for run in ("first", "second"):
+        options = ["--steps", "3", "--batch", "3", "--seed", "5", "--cache", str(tmp_path / "cache")]
+        assert main(["train", str(folder), "--out", str(tmp_path / run), *options]) == 0
+        learned = load_tokens(tmp_path / run / "tokens.safetensors").vectors["clip_l"]
+        assert torch.equal(learned, load_tokens(trained / "tokens.safetensors").vectors["clip_l"])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path, tiny_model, capsys):
+    options = ["--model", str(tiny_model), "--steps", "2", "--warm-start", "1"]
+    assert main(["train", str(folder), "--out", str(tmp_path), *options]) == 0
+    assert "gamma 0" in capsys.readouterr().err
+    tokens = load_tokens(tmp_path / "tokens.safetensors")
+    assert tokens.training["gamma"] == 0
+    assert tokens.support is None
+
+
+def test_without_matplotlib_only_the_picture_is_missing(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "1"]) == 0
+    assert "no loss.png: plots need matplotlib" in capsys.readouterr().err
+    assert (tmp_path / "tokens.safetensors").is_file()
+
+
+@pytest.mark.parametrize("steps_done", [0, 2])
+def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_done):
+    """After a step, and in the very first one before it is done."""
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def bar(description, unit):
+        yield lambda done, total: interrupt() if description == "training" and done == steps_done else None
+
+    monkeypatch.setattr(commands, "progress_bar", bar)
+    if not steps_done:
+        monkeypatch.setattr(training, "discriminative_loss", interrupt)
+    assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 130
+    captured = capsys.readouterr()
+    assert f"stopped after {steps_done} steps" in captured.out
+    assert "Traceback" not in captured.err
+    assert load_tokens(tmp_path / "tokens.safetensors").labels == ("bar", "cross", "ring")
+    assert (tmp_path / "loss.png").is_file() == (steps_done > 0)
+
+
+def test_ctrl_c_elsewhere_ends_quietly(folder, tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FeatureCache, "build", interrupt)
+    assert main(["train", str(folder), "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "mcti: interrupted"
+
+
+def test_a_diverged_training_keeps_the_last_finite_tokens(folder, tmp_path, monkeypatch, capsys):
+    plain, steps = training.discriminative_loss, []
+
+    def diverge(*arguments):
+        steps.append(1)
+        return plain(*arguments) * (torch.nan if len(steps) == 3 else 1)
+
+    monkeypatch.setattr(training, "discriminative_loss", diverge)
+    assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 1
+    assert "the loss of step 3 is not a finite number" in capsys.readouterr().err
+    assert load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"].isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["auto", "hybrid", "cascade", "diffusion"])
+def test_classify_prints_one_object_an_image(folder, trained, capsys, method):
+    images = [folder / "ring", folder / "bar" / sorted(p.name for p in (folder / "bar").iterdir())[0]]
+    tokens = trained / "tokens.safetensors"
+    arguments = ["classify", *map(str, images), "--tokens", str(tokens), "--json", "--top", "2", "--method", method]
+    assert main(arguments) == 0
+    answers = records(capsys.readouterr().out)
+    assert [Path(answer["image"]).parent.name for answer in answers] == ["ring"] * 4 + ["bar"]
+    labels = load_tokens(tokens).labels
+    for answer in answers:
+        assert set(answer) == {"image", "label", "index", "confidence", "top", "unet_evaluations"}
+        assert answer["label"] == labels[answer["index"]] == answer["top"][0]["label"]
+        assert len(answer["top"]) == 2
+        assert 1 >= answer["confidence"] == answer["top"][0]["confidence"] >= answer["top"][1]["confidence"] >= 0
+        assert (answer["unet_evaluations"] > 0) == (method in ("cascade", "diffusion"))
+
+
+def test_classify_in_any_batch(folder, trained, capsys):
+    outputs = []
+    for batch in ("1", "3", "32"):
+        arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", "--batch", batch]
+        assert main(["classify", str(folder / "cross"), *arguments]) == 0
+        outputs.append(records(capsys.readouterr().out))
+    for answers in outputs[1:]:
+        assert [answer["image"] for answer in answers] == [answer["image"] for answer in outputs[0]]
+        for answer, first in zip(answers, outputs[0], strict=True):
+            assert answer["label"] == first["label"]
+            assert answer["confidence"] == pytest.approx(first["confidence"], abs=1e-4)
+
+
+def test_classify_for_people(folder, trained, capsys):
+    assert main(["classify", str(folder / "ring"), "--tokens", str(trained / "tokens.safetensors"), "--top", "9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        path, label, best = line.split("\t")
+        assert Path(path).is_file()
+        assert best.startswith(f"{label} ")
+        assert best.count("%") == 3
+
+
+def test_an_unreadable_image_does_not_stop_the_others(folder, trained, tmp_path, capsys):
+    images = Path(shutil.copytree(folder / "ring", tmp_path / "images"))
+    (images / "0000b.png").write_bytes(b"no picture")
+    arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json"]
+    assert main(["classify", str(images), *arguments]) == 1
+    captured = capsys.readouterr()
+    assert len(records(captured.out)) == 4
+    (line,) = captured.err.splitlines()
+    assert "0000b.png" in line
+    assert main(["classify", str(images / "0000b.png"), *arguments]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("option", [["--threshold", "1.1"], ["--unknown"]])
+def test_below_the_threshold_is_unknown(folder, trained, capsys, option):
+    arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", *option]
+    assert main(["classify", str(folder / "ring"), str(folder / "bar"), str(folder / "cross"), *arguments]) == 0
+    answers = records(capsys.readouterr().out)
+    unknown = [answer["label"] == "unknown" for answer in answers]
+    assert [answer["index"] == -1 for answer in answers] == unknown
+    assert all(answer["top"][0]["label"] in CLASSES for answer in answers)
+    if option[0] == "--threshold":
+        assert all(unknown)
+    else:  # all but a few of the examples themselves are to be known
+        assert sum(unknown) <= 3
+
+
+@pytest.mark.parametrize("prompt", ["a red {}-like thing", "a drawing of embedding:ring"])
+def test_generate_writes_images(trained, tmp_path, prompt, capsys):
+    options = ["--out", str(tmp_path / "new" / "images"), "--count", "2", "--steps", "2"]
+    assert main(["generate", "--tokens", str(trained / "tokens.safetensors"), "--prompt", prompt, *options]) == 0
+    files = sorted((tmp_path / "new" / "images").iterdir())
+    names = ("bar", "cross", "ring") if "{}" in prompt else ("image",)
+    assert [path.name for path in files] == [f"{name}-{number:02d}.png" for name in names for number in range(2)]
+    for path in files:
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((64, 64), "RGB")
+    assert f"{len(files)} images in" in capsys.readouterr().out
+
+
+def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys):
+    states, plain = [], atomic.write_atomically
+
+    def watched(path, write):
+        plain(path, write)
+        states.append(len(json.loads(Path(path).read_text(encoding="utf-8"))["rows"]))
+
+    monkeypatch.setattr(atomic, "write_atomically", watched)
+    out = tmp_path / "rows" / "all.json"
+    options = ["--shots", "1", "2", "--seeds", "1", "--steps", "1", "--batch", "2", "--json", str(out)]
+    assert main(["evaluate", str(folder), *options]) == 0
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert (content["classes"], content["chance"], content["folder"]) == (3, 1 / 3, folder.name)
+    assert states == list(range(1, len(content["rows"]) + 1))
+    methods = ["class mean", "3 nearest neighbours", "logistic probe", "TI", "MC-TI", "MC-TI hybrid"]
+    assert [(row["shots"], row["method"]) for row in content["rows"]] == [(s, m) for s in (1, 2) for m in methods]
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "| method | 1 shot | 2 shots |"
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in ("chance", *methods)]
+
+
+def test_missing_folders_and_files(tmp_path, trained, folder, capsys):
+    nowhere, tokens = tmp_path / "nowhere", trained / "tokens.safetensors"
+    assert str(nowhere) in fails(capsys, "train", nowhere, "--out", tmp_path)
+    assert str(nowhere) in fails(capsys, "evaluate", nowhere)
+    assert str(nowhere) in fails(capsys, "classify", nowhere, "--tokens", tokens)
+    assert str(nowhere) in fails(capsys, "classify", folder, "--tokens", nowhere)
+    assert str(nowhere) in fails(capsys, "generate", "--prompt", "a {}", "--tokens", nowhere)
+    assert str(nowhere) in fails(capsys, "train", folder, "--out", tmp_path, "--model", nowhere)
+    assert "no images in" in fails(capsys, "classify", folder, "--tokens", tokens)  # it holds folders only
+
+
+def test_one_class_is_too_few(folder, tmp_path, capsys):
+    shutil.copytree(folder / "ring", tmp_path / "ring")
+    assert "at least two classes" in fails(capsys, "train", tmp_path, "--out", tmp_path / "out")
+
+
+def test_bad_settings(folder, trained, tmp_path, capsys):
+    tokens = trained / "tokens.safetensors"
+    wanted = ["generate", "--tokens", tokens, "--out", tmp_path, "--prompt"]
+    assert "'zebra'" in fails(capsys, *wanted, "a photo of {zebra}")
+    assert "'zebra'" in fails(capsys, *wanted, "a photo of embedding:zebra")
+    training = ["train", folder, "--out", tmp_path]
+    assert "'quantum'" in fails(capsys, *training, "--device", "quantum")
+    assert "steps must be at least 1" in fails(capsys, *training, "--steps", "0")
+    assert "lr and logit_scale" in fails(capsys, *training, "--lr", "-1")
+    assert "too few for 4 shots" in fails(capsys, *training, "--shots", "4")
+    assert "warm start" in fails(capsys, *training, "--gamma", "0", "--warm-start", "3")
+    known = ["classify", folder / "ring", "--tokens", tokens, "--unknown", "--method"]
+    for method in ("diffusion", "cascade"):
+        assert "--threshold" in fails(capsys, *known, method)
+
+
+def test_too_many_shots_are_known_before_the_first_row(folder, tmp_path, capsys):
+    assert main(["evaluate", str(folder), "--shots", "1", "4", "--json", str(tmp_path / "rows.json")]) == 1
+    captured = capsys.readouterr()
+    assert "too few for 4 shots" in captured.err.splitlines()[-1]
+    assert captured.out == ""
+    assert not (tmp_path / "rows.json").exists()
+
+
+def test_places_that_cannot_be_written(folder, trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("here first")
+    inside = tmp_path / "file" / "out"
+    assert "file" in fails(capsys, "train", folder, "--out", inside)
+    tokens = trained / "tokens.safetensors"
+    assert "file" in fails(capsys, "generate", "--tokens", tokens, "--prompt", "a {}", "--out", inside)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["train", "x"],
+        ["classify", "x", "--tokens", "y", "--top", "0"],
+        ["classify", "x", "--tokens", "y", "--batch", "-3"],
+        ["generate", "--tokens", "y", "--prompt", "z", "--count", "none"],
+        ["train", "x", "--out", "y", "--vectors", "0"],
+        ["evaluate", "x", "--seeds", "0"],
+        ["classify", "x", "--tokens", "y", "--method", "magic"],
+    ],
+)
+def test_a_command_that_makes_no_sense_shows_its_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: mcti")
+
+
+def python(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_it_runs_as_a_module():
+    done = python("-m", "mcti_core", "--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("train", "classify", "evaluate", "generate", "demo"))
+    assert done.stderr == ""
+
+
+def test_importing_costs_nothing():
+    heavy = "{'torch', 'numpy', 'transformers', 'diffusers', 'PIL', 'sklearn', 'matplotlib'}"
+    done = python("-c", f"import sys, mcti_core, mcti_core.cli; print(sorted({heavy} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]"
+    assert done.returncode == 0
+
+
+def test_public_names_are_there_on_first_use():
+    done = python(
+        "-c",
+        "import mcti_core as m; print(set(m.__all__) <= set(dir(m)), all(map(m.__getattr__, m.__all__)), hasattr(m, 'other'))",
+    )
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
