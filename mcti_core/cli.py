@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", type=Path, default=Path("generated"), help="folder for the images")
     generate.add_argument("--count", type=_count, default=4, help="images of each prompt")
     generate.add_argument("--steps", type=_count, default=25)
-    generate.add_argument("--guidance", type=float, default=3.0)
+    generate.add_argument("--guidance", type=float, default=5.0)
     generate.add_argument("--seed", type=int, default=0)
     _add_model(generate)
     generate.set_defaults(run=commands.run_generate)

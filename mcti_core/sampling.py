@@ -22,7 +22,7 @@ def generate(
     *,
     negative: str = "",
     steps: int = 25,
-    guidance: float = 3.0,
+    guidance: float = 5.0,
     seed: int = 0,
     size: int | None = None,
     batch: int = 32,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..hosts.base import Host
 from ..config import TrainConfig
+from ..hosts.base import Host
 
 __all__ = ["POCKET_CONFIG", "POCKET_FOLDER", "load_pocket"]
 

@@ -1,0 +1,1 @@
+"""``mcti demo``: the whole method on real handwriting, with the pocket checkpoint."""

@@ -1,0 +1,176 @@
+"""The demo's report: one HTML file with every picture inside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from ..atomic import write_atomically
+from ..plots import confusion_plot, loss_curves
+from ..sheets import image_grid
+from .run import EDIT, PLAIN, Demo
+
+__all__ = ["write_report"]
+
+_NAMES = {
+    "class_mean": ("Class mean of the image features", "baseline"),
+    "logistic_probe": ("Logistic regression on the image features", "baseline"),
+    "ti_clip": ("Textual inversion, CLIP", "tokens"),
+    "mcti_clip": ("MC-TI, CLIP", "tokens"),
+    "mcti_hybrid": ("MC-TI and class mean together", "tokens + examples"),
+    "ti_diffusion": ("Textual inversion, diffusion classifier", "tokens, no CLIP"),
+    "mcti_diffusion": ("MC-TI, diffusion classifier", "tokens, no CLIP"),
+}
+
+_STYLE = """
+:root { --ink: #1d2433; --soft: #667085; --line: #e4e7ec; --accent: #3b5bdb; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 960px; padding: 48px 24px 96px; color: var(--ink); background: #fff;
+  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 32px; line-height: 1.2; margin: 0 0 8px; } h2 { font-size: 21px; margin: 48px 0 8px; }
+p { margin: 0 0 16px; } .lead { font-size: 18px; color: var(--soft); }
+.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 24px 0; }
+.card { flex: 1 1 160px; border: 1px solid var(--line); border-radius: 12px; padding: 16px; }
+.card b { display: block; font-size: 28px; line-height: 1.2; } .card span { color: var(--soft); font-size: 14px; }
+table { border-collapse: collapse; width: 100%; margin: 12px 0 16px; font-size: 15px; }
+th, td { text-align: left; padding: 8px 12px 8px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
+th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.bar { height: 8px; border-radius: 4px; background: var(--accent); } .baseline .bar { background: #98a2b3; }
+.track { width: 160px; background: #f2f4f7; border-radius: 4px; }
+img { max-width: 100%; height: auto; display: block; margin: 8px 0; } .pixel { image-rendering: pixelated; }
+code { background: #f2f4f7; border-radius: 4px; padding: 1px 5px; font-size: 14px; }
+.note { color: var(--soft); font-size: 14px; }
+"""
+
+
+def write_report(demo: Demo, path: Path) -> None:
+    """Write the report of a finished demo."""
+    page = "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+            f"<title>MC-TI demo</title><style>{_STYLE}</style></head><body>",
+            *_opening(demo),
+            *_examples(demo),
+            *_accuracy(demo),
+            *_training(demo),
+            *_generation(demo),
+            *_closing(demo),
+            "</body></html>",
+        ]
+    )
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def _opening(demo: Demo) -> list[str]:
+    images = len(demo.classes) * demo.shots
+    minutes = sum(demo.seconds.values()) / 60
+    cards = [
+        (_percent(demo.accuracy["mcti_clip"]), "of held-out digits recognised by MC-TI tokens"),
+        (_percent(demo.accuracy["ti_clip"]), "by plain textual inversion"),
+        (_percent(1 / len(demo.classes)), "is chance"),
+        (_percent(demo.agreement["mcti"]["plain"]), "of generated digits are the right one"),
+    ]
+    boxes = "".join(f'<div class="card"><b>{value}</b><span>{text}</span></div>' for value, text in cards)
+    return [
+        "<h1>Ten unnamed things, learned at once</h1>",
+        f'<p class="lead">{images} example images, {demo.shots} of each class and no class names, taught a frozen '
+        f"text-to-image model {len(demo.classes)} new words in {minutes:.1f} minutes. The same words classify images "
+        "that were held out, and generate new ones.</p>",
+        f'<div class="cards">{boxes}</div>',
+    ]
+
+
+def _examples(demo: Demo) -> list[str]:
+    assert demo.support is not None
+    columns = list(demo.support.transpose(0, 1))  # shots of (C, 3, H, W)
+    picture = image_grid([list(column) for column in columns], [""] * len(columns), list(demo.classes))
+    return [
+        "<h2>What was shown</h2>",
+        "<p>Real handwriting (scikit-learn's <code>load_digits</code>), drawn in random ink on random paper. "
+        "The model was trained on other scripts and has never seen a digit; the names above the columns are for you.</p>",
+        _image(picture, "the examples, one column a class", pixelated=True),
+    ]
+
+
+def _accuracy(demo: Demo) -> list[str]:
+    rows = [f"<tr><td>Chance</td><td></td><td class='n'>{_percent(1 / len(demo.classes))}</td><td></td><td class='n'></td><td class='n'></td></tr>"]
+    for key, (name, kind) in _NAMES.items():
+        share = demo.accuracy[key]
+        bar = f'<div class="track"><div class="bar" style="width:{100 * share:.0f}%"></div></div>'
+        rows.append(
+            f'<tr class="{"baseline" if kind == "baseline" else ""}"><td>{name}</td><td class="note">{kind}</td>'
+            f'<td class="n">{_percent(share)}</td><td>{bar}</td><td class="n">{demo.queries[key]:,}</td>'
+            f'<td class="n">{demo.evaluations[key]:.0f}</td></tr>'
+        )
+    head = "<tr><th>Classifier</th><th>uses</th><th class='n'>accuracy</th><th></th><th class='n'>images</th><th class='n'>UNet calls an image</th></tr>"
+    assert demo.confusion is not None
+    return [
+        "<h2>Classifying</h2>",
+        f"<table>{head}{''.join(rows)}</table>",
+        _image(confusion_plot(demo.confusion, demo.classes), "confusion matrix of MC-TI with CLIP"),
+        '<p class="note">Confusion of MC-TI with CLIP: rows are what was drawn, columns what it was taken for.</p>',
+    ]
+
+
+def _training(demo: Demo) -> list[str]:
+    curves = loss_curves({"TI": demo.histories["ti"], "MC-TI": demo.histories["mcti"]})
+    return [
+        "<h2>Training</h2>",
+        "<p>Both runs predict noise under a random prompt with the class's token (reconstruction). MC-TI adds a "
+        "cross-entropy over the classes between the prompts' text features and the examples' image features.</p>",
+        _image(curves, "loss curves"),
+    ]
+
+
+def _generation(demo: Demo) -> list[str]:
+    pieces = ["<h2>Generating</h2>"]
+    head = "<tr><th>tokens</th><th>prompt</th><th class='n'>right digit</th><th class='n'>colours as asked</th><th class='n'>likeness to the examples</th></tr>"
+    rows = []
+    for name, title in (("ti", "TI"), ("mcti", "MC-TI")):
+        for kind, prompt in (("plain", PLAIN), ("edit", EDIT)):
+            right = demo.colours_right[name].get(kind)
+            rows.append(
+                f"<tr><td>{title}</td><td>{html.escape(prompt)}</td><td class='n'>{_percent(demo.agreement[name][kind])}</td>"
+                f"<td class='n'>{'' if right is None else _percent(right)}</td><td class='n'>{demo.similarity[name][kind]:.3f}</td></tr>"
+            )
+    pieces.append(f"<table>{head}{''.join(rows)}</table>")
+    pieces.append(
+        f'<p class="note">The judge is a support vector machine on ink shapes, trained on digits outside the examples; it is right on '
+        f"{_percent(demo.judge_accuracy)} of unseen real ones. Likeness is the cosine of CLIP image features to the mean of the class's "
+        "examples: a judge alone would reward caricature.</p>"
+    )
+    for kind, prompt in (("plain", PLAIN), ("edit", EDIT)):
+        pieces.append(f"<p><code>{html.escape(prompt)}</code></p>")
+        for name, title in (("mcti", "MC-TI"), ("ti", "plain textual inversion")):
+            samples = demo.samples[f"{name} {kind}"].transpose(0, 1)[:4]  # four rows, a column a class
+            picture = image_grid([list(row) for row in samples], [""] * len(samples), list(demo.classes))
+            pieces.append(f'<p class="note">{title}</p>')
+            pieces.append(_image(picture, f"samples of {title}, {kind}", pixelated=True))
+    return pieces
+
+
+def _closing(demo: Demo) -> list[str]:
+    stages = "".join(f"<tr><td>{html.escape(name)}</td><td class='n'>{value:.1f} s</td></tr>" for name, value in demo.seconds.items())
+    return [
+        "<h2>Time</h2>",
+        f"<table>{stages}</table>",
+        f'<p class="note">Seed {demo.seed}, {demo.shots} shots. The learned tokens are in <code>tokens.safetensors</code> beside '
+        'this file; <code>mcti generate --tokens tokens.safetensors --prompt "a drawing of a blue {3} on pink paper"</code> '
+        "draws with them.</p>",
+    ]
+
+
+def _image(picture: Image.Image, description: str, *, pixelated: bool = False) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img{" class=pixel" if pixelated else ""} alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

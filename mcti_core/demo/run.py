@@ -1,0 +1,200 @@
+"""The demo's stages, one function each: train, classify, generate, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..baselines import class_mean, logistic_probe
+from ..classifiers import ClipClassifier, DiffusionClassifier, HybridClassifier
+from ..classifiers.hybrid import class_means
+from ..examples import few_shot_split
+from ..experiments import new_tokens
+from ..features import FeatureCache
+from ..hosts.base import Host
+from ..metrics import accuracy, confusion_matrix
+from ..pocket import POCKET_CONFIG, load_pocket
+from ..sampling import generate
+from ..token_files import save_tokens
+from ..tokens import TokenSet
+from ..training import StepInfo, train
+from .digits import digit_dataset, digit_masks
+from .judge import DigitJudge, colours
+
+__all__ = ["EDIT", "PLAIN", "Demo", "run_demo"]
+
+PLAIN = "a drawing of a {}"
+EDIT = "a drawing of a red thick {} on yellow paper"
+DIFFUSION_QUERIES = 200
+SAMPLES = 8
+"""Images generated of each class in each prompt."""
+
+
+@dataclass
+class Demo:
+    """All that the demo found, for the metrics file and for the report."""
+
+    shots: int
+    seed: int
+    classes: tuple[str, ...] = ()
+    support: Tensor | None = None
+    """(C, shots, 3, 64, 64) the examples."""
+    tokens: dict[str, TokenSet] = field(default_factory=dict)
+    histories: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    queries: dict[str, int] = field(default_factory=dict)
+    evaluations: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, dict[str, float]] = field(default_factory=dict)
+    similarity: dict[str, dict[str, float]] = field(default_factory=dict)
+    colours_right: dict[str, dict[str, float]] = field(default_factory=dict)
+    judge_accuracy: float = 0.0
+    confusion: Tensor | None = None
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    """"mcti plain" and so on -> (C, SAMPLES, 3, 64, 64)."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, Any]:
+        """What goes into metrics.json."""
+        return {
+            "shots": self.shots,
+            "seed": self.seed,
+            "chance": 1 / len(self.classes),
+            "accuracy": self.accuracy,
+            "queries": self.queries,
+            "unet_evaluations_per_image": self.evaluations,
+            "generation_agreement": self.agreement,
+            "generation_similarity": self.similarity,
+            "generation_colours_right": self.colours_right,
+            "judge_accuracy": self.judge_accuracy,
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+        }
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+
+
+Progress = Callable[[str, int, int], object]
+"""Called with the name of a stage, steps done and steps in all."""
+
+
+def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = lambda stage, done, total: None) -> Demo:
+    """Train TI and MC-TI tokens on ``shots`` examples of each digit, test them, and write everything into ``out``.
+
+    Writes ``report.html``, ``metrics.json`` and ``tokens.safetensors`` (the MC-TI tokens).
+    """
+    from .report import write_report
+
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    demo = Demo(shots, seed)
+    with demo.stage("load"):
+        host, dataset = load_pocket(), digit_dataset()
+        demo.classes = dataset.classes
+    with demo.stage("features"):
+        cache = FeatureCache.build(
+            host, dataset, mirror=False, batch=64, progress=lambda done, total: progress("features", done, total)
+        )
+        few, others = few_shot_split(cache.labels, cache.classes, shots, seed)
+        support, query = cache.pick(few), cache.pick(others)
+        by_class = [[dataset.images[i] for i in few[support.labels == c].tolist()] for c in range(len(dataset.classes))]
+        demo.support = torch.stack([torch.stack(images) for images in by_class])  # type: ignore[arg-type]
+    for name, gamma in (("ti", 0.0), ("mcti", POCKET_CONFIG.gamma)):
+        with demo.stage(f"train {name}"):
+            _train(demo, host, support, name, gamma, progress)
+    with demo.stage("classify by features"):
+        _classify_features(demo, host, support, query)
+    with demo.stage("classify by diffusion"):
+        _classify_diffusion(demo, host, query, progress)
+    with demo.stage("generate"):
+        _generate(demo, host, support, few, progress)
+    save_tokens(demo.tokens["mcti"], out / "tokens.safetensors")
+    with demo.stage("report"):
+        write_report(demo, out / "report.html")
+    demo.seconds["total"] = time.monotonic() - started
+    (out / "metrics.json").write_text(json.dumps(demo.metrics(), indent=2) + "\n", encoding="utf-8")
+    return demo
+
+
+def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float, progress: Progress) -> None:
+    def on_step(info: StepInfo) -> None:
+        progress(f"train {name}", info.step, info.total)
+
+    config = replace(POCKET_CONFIG, gamma=gamma, warm_start=POCKET_CONFIG.warm_start if gamma else 0, seed=demo.seed)
+    result = train(host, support, new_tokens(host, support.classes), config, on_step=on_step)
+    demo.tokens[name], demo.histories[name] = result.tokens, result.history
+
+
+def _classify_features(demo: Demo, host: Host, support: FeatureCache, query: FeatureCache) -> None:
+    few = support.support()
+    assert few is not None and query.features is not None
+    features, classes = query.features[:, 0], len(demo.classes)
+    answers = {
+        "class_mean": class_mean(few, features, classes),
+        "logistic_probe": logistic_probe(few, features, classes),
+        "ti_clip": ClipClassifier(host, demo.tokens["ti"]).logits(features).argmax(1),
+        "mcti_clip": ClipClassifier(host, demo.tokens["mcti"]).logits(features).argmax(1),
+        "mcti_hybrid": HybridClassifier(host, demo.tokens["mcti"]).logits(features).argmax(1),
+    }
+    for name, predicted in answers.items():
+        demo.accuracy[name], demo.queries[name] = accuracy(predicted, query.labels), len(query)
+        demo.evaluations[name] = 0.0
+    demo.confusion = confusion_matrix(answers["mcti_clip"], query.labels, classes)
+
+
+def _classify_diffusion(demo: Demo, host: Host, query: FeatureCache, progress: Progress) -> None:
+    """The same balanced part of the queries for both token sets."""
+    assert query.latents is not None
+    each = DIFFUSION_QUERIES // len(demo.classes)
+    chosen = torch.cat([(query.labels == c).nonzero()[:each, 0] for c in range(len(demo.classes))])
+    for name in ("ti", "mcti"):
+        classifier = DiffusionClassifier(host, demo.tokens[name], template=PLAIN)
+        predicted, evaluations = [], []
+        for part in chosen.split(25):
+            scores = classifier.score_latents(query.latents[part, 0])
+            predicted.append(scores.logits.argmax(1))
+            evaluations.append(scores.evaluations)
+            progress(f"diffusion classifier {name}", 25 * len(predicted), len(chosen))
+        key = f"{name}_diffusion"
+        demo.accuracy[key] = accuracy(torch.cat(predicted), query.labels[chosen])
+        demo.queries[key] = len(chosen)
+        demo.evaluations[key] = torch.cat(evaluations).float().mean().item()
+
+
+def _generate(demo: Demo, host: Host, support: FeatureCache, few: Tensor, progress: Progress) -> None:
+    masks, labels = digit_masks()
+    unseen = torch.ones(len(labels), dtype=torch.bool)
+    unseen[few] = False
+    judge = DigitJudge(masks[unseen], labels[unseen])
+    demo.judge_accuracy = judge.accuracy
+    assert support.features is not None
+    means = class_means(support.features[:, 0], support.labels, len(demo.classes))
+    wanted = torch.arange(len(demo.classes)).repeat_interleave(SAMPLES)
+    for name in ("ti", "mcti"):
+        for measure in (demo.agreement, demo.similarity, demo.colours_right):
+            measure[name] = {}
+        for kind, template in (("plain", PLAIN), ("edit", EDIT)):
+            tokens = demo.tokens[name]
+            prompts = [template.replace("{}", f"embedding:{tokens.names[c]}") for c in wanted.tolist()]
+            images = generate(host, prompts, tokens, seed=demo.seed)
+            progress(f"generate {name}", len(images) * (1 + (kind == "edit")), 2 * len(images))
+            features = F.normalize(host.need_clip().image_features(images), dim=-1)
+            demo.agreement[name][kind] = accuracy(judge(images), wanted)
+            demo.similarity[name][kind] = (features * means[wanted]).sum(1).mean().item()
+            if kind == "edit":
+                inks, papers = colours(images)
+                right = [ink == "red" and paper == "yellow" for ink, paper in zip(inks, papers, strict=True)]
+                demo.colours_right[name][kind] = sum(right) / len(right)
+            demo.samples[f"{name} {kind}"] = images.view(len(demo.classes), SAMPLES, *images.shape[1:])
