@@ -139,7 +139,8 @@ def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: floa
 
 def _classify_features(demo: Demo, host: Host, support: FeatureCache, query: FeatureCache) -> None:
     few = support.support()
-    assert few is not None and query.features is not None
+    assert few is not None
+    assert query.features is not None
     features, classes = query.features[:, 0], len(demo.classes)
     answers = {
         "class_mean": class_mean(few, features, classes),

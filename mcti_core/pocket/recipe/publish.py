@@ -25,7 +25,7 @@ _MEANINGS = {
     "vision_held_out_5_shot": "vision tower: the same",
     "unet_steps": "UNet steps of 64 images",
     "stage_seconds": "seconds a stage",
-    "seed": "seed",
+    "seed": "seeds",
     "torch": "torch",
 }
 
