@@ -98,7 +98,9 @@ def _examples(demo: Demo) -> list[str]:
 
 
 def _accuracy(demo: Demo) -> list[str]:
-    rows = [f"<tr><td>Chance</td><td></td><td class='n'>{_percent(1 / len(demo.classes))}</td><td></td><td class='n'></td><td class='n'></td></tr>"]
+    rows = [
+        f"<tr><td>Chance</td><td></td><td class='n'>{_percent(1 / len(demo.classes))}</td><td></td><td class='n'></td><td class='n'></td></tr>"
+    ]
     for key, (name, kind) in _NAMES.items():
         share = demo.accuracy[key]
         bar = f'<div class="track"><div class="bar" style="width:{100 * share:.0f}%"></div></div>'
@@ -155,7 +157,9 @@ def _generation(demo: Demo) -> list[str]:
 
 
 def _closing(demo: Demo) -> list[str]:
-    stages = "".join(f"<tr><td>{html.escape(name)}</td><td class='n'>{value:.1f} s</td></tr>" for name, value in demo.seconds.items())
+    stages = "".join(
+        f"<tr><td>{html.escape(name)}</td><td class='n'>{value:.1f} s</td></tr>" for name, value in demo.seconds.items()
+    )
     return [
         "<h2>Time</h2>",
         f"<table>{stages}</table>",
