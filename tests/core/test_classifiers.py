@@ -240,7 +240,9 @@ def test_stages_by_plain_loops(seed):
     stages = ((1, 4), (3, 2), (6, 1))
     classifier, denoiser = known_errors(random_table(seed), stages, seed=seed)
     logits = classifier.score_latents(torch.zeros(1, 4, 8, 8)).logits[0].tolist()
-    sigmas = stratified_sigmas(denoiser.sigmas, 6, torch.Generator().manual_seed(seed), 0.3, 0.9).tolist()
+    sigmas = stratified_sigmas(
+        denoiser.sigmas, 6, torch.Generator().manual_seed(seed), classifier.low, classifier.high
+    ).tolist()
 
     def mean_error(label, pairs):
         return sum(denoiser.error(label, sigma) for sigma in sigmas[:pairs]) / pairs

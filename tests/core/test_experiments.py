@@ -87,8 +87,9 @@ def test_plain_textual_inversion_has_no_warm_start(tiny_host, pool):
 
 def test_every_variant_of_the_study_is_a_valid_training():
     assert len({variant.name for variant in STUDY}) == len(STUDY)
+    base = replace(BASE, gamma=0.1)  # as the pocket checkpoint's
     for variant in STUDY:
-        assert replace(BASE, **variant.settings) != BASE or variant.name in ("MC-TI", "MC-TI, read in one template")
+        assert replace(base, **variant.settings) != base or variant.name in ("MC-TI", "MC-TI, read in one template")
 
 
 def test_too_few_images_are_known_before_the_first_training(tiny_host, pool):
