@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .console import new_bar, progress_bar, quiet_libraries
+from .console import new_bar, progress_bar
 from .errors import ConfigError, MCTIError, TrainingError
 from .options import config_of, host_of, images_of, mirror_of
 
@@ -222,6 +222,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
 def run_demo(arguments: argparse.Namespace) -> int:
     from .demo.run import run_demo
+    from .hosts.loading import quiet_libraries
 
     quiet_libraries()
 

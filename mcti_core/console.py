@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: progress bars, and no chatter of libraries."""
+"""What a person sees while a command runs: progress bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["new_bar", "progress_bar", "quiet_libraries"]
+__all__ = ["new_bar", "progress_bar"]
 
 
 @contextmanager
@@ -32,13 +32,3 @@ def new_bar(description: str, unit: str, total: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True)
-
-
-def quiet_libraries() -> None:
-    """Model libraries announce what they load; a person at the command line did not ask."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

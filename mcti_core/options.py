@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import quiet_libraries
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +20,9 @@ __all__ = ["config_of", "host_of", "images_of", "mirror_of"]
 def host_of(arguments: argparse.Namespace) -> Host:
     import torch
 
-    quiet_libraries()
+    from .hosts.loading import quiet_libraries
 
+    quiet_libraries()
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from ..errors import HostError
 from .base import Host, TextFeatures
 from .clip_text import run_text_tower
+from .loading import DTYPES, first_line, load_parts, whole
 
-__all__ = ["DTYPES", "load_host"]
+__all__ = ["load_host"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -50,7 +49,7 @@ def load_host(
     path = Path(model)
     if not path.exists():
         raise HostError(f"no model at {path}; give a diffusers folder or a single-file checkpoint")
-    parts = _load_parts(path, config, DTYPES[dtype])
+    parts = load_parts(path, config, DTYPES[dtype])
     parts.text_encoder.to(dtype=DTYPES[dtype])  # the others are loaded in it
     for module in parts.modules:
         module.to(device=device).eval().requires_grad_(False)
@@ -82,12 +81,12 @@ def load_clip_space(
             f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
         )
     try:
-        model = _whole(
+        model = whole(
             CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
             ("vision_model.", "visual_projection.", "text_projection."),
         )
     except Exception as error:
-        raise HostError(f"the CLIP model at {folder} cannot be loaded: {_first_line(error)}") from error
+        raise HostError(f"the CLIP model at {folder} cannot be loaded: {first_line(error)}") from error
     if model.text_projection.in_features != width:
         raise HostError(
             f"the CLIP model at {folder} is for text encoders {model.text_projection.in_features} wide, this checkpoint's is {width} wide; "
@@ -97,87 +96,6 @@ def load_clip_space(
     mean, std = _normalisation(Path(folder))
     del model.text_model  # the checkpoint has its own
     return ClipModelSpace(model.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False), size, mean, std)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A Stable Diffusion model in pieces."""
-
-    text_encoder: Any
-    tokenizer: Any
-    unet: Any
-    vae: Any
-    scheduler: Any
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        return [self.text_encoder, self.unet, self.vae]
-
-
-def _load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> _Parts:
-    try:
-        parts = _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, config, dtype)
-        if any(weight.is_meta for module in parts.modules for weight in module.parameters()):
-            raise ValueError("it lacks some of its weights")
-        return parts
-    except HostError:
-        raise
-    except Exception as error:  # what the libraries raise for a file that they cannot use is anyone's guess
-        alone = path.is_file() and config is None
-        hint = "; without network access, give a diffusers folder of its family as config" if alone else ""
-        message = f"{path} cannot be loaded as a Stable Diffusion 1.x or 2.x model: {_first_line(error)}{hint}"
-        raise HostError(message) from error
-
-
-def _load_folder(path: Path, dtype: torch.dtype) -> _Parts:
-    """The parts of a diffusers folder, without the pipeline around them, which would load more than is needed."""
-    import diffusers
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise HostError(f"{path} is not a diffusers folder: it holds no model_index.json")
-    classes = json.loads(index.read_text(encoding="utf-8"))
-    if "text_encoder_2" in classes:
-        raise HostError(f"{path} has two text encoders (SDXL); only Stable Diffusion 1.x and 2.x are loaded here")
-    _need_tokenizer(path)
-    autoencoder = getattr(diffusers, classes["vae"][1])
-    told = {"local_files_only": True, "output_loading_info": True}
-    return _Parts(
-        _whole(CLIPTextModel.from_pretrained(path, subfolder="text_encoder", **told)),
-        CLIPTokenizer.from_pretrained(path, subfolder="tokenizer", local_files_only=True),
-        _whole(diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
-        _whole(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **told)),
-        diffusers.DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
-    )
-
-
-def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> _Parts:
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
-
-    options: dict[str, Any] = {"torch_dtype": dtype, "requires_safety_checker": False}
-    options |= {"safety_checker": None, "feature_extractor": None}  # not needed, and not in the file
-    if config is not None:
-        _need_tokenizer(Path(config))
-        options |= {"config": str(config), "local_files_only": True}
-    pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
-    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
-    return _Parts(pipeline.text_encoder, pipeline.tokenizer, pipeline.unet, pipeline.vae, scheduler)
-
-
-def _whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:
-    """The model of (model, loading info), if no weight of these prefixes was left at random for want of a stored one."""
-    model, info = loaded
-    missing = sorted(name for name in info["missing_keys"] if name.startswith(prefixes))
-    if missing:
-        raise ValueError(f"it lacks {len(missing)} of its weights, such as {missing[0]}")
-    return model
-
-
-def _need_tokenizer(folder: Path) -> None:
-    """Where there are no files, transformers makes a tokenizer that knows no words."""
-    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise HostError(f"{folder} is not a whole diffusers folder: it holds no tokenizer/vocab.json")
 
 
 class ClipTextEncoder:
@@ -304,7 +222,3 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     path = folder / "preprocessor_config.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return tuple(stored.get("image_mean", _CLIP_MEAN)), tuple(stored.get("image_std", _CLIP_STD))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -49,8 +49,8 @@ HOMES = {
     "comfy_api": ("hosts/comfy.py",),
     "comfy_extras": ("hosts/comfy.py",),
     "folder_paths": ("hosts/comfy.py",),
-    "diffusers": ("hosts/diffusers.py", "pocket/", "console.py"),  # the console turns down their logging
-    "transformers": ("hosts/diffusers.py", "pocket/", "console.py"),
+    "diffusers": ("hosts/loading.py", "hosts/diffusers.py", "pocket/"),
+    "transformers": ("hosts/loading.py", "hosts/diffusers.py", "pocket/"),
     "tokenizers": ("pocket/",),
     "nodes": (),
 }
@@ -102,7 +102,7 @@ def _inner(path, *, only_at_start=False):
 def test_the_reader_reads():
     assert ("hosts", "base") in _inner(ROOT / "mcti_core" / "training.py")
     assert ("templates",) in _inner(ROOT / "mcti_core" / "pocket" / "recipe" / "vocabulary.py")
-    assert (("diffusers",), False) in _imports(ROOT / "mcti_core" / "hosts" / "diffusers.py")
+    assert (("diffusers",), False) in _imports(ROOT / "mcti_core" / "hosts" / "loading.py")
     assert ("tokens",) not in _inner(ROOT / "mcti_core" / "errors.py")  # for type checkers only
 
 
