@@ -36,7 +36,7 @@ def train_vision(
 
     Four terms: the teacher's feature; the class words as a classifier; the caption of this image among the batch's
     captions (InfoNCE, both directions; the text tower is locked, as in LiT, Zhai et al. 2022); and, at first, the ink
-    coverage of every patch, without which so small a transformer stays at chance for a long time.
+    coverage of every patch, which gives so small a transformer somewhere to start.
     """
     captions = Captions(tokenizer, seed=5)
     patch = clip.config.vision_config.patch_size
