@@ -97,7 +97,7 @@ def _compute(
 ) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {"latents": [], "features": []}
     images = dataset.load(size)
-    with torch.inference_mode(), host.session():
+    with torch.inference_mode(), host.session("codec", "clip"):
         for start in range(0, len(dataset), batch):
             plain = torch.stack([next(images) for _ in range(min(batch, len(dataset) - start))]).to(
                 host.device

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .batches import balanced_batches
+from .batches import BalancedBatches
 from .diffusion import noise_error, stratified_sigmas
 from .features import FeatureCache
 from .hosts.base import Host
@@ -37,7 +37,7 @@ class Probe:
     ):
         assert cache.latents is not None
         generator = torch.Generator().manual_seed(0)
-        images = next(balanced_batches(cache.labels, active.tolist(), samples, generator))
+        images = next(BalancedBatches(cache.labels, active.tolist(), samples, generator))
         self.host, self.denoiser = host, host.need_denoiser()
         self.rows = torch.searchsorted(active, cache.labels[images])
         self.latents = cache.latents[images, 0].to(host.device)

@@ -59,7 +59,7 @@ def generate(
     sigmas = _descending(denoiser.sigmas.cpu(), steps)
     generator = torch.Generator().manual_seed(seed)
     images = []
-    with torch.inference_mode(), host.session():
+    with torch.inference_mode(), host.session("text", "denoiser", "codec"):
         pixels = 8 * codec.downscale
         channels = codec.encode(torch.zeros(1, 3, pixels, pixels, device=host.device)).shape[1]
         for start in range(0, len(prompts), batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .batches import balanced_batches
+from .batches import BalancedBatches
 from .config import TrainConfig
 from .errors import ConfigError, StopTraining, TrainingError
 from .features import FeatureCache
@@ -21,8 +22,9 @@ from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
 from .prompts import template_prompts
 from .tokens import TokenSet
+from .train_state import Progress, TrainState
 
-__all__ = ["StepInfo", "TrainConfig", "TrainResult", "train", "train_one_by_one"]
+__all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train", "train_one_by_one"]
 
 _TERMS = ("reconstruction", "classification")
 
@@ -38,6 +40,8 @@ class StepInfo:
     """``loss``, ``reconstruction`` and ``classification`` of this step; a term that was not computed is nan."""
     tokens: Callable[[], TokenSet]
     """The tokens as they are now."""
+    state: Callable[[], TrainState]
+    """All that the next step depends on; may be called until that step is done."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class _History:
 def train(
     host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig = TrainConfig(), *,
     on_step: Callable[[StepInfo], object] | None = None, classes: Sequence[int] | None = None,
+    resume: TrainState | None = None,
 ) -> TrainResult:  # fmt: skip
     """Learn token vectors; the model stays frozen.
 
@@ -80,6 +85,7 @@ def train(
         config: settings.
         on_step: called after every step; may raise ``StopTraining``. Any other exception passes through.
         classes: train only these classes' vectors; the others keep theirs and serve as negatives.
+        resume: go on from here, with the same examples, tokens and settings, as if there had been no break.
 
     Returns:
         The learned tokens, also when stopped by ``StopTraining`` or Ctrl-C.
@@ -93,10 +99,10 @@ def train(
     started, history, stopped, best = time.monotonic(), _History(), "finished", Best(config.patience)
     generator = torch.Generator().manual_seed(config.seed)
     own_generator = torch.Generator().manual_seed(config.seed)  # L_cls's: so that gamma does not change L_ldm's draws
-    batches = balanced_batches(cache.labels, active.tolist(), config.batch, generator)
-    total = config.warm_start + config.steps
+    batches = BalancedBatches(cache.labels, active.tolist(), config.batch, generator)
+    total, parts = config.warm_start + config.steps, ("text", "denoiser") if config.reconstruction else ("text",)
 
-    with host.session(), torch.enable_grad():
+    with host.session(*parts, gradients=True), torch.enable_grad():
         vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
         templates = {
             name: template_prompts(encoder, config.templates, tokens.vectors_per_token)
@@ -105,14 +111,22 @@ def train(
         optimizer = torch.optim.AdamW(
             vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
         )
-        learning_rate = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(config, total))
         probe = Probe(host, cache, active, templates) if config.probe_every and config.reconstruction else None
+
+        begun = run_identity(host, cache, tokens, config, active)
+        progress = Progress(begun, history.rows, vectors, optimizer, (generator, own_generator), batches, best)
+        if resume is not None:
+            progress.restore(resume)
 
         def learned() -> TokenSet:
             return _learned(tokens, vectors, active, cache, config, host)
 
         try:
-            for step in range(total):
+            for step in range(len(history.rows), total):
+                if probe is not None and _look_is_due(step, config) and best.is_over(probe.error(vectors)):
+                    stopped = "converged"
+                    break
+                _set_learning_rate(optimizer, config, step, total)
                 images = next(batches)
                 gamma = gamma_at(max(0, step - config.warm_start), config.steps, config.gamma, config.gamma_end)
                 labels = cache.labels[images]
@@ -132,19 +146,10 @@ def train(
                 loss.backward()
                 _refuse_not_finite(loss, vectors, step, learned)
                 optimizer.step()
-                learning_rate.step()
 
                 history.add(loss, terms)
                 if on_step is not None:
-                    on_step(StepInfo(step + 1, total, history.rows[-1], learned))
-                if (
-                    probe is not None
-                    and step >= config.warm_start
-                    and (step + 1) % config.probe_every == 0
-                    and best.is_over(probe.error(vectors))
-                ):
-                    stopped = "converged"
-                    break
+                    on_step(StepInfo(step + 1, total, history.rows[-1], learned, progress.keeper()))
         except (StopTraining, KeyboardInterrupt):
             stopped = "stopped"
         return TrainResult(learned(), history.columns(), stopped, len(history.rows), time.monotonic() - started)
@@ -182,12 +187,16 @@ def _classes_of_step(labels: Tensor, active: Tensor, most: int, generator: torch
     return torch.cat([own, others[torch.randperm(len(others), generator=generator)[:room]]]).sort().values
 
 
-def _learning_rate(config: TrainConfig, total: int) -> Callable[[int], float]:
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / (config.lr_warmup + 1))
-        return rise * (0.5 * (1 + math.cos(math.pi * step / total)) if config.lr_schedule == "cosine" else 1.0)
+def _look_is_due(step: int, config: TrainConfig) -> bool:
+    """After so many steps; the warm start is not looked at."""
+    return step > config.warm_start and step % config.probe_every == 0
 
-    return factor
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total: int) -> None:
+    rise = min(1.0, (step + 1) / (config.lr_warmup + 1))
+    fall = 0.5 * (1 + math.cos(math.pi * step / total)) if config.lr_schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * rise * fall
 
 
 def _learned(
@@ -211,6 +220,24 @@ def _learned(
         training=trained,
         support=cache.support(),
     )
+
+
+def run_identity(
+    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Tensor | None = None
+) -> dict[str, str]:
+    """What a training is of; of two that differ in nothing here, one can go on where the other stopped.
+
+    Args:
+        active: (A,) int64 the classes in training; all of them by default.
+    """
+    active = torch.arange(len(tokens)) if active is None else active
+    first = b"".join(v[active].numpy().tobytes() for v in tokens.vectors.values())
+    return {
+        "model": f"{host.name} {host.fingerprint}",
+        "set of examples": cache.fingerprint,
+        "set of first tokens": f"{active.tolist()} {hashlib.sha256(first).hexdigest()}",
+        **{name: repr(value) for name, value in config.describe().items()},
+    }
 
 
 def _refuse_not_finite(loss: Tensor, vectors: Mapping[str, Tensor], step: int, learned: Callable[[], TokenSet]) -> None:

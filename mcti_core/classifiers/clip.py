@@ -32,7 +32,7 @@ class ClipClassifier:
         self.text = class_text_features(host, tokens, templates)  # (C, p)
 
     def score(self, images: Tensor) -> Scores:
-        with torch.inference_mode(), self.host.session():
+        with torch.inference_mode(), self.host.session("clip"):
             features = self.host.need_clip().image_features(images.to(self.host.device))
         return Scores(self.logits(features.cpu()), no_evaluations(len(images)))
 
@@ -52,7 +52,7 @@ def class_text_features(
     }
     rows = torch.cartesian_prod(torch.arange(len(tokens)), torch.arange(len(templates))).view(-1, 2)  # (C * K, 2)
     parts = []
-    with torch.inference_mode(), host.session():
+    with torch.inference_mode(), host.session("text"):
         for part in rows.split(batch):
             picked = {name: p.rows(part[:, 1]) for name, p in prompts.items()}
             text = encode_prompts(

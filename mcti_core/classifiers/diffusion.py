@@ -54,8 +54,9 @@ class DiffusionClassifier:
 
     def score(self, images: Tensor, candidates: Tensor | None = None) -> Scores:
         """Scores of images (B, 3, H, W); ``candidates`` (B, C) bool leaves classes out from the start."""
-        with torch.inference_mode(), self.host.session():
-            return self.score_latents(self.codec.encode(images.to(self.host.device)), candidates)
+        with torch.inference_mode(), self.host.session("codec"):
+            latents = self.codec.encode(images.to(self.host.device))
+        return self.score_latents(latents, candidates)
 
     @torch.inference_mode()
     def score_latents(self, latents: Tensor, candidates: Tensor | None = None) -> Scores:
@@ -68,7 +69,8 @@ class DiffusionClassifier:
         snapshots: list[tuple[Tensor, Tensor]] = []  # (mean errors, who was alive) at each stage
         evaluations, done = torch.zeros(len(latents), dtype=torch.long), 0
         for pairs, keep in self.stages:
-            total += self._errors(latents.float(), alive, sigmas[done:pairs], noises[done:pairs])
+            with self.host.session("denoiser"):
+                total += self._errors(latents.float(), alive, sigmas[done:pairs], noises[done:pairs])
             evaluations += alive.sum(1) * (pairs - done)
             done = pairs
             snapshots.append((total / done, alive.clone()))
@@ -118,7 +120,7 @@ def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Te
         name: template_prompts(encoder, [template], tokens.vectors_per_token) for name, encoder in host.text.items()
     }
     every = torch.zeros(len(tokens), dtype=torch.long)
-    with torch.inference_mode(), host.session():
+    with torch.inference_mode(), host.session("text"):
         return encode_prompts(
             host,
             {name: p.rows(every) for name, p in prompts.items()},

@@ -47,7 +47,7 @@ class HybridClassifier:
         self.means = class_means(self.support.features, self.support.labels, len(self.labels))
 
     def score(self, images: Tensor) -> Scores:
-        with torch.inference_mode(), self.host.session():
+        with torch.inference_mode(), self.host.session("clip"):
             features = self.host.need_clip().image_features(images.to(self.host.device))
         return Scores(self.logits(features.cpu()), no_evaluations(len(images)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import HostError
 
-__all__ = ["ClipSpace", "Denoiser", "Host", "LatentCodec", "TextEncoder", "TextFeatures"]
+__all__ = ["ClipSpace", "Denoiser", "Host", "LatentCodec", "Session", "TextEncoder", "TextFeatures"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,13 @@ class TextFeatures:
     """(B, L, d) last hidden states after the final layer norm; pooled features are rows of it."""
     end: Tensor
     """(B,) int64 position of the end-of-text token."""
+    pooled: Tensor | None = None
+    """(B, p) the encoder's own projection of the end-of-text row, only where the denoiser wants it (SDXL's ``clip_g``)."""
 
     def rows(self, index: Tensor) -> TextFeatures:
         """The features of prompts ``index`` (N,), in that order, with repetition."""
-        return TextFeatures(self.context[index], self.hidden[index], self.end[index])
+        pooled = None if self.pooled is None else self.pooled[index]
+        return TextFeatures(self.context[index], self.hidden[index], self.end[index], pooled)
 
 
 class TextEncoder(Protocol):
@@ -95,6 +98,17 @@ class ClipSpace(Protocol):
         """(B, d) pooled hidden states -> (B, p) float32, not normalised."""
 
 
+class Session(Protocol):
+    """Makes parts of a host resident and frozen for the length of a ``with``; sessions may be nested."""
+
+    def __call__(self, *parts: str, gradients: bool = False) -> AbstractContextManager[object]:
+        """``parts`` of "text", "denoiser", "codec" and "clip"; ``gradients`` where backward will run through them."""
+
+
+def _nothing_to_do(*parts: str, gradients: bool = False) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Host:
     """A frozen text-to-image model as the core sees it. Parts that are missing are None."""
@@ -113,8 +127,7 @@ class Host:
     """Side of the square images that the model was trained on."""
     generic_word: str = "object"
     """A word for anything: the usual first vector of a token."""
-    session: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Makes weights resident and frozen for the length of a ``with``."""
+    session: Session = _nothing_to_do
 
     def need_denoiser(self) -> Denoiser:
         if self.denoiser is None:

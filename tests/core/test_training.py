@@ -200,8 +200,8 @@ def test_other_exceptions_pass_through_and_the_session_ends(tiny_host, cache, to
     log = []
 
     @contextmanager
-    def session():
-        log.append("begin")
+    def session(*parts, gradients=False):
+        log.append((parts, gradients))
         try:
             with tiny_host.session():
                 yield
@@ -216,7 +216,7 @@ def test_other_exceptions_pass_through_and_the_session_ends(tiny_host, cache, to
     try:
         with pytest.raises(RuntimeError, match="not ours"):
             train(replace(tiny_host, session=session), cache, tokens, SHORT, on_step=fail)
-        assert log == ["begin", "end"]
+        assert log == [(("text", "denoiser"), True), "end"]
         assert all(p.requires_grad for p in tower.parameters())
     finally:
         tower.requires_grad_(False)

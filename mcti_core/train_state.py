@@ -1,0 +1,99 @@
+"""All that a training's next step depends on, so that a training that was stopped can go on as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .batches import BalancedBatches
+from .errors import ConfigError
+from .probe import Best
+
+__all__ = ["Progress", "TrainState"]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a training stood after a step. Nothing in it changes any more."""
+
+    begun: Mapping[str, str]
+    """What was begun, by name: examples, first tokens, settings. No other training can go on from here."""
+    history: tuple[Mapping[str, float], ...]
+    """Losses of every step so far."""
+    vectors: Mapping[str, Tensor]
+    """By encoder, of the classes in training."""
+    moments: Mapping[int, Mapping[str, Tensor]]
+    """AdamW's running averages, by parameter."""
+    generators: tuple[Tensor, ...]
+    batches: Mapping[str, Sequence[int]]
+    best: tuple[float, int]
+    """The least probe error, and looks without improvement since."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The parts of a running training that change from step to step."""
+
+    begun: Mapping[str, str]
+    history: list[dict[str, float]]
+    vectors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    generators: tuple[torch.Generator, ...]
+    batches: BalancedBatches
+    best: Best
+
+    def keeper(self) -> Callable[[], TrainState]:
+        """The state after a step, copied when asked for.
+
+        Random draws of a next step that is broken off must not count. So what those change is noted at once, while the
+        vectors and their moments, which change only at a step's end, are copied on demand.
+        """
+        generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
+        done, best = len(self.history), (self.best.least, self.best.waited)
+
+        def keep() -> TrainState:
+            moments = self.optimizer.state_dict()["state"]
+            return TrainState(
+                begun=self.begun,
+                history=tuple(dict(row) for row in self.history[:done]),
+                vectors={name: _copy(vector) for name, vector in self.vectors.items()},
+                moments={i: {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()},
+                generators=generators,
+                batches=batches,
+                best=best,
+            )
+
+        return keep
+
+    def restore(self, state: TrainState) -> None:
+        """Bring a new training to where another one stood.
+
+        Raises:
+            ConfigError: that training was of other examples, first tokens or settings.
+        """
+        differing = [name for name, value in self.begun.items() if state.begun.get(name) != value]
+        if differing:
+            raise ConfigError(f"the stopped training cannot go on: it was of another {', another '.join(differing)}")
+        with torch.no_grad():
+            for name, vector in self.vectors.items():
+                vector.copy_(state.vectors[name])
+        # copies, since the optimizer goes on in what it is given
+        moments = {i: {name: _copy(value) for name, value in moment.items()} for i, moment in state.moments.items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for generator, stood in zip(self.generators, state.generators, strict=True):
+            generator.set_state(stood)
+        self.history[:] = [dict(row) for row in state.history]
+        self.batches.restore(state.batches)
+        self.best.least, self.best.waited = state.best
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()
