@@ -1,35 +1,33 @@
 """Plots of a training and of its result, as PIL images: loss curves, confusions, scores.
 
-Figures are made without pyplot, so that nothing here touches a program's own plots.
+Drawn with Pillow alone, so that they are there wherever the library is. Lengths are pixels of pictures made for sharp screens.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
-from .errors import ConfigError, MCTIError
+from .axes import FAINT, LINE, TICK_SIZE, Axes, round_ticks
+from .errors import ConfigError
+from .lettering import INK, PAPER, SOFT, fitted, text_width, write, write_turned
 
 __all__ = ["confusion_plot", "loss_curves", "score_bars"]
 
-_INK, _SOFT, _LINE, _FAINT, _PAPER = "#1f2328", "#59636e", "#d1d9e0", "#eef1f4", "#ffffff"
-_ACCENT = "#0b62b8"
+_ACCENT, _OTHER = "#0b62b8", "#9db7d3"
 _COLOURS = ("#0b62b8", "#d1600a", "#1a7f5a", "#8a4fbf", "#b8860b", "#c2255c", "#4a5568", "#0f8b9d")
 """Of several runs in one panel: told apart also by most who are colour-blind."""
 _BLUES = ("#ffffff", "#dbe9f6", "#9ecae1", "#4292c6", "#0b62b8", "#083a75")
-_FONTS = (
-    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
-    "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Noto Sans",
-)  # fmt: skip
-"""Tried in turn for each letter, since labels may be in any script."""
-_DPI, _MARGIN = 144, 22
+_MARGIN, _TEXT, _TITLE = 22, 19, 23
+_LABEL_WIDTH = 230
+"""Longer labels are shortened."""
+_PANEL, _PLOT_HEIGHT = 620, 350
 
 
 def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
@@ -39,36 +37,28 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
         histories: name of a run -> name of a term -> its value at every step; nan where it was not computed. Terms that
             hold nothing else are left out.
     """
-    terms = [
-        term for term in _in_order(histories) if any(_finite(run.get(term, ())).any() for run in histories.values())
-    ]
-    if not terms:
+    panels = _panels(histories)
+    if not panels:
         raise ConfigError("there are no losses to draw")
-    several = len(histories) > 1
-    figure = _figure(4.3 * len(terms) + 0.3, 3.7 if several else 3.3)
-    for place, term in enumerate(terms, start=1):
-        axes = figure.add_subplot(1, len(terms), place)
-        _bare(axes)
-        axes.grid(axis="y", color=_FAINT, linewidth=0.9)
-        axes.set_title(term, loc="left", fontsize=11, color=_INK, pad=10, fontweight="bold")
-        axes.set_xlabel("step", fontsize=9, color=_SOFT)
-        shown = []
-        for number, run in enumerate(histories.values()):
-            values = np.asarray(run.get(term, ()), dtype=np.float64)
-            if not _finite(values).any():
-                continue
-            colour, steps = _COLOURS[number % len(_COLOURS)], np.arange(1, len(values) + 1)
-            axes.plot(steps, np.where(_finite(values), values, np.nan), color=colour, alpha=0.22, linewidth=0.8)
-            smooth = _smoothed(values)
-            alone = "o" if len(values) == 1 else None
-            axes.plot(steps, smooth, color=colour, linewidth=1.8, solid_capstyle="round", marker=alone, clip_on=False)
-            shown += [values, smooth]
-        axes.set_ylim(*_limits(shown))
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlim(0, max(2, max(len(values) for values in shown)))
-    if several:
-        _name_runs(figure, list(histories))
-    return _rendered(figure)
+    limits = [_limits(list(shown.values())) for shown in panels.values()]
+    heights = [round_ticks(low, high, 8) for low, high in limits]
+    gutter = 12 + max(text_width(text, TICK_SIZE) for ticks in heights for _, text in ticks)
+    width = len(panels) * _PANEL + 2 * _MARGIN - 10
+    legend = _legend(list(histories), width - 2 * _MARGIN - gutter) if len(histories) > 1 else []
+    top = _MARGIN + (30 * len(legend) + 26 if legend else 0)
+    picture = Image.new("RGB", (width, top + 46 + _PLOT_HEIGHT + 72 + _MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    _draw_legend(draw, legend, _MARGIN + gutter)
+    for place, (term, shown) in enumerate(panels.items()):
+        left = _MARGIN + place * _PANEL + gutter
+        last = max(2, *(len(values) for values, _ in shown.values()))
+        axes = Axes(left, top + 46, _PANEL - gutter - 34, _PLOT_HEIGHT, last, *limits[place])
+        write(draw, (left, top), fitted(term, _TITLE, axes.width), _TITLE, INK, "la", bold=True)
+        axes.draw_frame(draw, heights[place], round_ticks(0, last, 7, whole=True))
+        write(draw, (left + axes.width / 2, axes.bottom + 54), "step", _TEXT, SOFT, "mm")
+        for number, (values, smooth) in shown.items():
+            axes.draw_curves(picture, _colour(number), [(values, 0.22, 1.6), (smooth, 1.0, 3.6)])
+    return picture
 
 
 def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
@@ -85,32 +75,26 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
         raise ConfigError(
             f"a confusion matrix of {count} classes must be ({count}, {count}), got {tuple(matrix.shape)}"
         )
-    cells = matrix.double()
-    shade = (cells / cells.sum(1, keepdim=True).clamp(min=1)).sqrt().numpy()
-    side = min(10.0, max(2.6, 0.42 * count))
-    figure = _figure(side + 2.6, side + 1.7)
-    axes = figure.add_subplot()
-    axes.imshow(shade, cmap=_colour_map(), vmin=0, vmax=1, interpolation="nearest")
-    _bare(axes, ticks=0)
-    axes.spines[:].set(visible=True, color=_LINE)
-    if count <= 40:
-        axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color=_FAINT, linewidth=0.8)
-        axes.tick_params(which="minor", length=0)
-    every = math.ceil(count / 40)
-    places, names = range(0, count, every), [_short(label) for label in labels[::every]]
-    flat = 0.075 * max(len(name) for name in names) * count < side * every  # inches of the longest, and of its place
-    turn = {} if flat else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(places, names, fontsize=8, **turn)
-    axes.set_yticks(places, names, fontsize=8)
-    axes.set_xlabel("predicted", fontsize=9, color=_SOFT, labelpad=8)
-    axes.set_ylabel("true", fontsize=9, color=_SOFT, labelpad=8)
-    if count <= 25:
-        for row, column in matrix.nonzero().tolist():
-            colour = _PAPER if shade[row, column] > 0.6 else _INK
-            axes.text(column, row, str(int(matrix[row, column])), ha="center", va="center", fontsize=8, color=colour)
-    return _rendered(figure)
+    cell = max(1, round(min(1440, max(374, 60 * count)) / count))
+    side, every = cell * count, math.ceil(count / 40)
+    names = [fitted(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
+    middles = [cell * place + cell // 2 for place in range(0, count, every)]
+    widths = [text_width(name, TICK_SIZE) for name in names]
+    flat = max(widths) + 12 <= cell * every
+    drop = TICK_SIZE + (0 if flat else math.ceil(max(widths) * math.sqrt(0.5)))
+    left, top = _MARGIN + 34 + max(widths) + 12, _MARGIN
+    picture = Image.new("RGB", (left + side + _MARGIN, top + side + drop + 50 + _MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    _draw_cells(picture, (left, top), matrix, cell)
+    for middle, name in zip(middles, names, strict=True):
+        write(draw, (left - 10, top + middle), name, TICK_SIZE, SOFT, "rm")
+        if flat:
+            write(draw, (left + middle, top + side + 19), name, TICK_SIZE, SOFT, "mm")
+        else:
+            write_turned(picture, (left + middle, top + side + 14), name, TICK_SIZE, SOFT, 45)
+    write(draw, (left + side / 2, top + side + drop + 36), "predicted", _TEXT, SOFT, "mm")
+    write_turned(picture, (_MARGIN + 8, top + (side - text_width("true", _TEXT)) / 2), "true", _TEXT, SOFT, 90)
+    return picture
 
 
 def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> Image.Image:
@@ -126,92 +110,84 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
             f"score bars need as many confidences in [0, 1] as labels, got {len(values)} and {len(labels)}"
         )
     best = values.argsort(descending=True, stable=True)[:12].tolist()
-    figure = _figure(5.6, 0.34 * len(best) + 0.3)
-    axes = figure.add_subplot()
-    _bare(axes, ticks=0)
-    axes.spines[:].set_visible(False)
-    rows = range(len(best))
-    axes.barh(rows, [1.0] * len(best), height=0.62, color=_FAINT)
-    axes.barh(rows, values[best].tolist(), height=0.62, color=[_ACCENT] + ["#9db7d3"] * (len(best) - 1))
-    for row, index in enumerate(best):
-        weight = "bold" if row == 0 else "normal"
-        axes.text(1.02, row, _percent(float(values[index])), va="center", fontsize=9, color=_INK, fontweight=weight)
-    axes.set_xlim(0, 1.14)
-    axes.set_ylim(len(best) - 0.5, -0.5)
-    axes.set_xticks([])
-    axes.set_yticks(rows, [_short(labels[index]) for index in best], fontsize=9, color=_INK)
-    return _rendered(figure)
+    names = [fitted(labels[index], _TEXT, _LABEL_WIDTH) for index in best]
+    left, full, thick, pitch = _MARGIN + 12 + max(text_width(name, _TEXT) for name in names), 540, 31, 50
+    picture = Image.new("RGB", (left + full + 64 + _MARGIN, pitch * len(best) - pitch + thick + 2 * _MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for row, (index, name) in enumerate(zip(best, names, strict=True)):
+        y, value = _MARGIN + pitch * row, float(values[index])
+        draw.rectangle((left, y, left + full - 1, y + thick - 1), fill=FAINT)
+        if value:
+            end = left + max(2, round(full * value)) - 1
+            draw.rectangle((left, y, end, y + thick - 1), fill=_OTHER if row else _ACCENT)
+        middle = y + thick / 2
+        write(draw, (left - 12, middle), name, _TEXT, INK, "rm")
+        write(draw, (left + full + 12, middle), _percent(value), _TEXT, INK, "lm", bold=row == 0)
+    return picture
 
 
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError as error:
-        raise MCTIError("plots need matplotlib; install it with: pip install matplotlib") from error
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.05)
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout, facecolor=_PAPER)
-    FigureCanvasAgg(figure)
-    return figure
+def _panels(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[int, tuple[Any, Any]]]:
+    """Term -> number of a run -> (values, their moving average), of what holds any value."""
+    panels: dict[str, dict[int, tuple[Any, Any]]] = {}
+    for term in dict.fromkeys(term for run in histories.values() for term in run):
+        for number, run in enumerate(histories.values()):
+            values = np.asarray(run.get(term, ()), dtype=np.float64)
+            if np.isfinite(values).any():
+                panels.setdefault(term, {})[number] = values, _smoothed(values)
+    return panels
 
 
-def _rendered(figure: Any) -> Image.Image:
-    """The figure's picture with an even margin."""
-    from matplotlib.text import Text
-
-    families = _families()
-    for text in figure.findobj(Text):
-        text.set_fontfamily(families)
-        text.set_parse_math(False)  # a label may hold dollar signs
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box says it well enough
-        figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba()).copy()).convert("RGB")
-    inside = ImageChops.difference(picture, Image.new("RGB", picture.size, _PAPER)).getbbox()
-    return ImageOps.expand(picture.crop(inside), border=_MARGIN, fill=_PAPER)
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)]
 
 
-def _families() -> list[str]:
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    return [name for name in _FONTS if name in installed]
-
-
-def _colour_map() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("blues", _BLUES)
-
-
-def _bare(axes: Any, ticks: int = 3) -> None:
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
-    axes.tick_params(length=ticks, color=_LINE, labelcolor=_SOFT, labelsize=8.5)
+def _legend(names: Sequence[str], width: int) -> list[list[tuple[int, int, str]]]:
+    """Rows of (number of the run, x, name as shown) that fit the width."""
+    rows: list[list[tuple[int, int, str]]] = [[]]
+    x = 0
+    for number, name in enumerate(names):
+        shown = fitted(name, _TEXT + 1, min(2 * _LABEL_WIDTH, width - 36))
+        wide = 36 + text_width(shown, _TEXT + 1)
+        if rows[-1] and x + wide > width:
+            rows.append([])
+            x = 0
+        rows[-1].append((number, x, shown))
+        x += wide + 34
+    return rows
 
 
-def _name_runs(figure: Any, names: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], color=_COLOURS[number % len(_COLOURS)], linewidth=2.4) for number in range(len(names))]
-    figure.legend(
-        lines, names, loc="outside upper left", ncols=min(5, len(names)), frameon=False, fontsize=9.5, labelcolor=_INK,
-        handlelength=1.1, handletextpad=0.6, columnspacing=1.8,
-    )  # fmt: skip
+def _draw_legend(draw: ImageDraw.ImageDraw, rows: list[list[tuple[int, int, str]]], left: int) -> None:
+    for row, entries in enumerate(rows):
+        y = _MARGIN + 30 * row + 10
+        for number, x, name in entries:
+            draw.rounded_rectangle((left + x, y - 2, left + x + 24, y + 2), 2, fill=_colour(number))
+            write(draw, (left + x + 36, y), name, _TEXT + 1, INK, "lm")
 
 
-def _in_order(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
-    return list(dict.fromkeys(term for run in histories.values() for term in run))
-
-
-def _finite(values: Any) -> Any:
-    return np.isfinite(np.asarray(values, dtype=np.float64))
+def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, cell: int) -> None:
+    """A confusion matrix as squares in blues, with lines and numbers while there is room for them."""
+    (left, top), count = corner, len(matrix)
+    shares = matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
+    shades = shares.sqrt().numpy()
+    stops = np.array([ImageColor.getrgb(colour) for colour in _BLUES])
+    blues = [np.interp(shades, np.linspace(0, 1, len(stops)), stops[:, channel]) for channel in range(3)]
+    squares = Image.fromarray(np.stack(blues, 2).round().astype(np.uint8))
+    side = cell * count
+    picture.paste(squares.resize((side, side), Image.Resampling.NEAREST), corner)
+    draw = ImageDraw.Draw(picture)
+    for offset in range(cell, side, cell) if count <= 40 else ():
+        draw.line((left + offset, top, left + offset, top + side), fill=FAINT, width=2)
+        draw.line((left, top + offset, left + side, top + offset), fill=FAINT, width=2)
+    draw.rectangle((left - 1, top - 1, left + side, top + side), outline=LINE, width=2)
+    for row, column in matrix.nonzero().tolist() if count <= 25 else ():
+        number, colour = str(int(matrix[row, column])), PAPER if shades[row, column] > 0.6 else INK
+        size = min(TICK_SIZE, max(6, TICK_SIZE * (cell - 6) // text_width(number, TICK_SIZE)))
+        write(draw, (left + (column + 0.5) * cell, top + (row + 0.5) * cell), number, size, colour, "mm")
 
 
 def _smoothed(values: Any) -> Any:
     """Moving average over a twentieth of the steps, of what was computed there; nan stays nan."""
-    known = _finite(values)
+    known = np.isfinite(values)
     reach = max(1, len(values) // 40)
     kernel = np.ones(2 * reach + 1)
     sums = np.convolve(np.where(known, values, 0.0), kernel, mode="full")[reach : reach + len(values)]
@@ -219,17 +195,12 @@ def _smoothed(values: Any) -> Any:
     return np.where(known, sums / np.maximum(counts, 1), np.nan)
 
 
-def _limits(series: Sequence[Any]) -> tuple[float, float]:
+def _limits(shown: Sequence[tuple[Any, Any]]) -> tuple[float, float]:
     """From 0, or below where values are; the top few of noisy values may be cut off, the average never."""
-    values = np.concatenate([s[_finite(s)] for s in series])
-    averages = np.concatenate([s[_finite(s)] for s in series[1::2]])
+    values, averages = (np.concatenate([s[np.isfinite(s)] for s in kind]) for kind in zip(*shown, strict=True))
     top = max(float(np.quantile(values, 0.995)), float(averages.max()))
     low = min(0.0, float(values.min()))
-    return low, top + 0.06 * (top - low or 1.0)
-
-
-def _short(label: str, most: int = 22) -> str:
-    return label if len(label) <= most else label[: most - 1].rstrip() + "…"
+    return low, top + 0.06 * (top - low or abs(top) or 1.0)
 
 
 def _percent(value: float) -> str:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .errors import ConfigError
+from .lettering import INK, PAPER, SOFT, fitted, text_width, write
 
-__all__ = ["image_grid"]
-
-_INK, _SOFT, _PAPER = "#1f2328", "#59636e", "#ffffff"
-_FONT_FILES = (
-    "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "PingFang.ttc", "msyh.ttc", "YuGothM.ttc", "malgun.ttf",
-    "Arial Unicode.ttf", "DejaVuSans.ttf",
-)  # fmt: skip
-"""Tried in turn for labels in other scripts than Latin."""
+__all__ = ["image_grid", "to_picture"]
 
 
 def image_grid(
@@ -41,34 +33,35 @@ def image_grid(
         raise ConfigError(
             f"an image grid needs images and one label a row and column, got {len(rows)} rows of up to {columns} and {len(row_labels)} labels"
         )
-    pictures = [[_picture(image, scale) for image in row] for row in rows]
+    pictures = [[to_picture(image, scale) for image in row] for row in rows]
     width = max(picture.width for row in pictures for picture in row)
     height = max(picture.height for row in pictures for picture in row)
     size = round(min(26, max(12, 9 + height / 28)))
     gap, margin = max(3, size // 4), size
-    names = [_fitted(name, size, max(12 * size, width)) for name in row_labels]
-    heads = [_fitted(name, size, width) for name in column_labels or ()]
-    left = margin + max((_text_width(name, size) + margin for name in names if name), default=0)
+    names = [fitted(name, size, max(12 * size, width)) for name in row_labels]
+    heads = [fitted(name, size, width) for name in column_labels or ()]
+    left = margin + max((text_width(name, size) + margin for name in names if name), default=0)
     top = margin + (2 * size if any(heads) else 0)
     sheet = Image.new(
         "RGB",
         (left + columns * (width + gap) - gap + margin, top + len(rows) * (height + gap) - gap + margin),
-        _PAPER,
+        PAPER,
     )
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(heads[:columns]):
         middle = left + column * (width + gap) + width // 2
-        draw.text((middle, top - size // 2), name, fill=_SOFT, font=_font(name, size), anchor="mb")
+        write(draw, (middle, top - size // 2), name, size, SOFT, "mb")
     for row, line in enumerate(pictures):
         y = top + row * (height + gap)
-        draw.text((left - margin, y + height // 2), names[row], fill=_INK, font=_font(names[row], size), anchor="rm")
+        write(draw, (left - margin, y + height // 2), names[row], size, INK, "rm")
         for column, picture in enumerate(line):
             x = left + column * (width + gap)
             sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
     return sheet
 
 
-def _picture(image: Tensor, scale: float) -> Image.Image:
+def to_picture(image: Tensor, scale: float = 1) -> Image.Image:
+    """A (3, H, W) float image in [0, 1] as a PIL image, enlarged with sharp pixels or shrunk smoothly."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise ConfigError(f"images must be float tensors (3, H, W) in [0, 1], got {image.dtype} {tuple(image.shape)}")
     pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, 3)
@@ -77,26 +70,3 @@ def _picture(image: Tensor, scale: float) -> Image.Image:
         raise ConfigError(f"scale {scale} leaves nothing of an image of {image.shape[2]} x {image.shape[1]} pixels")
     kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return Image.fromarray(pixels.numpy()).resize(size, kind)
-
-
-def _font(text: str, size: int) -> Any:
-    """Pillow's own font for Latin letters; for others the first at hand of the usual ones."""
-    latin = all(ord(letter) < 0x180 or letter in "–—‘’“”…" for letter in text)
-    for name in () if latin else _FONT_FILES:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)
-
-
-def _text_width(text: str, size: int) -> int:
-    return math.ceil(float(_font(text, size).getlength(text)))
-
-
-def _fitted(text: str, size: int, width: int) -> str:
-    """The text, shortened with an ellipsis until it fits."""
-    shown = text
-    while len(shown) > 1 and _text_width(shown, size) > width:
-        shown = shown.rstrip("…")[:-1].rstrip() + "…"
-    return shown

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MCTIError
+from ..pocket.digits import draw_digits
 from ..pocket.glyphs import INKS, PAPERS
-from .digits import draw_digits
 
 __all__ = ["DigitJudge", "colours", "ink_mask"]
 

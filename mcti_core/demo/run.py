@@ -23,11 +23,11 @@ from ..features import FeatureCache
 from ..hosts.base import Host
 from ..metrics import accuracy, confusion_matrix
 from ..pocket import POCKET_CONFIG, load_pocket
+from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
 from ..token_files import save_tokens
 from ..tokens import TokenSet
 from ..training import StepInfo, train
-from .digits import digit_dataset, digit_masks
 from .judge import DigitJudge, colours
 
 __all__ = ["EDIT", "PLAIN", "Demo", "run_demo"]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mcti_core.errors import HostError
-from mcti_core.pocket.taesd import SD15_LATENT_SCALE, widen_to_taesd
+from mcti_core.hosts.taesd import SD15_LATENT_SCALE, widen_to_taesd
 
 diffusers = pytest.importorskip("diffusers", reason="the pocket autoencoder is a diffusers model")
 

@@ -7,8 +7,8 @@ import torch
 
 from mcti_core.cli import main
 from mcti_core.demo import run
-from mcti_core.demo.digits import digit_dataset, digit_masks, draw_digits
 from mcti_core.demo.judge import DigitJudge, colours, ink_mask
+from mcti_core.pocket.digits import digit_dataset, digit_masks, draw_digits
 from mcti_core.pocket.glyphs import INKS, PAPERS
 from mcti_core.token_files import load_tokens
 

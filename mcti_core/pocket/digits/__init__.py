@@ -1,38 +1,36 @@
-"""The demo's data: scikit-learn's handwritten digits, each drawn once in coloured ink on coloured paper."""
+"""Handwritten digits that nobody needs to download, each drawn once in coloured ink on coloured paper."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import MCTIError
-from ..examples import FewShotDataset
-from ..pocket.glyphs import MASK_SIZE, centred, render, sample_styles, sharpen
+from ...examples import FewShotDataset
+from ..glyphs import MASK_SIZE, centred, render, sample_styles, sharpen
 
-__all__ = ["digit_dataset", "digit_masks", "draw_digits"]
+__all__ = ["DIGITS_FILE", "digit_dataset", "digit_masks", "draw_digits", "write_class_folders"]
+
+DIGITS_FILE = Path(__file__).parent / "digits.safetensors"
+"""The scans; README.md beside it names their source."""
 
 
 def digit_masks() -> tuple[Tensor, Tensor]:
     """All 1,797 digits as pen masks (N, 72, 72) uint8, and which digit each is (N,) int64.
 
-    The originals are 8 x 8 pixels of 16 grey levels (the UCI optical digits' test set, by 13 writers).
+    The originals are 8 x 8 pixels of 17 grey levels (the UCI optical digits' test set, by 13 writers).
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MCTIError("the digits come with scikit-learn; install it: pip install 'mcti[demo]'") from error
-    digits = load_digits()
-    grey = F.pad(torch.from_numpy(digits.images).float()[:, None] / 16, (2, 2, 2, 2))  # (N, 1, 12, 12)
+    digits = load_file(DIGITS_FILE)
+    grey = F.pad(digits["images"].float()[:, None] / 16, (2, 2, 2, 2))  # (N, 1, 12, 12)
     side = 2 * MASK_SIZE
     smooth = sharpen(F.interpolate(grey, size=(side, side), mode="bicubic", align_corners=False))
     masks = torch.cat([F.avg_pool2d(centred(drawing, side), 2) for drawing in smooth[:, 0]])
-    return (masks[:, 0].clamp(0, 1) * 255).round().byte(), torch.from_numpy(digits.target).long()
+    return (masks[:, 0].clamp(0, 1) * 255).round().byte(), digits["labels"].long()
 
 
 def draw_digits(masks: Tensor, seed: int = 77) -> Tensor:
@@ -54,9 +52,3 @@ def write_class_folders(dataset: FewShotDataset, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         assert isinstance(image, Tensor)
         Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)).save(path)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the demo's digits as class folders.")
-    parser.add_argument("--out", type=Path, required=True)
-    write_class_folders(digit_dataset(), parser.parse_args().out)

@@ -1,0 +1,11 @@
+"""``python -m mcti_core.pocket.digits --out FOLDER`` writes the drawn digits as class folders."""
+
+import argparse
+from pathlib import Path
+
+from . import digit_dataset, write_class_folders
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the drawn digits as class folders.")
+    parser.add_argument("--out", type=Path, required=True)
+    write_class_folders(digit_dataset(), parser.parse_args().out)
