@@ -1,8 +1,7 @@
-"""A host made of diffusers and transformers models: SD 1.x and 2.x, epsilon- and v-prediction."""
+"""A host made of diffusers and transformers models: SD 1.x, 2.x and XL, epsilon- and v-prediction."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 
 from ..errors import HostError
 from .base import Host, TextFeatures
+from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from .clip_text import run_text_tower
+from .fingerprint import fingerprint
 from .loading import DTYPES, first_line, load_parts, whole
 
 __all__ = ["load_host"]
-
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def load_host(
@@ -32,17 +30,19 @@ def load_host(
     dtype: str = "fp32",
     config: str | Path | None = None,
 ) -> Host:
-    """Load a Stable Diffusion 1.x or 2.x model, and a CLIP space beside it.
+    """Load a Stable Diffusion 1.x, 2.x or XL (base) model, and a CLIP space beside it.
 
     Args:
         model: a diffusers folder, or a single-file checkpoint (.safetensors or .ckpt).
-        clip: a folder with a transformers ``CLIPModel``; without it there is no CLIP space.
+        clip: a folder with a transformers ``CLIPModel``, the one that a text encoder of the model comes from; without it
+            there is no CLIP space.
         device: where the weights go.
-        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32.
+        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32. An SDXL
+            autoencoder that overflows in fp16, as the original one does, stays float32.
         config: for a single file without network access, a diffusers folder of the same family (weights not needed).
 
     Raises:
-        HostError: not found, not a model of these families, or CLIP and text encoder do not fit.
+        HostError: not found, not a model of these families, or the CLIP model fits no text encoder.
     """
     if dtype not in DTYPES:
         raise HostError(f"number format {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -50,30 +50,40 @@ def load_host(
     if not path.exists():
         raise HostError(f"no model at {path}; give a diffusers folder or a single-file checkpoint")
     parts = load_parts(path, config, DTYPES[dtype])
-    parts.text_encoder.to(dtype=DTYPES[dtype])  # the others are loaded in it
     for module in parts.modules:
         module.to(device=device).eval().requires_grad_(False)
-    text = ClipTextEncoder(parts.text_encoder, parts.tokenizer)
+    text = {name: ClipTextEncoder(*pair, penultimate=parts.xl) for name, pair in parts.text.items()}
     codec = VaeCodec(parts.vae)
-    space = None if clip is None else load_clip_space(clip, text.width, device=device, dtype=dtype)
+    denoiser = UNetDenoiser(parts.unet, parts.scheduler)
+    if parts.xl:
+        denoiser = SDXLDenoiser(parts.unet, parts.scheduler, codec.downscale)
+    widths = {name: encoder.width for name, encoder in text.items()}
+    space = None if clip is None else load_clip_space(clip, widths, device=device, dtype=dtype)
     modules = [*parts.modules, *([space.module] if space else [])]
     return Host(
-        text={text.name: text},
-        denoiser=UNetDenoiser(parts.unet, parts.scheduler),
+        text=text,
+        denoiser=denoiser,
         codec=codec,
         clip=space,
         device=torch.device(device),
         name=path.name,
         fingerprint=f"{fingerprint(parts.vae)}:{fingerprint(space.module) if space else ''}:{dtype}",
         image_size=int(parts.unet.config.sample_size) * codec.downscale,
-        session=lambda: _frozen(modules),
+        session=lambda *parts, gradients=False: _frozen(modules),
     )
 
 
 def load_clip_space(
-    folder: str | Path, width: int, *, device: str | torch.device = "cpu", dtype: str = "fp32"
+    folder: str | Path, widths: Mapping[str, int], *, device: str | torch.device = "cpu", dtype: str = "fp32"
 ) -> ClipModelSpace:
-    """Vision tower, visual projection and text projection of a ``CLIPModel`` folder, for a text encoder of this width."""
+    """Vision tower, visual projection and text projection of a ``CLIPModel`` folder.
+
+    Args:
+        widths: by name, of the text encoders at hand; the space is of the first one as wide as the model's.
+
+    Raises:
+        HostError: not found, not a whole ``CLIPModel``, or none of the text encoders is as wide.
+    """
     from transformers import CLIPModel
 
     if not (Path(folder) / "config.json").is_file():
@@ -87,25 +97,34 @@ def load_clip_space(
         )
     except Exception as error:
         raise HostError(f"the CLIP model at {folder} cannot be loaded: {first_line(error)}") from error
-    if model.text_projection.in_features != width:
+    width = model.text_projection.in_features
+    encoder = next((name for name, own in widths.items() if own == width), None)
+    if encoder is None:
+        have = " and ".join(f"{name} ({own} wide)" for name, own in widths.items())
         raise HostError(
-            f"the CLIP model at {folder} is for text encoders {model.text_projection.in_features} wide, this checkpoint's is {width} wide; "
+            f"the CLIP model at {folder} is for text encoders {width} wide, this checkpoint has {have}; "
             "give the CLIP model that its text encoder comes from"
         )
     size = model.config.vision_config.image_size
     mean, std = _normalisation(Path(folder))
     del model.text_model  # the checkpoint has its own
-    return ClipModelSpace(model.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False), size, mean, std)
+    model.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
+    return ClipModelSpace(model, encoder, size, mean, std)
 
 
 class ClipTextEncoder:
-    """A transformers CLIP text tower and tokenizer as a ``TextEncoder``."""
+    """A transformers CLIP text tower and tokenizer as a ``TextEncoder``.
 
-    def __init__(self, tower: nn.Module, tokenizer: Any):
-        self.tower, self.tokenizer = tower, tokenizer
+    Args:
+        tower: ``CLIPTextModel``, or ``CLIPTextModelWithProjection``, whose features have ``pooled`` too.
+        tokenizer: its ``CLIPTokenizer``.
+        penultimate: the denoiser attends to the last layer's input, without layer norm, as SDXL's does.
+    """
+
+    def __init__(self, tower: nn.Module, tokenizer: Any, *, penultimate: bool = False):
+        self.tower, self.tokenizer, self.penultimate = tower, tokenizer, penultimate
         self.table: nn.Embedding = tower.get_input_embeddings()  # type: ignore[operator]
         self.vocabulary, self.width = self.table.weight.shape
-        self.name = "clip_h" if self.width == 1024 else "clip_l"
         self.length = int(tower.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
         self.begin, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id)
@@ -117,9 +136,20 @@ class ClipTextEncoder:
         return F.embedding(ids, self.table.weight).float()
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
-        hidden = run_text_tower(self.tower, ids, embeds.to(self.table.weight.dtype)).last_hidden_state
+        embeds = embeds.to(self.table.weight.dtype)
+        output = run_text_tower(self.tower, ids, embeds, output_hidden_states=self.penultimate)
+        hidden = output.last_hidden_state
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
-        return TextFeatures(context=hidden, hidden=hidden, end=end)
+        return TextFeatures(
+            context=output.hidden_states[-2] if self.penultimate else hidden,
+            hidden=hidden,
+            end=end,
+            pooled=self._pooled(hidden, end),
+        )
+
+    def _pooled(self, hidden: Tensor, end: Tensor) -> Tensor | None:
+        projection = getattr(self.tower, "text_projection", None)
+        return None if projection is None else projection(hidden[torch.arange(len(end), device=end.device), end])
 
 
 class UNetDenoiser:
@@ -139,18 +169,46 @@ class UNetDenoiser:
         return latents + noise * sigma.view(-1, 1, 1, 1)
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
-        (features,) = text.values()
         s = sigma.view(-1, 1, 1, 1)
         scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
         step = (self.sigmas.log()[None] - sigma.log()[:, None]).abs().argmin(1)
-        context = features.context.to(self.unet.dtype)
-        output = self.unet(scaled.to(self.unet.dtype), step, encoder_hidden_states=context).sample.float()
+        context = torch.cat([features.context for features in text.values()], dim=-1).to(self.unet.dtype)
+        output = self.unet(
+            scaled.to(self.unet.dtype), step, encoder_hidden_states=context, added_cond_kwargs=self.added(noised, text)
+        ).sample.float()
         if self.prediction == "epsilon":
             return noised - s * output
         return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v
 
+    def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor] | None:
+        """What the UNet is told beside time and context."""
+        return None
+
     def weight(self, sigma: Tensor) -> Tensor:
         return torch.ones_like(sigma) if self.prediction == "epsilon" else sigma.square() + 1
+
+
+class SDXLDenoiser(UNetDenoiser):
+    """An SDXL UNet as a ``Denoiser``: it is told the pooled text and the image's size too.
+
+    Args:
+        downscale: of the autoencoder: sizes are told in pixels.
+
+    References:
+        Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv 2307.01952,
+        section 2.2.
+    """
+
+    def __init__(self, unet: nn.Module, scheduler: Any, downscale: int):
+        super().__init__(unet, scheduler)
+        self.downscale = downscale
+
+    def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor]:
+        (pooled,) = (features.pooled for features in text.values() if features.pooled is not None)
+        height, width = (side * self.downscale for side in noised.shape[-2:])
+        # as of an image that was neither resized nor cropped: original size, crop, target size
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=noised.device)
+        return {"text_embeds": pooled.to(self.unet.dtype), "time_ids": sizes.expand(len(noised), -1)}
 
 
 class VaeCodec:
@@ -172,20 +230,14 @@ class VaeCodec:
 
 
 class ClipModelSpace:
-    """Vision tower and both projections of a transformers ``CLIPModel`` as a ``ClipSpace``."""
+    """Vision tower and both projections of a transformers ``CLIPModel`` as the ``ClipSpace`` of one text encoder."""
 
-    def __init__(self, model: Any, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.module = model
-        self.size = size
-        self.encoder = "clip_h" if model.text_projection.in_features == 1024 else "clip_l"
-        self.mean, self.std = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+    def __init__(self, model: Any, encoder: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.module, self.encoder, self.size = model, encoder, size
+        self.mean, self.std = mean, std
 
     def image_features(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(
-                images, size=(self.size, self.size), mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 1)
-        pixels = (images - self.mean.to(images)) / self.std.to(images)
+        pixels = clip_pixels(images, self.size, self.mean, self.std)
         pooled = self.module.vision_model(pixel_values=pixels.to(self.module.dtype)).pooler_output
         return self.module.visual_projection(pooled).float()
 
@@ -207,18 +259,7 @@ def _frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
             parameter.requires_grad_(before)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """A short hash of a model's shapes and of a sample of every weight."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, len(flat) // 256)].float().cpu().numpy()
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     path = folder / "preprocessor_config.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tuple(stored.get("image_mean", _CLIP_MEAN)), tuple(stored.get("image_std", _CLIP_STD))
+    return tuple(stored.get("image_mean", CLIP_MEAN)), tuple(stored.get("image_std", CLIP_STD))

@@ -1,9 +1,10 @@
-"""A diffusers model's weights under the names of the original single-file checkpoints (Stable Diffusion 1.x)."""
+"""A diffusers model's weights under the names of the original single-file checkpoints (Stable Diffusion 1.x and XL)."""
 
 from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor
 
 _RESNET = {
@@ -12,22 +13,55 @@ _RESNET = {
 }  # fmt: skip
 _ENDS = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0", "conv_out": "out.2",
+    "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }  # fmt: skip
 _ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def ldm_checkpoint(text: dict[str, Tensor], unet: dict[str, Tensor], vae: dict[str, Tensor], layers: int):
-    """State dicts of text tower, UNet (with ``layers`` a block) and AutoencoderKL -> one of the original layout."""
+_OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding", "embeddings.token_embedding": "token_embedding",
+    "final_layer_norm": "ln_final", "encoder.layers": "transformer.resblocks", "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
+}  # fmt: skip
+
+
+def ldm_checkpoint(
+    text: dict[str, Tensor],
+    unet: dict[str, Tensor],
+    vae: dict[str, Tensor],
+    layers: int,
+    second: dict[str, Tensor] | None = None,
+):
+    """State dicts of text tower, UNet (with ``layers`` a block) and AutoencoderKL -> one of the original layout.
+
+    ``second`` is SDXL's other text tower, which the original layout holds as open_clip does.
+    """
     attended = {match[1] for match in map(re.compile(r"(up_blocks\.\d+)\.attentions").match, unet) if match}
     ups = 1 + max(int(match[1]) for match in map(re.compile(r"decoder\.up_blocks\.(\d+)").match, vae) if match)
-    prefix = "cond_stage_model.transformer.text_model."
+    prefix = "cond_stage_model" if second is None else "conditioner.embedders.0"
+    prefix += ".transformer.text_model."
     content = {prefix + key.removeprefix("text_model."): v for key, v in text.items()}
     content |= {f"model.diffusion_model.{_unet_key(key, layers, attended)}": v for key, v in unet.items()}
+    if second is not None:
+        content |= {f"conditioner.embedders.1.model.{key}": value for key, value in _open_clip(second).items()}
     for key, value in vae.items():
         is_linear = "mid_block.attentions" in key and key.endswith("weight") and value.ndim == 2
         content[f"first_stage_model.{_vae_key(key, ups)}"] = value[:, :, None, None] if is_linear else value
     return {key: value.contiguous().clone() for key, value in content.items()}
+
+
+def _open_clip(text: dict[str, Tensor]) -> dict[str, Tensor]:
+    text = {key.removeprefix("text_model."): value for key, value in text.items()}
+    content = {"text_projection": text.pop("text_projection.weight").T}
+    for key in [key for key in text if ".self_attn.q_proj." in key]:
+        block, parameter = key.split(".self_attn.q_proj.")
+        parts = [text.pop(key.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
+        content[f"{block}.attn.in_proj_{parameter}"] = torch.cat(parts)
+    content |= text
+    for new, old in _OPEN_CLIP.items():
+        content = {key.replace(new, old): value for key, value in content.items()}
+    return content
 
 
 def _unet_key(key: str, layers: int, attended: set[str]) -> str:

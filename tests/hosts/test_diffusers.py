@@ -63,6 +63,14 @@ def change(path: Path, **values) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
+def widen(folder: Path, channels: int) -> None:
+    """Give the UNet of a model more channels to take."""
+    from diffusers import UNet2DConditionModel
+
+    config = dict(UNet2DConditionModel.load_config(folder / "unet"))
+    UNet2DConditionModel.from_config({**config, "in_channels": channels}).save_pretrained(folder / "unet")
+
+
 def prompt(host, text="a photo of a dog"):
     prompts = {name: named_prompts(encoder, [text], (), 1) for name, encoder in host.text.items()}
     return prompts, encode_prompts(host, prompts, {name: torch.zeros(1, 1, e.width) for name, e in host.text.items()})
@@ -215,9 +223,9 @@ def test_own_normalisation_of_a_clip_model_is_used(tiny_model, tiny_host, tmp_pa
     folder = Path(shutil.copytree(tiny_model / "clip", tmp_path / "clip"))
     values = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     (folder / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
-    space = load_clip_space(folder, 32)
+    space = load_clip_space(folder, {"clip_l": 32})
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    old_mean, old_std = tiny_host.clip.mean, tiny_host.clip.std
+    old_mean, old_std = (torch.tensor(v).view(3, 1, 1) for v in (tiny_host.clip.mean, tiny_host.clip.std))
     same_pixels = (images - 0.5) / 0.25 * old_std + old_mean
     assert torch.allclose(space.image_features(images), tiny_host.clip.image_features(same_pixels), atol=1e-4)
 
@@ -309,8 +317,12 @@ def test_code_in_a_pickled_checkpoint_is_not_run(single_file, tmp_path, monkeypa
 
 
 def test_a_config_that_is_no_diffusers_folder_is_refused(single_file, tmp_path):
-    with pytest.raises(HostError, match="tokenizer"):
+    with pytest.raises(HostError, match=r"is not a diffusers folder: it holds no model_index\.json"):
         load_host(single_file[0], config=tmp_path)
+    family = Path(shutil.copytree(single_file[1], tmp_path / "family"))
+    shutil.rmtree(family / "tokenizer")
+    with pytest.raises(HostError, match=r"family is not a whole diffusers folder: it holds no tokenizer/vocab\.json"):
+        load_host(single_file[0], config=family)
 
 
 def test_missing_models_are_named(tmp_path, tiny_model):
@@ -325,9 +337,50 @@ def test_missing_models_are_named(tmp_path, tiny_model):
         load_host(tiny_model, dtype="fp8")
 
 
-def test_two_text_encoders_are_refused(copy):
-    change(copy / "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
-    with pytest.raises(HostError, match=r"copy has two text encoders \(SDXL\)"):
+@pytest.mark.parametrize("channels", [5, 8, 9])
+def test_models_for_inpainting_depth_or_editing_are_refused(copy, channels):
+    widen(copy, channels)
+    with pytest.raises(HostError, match=f"copy takes {channels} channels where 4 are latents") as caught:
+        load_host(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_single_file_for_inpainting_is_refused(copy, single_file, tmp_path):
+    """With a folder of its own kind, and with one of the kind without inpainting."""
+    content, name = load_file(single_file[0]), "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({**content, name: content[name].repeat(1, 3, 1, 1)[:, :9].clone()}, tmp_path / "inpaint.safetensors")
+    widen(copy, 9)
+    for config, message in ((copy, "takes 9 channels where 4 are latents"), (single_file[1], "cannot be loaded")):
+        with pytest.raises(HostError, match=message) as caught:
+            load_host(tmp_path / "inpaint.safetensors", config=config)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_unet_is_refused(copy):
+    index = copy / "model_index.json"
+    parts = json.loads(index.read_text(encoding="utf-8"))
+    parts["transformer"] = parts.pop("unet")
+    index.write_text(json.dumps(parts), encoding="utf-8")
+    with pytest.raises(HostError, match=r"copy has no UNet; only Stable Diffusion 1\.x, 2\.x and XL"):
+        load_host(copy)
+
+
+def test_a_unet_that_wants_more_than_its_text_encoder_says_is_refused(copy):
+    from diffusers import UNet2DConditionModel
+
+    change(
+        copy / "unet" / "config.json", addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80,
+    )  # fmt: skip
+    config = UNet2DConditionModel.load_config(copy / "unet")
+    UNet2DConditionModel.from_config(config).save_pretrained(copy / "unet")
+    with pytest.raises(HostError, match="the text encoders clip_l and 'text_time' conditioning;"):
+        load_host(copy)
+
+
+def test_latents_that_are_shifted_by_channel_are_refused(copy):
+    change(copy / "vae" / "config.json", latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+    with pytest.raises(HostError, match="copy shifts its latents by channel"):
         load_host(copy)
 
 
@@ -375,14 +428,14 @@ def test_a_clip_model_of_another_width_is_refused(tiny_model, tmp_path):
     vision = {**text, "hidden_size": 32, "image_size": 32, "patch_size": 8}
     config = CLIPConfig(text_config={**text, "vocab_size": 50}, vision_config=vision)
     CLIPModel(config).save_pretrained(tmp_path / "wide")
-    with pytest.raises(HostError, match=r"48 wide, this checkpoint's is 32 wide") as caught:
+    with pytest.raises(HostError, match=r"48 wide, this checkpoint has clip_l \(32 wide\);") as caught:
         load_host(tiny_model, tmp_path / "wide")
     assert str(tmp_path / "wide") in str(caught.value)
 
 
 def test_a_text_encoder_is_no_clip_model(tiny_model):
     with pytest.raises(HostError, match="text_encoder cannot be loaded: it lacks"):
-        load_clip_space(tiny_model / "text_encoder", 32)
+        load_clip_space(tiny_model / "text_encoder", {"clip_l": 32})
 
 
 def test_older_names_of_the_autoencoders_attention_are_known(copy, kl_model):

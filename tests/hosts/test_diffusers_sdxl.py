@@ -1,0 +1,499 @@
+import json
+import shutil
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.errors import HostError
+from mcti_core.features import FeatureCache
+from mcti_core.hosts.diffusers import load_clip_space, load_host
+from mcti_core.objective import discriminative_loss, encode_classes, reconstruction_loss
+from mcti_core.probe import Probe
+from mcti_core.prompts import encode_prompts, named_prompts, template_prompts
+from mcti_core.sampling import generate
+from mcti_core.token_files import load_tokens, save_tokens
+from mcti_core.tokens import TokenSet
+from mcti_core.training import TrainConfig, train
+
+SHORT = TrainConfig(steps=2, batch=3, lr=0.01, lr_warmup=0, templates=("a photo of a {}", "a drawing of the {}"))
+WIDTHS = {"clip_l": 32, "clip_g": 40}
+
+
+@pytest.fixture(scope="module")
+def xl_model(tiny_model, tmp_path_factory) -> Path:
+    """An SDXL folder (text widths 32 and 40, images of 32 x 32) with the CLIP model of each text encoder inside."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("xl") / "model"
+    torch.manual_seed(5)
+    clip_l = CLIPModel.from_pretrained(tiny_model / "clip")
+    clip_g = wider(clip_l)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32 + 40,
+        attention_head_dim=(4, 8), transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 40,
+    )  # fmt: skip
+    spread(unet.add_embedding)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, sample_size=32, scaling_factor=0.13025,
+        force_upcast=True,
+    )  # fmt: skip
+    text = CLIPTextModelWithProjection(clip_g.config.text_config)
+    spread(text)
+    pipeline = StableDiffusionXLPipeline(
+        text_encoder=CLIPTextModel.from_pretrained(tiny_model, subfolder="text_encoder"), text_encoder_2=text,
+        tokenizer=CLIPTokenizer.from_pretrained(tiny_model, subfolder="tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(tiny_model, subfolder="tokenizer", pad_token="!"),
+        unet=unet, vae=vae, add_watermarker=False,
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading",
+        ),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    clip_l.save_pretrained(folder / "clip_l")
+    clip_g.save_pretrained(folder / "clip_g")
+    return folder
+
+
+def wider(clip):
+    """A CLIP model for text encoders 40 wide instead of 32, with another size of features."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {**clip.config.text_config.to_dict(), "hidden_size": 40, "projection_dim": 40}
+    vision = {**clip.config.vision_config.to_dict(), "projection_dim": 40}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=40))
+    spread(model)
+    return model
+
+
+@torch.no_grad()
+def spread(model: torch.nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
+
+
+def change(path: Path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def pipeline(xl_model):
+    """diffusers' own, loaded apart from the host."""
+    from diffusers import StableDiffusionXLPipeline
+
+    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_model, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module", params=["clip_l", "clip_g"])
+def host(request, xl_model):
+    """With the CLIP space of the one and of the other text encoder."""
+    return load_host(xl_model, xl_model / request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(xl_model):
+    """Without a CLIP space."""
+    return load_host(xl_model)
+
+
+@pytest.fixture(scope="module")
+def cache(host, dataset):
+    return FeatureCache.build(host, dataset)
+
+
+@pytest.fixture
+def tokens(cache):
+    generator = torch.Generator().manual_seed(2)
+    vectors = {name: torch.randn(3, 2, width, generator=generator) for name, width in WIDTHS.items()}
+    return TokenSet(cache.classes, vectors, templates=SHORT.templates, support=cache.support())
+
+
+@pytest.fixture
+def copy(xl_model, tmp_path) -> Path:
+    return Path(shutil.copytree(xl_model, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def single_file(xl_model, plain, tmp_path_factory):
+    """The same model as one file, and a folder of its family that holds configurations and no weights."""
+    spec = spec_from_file_location("ldm_layout", Path(__file__).with_name("ldm_layout.py"))
+    layout = module_from_spec(spec)
+    spec.loader.exec_module(layout)
+    towers = [encoder.tower.state_dict() for encoder in plain.text.values()]
+    folder, state = tmp_path_factory.mktemp("single"), [plain.denoiser.unet.state_dict(), plain.codec.vae.state_dict()]
+    save_file(layout.ldm_checkpoint(towers[0], *state, 1, towers[1]), folder / "model.safetensors")
+    shutil.copytree(xl_model, folder / "family", ignore=shutil.ignore_patterns("*.safetensors", "clip_?"))
+    return folder / "model.safetensors", folder / "family"
+
+
+def features(host, texts, vectors=None, names=()):
+    prompts = {name: named_prompts(encoder, texts, names, 1) for name, encoder in host.text.items()}
+    vectors = vectors or {name: torch.zeros(1, 1, encoder.width) for name, encoder in host.text.items()}
+    with torch.no_grad():
+        return encode_prompts(host, prompts, vectors)
+
+
+def context(text):
+    return torch.cat([each.context for each in text.values()], dim=-1)
+
+
+def encode_prompt(pipeline, texts):
+    with torch.no_grad():
+        prompt, _, pooled, _ = pipeline.encode_prompt(texts, device="cpu", do_classifier_free_guidance=False)
+    return prompt, pooled
+
+
+def test_two_text_encoders_by_name_and_in_order(plain):
+    assert {name: encoder.width for name, encoder in plain.text.items()} == WIDTHS
+    assert list(plain.text) == ["clip_l", "clip_g"]
+    assert (plain.text["clip_l"].pad, plain.text["clip_g"].pad) == (plain.text["clip_l"].end, 0)
+    assert (plain.image_size, plain.codec.scale) == (32, 0.13025)
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(plain, pipeline):
+    texts = ["a photo of a dog", "a drawing of a red cat on a bowl", ""]
+    text = features(plain, texts)
+    prompt, pooled = encode_prompt(pipeline, texts)
+    assert torch.allclose(context(text), prompt, atol=1e-5)
+    assert torch.allclose(text["clip_g"].pooled, pooled, atol=1e-5)
+    assert text["clip_l"].pooled is None
+    assert not torch.allclose(text["clip_g"].context, text["clip_g"].hidden, atol=0.1)  # hidden: last, with layer norm
+
+
+def test_pooling_does_not_depend_on_which_id_is_the_highest(xl_model, tmp_path):
+    """transformers takes the highest id for the end where the stored config says 2, as SDXL's own does."""
+    copy = Path(shutil.copytree(xl_model, tmp_path / "copy"))
+    change(copy / "text_encoder_2" / "config.json", eos_token_id=2)
+    first, second = (features(load_host(folder), ["a dog on a bowl"])["clip_g"].pooled for folder in (xl_model, copy))
+    assert torch.equal(first, second)
+
+
+def test_rows_keep_what_is_pooled(plain):
+    text = features(plain, ["a dog", "a cat"])["clip_g"]
+    index = torch.tensor([1, 0, 1])
+    assert torch.equal(text.rows(index).pooled, text.pooled[index])
+    assert features(plain, ["a dog"])["clip_l"].rows(torch.tensor([0])).pooled is None
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own schedule
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_the_unet_is_called_as_the_pipeline_calls_it(plain, pipeline, size):
+    """Time, context, pooled text and sizes (not square either): the same noise, from which the estimate follows."""
+    calls = []
+    hook = pipeline.unet.register_forward_hook(
+        lambda module, inputs, options, output: calls.append((inputs, options, output)), with_kwargs=True
+    )
+    try:
+        pipeline(
+            "a photo of a dog", height=size[0], width=size[1], num_inference_steps=3, guidance_scale=1.0,
+            generator=torch.Generator().manual_seed(0), output_type="latent",
+        )  # fmt: skip
+    finally:
+        hook.remove()
+    assert len(calls) == 3
+    text = features(plain, ["a photo of a dog"])
+    for (sample, step), options, (output, *_) in calls:
+        sigma = plain.denoiser.sigmas[step.long()].view(1)
+        noised = sample * (sigma.square() + 1).sqrt()
+        with torch.no_grad():
+            estimate = plain.denoiser.denoise(noised, sigma, text)
+        assert torch.allclose((noised - estimate) / sigma, output, atol=1e-3 / float(sigma.clamp(max=1)))
+        told = plain.denoiser.added(noised, text)
+        assert torch.equal(told["time_ids"].float(), options["added_cond_kwargs"]["time_ids"].float())
+        assert told["time_ids"].tolist() == [[*size, 0, 0, *size]]
+        assert torch.allclose(told["text_embeds"], options["added_cond_kwargs"]["text_embeds"], atol=1e-5)
+
+
+def test_everything_the_unet_is_told_matters(plain):
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma, text = plain.denoiser.sigmas[[500]], features(plain, ["a photo of a dog"])
+    other = features(plain, ["a red cat"])
+    with torch.no_grad():
+        before = plain.denoiser.denoise(latents, sigma, text)
+        for name in text:
+            changed = {**text, name: replace(text[name], context=other[name].context)}
+            assert not torch.allclose(plain.denoiser.denoise(latents, sigma, changed), before, atol=1e-5)
+        changed = {**text, "clip_g": replace(text["clip_g"], pooled=other["clip_g"].pooled)}
+        assert not torch.allclose(plain.denoiser.denoise(latents, sigma, changed), before, atol=1e-5)
+
+
+def test_noise_levels_are_those_of_the_schedule(plain, pipeline):
+    alpha_bar = pipeline.scheduler.alphas_cumprod
+    assert torch.allclose(plain.denoiser.sigmas, ((1 - alpha_bar) / alpha_bar).sqrt(), rtol=1e-4)
+    assert plain.denoiser.prediction == "epsilon"
+
+
+@pytest.mark.parametrize("word", ["cat", "bowl"])
+def test_a_token_that_is_a_word_in_both_encoders_gives_the_words_prompt(plain, pipeline, word):
+    vectors = {name: e.embed(torch.tensor([[e.tokenize(word)]]).view(1, 1)) for name, e in plain.text.items()}
+    text = features(plain, ["a photo of a {it} on paper", "embedding:it"], vectors, ["it"])
+    prompt, pooled = encode_prompt(pipeline, [f"a photo of a {word} on paper", word])
+    assert torch.allclose(context(text), prompt, atol=1e-5)
+    assert torch.allclose(text["clip_g"].pooled, pooled, atol=1e-5)
+
+
+def terms(host, cache, tokens, names):
+    """The named loss terms of one step, and the vectors that they are of."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = {name: v.clone().requires_grad_() for name, v in tokens.vectors.items()}
+    templates = {name: template_prompts(encoder, SHORT.templates, 2) for name, encoder in host.text.items()}
+    every = torch.arange(3)
+    prompts = encode_classes(host, templates, vectors, every, every, "eot", generator)
+    losses = {
+        "reconstruction": lambda: reconstruction_loss(
+            host, cache, every, prompts.context(cache.labels[every]), generator
+        ),
+        "classification": lambda: discriminative_loss(host, cache, prompts, SHORT, generator),
+    }
+    return {name: losses[name]().mean() for name in names}, vectors, prompts
+
+
+def test_the_noise_error_gives_gradients_to_both_encoders(host, cache, tokens):
+    loss, vectors, prompts = terms(host, cache, tokens, ["reconstruction"])
+    prompts.text["clip_g"].pooled.retain_grad()
+    loss["reconstruction"].backward()
+    for gradient in (vectors["clip_l"].grad, vectors["clip_g"].grad, prompts.text["clip_g"].pooled.grad):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0
+
+
+def test_the_pooled_text_alone_gives_gradients(plain):
+    encoder = plain.text["clip_g"]
+    prompts = template_prompts(encoder, ["a photo of a {}"], 1)
+    vector = torch.randn(1, 1, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    encode_prompts(replace(plain, text={"clip_g": encoder}), {"clip_g": prompts}, {"clip_g": vector})[
+        "clip_g"
+    ].pooled.square().sum().backward()
+    assert vector.grad.isfinite().all()
+    assert vector.grad.abs().max() > 0
+
+
+def test_classification_is_in_the_space_of_the_encoder_that_the_clip_model_fits(host, xl_model, cache, tokens):
+    from transformers import CLIPModel
+
+    own = host.clip.encoder
+    clip = CLIPModel.from_pretrained(xl_model / own)
+    loss, vectors, prompts = terms(host, cache, tokens, ["classification"])
+    pooled = prompts.text[own].hidden[torch.arange(3), prompts.text[own].end]
+    assert torch.allclose(host.clip.project_text(pooled), clip.text_projection(pooled), atol=1e-5)
+    assert cache.features.shape[-1] == clip.config.projection_dim
+    loss["classification"].backward()
+    (other,) = set(vectors) - {own}
+    assert vectors[own].grad.isfinite().all()
+    assert vectors[own].grad.abs().max() > 0
+    assert vectors[other].grad is None
+
+
+def test_noise_error_falls_and_no_weight_changes(host, cache, tokens):
+    modules = [e.tower for e in host.text.values()] + [host.denoiser.unet, host.codec.vae, host.clip.module]
+    before = [{name: v.clone() for name, v in module.state_dict().items()} for module in modules]
+    config = replace(SHORT, steps=30, batch=6, lr=0.1, gamma=0.0, weight_decay=0.0)
+    templates = {name: template_prompts(encoder, config.templates, 2) for name, encoder in host.text.items()}
+    probe = Probe(host, cache, torch.arange(3), templates)
+    learned = train(host, cache, tokens, config).tokens
+    assert probe.error(learned.vectors) < probe.error(tokens.vectors) - 1e-3
+    assert not any(torch.equal(v, tokens.vectors[name]) for name, v in learned.vectors.items())
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(v, state[name]) for name, v in module.state_dict().items())
+        assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_classification_loss_falls(host, cache, tokens):
+    labels, generator = torch.arange(3).repeat(2), torch.Generator().manual_seed(3)
+    centres = torch.randn(3, 1, cache.features.shape[-1], generator=generator)
+    few = replace(cache, labels=labels, latents=None, features=F.normalize(centres, dim=-1)[labels])
+    config = replace(SHORT, steps=40, lr=0.1, reconstruction=0.0)
+    losses = train(host, few, tokens, config).history["classification"]
+    assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
+
+
+def test_tokens_survive_the_file_and_classify_as_before(host, cache, tokens, dataset, tmp_path):
+    learned = train(host, cache, tokens, SHORT).tokens
+    loaded = load_tokens(save_tokens(learned, tmp_path / "tokens"))
+    assert list(loaded.vectors) == list(WIDTHS)
+    assert all(torch.equal(v, learned.vectors[name]) for name, v in loaded.vectors.items())
+    images = torch.stack(list(dataset.load(32)))[:2]
+    for make in (ClipClassifier, lambda *of: DiffusionClassifier(*of, stages=((2, 2), (4, 1)))):
+        first, second = (make(host, each).score(images).logits for each in (learned, loaded))
+        assert first.shape == (2, 3)
+        assert first.isfinite().all()
+        assert torch.equal(first, second)
+
+
+def test_the_diffusion_classifier_scores_the_noise_errors(plain):
+    """Of each class's prompt, over the classifier's own pairs."""
+    vectors = {
+        name: torch.randn(2, 1, width, generator=torch.Generator().manual_seed(i))
+        for i, (name, width) in enumerate(WIDTHS.items())
+    }
+    tokens, latents = TokenSet(("a", "b"), vectors), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    classifier = DiffusionClassifier(plain, tokens, stages=((6, 1),))
+    sigmas, noises = classifier._pairs(latents.shape[1:])
+    errors = torch.zeros(1, 2)
+    with torch.no_grad():
+        for label in range(2):
+            one = {n: each.rows(torch.full((6,), label)) for n, each in classifier.text.items()}
+            clean = latents.expand(6, -1, -1, -1)
+            estimate = plain.denoiser.denoise(plain.denoiser.noised(clean, noises, sigmas), sigmas, one)
+            errors[0, label] = ((clean - estimate) / sigmas.view(-1, 1, 1, 1)).square().mean()
+    assert torch.allclose(classifier.score_latents(latents).logits, -100 * errors, rtol=1e-3)
+
+
+def test_images_are_generated_and_follow_both_encoders(host, cache, tokens):
+    def pictures(tokens):
+        return generate(host, ["a photo of a {a}"], tokens, steps=3, seed=1)
+
+    images = pictures(tokens)
+    assert images.shape == (1, 3, 32, 32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    for name in WIDTHS:
+        assert not torch.equal(pictures(tokens.with_vectors({**tokens.vectors, name: -tokens.vectors[name]})), images)
+    assert generate(host, ["a dog"], steps=2, size=64).shape == (1, 3, 64, 64)
+
+
+def test_a_clip_model_that_fits_neither_encoder_is_refused(xl_model):
+    with pytest.raises(
+        HostError, match=r"40 wide, this checkpoint has clip_l \(32 wide\) and other \(768 wide\)"
+    ) as caught:
+        load_clip_space(xl_model / "clip_g", {"clip_l": 32, "other": 768})
+    assert str(xl_model / "clip_g") in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "upcast", "vae"), [
+    ("fp32", True, torch.float32), ("bf16", True, torch.bfloat16), ("fp16", True, torch.float32),
+    ("fp16", False, torch.float16),
+])  # fmt: skip
+def test_an_autoencoder_that_overflows_in_fp16_stays_float32(copy, plain, dtype, upcast, vae):
+    change(copy / "vae" / "config.json", force_upcast=upcast)
+    host = load_host(copy, copy / "clip_g", dtype=dtype)
+    narrow = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    assert {p.dtype for p in host.codec.vae.parameters()} == {vae}
+    for module in (*(e.tower for e in host.text.values()), host.denoiser.unet, host.clip.module):
+        assert {p.dtype for p in module.parameters()} == {narrow}
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    latents, sigma = host.codec.encode(images), host.denoiser.sigmas[[500]]
+    with torch.no_grad():
+        pair = [h.denoiser.denoise(latents, sigma, features(h, ["a photo of a dog"])) for h in (host, plain)]
+    assert pair[0].dtype == latents.dtype == host.codec.decode(latents).dtype == torch.float32
+    assert F.cosine_similarity(pair[0].flatten(1), pair[1].flatten(1)).min() > 0.99
+
+
+def test_training_in_narrow_weights(xl_model, dataset):
+    host = load_host(xl_model, xl_model / "clip_g", dtype="bf16")
+    cache = FeatureCache.build(host, dataset)
+    vectors = {name: torch.randn(3, 1, width) for name, width in WIDTHS.items()}
+    learned = train(host, cache, TokenSet(cache.classes, vectors), SHORT).tokens
+    for name, vector in learned.vectors.items():
+        assert vector.dtype == torch.float32
+        assert not torch.equal(vector, vectors[name])
+
+
+def test_a_single_file_is_the_same_model(xl_model, single_file):
+    checkpoint, family = single_file
+    folder, single = load_host(xl_model, xl_model / "clip_g"), load_host(checkpoint, xl_model / "clip_g", config=family)
+    assert torch.equal(single.denoiser.sigmas, folder.denoiser.sigmas)
+    assert list(single.text) == list(folder.text)
+    assert single.text["clip_g"].pad == 0
+    texts = [features(host, ["a photo of a dog"]) for host in (folder, single)]
+    assert torch.allclose(context(texts[0]), context(texts[1]), atol=1e-5)
+    assert torch.allclose(texts[0]["clip_g"].pooled, texts[1]["clip_g"].pooled, atol=1e-5)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = (
+            host.denoiser.denoise(latents, host.denoiser.sigmas[[400]], text)
+            for host, text in zip((folder, single), texts, strict=True)
+        )
+    assert torch.allclose(first, second, atol=1e-5)
+    assert torch.allclose(folder.codec.decode(latents), single.codec.decode(latents), atol=1e-6)
+    assert (single.fingerprint, single.image_size) == (folder.fingerprint, 32)
+
+
+def test_a_pickled_single_file_is_known_by_its_config(single_file, tmp_path, plain):
+    torch.save({"state_dict": load_file(single_file[0])}, tmp_path / "model.ckpt")
+    host = load_host(tmp_path / "model.ckpt", config=single_file[1], dtype="fp16")
+    assert {name: encoder.width for name, encoder in host.text.items()} == WIDTHS
+    assert {p.dtype for p in host.codec.vae.parameters()} == {torch.float32}
+    assert host.denoiser.unet.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "part", ["conditioner.embedders.0", "conditioner.embedders.1", "model.diffusion_model.label_emb"]
+)
+@pytest.mark.parametrize("which", ["all", "one"])
+def test_a_single_file_that_lacks_weights_is_refused(single_file, tmp_path, part, which):
+    content = load_file(single_file[0])
+    names = sorted(name for name in content if name.startswith(part))
+    for name in names if which == "all" else names[-1:]:
+        del content[name]
+    save_file(content, tmp_path / "cut.safetensors")
+    with pytest.raises(HostError, match=r"cut\.safetensors cannot be loaded"):
+        load_host(tmp_path / "cut.safetensors", config=single_file[1])
+
+
+def test_a_single_file_and_a_config_of_different_families_are_refused(single_file, tiny_model, tmp_path):
+    with pytest.raises(HostError, match=r"is Stable Diffusion XL, its config .* is of Stable Diffusion 1\.x or 2\.x"):
+        load_host(single_file[0], config=tiny_model)
+    content = load_file(single_file[0])
+    older = {name.replace("conditioner.embedders.0", "cond_stage_model"): value for name, value in content.items()}
+    save_file(
+        {name: value for name, value in older.items() if "conditioner" not in name}, tmp_path / "older.safetensors"
+    )
+    with pytest.raises(HostError, match=r"is Stable Diffusion 1\.x or 2\.x, its config .* is of Stable Diffusion XL"):
+        load_host(tmp_path / "older.safetensors", config=single_file[1])
+
+
+def test_the_refiner_is_refused(copy, single_file, tmp_path):
+    content = load_file(single_file[0])
+    names = {n: n.replace("embedders.1", "embedders.0") for n in content if "embedders.0" not in n}
+    save_file({new: content[old] for old, new in names.items()}, tmp_path / "refiner.safetensors")
+    change(copy / "model_index.json", text_encoder=[None, None], tokenizer=[None, None])
+    for path, config in ((copy, None), (tmp_path / "refiner.safetensors", None), (single_file[0], copy)):
+        with pytest.raises(HostError, match=r"is the SDXL refiner, .* give the SDXL base model"):
+            load_host(path, config=config)
+
+
+def test_a_unet_for_inpainting_is_refused(copy):
+    from diffusers import UNet2DConditionModel
+
+    config = dict(UNet2DConditionModel.load_config(copy / "unet"))
+    UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(copy / "unet")
+    with pytest.raises(HostError, match="takes 9 channels where 4 are latents"):
+        load_host(copy)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"])
+def test_a_folder_without_a_part_is_refused(copy, part):
+    shutil.rmtree(copy / part)
+    with pytest.raises(HostError) as caught:
+        load_host(copy)
+    assert str(copy) in str(caught.value)
+
+
+def test_a_config_without_its_second_tokenizer_is_refused(single_file, tmp_path):
+    family = Path(shutil.copytree(single_file[1], tmp_path / "family"))
+    shutil.rmtree(family / "tokenizer_2")
+    with pytest.raises(HostError, match=r"holds no tokenizer_2/vocab\.json"):
+        load_host(single_file[0], config=family)
+
+
+def test_the_text_projection_is_never_left_at_random(copy):
+    file = copy / "text_encoder_2" / "model.safetensors"
+    content = load_file(file)
+    del content["text_projection.weight"]
+    save_file(content, file, metadata={"format": "pt"})
+    with pytest.raises(HostError, match="lacks 1 of its weights, such as text_projection"):
+        load_host(copy)
