@@ -21,12 +21,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .classifiers.base import Classifier
+from .classifiers.cascade import CascadeClassifier
 from .classifiers.clip import ClipClassifier
+from .classifiers.diffusion import DiffusionClassifier
 from .classifiers.hybrid import HybridClassifier, class_means
 from .errors import ConfigError, TokenError
+from .hosts.base import Host
 from .tokens import Support, TokenSet
 
-__all__ = ["Calibration", "calibrate", "fit_temperature", "left_out_gain", "unknown_threshold"]
+__all__ = [
+    "METHODS",
+    "Calibration",
+    "calibrate",
+    "calibrated_classifier",
+    "fit_temperature",
+    "left_out_gain",
+    "unknown_threshold",
+]
+
+
+METHODS = ("auto", "clip", "hybrid", "diffusion", "cascade")
+"""``"auto"`` is ``"clip"`` where the host has a CLIP space, else ``"diffusion"``."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,38 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         threshold = 0.0
     classifier.temperature, classifier.threshold = temperature, threshold
     return Calibration(temperature, threshold, int(usable.sum()))
+
+
+def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_threshold: bool = False) -> Classifier:
+    """A classifier by name, its confidences calibrated where the tokens carry features of their examples.
+
+    Args:
+        method: one of ``METHODS``.
+        find_threshold: the classifier must come with a threshold for "unknown".
+
+    Raises:
+        ConfigError: an unknown method, or a threshold that cannot be found.
+        HostError: the host lacks what the method needs.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if method == "auto":
+        method = "diffusion" if host.clip is None else "clip"
+    if find_threshold and method in ("diffusion", "cascade"):
+        raise ConfigError(
+            "a threshold is found with the examples' image features, by which the diffusion classifier does not decide; "
+            "give a threshold yourself, or take another method"
+        )
+    if method == "diffusion":
+        return DiffusionClassifier(host, tokens)
+    first = HybridClassifier(host, tokens) if method == "hybrid" else ClipClassifier(host, tokens)
+    if tokens.support is not None:
+        calibrate(first, tokens)
+    elif find_threshold:
+        raise ConfigError(
+            "these tokens carry no features of their examples to find a threshold with; give a threshold yourself"
+        )
+    return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

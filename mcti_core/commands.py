@@ -9,14 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .console import new_bar, progress_bar
-from .errors import ConfigError, MCTIError, TrainingError
+from .errors import MCTIError, TrainingError
 from .options import config_of, host_of, images_of, mirror_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .classifiers import Classifier
-    from .hosts.base import Host
     from .tokens import TokenSet
 
 __all__ = ["INTERRUPTED", "run_classify", "run_demo", "run_evaluate", "run_generate", "run_train"]
@@ -72,7 +70,7 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
 
     try:
         picture = loss_curves({"": history})
-    except MCTIError as error:  # matplotlib is optional; or there is no finished step to draw
+    except MCTIError as error:  # there is no finished step to draw
         print(f"mcti: no loss.png: {error}", file=sys.stderr)
         return
     write_atomically(folder / "loss.png", lambda temporary: picture.save(temporary, "PNG"))
@@ -81,6 +79,7 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
 def run_classify(arguments: argparse.Namespace) -> int:
     import torch
 
+    from .calibration import calibrated_classifier
     from .classifiers import predict
     from .examples import load_image, to_square
     from .token_files import load_tokens
@@ -88,7 +87,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
     tokens = load_tokens(arguments.tokens)
     paths = images_of(arguments.images)
     host = host_of(arguments)
-    classifier = _classifier(arguments.method, host, tokens, calibrated=arguments.unknown)
+    classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
     threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
     failed = 0
     for start in range(0, len(paths), arguments.batch):
@@ -123,28 +122,6 @@ def run_classify(arguments: argparse.Namespace) -> int:
                 best = "  ".join(f"{label} {100 * confidence:.1f}%" for label, confidence in answer.top)
                 print(f"{path}\t{answer.label}\t{best}", flush=True)
     return 1 if failed else 0
-
-
-def _classifier(method: str, host: Host, tokens: TokenSet, *, calibrated: bool) -> Classifier:
-    from .calibration import calibrate
-    from .classifiers import CascadeClassifier, ClipClassifier, DiffusionClassifier, HybridClassifier
-
-    if method == "auto":
-        method = "diffusion" if host.clip is None else "clip"
-    if calibrated and method in ("diffusion", "cascade"):
-        raise ConfigError(
-            "--unknown finds its threshold with the examples' image features, by which the diffusion classifier does not decide; give --threshold"
-        )
-    if method == "diffusion":
-        return DiffusionClassifier(host, tokens)
-    first: ClipClassifier | HybridClassifier = (
-        HybridClassifier(host, tokens) if method == "hybrid" else ClipClassifier(host, tokens)
-    )
-    if tokens.support is not None:
-        calibrate(first, tokens)
-    elif calibrated:
-        raise ConfigError("these tokens carry no features of their examples to find a threshold with; give --threshold")
-    return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first  # type: ignore[arg-type]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ Only safetensors is written or read: unlike pickled files, it cannot carry code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata as distributions
 from pathlib import Path
@@ -21,10 +21,23 @@ from .atomic import write_atomically
 from .errors import TokenError
 from .tokens import Support, TokenSet, safe_names
 
-__all__ = ["export_embedding", "export_embeddings", "load_tokens", "save_tokens"]
+__all__ = [
+    "SUFFIX",
+    "export_embedding",
+    "export_embeddings",
+    "import_embeddings",
+    "is_own_file",
+    "load_tokens",
+    "save_tokens",
+]
 
 SUFFIX = ".safetensors"
 _FORMAT, _VERSION = "mcti-token-set", 1
+_EMBEDDING = "mcti-embedding"
+_SINGLE = "emb_params"
+"""The key of a token of one text encoder, as for SD 1.x and 2.x."""
+_WIDTHS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
+"""Which text encoder such a token is for, where the file does not say."""
 _FEATURES, _LABELS = "support.features", "support.labels"
 _LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
 
@@ -97,14 +110,96 @@ def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path) -> 
         raise TokenError(f"token name {name!r} cannot be a file's name; use letters, digits and '-'")
     vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
     if len(vectors) == 1:
-        vectors = {"emb_params": next(iter(vectors.values()))}
-    values = {"name": name, "label": tokens.labels[index], "base_model": tokens.base_model, "pooling": tokens.pooling}
+        vectors = {_SINGLE: next(iter(vectors.values()))}
+    values = {
+        "format": _EMBEDDING,
+        "name": name,
+        "label": tokens.labels[index],
+        "encoders": list(tokens.vectors),
+        "templates": tokens.templates,
+        "pooling": tokens.pooling,
+        "base_model": tokens.base_model,
+    }
     return _write(Path(folder) / f"{name}{SUFFIX}", vectors, values)
 
 
 def export_embeddings(tokens: TokenSet, folder: str | Path) -> list[Path]:
     """``export_embedding`` of every class, in label order."""
     return [export_embedding(tokens, index, folder) for index in range(len(tokens))]
+
+
+def import_embeddings(paths: Sequence[str | Path]) -> TokenSet:
+    """Read embedding files as one token set, a class each, in the order given.
+
+    Files that ``export_embedding`` wrote bring back labels, templates and pooling; of others, which hold ``emb_params``
+    (V, d) or a key for each encoder, the label is the file's name.
+
+    Raises:
+        TokenError: no files, no whole safetensors files, other keys, or tokens that do not fit together.
+    """
+    if not paths:
+        raise TokenError("there are no embedding files to read")
+    tokens = [_imported(Path(path)) for path in paths]
+    first = tokens[0]
+    shapes = [{name: v.shape[1:] for name, v in one.vectors.items()} for one in tokens]
+    for path, one, shape in zip(paths, tokens, shapes, strict=True):
+        if shape != shapes[0] or (one.pooling, one.templates) != (first.pooling, first.templates):
+            raise TokenError(
+                f"{path} does not go together with {paths[0]}: {_described(one)}, and {_described(first)}; load them apart"
+            )
+    return replace(
+        first,
+        labels=tuple(one.labels[0] for one in tokens),
+        names=tuple(one.names[0] for one in tokens),
+        vectors={name: torch.cat([one.vectors[name] for one in tokens]) for name in first.vectors},
+    )
+
+
+def is_own_file(path: str | Path) -> bool:
+    """Whether a file was written here, so that it may be written anew."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") in (json.dumps(_FORMAT), json.dumps(_EMBEDDING))
+    except (OSError, SafetensorError):
+        return False
+
+
+def _imported(path: Path) -> TokenSet:
+    """One embedding file as a set of one class."""
+    try:
+        values, tensors = _read(path, check=False)
+        own = values.get("format") == json.dumps(_EMBEDDING)
+        if _SINGLE in tensors:
+            vectors = _tensor({_SINGLE: tensors[_SINGLE].float()}, _SINGLE, 2)
+            guess = _WIDTHS.get(vectors.shape[1])
+            encoder = _value(values, "encoders", list)[0] if own else guess
+            if encoder is None:
+                raise TokenError(f"it is {vectors.shape[1]} wide; known are {', '.join(map(str, _WIDTHS))}")
+            by_encoder = {encoder: vectors[None]}
+        else:
+            names = [name for name in _WIDTHS.values() if name in tensors]
+            if not names:
+                raise TokenError(
+                    f"it holds neither {_SINGLE!r} nor a key for an encoder ({', '.join(_WIDTHS.values())})"
+                )
+            by_encoder = {name: _tensor({name: tensors[name].float()}, name, 2)[None] for name in names}
+        label = _value(values, "label", str) if own else path.stem
+        tokens = TokenSet((label,), by_encoder, safe_names([path.stem]))
+        if not own:
+            return tokens
+        return replace(
+            tokens,
+            templates=tuple(_value(values, "templates", list)),
+            pooling=_value(values, "pooling", str),
+            base_model=_value(values, "base_model", str),
+        )
+    except TokenError as error:
+        raise TokenError(f"{path}: {error}") from error
+
+
+def _described(tokens: TokenSet) -> str:
+    widths = " and ".join(f"{name} {v.shape[2]} wide" for name, v in tokens.vectors.items())
+    return f"one has {tokens.vectors_per_token} vectors for {widths}, read at {tokens.pooling!r}"
 
 
 def _write(path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any]) -> Path:
@@ -118,11 +213,12 @@ def _write(path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any]) ->
         raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path, check: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             values = file.metadata() or {}
-            _check_format(values)  # before anything large is read
+            if check:
+                _check_format(values)  # before anything large is read
             # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
             return values, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:

@@ -186,7 +186,7 @@ def compare_unet(unet: nn.Module) -> dict[str, float]:
 def load_vae(vae: nn.Module):
     import comfy.sd
 
-    from mcti_core.pocket.taesd import widen_to_taesd
+    from mcti_core.hosts.taesd import widen_to_taesd
 
     return comfy.sd.VAE(sd=widen_to_taesd(vae.state_dict()))
 

@@ -1,0 +1,79 @@
+"""ComfyUI's MODEL, CLIP, VAE and a CLIP space as a host. Imported inside a running ComfyUI only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...errors import HostError
+from ..base import Host
+from ..fingerprint import fingerprint
+from .clip_space import ClipFile, clip_space_for, load_clip_file
+from .codec import ComfyCodec
+from .denoiser import ComfyDenoiser
+from .prompt_tokens import clip_with_tokens
+from .session import Residency
+from .text import ComfyTextEncoder, text_encoders
+
+__all__ = ["ClipFile", "clip_with_tokens", "comfy_host", "load_clip_file"]
+
+_IMAGE_SIZES = {"SD15": 512, "SD20": 768, "SDXL": 1024, "SD3": 1024}
+"""By the host's name of the family; what these were trained on."""
+
+
+def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFile | None = None) -> Host:
+    """The host's loaded models as the core sees them. They are left as they are; see ``session.py``.
+
+    Args:
+        clip: CLIP, with its LoRA patches and clip-skip.
+        model: MODEL, with its patches; for training, for the diffusion classifier and for generating.
+        vae: VAE, with a MODEL.
+        clip_file: vision tower and projections of the CLIP that the text encoder comes from.
+
+    Raises:
+        HostError: a family that tokens cannot be trained for, or parts of different families.
+    """
+    device = clip.patcher.load_device if model is None else model.load_device
+    encoders = text_encoders(clip, device)
+    space = None if clip_file is None else clip_space_for(clip_file, encoders, device)
+    denoiser, patchers = None, {"text": clip.patcher}
+    if model is not None:
+        _refuse_another_width(model, clip, encoders)
+        denoiser = ComfyDenoiser(model, tuple(encoders), with_t5=hasattr(clip.cond_stage_model, "t5xxl"))
+        patchers["denoiser"] = model
+    if clip_file is not None:
+        patchers["clip"] = clip_file.vision.patcher
+    residency = Residency(patchers)
+    codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
+    family = "CLIP" if model is None else type(model.model.model_config).__name__
+    patched = [_patched_fingerprint(part) for part in (clip.patcher, model) if part is not None]
+    towers = [tower for tower in (vae and vae.first_stage_model, clip_file and clip_file.vision.model) if tower]
+    return Host(
+        text=encoders,  # type: ignore[arg-type]
+        denoiser=denoiser,
+        codec=codec,
+        clip=space,
+        device=torch.device(device),
+        name=getattr(clip.cond_stage_model, "title", family),
+        fingerprint=":".join([*patched, *(fingerprint(tower) for tower in towers)]),
+        image_size=getattr(clip.cond_stage_model, "image_size", _IMAGE_SIZES.get(family, 512)),
+        generic_word=getattr(clip.cond_stage_model, "generic_word", "object"),
+        session=residency.session,
+    )
+
+
+def _refuse_another_width(model: Any, clip: Any, encoders: dict[str, ComfyTextEncoder]) -> None:
+    takes = model.model.model_config.unet_config.get("context_dim")
+    gives = sum(encoder.width for encoder in encoders.values())
+    if takes is not None and takes != gives:
+        raise HostError(
+            f"the MODEL takes prompts {takes} wide, the CLIP ({' and '.join(encoders)}) gives {gives}; "
+            "connect MODEL and CLIP of the same checkpoint"
+        )
+
+
+def _patched_fingerprint(patcher: Any) -> str:
+    """Of the weights as they were loaded, and of the patches that are laid on them while they are in use."""
+    originals = {name: backup.weight for name, backup in patcher.backup.items()}
+    return f"{fingerprint(patcher.model, originals)}-{patcher.patches_uuid if patcher.patches else ''}"

@@ -1,0 +1,129 @@
+"""A CLIP space from one file: vision tower, visual projection and text projection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import HostError
+from ..clip_image import clip_pixels
+from .text import ComfyTextEncoder
+
+__all__ = ["ClipFile", "ComfyClipSpace", "load_clip_file"]
+
+_WHERE = (
+    "for Stable Diffusion 1.x and SDXL take model.safetensors of openai/clip-vit-large-patch14, for 2.x of "
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and put it into models/clip_vision"
+)
+_ROWS = 512
+"""Rows of the token table that are compared with the checkpoint's."""
+_LEAST_LIKENESS = 0.8
+"""Mean cosine of those rows: 1 for the same table, about 0 for another CLIP's; fine-tuning hardly moves them."""
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """What a CLIP file holds, before it is known which checkpoint it will serve."""
+
+    vision: Any
+    """The host's ``ClipVisionModel``: tower and visual projection."""
+    text_projection: Tensor
+    """(p, d) float32."""
+    rows: Mapping[int, Tensor]
+    """Some token embeddings of its own text tower, by token id; none where it has no text tower."""
+    name: str
+
+
+class ComfyClipSpace:
+    """A ``ClipFile`` as a ``ClipSpace`` for one text encoder."""
+
+    def __init__(self, file: ClipFile, encoder: str, device: torch.device):
+        self.encoder, self._vision, self._device = encoder, file.vision, device
+        with torch.inference_mode(False):  # backward refuses what a loader node makes
+            self._projection = file.text_projection.to(device, copy=True)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        vision = self._vision
+        pixels = clip_pixels(
+            images.to(vision.load_device, torch.float32), vision.image_size, vision.image_mean, vision.image_std
+        )
+        return vision.model(pixel_values=pixels, intermediate_output=-2)[2].float().to(self._device)
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        return F.linear(pooled.float(), self._projection)
+
+
+def load_clip_file(path: str | Path) -> ClipFile:
+    """Read a whole CLIP model, in transformers' or in OpenCLIP's layout.
+
+    Raises:
+        HostError: a part is missing, or the host knows no vision tower of this shape.
+    """
+    name = Path(path).name
+    try:
+        weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as error:  # what a reader raises for a file that it cannot use is anyone's guess
+        raise HostError(f"{name} cannot be read as a CLIP model ({error}); {_WHERE}") from error
+    openclip = "visual.transformer.resblocks.0.attn.in_proj_weight" in weights
+    projection = weights["text_projection"].T if openclip and "text_projection" in weights else None
+    projection = weights.get("text_projection.weight", projection)
+    tower, visual = ("visual.", "visual.proj") if openclip else ("vision_model.", "visual_projection.weight")
+    parts = {
+        "vision tower": any(key.startswith(tower) for key in weights),
+        "visual projection": visual in weights,
+        "text projection": projection is not None,
+    }
+    missing = [part for part, there in parts.items() if not there]
+    if missing or projection is None:
+        raise HostError(f"{name} holds no {', no '.join(missing)}; a whole CLIP model is needed: {_WHERE}")
+    rows = _some_rows(weights)
+    vision = comfy.clip_vision.load_clipvision_from_sd(
+        weights, prefix="visual." if openclip else "", convert_keys=openclip
+    )
+    if vision is None:
+        raise HostError(f"the vision tower in {name} is of a shape that this ComfyUI does not know; {_WHERE}")
+    return ClipFile(vision, projection.float().clone(), rows, name)
+
+
+def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], device: torch.device) -> ComfyClipSpace:
+    """The CLIP space of whichever text encoder the file fits.
+
+    Raises:
+        HostError: it fits none: another width, or another token table.
+    """
+    width = file.text_projection.shape[1]
+    fitting = [name for name, encoder in encoders.items() if encoder.width == width]
+    widths = " and ".join(f"{name} is {encoder.width} wide" for name, encoder in encoders.items())
+    if not fitting:
+        raise HostError(f"{file.name} is for a text encoder {width} wide, the CLIP's {widths}; {_WHERE}")
+    name = fitting[0]
+    likeness = _likeness(file.rows, encoders[name])
+    if likeness < _LEAST_LIKENESS:
+        raise HostError(
+            f"{file.name} belongs to another text encoder than this checkpoint's {name}: their words are {likeness:.2f} alike, "
+            f"where 1 is the same; {_WHERE}"
+        )
+    return ComfyClipSpace(file, name, device)
+
+
+def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    for key in ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"):
+        if key in weights:
+            table = weights[key]
+            return {i: table[i].float().clone() for i in range(0, len(table), max(1, len(table) // _ROWS))}
+    return {}
+
+
+def _likeness(rows: Mapping[int, Tensor], encoder: ComfyTextEncoder) -> float:
+    ids = [i for i in rows if i < encoder.vocabulary]
+    if not ids:
+        return 0.0 if rows else 1.0
+    return float(F.cosine_similarity(torch.stack([rows[i] for i in ids]), encoder.embed(torch.tensor(ids))).mean())

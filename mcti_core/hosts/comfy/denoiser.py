@@ -1,0 +1,91 @@
+"""The host's MODEL as a denoiser: epsilon-, v- and flow-prediction, with whatever patches it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_sampling
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import HostError
+from ..base import TextFeatures
+
+__all__ = ["ComfyDenoiser"]
+
+_SD3_CONTEXT = 4096
+"""Stable Diffusion 3 pads CLIP's contexts to the width of T5's."""
+
+
+class ComfyDenoiser:
+    """A ``comfy.model_patcher.ModelPatcher`` of a diffusion model as a ``Denoiser``.
+
+    Args:
+        patcher: MODEL, with its LoRA, attention and sampling patches.
+        encoders: names of the text encoders that come with it.
+        with_t5: whether the CLIP is of Stable Diffusion 3, where T5 may stand beside CLIP. T5's part of the context is left
+            empty, as the host does where no T5 is loaded: a token is learned for CLIP alone.
+        pixels: of a latent element, 8.
+
+    Raises:
+        HostError: an inpainting or another model that wants more than a prompt, or one of another kind of prediction.
+    """
+
+    def __init__(self, patcher: Any, encoders: tuple[str, ...], with_t5: bool = False, pixels: int = 8):
+        self._patcher, self._model, self._with_t5, self._pixels = patcher, patcher.model, with_t5, pixels
+        self._encoders = encoders
+        self._sampling: Any = patcher.get_model_object("model_sampling")
+        known = (comfy.model_sampling.EPS, comfy.model_sampling.CONST)
+        if not isinstance(self._sampling, known) or isinstance(self._sampling, comfy.model_sampling.X0):
+            raise HostError(
+                f"the MODEL samples by {type(self._sampling).__name__}; tokens can be trained for noise, v and flow prediction"
+            )
+        channels = self._model.model_config.unet_config.get("in_channels", self._model.latent_format.latent_channels)
+        if self._model.concat_keys or channels != self._model.latent_format.latent_channels:
+            raise HostError(
+                "the MODEL is for inpainting or editing: it takes an image beside the prompt; connect a text-to-image model"
+            )
+        self.sigmas: Tensor = self._sampling.sigmas.detach().float().clone().to(patcher.load_device)
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return self._sampling.noise_scaling(sigma, noise, latents)
+
+    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+        context, pooled = self._conditioning(text)
+        height, width = (self._pixels * side for side in noised.shape[-2:])
+        extra = self._model.extra_conds(
+            cross_attn=context, pooled_output=pooled, noise=noised, device=noised.device, width=width, height=height
+        )
+        conditions = {name: condition.cond for name, condition in extra.items()}
+        options = {**self._patcher.model_options.get("transformer_options", {}), "sigmas": sigma}
+        options |= {"cond_or_uncond": [0] * len(noised), "sample_sigmas": self.sigmas}
+        conditions["transformer_options"] = options
+        wrapper = self._patcher.model_options.get("model_function_wrapper")
+        if wrapper is None:
+            return self._model.apply_model(noised, sigma, **conditions).float()
+        given = {"input": noised, "timestep": sigma, "c": conditions, "cond_or_uncond": options["cond_or_uncond"]}
+        return wrapper(self._model.apply_model, given).float()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """v-prediction and EDM weigh the noise error by (sigma^2 + sigma_data^2) / sigma_data^2."""
+        if not isinstance(self._sampling, comfy.model_sampling.V_PREDICTION):
+            return torch.ones_like(sigma)
+        return (sigma / float(self._sampling.sigma_data)).square() + 1
+
+    def _conditioning(self, text: Mapping[str, TextFeatures]) -> tuple[Tensor, Tensor | None]:
+        """What the host's CLIP makes of its encoders' features: context (B, L, d_ctx), and the pooled vector (B, d)."""
+        if len(self._encoders) == 1:
+            features = text[self._encoders[0]]
+            return features.context, features.pooled
+        joined = torch.cat([text[name].context for name in self._encoders], dim=-1)
+        if not self._with_t5:
+            return joined, text["clip_g"].pooled
+        pooled = torch.cat([_pooled(text[name]) for name in self._encoders], dim=-1)
+        return F.pad(joined, (0, _SD3_CONTEXT - joined.shape[-1])), pooled
+
+
+def _pooled(features: TextFeatures) -> Tensor:
+    assert features.pooled is not None  # every ComfyTextEncoder gives one
+    return features.pooled

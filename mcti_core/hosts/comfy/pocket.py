@@ -1,0 +1,144 @@
+"""The pocket checkpoint as genuine MODEL, CLIP and VAE objects of the host, so that its stock nodes work with them.
+
+The host's loaders know only the sizes of published models. So the same classes are told other sizes here.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.clip_vision
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel, SDTokenizer
+from comfy.supported_models_base import BASE, ClipTarget
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..taesd import widen_to_taesd
+from .clip_space import ClipFile
+
+__all__ = ["PocketParts", "load_pocket_parts"]
+
+
+@dataclass(frozen=True)
+class PocketParts:
+    """What the host's own loader nodes would give, and a CLIP space."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    clip_file: ClipFile
+
+
+def load_pocket_parts(folder: Path, embeddings: Any = None) -> PocketParts:
+    """Read the pocket checkpoint's diffusers folder.
+
+    Args:
+        folder: with ``text_encoder``, ``tokenizer``, ``unet``, ``vae`` and ``clip``.
+        embeddings: folders where prompts' ``embedding:<name>`` is looked for.
+    """
+    return PocketParts(
+        _model(folder / "unet"), _clip(folder, embeddings), _vae(folder / "vae"), _clip_file(folder / "clip")
+    )
+
+
+def _model(folder: Path) -> Any:
+    config = _config(folder)
+    depth = [1] * (len(config["block_out_channels"]) * config["layers_per_block"])
+    unet = {  # the host's words for the same UNet
+        "image_size": 32, "in_channels": config["in_channels"], "out_channels": config["out_channels"],
+        "model_channels": config["block_out_channels"][0],
+        "channel_mult": [width // config["block_out_channels"][0] for width in config["block_out_channels"]],
+        "num_res_blocks": depth, "transformer_depth": depth, "transformer_depth_output": depth * 2,
+        "transformer_depth_middle": 1, "context_dim": config["cross_attention_dim"], "use_spatial_transformer": True,
+        "use_linear_in_transformer": False, "legacy": False, "use_temporal_attention": False, "adm_in_channels": None,
+        "dtype": torch.float32,
+    }  # fmt: skip
+
+    class Pocket(BASE):
+        # what the host's base class would otherwise overwrite
+        unet_extra_config = {"num_heads": config["attention_head_dim"], "num_head_channels": -1}  # noqa: RUF012
+        latent_format = comfy.latent_formats.SD15
+
+    model = comfy.model_base.BaseModel(Pocket(unet))
+    names = comfy.utils.unet_to_diffusers(unet)
+    weights = _weights(folder / "diffusion_pytorch_model.safetensors")
+    model.diffusion_model.load_state_dict({names[key]: weight for key, weight in weights.items()}, strict=True)
+    device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+
+
+def _clip(folder: Path, embeddings: Any) -> Any:
+    config = _config(folder / "text_encoder")
+    special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
+
+    class Tokenizer(SDTokenizer):
+        def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None):
+            super().__init__(
+                tokenizer_path=str(folder / "tokenizer"),
+                embedding_directory=embedding_directory,
+                embedding_size=config["hidden_size"],
+            )
+
+    class TextModel(SDClipModel):
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
+            super().__init__(
+                device=device, dtype=dtype, textmodel_json_config=dict(config), special_tokens=special,
+                return_projected_pooled=False, model_options=model_options or {},
+            )  # fmt: skip
+            # the host makes a table of 49,408 rows whatever the config says
+            rows = config["vocab_size"], config["hidden_size"]
+            self.transformer.set_input_embeddings(self.operations.Embedding(*rows, dtype=dtype, device=device))
+            self.freeze()
+
+    class Model(SD1ClipModel):
+        title, image_size, generic_word = "MC-TI pocket checkpoint", 64, "glyph"
+
+    clip = comfy.sd.CLIP(
+        ClipTarget(SD1Tokenizer, Model),
+        embedding_directory=embeddings,
+        tokenizer_data={"clip_l_tokenizer_class": Tokenizer},
+        model_options={"clip_l_class": TextModel, "dtype": torch.float32},
+    )
+    weights = _weights(folder / "text_encoder" / "model.safetensors")
+    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
+    # the host's model has a projection that nobody asks for here; left as it is made, it may hold anything
+    named["text_projection.weight"] = torch.eye(config["hidden_size"])
+    clip.load_sd(named)
+    return clip
+
+
+def _vae(folder: Path) -> Any:
+    wide = widen_to_taesd(_weights(folder / "diffusion_pytorch_model.safetensors"))
+    return comfy.sd.VAE(sd=wide, dtype=torch.float32)
+
+
+def _clip_file(folder: Path) -> ClipFile:
+    config, weights = _config(folder), _weights(folder / "model.safetensors")
+    preprocessor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    vision = {**config["vision_config"], "projection_dim": config["projection_dim"]}
+    vision |= {name: preprocessor[name] for name in ("image_mean", "image_std") if name in preprocessor}
+    with tempfile.TemporaryDirectory() as temporary:  # the host reads a tower's shape from a file
+        path = Path(temporary) / "config.json"
+        path.write_text(json.dumps(vision), encoding="utf-8")
+        tower = comfy.clip_vision.ClipVisionModel(str(path))
+    tower.load_sd({name: w for name, w in weights.items() if name.startswith(("vision_model.", "visual_projection."))})
+    return ClipFile(tower, weights["text_projection.weight"], {}, "MC-TI pocket checkpoint")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    return {name: weight.float() for name, weight in load_file(path).items()}

@@ -1,0 +1,88 @@
+"""The host's CLIP as text encoders: CLIP-L, OpenCLIP H and OpenCLIP bigG, one or two of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import HostError
+from ..base import TextFeatures
+
+__all__ = ["ComfyTextEncoder", "text_encoders"]
+
+_NAMES = ("clip_l", "clip_h", "clip_g")
+_COMBINATIONS = (("clip_l",), ("clip_h",), ("clip_l", "clip_g"))
+
+
+def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTextEncoder]:
+    """The encoders of a ``comfy.sd.CLIP`` by name; their features come on ``device``.
+
+    Raises:
+        HostError: it holds none of the known combinations.
+    """
+    both, tokenizers = clip.cond_stage_model, clip.tokenizer
+    found = tuple(
+        name for name in _NAMES if getattr(both, name, None) is not None and getattr(tokenizers, name, None) is not None
+    )
+    others = [name for name, part in both.named_children() if name not in _NAMES and getattr(part, "transformer", None)]
+    if found not in _COMBINATIONS or (others and len(found) < 2):
+        inside = ", ".join([*found, *others]) or type(both).__name__
+        raise HostError(
+            f"the CLIP connected here holds {inside}; tokens can be trained for Stable Diffusion 1.x (clip_l), 2.x (clip_h), "
+            "SDXL and Stable Diffusion 3 (clip_l and clip_g)"
+        )
+    return {name: ComfyTextEncoder(clip, name, device) for name in found}
+
+
+class ComfyTextEncoder:
+    """One text encoder of a ``comfy.sd.CLIP``, with its LoRA patches and clip-skip."""
+
+    def __init__(self, clip: Any, name: str, device: torch.device):
+        self.name, self.device = name, device
+        self._model: Any = getattr(clip.cond_stage_model, name)
+        self._tokenizer: Any = getattr(clip.tokenizer, name)
+        self._patcher = clip.patcher
+        self._layer = _layer(self._model, clip.layer_idx)
+        self.begin, self.end = int(self._tokenizer.start_token), int(self._tokenizer.end_token)
+        self.pad, self.length = int(self._tokenizer.pad_token), int(self._tokenizer.max_length)
+        self.vocabulary, self.width = self._table.weight.shape
+
+    def tokenize(self, text: str) -> list[int]:
+        return [int(token) for token in self._tokenizer.tokenizer(text)["input_ids"][1:-1]]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        home = self._table.weight.device
+        return self._table(ids.to(home), out_dtype=torch.float32).to(ids.device)
+
+    def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
+        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
+        last, middle, projected, pooled = self._model.transformer(
+            None,
+            None,
+            embeds=embeds.to(self._patcher.load_device, torch.float32),
+            num_tokens=(end + 1).tolist(),
+            intermediate_output=self._layer,
+            final_layer_norm_intermediate=self._model.layer_norm_hidden_state,
+            dtype=torch.float32,
+        )
+        wanted = projected if self._model.return_projected_pooled else pooled
+        return TextFeatures(
+            context=(last if self._layer is None else middle).float().to(self.device),
+            hidden=last.float().to(self.device),
+            end=end.to(self.device),
+            pooled=wanted.float().to(self.device),
+        )
+
+    @property
+    def _table(self) -> Any:
+        return self._model.transformer.get_input_embeddings()
+
+
+def _layer(model: Any, clip_skip: int | None) -> int | None:
+    """Which layer the denoiser attends to: the family's own, or the one that was set; None for the last."""
+    own_layer, own_index, _ = model.options_default
+    if clip_skip is None:
+        return own_index if own_layer == "hidden" else None
+    return None if abs(clip_skip) > model.num_layers else clip_skip

@@ -1,0 +1,40 @@
+"""The nodes of MC-TI for ComfyUI."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+__all__ = ["comfy_entrypoint"]
+
+
+class MCTIExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .classify import Classify, Evaluate, Route
+        from .clip_space import LoadClipSpace
+        from .examples import AddExamples, ExamplesFromFolder
+        from .folders import use_token_set_folder
+        from .pocket import LoadPocket
+        from .prompts import TokenPrompts
+        from .token_files import LoadTokens, SaveTokens
+        from .train import TrainingSettings, TrainTokens
+
+        use_token_set_folder()
+        return [
+            LoadPocket,
+            ExamplesFromFolder,
+            AddExamples,
+            LoadClipSpace,
+            TrainTokens,
+            TrainingSettings,
+            SaveTokens,
+            LoadTokens,
+            Classify,
+            Evaluate,
+            TokenPrompts,
+            Route,
+        ]
+
+
+async def comfy_entrypoint() -> MCTIExtension:
+    """What ComfyUI calls when it loads the pack."""
+    return MCTIExtension()

@@ -1,0 +1,278 @@
+"""Nodes that classify: Classify With Tokens, Evaluate Tokens, Route Images By Class."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..mcti_core.calibration import METHODS, calibrated_classifier
+from ..mcti_core.classifiers.base import UNKNOWN, Prediction, predict
+from ..mcti_core.errors import ConfigError, ExamplesError, MCTIError
+from ..mcti_core.examples import load_image, to_square
+from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
+from ..mcti_core.plots import confusion_plot, score_bars
+from ..mcti_core.sheets import image_grid, to_picture
+from ..mcti_core.tokens import TokenSet
+from .running import Reporter, working
+from .types import (
+    CATEGORY,
+    ClipSpaceType,
+    Examples,
+    ExamplesType,
+    TokensType,
+    images_in,
+    images_out,
+    optional,
+    picture_out,
+)
+
+__all__ = ["Classify", "Evaluate", "Route"]
+
+_BATCH = 32
+_CHARTED = 16
+_METHOD_TOOLTIP = (
+    "clip compares image features with the tokens, hybrid also with the examples; diffusion asks the diffusion model (slow, needs no CLIP "
+    "space); cascade lets clip choose a few and diffusion decide. auto is clip where a CLIP space is connected, else diffusion."
+)
+
+
+def _models() -> list[Any]:
+    return [
+        optional(ClipSpaceType, "clip_space", "For the methods clip, hybrid and cascade."),
+        optional(io.Model, "model", "For the methods diffusion and cascade."),
+        optional(io.Vae, "vae", "For the methods diffusion and cascade."),
+    ]
+
+
+class Classify(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_Classify",
+            display_name="Classify With Tokens",
+            category=CATEGORY,
+            description="Tell which of the learned classes each image is of.",
+            inputs=[
+                io.Image.Input("images", tooltip="A batch of images."),
+                TokensType.Input("tokens", tooltip="Learned tokens."),
+                io.Clip.Input("clip", tooltip="The text encoder that the tokens were trained with."),
+                io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
+                io.Int.Input("top_k", default=3, min=1, max=100, tooltip="How many of the best classes the scores name."),
+                io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Answer 'unknown' where the confidence is lower. 0 always answers."),
+                io.Boolean.Input("find_threshold", default=False, tooltip="Find that bound from the examples kept with the tokens (clip and hybrid only)."),
+                *_models(),
+            ],
+            outputs=[
+                io.String.Output("labels", display_name="labels", is_output_list=True),
+                io.Int.Output("indices", display_name="indices", is_output_list=True),
+                io.Float.Output("confidences", display_name="confidences", is_output_list=True),
+                io.String.Output("scores", display_name="scores (JSON)"),
+                io.Image.Output("chart", display_name="score chart"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, images: Tensor, tokens: TokenSet, clip: Any, method: str, top_k: int, unknown_below: float, find_threshold: bool,
+        clip_space: Any = None, model: Any = None, vae: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..mcti_core.hosts.comfy import comfy_host
+
+        with working():
+            host = comfy_host(clip, model, vae, clip_space)
+            classifier = calibrated_classifier(method, host, tokens, find_threshold=find_threshold)
+            threshold = classifier.threshold if find_threshold else unknown_below
+            report, answers = Reporter("classifying"), []
+            plain = images_in(images)
+            for part in plain.split(_BATCH):
+                scores = classifier.score(_squares(part, host.image_size))
+                answers += predict(
+                    classifier.labels, scores, temperature=classifier.temperature, threshold=threshold, top=len(tokens)
+                )
+                report(len(answers), len(plain))
+            labels, indices = [a.label for a in answers], [a.index for a in answers]
+            confidences, scores = (
+                [a.confidence for a in answers],
+                json.dumps([_record(a, top_k) for a in answers], ensure_ascii=False),
+            )
+            return io.NodeOutput(labels, indices, confidences, scores, _chart(plain, answers, top_k))
+
+
+class Evaluate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_Evaluate",
+            display_name="Evaluate Tokens",
+            category=CATEGORY,
+            description="Measure on held-out images how often the tokens tell the right class, beside chance and the baselines that use no tokens.",
+            inputs=[
+                ExamplesType.Input("held_out", tooltip="Images that the tokens were not learned from."),
+                TokensType.Input("tokens", tooltip="Learned tokens of the same classes."),
+                io.Clip.Input("clip", tooltip="The text encoder that the tokens were trained with."),
+                io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
+                io.Int.Input("at_most", default=0, min=0, max=100_000, tooltip="Images of each class to test on. 0 takes all; for diffusion take few."),
+                *_models(),
+            ],
+            outputs=[
+                io.Float.Output("accuracy", display_name="accuracy"),
+                io.String.Output("report", display_name="report"),
+                io.Image.Output("confusion", display_name="confusion chart"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, held_out: Examples, tokens: TokenSet, clip: Any, method: str, at_most: int,
+        clip_space: Any = None, model: Any = None, vae: Any = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..mcti_core.hosts.comfy import comfy_host
+
+        with working():
+            paths, labels = _queries(held_out, tokens, at_most)
+            host = comfy_host(clip, model, vae, clip_space)
+            classifier = calibrated_classifier(method, host, tokens)
+            report, logits, features = Reporter("evaluating"), [], []
+            for start in range(0, len(paths), _BATCH):
+                part = torch.stack(
+                    [_square(image, held_out.size or host.image_size) for image in paths[start : start + _BATCH]]
+                )
+                logits.append(classifier.score(part).logits.cpu())
+                if host.clip is not None:
+                    with host.session("clip"), torch.inference_mode():
+                        features.append(host.clip.image_features(part.to(host.device)).cpu())
+                report(start + len(part), len(paths))
+            predicted = torch.cat(logits).argmax(1).clone()
+            share = accuracy(predicted, labels)
+            rows = [("tokens, " + _method(method, host), share)]
+            rows += _baselines(tokens, torch.cat(features).clone(), labels) if features else []
+            chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
+            return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels), picture_out(chart))
+
+
+class Route(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_Route",
+            display_name="Route Images By Class",
+            category=CATEGORY,
+            description="Part a batch of images in two by what Classify With Tokens said of them. What is connected to an empty part does not run.",
+            inputs=[
+                io.Image.Input("images", tooltip="The images that were classified."),
+                io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
+                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through."),
+                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least."),
+                io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
+            ],
+            outputs=[io.Image.Output("matching", display_name="matching"), io.Image.Output("rest", display_name="the rest")],
+            is_input_list=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, images: list[Tensor], labels: list[str], wanted: list[str], least_confidence: list[float],
+        confidences: list[float] | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        with working():
+            every = torch.cat([images_in(batch) for batch in _of_one_size(images)])
+            if len(every) != len(labels):
+                raise ConfigError(
+                    f"there are {len(every)} images and {len(labels)} labels; connect the images that were classified"
+                )
+            sure = confidences if confidences is not None else [1.0] * len(labels)
+            if len(sure) != len(labels):
+                raise ConfigError(
+                    f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
+                )
+            names = {name.strip().casefold() for name in wanted[0].split(",") if name.strip()}
+            keep = torch.tensor(
+                [
+                    confidence >= least_confidence[0] and (label.casefold() in names if names else label != UNKNOWN)
+                    for label, confidence in zip(labels, sure, strict=True)
+                ]
+            )
+            return io.NodeOutput(_part(every[keep]), _part(every[~keep]))
+
+
+def _part(images: Tensor) -> Any:
+    """A batch for the host; where it is empty, what is behind it is left out, since hardly a node takes no image."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return images_out(images) if len(images) else ExecutionBlocker(None)
+
+
+def _of_one_size(images: list[Tensor]) -> list[Tensor]:
+    if len({batch.shape[1:] for batch in images}) > 1:
+        sizes = ", ".join(sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in images}))
+        raise ExamplesError(f"the images are of several sizes ({sizes}); scale them to one size before they are routed")
+    return images
+
+
+def _method(method: str, host: Any) -> str:
+    return ("diffusion" if host.clip is None else "clip") if method == "auto" else method
+
+
+def _squares(images: Tensor, size: int) -> Tensor:
+    return torch.stack([to_square(image, size) for image in images])
+
+
+def _square(image: Any, size: int) -> Tensor:
+    return to_square(image if isinstance(image, Tensor) else load_image(image), size)
+
+
+def _record(answer: Prediction, top: int) -> dict[str, Any]:
+    best = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top[:top]]
+    return {"label": answer.label, "index": answer.index, "confidence": round(answer.confidence, 6), "top": best}
+
+
+def _chart(images: Tensor, answers: list[Prediction], top: int) -> Tensor:
+    """The first images, each beside its best scores."""
+    rows = []
+    for image, answer in list(zip(images, answers, strict=True))[:_CHARTED]:
+        bars = score_bars(*zip(*answer.top[:top], strict=True))
+        thumbnail = to_picture(to_square(image, max(96, bars.height)))
+        strip = Image.new("RGB", (thumbnail.width + bars.width, thumbnail.height), "white")
+        strip.paste(thumbnail, (0, 0))
+        strip.paste(bars, (thumbnail.width, (thumbnail.height - bars.height) // 2))
+        rows.append([picture_out(strip)[0].movedim(-1, 0)])
+    return picture_out(image_grid(rows, [answer.label for answer in answers[:_CHARTED]]))
+
+
+def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[Any], Tensor]:
+    if not len(held_out):
+        raise ExamplesError("there are no held-out images: lower shots, so that some of each class are left to test on")
+    unknown = [label for label in held_out.images if label not in tokens.labels]
+    if unknown:
+        raise ExamplesError(f"the tokens know no class {unknown[0]!r}; they know {', '.join(tokens.labels)}")
+    chosen = {label: images[: at_most or None] for label, images in held_out.images.items()}
+    labels = [tokens.labels.index(label) for label, images in chosen.items() for _ in images]
+    return [image for images in chosen.values() for image in images], torch.tensor(labels)
+
+
+def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple[str, float]]:
+    """What the examples' own image features can do without tokens, on the same images."""
+    from ..mcti_core.baselines import class_mean, logistic_probe
+
+    if tokens.support is None:
+        return []
+    rows = [("class mean of the examples", accuracy(class_mean(tokens.support, features, len(tokens)), labels))]
+    with suppress(MCTIError):  # scikit-learn is not part of ComfyUI
+        rows.append(("logistic probe", accuracy(logistic_probe(tokens.support, features, len(tokens)), labels)))
+    return rows
+
+
+def _report(rows: list[tuple[str, float]], predicted: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
+    lines = [f"{len(labels)} held-out images, {len(names)} classes", "", "| method | accuracy |", "|---|---|"]
+    lines += [f"| {name} | {100 * share:.1f} % |" for name, share in [*rows, ("chance", 1 / len(names))]]
+    lines += ["", "| class | images | precision | recall | most often taken for |", "|---|---|---|---|---|"]
+    for row in per_class_table(predicted, labels, names):
+        shares = " | ".join("" if share != share else f"{100 * share:.0f} %" for share in (row.precision, row.recall))
+        lines.append(f"| {row.label} | {row.images} | {shares} | {row.taken_for or ''} |")
+    return "\n".join(lines)

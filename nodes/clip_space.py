@@ -1,0 +1,41 @@
+"""Node that loads a CLIP space: vision tower, visual projection and text projection from one file."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from .running import working
+from .types import CATEGORY, ClipSpaceType
+
+__all__ = ["LoadClipSpace"]
+
+
+class LoadClipSpace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_LoadClipSpace",
+            display_name="Load CLIP Space",
+            category=CATEGORY,
+            description=(
+                "Load a whole CLIP model: vision tower, visual projection and text projection. For Stable Diffusion 1.x and SDXL that "
+                "is model.safetensors of openai/clip-vit-large-patch14, for 2.x of laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Put it into "
+                "ComfyUI/models/clip_vision."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "clip_file",
+                    options=folder_paths.get_filename_list("clip_vision"),
+                    tooltip="The CLIP model that the checkpoint's text encoder comes from, in models/clip_vision.",
+                )
+            ],
+            outputs=[ClipSpaceType.Output("clip_space", display_name="CLIP space")],
+        )
+
+    @classmethod
+    def execute(cls, clip_file: str) -> io.NodeOutput:
+        from ..mcti_core.hosts.comfy import load_clip_file
+
+        with working():
+            return io.NodeOutput(load_clip_file(folder_paths.get_full_path_or_raise("clip_vision", clip_file)))

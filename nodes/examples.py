@@ -1,0 +1,148 @@
+"""Nodes that gather example images: from a folder of class folders, or class by class in the graph."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mcti_core.errors import ExamplesError, MCTIError
+from ..mcti_core.examples import FewShotDataset, few_shot_split, find_images, load_image, to_square
+from ..mcti_core.sheets import image_grid
+from .folders import class_folders, example_folder
+from .running import working
+from .types import CATEGORY, Examples, ExamplesType, images_in, optional, picture_out
+
+__all__ = ["AddExamples", "ExamplesFromFolder"]
+
+_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_PIXELS = 8, 20, 96
+
+
+class ExamplesFromFolder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_ExamplesFromFolder",
+            display_name="Class Examples From Folder",
+            category=CATEGORY,
+            description="Read a folder that holds one folder of images for each thing to learn. The folders' names are the labels.",
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=class_folders(),
+                    tooltip="A folder in ComfyUI/input that holds one folder of images for each class.",
+                ),
+                io.Int.Input(
+                    "shots",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Images of each class to learn from; the others are held out for testing. 0 learns from all of them.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    tooltip="Which images are learned from and which are held out.",
+                ),
+                io.Int.Input(
+                    "image_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=8,
+                    tooltip="Side in pixels to which images are cropped and scaled. 0 takes the size the checkpoint was trained on.",
+                ),
+            ],
+            outputs=[
+                ExamplesType.Output("examples", display_name="examples"),
+                ExamplesType.Output("held_out", display_name="held-out examples"),
+                io.Image.Output("sheet", display_name="contact sheet"),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str) -> bool | str:
+        try:
+            FewShotDataset.from_folder(example_folder(folder))
+        except MCTIError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **others: Any) -> Any:
+        """Files that came, went or changed: the host reads the folder anew."""
+        root = example_folder(folder)
+        files = [file for path in sorted(root.iterdir()) if path.is_dir() for file in find_images(path)]
+        return str([(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]), sorted(
+            others.items()
+        )
+
+    @classmethod
+    def execute(cls, folder: str, shots: int, seed: int, image_size: int) -> io.NodeOutput:
+        with working():
+            dataset = FewShotDataset.from_folder(example_folder(folder))
+            return io.NodeOutput(*split(dataset, shots, seed, image_size))
+
+
+class AddExamples(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_AddExamples",
+            display_name="Add Class Examples",
+            category=CATEGORY,
+            description="Name a batch of images as one class to learn. Chain several of these, one for each class.",
+            inputs=[
+                io.String.Input(
+                    "label",
+                    default="my thing",
+                    tooltip="What you call this class. It becomes the token's name in prompts.",
+                ),
+                io.Image.Input("images", tooltip="One to eight images of the class, or more."),
+                optional(ExamplesType, "previous", "Classes that were added before this one."),
+            ],
+            outputs=[
+                ExamplesType.Output("examples", display_name="examples"),
+                io.Image.Output("sheet", display_name="contact sheet"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, label: str, images: Tensor, previous: Examples | None = None) -> io.NodeOutput:
+        with working():
+            if not label.strip():
+                raise ExamplesError("the label is empty; give the class a name")
+            before = previous or Examples({})
+            added = (*before.images.get(label, ()), *images_in(images).cpu())
+            examples = Examples({**before.images, label: added}, before.size)
+            return io.NodeOutput(examples, sheet(examples))
+
+
+def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Examples, Examples, Tensor]:
+    """Examples to learn from, held-out ones, and a contact sheet of the former."""
+    if shots == 0:
+        examples = Examples.of(dataset, size)
+        return examples, Examples(dict.fromkeys(dataset.classes, ()), size), sheet(examples)
+    try:
+        few, others = few_shot_split(dataset.labels, dataset.classes, shots, seed)
+    except ExamplesError as error:
+        raise ExamplesError(f"{error}; lower shots, or set it to 0 to learn from all images") from error
+    examples = Examples.of(dataset, size, few)
+    return examples, Examples.of(dataset, size, others), sheet(examples)
+
+
+def sheet(examples: Examples) -> Tensor:
+    """The first images of the first classes, a row each."""
+    rows = {
+        label: [
+            to_square(i if isinstance(i, torch.Tensor) else load_image(i), _SHEET_PIXELS)
+            for i in images[:_SHEET_COLUMNS]
+        ]
+        for label, images in list(examples.images.items())[:_SHEET_ROWS]
+    }
+    return picture_out(image_grid(list(rows.values()), list(rows)))

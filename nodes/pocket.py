@@ -1,0 +1,62 @@
+"""Node that gives the pocket checkpoint: the whole pack runs with it, without a download, on a CPU."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from .examples import split
+from .running import working
+from .types import CATEGORY, ClipSpaceType, ExamplesType
+
+__all__ = ["LoadPocket"]
+
+
+class LoadPocket(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_Pocket",
+            display_name="Load Pocket Checkpoint",
+            category=CATEGORY,
+            description=(
+                "A tiny Stable Diffusion of coloured handwriting (64 x 64 pixels) that comes with this pack, and real handwritten digits "
+                "that it has never seen. Everything can be tried with it in minutes, without a download and without a GPU."
+            ),
+            inputs=[
+                io.Int.Input(
+                    "shots",
+                    default=5,
+                    min=1,
+                    max=100,
+                    tooltip="Images of each digit to learn from; the others are held out for testing.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    tooltip="Which images are learned from and which are held out.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="MODEL"),
+                io.Clip.Output("clip", display_name="CLIP"),
+                io.Vae.Output("vae", display_name="VAE"),
+                ClipSpaceType.Output("clip_space", display_name="CLIP space"),
+                ExamplesType.Output("examples", display_name="examples"),
+                ExamplesType.Output("held_out", display_name="held-out examples"),
+                io.Image.Output("sheet", display_name="contact sheet"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, shots: int, seed: int) -> io.NodeOutput:
+        from ..mcti_core.hosts.comfy.pocket import load_pocket_parts
+        from ..mcti_core.pocket import POCKET_FOLDER
+        from ..mcti_core.pocket.digits import digit_dataset
+
+        with working():
+            parts = load_pocket_parts(POCKET_FOLDER, folder_paths.get_folder_paths("embeddings"))
+            examples = split(digit_dataset(), shots, seed, 64)
+            return io.NodeOutput(parts.model, parts.clip, parts.vae, parts.clip_file, *examples)

@@ -1,0 +1,45 @@
+"""Node that makes a prompt for every class."""
+
+from __future__ import annotations
+
+import re
+
+from comfy_api.latest import io
+
+from ..mcti_core.errors import TokenError
+from ..mcti_core.tokens import TokenSet
+from .running import working
+from .types import CATEGORY, TokensType
+
+__all__ = ["TokenPrompts"]
+
+
+class TokenPrompts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_TokenPrompts",
+            display_name="Token Prompts",
+            category=CATEGORY,
+            description="One prompt for each class, as a list: what is connected behind it runs once for each.",
+            inputs=[
+                TokensType.Input("tokens", tooltip="Learned tokens."),
+                io.String.Input("template", multiline=True, default="a photo of {}", tooltip="A prompt with {} where the token goes; ({}:1.2) gives it weight."),
+            ],
+            outputs=[
+                io.String.Output("prompts", display_name="prompts", is_output_list=True),
+                io.String.Output("labels", display_name="labels", is_output_list=True),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, tokens: TokenSet, template: str) -> io.NodeOutput:
+        with working():
+            if "{}" not in template:
+                raise TokenError(f"the template {template!r} holds no {{}}; write {{}} where the token goes")
+            apart = re.sub(
+                r"(?<=[^\s(])\{\}", " {}", template
+            )  # the host sees a token only behind a space or a bracket
+            return io.NodeOutput(
+                [apart.replace("{}", f"embedding:{name}") for name in tokens.names], list(tokens.labels)
+            )

@@ -1,0 +1,69 @@
+"""What every node does around its call of the library: leave inference mode, show progress, put errors plainly."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+import comfy.utils
+import torch
+
+from ..mcti_core.errors import MCTIError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Reporter", "plainly", "working"]
+
+_PREVIEW_SECONDS = 1.5
+_LOG_SECONDS = 15.0
+_PREVIEW_PIXELS = 768
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """The host runs nodes in inference mode, in whose tensors backward is impossible; the library runs outside it."""
+    with plainly(), torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """A user's mistake is told in a sentence, without the frames of the library behind it."""
+    try:
+        yield
+    except MCTIError as error:
+        raise error.with_traceback(None) from None
+
+
+class Reporter:
+    """Progress bar and live preview of a node; notices when its user cancels.
+
+    Args:
+        name: of the work, for the log.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._bar: comfy.utils.ProgressBar | None = None
+        self._started = self._drawn = self._told = time.monotonic()
+        self._first = 0
+
+    def __call__(self, done: int, total: int, preview: Callable[[], Image] | None = None) -> None:
+        """Show that ``done`` of ``total`` is done; ``preview`` is called now and then. Raises the host's own exception on cancel."""
+        now = time.monotonic()
+        if self._bar is None:
+            self._bar, self._started, self._first = comfy.utils.ProgressBar(total), now, done
+        shown = None
+        if preview is not None and (now - self._drawn > _PREVIEW_SECONDS or done == total):
+            shown, self._drawn = ("JPEG", preview().convert("RGB"), _PREVIEW_PIXELS), time.monotonic()
+        self._bar.update_absolute(done, total, shown)
+        if now - self._told > _LOG_SECONDS and done > self._first:
+            self._told = now
+            left = (now - self._started) / (done - self._first) * (total - done)
+            logging.info("MC-TI %s: %d of %d, %.0f s left", self.name, done, total, left)
+        comfy.model_management.throw_exception_if_processing_interrupted()

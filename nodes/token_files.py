@@ -1,0 +1,140 @@
+"""Nodes that write and read tokens: Save Token Embeddings, Load Token Embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..mcti_core.errors import TokenError
+from ..mcti_core.token_files import (
+    SUFFIX,
+    export_embeddings,
+    import_embeddings,
+    is_own_file,
+    load_tokens,
+    save_tokens,
+)
+from ..mcti_core.tokens import TokenSet
+from .folders import TOKEN_SETS, token_set_path
+from .running import working
+from .types import CATEGORY, TokensType
+
+__all__ = ["LoadTokens", "SaveTokens"]
+
+_SET, _EMBEDDINGS, _BOTH = "token set", "embeddings", "both"
+_EMBEDDING, _FOLDER = "embedding: ", "embeddings in: "
+"""What stands before such a choice in the list; token sets have nothing before them."""
+
+
+class SaveTokens(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_SaveTokens",
+            display_name="Save Token Embeddings",
+            category=CATEGORY,
+            description=(
+                "Write tokens to disk: as one token set, which can classify, be loaded and be trained on; as one embedding file a class, for "
+                "any prompt and for other programs; or both."
+            ),
+            inputs=[
+                TokensType.Input("tokens", tooltip="Learned tokens."),
+                io.String.Input("name", default="my-things", tooltip="The token set's name; a / puts it into a folder."),
+                io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH, tooltip="One token set, one embedding file a class, or both."),
+                io.String.Input("folder", default="", tooltip="A folder inside models/embeddings for the embedding files. Empty puts them there directly."),
+            ],
+            outputs=[io.String.Output("paths", display_name="paths")],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
+        with working():
+            written: list[Path] = []
+            if format != _EMBEDDINGS:
+                path = token_set_path(name, SUFFIX)
+                _refuse_others(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written.append(save_tokens(tokens, path))
+            if format != _SET:
+                root = Path(folder_paths.get_folder_paths("embeddings")[0])
+                into = root / token_set_path(folder, "").name if folder.strip() else root
+                into.mkdir(parents=True, exist_ok=True)
+                for token in tokens.names:
+                    _refuse_others(into / f"{token}{SUFFIX}")
+                written += export_embeddings(tokens, into)
+            return io.NodeOutput("\n".join(map(str, written)))
+
+
+class LoadTokens(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_LoadTokens",
+            display_name="Load Token Embeddings",
+            category=CATEGORY,
+            description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:<name> in prompts, with the CLIP from here.",
+            inputs=[
+                io.Combo.Input("file", options=_choices(), tooltip="A token set in models/mcti_tokens, or embeddings in models/embeddings."),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder, of the family the tokens were trained on."),
+            ],
+            outputs=[
+                TokensType.Output("tokens", display_name="tokens"),
+                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens"),
+                io.String.Output("names", display_name="names"),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **others: Any) -> Any:
+        """A file that changed is read anew, and everything behind it is done anew."""
+        digest = hashlib.sha256(file.encode())
+        for path in _paths(file):
+            digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def execute(cls, file: str, clip: Any) -> io.NodeOutput:
+        from ..mcti_core.hosts.comfy import clip_with_tokens
+
+        with working():
+            paths = _paths(file)
+            from_embeddings = file.startswith((_EMBEDDING, _FOLDER))
+            tokens = import_embeddings(paths) if from_embeddings else load_tokens(paths[0])
+            return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))
+
+
+def _choices() -> list[str]:
+    embeddings = [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(SUFFIX)]
+    folders = sorted({Path(name).parent.as_posix() for name in embeddings} - {"."})
+    sets = [name for name in folder_paths.get_filename_list(TOKEN_SETS) if name.endswith(SUFFIX)]
+    return [*sets, *(_FOLDER + folder for folder in folders), *(_EMBEDDING + name for name in embeddings)]
+
+
+def _paths(choice: str) -> list[Path]:
+    """The files that a choice stands for; the host's own look-up keeps them inside its folders."""
+    if choice.startswith(_FOLDER):
+        folder = choice.removeprefix(_FOLDER)
+        names = [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(SUFFIX)]
+        found = [
+            folder_paths.get_full_path("embeddings", name) for name in names if Path(name).parent.as_posix() == folder
+        ]
+    elif choice.startswith(_EMBEDDING):
+        found = [folder_paths.get_full_path("embeddings", choice.removeprefix(_EMBEDDING))]
+    else:
+        found = [folder_paths.get_full_path(TOKEN_SETS, choice)]
+    paths = [Path(path) for path in found if path is not None]
+    if not paths:
+        raise TokenError(f"there are no tokens {choice!r} any more; choose others, or save them again")
+    return paths
+
+
+def _refuse_others(path: Path) -> None:
+    if path.exists() and not is_own_file(path):
+        raise TokenError(
+            f"{path} is there already and was not written by MC-TI; choose another name or folder, or move it away"
+        )

@@ -1,0 +1,242 @@
+"""Nodes that train: Train MC-TI Tokens, and its rarely used settings."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mcti_core.config import SCHEDULES, TrainConfig
+from ..mcti_core.losses import DIRECTIONS
+from ..mcti_core.plots import loss_curves
+from ..mcti_core.sheets import image_grid
+from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ..mcti_core.tokens import POOLINGS, TokenSet
+from .folders import token_set_path
+from .running import Reporter, working
+from .types import (
+    CATEGORY,
+    ClipSpaceType,
+    Examples,
+    ExamplesType,
+    Settings,
+    SettingsType,
+    TokensType,
+    optional,
+    picture_out,
+)
+
+__all__ = ["TrainTokens", "TrainingSettings"]
+
+_DEFAULT = TrainConfig()
+_LEAST_SAMPLE = 128
+"""Pixels that a sample is shown in at least."""
+_TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
+
+
+@dataclass
+class _Unfinished:
+    """The last training that was broken off, kept while the server runs."""
+
+    state: Any = None
+
+
+_unfinished = _Unfinished()
+
+
+class TrainTokens(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MCTI_TrainTokens",
+            display_name="Train MC-TI Tokens",
+            category=CATEGORY,
+            description=(
+                "Learn a token for every class at once. The checkpoint stays as it is. Afterwards write embedding:<name> in a prompt, with "
+                "the CLIP from here, and classify with the tokens. Cancelling keeps what was learned; queue again to go on."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The checkpoint's diffusion model: Stable Diffusion 1.x, 2.x, SDXL or 3."
+                ),
+                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
+                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
+                ExamplesType.Input("examples", tooltip="Images of two or more classes."),
+                io.Int.Input(
+                    "steps",
+                    default=_DEFAULT.steps,
+                    min=1,
+                    max=100_000,
+                    tooltip="Training steps, for all classes together.",
+                ),
+                io.Int.Input(
+                    "batch", default=_DEFAULT.batch, min=1, max=256, tooltip="Images a step. Fewer need less memory."
+                ),
+                io.Float.Input(
+                    "lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6, tooltip="Learning rate."
+                ),
+                io.Float.Input(
+                    "gamma",
+                    default=_DEFAULT.gamma,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="How much telling classes apart counts beside drawing them. 0 is plain textual inversion.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed gives the same tokens."),
+                optional(
+                    ClipSpaceType,
+                    "clip_space",
+                    "CLIP's image side. Without it, training is plain textual inversion (gamma 0).",
+                ),
+                optional(SettingsType, "settings", "Rarely used settings, from MC-TI Training Settings."),
+                optional(
+                    TokensType,
+                    "start_from",
+                    "Learned tokens of the same classes to start from, rather than from a word.",
+                ),
+            ],
+            outputs=[
+                TokensType.Output("tokens", display_name="tokens"),
+                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens"),
+                io.LossMap.Output("loss_map", display_name="loss"),
+                io.Image.Output("loss_curve", display_name="loss curve"),
+                io.Image.Output("samples", display_name="samples"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float, seed: int,
+        clip_space: Any = None, settings: Settings | None = None, start_from: TokenSet | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from ..mcti_core.features import FeatureCache
+        from ..mcti_core.hosts.comfy import clip_with_tokens, comfy_host
+
+        chosen = settings or Settings()
+        config = replace(chosen.config, steps=steps, batch=batch, lr=lr, gamma=gamma, seed=seed)
+        if clip_space is None and gamma:
+            logging.info("MC-TI: no CLIP space is connected, so that this is plain textual inversion (gamma 0)")
+            config = replace(config, gamma=0.0, warm_start=0)
+        with working():
+            dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
+            size, seen = examples.size or host.image_size, Reporter("examples")
+            cache = FeatureCache.build(host, dataset, mirror=chosen.mirror, size=size, progress=seen)
+            result = _train(host, cache, _first_tokens(host, dataset.classes, chosen, seed, start_from), config)
+            curve = picture_out(loss_curves({"": result.history}))
+            samples = _samples(host, result.tokens, chosen.samples, size, seed)
+            loss = {"loss": [float(value) for value in result.history["loss"]]}
+            return io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples)
+
+
+class TrainingSettings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def number(name: str, least: int, most: int, tooltip: str) -> Any:
+            return io.Int.Input(name, default=getattr(_DEFAULT, name), min=least, max=most, tooltip=tooltip)
+
+        return io.Schema(
+            node_id="MCTI_TrainingSettings",
+            display_name="MC-TI Training Settings",
+            category=CATEGORY,
+            description="Settings of a training that are rarely changed.",
+            inputs=[
+                io.Combo.Input("templates", options=[*_TEMPLATES, "own"], default="object", tooltip="Prompts that tokens are trained in: of objects, of styles, or your own."),
+                io.String.Input("own_templates", multiline=True, default="", tooltip="Your own prompts, one a line, each with {} where the token goes."),
+                io.String.Input("initial_word", default="", tooltip="A word to start from, or mean or random. Empty takes a word for anything."),
+                io.Int.Input("vectors", default=1, min=1, max=16, tooltip="Vectors a token. More can hold more detail and cost prompt length."),
+                io.Boolean.Input("mirror", default=True, tooltip="Also learn from mirror images. Turn it off where left and right matter, as in writing."),
+                io.Combo.Input("direction", options=list(DIRECTIONS), default=_DEFAULT.direction, tooltip="Whether images find their text, texts their image, or both."),
+                io.Combo.Input("pooling", options=list(POOLINGS), default=_DEFAULT.pooling, tooltip="Where a prompt's text feature is read: at its end, or at the token."),
+                io.Float.Input("logit_scale", default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1, tooltip="How sharply classes are told apart in training."),
+                io.Float.Input("gamma_end", default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6, tooltip="What gamma falls to over the training. 0 keeps it constant."),
+                io.Combo.Input("lr_schedule", options=list(SCHEDULES), default=_DEFAULT.lr_schedule, tooltip="How the learning rate goes on after its rise."),
+                number("lr_warmup", 0, 10_000, "Steps over which the learning rate rises."),
+                io.Float.Input("weight_decay", default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6, tooltip="Pulls vectors towards zero."),
+                number("warm_start", 0, 10_000, "Steps on telling classes apart alone before the first; they cost little."),
+                number("text_classes", 1, 4096, "Most classes whose prompts are encoded in one step."),
+                number("probe_every", 0, 10_000, "Steps between looks at a fixed probe, to stop early. 0 never looks."),
+                number("patience", 1, 1000, "Looks without improvement after which training stops."),
+                io.Int.Input("samples", default=4, min=0, max=32, tooltip="Classes of which a sample is drawn when the training is done."),
+            ],
+            outputs=[SettingsType.Output("settings", display_name="settings")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, templates: str, own_templates: str, initial_word: str, vectors: int, mirror: bool, samples: int, gamma_end: float,
+        **config: Any,
+    ) -> io.NodeOutput:  # fmt: skip
+        with working():
+            own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
+            prompts = own if templates == "own" else _TEMPLATES[templates]
+            settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
+            return io.NodeOutput(Settings(settings, vectors, initial_word.strip(), mirror, samples))
+
+
+def _first_tokens(
+    host: Any, labels: tuple[str, ...], chosen: Settings, seed: int, start_from: TokenSet | None
+) -> TokenSet:
+    from ..mcti_core.experiments import new_tokens
+
+    if start_from is not None:
+        return start_from
+    return new_tokens(host, labels, vectors=chosen.vectors, init=chosen.initial_word or None, seed=seed)
+
+
+def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> Any:
+    """Train, and whatever breaks it off, keep the last whole step: in memory to go on from, and in a file to use."""
+    from ..mcti_core.training import StepInfo, run_identity, train
+
+    identity, report = run_identity(host, cache, tokens, config), Reporter("training")
+    kept = _unfinished.state
+    resume = kept if kept is not None and kept.begun == identity else None
+    last: list[StepInfo] = []
+    columns: dict[str, list[float]] = {}
+
+    def on_step(info: StepInfo) -> None:
+        last[:] = [info]
+        for name, value in info.losses.items():
+            columns.setdefault(name, [row[name] for row in resume.history] if resume else []).append(value)
+        report(info.step, info.total, lambda: loss_curves({"": columns}))
+
+    try:
+        result = train(host, cache, tokens, config, on_step=on_step, resume=resume)
+    except BaseException:
+        if last:
+            _keep(last[-1])
+        raise
+    _unfinished.state = last[-1].state() if last else resume  # until its samples are drawn, that may be broken off too
+    return result
+
+
+def _keep(info: Any) -> None:
+    from ..mcti_core.token_files import save_tokens
+
+    _unfinished.state = info.state()
+    tokens = info.tokens()
+    path = save_tokens(
+        tokens, token_set_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more", ".safetensors")
+    )
+    logging.info(
+        "MC-TI: broken off after %d of %d steps. The tokens so far are in %s; queue the same graph again to go on.",
+        info.step, info.total, path,
+    )  # fmt: skip
+
+
+def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> Tensor:
+    """One image of each of the first classes, in the first template, labelled."""
+    from ..mcti_core.sampling import generate
+
+    names = tokens.names[:classes]
+    if not names:
+        return torch.ones(1, 64, 64, 3)
+    prompts = [tokens.templates[0].replace("{}", f"embedding:{name}") for name in names]
+    images = generate(host, prompts, tokens, size=size, seed=seed, batch=1, progress=Reporter("samples"))
+    scale = max(1, _LEAST_SAMPLE // size)
+    return picture_out(image_grid([list(images)], [""], list(tokens.labels[:classes]), scale))

@@ -1,0 +1,110 @@
+"""The pack's own socket types, and how the host's images become ours and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mcti_core.config import TrainConfig
+from ..mcti_core.errors import ExamplesError
+from ..mcti_core.examples import FewShotDataset
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "CATEGORY",
+    "ClipSpaceType",
+    "Examples",
+    "ExamplesType",
+    "Settings",
+    "SettingsType",
+    "TokensType",
+    "images_in",
+    "images_out",
+    "picture_out",
+]
+
+CATEGORY = "MC-TI"
+
+ExamplesType = io.Custom("MCTI_EXAMPLES")
+"""Carries ``Examples``."""
+TokensType = io.Custom("MCTI_TOKENS")
+"""Carries ``mcti_core.tokens.TokenSet``."""
+ClipSpaceType = io.Custom("MCTI_CLIP_SPACE")
+"""Carries ``mcti_core.hosts.comfy.ClipFile``."""
+SettingsType = io.Custom("MCTI_SETTINGS")
+"""Carries ``Settings``."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of classes in label order. Unlike a ``FewShotDataset`` it may hold one class only, or classes without images."""
+
+    images: Mapping[str, tuple[Path | Tensor, ...]]
+    """Label -> images: each a path, or a (3, H, W) float tensor in [0, 1]."""
+    size: int = 0
+    """Side in pixels to which images are brought; 0 for what the checkpoint was trained on."""
+
+    @classmethod
+    def of(cls, dataset: FewShotDataset, size: int, index: Tensor | None = None) -> Examples:
+        """All images of a dataset, or those at ``index``."""
+        chosen = torch.arange(len(dataset)) if index is None else index
+        by_class = {
+            label: tuple(dataset.images[i] for i in chosen[dataset.labels[chosen] == c].tolist())
+            for c, label in enumerate(dataset.classes)
+        }
+        return cls(by_class, size)
+
+    def dataset(self) -> FewShotDataset:
+        """For training: two classes at least, an image each at least."""
+        labels = [index for index, images in enumerate(self.images.values()) for _ in images]
+        flat = tuple(image for images in self.images.values() for image in images)
+        if not self.images:
+            raise ExamplesError("there are no examples; connect a node that gives some")
+        return FewShotDataset(tuple(self.images), flat, torch.tensor(labels, dtype=torch.long))
+
+    def __len__(self) -> int:
+        return sum(len(images) for images in self.images.values())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the settings node changes about a training."""
+
+    config: TrainConfig = field(default_factory=TrainConfig)
+    vectors: int = 1
+    initial_word: str = ""
+    """A word, "mean" or "random"; the checkpoint's own word for anything where it is empty."""
+    mirror: bool = True
+    samples: int = 4
+    """Classes that a sample is drawn of when the training is done."""
+
+
+def images_in(images: Tensor) -> Tensor:
+    """The host's (B, H, W, C) -> (B, 3, H, W) float32 in [0, 1], a copy outside inference mode."""
+    if images.shape[-1] == 1:
+        images = images.expand(*images.shape[:-1], 3)
+    return images[..., :3].movedim(-1, 1).float().clamp(0, 1).clone(memory_format=torch.contiguous_format)
+
+
+def images_out(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> the host's (B, H, W, 3)."""
+    return images.detach().movedim(1, -1).contiguous().cpu()
+
+
+def picture_out(picture: Image) -> Tensor:
+    """A PIL image as one of the host's: (1, H, W, 3) float32 in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def optional(kind: Any, name: str, tooltip: str, **more: Any) -> Any:
+    """An input that may stay unconnected."""
+    return kind.Input(name, optional=True, tooltip=tooltip, **more)

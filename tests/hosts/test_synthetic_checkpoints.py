@@ -1,0 +1,64 @@
+"""ComfyUI's stock nodes take the synthetic checkpoints for the real models, and what they answer can be told apart."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+# name: class and model type, context, pooled output, and what the loaders find lacking, as in the real files
+CHECKPOINTS = {
+    "sd15": ("SD15", "EPS", 768, 768, ["clip_l.logit_scale", "clip_l.transformer.text_projection.weight"]),
+    "sd15 full": ("SD15", "EPS", 768, 768, ["clip_l.logit_scale", "clip_l.transformer.text_projection.weight"]),
+    "sd20": ("SD20", "V_PREDICTION", 1024, 1024, []),
+    "sd20 base": ("SD20", "EPS", 1024, 1024, []),
+    "sdxl": ("SDXL", "EPS", 2048, 1280, ["clip_l.logit_scale", "clip_l.transformer.text_projection.weight"]),
+    "sd3": ("SD3", "FLOW", 4096, 2048, ["clip_l.logit_scale", "clip_g.logit_scale"]),
+}
+CLIPS = {
+    "clip_l": (768, 1024),
+    "clip_h": (1024, 1280),
+}  # projection, width; clip_g loads too, but takes 4 GB and half a minute
+
+
+def quick_first(names):
+    """Each loads ComfyUI anew; one of them in an ordinary run is enough."""
+    first, *others = names
+    return [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+
+
+def run(comfyui: Path, folder: Path, name: str) -> dict:
+    script = Path(__file__).with_name("synthetic_in_comfyui.py")
+    command = [sys.executable, str(script), str(comfyui), str(folder), name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", quick_first(CHECKPOINTS))
+def test_a_checkpoint_is_taken_for_the_real_model(comfyui: Path, tmp_path: Path, name: str) -> None:
+    family, prediction, context, pooled, lacking = CHECKPOINTS[name]
+    found = run(comfyui, tmp_path, name)
+    assert (found["class"], found["type"]) == (family, prediction)
+    assert (found["context"], found["pooled"]) == ([1, 77, context], [1, pooled])
+    assert found["messages"] == ([f"clip missing: {lacking}"] if lacking else [])
+    assert found["own storage"]
+    assert {what: size for what, size in found["differences"].items() if not size > 0.03} == {}  # or not finite
+    assert 0.2 < found["spreads"]["encoded"] < 5
+    assert 0.05 < found["spreads"]["image"] < 0.45
+    assert (tmp_path / "checkpoint.ckpt").stat().st_size < 6e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_whole_clip_is_taken_for_clip_vision(comfyui: Path, tmp_path: Path, name: str) -> None:
+    projection, width = CLIPS[name]
+    found = run(comfyui, tmp_path, name)
+    assert (found["embeds"], found["hidden"]) == ([2, projection], [2, 257, width])
+    assert found["messages"] == []
+    assert found["own storage"]
+    assert found["differences"]["image"] > 0.03
+    assert (tmp_path / "clip.bin").stat().st_size < 6e6
