@@ -122,7 +122,7 @@ class Host:
     name: str = "unnamed model"
     """For people: what was loaded."""
     fingerprint: str = ""
-    """Changes when codec or CLIP space change; keys cached features."""
+    """Changes when any of the models changes; keys cached features and trainings that were broken off."""
     image_size: int = 512
     """Side of the square images that the model was trained on."""
     generic_word: str = "object"

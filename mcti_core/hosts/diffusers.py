@@ -17,6 +17,7 @@ from .base import Host, TextFeatures
 from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from .clip_text import run_text_tower
 from .fingerprint import fingerprint
+from .half import enlarged_gradients
 from .loading import DTYPES, first_line, load_parts, whole
 
 __all__ = ["load_host"]
@@ -37,7 +38,8 @@ def load_host(
         clip: a folder with a transformers ``CLIPModel``, the one that a text encoder of the model comes from; without it
             there is no CLIP space.
         device: where the weights go.
-        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32. An SDXL
+        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32, and so do
+            text encoders in ``"fp16"``. An SDXL
             autoencoder that overflows in fp16, as the original one does, stays float32.
         config: for a single file without network access, a diffusers folder of the same family (weights not needed).
 
@@ -50,6 +52,9 @@ def load_host(
     if not path.exists():
         raise HostError(f"no model at {path}; give a diffusers folder or a single-file checkpoint")
     parts = load_parts(path, config, DTYPES[dtype])
+    for tower, _ in parts.text.values():
+        if dtype == "fp16":
+            tower.float()  # what flows back through it would underflow
     for module in parts.modules:
         module.to(device=device).eval().requires_grad_(False)
     text = {name: ClipTextEncoder(*pair, penultimate=parts.xl) for name, pair in parts.text.items()}
@@ -67,7 +72,7 @@ def load_host(
         clip=space,
         device=torch.device(device),
         name=path.name,
-        fingerprint=f"{fingerprint(parts.vae)}:{fingerprint(space.module) if space else ''}:{dtype}",
+        fingerprint=":".join([*map(fingerprint, modules), dtype]),
         image_size=int(parts.unet.config.sample_size) * codec.downscale,
         session=lambda *parts, gradients=False: _frozen(modules),
     )
@@ -172,10 +177,16 @@ class UNetDenoiser:
         s = sigma.view(-1, 1, 1, 1)
         scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
         step = (self.sigmas.log()[None] - sigma.log()[:, None]).abs().argmin(1)
+        text, enlarged = enlarged_gradients(text, self.unet.dtype)
         context = torch.cat([features.context for features in text.values()], dim=-1).to(self.unet.dtype)
-        output = self.unet(
-            scaled.to(self.unet.dtype), step, encoder_hidden_states=context, added_cond_kwargs=self.added(noised, text)
-        ).sample.float()
+        output = enlarged(
+            self.unet(
+                scaled.to(self.unet.dtype),
+                step,
+                encoder_hidden_states=context,
+                added_cond_kwargs=self.added(noised, text),
+            ).sample
+        )
         if self.prediction == "epsilon":
             return noised - s * output
         return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v

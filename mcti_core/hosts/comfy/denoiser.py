@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import HostError
 from ..base import TextFeatures
+from ..half import enlarged_gradients
 
 __all__ = ["ComfyDenoiser"]
 
@@ -53,6 +54,8 @@ class ComfyDenoiser:
         return self._sampling.noise_scaling(sigma, noise, latents)
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+        dtype = self._model.manual_cast_dtype or self._model.get_dtype()
+        text, enlarged = enlarged_gradients(text, dtype)
         context, pooled = self._conditioning(text)
         height, width = (self._pixels * side for side in noised.shape[-2:])
         extra = self._model.extra_conds(
@@ -64,9 +67,9 @@ class ComfyDenoiser:
         conditions["transformer_options"] = options
         wrapper = self._patcher.model_options.get("model_function_wrapper")
         if wrapper is None:
-            return self._model.apply_model(noised, sigma, **conditions).float()
+            return enlarged(self._model.apply_model(noised, sigma, **conditions))
         given = {"input": noised, "timestep": sigma, "c": conditions, "cond_or_uncond": options["cond_or_uncond"]}
-        return wrapper(self._model.apply_model, given).float()
+        return enlarged(wrapper(self._model.apply_model, given))
 
     def weight(self, sigma: Tensor) -> Tensor:
         """v-prediction and EDM weigh the noise error by (sigma^2 + sigma_data^2) / sigma_data^2."""
