@@ -167,7 +167,7 @@ class Route(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="The images that were classified."),
                 io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
-                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through."),
+                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through. Connected to the labels of Token Prompts, each prompt's images must be of its class."),
                 io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least."),
                 io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
             ],
@@ -191,14 +191,27 @@ class Route(io.ComfyNode):
                 raise ConfigError(
                     f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
                 )
-            names = {name.strip().casefold() for name in wanted[0].split(",") if name.strip()}
             keep = torch.tensor(
                 [
                     confidence >= least_confidence[0] and (label.casefold() in names if names else label != UNKNOWN)
-                    for label, confidence in zip(labels, sure, strict=True)
+                    for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
                 ]
             )
             return io.NodeOutput(_part(every[keep]), _part(every[~keep]))
+
+
+def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
+    """Labels that each image may have: the same for all, or of each batch its own."""
+    if len(wanted) not in (1, len(images)):
+        raise ConfigError(
+            f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one a batch"
+        )
+    names = [{name.strip().casefold() for name in (text, *text.split(",")) if name.strip()} for text in wanted]
+    return [
+        of_batch
+        for of_batch, batch in zip(names * (len(images) // len(names)), images, strict=True)
+        for _ in range(len(batch))
+    ]
 
 
 def _part(images: Tensor) -> Any:

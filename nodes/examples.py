@@ -47,6 +47,7 @@ class ExamplesFromFolder(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**31 - 1,
+                    control_after_generate=False,
                     tooltip="Which images are learned from and which are held out.",
                 ),
                 io.Int.Input(

@@ -36,6 +36,7 @@ class LoadPocket(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**31 - 1,
+                    control_after_generate=False,
                     tooltip="Which images are learned from and which are held out.",
                 ),
             ],

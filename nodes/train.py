@@ -88,7 +88,14 @@ class TrainTokens(io.ComfyNode):
                     round=0.001,
                     tooltip="How much telling classes apart counts beside drawing them. 0 is plain textual inversion.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="The same seed gives the same tokens."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="The same seed gives the same tokens.",
+                ),
                 optional(
                     ClipSpaceType,
                     "clip_space",
@@ -107,6 +114,7 @@ class TrainTokens(io.ComfyNode):
                 io.LossMap.Output("loss_map", display_name="loss"),
                 io.Image.Output("loss_curve", display_name="loss curve"),
                 io.Image.Output("samples", display_name="samples"),
+                io.String.Output("summary", display_name="summary"),
             ],
         )
 
@@ -120,8 +128,7 @@ class TrainTokens(io.ComfyNode):
 
         chosen = settings or Settings()
         config = replace(chosen.config, steps=steps, batch=batch, lr=lr, gamma=gamma, seed=seed)
-        if clip_space is None and gamma:
-            logging.info("MC-TI: no CLIP space is connected, so that this is plain textual inversion (gamma 0)")
+        if clip_space is None:
             config = replace(config, gamma=0.0, warm_start=0)
         with working():
             dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
@@ -131,7 +138,9 @@ class TrainTokens(io.ComfyNode):
             curve = picture_out(loss_curves({"": result.history}))
             samples = _samples(host, result.tokens, chosen.samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
-            return io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples)
+            summary = _summary(result, len(dataset), clip_space is None and gamma > 0)
+            logging.info("MC-TI: %s", summary)
+            return io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
 
 
 class TrainingSettings(io.ComfyNode):
@@ -240,3 +249,15 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
     images = generate(host, prompts, tokens, size=size, seed=seed, batch=1, progress=Reporter("samples"))
     scale = max(1, _LEAST_SAMPLE // size)
     return picture_out(image_grid([list(images)], [""], list(tokens.labels[:classes]), scale))
+
+
+def _summary(result: Any, images: int, no_clip_space: bool) -> str:
+    tokens = result.tokens
+    kind = "MC-TI" if tokens.training["gamma"] else "plain textual inversion"
+    why = " (no CLIP space is connected: the classification term was left out)" if no_clip_space else ""
+    names = ", ".join(f"embedding:{name}" for name in tokens.names)
+    end = {"converged": ", stopped early since the probe no longer improved"}.get(result.stopped, "")
+    return (
+        f"{kind}{why}: {len(tokens)} classes, {images} images, {result.steps} steps, {result.seconds:.0f} s{end}.\n"
+        f"In prompts: {names}"
+    )
