@@ -158,13 +158,21 @@ def test_no_drawers():
     assert not [path for path in (*FILES, *NODES) if path.stem in drawers or path.parent.name in drawers]
 
 
-def test_nodes_leave_models_to_the_library():
+def test_nodes_need_nothing_but_the_library_and_what_comfyui_brings():
+    brought = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "torch", "numpy", "PIL"}
+    assert NODES
     for path in NODES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            wrong = [name for name in names if name.split(".")[0] in ("diffusers", "transformers", "tokenizers")]
+            wrong = {name.split(".")[0] for name in names} - brought - sys.stdlib_module_names
             assert not wrong, f"nodes/{path.name} must leave {wrong} to mcti_core"
+
+
+def test_nothing_imports_the_nodes_but_the_pack_itself():
+    inside = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    assert any(isinstance(node, ast.ImportFrom) and node.module == "nodes" and node.level for node in ast.walk(inside))
+    assert not [path for path in FILES if any("nodes" in names for names, _ in _imports(path))]
 
 
 def test_importing_the_library_loads_nothing_heavy():
