@@ -27,7 +27,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     from .examples import FewShotDataset
     from .experiments import new_tokens
     from .features import FeatureCache
-    from .training import StepInfo, train
+    from .memory import train_in_memory
+    from .training import StepInfo
 
     dataset = FewShotDataset.from_folder(arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)  # better now than after the training
@@ -46,7 +47,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             progress(info.step, info.total)
 
         try:
-            result = train(host, cache, tokens, config, on_step=on_step)
+            result = train_in_memory(host, cache, tokens, config, on_step=on_step)
         except TrainingError as error:
             _write_tokens(error.tokens, arguments.out)
             raise

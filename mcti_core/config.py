@@ -23,6 +23,8 @@ class TrainConfig:
     """Optimizer steps for all classes together."""
     batch: int = 8
     """Images a step through the denoiser."""
+    micro_batch: int = 0
+    """Most images through the denoiser at once: less memory, the same steps. 0 takes the whole batch."""
     lr: float = 5e-3
     lr_schedule: str = "cosine"
     """``"constant"``, or ``"cosine"`` from ``lr`` to zero."""
@@ -54,7 +56,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "templates", tuple(self.templates))
         positive = ("steps", "batch", "text_classes", "patience")
-        not_negative = ("lr_warmup", "weight_decay", "reconstruction", "gamma", "warm_start", "probe_every", "seed")
+        not_negative = (
+            "micro_batch",
+            "lr_warmup",
+            "weight_decay",
+            "reconstruction",
+            "gamma",
+            "warm_start",
+            "probe_every",
+            "seed",
+        )
         for name in positive:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

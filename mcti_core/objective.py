@@ -15,6 +15,7 @@ from .diffusion import noise_error, random_sigmas
 from .features import FeatureCache
 from .hosts.base import Host, TextFeatures
 from .losses import class_logits, classification_loss
+from .micro_batches import in_micro_batches
 from .prompts import Prompts, encode_prompts
 
 __all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "reconstruction_loss"]
@@ -71,13 +72,15 @@ def encode_classes(
 
 
 def reconstruction_loss(
-    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator
-) -> Tensor:
+    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator,
+    micro_batch: int = 0,
+) -> Tensor:  # fmt: skip
     """L_ldm: the noise error of the images' latents under their class's prompt, at uniformly random time steps.
 
     Args:
         images: (B,) int64 indices into the cache; each image or its mirror image is taken.
         text: features of each image's prompt, B rows.
+        micro_batch: most images through the denoiser at once; 0 for all.
 
     Returns:
         (B,) float32.
@@ -86,8 +89,15 @@ def reconstruction_loss(
     sigma = random_sigmas(denoiser.sigmas.cpu(), len(images), generator)
     noise = torch.randn(latents.shape, generator=generator)
     latents, sigma, noise = latents.to(host.device), sigma.to(host.device), noise.to(host.device)
-    estimate = denoiser.denoise(denoiser.noised(latents, noise, sigma), sigma, text)
-    return denoiser.weight(sigma) * noise_error(latents, estimate, sigma)
+
+    def losses(part: slice, text: Mapping[str, TextFeatures]) -> Tensor:
+        clean, level = latents[part], sigma[part]
+        estimate = denoiser.denoise(denoiser.noised(clean, noise[part], level), level, text)
+        return denoiser.weight(level) * noise_error(clean, estimate, level)
+
+    if 0 < micro_batch < len(images):
+        return in_micro_batches(losses, text, micro_batch)
+    return losses(slice(None), text)
 
 
 def discriminative_loss(

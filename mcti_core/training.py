@@ -136,7 +136,8 @@ def train(
                 terms: dict[str, Tensor] = {}
                 if config.reconstruction and step >= config.warm_start:
                     context = prompts.context(labels)
-                    terms["reconstruction"] = reconstruction_loss(host, cache, images, context, generator).mean()
+                    errors = reconstruction_loss(host, cache, images, context, generator, config.micro_batch)
+                    terms["reconstruction"] = errors.mean()
                 if gamma:
                     terms["classification"] = discriminative_loss(host, cache, prompts, config, own_generator).mean()
                 weights = {"reconstruction": config.reconstruction, "classification": gamma}
@@ -236,7 +237,7 @@ def run_identity(
         "model": f"{host.name} {host.fingerprint}",
         "set of examples": cache.fingerprint,
         "set of first tokens": f"{active.tolist()} {hashlib.sha256(first).hexdigest()}",
-        **{name: repr(value) for name, value in config.describe().items()},
+        **{name: repr(value) for name, value in config.describe().items() if name != "micro_batch"},
     }
 
 

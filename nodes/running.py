@@ -36,8 +36,8 @@ def plainly() -> Iterator[None]:
     """A user's mistake is told in a sentence, without the frames of the library behind it."""
     try:
         yield
-    except MCTIError as error:
-        raise error.with_traceback(None) from None
+    except MCTIError as error:  # another exception, since contextlib gives the same one its frames back
+        raise ValueError(str(error)) from None
 
 
 class Reporter:

@@ -200,7 +200,8 @@ def _first_tokens(
 
 def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> Any:
     """Train, and whatever breaks it off, keep the last whole step: in memory to go on from, and in a file to use."""
-    from ..mcti_core.training import StepInfo, run_identity, train
+    from ..mcti_core.memory import train_in_memory
+    from ..mcti_core.training import StepInfo, run_identity
 
     identity, report = run_identity(host, cache, tokens, config), Reporter("training")
     kept = _unfinished.state
@@ -215,7 +216,7 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> Any:
         report(info.step, info.total, lambda: loss_curves({"": columns}))
 
     try:
-        result = train(host, cache, tokens, config, on_step=on_step, resume=resume)
+        result = train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume)
     except BaseException:
         if last:
             _keep(last[-1])

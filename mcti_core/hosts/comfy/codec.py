@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import HostError
@@ -14,6 +15,7 @@ __all__ = ["ComfyCodec"]
 
 class ComfyCodec:
     """A ``comfy.sd.VAE``, in the latents that this MODEL takes. The VAE finds its own batch size, and tiles if it must.
+    No gradients go through it.
 
     Args:
         vae: VAE.
@@ -34,11 +36,11 @@ class ComfyCodec:
         self.downscale = int(vae.spacial_compression_encode())
 
     def encode(self, images: Tensor) -> Tensor:
-        with self._residency.interlude():
+        with self._residency.interlude(), torch.no_grad():
             latents = self._vae.encode(images.movedim(1, -1).cpu())
         return self._format.process_in(latents.float()).to(images.device)
 
     def decode(self, latents: Tensor) -> Tensor:
-        with self._residency.interlude():
+        with self._residency.interlude(), torch.no_grad():
             images = self._vae.decode(self._format.process_out(latents).cpu())
         return images.movedim(-1, 1).float().clamp(0, 1).to(latents.device)
