@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import comfy.ldm.modules.attention
 import comfy.model_sampling
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,8 @@ class ComfyDenoiser:
         conditions = {name: condition.cond for name, condition in extra.items()}
         options = {**self._patcher.model_options.get("transformer_options", {}), "sigmas": sigma}
         options |= {"cond_or_uncond": [0] * len(noised), "sample_sigmas": self.sigmas}
+        if torch.is_grad_enabled():
+            options["optimized_attention_override"] = _differentiable_attention
         conditions["transformer_options"] = options
         wrapper = self._patcher.model_options.get("model_function_wrapper")
         if wrapper is None:
@@ -87,6 +90,11 @@ class ComfyDenoiser:
             return joined, text["clip_g"].pooled
         pooled = torch.cat([_pooled(text[name]) for name in self._encoders], dim=-1)
         return F.pad(joined, (0, _SD3_CONTEXT - joined.shape[-1])), pooled
+
+
+def _differentiable_attention(chosen: Any, *arguments: Any, **more: Any) -> Tensor:
+    """PyTorch's attention in place of the host's choice: several fast kernels have no backward, and the others keep more."""
+    return comfy.ldm.modules.attention.attention_pytorch(*arguments, **more)
 
 
 def _pooled(features: TextFeatures) -> Tensor:

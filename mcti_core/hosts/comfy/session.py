@@ -52,6 +52,8 @@ class Residency:
             self._open.pop()
             if not self._open:
                 self._give_back()
+                if gradients:
+                    comfy.model_management.soft_empty_cache()  # what backward held, the host may want for its next node
             elif not self._held:  # what this session wanted could not be had: the outer ones go on with theirs
                 self._take()
 
