@@ -29,6 +29,7 @@ class FewShotDataset:
         classes: (C,) labels in label order.
         images: (N,) each a path, read when needed, or a (3, H, W) float tensor in [0, 1].
         labels: (N,) int64 class of each image.
+        alone: one class is enough, for it is to be added to others.
 
     Raises:
         ExamplesError: fewer than two classes, labels that name one class twice, a class without images.
@@ -37,12 +38,13 @@ class FewShotDataset:
     classes: tuple[str, ...]
     images: tuple[Path | Tensor, ...]
     labels: Tensor
+    alone: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
         if len(self.images) != len(self.labels):
             raise ExamplesError(f"{len(self.images)} images but {len(self.labels)} labels")
-        if len(self.classes) < 2:
+        if len(self.classes) < (1 if self.alone else 2):
             raise ExamplesError(
                 f"there is only the class {', '.join(self.classes) or '(none)'}; telling things apart needs at least two"
             )
@@ -52,8 +54,11 @@ class FewShotDataset:
                 raise ExamplesError(f"class {name!r} has no images; give it at least one")
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> FewShotDataset:
+    def from_folder(cls, folder: str | Path, *, alone: bool = False) -> FewShotDataset:
         """Read ``folder/<class>/<image>``; classes and images sorted by name, hidden ones left out.
+
+        Args:
+            alone: one class folder is enough.
 
         Raises:
             ExamplesError: no such folder, fewer than two class folders, a class folder without images.
@@ -62,7 +67,7 @@ class FewShotDataset:
         if not root.is_dir():
             raise ExamplesError(f"no folder {root}; give a folder that holds one folder of images a class")
         classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if len(classes) < 2:
+        if len(classes) < (1 if alone else 2):
             found = f"only the class folder {classes[0].name!r}" if classes else "no class folders"
             raise ExamplesError(
                 f"{root} holds {found}; put the images of each of at least two classes into a folder of their own there"
@@ -77,7 +82,7 @@ class FewShotDataset:
                 )
             images += files
             labels += [index] * len(files)
-        return cls(tuple(path.name for path in classes), tuple(images), torch.tensor(labels))
+        return cls(tuple(path.name for path in classes), tuple(images), torch.tensor(labels), alone)
 
     @classmethod
     def from_images(cls, images: dict[str, Sequence[Tensor]]) -> FewShotDataset:
@@ -104,7 +109,8 @@ class FewShotDataset:
     def pick(self, index: Tensor | Sequence[int]) -> FewShotDataset:
         """The images at these indices; every class must keep one."""
         chosen = torch.as_tensor(index, dtype=torch.long)
-        return FewShotDataset(self.classes, tuple(self.images[i] for i in chosen.tolist()), self.labels[chosen])
+        images = tuple(self.images[i] for i in chosen.tolist())
+        return FewShotDataset(self.classes, images, self.labels[chosen], self.alone)
 
     def load(self, size: int) -> Iterator[Tensor]:
         """Each image as (3, size, size) float32 in [0, 1]."""

@@ -125,8 +125,20 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
 def encode_prompts(
     host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor]
 ) -> dict[str, TextFeatures]:
-    """Every encoder's features of the same B prompts; ``vectors`` as in ``splice``, by encoder."""
+    """Every encoder's features of the same B prompts; ``vectors`` as in ``splice``, by encoder.
+
+    Raises:
+        TokenError: the vectors are for other text encoders.
+    """
+    ours = {name: v.shape[-1] for name, v in vectors.items()}
+    theirs = {name: encoder.width for name, encoder in host.text.items()}
+    if ours != theirs:
+        raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
     return {
         name: encoder.encode(prompts[name].ids.to(host.device), splice(encoder, prompts[name], vectors[name]))
         for name, encoder in host.text.items()
     }
+
+
+def _widths(encoders: Mapping[str, int]) -> str:
+    return " and ".join(f"{name}, {width} wide" for name, width in encoders.items())

@@ -1,6 +1,7 @@
 """Token files: a whole set in one file, to be loaded again; and one embedding file a class, for prompts elsewhere.
 
-Only safetensors is written or read: unlike pickled files, it cannot carry code.
+Only safetensors is written: unlike pickled files, it cannot carry code. Embeddings of other programs are read in
+``token_formats.py``.
 """
 
 from __future__ import annotations
@@ -19,27 +20,32 @@ from torch import Tensor
 
 from .atomic import write_atomically
 from .errors import TokenError
+from .modelspec import embedding_metadata
+from .tensor_files import read_safetensors
+from .token_formats import EMBEDDING, Embedding, read_embedding
+from .token_sets import class_index, merge, rename
 from .tokens import Support, TokenSet, safe_names
 
 __all__ = [
+    "LAYOUTS",
     "SUFFIX",
     "export_embedding",
     "export_embeddings",
     "import_embeddings",
     "is_own_file",
+    "is_token_set",
     "load_tokens",
     "save_tokens",
 ]
 
 SUFFIX = ".safetensors"
+LAYOUTS = ("comfyui", "diffusers", "onetrainer")
+"""Whose embedding files are written; the first ones are what nearly all programs read."""
 _FORMAT, _VERSION = "mcti-token-set", 1
-_EMBEDDING = "mcti-embedding"
-_SINGLE = "emb_params"
-"""The key of a token of one text encoder, as for SD 1.x and 2.x."""
-_WIDTHS = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
-"""Which text encoder such a token is for, where the file does not say."""
 _FEATURES, _LABELS = "support.features", "support.labels"
 _LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
+_TRAINED = ("shots", "gamma", "seed", "base_fingerprint")
+"""What of the training's settings goes into each embedding, where it is known."""
 
 
 def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
@@ -84,156 +90,147 @@ def load_tokens(path: str | Path) -> TokenSet:
             by a newer version of this project.
     """
     try:
-        return _token_set(*_read(Path(path)))
+        return _token_set(*read_safetensors(Path(path), _check_format))
     except TokenError as error:
         raise TokenError(f"{path}: {error}") from error
 
 
-def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path) -> Path:
+def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path, *, layout: str = "comfyui") -> Path:
     """Write one class as an embedding file for prompts, named after its token.
 
     A token of one text encoder becomes ``emb_params`` (V, d) float32, as for SD 1.x and 2.x; one of several has a key
-    for each encoder (``clip_l``, ``clip_g``), as for SDXL.
+    for each encoder (``clip_l``, ``clip_g``), as for SDXL. docs/token-files.md tells which programs were checked.
 
     Args:
         which: the class's label, its token name in any case, or its index.
+        layout: ``"comfyui"``; for a token of one encoder also ``"diffusers"``, whose key is the token itself, or
+            ``"onetrainer"``, which wants ``emp_params``. Of several encoders all three are the same.
 
     Returns:
         ``folder/<token name>.safetensors``.
 
     Raises:
-        TokenError: no such class, a name that no file can have, or the file cannot be written.
+        TokenError: no such class or layout, a name that no file can have, or the file cannot be written.
     """
-    index = _index(tokens, which)
-    name = tokens.names[index]
+    index = class_index(tokens, which)
+    name, label = tokens.names[index], tokens.labels[index]
     if safe_names([name]) != (name,):
         raise TokenError(f"token name {name!r} cannot be a file's name; use letters, digits and '-'")
     vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
-    if len(vectors) == 1:
-        vectors = {_SINGLE: next(iter(vectors.values()))}
+    tensors = vectors if len(vectors) > 1 else {_key(layout, name): next(iter(vectors.values()))}
     values = {
-        "format": _EMBEDDING,
         "name": name,
-        "label": tokens.labels[index],
+        "label": label,
+        "labels": tokens.labels,
         "encoders": list(tokens.vectors),
         "templates": tokens.templates,
         "pooling": tokens.pooling,
         "base_model": tokens.base_model,
+        "training": {key: tokens.training[key] for key in _TRAINED if key in tokens.training},
     }
-    return _write(Path(folder) / f"{name}{SUFFIX}", vectors, values)
+    described = {"format": EMBEDDING, **embedding_metadata(vectors, tensors, name, label)}
+    return _write(Path(folder) / f"{name}{SUFFIX}", tensors, values, described)
 
 
-def export_embeddings(tokens: TokenSet, folder: str | Path) -> list[Path]:
+def export_embeddings(tokens: TokenSet, folder: str | Path, *, layout: str = "comfyui") -> list[Path]:
     """``export_embedding`` of every class, in label order."""
-    return [export_embedding(tokens, index, folder) for index in range(len(tokens))]
+    return [export_embedding(tokens, index, folder, layout=layout) for index in range(len(tokens))]
 
 
-def import_embeddings(paths: Sequence[str | Path]) -> TokenSet:
-    """Read embedding files as one token set, a class each, in the order given.
+def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) -> TokenSet:
+    """Read embedding files as one token set, a class each.
 
-    Files that ``export_embedding`` wrote bring back labels, templates and pooling; of others, which hold ``emb_params``
-    (V, d) or a key for each encoder, the label is the file's name.
+    Files that ``export_embedding`` wrote bring back labels, templates and pooling, and where they are a whole set, its
+    label order. Of other programs' files the label is the file's name, and templates and pooling are the defaults; the
+    order is the one given.
+
+    Args:
+        names: labels in place of the files' own, one a file, in the order of ``paths``.
 
     Raises:
-        TokenError: no files, no whole safetensors files, other keys, or tokens that do not fit together.
+        TokenError: no files, none that ``token_formats.read_embedding`` reads, or tokens that do not go together.
     """
     if not paths:
         raise TokenError("there are no embedding files to read")
-    tokens = [_imported(Path(path)) for path in paths]
-    first = tokens[0]
-    shapes = [{name: v.shape[1:] for name, v in one.vectors.items()} for one in tokens]
-    for path, one, shape in zip(paths, tokens, shapes, strict=True):
-        if shape != shapes[0] or (one.pooling, one.templates) != (first.pooling, first.templates):
-            raise TokenError(
-                f"{path} does not go together with {paths[0]}: {_described(one)}, and {_described(first)}; load them apart"
-            )
-    return replace(
-        first,
-        labels=tuple(one.labels[0] for one in tokens),
-        names=tuple(one.names[0] for one in tokens),
-        vectors={name: torch.cat([one.vectors[name] for one in tokens]) for name in first.vectors},
-    )
+    if names and len(names) != len(paths):
+        raise TokenError(f"there are {len(paths)} embeddings and {len(names)} names; give one name each")
+    read = [_imported(Path(path)) for path in paths]
+    tokens = [one for one, _ in read]
+    if names:
+        tokens = [rename(one, {one.labels[0]: name}) for one, name in zip(tokens, names, strict=True)]
+    merged = merge(*tokens)
+    whole = read[0][1]
+    if names or any(order != whole for _, order in read) or sorted(whole) != sorted(merged.labels):
+        return merged
+    return merged.select([merged.labels.index(label) for label in whole])
+
+
+def is_token_set(path: str | Path) -> bool:
+    """Whether ``load_tokens`` is what reads this file."""
+    return _format_of(path) == json.dumps(_FORMAT)
 
 
 def is_own_file(path: str | Path) -> bool:
     """Whether a file was written here, so that it may be written anew."""
+    return _format_of(path) in (json.dumps(_FORMAT), EMBEDDING)
+
+
+def _format_of(path: str | Path) -> str | None:
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") in (json.dumps(_FORMAT), json.dumps(_EMBEDDING))
+            return (file.metadata() or {}).get("format")
     except (OSError, SafetensorError):
-        return False
+        return None
 
 
-def _imported(path: Path) -> TokenSet:
-    """One embedding file as a set of one class."""
+def _key(layout: str, name: str) -> str:
+    """Under which a token of one encoder is kept."""
+    keys = dict(zip(LAYOUTS, ("emb_params", f"<{name}>", "emp_params"), strict=True))
+    if layout not in keys:
+        raise TokenError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    return keys[layout]
+
+
+def _imported(path: Path) -> tuple[TokenSet, tuple[str, ...]]:
+    """One embedding file as a set of one class, and the labels of the set it was written from."""
     try:
-        values, tensors = _read(path, check=False)
-        own = values.get("format") == json.dumps(_EMBEDDING)
-        if _SINGLE in tensors:
-            vectors = _tensor({_SINGLE: tensors[_SINGLE].float()}, _SINGLE, 2)
-            guess = _WIDTHS.get(vectors.shape[1])
-            encoder = _value(values, "encoders", list)[0] if own else guess
-            if encoder is None:
-                raise TokenError(f"it is {vectors.shape[1]} wide; known are {', '.join(map(str, _WIDTHS))}")
-            by_encoder = {encoder: vectors[None]}
-        else:
-            names = [name for name in _WIDTHS.values() if name in tensors]
-            if not names:
-                raise TokenError(
-                    f"it holds neither {_SINGLE!r} nor a key for an encoder ({', '.join(_WIDTHS.values())})"
-                )
-            by_encoder = {name: _tensor({name: tensors[name].float()}, name, 2)[None] for name in names}
-        label = _value(values, "label", str) if own else path.stem
-        tokens = TokenSet((label,), by_encoder, safe_names([path.stem]))
-        if not own:
-            return tokens
-        return replace(
-            tokens,
-            templates=tuple(_value(values, "templates", list)),
-            pooling=_value(values, "pooling", str),
-            base_model=_value(values, "base_model", str),
-        )
+        found = read_embedding(path)
+        vectors = {name: rows[None] for name, rows in found.vectors.items()}
+        stem = path.stem
+        if stem.startswith("learned_embeds") and found.token:  # what diffusers calls all of its files
+            stem = found.token.strip("<>")
+        tokens = TokenSet((stem,), vectors, safe_names([stem]), base_model=found.base_model)
+        return _with_metadata(tokens, found) if found.is_own else (tokens, ())
     except TokenError as error:
         raise TokenError(f"{path}: {error}") from error
 
 
-def _described(tokens: TokenSet) -> str:
-    widths = " and ".join(f"{name} {v.shape[2]} wide" for name, v in tokens.vectors.items())
-    return f"one has {tokens.vectors_per_token} vectors for {widths}, read at {tokens.pooling!r}"
+def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[str, ...]]:
+    """Of one that we wrote; older ones say less."""
+    values = found.metadata
+    described = replace(
+        tokens,
+        labels=(_value(values, "label", str),),
+        templates=tuple(_value(values, "templates", list)),
+        pooling=_value(values, "pooling", str),
+        base_model=_value(values, "base_model", str),
+        training=_value(values, "training", dict) if "training" in values else {},
+    )
+    return described, tuple(_value(values, "labels", list)) if "labels" in values else ()
 
 
-def _write(path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any]) -> Path:
+def _write(
+    path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any], plain: Mapping[str, str] | None = None
+) -> Path:
+    """Args: values: metadata, each to be written as JSON; plain: metadata as it is."""
     try:
-        described = {key: json.dumps(value) for key, value in values.items()}
+        described = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
     except (TypeError, ValueError) as error:
         raise TokenError(f"{path} is not written: what describes the tokens must be plain values ({error})") from error
     try:
         return write_atomically(path, lambda file: save_file(tensors, file, metadata=described))
     except (OSError, SafetensorError) as error:
         raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
-
-
-def _read(path: Path, check: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            values = file.metadata() or {}
-            if check:
-                _check_format(values)  # before anything large is read
-            # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
-            return values, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise TokenError("there is no such token file") from error
-    except SafetensorError as error:
-        what = "cut short or damaged; copy it anew" if _begun(path) else "not a safetensors file; only those are read"
-        raise TokenError(f"{what} ({error})") from error
-    except OSError as error:
-        raise TokenError(f"cannot be read ({error}); give a token file") from error
-
-
-def _begun(path: Path) -> bool:
-    """Whether it starts as a safetensors file does: eight bytes of length, then JSON."""
-    with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{"
 
 
 def _check_format(values: Mapping[str, str]) -> None:
@@ -290,18 +287,6 @@ def _support(tensors: Mapping[str, Tensor], classes: int) -> Support | None:
     if len(features) != len(labels) or labels.min() < 0 or labels.max() >= classes or not features.isfinite().all():
         raise TokenError("the examples' features and labels do not fit together or the classes")
     return Support(features, labels)
-
-
-def _index(tokens: TokenSet, which: str | int) -> int:
-    if isinstance(which, str):
-        if which in tokens.labels:
-            return tokens.labels.index(which)
-        folded = [name.casefold() for name in tokens.names]
-        if which.casefold() in folded:
-            return folded.index(which.casefold())
-    elif 0 <= which < len(tokens):
-        return which
-    raise TokenError(f"there is no class {which!r} here; there are: {', '.join(tokens.labels)}")
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -132,3 +132,17 @@ def test_length_is_checked_to_the_token(encoder):
 def test_unknown_names_list_the_known(encoder, text):
     with pytest.raises(TokenError, match="cat, dog"):
         named_prompts(encoder, [text], ["cat", "dog"], 1)
+
+
+def test_vectors_for_other_text_encoders_are_refused(tiny_host):
+    prompts = {"clip_l": named_prompts(tiny_host.text["clip_l"], ["{a}"], ["a"], 1)}
+    for vectors, message in (
+        ({"clip_l": torch.zeros(1, 1, 768)}, "for clip_l, 768 wide; this model has clip_l, 32 wide"),
+        ({"clip_h": torch.zeros(1, 1, 32)}, "for clip_h, 32 wide; this model has clip_l, 32 wide"),
+        (
+            {"clip_l": torch.zeros(1, 1, 32), "clip_g": torch.zeros(1, 1, 32)},
+            "clip_l, 32 wide and clip_g, 32 wide; this",
+        ),
+    ):
+        with pytest.raises(TokenError, match=message):
+            encode_prompts(tiny_host, prompts, vectors)

@@ -1,14 +1,27 @@
+import hashlib
 import json
 import os
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mcti_core.errors import TokenError
-from mcti_core.token_files import export_embedding, export_embeddings, load_tokens, save_tokens
+from mcti_core.token_files import (
+    LAYOUTS,
+    export_embedding,
+    export_embeddings,
+    import_embeddings,
+    is_own_file,
+    is_token_set,
+    load_tokens,
+    save_tokens,
+)
 from mcti_core.tokens import TokenSet
 
 
@@ -194,3 +207,174 @@ class TestExport:
         with pytest.raises(TokenError, match="cannot be a file's name"):
             export_embedding(replace(tokens, names=("../a", "b", "c")), 0, tmp_path / "inside")
         assert os.listdir(tmp_path) == []
+
+    def test_there_is_a_key_for_each_program_that_wants_its_own(self, tokens, two_encoders, tmp_path):
+        keys = {layout: set(load_file(export_embedding(tokens, "a", tmp_path, layout=layout))) for layout in LAYOUTS}
+        # OneTrainer: modules/modelSetup/BaseStableDiffusionSetup.py asks for "emp_params" and nothing else.
+        assert keys == {"comfyui": {"emb_params"}, "diffusers": {"<a>"}, "onetrainer": {"emp_params"}}
+        for layout in LAYOUTS:
+            assert set(load_file(export_embedding(two_encoders, 0, tmp_path, layout=layout))) == {"clip_l", "clip_g"}
+        with pytest.raises(TokenError, match="layout 'kohya' is not one of comfyui, diffusers, onetrainer"):
+            export_embedding(tokens, "a", tmp_path, layout="kohya")
+
+
+def of_a1111(data):
+    """AUTOMATIC1111/stable-diffusion-webui and Forge, ``load_from_file``: SDXL by two keys, else one tensor alone."""
+    if "clip_g" in data and "clip_l" in data:
+        return [data["clip_l"], data["clip_g"]]
+    assert len(data) == 1
+    return list(data.values())
+
+
+def of_invokeai(data):
+    """invoke-ai/InvokeAI, ``TextualInversionModelRaw.from_checkpoint`` and ``TI_Config_Base._get_base_or_raise``."""
+    if "emb_params" in data:
+        assert data["emb_params"].shape[-1] in (768, 1024)
+        return [data["emb_params"]]
+    assert data["clip_g"].shape[-1] == 1280
+    return [data["clip_l"], data["clip_g"]]
+
+
+def of_kohya(data):
+    """kohya-ss/sd-scripts, ``load_weights`` of train_textual_inversion.py and of its SDXL sister."""
+    return [data["clip_l"], data["clip_g"]] if "clip_l" in data else [next(iter(data.values()))]
+
+
+def of_onetrainer(data):
+    """Nerogar/OneTrainer, ``_setup_embeddings`` of BaseStableDiffusionSetup.py, and the XL embedding loader."""
+    return (
+        [data["clip_l"], data["clip_g"]] if "clip_l" in data else [data.get("emp_params_out", data.get("emp_params"))]
+    )
+
+
+@pytest.mark.parametrize("widths", [{"clip_l": 768}, {"clip_h": 1024}, {"clip_l": 768, "clip_g": 1280}])
+@pytest.mark.parametrize("reader", [of_a1111, of_invokeai, of_kohya, of_onetrainer])
+def test_what_other_programs_look_for_is_there(reader, widths, tmp_path):
+    """They cannot run here; this is what their sources did in November 2026, in our words."""
+    vectors = {name: torch.randn(1, 2, width) for name, width in widths.items()}
+    layout = "onetrainer" if reader is of_onetrainer else "comfyui"
+    found = reader(load_file(export_embedding(TokenSet(("a",), vectors), 0, tmp_path, layout=layout)))
+    assert [rows.dtype for rows in found] == [torch.float32] * len(widths)
+    assert all(torch.equal(rows, v[0]) for rows, v in zip(found, vectors.values(), strict=True))
+
+
+def metadata_of(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+class TestMetadata:
+    """By Stability-AI/ModelSpec, README.md, version 1.0.0; ids as kohya's library/sai_model_spec.py builds them."""
+
+    @pytest.mark.parametrize(
+        ("widths", "architecture", "resolution"),
+        [
+            ({"clip_l": 768}, "stable-diffusion-v1/textual-inversion", "512x512"),
+            ({"clip_h": 1024}, "stable-diffusion-v2-768-v/textual-inversion", "768x768"),
+            ({"clip_l": 768, "clip_g": 1280}, "stable-diffusion-xl-v1-base/textual-inversion", "1024x1024"),
+        ],
+    )
+    def test_what_browsers_of_models_show(self, widths, architecture, resolution, tmp_path):
+        tokens = TokenSet(("Mein Hund \udc80",), {name: torch.randn(1, 2, width) for name, width in widths.items()})
+        path = export_embedding(tokens, 0, tmp_path)
+        values = {key.removeprefix("modelspec."): value for key, value in metadata_of(path).items()}
+        content = path.read_bytes()
+        numbers = content[8 + int.from_bytes(content[:8], "little") :]
+        assert values["sai_model_spec"] == "1.0.0"
+        assert (values["architecture"], values["resolution"]) == (architecture, resolution)
+        assert (values["title"], values["trigger_phrase"]) == ("Mein Hund ?", "Mein-Hund")
+        assert values["implementation"].startswith("https://")
+        assert values["hash_sha256"] == f"0x{hashlib.sha256(numbers).hexdigest()}"
+        assert datetime.fromisoformat(values["date"]).tzinfo is not None
+
+    def test_models_without_a_name_in_the_convention_get_none(self, tokens, tmp_path):
+        assert not [key for key in metadata_of(export_embedding(tokens, 0, tmp_path)) if key.startswith("modelspec")]
+
+    def test_how_it_was_trained(self, tokens, tmp_path):
+        settings = {"shots": 5, "gamma": 0.1, "seed": 7, "base_fingerprint": "abc", "lr": 0.3}
+        path = export_embedding(replace(tokens, training=settings), "b", tmp_path)
+        values = {key: json.loads(value) for key, value in metadata_of(path).items()}
+        assert values["training"] == {"shots": 5, "gamma": 0.1, "seed": 7, "base_fingerprint": "abc"}
+        assert (values["label"], values["labels"]) == ("b", ["a", "b", "c"])
+        assert (values["templates"], values["pooling"]) == (list(tokens.templates), tokens.pooling)
+
+    def test_our_files_are_told_apart(self, tokens, tmp_path):
+        whole, single, other = (
+            save_tokens(tokens, tmp_path / "set"),
+            export_embedding(tokens, 0, tmp_path),
+            tmp_path / "x",
+        )
+        save_file({"emb_params": torch.ones(1, 768)}, other)
+        assert [is_own_file(path) for path in (whole, single, other, tmp_path)] == [True, True, False, False]
+        assert [is_token_set(path) for path in (whole, single, other, tmp_path)] == [True, False, False, False]
+
+
+class TestImport:
+    @given(st.data())
+    def test_embeddings_bring_the_set_back(self, tmp_path_factory, data):
+        folder = tmp_path_factory.mktemp("back")
+        labels = data.draw(
+            st.lists(st.text(max_size=6), min_size=1, max_size=4, unique=True), label="labels"
+        )  # of which token names are made that files can have
+        widths = data.draw(
+            st.sampled_from([{"clip_l": 5}, {"clip_l": 768}, {"clip_l": 4, "clip_g": 6}]), label="widths"
+        )
+        count, layout = data.draw(st.integers(1, 3)), data.draw(st.sampled_from(LAYOUTS))
+        pooling, templates = (
+            data.draw(st.sampled_from(["eot", "token"])),
+            tuple(data.draw(st.lists(st.text(), min_size=1))),
+        )
+        vectors = {name: torch.randn(len(labels), count, width) for name, width in widths.items()}
+        before = TokenSet(tuple(labels), vectors, templates=templates, pooling=pooling, training={"seed": 3})
+        paths = export_embeddings(before, folder, layout=layout)
+        after = import_embeddings(data.draw(st.permutations(paths), label="order"))
+        for field in ("labels", "names", "templates", "pooling", "base_model", "training"):
+            assert getattr(after, field) == getattr(before, field)
+        assert list(after.vectors) == list(vectors)
+        assert all(torch.equal(after.vectors[name], v) for name, v in vectors.items())
+
+    def test_a_part_comes_in_the_order_given(self, tokens, tmp_path):
+        a, b, c = export_embeddings(tokens, tmp_path)
+        assert import_embeddings([c, a]).labels == ("c", "a")
+        assert import_embeddings([c, b, a]).labels == ("a", "b", "c")
+        named = import_embeddings([c, a], ["third", "First one"])
+        assert (named.labels, named.names) == (("third", "First one"), ("third", "First-one"))
+        assert torch.equal(named.vectors["clip_l"], tokens.vectors["clip_l"][[2, 0]])
+
+    def test_files_from_before_more_was_told(self, tokens, tmp_path):
+        path = _damaged(export_embedding(tokens, "b", tmp_path), labels=None, training=None)
+        again = import_embeddings([path])
+        assert (again.labels, again.pooling, again.training) == (("b",), tokens.pooling, {})
+
+    def test_what_does_not_go_together(self, tokens, two_encoders, tmp_path):
+        ours = export_embedding(tokens, 0, tmp_path / "one")
+        theirs = export_embedding(two_encoders, 0, tmp_path / "two")
+        with pytest.raises(
+            TokenError, match=r"'a' has 2 vectors for clip_l, 32 wide, and .* clip_l, 8 wide and clip_g"
+        ):
+            import_embeddings([ours, theirs])
+        with pytest.raises(TokenError, match="two classes are called 'a'"):
+            import_embeddings([ours, ours])
+        with pytest.raises(TokenError, match="no embedding files"):
+            import_embeddings([])
+        with pytest.raises(TokenError, match="1 embeddings and 2 names"):
+            import_embeddings([ours], ["a", "b"])
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"encoders": None}, "'encoders' are missing"),
+            ({"encoders": "[1]"}, "'encoders' are of the wrong kind"),
+            ({"encoders": '["clip_l", "clip_g"]'}, "it should hold 'clip_l', 'clip_g', it holds 'emb_params'"),
+            ({"label": None}, "lacks 'label'"),
+            ({"templates": "{}"}, "'templates' is of the wrong kind"),
+            ({"pooling": '"elsewhere"'}, "pooling"),
+            ({"training": "[]"}, "'training' is of the wrong kind"),
+            ({"emb_params": torch.full((2, 32), torch.inf)}, "not finite"),
+            ({"emb_params": torch.ones(2, 32, dtype=torch.int32)}, "int32"),
+        ],
+    )
+    def test_damaged_ones_of_ours(self, tokens, changes, message, tmp_path):
+        with pytest.raises(TokenError, match=message) as caught:
+            import_embeddings([_damaged(export_embedding(tokens, 0, tmp_path), **changes)])
+        assert "a.safetensors: " in str(caught.value)

@@ -1,0 +1,153 @@
+"""``mcti convert`` and ``mcti add``."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mcti_core.cli import main
+from mcti_core.examples import FewShotDataset
+from mcti_core.experiments import new_tokens
+from mcti_core.features import FeatureCache
+from mcti_core.pocket import POCKET_CONFIG, load_pocket
+from mcti_core.pocket.digits import digit_dataset, write_class_folders
+from mcti_core.token_files import export_embeddings, load_tokens, save_tokens
+from mcti_core.tokens import TokenSet
+from mcti_core.training import train
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert run(*arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mcti: ")
+    return line
+
+
+@pytest.fixture
+def tokens():
+    generator = torch.Generator().manual_seed(0)
+    return TokenSet(
+        ("red cup", "blue cup", "vase"), {"clip_l": torch.randn(3, 2, 768, generator=generator)}, pooling="token"
+    )
+
+
+def digits(*labels: str) -> FewShotDataset:
+    """Two examples of each."""
+    few = digit_dataset().split(2, seed=0)[0]
+    chosen = [(few.labels == few.classes.index(label)).nonzero()[:, 0].tolist() for label in labels]
+    images = tuple(few.images[index] for part in chosen for index in part)
+    return FewShotDataset(labels, images, torch.arange(len(labels)).repeat_interleave(2), alone=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A set of two digits."""
+    host = load_pocket()
+    cache = FeatureCache.build(host, digits("0", "1"), mirror=False)
+    tokens = train(host, cache, new_tokens(host, cache.classes), replace(POCKET_CONFIG, steps=2, batch=2)).tokens
+    return save_tokens(tokens, tmp_path_factory.mktemp("trained") / "two")
+
+
+class TestConvert:
+    def test_there_and_back(self, tokens, tmp_path, capsys):
+        whole = save_tokens(tokens, tmp_path / "set.safetensors")
+        assert run("convert", whole, "--to", "embeddings", "--out", tmp_path / "single") == 0
+        names = ["red-cup.safetensors", "blue-cup.safetensors", "vase.safetensors"]
+        assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == names
+        assert run("convert", tmp_path / "single", "--to", "set", "--out", tmp_path / "again.safetensors") == 0
+        again = load_tokens(tmp_path / "again.safetensors")
+        assert (again.labels, again.names, again.pooling) == (tokens.labels, tokens.names, tokens.pooling)
+        assert torch.equal(again.vectors["clip_l"], tokens.vectors["clip_l"])
+
+    def test_of_other_programs(self, tokens, tmp_path):
+        rows = tokens.vectors["clip_l"]
+        torch.save({"string_to_param": {"*": rows[0]}, "name": "x"}, tmp_path / "first.pt")
+        torch.save({"<x>": rows[1]}, tmp_path / "second.bin")
+        save_file({"emb_params": rows[2].clone()}, tmp_path / "third.safetensors")
+        (tmp_path / "readme.txt").write_text("not read")
+        assert run("convert", tmp_path, "--to", "set", "--out", tmp_path / "out" / "set") == 0
+        found = load_tokens(tmp_path / "out" / "set.safetensors")
+        assert found.labels == ("first", "second", "third")
+        assert torch.equal(found.vectors["clip_l"], rows)
+        files = [tmp_path / "third.safetensors", tmp_path / "first.pt"]
+        assert run("convert", *files, "--to", "set", "--out", tmp_path / "out" / "two", "--names", "猫", "my dog") == 0
+        two = load_tokens(tmp_path / "out" / "two.safetensors")
+        assert (two.labels, two.names) == (("猫", "my dog"), ("猫", "my-dog"))
+        assert torch.equal(two.vectors["clip_l"], rows[[2, 0]])
+
+    def test_merge_pick_and_rename(self, tokens, tmp_path):
+        one = save_tokens(tokens, tmp_path / "one")
+        other = save_tokens(replace(tokens, labels=("vase", "bowl", "jug"), names=()), tmp_path / "other")
+        options = ["--to", "set", "--out", tmp_path / "new"]
+        assert run("convert", one, "--rename", "vase=old vase", "red-cup=cup", *options) == 0
+        renamed = load_tokens(tmp_path / "new.safetensors")
+        assert renamed.labels == ("cup", "blue cup", "old vase")
+        assert run("convert", tmp_path / "new.safetensors", other, "--pick", "jug", "old-vase", *options) == 0
+        assert load_tokens(tmp_path / "new.safetensors").labels == ("jug", "old vase")
+
+    def test_layout(self, tokens, tmp_path):
+        whole = save_tokens(tokens, tmp_path / "set")
+        assert run("convert", whole, "--to", "embeddings", "--out", tmp_path / "o", "--layout", "onetrainer") == 0
+        assert set(load_file(tmp_path / "o" / "vase.safetensors")) == {"emp_params"}
+
+    def test_mistakes(self, tokens, tmp_path, capsys):
+        one = save_tokens(tokens, tmp_path / "one")
+        options = ["--to", "set", "--out", tmp_path / "new"]
+        (tmp_path / "empty").mkdir()
+        assert "two classes are called 'red cup'; rename" in fails(capsys, "convert", one, one, *options)
+        assert "holds no .safetensors, .pt, .bin" in fails(capsys, "convert", tmp_path / "empty", *options)
+        assert "no such token file" in fails(capsys, "convert", tmp_path / "nothing.pt", *options)
+        assert "3 classes (red cup, blue cup, vase) and 1 names" in fails(
+            capsys, "convert", one, "--names", "a", *options
+        )
+        assert "no class 'bowl'" in fails(capsys, "convert", one, "--pick", "bowl", *options)
+        assert not (tmp_path / "new.safetensors").exists()
+        torch.save({"<x>": torch.ones(1, 768)}, tmp_path / "vase.safetensors")
+        line = fails(capsys, "convert", one, "--to", "embeddings", "--out", tmp_path)
+        assert "vase.safetensors is there already and was not written by MC-TI" in line
+        assert not (tmp_path / "red-cup.safetensors").exists()
+        with pytest.raises(SystemExit):
+            run("convert", one, "--rename", "vase", *options)
+
+    def test_tokens_of_another_model_are_refused_by_name(self, tokens, tmp_path, capsys):
+        whole = save_tokens(tokens, tmp_path / "set")
+        write_class_folders(digit_dataset().pick(range(20)), tmp_path / "images")
+        line = fails(capsys, "classify", tmp_path / "images" / "0", "--tokens", whole, "--method", "clip")
+        assert "the tokens are for clip_l, 768 wide; this model has clip_l, 96 wide" in line
+
+
+class TestAdd:
+    @pytest.mark.parametrize("others", [(), ("0", "8")], ids=["one new class", "two, and one of the set's own"])
+    def test_the_old_ones_stay(self, trained, others, tmp_path, capsys):
+        chosen = sorted(("7", *others))
+        write_class_folders(digits(*chosen), tmp_path / "images")
+        before = load_tokens(trained)
+        assert (
+            run("add", tmp_path / "images", "--to", trained, "--out", tmp_path / "out", "--steps", "2", "--batch", "6")
+            == 0
+        )
+        assert "added" in capsys.readouterr().out
+        after = load_tokens(tmp_path / "out" / "tokens.safetensors")
+        assert after.labels == ("0", "1", *(label for label in chosen if label != "0"))
+        assert torch.equal(after.vectors["clip_l"][:2], before.vectors["clip_l"])
+        assert torch.bincount(after.support.labels).tolist() == [2] * len(after)
+        assert len(list((tmp_path / "out" / "embeddings").iterdir())) == len(after)
+
+    def test_nothing_new(self, trained, tmp_path, capsys):
+        write_class_folders(digits("0", "1"), tmp_path / "images")
+        capsys.readouterr()
+        assert run("add", tmp_path / "images", "--to", trained, "--out", tmp_path / "out") == 1
+        assert "the set has already; give images of a class it lacks" in capsys.readouterr().err
+
+
+def test_a_folder_of_our_own_embeddings_is_a_set_with_support_lost(tokens, tmp_path):
+    export_embeddings(tokens, tmp_path / "single")
+    assert run("convert", tmp_path / "single", "--to", "set", "--out", tmp_path / "set") == 0
+    assert load_tokens(tmp_path / "set.safetensors").support is None
