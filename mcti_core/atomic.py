@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["write_atomically"]
+__all__ = ["remove_leftovers", "write_atomically"]
+
+_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_LEFT_SECONDS = 3600
+"""No file is being written for so long."""
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -27,6 +33,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         OSError: the folder cannot be written to. What ``write`` raises passes through.
     """
     path = Path(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid4().hex}.tmp"
     try:
@@ -40,8 +47,19 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    for folder in (path.parent, *(new.parent for new in missing)):
+        _flush_folder(folder)
     return path
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Clear away temporary files of programs that were ended in the middle of writing."""
+    for file in Path(folder).glob(".*.tmp"):
+        try:
+            if _LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > _LEFT_SECONDS:
+                file.unlink()
+        except OSError:  # somebody else was faster, or may do more here than we
+            continue
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``mcti train | classify | evaluate | generate | demo``."""
+"""The command line: ``mcti train | add | classify | evaluate | generate | convert | demo``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from . import commands
+from . import commands, token_commands
 from .errors import MCTIError
 
 __all__ = ["main"]
 
+LAYOUTS = ("comfyui", "diffusers", "onetrainer")
 METHODS = ("auto", "clip", "diffusion", "cascade", "hybrid")
 
 
@@ -50,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_training(train)
     train.add_argument("--shots", type=_count, help="train on this many random images of each class instead of all")
     train.add_argument("--cache", type=Path, help="keep image features here for the next run")
+    _add_resuming(train)
     train.set_defaults(run=commands.run_train)
 
     classify = subcommands.add_parser(
@@ -102,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(generate)
     generate.set_defaults(run=commands.run_generate)
 
+    _add_adding(subcommands)
+    _add_converting(subcommands)
+
     demo = subcommands.add_parser(
         "demo", help="the whole method on handwritten digits", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -112,6 +118,72 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--shots", type=_count, default=5)
     demo.set_defaults(run=commands.run_demo)
     return parser
+
+
+def _add_resuming(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a training that was broken off")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--resume", nargs="?", const="same", choices=("same", "anyway"),
+        help="go on with the training in --out, as if it had not been broken off; with 'anyway' another one may begin with its vectors",
+    )  # fmt: skip
+    either.add_argument("--restart", action="store_true", help="begin anew, and drop the training in --out")
+    group.add_argument("--keep-every", type=_seconds, default=10.0, help="seconds between saves; 0 saves every step")
+
+
+def _seconds(text: str) -> float:
+    """An argument that is a number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, got {text!r}")
+    return value
+
+
+def _add_adding(subcommands: Any) -> None:
+    add = subcommands.add_parser(
+        "add", help="teach a trained set more classes; its own stay as they are", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )  # fmt: skip
+    add.add_argument(
+        "folder", type=Path, help="holds one folder of images for each new class; the set's own may be there too"
+    )
+    add.add_argument("--to", type=Path, required=True, help="the token set file")
+    add.add_argument("--out", type=Path, required=True, help="where the larger tokens.safetensors and embeddings/ go")
+    _add_model(add)
+    _add_steps(add)
+    add.add_argument("--cache", type=Path, help="keep image features here for the next run")
+    # how the tokens are read is the set's own
+    add.set_defaults(run=token_commands.run_add, direction=None, pooling=None, templates=None, template=None)
+
+
+def _add_converting(subcommands: Any) -> None:
+    convert = subcommands.add_parser(
+        "convert", help="turn embeddings into a token set or back; merge, pick, rename",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    convert.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        metavar="IN",
+        help="token sets, embeddings (.safetensors, .pt, .bin), folders of them",
+    )
+    convert.add_argument("--out", type=Path, required=True, help="the set's file, or the embeddings' folder")
+    convert.add_argument("--to", choices=("set", "embeddings"), required=True)
+    convert.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="of the embeddings of SD 1.x and 2.x")
+    convert.add_argument("--pick", nargs="+", metavar="LABEL", help="only these classes, in this order")
+    convert.add_argument("--names", nargs="+", metavar="LABEL", help="new labels for all classes, in their order")
+    convert.add_argument("--rename", nargs="+", type=_renaming, metavar="OLD=NEW", help="new labels for some classes")
+    convert.set_defaults(run=token_commands.run_convert)
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    old, _, new = text.partition("=")
+    if not (old and new):
+        raise argparse.ArgumentTypeError(f"must be OLD=NEW, got {text!r}")
+    return old, new
 
 
 def _count(text: str) -> int:
@@ -137,6 +209,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = _add_steps(parser)
+    group.add_argument("--direction", choices=("text_to_image", "image_to_text", "symmetric"))
+    group.add_argument("--pooling", choices=("eot", "token"))
+    group.add_argument("--templates", choices=("object", "style"))
+    group.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
+    group.add_argument("--vectors", type=_count, default=1, help="vectors a token")
+
+
+def _add_steps(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("training", "what is not given is the model's own default")
     for name, kind in (
         ("steps", int),
@@ -148,10 +229,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         ("seed", int),
     ):
         group.add_argument(f"--{name}", type=kind)
-    group.add_argument("--direction", choices=("text_to_image", "image_to_text", "symmetric"))
-    group.add_argument("--pooling", choices=("eot", "token"))
-    group.add_argument("--templates", choices=("object", "style"))
-    group.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
-    group.add_argument("--vectors", type=_count, default=1, help="vectors a token")
     group.add_argument("--init", help="first vector: a word, 'mean' or 'random'")
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="train on mirror images too")
+    return group

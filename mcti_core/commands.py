@@ -9,53 +9,112 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .console import new_bar, progress_bar
-from .errors import MCTIError, TrainingError
+from .errors import MCTIError, ResumeError, TrainingError
 from .options import config_of, host_of, images_of, mirror_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .config import TrainConfig
+    from .features import FeatureCache
+    from .hosts.base import Host
+    from .progress_store import StoredTraining
+    from .resuming import Start
     from .tokens import TokenSet
 
 __all__ = ["INTERRUPTED", "run_classify", "run_demo", "run_evaluate", "run_generate", "run_train"]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
+UNFINISHED = "training.safetensors"
+"""In a training's folder, until it is finished."""
 
 
 def run_train(arguments: argparse.Namespace) -> int:
+    from .endings import like_ctrl_c
     from .examples import FewShotDataset
     from .experiments import new_tokens
     from .features import FeatureCache
-    from .memory import train_in_memory
-    from .training import StepInfo
+    from .resuming import Start, go_on
+    from .training import run_identity
 
     dataset = FewShotDataset.from_folder(arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)  # better now than after the training
+    path = arguments.out / UNFINISHED
+    stored = _unfinished(path, arguments)
     host, config, mirror = host_of(arguments), config_of(arguments), mirror_of(arguments)
     if arguments.shots:
         dataset, _ = dataset.split(arguments.shots, config.seed)
     if host.clip is None and config.gamma:
-        print("mcti: no CLIP space (--clip): training plain textual inversion, gamma 0", file=sys.stderr)
+        _say("no CLIP space (--clip): training plain textual inversion, gamma 0")
         config = replace(config, gamma=0.0, warm_start=0)
     with progress_bar("features", "image") as progress:
         cache = FeatureCache.build(host, dataset, mirror=mirror, folder=arguments.cache, progress=progress)
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
-    with progress_bar("training", "step") as progress:
+    start = Start(tokens)
+    if stored is not None:
+        anyway = arguments.resume == "anyway"
+        start = go_on(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
+        _say(f"going on after {start.state.step} steps" if start.state else "beginning with the vectors learned so far")
+    with like_ctrl_c():
+        return _train(host, cache, config, start, arguments)
+
+
+def _unfinished(path: Path, arguments: argparse.Namespace) -> StoredTraining | None:
+    """The training to go on with. Told before anything slow: that there is none, or that one would be lost."""
+    from .progress_store import load_training
+
+    if arguments.restart:
+        return None
+    if not path.exists():
+        if arguments.resume:
+            _say(f"there is no unfinished training in {path.parent}; beginning anew")
+        return None
+    if arguments.resume:
+        try:
+            return load_training(path)
+        except ResumeError as error:
+            raise ResumeError(f"{error}; begin anew with --restart, or choose another --out") from error
+    raise ResumeError(
+        f"{path} keeps an unfinished training; go on with it by --resume, begin anew by --restart, or choose another --out"
+    )
+
+
+def _train(host: Host, cache: FeatureCache, config: TrainConfig, start: Start, arguments: argparse.Namespace) -> int:
+    """Train, write what was learned, and keep the training itself until that is done."""
+    from .keeping import Keeping
+    from .memory import train_in_memory
+    from .training import StepInfo
+
+    out, path = arguments.out, arguments.out / UNFINISHED
+    with (
+        Keeping(path, first=start.first, every=arguments.keep_every, tell=_say) as keeping,
+        progress_bar("training", "step") as progress,
+    ):
 
         def on_step(info: StepInfo) -> None:
+            keeping.on_step(info)
             progress(info.step, info.total)
 
         try:
-            result = train_in_memory(host, cache, tokens, config, on_step=on_step)
+            result = train_in_memory(host, cache, start.tokens, config, on_step=on_step, resume=start.state)
         except TrainingError as error:
-            _write_tokens(error.tokens, arguments.out)
+            _write_tokens(error.tokens, out)
             raise
-    _write_tokens(result.tokens, arguments.out)
-    _write_loss_curve(result.history, arguments.out)
+    _write_tokens(result.tokens, out)
+    _write_loss_curve(result.history, out)
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
-    print(f"{result.stopped} {done}: {len(dataset.classes)} tokens in {arguments.out / 'tokens.safetensors'}")
-    return INTERRUPTED if result.stopped == "stopped" else 0
+    print(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}")
+    if result.stopped == "stopped":
+        if path.exists():
+            print("the same command with --resume goes on from here")
+        return INTERRUPTED
+    keeping.remove()
+    return 0
+
+
+def _say(sentence: str) -> None:
+    print(f"mcti: {sentence}", file=sys.stderr)
 
 
 def _write_tokens(tokens: TokenSet, folder: Path) -> None:
@@ -72,7 +131,7 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
     try:
         picture = loss_curves({"": history})
     except MCTIError as error:  # there is no finished step to draw
-        print(f"mcti: no loss.png: {error}", file=sys.stderr)
+        _say(f"no loss.png: {error}")
         return
     write_atomically(folder / "loss.png", lambda temporary: picture.save(temporary, "PNG"))
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .tokens import TokenSet
 
-__all__ = ["ConfigError", "ExamplesError", "HostError", "MCTIError", "StopTraining", "TokenError", "TrainingError"]
+__all__ = [
+    "ConfigError",
+    "ExamplesError",
+    "HostError",
+    "MCTIError",
+    "ResumeError",
+    "StopTraining",
+    "TokenError",
+    "TrainingError",
+]
 
 
 class MCTIError(Exception):
@@ -28,6 +37,10 @@ class ConfigError(MCTIError):
 
 class HostError(MCTIError):
     """A model cannot be loaded, or lacks a part that is needed."""
+
+
+class ResumeError(MCTIError):
+    """A training that was broken off cannot be kept, read or gone on with."""
 
 
 class TrainingError(MCTIError):

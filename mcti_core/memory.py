@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,6 +25,7 @@ def train_in_memory(
     config: TrainConfig = TrainConfig(),
     *,
     on_step: Callable[[StepInfo], object] | None = None,
+    classes: Sequence[int] | None = None,
     resume: TrainState | None = None,
 ) -> TrainResult:
     """``training.train``; where memory runs out, with ever smaller micro-batches, from the last whole step on.
@@ -45,7 +46,7 @@ def train_in_memory(
     while True:
         try:
             parts = replace(config, micro_batch=size)
-            return train(host, cache, tokens, parts, on_step=watched, resume=resume)
+            return train(host, cache, tokens, parts, on_step=watched, classes=classes, resume=resume)
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise HostError(

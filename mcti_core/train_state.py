@@ -12,7 +12,7 @@ from .batches import BalancedBatches
 from .errors import ConfigError
 from .probe import Best
 
-__all__ = ["Progress", "TrainState"]
+__all__ = ["Progress", "TrainState", "differences"]
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,21 @@ class Progress:
     best: Best
 
     def keeper(self) -> Callable[[], TrainState]:
-        """The state after a step, copied when asked for.
+        """The state after a step, whatever becomes of the next one: that may be broken off anywhere.
 
-        Random draws of a next step that is broken off must not count. So what those change is noted at once, while the
-        vectors and their moments, which change only at a step's end, are copied on demand.
+        The numbers are copied at once, where they are; only what costs time, to fetch and to list them, waits for the call.
         """
         generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
         done, best = len(self.history), (self.best.least, self.best.waited)
+        vectors = {name: vector.detach().clone() for name, vector in self.vectors.items()}
+        stood = self.optimizer.state_dict()["state"]
+        moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in stood.items()}
 
         def keep() -> TrainState:
-            moments = self.optimizer.state_dict()["state"]
             return TrainState(
                 begun=self.begun,
                 history=tuple(dict(row) for row in self.history[:done]),
-                vectors={name: _copy(vector) for name, vector in self.vectors.items()},
+                vectors={name: _copy(vector) for name, vector in vectors.items()},
                 moments={i: {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()},
                 generators=generators,
                 batches=batches,
@@ -79,7 +80,7 @@ class Progress:
         Raises:
             ConfigError: that training was of other examples, first tokens or settings.
         """
-        differing = [name for name, value in self.begun.items() if state.begun.get(name) != value]
+        differing = differences(state.begun, self.begun)
         if differing:
             raise ConfigError(f"the stopped training cannot go on: it was of another {', another '.join(differing)}")
         with torch.no_grad():
@@ -93,6 +94,11 @@ class Progress:
         self.history[:] = [dict(row) for row in state.history]
         self.batches.restore(state.batches)
         self.best.least, self.best.waited = state.best
+
+
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """Names under which two trainings' ``begun`` do not say the same."""
+    return [name for name in {**second, **first} if first.get(name) != second.get(name)]
 
 
 def _copy(tensor: Tensor) -> Tensor:

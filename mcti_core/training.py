@@ -41,7 +41,7 @@ class StepInfo:
     tokens: Callable[[], TokenSet]
     """The tokens as they are now."""
     state: Callable[[], TrainState]
-    """All that the next step depends on; may be called until that step is done."""
+    """All that the next step depends on; may be called at any time."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -65,15 +67,15 @@ class Classify(io.ComfyNode):
                 io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
                 io.Int.Input("top_k", default=3, min=1, max=100, tooltip="How many of the best classes the scores name."),
                 io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Answer 'unknown' where the confidence is lower. 0 always answers."),
-                io.Boolean.Input("find_threshold", default=False, tooltip="Find that bound from the examples kept with the tokens (clip and hybrid only)."),
+                io.Boolean.Input("find_threshold", default=False, tooltip="Find that bound from the examples kept with the tokens (clip and hybrid only); unknown_below is then not used."),
                 *_models(),
             ],
             outputs=[
-                io.String.Output("labels", display_name="labels", is_output_list=True),
-                io.Int.Output("indices", display_name="indices", is_output_list=True),
-                io.Float.Output("confidences", display_name="confidences", is_output_list=True),
-                io.String.Output("scores", display_name="scores (JSON)"),
-                io.Image.Output("chart", display_name="score chart"),
+                io.String.Output("labels", display_name="labels", tooltip="A list: the label of each image.", is_output_list=True),
+                io.Int.Output("indices", display_name="indices", tooltip="A list: the number of each image's class; -1 is unknown.", is_output_list=True),
+                io.Float.Output("confidences", display_name="confidences", tooltip="A list: how sure each answer is, from 0 to 1.", is_output_list=True),
+                io.String.Output("scores", display_name="scores (JSON)", tooltip="One text with label, index, confidence and best classes of every image."),
+                io.Image.Output("chart", display_name="score chart", tooltip="The first 16 images, each beside its best classes."),
             ],
         )  # fmt: skip
 
@@ -121,9 +123,9 @@ class Evaluate(io.ComfyNode):
                 *_models(),
             ],
             outputs=[
-                io.Float.Output("accuracy", display_name="accuracy"),
-                io.String.Output("report", display_name="report"),
-                io.Image.Output("confusion", display_name="confusion chart"),
+                io.Float.Output("accuracy", display_name="accuracy", tooltip="The tokens' accuracy, from 0 to 1."),
+                io.String.Output("report", display_name="report", tooltip="Tables of methods and of classes."),
+                io.Image.Output("confusion", display_name="confusion chart", tooltip="Which class is taken for which."),
             ],
         )  # fmt: skip
 
@@ -167,11 +169,11 @@ class Route(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="The images that were classified."),
                 io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
-                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through. Connected to the labels of Token Prompts, each prompt's images must be of its class."),
-                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least."),
+                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through but unknown. Connected to the labels of Token Prompts, each prompt's images must be of its class."),
+                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least. Needs confidences."),
                 io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
             ],
-            outputs=[io.Image.Output("matching", display_name="matching"), io.Image.Output("rest", display_name="the rest")],
+            outputs=[io.Image.Output("matching", display_name="matching", tooltip="The images let through."), io.Image.Output("rest", display_name="the rest", tooltip="All other images.")],
             is_input_list=True,
         )  # fmt: skip
 
@@ -260,7 +262,9 @@ def _chart(images: Tensor, answers: list[Prediction], top: int) -> Tensor:
 
 def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[Any], Tensor]:
     if not len(held_out):
-        raise ExamplesError("there are no held-out images: lower shots, so that some of each class are left to test on")
+        raise ExamplesError(
+            "there are no held-out images: set shots to 1 or more, so that the other images of each class are held out to test on"
+        )
     unknown = [label for label in held_out.images if label not in tokens.labels]
     if unknown:
         raise ExamplesError(f"the tokens know no class {unknown[0]!r}; they know {', '.join(tokens.labels)}")
@@ -282,10 +286,29 @@ def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple
 
 
 def _report(rows: list[tuple[str, float]], predicted: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
-    lines = [f"{len(labels)} held-out images, {len(names)} classes", "", "| method | accuracy |", "|---|---|"]
-    lines += [f"| {name} | {100 * share:.1f} % |" for name, share in [*rows, ("chance", 1 / len(names))]]
-    lines += ["", "| class | images | precision | recall | most often taken for |", "|---|---|---|---|---|"]
-    for row in per_class_table(predicted, labels, names):
-        shares = " | ".join("" if share != share else f"{100 * share:.0f} %" for share in (row.precision, row.recall))
-        lines.append(f"| {row.label} | {row.images} | {shares} | {row.taken_for or ''} |")
-    return "\n".join(lines)
+    methods = [(name, _percent(share, 1)) for name, share in [*rows, ("chance", 1 / len(names))]]
+    classes = [
+        (row.label, str(row.images), _percent(row.precision), _percent(row.recall), row.taken_for or "")
+        for row in per_class_table(predicted, labels, names)
+    ]
+    return "\n".join(
+        [
+            f"{len(labels)} held-out images, {len(names)} classes",
+            "",
+            *_table(("method", "accuracy"), methods),
+            "",
+            *_table(("class", "images", "precision", "recall", "most often taken for"), classes),
+        ]
+    )
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Markdown that is a table as plain text too."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
+    lines.insert(1, ["-" * width for width in widths])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return "" if math.isnan(share) else f"{100 * share:.{digits}f} %"

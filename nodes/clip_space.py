@@ -30,7 +30,11 @@ class LoadClipSpace(io.ComfyNode):
                     tooltip="The CLIP model that the checkpoint's text encoder comes from, in models/clip_vision.",
                 )
             ],
-            outputs=[ClipSpaceType.Output("clip_space", display_name="CLIP space")],
+            outputs=[
+                ClipSpaceType.Output(
+                    "clip_space", display_name="CLIP space", tooltip="Vision tower and both projections."
+                )
+            ],
         )
 
     @classmethod

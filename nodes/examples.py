@@ -60,9 +60,15 @@ class ExamplesFromFolder(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ExamplesType.Output("examples", display_name="examples"),
-                ExamplesType.Output("held_out", display_name="held-out examples"),
-                io.Image.Output("sheet", display_name="contact sheet"),
+                ExamplesType.Output(
+                    "examples", display_name="examples", tooltip="Images to learn from, for Train MC-TI Tokens."
+                ),
+                ExamplesType.Output(
+                    "held_out",
+                    display_name="held-out examples",
+                    tooltip="The other images, for Evaluate Tokens; none with shots 0.",
+                ),
+                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
             ],
         )
 
@@ -108,8 +114,8 @@ class AddExamples(io.ComfyNode):
                 optional(ExamplesType, "previous", "Classes that were added before this one."),
             ],
             outputs=[
-                ExamplesType.Output("examples", display_name="examples"),
-                io.Image.Output("sheet", display_name="contact sheet"),
+                ExamplesType.Output("examples", display_name="examples", tooltip="All classes so far."),
+                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
             ],
         )
 

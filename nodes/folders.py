@@ -59,11 +59,20 @@ def token_set_path(name: str, suffix: str) -> Path:
     Raises:
         TokenError: a name without letters or digits.
     """
+    *folders, last = safe_parts(name)
+    return Path(folder_paths.get_folder_paths(TOKEN_SETS)[0]).joinpath(*folders, last + suffix)
+
+
+def safe_parts(name: str) -> list[str]:
+    """Folders and file that a name with slashes stands for, each a plain name.
+
+    Raises:
+        TokenError: nothing of it can be a name.
+    """
     parts = [part for part in name.replace("\\", "/").split("/") if part.strip(". ")]
     if not parts:
         raise TokenError(f"the name {name!r} cannot be a file's; use letters and digits")
-    root = Path(folder_paths.get_folder_paths(TOKEN_SETS)[0])
-    return root.joinpath(*safe_names(parts)[:-1], safe_names(parts[-1:])[0] + suffix)
+    return [safe_names([part])[0] for part in parts]
 
 
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:

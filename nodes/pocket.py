@@ -41,13 +41,19 @@ class LoadPocket(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="MODEL"),
-                io.Clip.Output("clip", display_name="CLIP"),
-                io.Vae.Output("vae", display_name="VAE"),
-                ClipSpaceType.Output("clip_space", display_name="CLIP space"),
-                ExamplesType.Output("examples", display_name="examples"),
-                ExamplesType.Output("held_out", display_name="held-out examples"),
-                io.Image.Output("sheet", display_name="contact sheet"),
+                io.Model.Output(
+                    "model", display_name="MODEL", tooltip="The diffusion model; the stock KSampler takes it too."
+                ),
+                io.Clip.Output("clip", display_name="CLIP", tooltip="The text encoder."),
+                io.Vae.Output("vae", display_name="VAE", tooltip="The autoencoder; the stock VAE Decode takes it too."),
+                ClipSpaceType.Output("clip_space", display_name="CLIP space", tooltip="The image side of its CLIP."),
+                ExamplesType.Output(
+                    "examples", display_name="examples", tooltip="Images of the digits 0 to 9 to learn from."
+                ),
+                ExamplesType.Output(
+                    "held_out", display_name="held-out examples", tooltip="All the other digits, to test on."
+                ),
+                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
             ],
         )
 

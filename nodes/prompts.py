@@ -27,8 +27,8 @@ class TokenPrompts(io.ComfyNode):
                 io.String.Input("template", multiline=True, default="a photo of {}", tooltip="A prompt with {} where the token goes; ({}:1.2) gives it weight."),
             ],
             outputs=[
-                io.String.Output("prompts", display_name="prompts", is_output_list=True),
-                io.String.Output("labels", display_name="labels", is_output_list=True),
+                io.String.Output("prompts", display_name="prompts", tooltip="A list of prompts, in the order of the classes.", is_output_list=True),
+                io.String.Output("labels", display_name="labels", tooltip="A list of the labels, in the same order.", is_output_list=True),
             ],
         )  # fmt: skip
 

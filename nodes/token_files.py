@@ -18,8 +18,9 @@ from ..mcti_core.token_files import (
     load_tokens,
     save_tokens,
 )
+from ..mcti_core.token_formats import SUFFIXES
 from ..mcti_core.tokens import TokenSet
-from .folders import TOKEN_SETS, token_set_path
+from .folders import TOKEN_SETS, safe_parts, token_set_path
 from .running import working
 from .types import CATEGORY, TokensType
 
@@ -47,26 +48,23 @@ class SaveTokens(io.ComfyNode):
                 io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH, tooltip="One token set, one embedding file a class, or both."),
                 io.String.Input("folder", default="", tooltip="A folder inside models/embeddings for the embedding files. Empty puts them there directly."),
             ],
-            outputs=[io.String.Output("paths", display_name="paths")],
+            outputs=[io.String.Output("paths", display_name="paths", tooltip="The files that were written, one a line.")],
             is_output_node=True,
         )  # fmt: skip
 
     @classmethod
     def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
         with working():
-            written: list[Path] = []
-            if format != _EMBEDDINGS:
-                path = token_set_path(name, SUFFIX)
+            if format not in (_BOTH, _SET, _EMBEDDINGS):  # hosts before v0.4 do not look
+                raise TokenError(f"format {format!r} is not one of {_BOTH}, {_SET}, {_EMBEDDINGS}")
+            whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
+            into = _embedding_folder(folder) if format != _SET else None
+            singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
+            for path in (*singles, *([] if whole is None else [whole])):  # all of them, before anything is written
                 _refuse_others(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                written.append(save_tokens(tokens, path))
-            if format != _SET:
-                root = Path(folder_paths.get_folder_paths("embeddings")[0])
-                into = root / token_set_path(folder, "").name if folder.strip() else root
-                into.mkdir(parents=True, exist_ok=True)
-                for token in tokens.names:
-                    _refuse_others(into / f"{token}{SUFFIX}")
-                written += export_embeddings(tokens, into)
+            written = [] if whole is None else [save_tokens(tokens, whole)]
+            written += [] if into is None else export_embeddings(tokens, into)
             return io.NodeOutput("\n".join(map(str, written)))
 
 
@@ -77,15 +75,15 @@ class LoadTokens(io.ComfyNode):
             node_id="MCTI_LoadTokens",
             display_name="Load Token Embeddings",
             category=CATEGORY,
-            description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:<name> in prompts, with the CLIP from here.",
+            description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:name in prompts, with the CLIP from here.",
             inputs=[
                 io.Combo.Input("file", options=_choices(), tooltip="A token set in models/mcti_tokens, or embeddings in models/embeddings."),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder, of the family the tokens were trained on."),
             ],
             outputs=[
-                TokensType.Output("tokens", display_name="tokens"),
-                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens"),
-                io.String.Output("names", display_name="names"),
+                TokensType.Output("tokens", display_name="tokens", tooltip="The tokens that were read."),
+                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens", tooltip="A CLIP whose prompts know embedding:name. The one connected does not change."),
+                io.String.Output("names", display_name="names", tooltip="The names for prompts, one a line."),
             ],
         )  # fmt: skip
 
@@ -94,7 +92,10 @@ class LoadTokens(io.ComfyNode):
         """A file that changed is read anew, and everything behind it is done anew."""
         digest = hashlib.sha256(file.encode())
         for path in _paths(file):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(path.name.encode())
+            with open(path, "rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
         return digest.hexdigest()
 
     @classmethod
@@ -109,20 +110,22 @@ class LoadTokens(io.ComfyNode):
 
 
 def _choices() -> list[str]:
-    embeddings = [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(SUFFIX)]
+    embeddings = _embeddings()
     folders = sorted({Path(name).parent.as_posix() for name in embeddings} - {"."})
     sets = [name for name in folder_paths.get_filename_list(TOKEN_SETS) if name.endswith(SUFFIX)]
     return [*sets, *(_FOLDER + folder for folder in folders), *(_EMBEDDING + name for name in embeddings)]
+
+
+def _embeddings() -> list[str]:
+    return [name for name in folder_paths.get_filename_list("embeddings") if name.lower().endswith(SUFFIXES)]
 
 
 def _paths(choice: str) -> list[Path]:
     """The files that a choice stands for; the host's own look-up keeps them inside its folders."""
     if choice.startswith(_FOLDER):
         folder = choice.removeprefix(_FOLDER)
-        names = [name for name in folder_paths.get_filename_list("embeddings") if name.endswith(SUFFIX)]
-        found = [
-            folder_paths.get_full_path("embeddings", name) for name in names if Path(name).parent.as_posix() == folder
-        ]
+        names = [name for name in _embeddings() if Path(name).parent.as_posix() == folder]
+        found = [folder_paths.get_full_path("embeddings", name) for name in names]
     elif choice.startswith(_EMBEDDING):
         found = [folder_paths.get_full_path("embeddings", choice.removeprefix(_EMBEDDING))]
     else:
@@ -131,6 +134,11 @@ def _paths(choice: str) -> list[Path]:
     if not paths:
         raise TokenError(f"there are no tokens {choice!r} any more; choose others, or save them again")
     return paths
+
+
+def _embedding_folder(folder: str) -> Path:
+    root = Path(folder_paths.get_folder_paths("embeddings")[0])
+    return root.joinpath(*safe_parts(folder)) if folder.strip() else root
 
 
 def _refuse_others(path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor
 
 from ..mcti_core.config import SCHEDULES, TrainConfig
+from ..mcti_core.errors import ConfigError
 from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
@@ -29,23 +31,15 @@ from .types import (
     optional,
     picture_out,
 )
+from .unfinished import unfinished_path, unfinished_state
 
 __all__ = ["TrainTokens", "TrainingSettings"]
 
 _DEFAULT = TrainConfig()
+_SAMPLES_A_ROW = 5
 _LEAST_SAMPLE = 128
 """Pixels that a sample is shown in at least."""
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
-
-
-@dataclass
-class _Unfinished:
-    """The last training that was broken off, kept while the server runs."""
-
-    state: Any = None
-
-
-_unfinished = _Unfinished()
 
 
 class TrainTokens(io.ComfyNode):
@@ -56,7 +50,7 @@ class TrainTokens(io.ComfyNode):
             display_name="Train MC-TI Tokens",
             category=CATEGORY,
             description=(
-                "Learn a token for every class at once. The checkpoint stays as it is. Afterwards write embedding:<name> in a prompt, with "
+                "Learn a token for every class at once. The checkpoint stays as it is. Afterwards write embedding:name in a prompt, with "
                 "the CLIP from here, and classify with the tokens. Cancelling keeps what was learned; queue again to go on."
             ),
             inputs=[
@@ -74,7 +68,11 @@ class TrainTokens(io.ComfyNode):
                     tooltip="Training steps, for all classes together.",
                 ),
                 io.Int.Input(
-                    "batch", default=_DEFAULT.batch, min=1, max=256, tooltip="Images a step. Fewer need less memory."
+                    "batch",
+                    default=_DEFAULT.batch,
+                    min=1,
+                    max=256,
+                    tooltip="Images a step. Where memory runs out, they go through in parts.",
                 ),
                 io.Float.Input(
                     "lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6, tooltip="Learning rate."
@@ -94,7 +92,7 @@ class TrainTokens(io.ComfyNode):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=False,
-                    tooltip="The same seed gives the same tokens.",
+                    tooltip="The same seed and inputs give the same tokens.",
                 ),
                 optional(
                     ClipSpaceType,
@@ -105,16 +103,24 @@ class TrainTokens(io.ComfyNode):
                 optional(
                     TokensType,
                     "start_from",
-                    "Learned tokens of the same classes to start from, rather than from a word.",
+                    "Learned tokens of the same classes, in the same order, to start from rather than from a word.",
                 ),
             ],
             outputs=[
-                TokensType.Output("tokens", display_name="tokens"),
-                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens"),
-                io.LossMap.Output("loss_map", display_name="loss"),
-                io.Image.Output("loss_curve", display_name="loss curve"),
-                io.Image.Output("samples", display_name="samples"),
-                io.String.Output("summary", display_name="summary"),
+                TokensType.Output("tokens", display_name="tokens", tooltip="The learned tokens."),
+                io.Clip.Output(
+                    "clip_with_tokens",
+                    display_name="CLIP with tokens",
+                    tooltip="A CLIP whose prompts know embedding:name. The one connected does not change.",
+                ),
+                io.LossMap.Output("loss_map", display_name="loss", tooltip="For the stock node Plot Loss Graph."),
+                io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss as a picture."),
+                io.Image.Output(
+                    "samples", display_name="samples", tooltip="Images of the first classes, drawn with the tokens."
+                ),
+                io.String.Output(
+                    "summary", display_name="summary", tooltip="What was done, and the names for prompts."
+                ),
             ],
         )
 
@@ -127,20 +133,22 @@ class TrainTokens(io.ComfyNode):
         from ..mcti_core.hosts.comfy import clip_with_tokens, comfy_host
 
         chosen = settings or Settings()
-        config = replace(chosen.config, steps=steps, batch=batch, lr=lr, gamma=gamma, seed=seed)
-        if clip_space is None:
-            config = replace(config, gamma=0.0, warm_start=0)
         with working():
+            alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": gamma}
+            config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
             dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
             size, seen = examples.size or host.image_size, Reporter("examples")
             cache = FeatureCache.build(host, dataset, mirror=chosen.mirror, size=size, progress=seen)
-            result = _train(host, cache, _first_tokens(host, dataset.classes, chosen, seed, start_from), config)
+            first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
+            result, keeping = _train(host, cache, first, config)
             curve = picture_out(loss_curves({"": result.history}))
             samples = _samples(host, result.tokens, chosen.samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
             summary = _summary(result, len(dataset), clip_space is None and gamma > 0)
             logging.info("MC-TI: %s", summary)
-            return io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
+            output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
+            keeping.remove()  # not earlier: what comes after the training may be broken off too
+            return output
 
 
 class TrainingSettings(io.ComfyNode):
@@ -173,7 +181,7 @@ class TrainingSettings(io.ComfyNode):
                 number("patience", 1, 1000, "Looks without improvement after which training stops."),
                 io.Int.Input("samples", default=4, min=0, max=32, tooltip="Classes of which a sample is drawn when the training is done."),
             ],
-            outputs=[SettingsType.Output("settings", display_name="settings")],
+            outputs=[SettingsType.Output("settings", display_name="settings", tooltip="For settings of Train MC-TI Tokens.")],
         )  # fmt: skip
 
     @classmethod
@@ -183,6 +191,8 @@ class TrainingSettings(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         with working():
             own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
+            if templates not in (*_TEMPLATES, "own"):  # hosts before v0.4 do not look
+                raise ConfigError(f"templates {templates!r} is not one of {', '.join(_TEMPLATES)}, own")
             prompts = own if templates == "own" else _TEMPLATES[templates]
             settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
             return io.NodeOutput(Settings(settings, vectors, initial_word.strip(), mirror, samples))
@@ -198,37 +208,42 @@ def _first_tokens(
     return new_tokens(host, labels, vectors=chosen.vectors, init=chosen.initial_word or None, seed=seed)
 
 
-def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> Any:
-    """Train, and whatever breaks it off, keep the last whole step: in memory to go on from, and in a file to use."""
+def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tuple[Any, Any]:
+    """Train, and whatever breaks it off, keep the last whole step: one file to go on from, and one of tokens to use.
+
+    Returns:
+        The result, and what keeps the training until it is told to remove it.
+    """
+    from ..mcti_core.keeping import Keeping
     from ..mcti_core.memory import train_in_memory
     from ..mcti_core.training import StepInfo, run_identity
 
     identity, report = run_identity(host, cache, tokens, config), Reporter("training")
-    kept = _unfinished.state
-    resume = kept if kept is not None and kept.begun == identity else None
+    path = unfinished_path(identity)
+    resume = unfinished_state(path, identity)
     last: list[StepInfo] = []
     columns: dict[str, list[float]] = {}
 
-    def on_step(info: StepInfo) -> None:
-        last[:] = [info]
-        for name, value in info.losses.items():
-            columns.setdefault(name, [row[name] for row in resume.history] if resume else []).append(value)
-        report(info.step, info.total, lambda: loss_curves({"": columns}))
+    with Keeping(path, tell=lambda problem: logging.warning("MC-TI: %s", problem)) as keeping:
 
-    try:
-        result = train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume)
-    except BaseException:
-        if last:
-            _keep(last[-1])
-        raise
-    _unfinished.state = last[-1].state() if last else resume  # until its samples are drawn, that may be broken off too
-    return result
+        def on_step(info: StepInfo) -> None:
+            last[:] = [info]
+            keeping.on_step(info)
+            for name, value in info.losses.items():
+                columns.setdefault(name, [row[name] for row in resume.history] if resume else []).append(value)
+            report(info.step, info.total, lambda: loss_curves({"": columns}))
+
+        try:
+            return train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+        except BaseException:
+            if last:
+                _keep_tokens(last[-1])
+            raise
 
 
-def _keep(info: Any) -> None:
+def _keep_tokens(info: Any) -> None:
     from ..mcti_core.token_files import save_tokens
 
-    _unfinished.state = info.state()
     tokens = info.tokens()
     path = save_tokens(
         tokens, token_set_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more", ".safetensors")
@@ -249,7 +264,13 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
     prompts = [tokens.templates[0].replace("{}", f"embedding:{name}") for name in names]
     images = generate(host, prompts, tokens, size=size, seed=seed, batch=1, progress=Reporter("samples"))
     scale = max(1, _LEAST_SAMPLE // size)
-    return picture_out(image_grid([list(images)], [""], list(tokens.labels[:classes]), scale))
+    starts = range(0, len(names), _SAMPLES_A_ROW)
+    shown = [(list(images[i : i + _SAMPLES_A_ROW]), list(tokens.labels[i : i + _SAMPLES_A_ROW])) for i in starts]
+    rows = [image_grid([row], [""], labels, scale) for row, labels in shown]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:number])))
+    return picture_out(sheet)
 
 
 def _summary(result: Any, images: int, no_clip_space: bool) -> str:

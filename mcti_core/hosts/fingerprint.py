@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "sample"]
 
 
 def fingerprint(module: nn.Module, originals: Mapping[str, Tensor] | None = None) -> str:
@@ -18,8 +18,13 @@ def fingerprint(module: nn.Module, originals: Mapping[str, Tensor] | None = None
     """
     digest = hashlib.sha256()
     for name, tensor in {**module.state_dict(), **(originals or {})}.items():
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(1, len(flat) // 256)].float().cpu().numpy()
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        digest.update(sample.tobytes())
+        digest.update(f"{name}:".encode())
+        digest.update(sample(tensor))
     return digest.hexdigest()[:16]
+
+
+def sample(tensor: Tensor) -> bytes:
+    """Shape, number format, and a few hundred of the numbers at most."""
+    flat = tensor.detach().flatten()
+    few = flat[:: max(1, len(flat) // 256)].float().cpu().numpy()
+    return f"{tuple(tensor.shape)}:{tensor.dtype}".encode() + few.tobytes()

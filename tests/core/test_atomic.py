@@ -3,6 +3,7 @@ import stat
 
 import pytest
 
+from mcti_core import atomic
 from mcti_core.atomic import write_atomically
 
 
@@ -43,6 +44,16 @@ def test_content_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
     write_atomically(tmp_path / "file", lambda file: file.write_bytes(b"x"))
     assert order[:2] == ["sync", "replace"]
+
+
+def test_new_folders_are_on_disk_too(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic, "_flush_folder", flushed.append)
+    write_atomically(tmp_path / "new" / "folder" / "file", lambda file: file.write_bytes(b"x"))
+    assert set(flushed) == {tmp_path / "new" / "folder", tmp_path / "new", tmp_path}
+    flushed.clear()
+    write_atomically(tmp_path / "new" / "file", lambda file: file.write_bytes(b"x"))
+    assert flushed == [tmp_path / "new"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")

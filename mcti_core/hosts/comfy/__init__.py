@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_base
 import torch
 
 from ...errors import HostError
 from ..base import Host
 from ..fingerprint import fingerprint
+from ..patches import patches_fingerprint
 from .clip_space import ClipFile, clip_space_for, load_clip_file
 from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
@@ -20,6 +22,10 @@ __all__ = ["ClipFile", "clip_with_tokens", "comfy_host", "load_clip_file"]
 
 _IMAGE_SIZES = {"SD15": 512, "SD20": 768, "SDXL": 1024, "SD3": 1024}
 """By the host's name of the family; what these were trained on."""
+_SD3_WIDTH = 2048
+"""Of clip_l and clip_g together; T5 is left out."""
+_NEVER_SET = "clip_l.transformer.text_projection.weight"
+"""Checkpoints of SD 1.x and SDXL hold none, the host leaves what was in its memory, and nobody here asks for it."""
 
 
 def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFile | None = None) -> Host:
@@ -39,14 +45,14 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     space = None if clip_file is None else clip_space_for(clip_file, encoders, device)
     denoiser, patchers = None, {"text": clip.patcher}
     if model is not None:
-        _refuse_another_width(model, clip, encoders)
+        _refuse_another_family(model, clip, encoders)
         denoiser = ComfyDenoiser(model, tuple(encoders), with_t5=hasattr(clip.cond_stage_model, "t5xxl"))
         patchers["denoiser"] = model
     if clip_file is not None:
         patchers["clip"] = clip_file.vision.patcher
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
-    family = "CLIP" if model is None else type(model.model.model_config).__name__
+    family = "the checkpoint" if model is None else type(model.model.model_config).__name__
     patched = [_patched_fingerprint(part) for part in (clip.patcher, model) if part is not None]
     towers = [tower for tower in (vae and vae.first_stage_model, clip_file and clip_file.vision.model) if tower]
     return Host(
@@ -63,17 +69,31 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     )
 
 
-def _refuse_another_width(model: Any, clip: Any, encoders: dict[str, ComfyTextEncoder]) -> None:
-    takes = model.model.model_config.unet_config.get("context_dim")
+def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTextEncoder]) -> None:
+    """The CLIP of Stable Diffusion 3 has room for T5 and is as wide as SDXL's."""
+    is_sd3, with_t5 = isinstance(model.model, comfy.model_base.SD3), hasattr(clip.cond_stage_model, "t5xxl")
+    takes = _SD3_WIDTH if is_sd3 else model.model.model_config.unet_config.get("context_dim")
     gives = sum(encoder.width for encoder in encoders.values())
-    if takes is not None and takes != gives:
+    if takes is None:
+        raise HostError(
+            f"tokens cannot be trained for the MODEL, {type(model.model).__name__}; connect one of Stable Diffusion 1.x, 2.x, "
+            "SDXL or 3"
+        )
+    if takes != gives:
         raise HostError(
             f"the MODEL takes prompts {takes} wide, the CLIP ({' and '.join(encoders)}) gives {gives}; "
             "connect MODEL and CLIP of the same checkpoint"
+        )
+    if is_sd3 != with_t5:
+        one, other = ("MODEL", "CLIP") if is_sd3 else ("CLIP", "MODEL")
+        raise HostError(
+            f"the {one} is of Stable Diffusion 3, the {other} is not; connect MODEL and CLIP of the same checkpoint"
         )
 
 
 def _patched_fingerprint(patcher: Any) -> str:
     """Of the weights as they were loaded, and of the patches that are laid on them while they are in use."""
     originals = {name: backup.weight for name, backup in patcher.backup.items()}
-    return f"{fingerprint(patcher.model, originals)}-{patcher.patches_uuid if patcher.patches else ''}"
+    if _NEVER_SET in patcher.model.state_dict():
+        originals[_NEVER_SET] = torch.zeros(0)
+    return f"{fingerprint(patcher.model, originals)}-{patches_fingerprint(patcher.patches, patcher.patches_uuid)}"

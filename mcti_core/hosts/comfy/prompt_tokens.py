@@ -42,7 +42,8 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
 
 
 def _knowing(tokenizer: Any, table: Mapping[str, Tensor]) -> Any:
-    copied, before = copy.copy(tokenizer), tokenizer._try_get_embedding
+    copied = copy.copy(tokenizer)
+    before = copied._try_get_embedding
 
     def look_up(text: str) -> tuple[Tensor | None, str]:
         """The vectors (V, d) that a reference names, and the text behind it."""

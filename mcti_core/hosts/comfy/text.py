@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -81,8 +82,14 @@ class ComfyTextEncoder:
 
 
 def _layer(model: Any, clip_skip: int | None) -> int | None:
-    """Which layer the denoiser attends to: the family's own, or the one that was set; None for the last."""
-    own_layer, own_index, _ = model.options_default
-    if clip_skip is None:
-        return own_index if own_layer == "hidden" else None
-    return None if abs(clip_skip) > model.num_layers else clip_skip
+    """Which layer the denoiser attends to, None for the last, as the host decides it.
+
+    A copy on the same weights is asked in the host's place: versions differ where a model has no such layer.
+    """
+    asked = copy.copy(model)
+    asked.reset_clip_options()
+    if clip_skip is not None:
+        asked.set_clip_options({"layer": clip_skip})
+    if hasattr(asked, "execution_device"):
+        asked.set_clip_options({"execution_device": None})
+    return asked.layer_idx if asked.layer == "hidden" else None

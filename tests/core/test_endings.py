@@ -1,0 +1,54 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from mcti_core.endings import like_ctrl_c
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+KINDS = [signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_end_a_block_as_ctrl_c_does(kind):
+    assert signal.getsignal(kind) == signal.SIG_DFL
+
+    def end():
+        with like_ctrl_c():
+            os.kill(os.getpid(), kind)
+            pytest.fail("it went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        end()
+    assert signal.getsignal(kind) == signal.SIG_DFL
+
+
+def test_one_that_is_ignored_or_handled_stays_so():
+    def handler(number, frame):
+        raise AssertionError
+
+    before = {kind: signal.getsignal(kind) for kind in KINDS}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, handler)
+        with like_ctrl_c():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for kind, old in before.items():
+            signal.signal(kind, old)
+
+
+def test_in_another_thread_nothing_changes():
+    seen = []
+
+    def work():
+        with like_ctrl_c():
+            seen.extend(signal.getsignal(kind) for kind in KINDS)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL] * len(KINDS)

@@ -1,0 +1,166 @@
+"""``mcti train --resume``, and what a real process leaves behind when it is ended."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mcti_core import commands
+from mcti_core.cli import main
+from mcti_core.progress_store import load_training
+from mcti_core.token_files import load_tokens
+from mcti_core.training import train
+
+from .kill_and_resume import Trial, write_examples
+
+OPTIONS = ["--steps", "6", "--batch", "3", "--seed", "5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_examples(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """Tokens of a training without a break."""
+    out = tmp_path_factory.mktemp("whole")
+    assert main(["train", str(folder), "--out", str(out), *OPTIONS]) == 0
+    return load_tokens(out / "tokens.safetensors")
+
+
+@pytest.fixture
+def broken(folder, tmp_path, monkeypatch, capsys):
+    """The folder of a training that was broken off after three steps."""
+    stop_after(3, monkeypatch)
+    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 130
+    monkeypatch.undo()
+    captured = capsys.readouterr()
+    assert "stopped after 3 steps" in captured.out
+    assert "--resume goes on from here" in captured.out
+    return tmp_path
+
+
+def stop_after(steps, monkeypatch):
+    from mcti_core import memory
+
+    def stopped(*arguments, on_step, **options):
+        def stop(info):
+            on_step(info)
+            if info.step == steps:
+                raise KeyboardInterrupt
+
+        return train(*arguments, on_step=stop, **options)
+
+    monkeypatch.setattr(memory, "train", stopped)
+
+
+def same(first, second):
+    assert all(torch.equal(first.vectors[name], v) for name, v in second.vectors.items())
+    assert first.training == second.training
+    assert first.labels == second.labels
+
+
+def told(capsys):
+    """What was said, one line each."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("mcti: ")]
+
+
+def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
+    assert load_training(broken / "training.safetensors").state.step == 3
+    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 0
+    assert told(capsys) == ["mcti: going on after 3 steps"]
+    same(load_tokens(broken / "tokens.safetensors"), whole)
+    assert sorted(path.name for path in broken.iterdir()) == ["embeddings", "loss.png", "tokens.safetensors"]
+
+
+def test_it_is_not_overwritten_unasked(folder, broken, whole, capsys):
+    before = (broken / "training.safetensors").read_bytes()
+    assert main(["train", str(folder), "--out", str(broken), *OPTIONS]) == 1
+    (line,) = told(capsys)
+    assert all(way in line for way in ("--resume", "--restart", "another --out"))
+    assert (broken / "training.safetensors").read_bytes() == before
+    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--restart"]) == 0
+    same(load_tokens(broken / "tokens.safetensors"), whole)
+    assert not (broken / "training.safetensors").exists()
+
+
+def test_another_training_is_refused_or_begins_with_the_vectors(folder, broken, capsys, monkeypatch):
+    other = [*OPTIONS, "--lr", "0.5"]
+    assert main(["train", str(folder), "--out", str(broken), *other, "--resume"]) == 1
+    (line,) = told(capsys)
+    assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
+    assert "'--resume anyway'" in line
+    stop_after(2, monkeypatch)
+    assert main(["train", str(folder), "--out", str(broken), *other, "--resume", "anyway"]) == 130
+    assert told(capsys) == ["mcti: beginning with the vectors learned so far"]
+    monkeypatch.undo()
+    assert main(["train", str(folder), "--out", str(broken), *other, "--resume"]) == 0
+    assert told(capsys) == ["mcti: going on after 2 steps"]
+
+
+def test_without_anything_to_go_on_with_it_begins_anew(folder, tmp_path, whole, capsys):
+    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    (line,) = told(capsys)
+    assert "no unfinished training" in line
+    same(load_tokens(tmp_path / "tokens.safetensors"), whole)
+
+
+def test_a_damaged_file_is_told(folder, broken, capsys):
+    path = broken / "training.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 1
+    (line,) = told(capsys)
+    assert "damaged" in line
+    assert "--restart" in line
+
+
+def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, whole, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "_write_tokens", interrupt)
+    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 130
+    assert not (tmp_path / "tokens.safetensors").exists()
+    monkeypatch.undo()
+    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    same(load_tokens(tmp_path / "tokens.safetensors"), whole)
+
+
+@pytest.mark.parametrize("arguments", [["--resume", "--restart"], ["--resume", "never"], ["--keep-every", "-1"]])
+def test_what_makes_no_sense_shows_the_usage(arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "x", "--out", "y", *arguments])
+    assert caught.value.code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, kind):
+    command = [sys.executable, "-m", "mcti_core", "train", str(folder), "--out", str(tmp_path), "--steps", "5000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        seen = ""
+        while not re.search(r"training: .*[1-9]\d*/5000", seen):
+            seen += process.stderr.read(1)
+        time.sleep(0.5)
+        process.send_signal(getattr(signal, kind))
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    steps = int(re.search(r"stopped after (\d+) steps", out)[1])
+    assert load_training(tmp_path / "training.safetensors").state.step == steps > 0
+    assert (tmp_path / "tokens.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_three_kills_lose_nothing(tmp_path):
+    trial = Trial(tmp_path, seed=1, kills_wanted=3)
+    trial.run()
+    assert trial.same == trial.runs
+    assert trial.kills >= 3
+    assert trial.lost == 0
