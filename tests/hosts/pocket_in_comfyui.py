@@ -1,242 +1,184 @@
-"""Load the pocket checkpoint with ComfyUI's own classes and compare every part with diffusers and transformers.
+"""Compare the pocket checkpoint inside ComfyUI with the same weights in diffusers, part by part.
 
-Usage: python pocket_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER {shipped,random}
+Usage: python pocket_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
 
-Takes the shipped weights, or random ones in the recipe's shapes. Prints a line of JSON: the largest differences.
-A process of its own, because ComfyUI reads its command line, warns as it likes and has modules with names as common as ours.
+Prints a line of JSON: the largest differences, for parts that were loaded in inference mode, as nodes load them, and outside.
 """
 
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import nn
+from in_comfyui import gap, generator, prompt_rows, start, tell
 
-REPO = Path(__file__).resolve().parents[2]
-PROMPTS = ("a drawing of a glyph", "a thick red glyph on yellow paper, photo of the thing", "")
-UNET = {  # ComfyUI's words for what recipe/unet.py builds
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 2],
-    "num_res_blocks": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1, "context_dim": 96, "use_spatial_transformer": True, "use_linear_in_transformer": False,
-    "legacy": False, "use_temporal_attention": False, "adm_in_channels": None, "dtype": torch.float32,
-}  # fmt: skip
+PROMPTS = ["a drawing of embedding:one", "a thick red embedding:two on yellow paper, photo of the embedding:one", ""]
 
 
-def main(comfyui: Path, folder: Path, weights: str) -> None:
-    sys.path.insert(0, str(comfyui))  # before the repository, whose nodes/ would hide ComfyUI's nodes.py
-    sys.path.append(str(REPO))
-    import comfy.cli_args
+def main(comfyui: str, folder: Path) -> None:
+    start(comfyui)
+    from mcti_core.hosts.comfy.pocket import load_pocket_parts
+    from mcti_core.pocket import POCKET_FOLDER, load_pocket
 
-    comfy.cli_args.args.cpu = True
-    torch.manual_seed(0)
-    tokenizer_folder, tower, unet, vae = shipped_parts() if weights == "shipped" else random_parts(folder)
-    with torch.inference_mode():
-        text = compare_text(tokenizer_folder, tower, folder)
-        print(json.dumps({**text, **compare_unet(unet), **compare_vae(vae), **compare_sampling(unet, vae)}))
-
-
-def shipped_parts():
-    """Tokenizer folder, CLIPTextModel, UNet and AutoencoderTiny in float32."""
-    from diffusers import AutoencoderTiny, UNet2DConditionModel
-    from transformers import CLIPTextModel
-
-    from mcti_core.pocket import POCKET_FOLDER
-
-    tower = CLIPTextModel.from_pretrained(POCKET_FOLDER / "text_encoder")
-    unet = UNet2DConditionModel.from_pretrained(POCKET_FOLDER / "unet")
-    vae = AutoencoderTiny.from_pretrained(POCKET_FOLDER / "vae")
-    return POCKET_FOLDER / "tokenizer", tower.float().eval(), unet.float().eval(), vae.float().eval()
+    theirs = load_pocket()
+    tokens, embeddings = learned(folder)
+    references = train_a_little(theirs)
+    found = {}
+    for way in ("inference", "plain"):
+        with torch.inference_mode(way == "inference"):
+            parts = load_pocket_parts(POCKET_FOLDER, str(embeddings))
+        found[way] = compare(parts, theirs, tokens, references)
+    tell(found)
 
 
-def random_parts(folder: Path):
-    """The same, untrained."""
-    from transformers import CLIPTextModel
+def learned(folder: Path):
+    """Two tokens of two random vectors, and a folder with their files."""
+    from mcti_core.token_files import export_embeddings
+    from mcti_core.tokens import TokenSet
 
-    from mcti_core.pocket.recipe.autoencoder import make_autoencoder
-    from mcti_core.pocket.recipe.text import make_clip
-    from mcti_core.pocket.recipe.unet import make_unet
-    from mcti_core.pocket.recipe.vocabulary import write_tokenizer
-
-    tokenizer = write_tokenizer(folder / "tokenizer", ["balumo", "kedi"])
-    vae = make_autoencoder()
-    *inner, last = [module for module in vae.modules() if isinstance(module, nn.Conv2d)]
-    for module in inner:
-        nn.init.kaiming_normal_(module.weight)  # as torch leaves them, images would be nearly constant
-    nn.init.constant_(last.bias, 0.5)
-    tower = CLIPTextModel(make_clip(len(tokenizer)).config.text_config)
-    return folder / "tokenizer", tower.eval(), make_unet().eval(), vae.eval()
+    tokens = TokenSet(("one", "two"), {"clip_l": torch.randn(2, 2, 96, generator=generator())})
+    embeddings = folder / "embeddings"
+    embeddings.mkdir()
+    export_embeddings(tokens, embeddings)
+    return tokens, embeddings
 
 
-def load_clip(tokenizer_folder: Path, tower: nn.Module, embeddings: Path):
-    """ComfyUI's CLIP with our vocabulary: its tokenizer and its text model, told other sizes and special tokens."""
-    import comfy.sd
-    from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel, SDTokenizer
-    from comfy.supported_models_base import ClipTarget
+def compare(parts, theirs, tokens, references) -> dict[str, float]:
+    from mcti_core.hosts.comfy import comfy_host
 
-    config = tower.config.to_dict()
-    special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
-
-    class Tokenizer(SDTokenizer):
-        def __init__(self, embedding_directory=None, tokenizer_data=None):
-            super().__init__(
-                tokenizer_path=str(tokenizer_folder),
-                embedding_directory=embedding_directory,
-                embedding_size=config["hidden_size"],
-            )
-
-    class TextModel(SDClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
-            super().__init__(
-                device=device,
-                dtype=dtype,
-                textmodel_json_config=dict(config),
-                special_tokens=special,
-                return_projected_pooled=False,
-                model_options=model_options or {},
-            )
-            # ComfyUI makes a table of 49,408 rows whatever the config says
-            rows = config["vocab_size"], config["hidden_size"]
-            self.transformer.set_input_embeddings(self.operations.Embedding(*rows, dtype=dtype, device=device))
-            self.freeze()
-
-    clip = comfy.sd.CLIP(
-        ClipTarget(SD1Tokenizer, SD1ClipModel),
-        embedding_directory=str(embeddings),
-        tokenizer_data={"clip_l_tokenizer_class": Tokenizer},
-        model_options={"clip_l_class": TextModel, "dtype": torch.float32},
-    )
-    weights = {key.removeprefix("text_model."): value for key, value in tower.state_dict().items()}  # transformers 4, 5
-    missing, unexpected = clip.load_sd({f"text_model.{key}": value for key, value in weights.items()})
-    if missing != ["text_projection.weight"] or unexpected:
-        raise RuntimeError(f"text model: missing {missing}, unexpected {unexpected}")
-    return clip
+    ours = comfy_host(parts.clip, parts.model, parts.vae, parts.clip_file)
+    with torch.inference_mode(False), torch.no_grad():
+        return {
+            **compare_facts(ours, theirs),
+            **compare_text(ours, theirs, tokens),
+            **compare_denoised(ours, theirs, tokens),
+            **compare_images(ours, theirs),
+            **compare_training(ours, references),
+            **compare_stock(parts, theirs, tokens),
+        }
 
 
-def compare_text(tokenizer_folder: Path, tower: nn.Module, folder: Path) -> dict[str, float]:
-    from safetensors.torch import save_file
-    from transformers import CLIPTokenizer
+def compare_facts(ours, theirs) -> dict[str, float]:
+    a, b = ours.text["clip_l"], theirs.text["clip_l"]
+    facts = ("width", "length", "vocabulary", "begin", "end", "pad")
+    texts = ("a glyph, on paper.", "GLYPH's  (red)", "")
+    different = [fact for fact in facts if getattr(a, fact) != getattr(b, fact)]
+    different += [text for text in texts if a.tokenize(text) != b.tokenize(text)]
+    different += [
+        fact for fact in ("image_size", "generic_word", "name") if getattr(ours, fact) != getattr(theirs, fact)
+    ]
+    different += ["downscale"] * (ours.codec.downscale != theirs.codec.downscale)
+    different += ["encoder of the CLIP space"] * (ours.clip.encoder != theirs.clip.encoder)
+    if different:
+        print(different, file=sys.stderr)
+    ids = torch.arange(a.vocabulary)
+    return {"facts": float(len(different)), "token table": gap(a.embed(ids), b.embed(ids))}
 
-    from mcti_core.hosts.clip_text import run_text_tower
 
-    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
-    learned = torch.randn(2, tower.config.hidden_size)
-    (folder / "embeddings").mkdir()
-    save_file({"clip_l": learned}, folder / "embeddings" / "learned.safetensors")
-    host = load_clip(tokenizer_folder, tower, folder / "embeddings")
-
-    same_ids, hidden, pooled = True, [], []
-    for prompt in PROMPTS:
-        ids = tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
-        rows = host.tokenize(prompt)
-        same_ids = same_ids and [token for token, _ in rows["l"][0]] == ids[0].tolist()
-        ours, theirs = tower(input_ids=ids), host.encode_from_tokens(rows, return_pooled=True)
-        hidden.append(gap(theirs[0], ours.last_hidden_state))
-        pooled.append(gap(theirs[1], ours.pooler_output))
-
-    ids = tokenizer("a drawing of a a glyph", padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
-    embeds = tower.get_input_embeddings()(ids)
-    embeds[0, 4:6] = learned
-    spliced = host.encode_from_tokens(host.tokenize("a drawing of embedding:learned glyph"))
+def compare_text(ours, theirs, tokens) -> dict[str, float]:
+    with ours.session("text"):
+        a, b = (prompt_rows(host, PROMPTS, tokens)["clip_l"] for host in (ours, theirs))
+    pooled = b.hidden[torch.arange(len(b.end)), b.end]
     return {
-        "token ids": 0.0 if same_ids else 1.0,
-        "hidden states": max(hidden),
-        "pooled": max(pooled),
-        "learned vectors": gap(spliced, run_text_tower(tower, ids, embeds).last_hidden_state),
+        "context": gap(a.context, b.context),
+        "hidden states": gap(a.hidden, b.hidden),
+        "end": gap(a.end, b.end),
+        "pooled": gap(a.pooled, pooled),
+        "projected text": gap(ours.clip.project_text(pooled), theirs.clip.project_text(pooled)),
     }
 
 
-def load_unet(unet: nn.Module):
-    """ComfyUI's BaseModel with these weights, the SD 1.5 latent format and the SD 1.5 schedule."""
-    import comfy.latent_formats
-    import comfy.model_base
-    import comfy.utils
-    from comfy.supported_models_base import BASE
+def compare_denoised(ours, theirs, tokens) -> dict[str, float]:
+    """At the lowest and the highest of the noise levels, and between."""
+    a, b = ours.denoiser, theirs.denoiser
+    sigma = b.sigmas[torch.tensor([0, 1, 250, 500, 750, 999])]
+    latents, noise = (torch.randn(6, 4, 8, 8, generator=generator(seed)) for seed in (1, 2))
+    with ours.session("text", "denoiser"):
+        text = prompt_rows(theirs, PROMPTS * 2, tokens)
+        noised = b.noised(latents, noise, sigma)
+        return {
+            "sigmas": gap(a.sigmas / b.sigmas, torch.ones(1000)),
+            "noised": gap(a.noised(latents, noise, sigma), noised),
+            "denoised": gap(a.denoise(noised, sigma, text), b.denoise(noised, sigma, text)),
+            "weight": gap(a.weight(sigma), b.weight(sigma)),
+        }
 
-    class Pocket(BASE):
-        unet_extra_config = {"num_heads": 4, "num_head_channels": -1}  # noqa: RUF012 - as ComfyUI writes it
-        latent_format = comfy.latent_formats.SD15
 
-    model = comfy.model_base.BaseModel(Pocket(UNET))
-    names = comfy.utils.unet_to_diffusers(UNET)
-    model.diffusion_model.load_state_dict({names[key]: value for key, value in unet.state_dict().items()}, strict=True)
-    return model
+def compare_images(ours, theirs) -> dict[str, float]:
+    images = digits().load(64)
+    images = torch.stack([next(images) for _ in range(6)])
+    latents = theirs.codec.encode(images)
+    decoded = theirs.codec.decode(latents)
+    with ours.session("codec", "clip"):
+        return {
+            "latents": gap(ours.codec.encode(images), latents),
+            "images": gap(ours.codec.decode(latents), decoded),
+            "image features": gap(ours.clip.image_features(images), theirs.clip.image_features(images)),
+        }
 
 
-def compare_unet(unet: nn.Module) -> dict[str, float]:
-    from mcti_core.pocket.recipe.unet import make_scheduler
+def digits():
+    from mcti_core.pocket.digits import digit_dataset
 
-    model = load_unet(unet)
-    alpha_bar = make_scheduler().alphas_cumprod
-    sigmas = ((1 - alpha_bar) / alpha_bar).sqrt()
-    timestep = torch.tensor([0, 1, 250, 500, 750, 999])
-    sigma = sigmas[timestep].view(-1, 1, 1, 1)
-    x = torch.randn(6, 4, 8, 8) * (sigma.square() + 1).sqrt()
-    context = torch.randn(6, 77, UNET["context_dim"])
-    scaled = x / (sigma.square() + 1).sqrt()
-    noise = unet(scaled, timestep, context).sample
+    return digit_dataset().split(2)[0]
+
+
+def train_a_little(host):
+    """Tokens, losses and the scores of a classifier that they make."""
+    from dataclasses import replace
+
+    from mcti_core.classifiers import ClipClassifier
+    from mcti_core.experiments import new_tokens
+    from mcti_core.features import FeatureCache
+    from mcti_core.pocket import POCKET_CONFIG
+    from mcti_core.training import train
+
+    dataset = digits()
+    cache = FeatureCache.build(host, dataset, mirror=False)
+    begun = new_tokens(host, dataset.classes)
+    result = train(host, cache, begun, replace(POCKET_CONFIG, steps=20))
+    if gap(result.tokens.vectors["clip_l"], begun.vectors["clip_l"]) < 0.05:
+        raise RuntimeError("the tokens were hardly trained")
+    images = torch.stack(list(dataset.load(64)))
+    scores = ClipClassifier(host, result.tokens).score(images).logits
+    return result.tokens.vectors["clip_l"], torch.tensor(result.history["loss"]), scores
+
+
+def compare_training(ours, references) -> dict[str, float]:
+    found = train_a_little(ours)
     return {
-        "sigmas": gap(model.model_sampling.sigmas / sigmas, torch.ones(1000)),
-        "noise": gap(model.diffusion_model(scaled, timestep.float(), context=context), noise),
-        "denoised": gap(model.apply_model(x, sigmas[timestep], c_crossattn=context), x - sigma * noise),
+        name: gap(a, b)
+        for name, a, b in zip(("trained tokens", "losses", "classifier's scores"), found, references, strict=True)
     }
 
 
-def load_vae(vae: nn.Module):
-    import comfy.sd
-
-    from mcti_core.hosts.taesd import widen_to_taesd
-
-    return comfy.sd.VAE(sd=widen_to_taesd(vae.state_dict()))
-
-
-def compare_vae(vae: nn.Module) -> dict[str, float]:
-    """Through the SD 1.5 latent format, as the UNet would see the latents."""
-    import comfy.latent_formats
-
-    host, latent_format = load_vae(vae), comfy.latent_formats.SD15()
-    images = torch.rand(2, 64, 64, 3)
-    latents = vae.encode(images.movedim(-1, 1) * 2 - 1).latents
-    decoded = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
-    if not decoded.std() > 0.02:
-        raise RuntimeError(f"the decoded images say nothing: they vary by {decoded.std()}")
-    return {
-        "latents": gap(latent_format.process_in(host.encode(images)), latents),
-        "images": gap(host.decode(latent_format.process_out(latents)), decoded),
-    }
-
-
-def compare_sampling(unet: nn.Module, vae: nn.Module) -> dict[str, float]:
-    """The way of a workflow: KSampler (euler, normal, guidance 3) and VAE Decode, against the same steps by hand."""
-    import comfy.model_patcher
+def compare_stock(parts, theirs, tokens) -> dict[str, float]:
+    """The way of a workflow: prompts with files of the embeddings folder, KSampler's function, VAE Decode."""
     import comfy.sample
     import comfy.samplers
 
-    model = load_unet(unet)
-    patcher = comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
-    positive, negative, noise = torch.randn(1, 77, 96), torch.randn(1, 77, 96), torch.randn(1, 4, 8, 8)
-    sampled = comfy.sample.sample(
-        patcher, noise, 4, 3.0, "euler", "normal", [[positive, {}]], [[negative, {}]], torch.zeros(1, 4, 8, 8), disable_pbar=True
-    )  # fmt: skip
-    host_image = load_vae(vae).decode(sampled)
-
-    sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, "normal", 4)
-    x = noise * (1 + sigmas[0] ** 2).sqrt()
-    for sigma, following in pairwise(sigmas):
-        scaled, timestep = x / (sigma**2 + 1).sqrt(), model.model_sampling.timestep(sigma)
-        with_prompt, without = unet(scaled, timestep, positive).sample, unet(scaled, timestep, negative).sample
-        x = x + (following - sigma) * (without + 3.0 * (with_prompt - without))
-    image = (vae.decode(x).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
-    return {"sampled image": gap(host_image, image)}
-
-
-def gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference; not a number if either holds one."""
-    if a.shape != b.shape:
-        raise RuntimeError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
-    return (a - b).abs().max().item()
+    with torch.inference_mode():
+        rows = [parts.clip.tokenize(prompt) for prompt in PROMPTS]
+        contexts = [parts.clip.encode_from_tokens(row) for row in rows]
+        noise = torch.randn(1, 4, 8, 8, generator=generator())
+        empty = torch.zeros(1, 4, 8, 8)
+        sampled = comfy.sample.sample(
+            parts.model, noise, 4, 3.0, "euler", "normal", [[contexts[1], {}]], [[contexts[2], {}]], empty, disable_pbar=True
+        )  # fmt: skip
+        image = parts.vae.decode(sampled).movedim(-1, 1)
+        sigmas = comfy.samplers.calculate_sigmas(parts.model.model.model_sampling, "normal", 4)
+    with torch.inference_mode():
+        reference = prompt_rows(theirs, PROMPTS, tokens)["clip_l"]
+        x = noise * (1 + sigmas[0] ** 2).sqrt()
+        for sigma, following in pairwise(sigmas):
+            text = {"clip_l": reference.rows(torch.tensor([1, 2]))}
+            wanted, unwanted = theirs.denoiser.denoise(x.repeat(2, 1, 1, 1), sigma.expand(2), text).chunk(2)
+            x = x + (following - sigma) * (x - unwanted - 3.0 * (wanted - unwanted)) / sigma
+        return {
+            "stock context": gap(torch.cat(contexts), reference.context),
+            "stock image": gap(image, theirs.codec.decode(x)),
+        }
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], Path(sys.argv[2]))

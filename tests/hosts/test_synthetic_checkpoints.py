@@ -1,8 +1,5 @@
 """ComfyUI's stock nodes take the synthetic checkpoints for the real models, and what they answer can be told apart."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,18 +27,10 @@ def quick_first(names):
     return [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
 
 
-def run(comfyui: Path, folder: Path, name: str) -> dict:
-    script = Path(__file__).with_name("synthetic_in_comfyui.py")
-    command = [sys.executable, str(script), str(comfyui), str(folder), name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize("name", quick_first(CHECKPOINTS))
-def test_a_checkpoint_is_taken_for_the_real_model(comfyui: Path, tmp_path: Path, name: str) -> None:
+def test_a_checkpoint_is_taken_for_the_real_model(in_comfyui, tmp_path: Path, name: str) -> None:
     family, prediction, context, pooled, lacking = CHECKPOINTS[name]
-    found = run(comfyui, tmp_path, name)
+    found = in_comfyui("synthetic_in_comfyui.py", tmp_path, name)
     assert (found["class"], found["type"]) == (family, prediction)
     assert (found["context"], found["pooled"]) == ([1, 77, context], [1, pooled])
     assert found["messages"] == ([f"clip missing: {lacking}"] if lacking else [])
@@ -54,9 +43,9 @@ def test_a_checkpoint_is_taken_for_the_real_model(comfyui: Path, tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
-def test_a_whole_clip_is_taken_for_clip_vision(comfyui: Path, tmp_path: Path, name: str) -> None:
+def test_a_whole_clip_is_taken_for_clip_vision(in_comfyui, tmp_path: Path, name: str) -> None:
     projection, width = CLIPS[name]
-    found = run(comfyui, tmp_path, name)
+    found = in_comfyui("synthetic_in_comfyui.py", tmp_path, name)
     assert (found["embeds"], found["hidden"]) == ([2, projection], [2, 257, width])
     assert found["messages"] == []
     assert found["own storage"]

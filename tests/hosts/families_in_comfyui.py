@@ -1,0 +1,245 @@
+"""Learn tokens for one family of checkpoints inside ComfyUI, and compare what the adapter computes with the host's own way.
+
+Usage: python families_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER NAME
+
+NAME is a key of CHECKPOINTS. The checkpoint has random weights and is loaded by the stock loader. Prints a line of JSON.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from in_comfyui import changes, gap, generator, load_checkpoint, patched, prompt_rows, snapshot, start, tell
+from synthetic_checkpoints import write_sd3, write_sd15, write_sd20, write_sdxl
+from torch import Tensor
+
+CHECKPOINTS = {"sd15": write_sd15, "sd20": write_sd20, "sdxl": write_sdxl, "sd3": write_sd3}
+PROMPTS = ["a photo of a cat, on a red chair.", "boats"]
+SIZES = ((8, 8), (8, 12))
+"""Of latents. SDXL is told them."""
+ADAPTED = {"sd3": "x_block.attn.qkv.weight"}
+"""Weights that a LoRA is laid on, by family."""
+LACKING = "clip_l.transformer.text_projection.weight"
+"""What checkpoints hold none of, or nobody asks for: its memory may hold anything."""
+
+
+def main(comfyui: str, folder: Path, name: str) -> None:
+    start(comfyui)
+    from mcti_core.hosts.comfy import comfy_host
+
+    model, clip, vae = load_checkpoint(CHECKPOINTS[name](folder / "checkpoint.ckpt"))
+    host = comfy_host(clip, model, vae)
+    with torch.inference_mode(False), torch.no_grad():
+        compared = compare_patches(model, clip, name)
+        load_all(model, clip, vae)
+        before = snapshot(model=model, clip=clip, vae=vae)
+        trained = {**describe(host), **train_a_little(host), **check_gradients(host)}
+        different = changes(before, snapshot(model=model, clip=clip, vae=vae))
+    tell({**compared, **trained, "different": different, "fingerprints": fingerprints(clip, model, folder)})
+
+
+@torch.inference_mode()
+def load_all(model: Any, clip: Any, vae: Any) -> None:
+    """As the host loads them before it generates, so that nothing remains of other patches."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model, clip.patcher, vae.patcher])
+
+
+# -- as the host's own way -----------------------------------------------------------------------------------------------
+
+
+def compare_patches(model: Any, clip: Any, name: str) -> dict[str, Any]:
+    """Of each kind of patch: how far the adapter is from the host, and how far the patch moved the host."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
+
+    cast = "attn2.to_k.weight" if name != "sd3" else ADAPTED[name]
+    with torch.inference_mode():
+        models = {"plain": model, "LoRA": patched(model, cast), "options": with_attention_patch(model)}
+        if name == "sd3":
+            models["sampling"] = ModelSamplingSD3().patch(model, 1.5)[0]
+        else:
+            kind = "v_prediction" if name == "sd20" else "eps"
+            models["sampling"] = ModelSamplingDiscrete().patch(model, kind, True)[0]
+        clips = {"plain": clip, "LoRA": patched(clip, "self_attn.q_proj.weight")}
+        for layer in (-1, -2, -3, -9):
+            clips[f"skip {layer}"] = clip.clone()
+            clips[f"skip {layer}"].clip_layer(layer)
+    return {"text": compare_text(model, clips), "denoised": compare_denoised(models, clip)}
+
+
+def with_attention_patch(model: Any) -> Any:
+    """As nodes that change attention do."""
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(
+        lambda apply, given: 0.9 * apply(given["input"], given["timestep"], **given["c"])
+    )
+    return clone
+
+
+def compare_text(model: Any, clips: dict[str, Any]) -> dict[str, dict[str, float]]:
+    from mcti_core.hosts.comfy import comfy_host
+
+    found, plain = {}, None
+    for name, clip in clips.items():
+        with torch.inference_mode():
+            rows = [clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True) for prompt in PROMPTS]
+        context, pooled = (torch.cat(column) for column in zip(*rows, strict=True))
+        host = comfy_host(clip, model)
+        with host.session("text"):
+            ours = host.denoiser._conditioning(prompt_rows(host, PROMPTS))
+        plain = context if plain is None else plain
+        found[name] = {"context": gap(ours[0], context), "pooled": gap(ours[1], pooled), "moved": gap(context, plain)}
+    return found
+
+
+def compare_denoised(models: dict[str, Any], clip: Any) -> dict[str, dict[str, float]]:
+    from mcti_core.hosts.comfy import comfy_host
+
+    found, plain = {}, {}
+    for name, model in models.items():
+        host, distances = comfy_host(clip, model), {"noised": 0.0, "denoised": 0.0, "moved": 0.0}
+        sigmas = host.denoiser.sigmas[torch.tensor([20, 500, 980])]
+        with host.session("text"):
+            text = prompt_rows(host, PROMPTS[:1])
+        for size in SIZES:
+            latents, noise = (torch.randn(1, channels(model), *size, generator=generator(seed)) for seed in (1, 2))
+            theirs, levels = stock_steps(model, clip, latents, noise, sigmas)
+            distances["sigmas"] = gap(host.denoiser.sigmas / levels, torch.ones_like(levels))
+            with host.session("text", "denoiser"):
+                for (noised, denoised), sigma in zip(theirs, sigmas[:, None], strict=True):
+                    distances["noised"] = max(
+                        distances["noised"], gap(host.denoiser.noised(latents, noise, sigma), noised)
+                    )
+                    ours = host.denoiser.denoise(noised, sigma, text)
+                    distances["denoised"] = max(distances["denoised"], gap(ours, denoised))
+                distances["moved"] = max(distances["moved"], gap(denoised, plain.setdefault(size, denoised)))
+        found[name] = distances
+    return found
+
+
+def stock_steps(
+    model: Any, clip: Any, latents: Tensor, noise: Tensor, sigmas: Tensor
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """What the host's sampling makes of these latents at each noise level: noised, and denoised; and all its levels."""
+    import comfy.sample
+    import comfy.samplers
+
+    steps, all_levels = [], []
+
+    def look(denoise: Any, x: Tensor, levels: Tensor, extra_args: Any = None, **_: Any) -> Tensor:
+        sampling = denoise.inner_model.inner_model.model_sampling
+        all_levels.append(sampling.sigmas)
+        for level in levels:
+            noised = sampling.noise_scaling(level[None], noise, latents)
+            steps.append((noised.clone(), denoise(noised, level[None], **extra_args).clone()))
+        return x
+
+    with torch.inference_mode():
+        rows = clip.encode_from_tokens_scheduled(clip.tokenize(PROMPTS[0]))
+        comfy.sample.sample_custom(
+            model, noise, 1.0, comfy.samplers.KSAMPLER(look), sigmas, rows, rows, torch.zeros_like(noise), disable_pbar=True
+        )  # fmt: skip
+    return [(a.clone(), b.clone()) for a, b in steps], all_levels[0].clone()
+
+
+def channels(model: Any) -> int:
+    return model.model.latent_format.latent_channels
+
+
+# -- learning ------------------------------------------------------------------------------------------------------------
+
+
+def describe(host: Any) -> dict[str, Any]:
+    sigma = torch.tensor([0.1, 1.0, 3.0])
+    return {
+        "encoders": {name: encoder.width for name, encoder in host.text.items()},
+        "weight": host.denoiser.weight(sigma).tolist(),
+        "size": host.image_size,
+        "name": host.name,
+        "ascending": bool((host.denoiser.sigmas.diff() > 0).all()),
+    }
+
+
+def two_images() -> Any:
+    from mcti_core.examples import FewShotDataset
+
+    images = torch.rand(2, 3, 64, 64, generator=generator(3))
+    return FewShotDataset.from_images({"first": images[:1], "second": images[1:]})
+
+
+def train_a_little(host: Any) -> dict[str, Any]:
+    from mcti_core.experiments import new_tokens
+    from mcti_core.features import FeatureCache
+    from mcti_core.training import TrainConfig, train
+
+    dataset = two_images()
+    cache = FeatureCache.build(host, dataset, mirror=False, size=64)
+    tokens = new_tokens(host, dataset.classes)
+    config = TrainConfig(steps=10, batch=2, lr=0.02, gamma=0.0, lr_warmup=0, templates=("a photo of a {}",))
+    result = train(host, cache, tokens, config)
+    return {
+        "stopped": result.stopped,
+        "errors": [error(host, cache, tokens), error(host, cache, result.tokens)],
+        "trained": {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()},
+    }
+
+
+def error(host: Any, cache: Any, tokens: Any) -> float:
+    """Of fixed images, noise levels and noise."""
+    from mcti_core.probe import Probe
+    from mcti_core.prompts import template_prompts
+
+    templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
+    with host.session("text", "denoiser"):
+        return Probe(host, cache, torch.arange(2), templates, samples=8).error(tokens.vectors)
+
+
+def check_gradients(host: Any) -> dict[str, Any]:
+    """By encoder: the loss's slope along its gradient by small steps, over what the gradient says."""
+    from mcti_core.features import FeatureCache
+    from mcti_core.objective import encode_classes, reconstruction_loss
+    from mcti_core.prompts import template_prompts
+
+    cache = FeatureCache.build(host, two_images(), mirror=False, size=64)
+    templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
+    start_at = {name: torch.randn(2, 1, e.width, generator=generator(4)) * 0.02 for name, e in host.text.items()}
+    both = torch.arange(2)
+
+    def loss(vectors: dict[str, Tensor]) -> Tensor:
+        random = generator(5)
+        prompts = encode_classes(host, templates, vectors, both, both, "eot", random)
+        return reconstruction_loss(host, cache, both, prompts.context(both), random).mean()
+
+    ratios = {}
+    with host.session("text", "denoiser", gradients=True), torch.enable_grad():
+        vectors = {name: v.clone().requires_grad_() for name, v in start_at.items()}
+        gradients = dict(zip(vectors, torch.autograd.grad(loss(vectors), list(vectors.values())), strict=True))
+        with torch.no_grad():
+            for name, gradient in gradients.items():
+                step = 0.02 * start_at[name].norm() * gradient / gradient.norm()
+                ahead, behind = (loss({**start_at, name: start_at[name] + sign * step}) for sign in (1, -1))
+                ratios[name] = ((ahead - behind) / (2 * (gradient * step).sum())).item()
+    return {"slope": ratios}
+
+
+def fingerprints(clip: Any, model: Any, folder: Path) -> dict[str, bool]:
+    """Whether the file loaded once more is the same model to us, and whether a patched one is."""
+    from mcti_core.hosts.comfy import comfy_host
+
+    again_model, again_clip, _ = load_checkpoint(folder / "checkpoint.ckpt")
+    if LACKING in again_clip.cond_stage_model.state_dict():
+        with torch.inference_mode():
+            again_clip.cond_stage_model.state_dict()[LACKING].fill_(torch.nan)
+    ours = comfy_host(clip, model).fingerprint
+    others = {
+        "again": (again_clip, again_model),
+        "other CLIP": (patched(again_clip, "self_attn.q_proj.weight"), again_model),
+        "other MODEL": (again_clip, patched(again_model, "weight")),
+    }
+    return {name: comfy_host(*other).fingerprint == ours for name, other in others.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,64 @@
+"""What cannot be used inside ComfyUI is refused in a sentence; a CLIP file that fits teaches tokens to tell images apart."""
+
+import pytest
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+FILES = {
+    "no vision": "holds no vision tower; a whole CLIP model is needed",
+    "no projections": "holds no visual projection, no text projection; a whole CLIP model is needed",
+    "no text projection": "holds no text projection; a whole CLIP model is needed",
+    "broken": "cannot be read as a CLIP model",
+    "whole": "belongs to another text encoder than this checkpoint's clip_l",
+    "narrow": "is for a text encoder 512 wide, the CLIP's clip_l is 768 wide",
+}
+MODELS = {
+    "SD 2's CLIP": "the MODEL takes prompts 768 wide, the CLIP (clip_h) gives 1024",
+    "SD 1's CLIP": "the MODEL takes prompts 1024 wide, the CLIP (clip_l) gives 768",
+    "SD 1's CLIP for SD 3": "the MODEL takes prompts 2048 wide, the CLIP (clip_l) gives 768",
+    "SDXL's CLIP for SD 3": "the MODEL is of Stable Diffusion 3, the CLIP is not",
+    "SD 3's CLIP for SDXL": "the CLIP is of Stable Diffusion 3, the MODEL is not",
+    "SD 3's VAE": "the VAE makes latents of 16 channels in 2 dimensions, the MODEL takes 4",
+    "SD 1's VAE": "the VAE makes latents of 4 channels in 2 dimensions, the MODEL takes 16",
+    "inpainting": "the MODEL is for inpainting or editing",
+    "AuraFlow": "tokens cannot be trained for the MODEL, AuraFlow; connect one of Stable Diffusion 1.x, 2.x, SDXL or 3",
+    "x0": "tokens can be trained for noise, v and flow prediction",
+    "T5 alone": "the CLIP connected here holds t5xxl; tokens can be trained for",
+    "T5 and CLIP": "the CLIP connected here holds clip_l, t5xxl; tokens can be trained for",
+}
+
+
+@pytest.fixture(scope="module")
+def found(in_comfyui, tmp_path_factory):
+    return in_comfyui("refusals_in_comfyui.py", tmp_path_factory.mktemp("refusals"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_clip_file_that_does_not_serve(file, found):
+    assert found["files"].keys() == FILES.keys()
+    assert FILES[file] in found["files"][file]
+    assert "openai/clip-vit-large-patch14" in found["files"][file]  # where the right one is had
+
+
+@pytest.mark.parametrize("parts", MODELS)
+def test_parts_that_do_not_go_together(parts, found):
+    assert found["models"].keys() == MODELS.keys()
+    assert MODELS[parts] in found["models"][parts]
+
+
+def test_a_clip_file_that_fits(found):
+    assert found["without words"] == ""  # there is nothing to compare
+    assert found["projection"] <= 1e-6
+    assert found["features"] <= 1e-3  # the host rounds pixels to 256 levels
+    assert found["different"] == []
+
+
+def test_a_clip_file_as_openclip_writes_it(found):
+    assert found["layouts"]["features"] <= 1e-5
+    assert (found["layouts"]["projection"], found["layouts"]["words"]) == (0.0, 0.0)
+
+
+def test_the_classification_term_alone_teaches_to_tell_images_apart(found):
+    first, last = found["losses"]
+    assert last < 0.95 * first
+    assert found["recognised"] == [0, 1]

@@ -1,0 +1,143 @@
+"""The pack in a running server: how it starts, and what it refuses in words before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from .server import Graph, RefusedError, Server, changed, graph, needed, node
+
+pytestmark = pytest.mark.host
+
+
+def test_the_server_knows_every_node(server: Server) -> None:
+    kinds = [kind for kind in server.get("/object_info") if kind.startswith("MCTI_")]
+    assert len(kinds) == 12
+    assert server.import_seconds() < 60  # it says so only of a pack that could be imported
+
+
+def test_importing_the_pack_brings_in_nothing_heavy(in_comfyui: Callable[..., Any]) -> None:
+    told = in_comfyui("imports_in_comfyui.py")
+    assert told["nodes"] == 12
+    assert told["packages"] == []
+
+
+def test_a_class_folder_is_read(server: Server) -> None:
+    write_classes(server.base / "input" / "pets")
+    sheet = server.images(server.run(reading("pets")))["2"]
+    assert [image.mode for image in sheet] == ["RGB"]
+    assert "pets" in choices(server)
+
+
+@pytest.mark.parametrize("folder", ["../..", "../models", "/", "", "nowhere", "link"])
+def test_folders_outside_the_input_folder_are_refused(server: Server, tmp_path: Path, folder: str) -> None:
+    if folder == "link" and not (link := server.base / "input" / "link").exists():
+        write_classes(tmp_path)
+        link.symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(RefusedError, match=r"copy it into .*input|put a folder there"):
+        server.submit(reading(folder))
+
+
+def test_an_absolute_path_is_refused_until_it_is_opened(server: Server, tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos")
+    with pytest.raises(RefusedError, match=r"write its path as a line into .*mcti_folders\.txt"):
+        server.submit(reading(str(tmp_path / "photos")))
+    opened = server.base / "user" / "mcti_folders.txt"
+    opened.write_text(f"# mine\n{tmp_path / 'photos'}\n", encoding="utf-8")
+    assert server.run(reading(str(tmp_path / "photos"))).succeeded
+    assert str(tmp_path / "photos") in choices(server)
+    with pytest.raises(RefusedError):
+        server.submit(reading(str(tmp_path)))  # the folder above it stays closed
+
+
+def test_a_folder_without_images_is_refused_by_name(server: Server) -> None:
+    write_classes(server.base / "input" / "half")
+    (server.base / "input" / "half" / "cup").mkdir()
+    with pytest.raises(RefusedError, match=r"'?cup'? .*\.png"):
+        server.submit(reading("half"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("MCTI_TrainTokens.steps", 0),
+        ("MCTI_TrainTokens.lr", "fast"),
+        ("MCTI_TrainTokens.gamma", -1.0),
+        ("MCTI_TrainTokens.examples", ["1", 0]),
+        ("MCTI_TrainingSettings.vectors", 17),
+        ("MCTI_Pocket.shots", 0),
+        ("MCTI_Classify.unknown_below", 2.0),
+        ("MCTI_Evaluate.at_most", -1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(server: Server, place: str, value: object) -> None:
+    with pytest.raises(RefusedError, match=place.split(".")[1]):
+        server.submit(changed(graph("1"), {place: value}))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "last"),
+    [
+        ("MCTI_TrainingSettings.direction", "sideways", "8"),
+        ("MCTI_TrainingSettings.templates", "poems", "8"),
+        ("MCTI_Classify.method", "guess", "17"),
+        ("MCTI_Evaluate.method", "guess", "5"),
+    ],
+)
+def test_a_value_that_is_no_choice_is_a_mistake(server: Server, place: str, value: str, last: str) -> None:
+    """ComfyUI v0.3 does not look at choices, so that the nodes must."""
+    quick = {"MCTI_TrainTokens.steps": 1, "MCTI_TrainingSettings.samples": 0, "MCTI_Evaluate.at_most": 1}
+    quick |= {"KSampler.steps": 1, "EmptyLatentImage.batch_size": 1}
+    told = mistake(server, needed(changed(graph("1"), {**quick, place: value}), last))
+    assert value in told
+    assert place.split(".")[1] in told
+
+
+def test_tokens_that_are_not_there_are_a_mistake(server: Server) -> None:
+    wanted = {"1": node("MCTI_Pocket", shots=5, seed=0)}
+    wanted["2"] = node("MCTI_LoadTokens", file="../nothing.safetensors", clip=["1", 1])
+    wanted["3"] = node("PreviewAny", source=["2", 2])
+    assert "nothing.safetensors" in mistake(server, wanted)
+
+
+def test_the_server_goes_on_after_all_that(server: Server) -> None:
+    assert server.run(needed(graph("1"), "18")).succeeded
+
+
+def reading(folder: str) -> Graph:
+    """A graph that shows the examples of a folder."""
+    return {
+        "1": node("MCTI_ExamplesFromFolder", folder=folder, shots=1, seed=0, image_size=64),
+        "2": node("PreviewImage", images=["1", 2]),
+    }
+
+
+def mistake(server: Server, wrong: Graph) -> str:
+    """What is said of it: before it runs, or in a sentence when it does."""
+    try:
+        run = server.run(wrong)
+    except RefusedError as error:
+        return str(error)
+    assert run.error["exception_type"] == "ValueError"
+    return str(run.error["exception_message"])
+
+
+def choices(server: Server) -> list[str]:
+    """The folders that the node offers."""
+    kind, *options = server.get("/object_info/MCTI_ExamplesFromFolder")["MCTI_ExamplesFromFolder"]["input"]["required"][
+        "folder"
+    ]
+    return options[0]["options"] if kind == "COMBO" else kind
+
+
+def write_classes(folder: Path) -> None:
+    """Two classes of two images."""
+    for label, shade in (("cat", 40), ("dog", 200)):
+        os.makedirs(folder / label, exist_ok=True)
+        for number in range(2):
+            Image.new("RGB", (32, 24), (shade, 90 * number, 0)).save(folder / label / f"{number}.png")
