@@ -211,7 +211,8 @@ def _learned(
     merged = {name: v.clone() for name, v in tokens.vectors.items()}
     for name, parameter in vectors.items():
         merged[name][active] = parameter.detach().float().cpu()
-    trained = {**config.describe(), "shots": int(torch.bincount(cache.labels).min())}
+    shots = int(torch.bincount(cache.labels).min())
+    trained = {**config.describe(), "shots": shots, "base_fingerprint": host.fingerprint}
     return replace(
         tokens,
         vectors=merged,

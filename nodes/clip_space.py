@@ -5,6 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
+from ..mcti_core.errors import HostError
 from .running import working
 from .types import CATEGORY, ClipSpaceType
 
@@ -42,4 +43,7 @@ class LoadClipSpace(io.ComfyNode):
         from ..mcti_core.hosts.comfy import load_clip_file
 
         with working():
-            return io.NodeOutput(load_clip_file(folder_paths.get_full_path_or_raise("clip_vision", clip_file)))
+            path = folder_paths.get_full_path("clip_vision", clip_file)
+            if path is None:
+                raise HostError(f"there is no file {clip_file!r} in models/clip_vision; choose one that is there")
+            return io.NodeOutput(load_clip_file(path))

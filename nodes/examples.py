@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.examples import FewShotDataset, few_shot_split, find_images, load_image, to_square
 from ..mcti_core.sheets import image_grid
-from .folders import class_folders, example_folder
+from .folders import class_folders, example_folder, refuse_outside
 from .running import working
 from .types import CATEGORY, Examples, ExamplesType, images_in, optional, picture_out
 
@@ -75,7 +76,7 @@ class ExamplesFromFolder(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
         try:
-            FewShotDataset.from_folder(example_folder(folder))
+            _read(folder)
         except MCTIError as error:
             return str(error)
         return True
@@ -92,7 +93,7 @@ class ExamplesFromFolder(io.ComfyNode):
     @classmethod
     def execute(cls, folder: str, shots: int, seed: int, image_size: int) -> io.NodeOutput:
         with working():
-            dataset = FewShotDataset.from_folder(example_folder(folder))
+            dataset = _read(folder)
             return io.NodeOutput(*split(dataset, shots, seed, image_size))
 
 
@@ -124,10 +125,20 @@ class AddExamples(io.ComfyNode):
         with working():
             if not label.strip():
                 raise ExamplesError("the label is empty; give the class a name")
+            if not torch.isfinite(images).all():
+                raise ExamplesError(
+                    f"the images of {label!r} hold values that are not numbers; look at what makes them"
+                )
             before = previous or Examples({})
             added = (*before.images.get(label, ()), *images_in(images).cpu())
             examples = Examples({**before.images, label: added}, before.size)
             return io.NodeOutput(examples, sheet(examples))
+
+
+def _read(folder: str) -> FewShotDataset:
+    dataset = FewShotDataset.from_folder(example_folder(folder))
+    refuse_outside([image for image in dataset.images if isinstance(image, Path)], folder)
+    return dataset
 
 
 def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Examples, Examples, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -39,18 +40,29 @@ def example_folder(name: str) -> Path:
     """
     inputs = Path(folder_paths.get_input_directory())
     path = Path(os.path.realpath(inputs / name))
-    own = [inputs, *map(Path, (folder_paths.get_output_directory(), folder_paths.get_temp_directory()))]
-    roots = [Path(os.path.realpath(root)) for root in (*own, *_opened())]
-    if not any(path.is_relative_to(root) for root in roots):
-        raise ExamplesError(
-            f"the folder {name!r} is outside ComfyUI's input folder; copy it into {inputs}, or write its path as a line into "
-            f"{_settings_file()}"
-        )
+    refuse_outside([path], name)
     if not name.strip() or not path.is_dir():
         raise ExamplesError(
             f"there is no folder {name!r} in {inputs}; put a folder there that holds a folder of images a class"
         )
     return path
+
+
+def refuse_outside(paths: Iterable[Path], name: str) -> None:
+    """Raises ExamplesError if any path, links followed, lies outside the folders that a graph may read.
+
+    Args:
+        name: of the folder that led there, for the message.
+    """
+    inputs = Path(folder_paths.get_input_directory())
+    own = [inputs, *map(Path, (folder_paths.get_output_directory(), folder_paths.get_temp_directory()))]
+    roots = [Path(os.path.realpath(root)) for root in (*own, *_opened())]
+    for path in {Path(os.path.realpath(path)) for path in paths}:
+        if not any(path.is_relative_to(root) for root in roots):
+            raise ExamplesError(
+                f"the folder {name!r} is outside ComfyUI's input folder, or a link in it leads there; copy it into {inputs}, or "
+                f"write its path as a line into {_settings_file()}"
+            )
 
 
 def token_set_path(name: str, suffix: str) -> Path:

@@ -37,6 +37,8 @@ __all__ = ["TrainTokens", "TrainingSettings"]
 
 _DEFAULT = TrainConfig()
 _SAMPLES_A_ROW = 5
+_EXAMPLES_AT_ONCE = 4
+"""Images between looks at whether the user has cancelled."""
 _LEAST_SAMPLE = 128
 """Pixels that a sample is shown in at least."""
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -138,7 +140,9 @@ class TrainTokens(io.ComfyNode):
             config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
             dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
             size, seen = examples.size or host.image_size, Reporter("examples")
-            cache = FeatureCache.build(host, dataset, mirror=chosen.mirror, size=size, progress=seen)
+            cache = FeatureCache.build(
+                host, dataset, mirror=chosen.mirror, size=size, batch=_EXAMPLES_AT_ONCE, progress=seen
+            )
             first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
             result, keeping = _train(host, cache, first, config)
             curve = picture_out(loss_curves({"": result.history}))
