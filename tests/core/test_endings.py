@@ -10,6 +10,15 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX
 KINDS = [signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else []
 
 
+@pytest.fixture(autouse=True)
+def as_a_fresh_process():
+    """Who runs the tests may ignore hang-ups, as nohup does."""
+    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in KINDS}
+    yield
+    for kind, old in before.items():
+        signal.signal(kind, old)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_end_a_block_as_ctrl_c_does(kind):
     assert signal.getsignal(kind) == signal.SIG_DFL
@@ -28,17 +37,12 @@ def test_one_that_is_ignored_or_handled_stays_so():
     def handler(number, frame):
         raise AssertionError
 
-    before = {kind: signal.getsignal(kind) for kind in KINDS}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, handler)
-        with like_ctrl_c():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert signal.getsignal(signal.SIGTERM) is handler
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        for kind, old in before.items():
-            signal.signal(kind, old)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, handler)
+    with like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_in_another_thread_nothing_changes():

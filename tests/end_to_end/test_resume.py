@@ -144,7 +144,13 @@ def test_what_makes_no_sense_shows_the_usage(arguments):
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, kind):
     command = [sys.executable, "-m", "mcti_core", "train", str(folder), "--out", str(tmp_path), "--steps", "5000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+    def as_a_fresh_process():  # who runs the tests may ignore signals, as nohup does
+        signal.signal(getattr(signal, kind), signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_a_fresh_process
+    ) as process:
         seen = ""
         while not re.search(r"training: .*[1-9]\d*/5000", seen):
             seen += process.stderr.read(1)
