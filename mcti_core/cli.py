@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("folder", type=Path, help="holds one folder of images a class")
     evaluate.add_argument("--shots", type=_count, nargs="+", default=[1, 2, 4, 8])
     evaluate.add_argument("--seeds", type=_count, default=3, help="how many random splits")
-    evaluate.add_argument("--first-seed", type=int, default=0)
+    evaluate.add_argument("--first-seed", type=_seed, default=0)
     evaluate.add_argument(
         "--study", action="store_true", help="compare settings too: gamma, direction, pooling, templates, one by one"
     )
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--count", type=_count, default=4, help="images of each prompt")
     generate.add_argument("--steps", type=_count, default=25)
     generate.add_argument("--guidance", type=float, default=5.0)
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=_seed, default=0)
     _add_model(generate)
     generate.set_defaults(run=commands.run_generate)
 
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, required=True, help="where report.html, metrics.json and tokens.safetensors go"
     )
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=_seed, default=0)
     demo.add_argument("--shots", type=_count, default=5)
     demo.set_defaults(run=commands.run_demo)
     return parser
@@ -184,6 +184,13 @@ def _renaming(text: str) -> tuple[str, str]:
     if not (old and new):
         raise argparse.ArgumentTypeError(f"must be OLD=NEW, got {text!r}")
     return old, new
+
+
+def _seed(text: str) -> int:
+    """An argument that random generators take."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**63 - 1, got {text[:40]!r}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 
 from .errors import ConfigError
 from .losses import DIRECTIONS
@@ -13,6 +14,13 @@ from .tokens import POOLINGS
 __all__ = ["TrainConfig"]
 
 SCHEDULES = ("constant", "cosine")
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "str": (str, "a word"),
+}
+_MOST = 2**64
+"""No seed can be larger, and no other number has to be."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._refuse_other_kinds()
         object.__setattr__(self, "templates", tuple(self.templates))
         positive = ("steps", "batch", "text_classes", "patience")
         not_negative = (
@@ -85,6 +94,21 @@ class TrainConfig:
             raise ConfigError("reconstruction and gamma are both 0: nothing would be learned")
         if self.warm_start and self.gamma == 0:
             raise ConfigError("a warm start trains on the classification term; with gamma 0 there is none")
+
+    def _refuse_other_kinds(self) -> None:
+        """What a form, a file or a program gives may be anything."""
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
+            if kind not in _KINDS or (value is None and kind != field.type):
+                continue
+            if isinstance(value, int) and abs(value) >= _MOST:
+                raise ConfigError(f"{field.name} must be below 2**64")
+            if not isinstance(value, _KINDS[kind][0]) or isinstance(value, bool):
+                raise ConfigError(f"{field.name} must be {_KINDS[kind][1]}, got {value!r:.80}")
+        if not isinstance(self.templates, (tuple, list)) or not all(isinstance(text, str) for text in self.templates):
+            raise ConfigError(
+                f"templates must be a list of prompts, got a {type(self.templates).__name__} of something else"
+            )
 
     def describe(self) -> dict[str, object]:
         """All settings as plain values, for the token file."""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from .tokens import safe_names
 __all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""By content, whatever a file is called: Pillow would hand PostScript to Ghostscript, a program of its own."""
 _MAX_PIXELS = 200_000_000
+_STRIP = 256
+"""Rows at once."""
 
 
 @dataclass(frozen=True)
@@ -164,21 +169,37 @@ def load_image(path: str | Path) -> Tensor:
         ExamplesError: the file is missing, not an image, truncated, or absurdly large.
     """
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
-                raise ExamplesError(
-                    f"{path} has {opened.width} x {opened.height} pixels; at most {_MAX_PIXELS // 1_000_000} million are read"
-                )
-            opened.load()
-            image = _eight_bits(ImageOps.exif_transpose(opened))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        pixels = _pixels(path)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        MemoryError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ExamplesError(f"{path} cannot be read as an image ({reason}); replace it or take it out") from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255  # (3, H, W)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)  # (3, H, W)
+
+
+def _pixels(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3); all that Pillow held of the image is given back."""
+    with Image.open(path, formats=_FORMATS) as opened:
+        if opened.width * opened.height > _MAX_PIXELS:
+            raise ExamplesError(
+                f"{path} has {opened.width} x {opened.height} pixels; at most {_MAX_PIXELS // 1_000_000} million are read"
+            )
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+        for top in range(0, image.height, _STRIP):  # a very large image is there once, not in every step of the way
+            strip = _eight_bits(image.crop((0, top, image.width, min(top + _STRIP, image.height))))
+            if strip.has_transparency_data:
+                strip = strip.convert("RGBA")
+                strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+            pixels[top : top + _STRIP] = np.asarray(strip.convert("RGB"))
+        return pixels
 
 
 def _content(image: Path | Tensor) -> bytes:

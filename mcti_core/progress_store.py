@@ -81,7 +81,7 @@ def load_training(path: str | Path) -> StoredTraining:
         raise ResumeError(f"there is no training {path} to go on with") from error
     except OSError as error:
         raise ResumeError(f"{path} cannot be read ({error})") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
         raise ResumeError(f"{path} is no training, or a damaged one ({error})") from error
     except ResumeError as error:
         raise ResumeError(f"{path} {error}") from error
@@ -114,6 +114,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Store
     def part(kind: str) -> dict[str, Tensor]:
         return {name[len(kind) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
+    _refuse_other_kinds(values)
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in part("moments").items():
         index, _, name = key.partition(".")
@@ -132,6 +133,25 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Store
     return StoredTraining(
         state, tuple(values["labels"]), values["steps"][1], part("first") if values["again"] else None
     )
+
+
+def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
+    """A right checksum does not tell who wrote it."""
+
+    def are(items: Any, kind: type) -> bool:
+        return isinstance(items, list) and all(isinstance(item, kind) for item in items)
+
+    begun, batches = values["begun"], values["batches"]
+    right = (
+        are(values["labels"], str)
+        and are(values["losses"], str)
+        and are(values["steps"], int)
+        and len(values["steps"]) == 2
+    )
+    right = right and isinstance(begun, dict) and are([*begun.values()], str)
+    right = right and isinstance(batches, dict) and all(are(queue, int) for queue in batches.values())
+    if not right:
+        raise ValueError("its content is of the wrong kind")
 
 
 def _values(metadata: Mapping[str, str]) -> dict[str, Any]:

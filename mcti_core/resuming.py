@@ -69,8 +69,9 @@ def go_on(
 def _vectors_alone(stored: StoredTraining, tokens: TokenSet, path: Path) -> Start:
     rows = {label: row for row, label in enumerate(stored.labels)}
     common = [(index, rows[label]) for index, label in enumerate(tokens.labels) if label in rows]
-    whole = all(len(v) == len(rows) for v in stored.state.vectors.values())  # and not some classes' alone
-    if not common or not whole or not _fit(stored.state.vectors, tokens):
+    fits = _fit(stored.state.vectors, tokens)
+    whole = fits and all(len(v) == len(rows) for v in stored.state.vectors.values())  # and not some classes' alone
+    if not common or not whole:
         raise ResumeError(
             f"nothing of {path} fits: it has {_described(stored.state.vectors)} for {', '.join(stored.labels)}; this training "
             f"is of {_described(tokens.vectors)} for {', '.join(tokens.labels)}; begin anew with --restart"
@@ -89,7 +90,7 @@ def _fit(vectors: Mapping[str, Tensor], tokens: TokenSet) -> bool:
 
 
 def _described(vectors: Mapping[str, Tensor]) -> str:
-    return " and ".join(f"{v.shape[1]} x {v.shape[2]} numbers ({name})" for name, v in vectors.items())
+    return " and ".join(f"{' x '.join(map(str, v.shape[1:]))} numbers ({name})" for name, v in vectors.items())
 
 
 def _told(name: str, then: str | None, now: str | None) -> str:

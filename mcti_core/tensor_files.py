@@ -7,6 +7,7 @@ which runs nothing, and only after their sizes were looked at.
 from __future__ import annotations
 
 import io
+import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -24,6 +25,40 @@ __all__ = ["MOST_BYTES", "is_safetensors", "read_safetensors", "read_torch", "re
 
 MOST_BYTES = 32 * 2**20
 """Of an embedding file, and of what it unpacks to: a hundred times the largest that prompts have room for."""
+
+_MOST_PICKLE, _MOST_TUPLES = 2**18, 2000
+"""Bytes and tuples in what describes the tensors; an embedding has some hundred bytes and some dozen tuples."""
+_NAMES = {
+    "__builtin__ set",
+    "builtins set",
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+    "torch.nn.modules.container ParameterDict",
+    "torch.serialization _get_layout",
+    *(
+        f"torch._utils _rebuild_{what}"
+        for what in ("tensor_v2", "parameter", "parameter_with_state", "sparse_tensor", "meta_tensor_no_storage")
+    ),
+    *(f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
+    *(
+        f"torch {name}Storage"
+        for name in (
+            "Double",
+            "Float",
+            "Half",
+            "BFloat16",
+            "Long",
+            "Int",
+            "Short",
+            "Char",
+            "Byte",
+            "Bool",
+            "ComplexFloat",
+        )
+    ),
+}
+"""What a file may name. PyTorch's reader takes more: ``bytearray``, for one, which fills as much memory as the file says."""
 
 _OLD = b"\x80"
 """How a pickle begins; PyTorch's files before version 1.6 are several in a row."""
@@ -79,10 +114,7 @@ def read_torch(path: Path) -> Any:
             return torch.load(archive, weights_only=True, map_location="cpu")
     except Exception as error:  # whatever damaged or hostile content makes of the reader
         reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0][:200] if str(error) else ""
-        raise TokenError(
-            f"it holds something else than tensors and plain values, which is not run, or it is damaged ({reason}); "
-            "get it as .safetensors"
-        ) from error
+        raise TokenError(_not_plain(reason)) from error
 
 
 def refuse_large(path: Path) -> None:
@@ -104,11 +136,47 @@ def _checked_copy(path: Path) -> io.BytesIO:
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
             for name in dict.fromkeys(member.filename for member in members):
-                checked.writestr(name, archive.read(name))
+                content = archive.read(name)
+                if name.lower().endswith("data.pkl"):  # PyTorch's reader of archives does not mind the case
+                    _refuse_unusual(content)
+                checked.writestr(name, content)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise TokenError(f"cut short or damaged; copy it anew ({error})") from error
     copy.seek(0)
     return copy
+
+
+def _refuse_unusual(content: bytes) -> None:
+    """What the reader for plain content would take, and no embedding has.
+
+    A tuple that is taken twice, and its result again and again, is a key whose hash never ends; one in another, a hundred
+    thousand deep, ends the process.
+
+    Raises:
+        TokenError: it holds something of that kind.
+        ValueError: no pickle.
+    """
+    kept: set[object] = set()
+    tuples, last = 0, ""
+    if len(content) > _MOST_PICKLE:
+        raise TokenError(f"what describes its tensors has {len(content):,} bytes; embeddings have some hundred")
+    for operation, argument, _ in pickletools.genops(content):
+        name = operation.name
+        tuples += name.startswith("TUPLE")
+        if name == "GLOBAL" and argument not in _NAMES:
+            raise TokenError(_not_plain(f"it names {str(argument)[:80]}"))
+        if name.endswith("PUT"):
+            (kept.add if last.startswith("TUPLE") else kept.discard)(argument)
+        if tuples > _MOST_TUPLES or (name.endswith("GET") and argument in kept):
+            raise TokenError(_not_plain("its tuples are nested as in no embedding"))
+        last = name if not name.endswith("PUT") else last
+
+
+def _not_plain(reason: str) -> str:
+    return (
+        f"it holds something else than tensors and plain values, which is not run, or it is damaged ({reason}); "
+        "get it as .safetensors"
+    )
 
 
 def _begin(path: Path) -> bytes:

@@ -260,7 +260,7 @@ def _value(values: Mapping[str, str], key: str, kind: type) -> Any:
     """One value of the metadata; lists are of strings."""
     try:
         value = json.loads(values[key])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise TokenError(f"the token set lacks {key!r}, or it is damaged; save or copy the file anew") from error
     if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
         raise TokenError(

@@ -78,7 +78,7 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
     """Of any width: the file says what it is for."""
     try:
         encoders = json.loads(metadata["encoders"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise TokenError("its 'encoders' are missing or damaged; save or copy the file anew") from error
     if not isinstance(encoders, list) or not all(isinstance(name, str) for name in encoders):
         raise TokenError("its 'encoders' are of the wrong kind; save or copy the file anew")

@@ -13,13 +13,13 @@ from torch import Tensor
 from .errors import TokenError
 from .templates import OBJECT_TEMPLATES
 
-__all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names"]
+__all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names", "safe_parts"]
 
 POOLINGS = ("eot", "token")
 """Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
 
 _NAME_BYTES = 96
-_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")}
 """Windows gives no file such a name."""
 
 
@@ -124,6 +124,18 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
         taken.add(name.casefold())
         names.append(name)
     return tuple(names)
+
+
+def safe_parts(name: str) -> list[str]:
+    """Folders and file that a name with slashes stands for, each a plain name: none of them leads up or out.
+
+    Raises:
+        TokenError: nothing of it can be a name.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part.strip(". ")]
+    if not parts:
+        raise TokenError(f"the name {name!r} cannot be a file's; use letters and digits")
+    return [safe_names([part])[0] for part in parts]
 
 
 def _cleaned(label: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..mcti_core.errors import ExamplesError, TokenError
+from ..mcti_core.errors import ExamplesError
 from ..mcti_core.examples import find_images
-from ..mcti_core.tokens import safe_names
+from ..mcti_core.tokens import safe_parts
 
 __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "use_token_set_folder"]
 
@@ -73,18 +73,6 @@ def token_set_path(name: str, suffix: str) -> Path:
     """
     *folders, last = safe_parts(name)
     return Path(folder_paths.get_folder_paths(TOKEN_SETS)[0]).joinpath(*folders, last + suffix)
-
-
-def safe_parts(name: str) -> list[str]:
-    """Folders and file that a name with slashes stands for, each a plain name.
-
-    Raises:
-        TokenError: nothing of it can be a name.
-    """
-    parts = [part for part in name.replace("\\", "/").split("/") if part.strip(". ")]
-    if not parts:
-        raise TokenError(f"the name {name!r} cannot be a file's; use letters and digits")
-    return [safe_names([part])[0] for part in parts]
 
 
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:

@@ -19,8 +19,8 @@ from ..mcti_core.token_files import (
     save_tokens,
 )
 from ..mcti_core.token_formats import SUFFIXES
-from ..mcti_core.tokens import TokenSet
-from .folders import TOKEN_SETS, safe_parts, token_set_path
+from ..mcti_core.tokens import TokenSet, safe_parts
+from .folders import TOKEN_SETS, token_set_path
 from .running import working
 from .types import CATEGORY, TokensType
 

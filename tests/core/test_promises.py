@@ -1,0 +1,107 @@
+"""What SECURITY.md promises, as far as it can be read in the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "__init__.py", *sorted((ROOT / "mcti_core").rglob("*.py")), *sorted((ROOT / "nodes").rglob("*.py"))]
+RECIPE = ROOT / "mcti_core" / "pocket" / "recipe"
+"""Makes the pocket checkpoint; nothing imports it."""
+
+MODULES = {
+    "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess", "pty", "pip", "ensurepip", "venv", "socket", "ssl",
+    "urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "urllib3", "websockets", "huggingface_hub", "ctypes", "webbrowser",
+}  # fmt: skip
+"""Modules that run foreign code or programs, or reach a network."""
+CALLS = {"eval", "exec", "compile", "__import__"}
+SYSTEM = {"system", "popen", "startfile", "fork", "forkpty"}
+"""Of ``os``, and all that begins with exec, spawn or posix_spawn."""
+
+
+def _place(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def wrong_in(source):
+    """Every line that breaks a promise."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        found += [f"{node.lineno}: imports {name}" for name in names if name.split(".")[0] in MODULES]
+        if isinstance(node, ast.Call):
+            found += [f"{node.lineno}: {ast.unparse(node)[:80]}" for wrong in [_wrong_call(node)] if wrong]
+    return found
+
+
+def _wrong_call(node):
+    called = ast.unparse(node.func)
+    owner, _, name = called.rpartition(".")
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if called == "torch.load":
+        return given.get("weights_only") != "True"
+    if owner in ("np", "numpy") and name == "load":
+        return given.get("allow_pickle", "False") != "False"
+    if owner == "os":
+        return name in SYSTEM or name.startswith(("exec", "spawn", "posix_spawn"))
+    if called in CALLS:
+        return True
+    return "trust_remote_code" in given or name in ("add_safe_globals", "hf_hub_download", "snapshot_download")
+
+
+@pytest.mark.parametrize("path", FILES, ids=_place)
+def test_nothing_runs_what_it_reads_nor_reaches_a_network(path):
+    assert not wrong_in(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "from urllib.request import urlopen", "import requests as r", "eval(x)", "exec(x)", "torch.load(x)", "os.system(x)",
+        "torch.load(x, weights_only=False)", "os.execv(x)", "np.load(x, allow_pickle=True)", "f.from_pretrained(x, trust_remote_code=True)",
+    ],
+)  # fmt: skip
+def test_the_reader_sees(source):
+    assert wrong_in(source)
+
+
+def test_only_safetensors_is_written():
+    """``torch.save`` and ``np.save`` are in the recipe alone, for its own parts."""
+    for path in FILES:
+        if RECIPE not in path.parents:
+            calls = [
+                ast.unparse(node.func)
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.Call)
+            ]
+            assert not {"torch.save", "np.save", "np.savez"} & set(calls), _place(path)
+
+
+def test_images_are_opened_by_formats_that_are_named():
+    """Of others, Pillow starts programs (Ghostscript for PostScript)."""
+    opened = {}
+    for path in FILES:
+        if RECIPE in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
+                opened[_place(path)] = {keyword.arg for keyword in node.keywords}
+    assert opened == {"mcti_core/examples.py": {"formats"}}
+
+
+def test_pytorch_files_are_read_in_one_place():
+    readers = [
+        _place(path)
+        for path in FILES
+        if RECIPE not in path.parents and "torch.load(" in path.read_text(encoding="utf-8")
+    ]
+    assert readers == ["mcti_core/tensor_files.py"]
+
+
+def test_no_routes_are_added_to_the_server_and_one_file_names_the_folders():
+    for path in FILES:
+        assert "PromptServer" not in path.read_text(encoding="utf-8"), _place(path)
+    assert "mcti_folders.txt" in (ROOT / "nodes" / "folders.py").read_text(encoding="utf-8")
+    assert not list((ROOT / "web").rglob("*.js"))

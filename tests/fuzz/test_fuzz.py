@@ -1,0 +1,164 @@
+"""A few hundred inputs of ``python -m tests.fuzz``, and each mistake that it has found."""
+
+import io
+import json
+import sys
+import zipfile
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mcti_core.cli import main
+from mcti_core.config import TrainConfig
+from mcti_core.errors import ConfigError, ExamplesError, ResumeError, TokenError
+from mcti_core.examples import load_image
+from mcti_core.progress_store import _checksum, load_training, save_training
+from mcti_core.resuming import go_on
+from mcti_core.token_files import load_tokens, save_tokens
+from mcti_core.token_formats import read_embedding
+from mcti_core.tokens import TokenSet, safe_names
+
+from .bases import token_set, training
+from .damage import bytes_changed, call, number_op, text_op
+from .running import fuzz
+
+
+@pytest.mark.parametrize(("kind", "count"), [("token files", 300), ("images", 60), ("settings", 100)])
+def test_a_result_or_a_refusal(kind, count, tmp_path):
+    assert fuzz(kind, "tests", list(range(count)), tmp_path / "kept")
+
+
+def test_a_broken_law_is_told_and_the_file_kept(tmp_path, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules[fuzz.__module__].MEBIBYTES, "token files", -1)
+    assert not fuzz("token files", "tests", [5], tmp_path / "kept")
+    assert "token files 5 of seed tests: took" in capfd.readouterr().err
+    assert list((tmp_path / "kept").iterdir())
+
+
+def archive(path, pickle: bytes):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02" + pickle + b".")
+        file.writestr("archive/version", "3\n")
+        file.writestr("archive/data/0", bytes(4 * 768))
+    return path
+
+
+class TestPickles:
+    """What PyTorch's reader for plain content takes: memory, time, or the process would have gone."""
+
+    @pytest.mark.parametrize(
+        "name", ["builtins.bytearray", "torch.Tensor", "torch.FloatTensor", "torch.storage.UntypedStorage"]
+    )
+    def test_memory_as_much_as_the_file_says(self, name, tmp_path):
+        with pytest.raises(TokenError, match="it names"):
+            read_embedding(archive(tmp_path / "x.pt", call(name, number_op(2**40))))
+
+    def test_a_key_whose_hash_never_ends(self, tmp_path):
+        doubled = b")q\0" + b"h\0h\0\x86q\0" * 60
+        with pytest.raises(TokenError, match="nested"):
+            read_embedding(archive(tmp_path / "x.pt", b"}" + doubled + b"Ns"))
+
+    def test_a_key_too_deep_to_be_hashed(self, tmp_path):
+        with pytest.raises(TokenError, match="nested"):
+            read_embedding(archive(tmp_path / "x.pt", b"}" + b")" + b"\x85" * 200_000 + b"Ns"))
+        with pytest.raises(TokenError, match="bytes; embeddings have some hundred"):
+            read_embedding(archive(tmp_path / "x.pt", text_op("x" * 2**18)))
+
+    def test_the_name_in_capitals_is_looked_at_too(self, tmp_path):
+        path = archive(tmp_path / "x.pt", b"}")
+        content = path.read_bytes().replace(b"data.pkl", b"DATA.PKL")
+        assert torch.load(io.BytesIO(content), weights_only=True) == {}  # PyTorch does not mind the case
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/DATA.PKL", b"\x80\x02" + call("builtins.bytearray", number_op(2**40)) + b".")
+            file.writestr("archive/version", "3\n")
+        with pytest.raises(TokenError, match="it names builtins bytearray"):
+            read_embedding(path)
+
+
+@pytest.mark.parametrize("key", ["labels", "training", "templates"])
+def test_values_nested_without_end(key, tmp_path):
+    path = save_tokens(token_set(), tmp_path / "x")
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {**metadata, key: "[" * 100_000})
+    with pytest.raises(TokenError, match=key):
+        load_tokens(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_postscript_is_not_handed_to_another_program(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    Image.new("RGB", (8, 8)).save(path, "EPS")
+    with pytest.raises(ExamplesError, match="cannot be read as an image"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 1.5}, "steps must be a whole number, got 1.5"),
+        ({"steps": float("nan")}, "steps must be a whole number"),
+        ({"batch": True}, "batch must be a whole number, got True"),
+        ({"lr": "fast"}, "lr must be a number, got 'fast'"),
+        ({"gamma": None}, "gamma must be a number, got None"),
+        ({"pooling": 3}, "pooling must be a word"),
+        ({"templates": "a {}"}, "templates must be a list of prompts"),
+        ({"templates": (3,)}, "templates must be a list of prompts"),
+        ({"seed": 2**64}, r"seed must be below 2\*\*64"),
+        ({"lr": 10**400}, r"lr must be below 2\*\*64"),
+        ({"steps": 10**5000}, r"steps must be below 2\*\*64"),
+    ],
+)
+def test_settings_of_another_kind(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "line", ["generate --tokens t --prompt {} --seed", "demo --out d --seed", "evaluate f --first-seed"]
+)
+@pytest.mark.parametrize("seed", ["-1", "9223372036854775808", "9" * 5000, "x"])
+def test_seeds_that_no_generator_takes(line, seed, capsys):
+    with pytest.raises(SystemExit):
+        main([*line.split(), seed])
+    assert "seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("begun", 3), ("begun", {"model": 3}), ("labels", "ab"), ("labels", [1]), ("losses", {}), ("steps", [1]), ("steps", [1, "2"]),
+        ("batches", []), ("batches", {"turn": 3}), ("batches", {"turn": ["a"]}),
+    ],
+)  # fmt: skip
+def test_a_training_with_a_right_checksum_and_wrong_content(key, value, tmp_path):
+    path = save_training(training(), tmp_path / "training.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    values = {name: json.loads(text) for name, text in metadata.items() if name != "checksum"} | {key: value}
+    values["checksum"] = _checksum(tensors, values)
+    save_file(tensors, path, {name: json.dumps(each) for name, each in values.items()})
+    with pytest.raises(ResumeError, match="damaged"):
+        load_training(path)
+
+
+def test_a_training_with_vectors_of_another_shape_is_not_gone_on_with():
+    stored = training()
+    stored.state.vectors["clip_l"] = torch.ones(())
+    tokens = TokenSet(("a", "b", "c"), {"clip_l": torch.ones(3, 1, 16)})
+    with pytest.raises(ResumeError, match="nothing of"):
+        go_on(stored, tokens, lambda first: {}, "x", anyway=True)
+
+
+def test_names_that_windows_keeps_for_itself():
+    assert safe_names(["COM¹", "lpt³", "con"]) == ("COM¹-token", "lpt³-token", "con-token")
+
+
+def test_the_same_seed_makes_the_same_input():
+    from random import Random
+
+    made = [bytes_changed(Random("a"), bytes(1000), [b"x" * 50]) for _ in range(2)]
+    assert made[0] == made[1]
