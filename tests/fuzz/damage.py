@@ -277,7 +277,7 @@ def hostile_pickle(random: Random) -> bytes:
         call("torch._utils._rebuild_parameter", tensor, b"\x88", b"}"), call("torch._utils._rebuild_meta_tensor_no_storage", b"N", shape, stride, b"\x89"),
         call("torch._utils._rebuild_sparse_tensor", call("torch.serialization._get_layout", text_op("torch.sparse_coo")), b"(" + tensor + tensor + shape + b"t"),
         call("torch._tensor._rebuild_from_type_v2", b"N", b"N", b")", b"}"), call("torch._utils._rebuild_qtensor", storage(), huge, shape, stride, b")", b"\x89", b"}"),
-        b"]" * depth + b"a" * (depth - 1), b")" + b"\x85" * depth, b"}" + b")" + b"\x85" * depth + b"Ns", b"}" + doubled + b"Ns",
+        b"]" * depth + b"a" * (depth - 1), b")" + b"\x85" * depth, b"}" + b")" + b"\x85" * depth + b"Ns", b"}(" + doubled + b"Nu",
         call("collections.OrderedDict", b"](" + b"(" + doubled + b"Nte"), call("builtins.set", b"](" + doubled + b"e"),
         tensor, tensor, tensor, tensor + b"(" + storage() + huge + shape + stride + b"tb", text_op(random.choice(TEXTS)), number_op(random.choice(NUMBERS)),
         b"}(" + text_op("*") + tensor + b"u", storage(kind), b"}" + text_op("_parameters") + b"Ns",

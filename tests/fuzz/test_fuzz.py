@@ -59,7 +59,7 @@ class TestPickles:
     def test_a_key_whose_hash_never_ends(self, tmp_path):
         doubled = b")q\0" + b"h\0h\0\x86q\0" * 60
         with pytest.raises(TokenError, match="nested"):
-            read_embedding(archive(tmp_path / "x.pt", b"}" + doubled + b"Ns"))
+            read_embedding(archive(tmp_path / "x.pt", b"}(" + doubled + b"Nu"))
 
     def test_a_key_too_deep_to_be_hashed(self, tmp_path):
         with pytest.raises(TokenError, match="nested"):
