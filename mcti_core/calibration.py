@@ -28,6 +28,7 @@ from .classifiers.diffusion import DiffusionClassifier
 from .classifiers.hybrid import HybridClassifier, class_means
 from .errors import ConfigError, TokenError
 from .hosts.base import Host
+from .methods import METHODS
 from .tokens import Support, TokenSet
 
 __all__ = [
@@ -37,12 +38,9 @@ __all__ = [
     "calibrated_classifier",
     "fit_temperature",
     "left_out_gain",
+    "resolved",
     "unknown_threshold",
 ]
-
-
-METHODS = ("auto", "clip", "hybrid", "diffusion", "cascade")
-"""``"auto"`` is ``"clip"`` where the host has a CLIP space, else ``"diffusion"``."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,19 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
     return Calibration(temperature, threshold, int(usable.sum()))
 
 
+def resolved(method: str, host: Host) -> str:
+    """The method itself, or for ``"auto"`` the one that the host can serve.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if method == "auto":
+        return "diffusion" if host.clip is None else "clip"
+    return method
+
+
 def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_threshold: bool = False) -> Classifier:
     """A classifier by name, its confidences calibrated where the tokens carry features of their examples.
 
@@ -104,10 +115,7 @@ def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_thr
         ConfigError: an unknown method, or a threshold that cannot be found.
         HostError: the host lacks what the method needs.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if method == "auto":
-        method = "diffusion" if host.clip is None else "clip"
+    method = resolved(method, host)
     if find_threshold and method in ("diffusion", "cascade"):
         raise ConfigError(
             "a threshold is found with the examples' image features, by which the diffusion classifier does not decide; "

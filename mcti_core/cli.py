@@ -10,11 +10,11 @@ from typing import Any
 
 from . import commands, token_commands
 from .errors import MCTIError
+from .methods import METHODS
 
 __all__ = ["main"]
 
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
-METHODS = ("auto", "clip", "diffusion", "cascade", "hybrid")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

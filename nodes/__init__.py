@@ -9,12 +9,13 @@ __all__ = ["comfy_entrypoint"]
 
 class MCTIExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .classify import Classify, Evaluate, Route
+        from .classify import Classify, Evaluate
         from .clip_space import LoadClipSpace
         from .examples import AddExamples, ExamplesFromFolder
         from .folders import use_token_set_folder
         from .pocket import LoadPocket
         from .prompts import TokenPrompts
+        from .route import Route
         from .token_files import LoadTokens, SaveTokens
         from .train import TrainingSettings, TrainTokens
 

@@ -1,4 +1,4 @@
-"""Nodes that classify: Classify With Tokens, Evaluate Tokens, Route Images By Class."""
+"""Nodes that classify: Classify With Tokens, Evaluate Tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..mcti_core.calibration import METHODS, calibrated_classifier
-from ..mcti_core.classifiers.base import UNKNOWN, Prediction, predict
-from ..mcti_core.errors import ConfigError, ExamplesError, MCTIError
+from ..mcti_core.calibration import METHODS, calibrated_classifier, resolved
+from ..mcti_core.classifiers import ClipClassifier, HybridClassifier
+from ..mcti_core.classifiers.base import Prediction, predict
+from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.examples import load_image, to_square
 from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
 from ..mcti_core.plots import confusion_plot, score_bars
@@ -29,12 +30,11 @@ from .types import (
     ExamplesType,
     TokensType,
     images_in,
-    images_out,
     optional,
     picture_out,
 )
 
-__all__ = ["Classify", "Evaluate", "Route"]
+__all__ = ["Classify", "Evaluate"]
 
 _BATCH = 32
 _CHARTED = 16
@@ -145,93 +145,18 @@ class Evaluate(io.ComfyNode):
                 part = torch.stack(
                     [_square(image, held_out.size or host.image_size) for image in paths[start : start + _BATCH]]
                 )
-                logits.append(classifier.score(part).logits.cpu())
                 if host.clip is not None:
                     with host.session("clip"), torch.inference_mode():
                         features.append(host.clip.image_features(part.to(host.device)).cpu())
+                by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
+                logits.append(classifier.logits(features[-1]) if by_features else classifier.score(part).logits.cpu())
                 report(start + len(part), len(paths))
             predicted = torch.cat(logits).argmax(1).clone()
             share = accuracy(predicted, labels)
-            rows = [("tokens, " + _method(method, host), share)]
+            rows = [("tokens, " + resolved(method, host), share)]
             rows += _baselines(tokens, torch.cat(features).clone(), labels) if features else []
             chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
             return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels), picture_out(chart))
-
-
-class Route(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MCTI_Route",
-            display_name="Route Images By Class",
-            category=CATEGORY,
-            description="Part a batch of images in two by what Classify With Tokens said of them. What is connected to an empty part does not run.",
-            inputs=[
-                io.Image.Input("images", tooltip="The images that were classified."),
-                io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
-                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through but unknown. Connected to the labels of Token Prompts, each prompt's images must be of its class."),
-                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least. Needs confidences."),
-                io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
-            ],
-            outputs=[io.Image.Output("matching", display_name="matching", tooltip="The images let through."), io.Image.Output("rest", display_name="the rest", tooltip="All other images.")],
-            is_input_list=True,
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, images: list[Tensor], labels: list[str], wanted: list[str], least_confidence: list[float],
-        confidences: list[float] | None = None,
-    ) -> io.NodeOutput:  # fmt: skip
-        with working():
-            every = torch.cat([images_in(batch) for batch in _of_one_size(images)])
-            if len(every) != len(labels):
-                raise ConfigError(
-                    f"there are {len(every)} images and {len(labels)} labels; connect the images that were classified"
-                )
-            sure = confidences if confidences is not None else [1.0] * len(labels)
-            if len(sure) != len(labels):
-                raise ConfigError(
-                    f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
-                )
-            keep = torch.tensor(
-                [
-                    confidence >= least_confidence[0] and (label.casefold() in names if names else label != UNKNOWN)
-                    for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
-                ]
-            )
-            return io.NodeOutput(_part(every[keep]), _part(every[~keep]))
-
-
-def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
-    """Labels that each image may have: the same for all, or of each batch its own."""
-    if len(wanted) not in (1, len(images)):
-        raise ConfigError(
-            f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one a batch"
-        )
-    names = [{name.strip().casefold() for name in (text, *text.split(",")) if name.strip()} for text in wanted]
-    return [
-        of_batch
-        for of_batch, batch in zip(names * (len(images) // len(names)), images, strict=True)
-        for _ in range(len(batch))
-    ]
-
-
-def _part(images: Tensor) -> Any:
-    """A batch for the host; where it is empty, what is behind it is left out, since hardly a node takes no image."""
-    from comfy_execution.graph_utils import ExecutionBlocker
-
-    return images_out(images) if len(images) else ExecutionBlocker(None)
-
-
-def _of_one_size(images: list[Tensor]) -> list[Tensor]:
-    if len({batch.shape[1:] for batch in images}) > 1:
-        sizes = ", ".join(sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in images}))
-        raise ExamplesError(f"the images are of several sizes ({sizes}); scale them to one size before they are routed")
-    return images
-
-
-def _method(method: str, host: Any) -> str:
-    return ("diffusion" if host.clip is None else "clip") if method == "auto" else method
 
 
 def _squares(images: Tensor, size: int) -> Tensor:

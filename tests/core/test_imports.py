@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "endings": "",
     "classifiers": "diffusion errors features hosts prompts tokens",
     "baselines": "classifiers errors tokens",
-    "calibration": "classifiers errors hosts tokens",
+    "methods": "",
+    "calibration": "classifiers errors hosts methods tokens",
     "sampling": "errors hosts prompts tokens",
     "hosts": "errors tokens",
 }

@@ -1,0 +1,8 @@
+"""The names that classifiers go by at the command line and in graphs."""
+
+from __future__ import annotations
+
+__all__ = ["METHODS"]
+
+METHODS = ("auto", "clip", "hybrid", "diffusion", "cascade")
+"""``"auto"`` is ``"clip"`` where the host has a CLIP space, else ``"diffusion"``."""
