@@ -10,6 +10,7 @@ from types import TracebackType
 from torch import Tensor
 
 from .atomic import remove_leftovers
+from .errors import TrainingError
 from .progress_store import StoredTraining, save_training
 from .training import StepInfo
 
@@ -69,6 +70,8 @@ class Keeping:
         try:
             save_training(StoredTraining(info.state(), info.tokens().labels, info.total, self.first), self.path)
             self._saved = info.step
+        except TrainingError:  # its numbers are no longer finite, which the training itself will tell; the last save stays
+            pass
         except Exception as error:  # a full disk, or a device that failed and gives nothing back any more
             if not self._told:
                 self.tell(str(error))

@@ -11,6 +11,7 @@ from .config import TrainConfig
 from .errors import HostError
 from .features import FeatureCache
 from .hosts.base import Host
+from .processes import ALONE, Processes
 from .tokens import TokenSet
 from .train_state import TrainState
 from .training import StepInfo, TrainResult, train
@@ -27,15 +28,19 @@ def train_in_memory(
     on_step: Callable[[StepInfo], object] | None = None,
     classes: Sequence[int] | None = None,
     resume: TrainState | None = None,
+    processes: Processes = ALONE,
 ) -> TrainResult:
-    """``training.train``; where memory runs out, with ever smaller micro-batches, from the last whole step on.
+    """``training.train``; where memory runs out, with ever smaller parts at once, from the last whole step on.
 
-    Micro-batches change what fits, not what is learned, but for the order in which sums are rounded.
+    Micro-batches are halved first, since they cost least time; where one image is too much, gradient checkpointing is
+    turned on. Both change what fits, not what is learned, but for the order in which sums are rounded.
 
     Raises:
-        HostError: memory does not do for a single image.
+        HostError: memory does not do for a single image; or for so many as were asked for, in one of several processes,
+            which could not tell the others in the middle of a step.
     """
     size = config.micro_batch or config.batch
+    checkpointing = config.gradient_checkpointing
     last: list[StepInfo] = []
 
     def watched(info: StepInfo) -> None:
@@ -44,15 +49,22 @@ def train_in_memory(
             on_step(info)
 
     while True:
+        parts = replace(config, micro_batch=size, gradient_checkpointing=checkpointing)
         try:
-            parts = replace(config, micro_batch=size)
-            return train(host, cache, tokens, parts, on_step=watched, classes=classes, resume=resume)
+            return train(
+                host, cache, tokens, parts, on_step=watched, classes=classes, resume=resume, processes=processes
+            )
         except torch.OutOfMemoryError as error:
-            if size == 1:
+            if processes.count > 1:
+                raise HostError(
+                    f"memory does not do for {size} images at once in each process; set a smaller micro-batch"
+                ) from error
+            if size == 1 and checkpointing:
                 raise HostError(
                     "memory does not do for one image at a time; choose a smaller image size, or free memory that others hold"
                 ) from error
-        size = max(1, size // 2)  # outside of the handler, which holds on to everything that the failed step had
+        # outside of the handler, which holds on to everything that the failed step had
+        size, checkpointing = (1, True) if size == 1 else (size // 2, checkpointing)
         resume = last[0].state() if last else resume
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .diffusion import noise_error, random_sigmas
 from .features import FeatureCache
-from .hosts.base import Host, TextFeatures
+from .hosts.base import Host, TextFeatures, on_device
 from .losses import class_logits, classification_loss
 from .micro_batches import in_micro_batches
 from .prompts import Prompts, encode_prompts
@@ -21,27 +22,23 @@ from .prompts import Prompts, encode_prompts
 __all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "reconstruction_loss"]
 
 
+@dataclass(frozen=True)
 class ClassPrompts:
-    """One encoded prompt of each of S classes: it conditions the denoiser and is classified itself.
+    """One encoded prompt of each of S classes, which is classified; those of U of them condition the denoiser too."""
 
-    Args:
-        classes: (S,) int64, ascending: the classes, in label order.
-        text: every encoder's features of their prompts, S rows.
-        pooled_at: by encoder, (S,) positions where the text feature is read.
-    """
-
-    def __init__(self, classes: Tensor, text: Mapping[str, TextFeatures], pooled_at: Mapping[str, Tensor]):
-        self.classes, self.text, self.pooled_at = classes, text, pooled_at
+    classes: Tensor
+    """(S,) int64, ascending: the classes, in label order."""
+    pooled: Mapping[str, Tensor]
+    """By encoder, (S, d): the hidden states where the text feature is read."""
+    conditioning: Tensor
+    """(U,) int64, ascending: those whose whole features are here."""
+    text: Mapping[str, TextFeatures]
+    """By encoder, features of their prompts, U rows; empty where U is 0."""
 
     def context(self, labels: Tensor) -> dict[str, TextFeatures]:
-        """(B,) labels, each among the classes -> features of their prompts, B rows."""
-        row = torch.searchsorted(self.classes, labels)
-        return {name: features.rows(row.to(features.end.device)) for name, features in self.text.items()}
-
-    def pooled(self, encoder: str) -> Tensor:
-        """(S, d) the pooled hidden states of one encoder."""
-        hidden = self.text[encoder].hidden
-        return hidden[torch.arange(len(hidden), device=hidden.device), self.pooled_at[encoder].to(hidden.device)]
+        """(B,) labels, each among ``conditioning`` -> features of their prompts, B rows."""
+        row = torch.searchsorted(self.conditioning, labels)
+        return {name: features.rows(on_device(row, features.end.device)) for name, features in self.text.items()}
 
 
 def encode_classes(
@@ -50,52 +47,76 @@ def encode_classes(
     vectors: Mapping[str, Tensor],
     active: Tensor,
     chosen: Tensor,
+    conditioning: Tensor,
     pooling: str,
     generator: torch.Generator,
 ) -> ClassPrompts:
     """Encode the chosen classes, each in a random template, the same for all encoders.
+
+    The denoiser attends to a prompt's padding too. Prompts that only serve the classification go without: an eighth of the
+    length, and the same text feature.
 
     Args:
         prompts: by encoder, all K templates.
         vectors: by encoder, (A, V, d) of the active classes.
         active: (A,) int64, ascending.
         chosen: (S,) int64, ascending, a part of the active ones.
+        conditioning: (U,) int64, ascending, a part of the chosen ones: whose prompts condition the denoiser.
         pooling: ``"eot"`` or ``"token"``.
     """
     templates = len(next(iter(prompts.values())).ids)
     row = torch.searchsorted(active, chosen)
     # drawn for all, so that the draws that follow do not depend on which classes are chosen
     template = torch.randint(0, templates, (len(active),), generator=generator)[row]
-    picked = {name: p.rows(template) for name, p in prompts.items()}
-    text = encode_prompts(host, picked, {name: v[row.to(v.device)] for name, v in vectors.items()})
-    return ClassPrompts(chosen, text, {name: p.pooled_at(pooling) for name, p in picked.items()})
+    whole = torch.isin(chosen, conditioning)
+    text: dict[str, TextFeatures] = {}
+    pooled: dict[str, list[Tensor]] = {name: [] for name in prompts}
+    for part, padded in ((whole, True), (~whole, False)):
+        if not part.any():
+            continue
+        picked = {name: p.rows(template[part]) for name, p in prompts.items()}
+        picked = picked if padded else {name: p.without_padding() for name, p in picked.items()}
+        own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
+        features = encode_prompts(host, picked, own)
+        text = features if padded else text
+        for name, p in picked.items():
+            pooled[name].append(_pooled(features[name].hidden, p.pooled_at(pooling)))
+    order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
+    in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items()}
+    return ClassPrompts(chosen, in_order, conditioning, text)
+
+
+def _pooled(hidden: Tensor, position: Tensor) -> Tensor:
+    """(S, L, d), (S,) -> (S, d)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), on_device(position, hidden.device)]
 
 
 def reconstruction_loss(
-    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator,
-    micro_batch: int = 0,
+    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator, *,
+    micro_batch: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """L_ldm: the noise error of the images' latents under their class's prompt, at uniformly random time steps.
 
     Args:
         images: (B,) int64 indices into the cache; each image or its mirror image is taken.
-        text: features of each image's prompt, B rows.
+        text: features of the prompts of the share's images.
         micro_batch: most images through the denoiser at once; 0 for all.
+        share: rows of the batch, not none, that this process sees to. Draws are of the whole batch.
 
     Returns:
-        (B,) float32.
+        Of the share's rows, float32.
     """
     denoiser, latents = host.need_denoiser(), _random_view(cache.latents, images, generator)
     sigma = random_sigmas(denoiser.sigmas.cpu(), len(images), generator)
     noise = torch.randn(latents.shape, generator=generator)
-    latents, sigma, noise = latents.to(host.device), sigma.to(host.device), noise.to(host.device)
+    latents, sigma, noise = (on_device(drawn[share], host.device) for drawn in (latents, sigma, noise))
 
     def losses(part: slice, text: Mapping[str, TextFeatures]) -> Tensor:
         clean, level = latents[part], sigma[part]
         estimate = denoiser.denoise(denoiser.noised(clean, noise[part], level), level, text)
         return denoiser.weight(level) * noise_error(clean, estimate, level)
 
-    if 0 < micro_batch < len(images):
+    if 0 < micro_batch < len(latents):
         return in_micro_batches(losses, text, micro_batch)
     return losses(slice(None), text)
 
@@ -105,10 +126,9 @@ def discriminative_loss(
 ) -> Tensor:
     """L_cls of one prompt of each of S classes against one random image of every class: (S,) float32."""
     clip = host.need_clip()
-    images = torch.stack([_random_member(cache.labels, index, generator) for index in range(len(cache.classes))])
-    features = _random_view(cache.features, images, generator).to(host.device)  # (C, p)
-    logits = class_logits(clip.project_text(prompts.pooled(clip.encoder)), features, config.logit_scale)  # (S, C)
-    return classification_loss(logits, prompts.classes.to(host.device), config.direction)
+    features = on_device(_random_view(cache.features, _one_of_each(cache.labels, generator), generator), host.device)
+    logits = class_logits(clip.project_text(prompts.pooled[clip.encoder]), features, config.logit_scale)  # (S, C)
+    return classification_loss(logits, on_device(prompts.classes, host.device), config.direction)
 
 
 def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,6 +136,8 @@ def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generat
     return stored[images, torch.randint(0, stored.shape[1], (len(images),), generator=generator)]
 
 
-def _random_member(labels: Tensor, label: int, generator: torch.Generator) -> Tensor:
-    members = (labels == label).nonzero()[:, 0]
-    return members[torch.randint(0, len(members), (), generator=generator)]
+def _one_of_each(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """(N,) labels, each of 0 to C - 1 among them -> (C,) the index of a random image of every class."""
+    counts = torch.bincount(labels)
+    place = [torch.randint(0, count, (), generator=generator) for count in counts.tolist()]
+    return labels.argsort(stable=True)[counts.cumsum(0) - counts + torch.stack(place)]

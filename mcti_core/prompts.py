@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import TokenError
-from .hosts.base import Host, TextEncoder, TextFeatures
+from .hosts.base import Host, TextEncoder, TextFeatures, on_device
 
 __all__ = ["Prompts", "encode_prompts", "named_prompts", "splice", "template_prompts"]
 
@@ -30,6 +30,11 @@ class Prompts:
 
     def rows(self, index: Tensor) -> Prompts:
         return Prompts(self.ids[index], self.spots[index], self.end[index])
+
+    def without_padding(self) -> Prompts:
+        """Cut after the longest prompt's end-of-text. Text features are the same; what the denoiser attends to is not."""
+        length = int(self.end.max()) + 1
+        return Prompts(self.ids[:, :length], self.spots[:, :length], self.end)
 
     def pooled_at(self, pooling: str) -> Tensor:
         """(B,) where the text feature is read: ``"eot"`` or ``"token"``."""
@@ -115,8 +120,8 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
     Returns:
         (B, L, d) float32.
     """
-    table = encoder.embed(prompts.ids.to(vectors.device))
-    spots = prompts.spots.to(vectors.device)
+    table = encoder.embed(on_device(prompts.ids, vectors.device))
+    spots = on_device(prompts.spots, vectors.device)
     rows = vectors.expand(len(spots), -1, -1)
     chosen = rows.gather(1, spots.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, L, d)
     return torch.where((spots > _NO_VECTOR)[..., None], chosen, table)
@@ -135,7 +140,7 @@ def encode_prompts(
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
     return {
-        name: encoder.encode(prompts[name].ids.to(host.device), splice(encoder, prompts[name], vectors[name]))
+        name: encoder.encode(on_device(prompts[name].ids, host.device), splice(encoder, prompts[name], vectors[name]))
         for name, encoder in host.text.items()
     }
 

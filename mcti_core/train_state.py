@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .batches import BalancedBatches
 from .errors import ConfigError
+from .history import History
 from .probe import Best
 
 __all__ = ["Progress", "TrainState", "differences"]
@@ -43,7 +44,7 @@ class Progress:
     """The parts of a running training that change from step to step."""
 
     begun: Mapping[str, str]
-    history: list[dict[str, float]]
+    history: History
     vectors: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
     generators: tuple[torch.Generator, ...]
@@ -62,9 +63,10 @@ class Progress:
         moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in stood.items()}
 
         def keep() -> TrainState:
+            self.history.read()
             return TrainState(
                 begun=self.begun,
-                history=tuple(dict(row) for row in self.history[:done]),
+                history=tuple(dict(row) for row in self.history.rows[:done]),
                 vectors={name: _copy(vector) for name, vector in vectors.items()},
                 moments={i: {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()},
                 generators=generators,
@@ -91,7 +93,7 @@ class Progress:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for generator, stood in zip(self.generators, state.generators, strict=True):
             generator.set_state(stood)
-        self.history[:] = [dict(row) for row in state.history]
+        self.history.rows[:] = [dict(row) for row in state.history]
         self.batches.restore(state.batches)
         self.best.least, self.best.waited = state.best
 

@@ -6,7 +6,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,32 +17,41 @@ from .batches import BalancedBatches
 from .config import TrainConfig
 from .errors import ConfigError, StopTraining, TrainingError
 from .features import FeatureCache
+from .history import History, LastFinite, gradients
 from .hosts.base import Host
 from .losses import gamma_at
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
+from .processes import ALONE, Processes
 from .prompts import template_prompts
 from .tokens import TokenSet
 from .train_state import Progress, TrainState
 
 __all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train", "train_one_by_one"]
 
-_TERMS = ("reconstruction", "classification")
+_T = TypeVar("_T")
+_READ_EVERY = 16
+"""Steps after which losses are read, and looked at. Each time, a GPU's queue of work runs empty."""
+_DO_NOT_MATTER = ("micro_batch", "gradient_checkpointing")
+"""Settings that change what fits into memory, not what is learned."""
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What ``on_step`` sees after each step."""
+    """What ``on_step`` sees after each step. The calls wait for the device: make them now and then, not at every step.
+
+    They raise ``TrainingError`` if a loss was not finite.
+    """
 
     step: int
     """Steps done, from 1 on; the warm start counts."""
     total: int
-    losses: Mapping[str, float]
-    """``loss``, ``reconstruction`` and ``classification`` of this step; a term that was not computed is nan."""
+    history: Callable[[], Mapping[str, tuple[float, ...]]]
+    """``loss``, ``reconstruction`` and ``classification`` of every step; a term that was not computed is nan."""
     tokens: Callable[[], TokenSet]
     """The tokens as they are now."""
     state: Callable[[], TrainState]
-    """All that the next step depends on; may be called at any time."""
+    """All that the next step depends on, as it stood after this one, whenever it is called."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +65,18 @@ class TrainResult:
     seconds: float
 
 
-@dataclass
-class _History:
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def add(self, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
-        values = {name: float(terms[name].detach()) if name in terms else math.nan for name in _TERMS}
-        self.rows.append({"loss": float(loss.detach()), **values})
-
-    def columns(self) -> dict[str, tuple[float, ...]]:
-        return {name: tuple(row[name] for row in self.rows) for name in ("loss", *_TERMS)}
-
-
 def train(
     host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig = TrainConfig(), *,
     on_step: Callable[[StepInfo], object] | None = None, classes: Sequence[int] | None = None,
-    resume: TrainState | None = None,
+    resume: TrainState | None = None, processes: Processes = ALONE,
 ) -> TrainResult:  # fmt: skip
     """Learn token vectors; the model stays frozen.
 
     Each step encodes one random template of each class once, which serves both terms: its context conditions the
     denoiser on a class-balanced batch of noised latents (L_ldm), and its pooled feature is classified against one random
     image feature of every class (L_cls).
+
+    Nothing in a step waits for the device, so that the next batch is drawn while it works.
 
     Args:
         host: lends text encoder and denoiser, and for gamma > 0 a CLIP space.
@@ -86,23 +86,27 @@ def train(
         on_step: called after every step; may raise ``StopTraining``. Any other exception passes through.
         classes: train only these classes' vectors; the others keep theirs and serve as negatives.
         resume: go on from here, with the same examples, tokens and settings, as if there had been no break.
+        processes: all of which call this with the same arguments. Each draws the same batch and sends its share of it
+            through the denoiser; all learn the same.
 
     Returns:
         The learned tokens, also when stopped by ``StopTraining`` or Ctrl-C.
 
     Raises:
-        TrainingError: a loss that is not finite; the last finite tokens are in its ``tokens``.
+        TrainingError: a loss that is not finite, some steps ago at most; the last finite tokens are in its ``tokens``.
         ConfigError, HostError: settings, cache, tokens and host do not fit together.
     """
     active = torch.arange(len(tokens)) if classes is None else torch.tensor(sorted(classes), dtype=torch.long)
     _check(host, cache, tokens, config, active.tolist())
-    started, history, stopped, best = time.monotonic(), _History(), "finished", Best(config.patience)
+    if config.reconstruction and config.batch < processes.count:
+        raise ConfigError(f"{processes.count} processes need a batch of as many images at least, got {config.batch}")
+    started, history, stopped, best = time.monotonic(), History(), "finished", Best(config.patience)
     generator = torch.Generator().manual_seed(config.seed)
     own_generator = torch.Generator().manual_seed(config.seed)  # L_cls's: so that gamma does not change L_ldm's draws
     batches = BalancedBatches(cache.labels, active.tolist(), config.batch, generator)
     total, parts = config.warm_start + config.steps, ("text", "denoiser") if config.reconstruction else ("text",)
 
-    with host.session(*parts, gradients=True), torch.enable_grad():
+    with host.session(*parts, gradients=True, checkpointing=config.gradient_checkpointing), torch.enable_grad():
         vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
         templates = {
             name: template_prompts(encoder, config.templates, tokens.vectors_per_token)
@@ -114,15 +118,28 @@ def train(
         probe = Probe(host, cache, active, templates) if config.probe_every and config.reconstruction else None
 
         begun = run_identity(host, cache, tokens, config, active)
-        progress = Progress(begun, history.rows, vectors, optimizer, (generator, own_generator), batches, best)
+        progress = Progress(begun, history, vectors, optimizer, (generator, own_generator), batches, best)
         if resume is not None:
             progress.restore(resume)
+        finite, stop = LastFinite(vectors), False
 
-        def learned() -> TokenSet:
+        def learned(vectors: Mapping[str, Tensor] = vectors) -> TokenSet:
             return _learned(tokens, vectors, active, cache, config, host)
 
+        def sound(give: Callable[[], _T]) -> Callable[[], _T]:
+            """``give``, once it is known that all numbers so far are finite."""
+
+            def call() -> _T:
+                history.read()
+                if history.broken is not None:
+                    raise _not_finite(history.broken, learned(finite.vectors))
+                return give()
+
+            return call
+
+        look = sound(lambda: None)
         try:
-            for step in range(len(history.rows), total):
+            for step in range(len(history), total):
                 if probe is not None and _look_is_due(step, config) and best.is_over(probe.error(vectors)):
                     stopped = "converged"
                     break
@@ -130,30 +147,43 @@ def train(
                 images = next(batches)
                 gamma = gamma_at(max(0, step - config.warm_start), config.steps, config.gamma, config.gamma_end)
                 labels = cache.labels[images]
-                chosen = _classes_of_step(labels, active, config.text_classes if gamma else 0, own_generator)
-                prompts = encode_classes(host, templates, vectors, active, chosen, config.pooling, generator)
+                share = processes.share(config.batch if config.reconstruction and step >= config.warm_start else 0)
+                drawn = labels[share].unique()
+                chosen = _classes_of_step(labels, active, config.text_classes, own_generator) if gamma else drawn
+                prompts = encode_classes(host, templates, vectors, active, chosen, drawn, config.pooling, generator)
 
-                terms: dict[str, Tensor] = {}
-                if config.reconstruction and step >= config.warm_start:
-                    context = prompts.context(labels)
-                    errors = reconstruction_loss(host, cache, images, context, generator, config.micro_batch)
-                    terms["reconstruction"] = errors.mean()
+                terms: dict[str, Tensor] = {}  # this process's parts of them
+                if share.start < share.stop:
+                    errors = reconstruction_loss(
+                        host, cache, images, prompts.context(labels[share]), generator,
+                        micro_batch=config.micro_batch, share=share,
+                    )  # fmt: skip
+                    terms["reconstruction"] = errors.sum() / config.batch
                 if gamma:
-                    terms["classification"] = discriminative_loss(host, cache, prompts, config, own_generator).mean()
+                    losses = discriminative_loss(host, cache, prompts, config, own_generator)
+                    terms["classification"] = losses.mean() / processes.count
                 weights = {"reconstruction": config.reconstruction, "classification": gamma}
-                loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+                terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
                 optimizer.zero_grad()
-                loss.backward()
-                _refuse_not_finite(loss, vectors, step, learned)
+                terms["loss"].backward()
+                processes.add_up([*gradients(vectors), *terms.values()])
+                all_finite = finite.look(terms["loss"])
                 optimizer.step()
 
-                history.add(loss, terms)
+                history.add(terms, all_finite)
                 if on_step is not None:
-                    on_step(StepInfo(step + 1, total, history.rows[-1], learned, progress.keeper()))
-        except (StopTraining, KeyboardInterrupt):
+                    seen = StepInfo(step + 1, total, sound(history.columns), sound(learned), sound(progress.keeper()))
+                    stop = stop or _asks_to_stop(on_step, seen)
+                if len(history) % _READ_EVERY == 0:
+                    look()
+                if _all_stop(stop, step, processes):
+                    stopped = "stopped"
+                    break
+        except KeyboardInterrupt:
             stopped = "stopped"
-        return TrainResult(learned(), history.columns(), stopped, len(history.rows), time.monotonic() - started)
+        look()
+        return TrainResult(learned(), history.columns(), stopped, len(history), time.monotonic() - started)
 
 
 def train_one_by_one(
@@ -238,16 +268,29 @@ def run_identity(
         "model": f"{host.name} {host.fingerprint}",
         "set of examples": cache.fingerprint,
         "set of first tokens": f"{active.tolist()} {hashlib.sha256(first).hexdigest()}",
-        **{name: repr(value) for name, value in config.describe().items() if name != "micro_batch"},
+        **{name: repr(value) for name, value in config.describe().items() if name not in _DO_NOT_MATTER},
     }
 
 
-def _refuse_not_finite(loss: Tensor, vectors: Mapping[str, Tensor], step: int, learned: Callable[[], TokenSet]) -> None:
-    if not loss.isfinite() or not all(v.grad is None or v.grad.isfinite().all() for v in vectors.values()):
-        raise TrainingError(
-            f"the loss of step {step + 1} is not a finite number; try a lower learning rate or a wider number format",
-            learned(),
-        )
+def _not_finite(step: int, last: TokenSet) -> TrainingError:
+    return TrainingError(
+        f"the loss of step {step + 1} is not a finite number; try a lower learning rate or a wider number format", last
+    )
+
+
+def _asks_to_stop(on_step: Callable[[StepInfo], object], seen: StepInfo) -> bool:
+    try:
+        on_step(seen)
+    except StopTraining:
+        return True
+    return False
+
+
+def _all_stop(asked: bool, step: int, processes: Processes) -> bool:
+    """Several processes must leave the loop after the same step; to ask all of them at each would cost waiting."""
+    if processes.count == 1:
+        return asked
+    return (step + 1) % _READ_EVERY == 0 and processes.any(asked)
 
 
 def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:

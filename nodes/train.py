@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..mcti_core.config import SCHEDULES, TrainConfig
-from ..mcti_core.errors import ConfigError
+from ..mcti_core.errors import ConfigError, TrainingError
 from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
@@ -226,35 +226,34 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
     path = unfinished_path(identity)
     resume = unfinished_state(path, identity)
     last: list[StepInfo] = []
-    columns: dict[str, list[float]] = {}
 
     with Keeping(path, tell=lambda problem: logging.warning("MC-TI: %s", problem)) as keeping:
 
         def on_step(info: StepInfo) -> None:
             last[:] = [info]
             keeping.on_step(info)
-            for name, value in info.losses.items():
-                columns.setdefault(name, [row[name] for row in resume.history] if resume else []).append(value)
-            report(info.step, info.total, lambda: loss_curves({"": columns}))
+            report(info.step, info.total, lambda: loss_curves({"": info.history()}))
 
         try:
             return train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+        except TrainingError as error:
+            _keep_tokens(error.tokens, last[-1].step if last else 0, config)
+            raise
         except BaseException:
             if last:
-                _keep_tokens(last[-1])
+                _keep_tokens(last[-1].tokens(), last[-1].step, config)
             raise
 
 
-def _keep_tokens(info: Any) -> None:
+def _keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
     from ..mcti_core.token_files import save_tokens
 
-    tokens = info.tokens()
     path = save_tokens(
         tokens, token_set_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more", ".safetensors")
     )
     logging.info(
         "MC-TI: broken off after %d of %d steps. The tokens so far are in %s; queue the same graph again to go on.",
-        info.step, info.total, path,
+        steps, config.warm_start + config.steps, path,
     )  # fmt: skip
 
 

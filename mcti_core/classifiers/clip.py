@@ -48,7 +48,8 @@ def class_text_features(
     templates = templates or tokens.templates
     clip = host.need_clip()
     prompts = {
-        name: template_prompts(encoder, templates, tokens.vectors_per_token) for name, encoder in host.text.items()
+        name: template_prompts(encoder, templates, tokens.vectors_per_token).without_padding()
+        for name, encoder in host.text.items()
     }
     rows = torch.cartesian_prod(torch.arange(len(tokens)), torch.arange(len(templates))).view(-1, 2)  # (C * K, 2)
     parts = []

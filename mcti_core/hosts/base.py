@@ -12,7 +12,14 @@ from torch import Tensor
 
 from ..errors import HostError
 
-__all__ = ["ClipSpace", "Denoiser", "Host", "LatentCodec", "Session", "TextEncoder", "TextFeatures"]
+__all__ = ["ClipSpace", "Denoiser", "Host", "LatentCodec", "Session", "TextEncoder", "TextFeatures", "on_device"]
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there, without waiting for what the device is still busy with, as a plain copy would."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,11 @@ class TextEncoder(Protocol):
         """(...) int64 -> (..., d) float32 rows of the token table, without positions."""
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
-        """(B, L) ids and their (B, L, d) embeddings -> features. Where a learned vector stands, the id is any valid one."""
+        """(B, L) ids and their (B, L, d) embeddings -> features. Where a learned vector stands, the id is any valid one.
+
+        Prompts may come without their padding, at any common length. CLIP's text towers are causal: what stands up to
+        end-of-text is the same then.
+        """
 
 
 class Denoiser(Protocol):
@@ -101,11 +112,16 @@ class ClipSpace(Protocol):
 class Session(Protocol):
     """Makes parts of a host resident and frozen for the length of a ``with``; sessions may be nested."""
 
-    def __call__(self, *parts: str, gradients: bool = False) -> AbstractContextManager[object]:
-        """``parts`` of "text", "denoiser", "codec" and "clip"; ``gradients`` where backward will run through them."""
+    def __call__(
+        self, *parts: str, gradients: bool = False, checkpointing: bool = False
+    ) -> AbstractContextManager[object]:
+        """``parts`` of "text", "denoiser", "codec" and "clip"; ``gradients`` where backward will run through them.
+
+        ``checkpointing``: the denoiser's blocks keep nothing for backward and are computed again there.
+        """
 
 
-def _nothing_to_do(*parts: str, gradients: bool = False) -> AbstractContextManager[object]:
+def _nothing_to_do(*parts: str, gradients: bool = False, checkpointing: bool = False) -> AbstractContextManager[object]:
     return nullcontext()
 
 

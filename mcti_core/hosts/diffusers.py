@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import HostError
-from .base import Host, TextFeatures
+from .base import Host, TextFeatures, on_device
+from .checkpointing import checkpointed
 from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from .clip_text import run_text_tower
 from .fingerprint import fingerprint
@@ -21,6 +22,11 @@ from .half import enlarged_gradients
 from .loading import DTYPES, first_line, load_parts, whole
 
 __all__ = ["load_host"]
+
+_PIXELS_AT_ONCE = 512 * 512
+"""They take 0.4 GB of Stable Diffusion's autoencoder (docs/performance.md)."""
+_BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
+"""Of a UNet; between them little is kept for backward."""
 
 
 def load_host(
@@ -57,6 +63,8 @@ def load_host(
             tower.float()  # what flows back through it would underflow
     for module in parts.modules:
         module.to(device=device).eval().requires_grad_(False)
+    for module in (parts.unet, parts.vae):
+        module.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
     text = {name: ClipTextEncoder(*pair, penultimate=parts.xl) for name, pair in parts.text.items()}
     codec = VaeCodec(parts.vae)
     denoiser = UNetDenoiser(parts.unet, parts.scheduler)
@@ -65,6 +73,7 @@ def load_host(
     widths = {name: encoder.width for name, encoder in text.items()}
     space = None if clip is None else load_clip_space(clip, widths, device=device, dtype=dtype)
     modules = [*parts.modules, *([space.module] if space else [])]
+    blocks = [module for module in parts.unet.modules() if type(module).__name__ in _BLOCKS]
     return Host(
         text=text,
         denoiser=denoiser,
@@ -74,7 +83,7 @@ def load_host(
         name=path.name,
         fingerprint=":".join([*map(fingerprint, modules), dtype]),
         image_size=int(parts.unet.config.sample_size) * codec.downscale,
-        session=lambda *parts, gradients=False: _frozen(modules),
+        session=_Sessions(modules, blocks),
     )
 
 
@@ -218,7 +227,7 @@ class SDXLDenoiser(UNetDenoiser):
         (pooled,) = (features.pooled for features in text.values() if features.pooled is not None)
         height, width = (side * self.downscale for side in noised.shape[-2:])
         # as of an image that was neither resized nor cropped: original size, crop, target size
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=noised.device)
+        sizes = on_device(torch.tensor([height, width, 0, 0, height, width]), noised.device)
         return {"text_embeds": pooled.to(self.unet.dtype), "time_ids": sizes.expand(len(noised), -1)}
 
 
@@ -232,12 +241,27 @@ class VaeCodec:
         self.downscale = int(2 ** (len(channels) - 1))
 
     def encode(self, images: Tensor) -> Tensor:
+        return torch.cat([self._encode(part) for part in _in_memory(images)])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.cat([self._decode(part) for part in _in_memory(latents, self.downscale)])
+
+    def _encode(self, images: Tensor) -> Tensor:
         encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
         latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
         return latents.float() * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor) -> Tensor:
         return ((self.vae.decode((latents / self.scale).to(self.vae.dtype)).sample.float() + 1) / 2).clamp(0, 1)
+
+
+def _in_memory(rows: Tensor, pixels: int = 1) -> tuple[Tensor, ...]:
+    """Parts of (B, c, h, w) that an autoencoder takes at once: one image of 512 x 512 pixels already keeps a GPU busy.
+
+    Args:
+        pixels: across an element.
+    """
+    return rows.split(max(1, _PIXELS_AT_ONCE // (rows.shape[-2] * rows.shape[-1] * pixels**2)))
 
 
 class ClipModelSpace:
@@ -254,6 +278,21 @@ class ClipModelSpace:
 
     def project_text(self, pooled: Tensor) -> Tensor:
         return F.linear(pooled.float(), self.module.text_projection.weight.float())
+
+
+class _Sessions:
+    """``hosts.base.Session`` of models that stay where they are."""
+
+    def __init__(self, modules: Iterable[nn.Module], blocks: Iterable[nn.Module]):
+        self._modules, self._blocks = list(modules), list(blocks)
+
+    @contextmanager
+    def __call__(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(_frozen(self._modules))
+            if checkpointing:
+                stack.enter_context(checkpointed(self._blocks))
+            yield
 
 
 @contextmanager

@@ -32,18 +32,23 @@ MAY_IMPORT = {
     "config": "errors losses templates tokens",
     "prompts": "errors hosts tokens",
     "examples": "errors tokens",
-    "features": "atomic errors examples hosts tokens",
+    "features": "atomic errors examples hosts processes tokens",
     "micro_batches": "hosts",
     "objective": "config diffusion errors features hosts losses micro_batches prompts tokens",
     "probe": "batches diffusion errors features hosts prompts tokens",
-    "train_state": "batches errors probe",
-    "training": "batches config errors features hosts losses objective probe prompts templates tokens train_state",
-    "memory": "config errors features hosts tokens train_state training",
+    "history": "",
+    "processes": "errors",
+    "train_state": "batches errors history probe",
+    "training": "batches config errors features history hosts losses objective probe processes prompts templates tokens "
+    "train_state",
+    "memory": "config errors features hosts processes tokens train_state training",
     "progress_store": "atomic errors train_state",
-    "keeping": "atomic progress_store training",
+    "keeping": "atomic errors progress_store training",
     "resuming": "errors progress_store tokens train_state",
     "endings": "",
     "classifiers": "diffusion errors features hosts prompts tokens",
+    "streams": "classifiers errors examples",
+    "answers": "atomic errors",
     "baselines": "classifiers errors tokens",
     "methods": "",
     "calibration": "classifiers errors hosts methods tokens",
@@ -55,7 +60,7 @@ MAY_IMPORT = {
 OUTER = {"__init__", "__main__", "cli", "commands", "console", "options", "demo", "pocket"}
 """What may import a particular host."""
 
-HEAVY = {"diffusers", "transformers", "tokenizers", "sklearn", "tqdm", "comfy", "comfy_api", "nodes"}
+HEAVY = {"diffusers", "transformers", "accelerate", "tokenizers", "sklearn", "tqdm", "comfy", "comfy_api", "nodes"}
 """Imported where they are used, so that nobody else pays for them."""
 
 HOMES = {
@@ -66,6 +71,7 @@ HOMES = {
     "diffusers": ("hosts/loading.py", "hosts/diffusers.py", "pocket/"),
     "transformers": ("hosts/loading.py", "hosts/diffusers.py", "pocket/"),
     "tokenizers": ("pocket/",),
+    "accelerate": ("processes.py",),
     "nodes": (),
 }
 """Package -> the only places in mcti_core that may import it."""

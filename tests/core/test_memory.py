@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -45,7 +46,7 @@ def test_value_and_gradient_do_not_depend_on_the_micro_batch(tiny_host, cache, s
         with tiny_host.session("text", "denoiser", gradients=True):
             text = encode_prompts(tiny_host, {"clip_l": prompts}, {"clip_l": vectors})
             generator = torch.Generator().manual_seed(1)
-            loss = reconstruction_loss(tiny_host, cache, images, text, generator, micro_batch)
+            loss = reconstruction_loss(tiny_host, cache, images, text, generator, micro_batch=micro_batch)
             (loss * weights).sum().backward()
         found.append((loss.detach(), vectors.grad))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
@@ -82,6 +83,28 @@ def test_where_memory_runs_out_the_training_goes_on_with_less(tiny_host, cache, 
     result = train_in_memory(host, cache, tokens, CONFIG, on_step=lambda info: steps.append(info.step))
     assert steps == [1, 2, 3, 4]
     assert set(small.sizes) == sizes
+    _close(train(tiny_host, cache, tokens, CONFIG), result)
+
+
+def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, cache, tokens):
+    on = []
+
+    @contextmanager
+    def session(*parts, checkpointing=False, **options):
+        on.append(checkpointing)
+        with tiny_host.session(*parts, checkpointing=checkpointing, **options):
+            yield
+        on.pop()
+
+    class Small(SmallMemory):
+        def denoise(self, *arguments):
+            if not on[-1]:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().denoise(*arguments)
+
+    small = Small(tiny_host.denoiser, 1)
+    result = train_in_memory(replace(tiny_host, denoiser=small, session=session), cache, tokens, CONFIG)
+    assert set(small.sizes) == {1}
     _close(train(tiny_host, cache, tokens, CONFIG), result)
 
 

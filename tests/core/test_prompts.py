@@ -146,3 +146,21 @@ def test_vectors_for_other_text_encoders_are_refused(tiny_host):
     ):
         with pytest.raises(TokenError, match=message):
             encode_prompts(tiny_host, prompts, vectors)
+
+
+@pytest.mark.parametrize("pooling", ["eot", "token"])
+def test_text_features_do_not_need_the_padding(tiny_host, encoder, pooling):
+    prompts = template_prompts(encoder, ["a {}", "a photo of a {} on paper", "the {}"], 2)
+    short = prompts.without_padding()
+    assert short.ids.shape == (3, int(prompts.end.max()) + 1)
+    vectors = torch.randn(3, 2, encoder.width, generator=torch.Generator().manual_seed(5))
+    found = []
+    for laid_out in (prompts, short):
+        own = vectors.clone().requires_grad_()
+        hidden = encode_prompts(tiny_host, {"clip_l": laid_out}, {"clip_l": own})["clip_l"].hidden
+        feature = hidden[torch.arange(3), laid_out.pooled_at(pooling)]
+        (feature * torch.linspace(-1, 1, feature.shape[1])).sum().backward()
+        found.append((feature.detach(), own.grad))
+    for whole, cut in zip(*found, strict=True):
+        assert torch.allclose(whole, cut, atol=1e-5)
+        assert whole.abs().max() > 0.01

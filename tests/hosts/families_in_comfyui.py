@@ -209,7 +209,7 @@ def check_gradients(host: Any) -> dict[str, Any]:
 
     def loss(vectors: dict[str, Tensor]) -> Tensor:
         random = generator(5)
-        prompts = encode_classes(host, templates, vectors, both, both, "eot", random)
+        prompts = encode_classes(host, templates, vectors, both, both, both, "eot", random)
         return reconstruction_loss(host, cache, both, prompts.context(both), random).mean()
 
     ratios = {}

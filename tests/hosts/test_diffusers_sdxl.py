@@ -251,7 +251,7 @@ def terms(host, cache, tokens, names):
     vectors = {name: v.clone().requires_grad_() for name, v in tokens.vectors.items()}
     templates = {name: template_prompts(encoder, SHORT.templates, 2) for name, encoder in host.text.items()}
     every = torch.arange(3)
-    prompts = encode_classes(host, templates, vectors, every, every, "eot", generator)
+    prompts = encode_classes(host, templates, vectors, every, every, every, "eot", generator)
     losses = {
         "reconstruction": lambda: reconstruction_loss(
             host, cache, every, prompts.context(cache.labels[every]), generator

@@ -18,8 +18,12 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ..checkpointing import checkpointed
+
 __all__ = ["Residency"]
 
+_BLOCKS = ("ResBlock", "SpatialTransformer", "JointBlock")
+"""Of the host's diffusion models; between them little is kept for backward."""
 _ALL_OF_IT = 1e20
 """More memory than there is: the host then moves every model that is not needed out of the way."""
 
@@ -33,18 +37,19 @@ class Residency:
 
     def __init__(self, patchers: Mapping[str, Any]):
         self._patchers = patchers
-        self._open: list[tuple[frozenset[str], bool]] = []  # parts and gradients of every session, the outermost first
+        self._open: list[tuple[frozenset[str], bool, bool]] = []
+        """Parts, gradients and checkpointing of every session, the outermost first."""
         self._borrowed = ExitStack()
         self._held = False
 
     @contextmanager
-    def session(self, *parts: str, gradients: bool = False) -> Iterator[None]:
+    def session(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
         """``hosts.base.Session``. The codec is not among the parts: the host's VAE loads itself."""
         wanted = frozenset(parts) & self._patchers.keys()
-        here, trained = self._needed()
-        self._open.append((wanted, gradients))
+        here, trained, saved = self._needed()
+        self._open.append((wanted, gradients, checkpointing))
         try:
-            if not wanted <= here or (gradients and not trained):
+            if not wanted <= here or (gradients and not trained) or (checkpointing and not saved):
                 self._give_back()
                 self._take()
             yield
@@ -67,12 +72,16 @@ class Residency:
             if self._open:
                 self._take()
 
-    def _needed(self) -> tuple[frozenset[str], bool]:
-        parts = frozenset[str]().union(*(wanted for wanted, _ in self._open))
-        return parts, any(gradients for _, gradients in self._open)
+    def _needed(self) -> tuple[frozenset[str], bool, bool]:
+        parts = frozenset[str]().union(*(wanted for wanted, _, _ in self._open))
+        return (
+            parts,
+            any(gradients for _, gradients, _ in self._open),
+            any(checkpointing for _, _, checkpointing in self._open),
+        )
 
     def _take(self) -> None:
-        parts, gradients = self._needed()
+        parts, gradients, checkpointing = self._needed()
         patchers = [self._patchers[part] for part in sorted(parts)]
         with torch.inference_mode():  # as the host itself would load them
             comfy.model_management.load_models_gpu(
@@ -84,6 +93,8 @@ class Residency:
             if gradients:
                 self._borrowed.enter_context(_aliased(patcher.model))
                 self._borrowed.enter_context(_adding_out_of_place(patcher.model))
+            if checkpointing:
+                self._borrowed.enter_context(checkpointed(_blocks(patcher.model)))
         self._held = True
 
     def _give_back(self) -> None:
@@ -114,6 +125,10 @@ def _alias(weight: Tensor) -> Tensor:
         alias = torch.empty(0, dtype=weight.dtype, device=weight.device)
         alias.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())
         return nn.Parameter(alias, requires_grad=False) if isinstance(weight, nn.Parameter) else alias
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if type(module).__name__ in _BLOCKS]
 
 
 @contextmanager

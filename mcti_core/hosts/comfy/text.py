@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import HostError
 from ..base import TextFeatures
@@ -59,26 +61,43 @@ class ComfyTextEncoder:
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
-        last, middle, projected, pooled = self._model.transformer(
-            None,
-            None,
-            embeds=embeds.to(self._patcher.load_device, torch.float32),
-            num_tokens=(end + 1).tolist(),
-            intermediate_output=self._layer,
-            final_layer_norm_intermediate=self._model.layer_norm_hidden_state,
-            dtype=torch.float32,
-        )
-        wanted = projected if self._model.return_projected_pooled else pooled
+        with _positions(self._model.transformer.text_model.embeddings.position_embedding, ids.shape[1]):
+            last, middle, _, _ = self._model.transformer(
+                None,
+                None,
+                embeds=embeds.to(self._patcher.load_device, torch.float32),
+                num_tokens=[1] * len(ids),  # the host would have to wait for the true ones; they are pooled by below
+                intermediate_output=self._layer,
+                final_layer_norm_intermediate=self._model.layer_norm_hidden_state,
+                dtype=torch.float32,
+            )
+        pooled = last[torch.arange(len(end), device=last.device), end.to(last.device)]
+        if self._model.return_projected_pooled:
+            pooled = self._model.transformer.text_projection(pooled)
         return TextFeatures(
             context=(last if self._layer is None else middle).float().to(self.device),
             hidden=last.float().to(self.device),
             end=end.to(self.device),
-            pooled=wanted.float().to(self.device),
+            pooled=pooled.float().to(self.device),
         )
 
     @property
     def _table(self) -> Any:
         return self._model.transformer.get_input_embeddings()
+
+
+@contextmanager
+def _positions(embedding: nn.Module, length: int) -> Iterator[None]:
+    """The host's tower adds all of its positions; for the length of a call it has only as many as the prompts."""
+    whole: Any = embedding.weight
+    if length == len(whole):
+        yield
+        return
+    embedding._parameters["weight"] = nn.Parameter(whole[:length], requires_grad=False)
+    try:
+        yield
+    finally:
+        embedding._parameters["weight"] = whole
 
 
 def _layer(model: Any, clip_skip: int | None) -> int | None:

@@ -1,0 +1,45 @@
+"""Gradient checkpointing of a model's blocks, for the length of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["checkpointed"]
+
+
+@contextmanager
+def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, the blocks keep only their inputs for backward and are computed again there. Afterwards all is as before.
+
+    References:
+        Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
+    """
+    stock = [block for block in blocks if "forward" not in vars(block)]
+    try:
+        for block in stock:
+            block.forward = _computed_again(block.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for block in stock:
+            vars(block).pop("forward", None)
+
+
+def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*arguments, **options)
+        # ComfyUI passes one dict from block to block and writes into it; the second time, it must be as it was
+        arguments, options = tuple(map(_own, arguments)), {name: _own(value) for name, value in options.items()}
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
+
+    return wrapped
+
+
+def _own(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value

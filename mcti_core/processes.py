@@ -1,0 +1,163 @@
+"""Several processes that work as one, on the GPUs of one machine or of many; started by ``accelerate launch``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ALONE", "Processes", "launched", "part", "started"]
+
+_PATIENCE = timedelta(days=1)
+"""For the slowest of the processes. Of one that has died the launcher learns at once, and ends the others."""
+_PIECE = 2**24
+"""Most bytes of each process that are sent at once."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among all. Each call but ``share`` is one that all of them must make, in the same order."""
+
+    index: int = 0
+    count: int = 1
+    device: str = "cpu"
+    """Which device is this process's own; what is sent passes through it."""
+    here: int = 1
+    """How many of them are on this machine."""
+
+    @property
+    def first(self) -> bool:
+        """Of all, one writes files and talks to people."""
+        return self.index == 0
+
+    def share(self, items: int) -> slice:
+        """This process's rows of so many: one after the other over the processes, of lengths that differ by one at most."""
+        return slice(items * self.index // self.count, items * (self.index + 1) // self.count)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, the same to the bit in each; float32, sent as one."""
+        if self.count == 1 or not tensors:
+            return
+        import torch
+
+        with torch.no_grad():
+            flat = torch.cat([tensor.detach().reshape(-1).float().to(self.device) for tensor in tensors])
+            torch.distributed.all_reduce(flat)
+            for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.count == 1:
+            return flag
+        import torch
+
+        said = torch.tensor([float(flag)], device=self.device)
+        torch.distributed.all_reduce(said)
+        return bool(said.item() > 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, in their order, in every process.
+
+        Args:
+            value: of what JSON has: numbers, texts, lists, dicts. Nothing that would have to be run to be read.
+        """
+        if self.count == 1:
+            return [value]
+        import torch
+
+        sent = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
+        return [json.loads(bytes(part.numpy())) for part in self._gather_bytes(sent)]
+
+    def join(self, rows: Tensor) -> Tensor:
+        """(n, ...) rows of each process -> all of them in the processes' order, on the CPU; of one dtype, n may be 0."""
+        if self.count == 1:
+            return rows
+        import torch
+
+        rows = rows.detach().cpu().contiguous()
+        shapes = self.gather(list(rows.shape))
+        parts = self._gather_bytes(rows.reshape(-1).view(torch.uint8))
+        some = next((shape for shape in shapes if shape[0]), shapes[0])
+        full = [part.view(rows.dtype).view(shape[0], *some[1:]) for part, shape in zip(parts, shapes, strict=True)]
+        return torch.cat(full)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.any(False)
+
+    def _gather_bytes(self, own: Tensor) -> list[Tensor]:
+        """(n,) uint8 of each process -> those of all, on the CPU."""
+        import torch
+
+        lengths = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        lengths[self.index] = len(own)
+        torch.distributed.all_reduce(lengths)
+        parts: list[list[Tensor]] = [[] for _ in range(self.count)]
+        for start in range(0, int(lengths.max()), _PIECE):
+            piece = torch.zeros(min(_PIECE, int(lengths.max()) - start), dtype=torch.uint8, device=self.device)
+            mine = own[start : start + len(piece)]
+            piece[: len(mine)] = mine.to(self.device)
+            received = [torch.empty_like(piece) for _ in range(self.count)]
+            torch.distributed.all_gather(received, piece)
+            for part, one in zip(parts, received, strict=True):
+                part.append(one.cpu())
+        joined = [torch.cat(part) if part else own.cpu()[:0] for part in parts]
+        return [whole[:length].clone() for whole, length in zip(joined, lengths.tolist(), strict=True)]
+
+
+ALONE = Processes()
+"""The one process of a program that was started in the plain way."""
+
+
+def launched(*, cpu: bool = False) -> Processes:
+    """This process's place among those that ``accelerate launch`` (or ``torchrun``) has started; else ``ALONE``.
+
+    Args:
+        cpu: work on the CPU though there are GPUs.
+
+    Raises:
+        ConfigError: there are several processes, but Hugging Face Accelerate is not installed.
+    """
+    if started() == 1:
+        return ALONE
+    import torch
+
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ConfigError(
+            f"this is one of {started()} processes, which need Hugging Face Accelerate to work together; "
+            "pip install 'mcti[processes]' or 'accelerate', or start a single process"
+        ) from error
+    cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
+    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return Processes(state.process_index, state.num_processes, str(state.device), int(here) if here.isdecimal() else 1)
+
+
+def started() -> int:
+    """How many processes a launcher has started to work together; 1 without one."""
+    place = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]  # a launcher sets all three
+    return int(place[0]) if all(value.isdecimal() for value in place) else 1
+
+
+def part() -> None:
+    """Let go of the other processes when all are done; the launcher ends all once one has left with an error."""
+    if started() == 1:
+        return
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        torch.distributed.destroy_process_group()
