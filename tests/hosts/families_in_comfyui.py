@@ -34,7 +34,7 @@ def main(comfyui: str, folder: Path, name: str) -> None:
         compared = compare_patches(model, clip, name)
         load_all(model, clip, vae)
         before = snapshot(model=model, clip=clip, vae=vae)
-        trained = {**describe(host), **train_a_little(host), **check_gradients(host)}
+        trained = {**describe(host), **train_a_little(host), **check_gradients(host), "unpadded": unpadded(host)}
         different = changes(before, snapshot(model=model, clip=clip, vae=vae))
     tell({**compared, **trained, "different": different, "fingerprints": fingerprints(clip, model, folder)})
 
@@ -212,16 +212,48 @@ def check_gradients(host: Any) -> dict[str, Any]:
         prompts = encode_classes(host, templates, vectors, both, both, both, "eot", random)
         return reconstruction_loss(host, cache, both, prompts.context(both), random).mean()
 
+    def slopes() -> tuple[dict[str, Tensor], int]:
+        """By encoder, and the bytes that are kept for backward."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        vectors = {name: v.clone().requires_grad_() for name, v in start_at.items()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = loss(vectors)
+        return dict(zip(vectors, torch.autograd.grad(value, list(vectors.values())), strict=True)), sum(kept.values())
+
+    with host.session("text", "denoiser", gradients=True, checkpointing=True), torch.enable_grad():
+        again, less = slopes()
     ratios = {}
     with host.session("text", "denoiser", gradients=True), torch.enable_grad():
-        vectors = {name: v.clone().requires_grad_() for name, v in start_at.items()}
-        gradients = dict(zip(vectors, torch.autograd.grad(loss(vectors), list(vectors.values())), strict=True))
+        gradients, kept = slopes()
         with torch.no_grad():
             for name, gradient in gradients.items():
                 step = 0.02 * start_at[name].norm() * gradient / gradient.norm()
                 ahead, behind = (loss({**start_at, name: start_at[name] + sign * step}) for sign in (1, -1))
                 ratios[name] = ((ahead - behind) / (2 * (gradient * step).sum())).item()
-    return {"slope": ratios}
+    apart = max(gap(again[name], gradient) / float(gradient.abs().max()) for name, gradient in gradients.items())
+    return {"slope": ratios, "checkpointed": {"apart": apart, "kept": less / kept}}
+
+
+def unpadded(host: Any) -> float:
+    """How far text features without the prompts' padding are from those with it."""
+    from mcti_core.prompts import encode_prompts, template_prompts
+
+    apart = 0.0
+    with host.session("text"):
+        vectors = {name: torch.randn(2, 1, e.width, generator=generator(6)) * 0.02 for name, e in host.text.items()}
+        whole = {n: template_prompts(e, ("a {}", "a photo of a {}"), 1) for n, e in host.text.items()}
+        padded = encode_prompts(host, whole, vectors)
+        short = encode_prompts(host, {name: p.without_padding() for name, p in whole.items()}, vectors)
+        for name, features in short.items():
+            length = features.hidden.shape[1]
+            apart = max(apart, gap(features.hidden, padded[name].hidden[:, :length]))
+            apart = max(apart, gap(features.pooled, padded[name].pooled))
+    return apart
 
 
 def fingerprints(clip: Any, model: Any, folder: Path) -> dict[str, bool]:

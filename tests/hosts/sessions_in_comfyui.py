@@ -45,10 +45,10 @@ class Models:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def trained(self, on_step: Any = None, steps: int = 4) -> torch.Tensor:
+    def trained(self, on_step: Any = None, **settings: Any) -> torch.Tensor:
         from mcti_core.training import TrainConfig, train
 
-        config = TrainConfig(steps=steps, batch=4, lr=2e-2, templates=("a drawing of {}",))
+        config = TrainConfig(**{"steps": 4, "batch": 4, "lr": 2e-2, "templates": ("a drawing of {}",), **settings})
         return train(self.host, self.cache, self.tokens, config, on_step=on_step).tokens.vectors["clip_l"]
 
 
@@ -178,6 +178,7 @@ def features(models: Models) -> None:
 
 WAYS: dict[str, Callable[[Models], object]] = {
     "training": Models.trained,
+    "training with gradient checkpointing": lambda models: models.trained(gradient_checkpointing=True),
     "an error in on_step": failing,
     "cancelled": cancelled,
     "cancelled in the VAE": cancelled_in_the_vae,
@@ -206,7 +207,7 @@ def classify(models: Models) -> None:
 
     images = torch.rand(1, 3, 64, 64, generator=generator())
     ClipClassifier(models.host, models.tokens).score(images)
-    DiffusionClassifier(models.host, models.tokens, stages=((2, 1),)).score(images)
+    DiffusionClassifier(models.host, models.tokens, pairs=2, error=0).score(images)
 
 
 def fail_to_load(models: Models) -> None:

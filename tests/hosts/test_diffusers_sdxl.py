@@ -326,7 +326,7 @@ def test_tokens_survive_the_file_and_classify_as_before(host, cache, tokens, dat
     assert list(loaded.vectors) == list(WIDTHS)
     assert all(torch.equal(v, learned.vectors[name]) for name, v in loaded.vectors.items())
     images = torch.stack(list(dataset.load(32)))[:2]
-    for make in (ClipClassifier, lambda *of: DiffusionClassifier(*of, stages=((2, 2), (4, 1)))):
+    for make in (ClipClassifier, lambda *of: DiffusionClassifier(*of, pairs=4)):
         first, second = (make(host, each).score(images).logits for each in (learned, loaded))
         assert first.shape == (2, 3)
         assert first.isfinite().all()
@@ -340,7 +340,7 @@ def test_the_diffusion_classifier_scores_the_noise_errors(plain):
         for i, (name, width) in enumerate(WIDTHS.items())
     }
     tokens, latents = TokenSet(("a", "b"), vectors), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
-    classifier = DiffusionClassifier(plain, tokens, stages=((6, 1),))
+    classifier = DiffusionClassifier(plain, tokens, pairs=6, error=0)
     sigmas, noises = classifier._pairs(latents.shape[1:])
     errors = torch.zeros(1, 2)
     with torch.no_grad():

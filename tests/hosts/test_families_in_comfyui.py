@@ -67,6 +67,15 @@ def test_every_encoders_vectors_are_trained_along_the_slope_of_the_loss(family, 
     assert found["slope"] == pytest.approx(dict.fromkeys(ENCODERS[family], 1.0), abs=0.03)
 
 
+def test_text_features_do_not_need_the_padding(found):
+    assert found["unpadded"] <= 1e-5
+
+
+def test_gradient_checkpointing_keeps_less_and_finds_the_same(found):
+    assert found["checkpointed"]["apart"] <= 1e-4
+    assert found["checkpointed"]["kept"] < 0.7
+
+
 def test_nothing_is_changed_for_good(found):
     assert found["different"] == []
 

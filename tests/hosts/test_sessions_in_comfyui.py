@@ -6,6 +6,7 @@ pytestmark = pytest.mark.host
 
 WAYS = {
     "training": "well",
+    "training with gradient checkpointing": "well",
     "an error in on_step": "ZeroDivisionError",
     "cancelled": "InterruptProcessingException",
     "cancelled in the VAE": "InterruptProcessingException",
