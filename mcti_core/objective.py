@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .diffusion import noise_error, random_sigmas
+from .diffusion import noise_error
 from .features import FeatureCache
 from .hosts.base import Host, TextFeatures, on_device
 from .losses import class_logits, classification_loss
@@ -107,9 +107,10 @@ def reconstruction_loss(
         Of the share's rows, float32.
     """
     denoiser, latents = host.need_denoiser(), _random_view(cache.latents, images, generator)
-    sigma = random_sigmas(denoiser.sigmas.cpu(), len(images), generator)
+    step = torch.randint(0, len(denoiser.sigmas), (len(images),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
-    latents, sigma, noise = (on_device(drawn[share], host.device) for drawn in (latents, sigma, noise))
+    latents, step, noise = (on_device(drawn[share], host.device) for drawn in (latents, step, noise))
+    sigma = denoiser.sigmas[step]
 
     def losses(part: slice, text: Mapping[str, TextFeatures]) -> Tensor:
         clean, level = latents[part], sigma[part]

@@ -71,9 +71,9 @@ def test_text_features_do_not_need_the_padding(found):
     assert found["unpadded"] <= 1e-5
 
 
-def test_gradient_checkpointing_keeps_less_and_finds_the_same(found):
+def test_gradient_checkpointing_keeps_less_and_finds_the_same(family, found):
     assert found["checkpointed"]["apart"] <= 1e-4
-    assert found["checkpointed"]["kept"] < 0.7
+    assert (found["checkpointed"]["kept"] < 0.7) == (family != "sd3")  # which the host itself always checkpoints
 
 
 def test_nothing_is_changed_for_good(found):

@@ -22,8 +22,8 @@ from ..checkpointing import checkpointed
 
 __all__ = ["Residency"]
 
-_BLOCKS = ("ResBlock", "SpatialTransformer", "JointBlock")
-"""Of the host's diffusion models; between them little is kept for backward."""
+_BLOCKS = ("ResBlock", "SpatialTransformer")
+"""Of the host's UNets; between them little is kept for backward. Stable Diffusion 3's blocks checkpoint themselves."""
 _ALL_OF_IT = 1e20
 """More memory than there is: the host then moves every model that is not needed out of the way."""
 
