@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import commands, token_commands
-from .errors import MCTIError
+from . import classify_command, commands, token_commands
+from .errors import ConfigError, MCTIError
 from .methods import METHODS
+from .processes import part, started
 
 __all__ = ["main"]
 
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
+SHARED = (commands.run_train, commands.run_evaluate, classify_command.run_classify)
+"""Commands that several processes do together."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 for a mistake that one can mend, 130 after Ctrl-C."""
     arguments = _parser().parse_args(argv)
     try:
+        if started() > 1 and arguments.run not in SHARED:
+            raise ConfigError(
+                "only train, classify and evaluate can share their work among processes; start it without a launcher"
+            )
         code: int = arguments.run(arguments)
+        part()
         return code
     except MCTIError as error:
-        print(f"mcti: {error}", file=sys.stderr)
+        print(f"{_who()}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mcti: interrupted", file=sys.stderr)
@@ -35,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that cannot be written to, a full disk
         print(f"mcti: {error}", file=sys.stderr)
         return 1
+
+
+def _who() -> str:
+    """Whose sentence it is; what is wrong for all processes the first one tells as one alone would."""
+    rank = os.environ.get("RANK", "0") if started() > 1 else "0"
+    return "mcti" if rank == "0" else f"mcti (process {rank})"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "classify", help="tell what images show", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     classify.add_argument("images", type=Path, nargs="+", help="images, or folders of images")
+    classify.add_argument("--recursive", action="store_true", help="images in the folders' folders, too")
     classify.add_argument("--tokens", type=Path, required=True, help="a token set file")
     classify.add_argument(
         "--method", choices=METHODS, default="auto", help="auto is clip where there is a CLIP space, else diffusion"
@@ -70,8 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--threshold", type=float, help="say 'unknown' below this confidence")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
     classify.add_argument("--batch", type=_count, default=32)
+    classify.add_argument(
+        "--readers", type=_count, help="threads that read images ahead; if not given, one for each core, 8 at most"
+    )
+    _add_answers(classify)
     _add_model(classify)
-    classify.set_defaults(run=commands.run_classify)
+    classify.set_defaults(run=classify_command.run_classify)
 
     evaluate = subcommands.add_parser(
         "evaluate", help="measure accuracy over shots and seeds", formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -129,6 +149,14 @@ def _add_resuming(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     either.add_argument("--restart", action="store_true", help="begin anew, and drop the training in --out")
     group.add_argument("--keep-every", type=_seconds, default=10.0, help="seconds between saves; 0 saves every step")
+
+
+def _add_answers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("very many images")
+    group.add_argument("--out", type=Path, help="write one JSON object a line here, as they come, instead of printing")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="go on with the answers in --out that were broken off")
+    either.add_argument("--restart", action="store_true", help="begin anew, and drop the answers in --out")
 
 
 def _seconds(text: str) -> float:

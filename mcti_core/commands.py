@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .console import new_bar, progress_bar
-from .errors import MCTIError, ResumeError, TrainingError
-from .options import config_of, host_of, images_of, mirror_of
+from .errors import MCTIError, ResumeError, StopTraining, TrainingError
+from .options import config_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from .config import TrainConfig
     from .features import FeatureCache
     from .hosts.base import Host
+    from .processes import Processes
     from .progress_store import StoredTraining
     from .resuming import Start
     from .tokens import TokenSet
 
-__all__ = ["INTERRUPTED", "run_classify", "run_demo", "run_evaluate", "run_generate", "run_train"]
+__all__ = ["INTERRUPTED", "run_demo", "run_evaluate", "run_generate", "run_train"]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -31,7 +34,7 @@ UNFINISHED = "training.safetensors"
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    from .endings import like_ctrl_c
+    from .endings import asked_to_end, like_ctrl_c
     from .examples import FewShotDataset
     from .experiments import new_tokens
     from .features import FeatureCache
@@ -40,35 +43,50 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     dataset = FewShotDataset.from_folder(arguments.folder)
     arguments.out.mkdir(parents=True, exist_ok=True)  # better now than after the training
-    path = arguments.out / UNFINISHED
-    stored = _unfinished(path, arguments)
-    host, config, mirror = host_of(arguments), config_of(arguments), mirror_of(arguments)
+    processes, path = processes_of(arguments), arguments.out / UNFINISHED
+    stored = _unfinished(path, arguments, processes)
+    host, config, mirror = host_of(arguments, processes), config_of(arguments), mirror_of(arguments)
     if arguments.shots:
         dataset, _ = dataset.split(arguments.shots, config.seed)
     if host.clip is None and config.gamma:
-        _say("no CLIP space (--clip): training plain textual inversion, gamma 0")
+        _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
         config = replace(config, gamma=0.0, warm_start=0)
-    with progress_bar("features", "image") as progress:
-        cache = FeatureCache.build(host, dataset, mirror=mirror, folder=arguments.cache, progress=progress)
+    with progress_bar("features", "image", shown=processes.first) as progress:
+        cache = FeatureCache.build(
+            host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
+        )
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
     start = Start(tokens)
     if stored is not None:
         anyway = arguments.resume == "anyway"
         start = go_on(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
-        _say(f"going on after {start.state.step} steps" if start.state else "beginning with the vectors learned so far")
-    with like_ctrl_c():
-        return _train(host, cache, config, start, arguments)
+        kept = (
+            f"going on after {start.state.step} steps" if start.state else "beginning with the vectors learned so far"
+        )
+        _say(kept, processes)
+    with like_ctrl_c() if processes.count == 1 else asked_to_end() as asked:
+        return _train(host, cache, config, start, arguments, processes, asked)
 
 
-def _unfinished(path: Path, arguments: argparse.Namespace) -> StoredTraining | None:
+def _unfinished(path: Path, arguments: argparse.Namespace, processes: Processes) -> StoredTraining | None:
     """The training to go on with. Told before anything slow: that there is none, or that one would be lost."""
+    stored = _stored(path, arguments, processes)
+    read = processes.gather(None if stored is None else stored.state.step)  # and nobody writes before all have read
+    if any(step != read[0] for step in read):
+        raise ResumeError(
+            f"the processes do not read the same {path}; choose a folder that all machines share for --out"
+        )
+    return stored
+
+
+def _stored(path: Path, arguments: argparse.Namespace, processes: Processes) -> StoredTraining | None:
     from .progress_store import load_training
 
     if arguments.restart:
         return None
     if not path.exists():
         if arguments.resume:
-            _say(f"there is no unfinished training in {path.parent}; beginning anew")
+            _say(f"there is no unfinished training in {path.parent}; beginning anew", processes)
         return None
     if arguments.resume:
         try:
@@ -80,27 +98,40 @@ def _unfinished(path: Path, arguments: argparse.Namespace) -> StoredTraining | N
     )
 
 
-def _train(host: Host, cache: FeatureCache, config: TrainConfig, start: Start, arguments: argparse.Namespace) -> int:
-    """Train, write what was learned, and keep the training itself until that is done."""
+def _train(
+    host: Host, cache: FeatureCache, config: TrainConfig, start: Start, arguments: argparse.Namespace,
+    processes: Processes, asked: Callable[[], bool] | None,
+) -> int:  # fmt: skip
+    """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
     from .keeping import Keeping
     from .memory import train_in_memory
     from .training import StepInfo
 
     out, path = arguments.out, arguments.out / UNFINISHED
+    keeping = Keeping(path, first=start.first, every=arguments.keep_every, tell=_say)
     with (
-        Keeping(path, first=start.first, every=arguments.keep_every, tell=_say) as keeping,
-        progress_bar("training", "step") as progress,
+        keeping if processes.first else nullcontext(),
+        progress_bar("training", "step", shown=processes.first) as progress,
     ):
 
         def on_step(info: StepInfo) -> None:
-            keeping.on_step(info)
+            if processes.first:
+                keeping.on_step(info)
             progress(info.step, info.total)
+            if asked is not None and asked():
+                raise StopTraining
 
         try:
-            result = train_in_memory(host, cache, start.tokens, config, on_step=on_step, resume=start.state)
+            result = train_in_memory(
+                host, cache, start.tokens, config, on_step=on_step, resume=start.state, processes=processes
+            )
         except TrainingError as error:
-            _write_tokens(error.tokens, out)
+            if processes.first:
+                _write_tokens(error.tokens, out)
+            processes.wait()  # the first one to leave ends the others
             raise
+    if not processes.first:
+        return INTERRUPTED if result.stopped == "stopped" else 0
     _write_tokens(result.tokens, out)
     _write_loss_curve(result.history, out)
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
@@ -113,8 +144,9 @@ def _train(host: Host, cache: FeatureCache, config: TrainConfig, start: Start, a
     return 0
 
 
-def _say(sentence: str) -> None:
-    print(f"mcti: {sentence}", file=sys.stderr)
+def _say(sentence: str, processes: Processes | None = None) -> None:
+    if processes is None or processes.first:
+        print(f"mcti: {sentence}", file=sys.stderr)
 
 
 def _write_tokens(tokens: TokenSet, folder: Path) -> None:
@@ -136,67 +168,31 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
     write_atomically(folder / "loss.png", lambda temporary: picture.save(temporary, "PNG"))
 
 
-def run_classify(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from .calibration import calibrated_classifier
-    from .classifiers import predict
-    from .examples import load_image, to_square
-    from .token_files import load_tokens
-
-    tokens = load_tokens(arguments.tokens)
-    paths = images_of(arguments.images)
-    host = host_of(arguments)
-    classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
-    threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
-    failed = 0
-    for start in range(0, len(paths), arguments.batch):
-        readable, images = [], []
-        for path in paths[start : start + arguments.batch]:
-            try:
-                images.append(to_square(load_image(path), host.image_size))
-                readable.append(path)
-            except MCTIError as error:
-                failed += 1
-                print(f"mcti: {error}", file=sys.stderr)
-        if not images:
-            continue
-        scores = classifier.score(torch.stack(images))
-        answers = predict(
-            classifier.labels, scores, temperature=classifier.temperature, threshold=threshold, top=arguments.top
-        )
-        for path, answer in zip(readable, answers, strict=True):
-            if arguments.json:
-                top = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top]
-                record = {
-                    "image": str(path),
-                    "label": answer.label,
-                    "index": answer.index,
-                    "confidence": round(answer.confidence, 6),
-                }
-                print(
-                    json.dumps({**record, "top": top, "unet_evaluations": answer.evaluations}, ensure_ascii=False),
-                    flush=True,
-                )
-            else:
-                best = "  ".join(f"{label} {100 * confidence:.1f}%" for label, confidence in answer.top)
-                print(f"{path}\t{answer.label}\t{best}", flush=True)
-    return 1 if failed else 0
-
-
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from .atomic import write_atomically
     from .examples import FewShotDataset
     from .experiments import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
     from .features import FeatureCache
 
-    dataset = FewShotDataset.from_folder(arguments.folder)
-    host, config = host_of(arguments), config_of(arguments)
-    with progress_bar("features", "image") as progress:
+    dataset, processes = FewShotDataset.from_folder(arguments.folder), processes_of(arguments)
+    host, config = host_of(arguments, processes), config_of(arguments)
+    with progress_bar("features", "image", shown=processes.first) as progress:
         cache = FeatureCache.build(
-            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
+            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes
         )
     rows: list[Row] = []
+
+    def write() -> None:
+        if arguments.json is None or not processes.first:
+            return
+        content = {
+            "folder": arguments.folder.name,
+            "classes": len(dataset.classes),
+            "chance": 1 / len(dataset.classes),
+            "rows": as_json(rows),
+        }
+        text = json.dumps(content, indent=1)
+        write_atomically(arguments.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def on_row(row: Row) -> None:
         rows.append(row)
@@ -205,19 +201,11 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-        if arguments.json is not None:
-            content = {
-                "folder": arguments.folder.name,
-                "classes": len(dataset.classes),
-                "chance": 1 / len(dataset.classes),
-                "rows": as_json(rows),
-            }
-            text = json.dumps(content, indent=1)
-            write_atomically(arguments.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write()
 
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     variants = STUDY if arguments.study else DEFAULT_VARIANTS
-    evaluate(
+    measured = evaluate(
         host,
         cache,
         arguments.shots,
@@ -227,8 +215,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         vectors=arguments.vectors,
         init=arguments.init,
         on_row=on_row,
+        processes=processes,
     )
-    print(markdown_table(rows, 1 / len(dataset.classes)))
+    if processes.count > 1:  # until now it had its own rows only
+        rows[:] = measured
+        write()
+    if processes.first:
+        print(markdown_table(rows, 1 / len(dataset.classes)))
     return 0
 
 

@@ -11,12 +11,14 @@ __all__ = ["new_bar", "progress_bar"]
 
 
 @contextmanager
-def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(description: str, unit: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A progress bar with the time left; the callback takes what is done and what there is."""
     bar: Any = None
 
     def progress(done: int, total: int) -> None:
         nonlocal bar
+        if not shown:
+            return
         if bar is None:
             bar = new_bar(description, unit, total)
         bar.update(done - bar.n)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["like_ctrl_c"]
+__all__ = ["asked_to_end", "like_ctrl_c"]
 
 
 @contextmanager
@@ -19,8 +19,7 @@ def like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    plain = [kind for kind in map(signal.Signals.__getitem__, names) if signal.getsignal(kind) == signal.SIG_DFL]
+    plain = _unhandled("SIGTERM", "SIGHUP")
     try:
         for kind in plain:
             signal.signal(kind, signal.default_int_handler)
@@ -28,3 +27,29 @@ def like_ctrl_c() -> Iterator[None]:
     finally:
         for kind in plain:
             signal.signal(kind, signal.SIG_DFL)
+
+
+@contextmanager
+def asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and SIGHUP interrupt nothing; what is yielded tells whether one has come.
+
+    For processes that work together: one that broke off in the middle of a step would leave the others waiting.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    kinds = _unhandled("SIGINT", "SIGTERM", "SIGHUP")
+    before = {kind: signal.signal(kind, lambda number, frame: asked.append(number)) for kind in kinds}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for kind, old in before.items():
+            signal.signal(kind, old)
+
+
+def _unhandled(*names: str) -> list[signal.Signals]:
+    """Those of these that this system has and that nobody has seen to."""
+    plain = (signal.SIG_DFL, signal.default_int_handler)
+    kinds = [signal.Signals[name] for name in names if hasattr(signal, name)]
+    return [kind for kind in kinds if signal.getsignal(kind) in plain]

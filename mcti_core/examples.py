@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import ExamplesError
 from .tokens import safe_names
 
-__all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image"]
+__all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image", "load_square"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -117,10 +117,11 @@ class FewShotDataset:
         images = tuple(self.images[i] for i in chosen.tolist())
         return FewShotDataset(self.classes, images, self.labels[chosen], self.alone)
 
-    def load(self, size: int) -> Iterator[Tensor]:
-        """Each image as (3, size, size) float32 in [0, 1]."""
-        for image in self.images:
-            yield to_square(image if isinstance(image, Tensor) else load_image(image), size)
+    def load(self, size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
+        """Each image, or those in these rows, as (3, size, size) float32 in [0, 1]."""
+        for row in range(len(self)) if rows is None else rows:
+            image = self.images[row]
+            yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
 
     def fingerprint(self) -> str:
         """Hash of all image contents and labels, hexadecimal."""
@@ -168,8 +169,24 @@ def load_image(path: str | Path) -> Tensor:
     Raises:
         ExamplesError: the file is missing, not an image, truncated, or absurdly large.
     """
+    return _as_floats(_read(path))
+
+
+def load_square(path: str | Path, size: int) -> Tensor:
+    """``to_square(load_image(path), size)``, with less memory on the way: (3, size, size).
+
+    Raises:
+        ExamplesError: as ``load_image``.
+    """
+    pixels = _read(path)
+    top, left, side = _middle(*pixels.shape[:2])
+    return to_square(_as_floats(pixels[top : top + side, left : left + side]), size)
+
+
+def _read(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3); whatever is wrong with the file is an ``ExamplesError``."""
     try:
-        pixels = _pixels(path)
+        return _pixels(path)
     except (
         OSError,
         SyntaxError,
@@ -180,6 +197,9 @@ def load_image(path: str | Path) -> Tensor:
     ) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ExamplesError(f"{path} cannot be read as an image ({reason}); replace it or take it out") from error
+
+
+def _as_floats(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)  # (3, H, W)
 
 
@@ -220,8 +240,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def to_square(image: Tensor, size: int) -> Tensor:
     """(3, H, W) -> (3, size, size): centre crop to a square, then bicubic with antialiasing."""
-    side = min(image.shape[1:])
-    top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
+    top, left, side = _middle(*image.shape[1:])
     square = image[:, top : top + side, left : left + side]
     if side == size:
         return square.clone()
@@ -229,6 +248,12 @@ def to_square(image: Tensor, size: int) -> Tensor:
         square[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False
     )
     return resized[0].clamp(0, 1)
+
+
+def _middle(height: int, width: int) -> tuple[int, int, int]:
+    """(top, left, side) of the largest square there."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side
 
 
 def _checked(image: Tensor, label: str) -> Tensor:

@@ -18,6 +18,7 @@ from .examples import few_shot_split
 from .features import FeatureCache
 from .hosts.base import Host
 from .metrics import accuracy
+from .processes import ALONE, Processes
 from .templates import PLAIN_TEMPLATES
 from .tokens import Support, TokenSet, initial_vectors
 from .training import TrainConfig, train, train_one_by_one
@@ -80,6 +81,7 @@ def evaluate(
     vectors: int = 1,
     init: str | None = None,
     on_row: Callable[[Row], object] | None = None,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """Train and test every variant on every split; baselines see the same support and query features.
 
@@ -91,6 +93,7 @@ def evaluate(
         variants: what to compare.
         vectors, init: of new tokens, see ``new_tokens``.
         on_row: called with each measurement as it is made.
+        processes: they share the splits. Each is told of its own measurements by ``on_row``, and all get all.
 
     Raises:
         ConfigError: the cache has no image features.
@@ -100,19 +103,19 @@ def evaluate(
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space")
     for count in shots:
         few_shot_split(cache.labels, cache.classes, count, seed=0)
-    rows: list[Row] = []
-
-    def record(row: Row) -> None:
-        rows.append(row)
-        if on_row is not None:
-            on_row(row)
-
-    for count in shots:
-        for seed in seeds:
-            few, others = few_shot_split(cache.labels, cache.classes, count, seed)
-            for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, variants, vectors, init):
-                record(row)
-    return rows
+    splits = [(count, seed) for count in shots for seed in seeds]
+    measured: dict[int, list[Row]] = {}
+    for number in range(processes.index, len(splits), processes.count):
+        count, seed = splits[number]
+        few, others = few_shot_split(cache.labels, cache.classes, count, seed)
+        measured[number] = []
+        for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, variants, vectors, init):
+            measured[number].append(row)
+            if on_row is not None:
+                on_row(row)
+    gathered = processes.gather([(number, as_json(rows)) for number, rows in measured.items()])
+    ordered = sorted((number, rows) for part in gathered for number, rows in part)
+    return [Row(**row) for _, rows in ordered for row in rows]
 
 
 def _measured(

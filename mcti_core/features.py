@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from .atomic import write_atomically
 from .errors import ConfigError
 from .examples import FewShotDataset
 from .hosts.base import Host
+from .processes import ALONE, Processes
 from .tokens import Support
 
 __all__ = ["FeatureCache"]
@@ -39,7 +41,7 @@ class FeatureCache:
     @classmethod
     def build(
         cls, host: Host, dataset: FewShotDataset, *, mirror: bool = True, size: int | None = None, folder: str | Path | None = None,
-        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None,
+        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None, processes: Processes = ALONE,
     ) -> FeatureCache:  # fmt: skip
         """Send every image, and its mirror image, through VAE and vision tower once.
 
@@ -52,6 +54,7 @@ class FeatureCache:
             batch: images at once.
             latents: leave it off where only image features are wanted.
             progress: called with images done and images in all.
+            processes: each sends its share of the batches through the models, and all get the whole; the first writes the file.
         """
         size = size or host.image_size
         codec = host.codec if latents else None
@@ -61,9 +64,9 @@ class FeatureCache:
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
         stored = None if path is None else _read(path)
-        if stored is None:
-            stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress)
-            if path is not None:
+        if processes.any(stored is None) or stored is None:
+            stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
+            if path is not None and processes.first:
                 _write(path, stored)
         return cls(dataset.classes, dataset.labels, stored.get("latents"), stored.get("features"), fingerprint)
 
@@ -94,14 +97,16 @@ def _compute(
     batch: int,
     latents: bool,
     progress: Callable[[int, int], object] | None,
+    processes: Processes,
 ) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {"latents": [], "features": []}
-    images = dataset.load(size)
+    names = [name for name, there in (("latents", latents), ("features", host.clip is not None)) if there]
+    share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
+    own = range(len(dataset))[share.start * batch : share.stop * batch]
+    images = dataset.load(size, own)
     with torch.inference_mode(), host.session("codec", "clip"):
-        for start in range(0, len(dataset), batch):
-            plain = torch.stack([next(images) for _ in range(min(batch, len(dataset) - start))]).to(
-                host.device
-            )  # (b, 3, H, W)
+        for start in range(0, len(own), batch):
+            plain = torch.stack(list(itertools.islice(images, batch))).to(host.device)  # (b, 3, H, W)
             views = [plain, plain.flip(-1)] if mirror else [plain]
             if latents and host.codec is not None:
                 parts["latents"].append(torch.stack([host.codec.encode(view).float().cpu() for view in views], dim=1))
@@ -112,8 +117,9 @@ def _compute(
                     )
                 )
             if progress is not None:
-                progress(start + len(plain), len(dataset))
-    return {name: torch.cat(part).clone() for name, part in parts.items() if part}
+                progress(start + len(plain), len(own))
+    computed = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in names}
+    return {name: processes.join(rows) for name, rows in computed.items()}
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

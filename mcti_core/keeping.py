@@ -70,8 +70,8 @@ class Keeping:
         try:
             save_training(StoredTraining(info.state(), info.tokens().labels, info.total, self.first), self.path)
             self._saved = info.step
-        except TrainingError:  # its numbers are no longer finite, which the training itself will tell; the last save stays
-            pass
+        except TrainingError:
+            pass  # its numbers are no longer finite, which the training itself will tell; the last save stays
         except Exception as error:  # a full disk, or a device that failed and gives nothing back any more
             if not self._told:
                 self.tell(str(error))

@@ -1,11 +1,9 @@
-"""What the command line's arguments mean: a host, a configuration, a list of images."""
+"""What the command line's arguments mean: a host, a configuration, the processes that share the work."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
@@ -13,17 +11,27 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from .config import TrainConfig
     from .hosts.base import Host
+    from .processes import Processes
 
-__all__ = ["config_of", "host_of", "images_of", "mirror_of"]
+__all__ = ["config_of", "host_of", "mirror_of", "processes_of"]
 
 
-def host_of(arguments: argparse.Namespace) -> Host:
+def processes_of(arguments: argparse.Namespace) -> Processes:
+    """The processes that share this command's work; each is given a GPU of its own unless a device is named."""
+    from .processes import launched
+
+    return launched(cpu=arguments.device == "cpu")
+
+
+def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -> Host:
     import torch
 
     from .hosts.loading import quiet_libraries
 
     quiet_libraries()
     device = arguments.device
+    if device in ("auto", "cuda") and processes is not None and processes.count > 1:
+        device = processes.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -58,15 +66,3 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
 def mirror_of(arguments: argparse.Namespace) -> bool:
     """Mirrored writing is other writing: the pocket checkpoint's default is not to mirror."""
     return arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
-
-
-def images_of(paths: Sequence[Path]) -> list[Path]:
-    from .examples import find_images
-
-    for path in paths:
-        if not path.exists():
-            raise ConfigError(f"no image or folder {path}")
-    found = [image for path in paths for image in find_images(path)]
-    if not found:
-        raise ConfigError(f"no images in {', '.join(map(str, paths))}")
-    return found

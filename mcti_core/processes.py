@@ -139,9 +139,10 @@ def launched(*, cpu: bool = False) -> Processes:
             "pip install 'mcti[processes]' or 'accelerate', or start a single process"
         ) from error
     cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    state = PartialState(cpu=cpu, timeout=_PATIENCE, **({"backend": "gloo"} if cpu else {}))
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return Processes(state.process_index, state.num_processes, str(state.device), int(here) if here.isdecimal() else 1)
+    device = "cpu" if cpu else str(state.device)
+    return Processes(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)
 
 
 def started() -> int:

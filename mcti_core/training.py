@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .errors import ConfigError, StopTraining, TrainingError
 from .features import FeatureCache
 from .history import History, LastFinite, gradients
-from .hosts.base import Host
+from .hosts.base import Host, on_device
 from .losses import gamma_at
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
@@ -121,7 +121,7 @@ def train(
         progress = Progress(begun, history, vectors, optimizer, (generator, own_generator), batches, best)
         if resume is not None:
             progress.restore(resume)
-        finite, stop = LastFinite(vectors), False
+        finite, stop = LastFinite(vectors), _Stop(processes, host.device)
 
         def learned(vectors: Mapping[str, Tensor] = vectors) -> TokenSet:
             return _learned(tokens, vectors, active, cache, config, host)
@@ -167,17 +167,17 @@ def train(
 
                 optimizer.zero_grad()
                 terms["loss"].backward()
-                processes.add_up([*gradients(vectors), *terms.values()])
+                processes.add_up([*gradients(vectors), *terms.values(), *stop.said()])
                 all_finite = finite.look(terms["loss"])
                 optimizer.step()
 
                 history.add(terms, all_finite)
                 if on_step is not None:
                     seen = StepInfo(step + 1, total, sound(history.columns), sound(learned), sound(progress.keeper()))
-                    stop = stop or _asks_to_stop(on_step, seen)
+                    stop.asked |= _asks_to_stop(on_step, seen)
                 if len(history) % _READ_EVERY == 0:
                     look()
-                if _all_stop(stop, step, processes):
+                if stop.now():
                     stopped = "stopped"
                     break
         except KeyboardInterrupt:
@@ -286,11 +286,30 @@ def _asks_to_stop(on_step: Callable[[StepInfo], object], seen: StepInfo) -> bool
     return False
 
 
-def _all_stop(asked: bool, step: int, processes: Processes) -> bool:
-    """Several processes must leave the loop after the same step; to ask all of them at each would cost waiting."""
-    if processes.count == 1:
-        return asked
-    return (step + 1) % _READ_EVERY == 0 and processes.any(asked)
+class _Stop:
+    """Several processes must leave the loop after the same step.
+
+    What one of them asks for travels with the gradients. It is read a step later, when the device has the next one to do.
+    """
+
+    def __init__(self, processes: Processes, device: torch.device):
+        self.asked = False
+        self._processes, self._device = processes, device
+        self._before: Tensor | None = None
+        self._latest: Tensor | None = None
+
+    def said(self) -> list[Tensor]:
+        """To be added up over the processes, at each step."""
+        if self._processes.count == 1:
+            return []
+        self._before, self._latest = self._latest, on_device(torch.tensor(float(self.asked)), self._device)
+        return [self._latest]
+
+    def now(self) -> bool:
+        """At the end of each step."""
+        if self._processes.count == 1:
+            return self.asked
+        return self._before is not None and bool(self._before > 0)
 
 
 def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:

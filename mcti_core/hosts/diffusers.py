@@ -73,7 +73,6 @@ def load_host(
     widths = {name: encoder.width for name, encoder in text.items()}
     space = None if clip is None else load_clip_space(clip, widths, device=device, dtype=dtype)
     modules = [*parts.modules, *([space.module] if space else [])]
-    blocks = [module for module in parts.unet.modules() if type(module).__name__ in _BLOCKS]
     return Host(
         text=text,
         denoiser=denoiser,
@@ -83,7 +82,7 @@ def load_host(
         name=path.name,
         fingerprint=":".join([*map(fingerprint, modules), dtype]),
         image_size=int(parts.unet.config.sample_size) * codec.downscale,
-        session=_Sessions(modules, blocks),
+        session=Sessions(modules, parts.unet),
     )
 
 
@@ -280,11 +279,12 @@ class ClipModelSpace:
         return F.linear(pooled.float(), self.module.text_projection.weight.float())
 
 
-class _Sessions:
-    """``hosts.base.Session`` of models that stay where they are."""
+class Sessions:
+    """``hosts.base.Session`` of models that stay where they are; ``unet`` is the one that can be checkpointed."""
 
-    def __init__(self, modules: Iterable[nn.Module], blocks: Iterable[nn.Module]):
-        self._modules, self._blocks = list(modules), list(blocks)
+    def __init__(self, modules: Iterable[nn.Module], unet: nn.Module):
+        self._modules = list(modules)
+        self._blocks = [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
 
     @contextmanager
     def __call__(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:

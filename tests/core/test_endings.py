@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mcti_core.endings import like_ctrl_c
+from mcti_core.endings import asked_to_end, like_ctrl_c
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 KINDS = [signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else []
@@ -56,3 +56,35 @@ def test_in_another_thread_nothing_changes():
     thread.start()
     thread.join()
     assert seen == [signal.SIG_DFL] * len(KINDS)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, *KINDS])
+def test_for_processes_that_work_together_they_only_leave_word(kind):
+    before = signal.getsignal(kind)
+    with asked_to_end() as asked:
+        assert not asked()
+        os.kill(os.getpid(), kind)
+        os.kill(os.getpid(), kind)  # and a second one breaks nothing off either
+        assert asked()
+    assert signal.getsignal(kind) == before
+
+
+def test_one_that_is_ignored_leaves_no_word():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with asked_to_end() as asked:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not asked()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_in_another_thread_there_is_no_word():
+    seen = []
+
+    def work():
+        with asked_to_end() as asked:
+            seen.append(asked())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]

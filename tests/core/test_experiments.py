@@ -13,6 +13,8 @@ from mcti_core.experiments import DEFAULT_VARIANTS, STUDY, Row, Variant, as_json
 from mcti_core.features import FeatureCache
 from mcti_core.training import TrainConfig, train
 
+from .beside import together
+
 BASE = TrainConfig(steps=2, batch=3, lr=0.01, templates=("a photo of a {}",))
 BASELINES = ["class mean", "3 nearest neighbours", "logistic probe"]
 
@@ -156,3 +158,23 @@ def test_new_tokens_that_cannot_be(tiny_host):
         new_tokens(tiny_host, ["a", "b"], init="dog cat", vectors=3)
     with pytest.raises(TokenError, match="at least one vector"):
         new_tokens(tiny_host, ["a", "b"], vectors=0)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_processes_share_the_splits_and_all_have_all_rows(tiny_host, pool, count):
+    """Also where there are fewer splits than processes."""
+    own = [[] for _ in range(count)]
+
+    def work(processes):
+        told = own[processes.index].append
+        return evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, [], on_row=told, processes=processes)
+
+    def plain(rows):
+        return [replace(row, seconds=0) for row in rows]
+
+    alone = evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, [])
+    found = together(count, work)
+    assert all(rows == found[0] for rows in found)
+    assert plain(found[0]) == plain(alone)
+    assert sum(map(len, own)) == len(alone)
+    assert max(map(len, own)) == -(-4 // count) * len(BASELINES)

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from mcti_core import features
 from mcti_core.errors import ConfigError
 from mcti_core.examples import FewShotDataset
 from mcti_core.features import FeatureCache
+
+from .beside import together
 
 
 @pytest.fixture
@@ -145,3 +148,43 @@ def test_what_the_host_lacks_is_left_out(dataset, tiny_host):
 def test_size_must_fit_the_autoencoder(dataset, tiny_host):
     with pytest.raises(ConfigError, match="34 is not a multiple of 4"):
         FeatureCache.build(tiny_host, dataset, size=34)
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_processes_share_the_batches_and_all_have_all(tiny_host, dataset, tmp_path, count, monkeypatch):
+    """To the bit, and no image is sent through a model twice; also where there are fewer batches than processes."""
+    alone = FeatureCache.build(tiny_host, dataset, batch=2)
+    encode, seen = type(tiny_host.codec).encode, []
+
+    def counted(self, images):
+        seen.append(len(images))
+        return encode(self, images)
+
+    plain, written = features._write, []
+    monkeypatch.setattr(features, "_write", lambda *arguments: (written.append(1), plain(*arguments)))
+    monkeypatch.setattr(type(tiny_host.codec), "encode", counted)
+    caches = together(
+        count, lambda processes: FeatureCache.build(tiny_host, dataset, batch=2, folder=tmp_path, processes=processes)
+    )
+    assert sum(seen) == 2 * len(dataset)  # with its mirror image
+    for cache in caches:
+        assert torch.equal(cache.latents, alone.latents)
+        assert torch.equal(cache.features, alone.features)
+        assert cache.fingerprint == alone.fingerprint
+    assert len(written) == len(list(tmp_path.iterdir())) == 1
+    together(
+        count, lambda processes: FeatureCache.build(tiny_host, dataset, batch=2, folder=tmp_path, processes=processes)
+    )
+    assert sum(seen) == 2 * len(dataset)  # the file was read
+
+
+def test_a_file_that_only_one_process_sees_is_computed_by_all(tiny_host, dataset, tmp_path):
+    """As where machines share no folder; none waits for the others."""
+    FeatureCache.build(tiny_host, dataset, folder=tmp_path / "0")
+    caches = together(
+        2,
+        lambda processes: FeatureCache.build(
+            tiny_host, dataset, folder=tmp_path / str(processes.index), processes=processes
+        ),
+    )
+    assert torch.equal(caches[0].latents, caches[1].latents)

@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
         raise KeyboardInterrupt
 
     @contextmanager
-    def bar(description, unit):
+    def bar(description, unit, **options):
         yield lambda done, total: interrupt() if description == "training" and done == steps_done else None
 
     monkeypatch.setattr(commands, "progress_bar", bar)

@@ -355,7 +355,7 @@ def _config(random: Random) -> None:
     torch.Generator().manual_seed(config.seed)
     for template in config.templates:
         template.replace("{}", "x")
-    if not all(type(getattr(config, name)) in (int, float, str, tuple, type(None)) for name in names):
+    if not all(type(getattr(config, name)) in (bool, int, float, str, tuple, type(None)) for name in names):
         raise Broken(f"taken: {config}")
     for name in ("steps", "batch", "micro_batch", "lr_warmup", "warm_start", "text_classes", "probe_every", "patience"):
         range(getattr(config, name))

@@ -38,11 +38,18 @@ def test_same_gradient_and_less_kept(tiny_host):
 
 
 def test_the_model_is_as_it_was(tiny_host):
-    blocks = [module for module in tiny_host.denoiser.unet.modules() if "forward" in vars(module)]
-    with pytest.raises(RuntimeError), tiny_host.session("denoiser", checkpointing=True):
-        assert [module for module in tiny_host.denoiser.unet.modules() if "forward" in vars(module)]
-        raise RuntimeError
-    assert [module for module in tiny_host.denoiser.unet.modules() if "forward" in vars(module)] == blocks
+    def replaced():
+        return [module for module in tiny_host.denoiser.unet.modules() if "forward" in vars(module)]
+
+    def fail():
+        with tiny_host.session("denoiser", checkpointing=True):
+            assert replaced()
+            raise RuntimeError
+
+    before = replaced()
+    with pytest.raises(RuntimeError):
+        fail()
+    assert replaced() == before
 
 
 def test_what_others_write_into_a_shared_dict_is_not_seen_the_second_time():

@@ -17,7 +17,9 @@ def _gradient(host, labels, latents):
     generator = torch.Generator().manual_seed(0)
     vectors = {"clip_l": torch.randn(2, 1, 96, generator=generator).mul_(0.1).requires_grad_()}
     templates = {"clip_l": template_prompts(host.text["clip_l"], ("a drawing of a {}",), 1)}
-    prompts = encode_classes(host, templates, vectors, torch.arange(2), torch.arange(2), torch.arange(2), "eot", generator)
+    prompts = encode_classes(
+        host, templates, vectors, torch.arange(2), torch.arange(2), torch.arange(2), "eot", generator
+    )
     cache = FeatureCache(("a", "b"), labels, latents, None, "")
     loss = reconstruction_loss(host, cache, torch.arange(len(labels)), prompts.context(labels), generator).mean()
     loss.backward()

@@ -1,0 +1,261 @@
+"""Answers to very many images in one file: written as they come, gone on with after a break, the same whoever wrote them.
+
+Images are answered in batches that are always made up alike, for what a model says of an image depends, in its last digits,
+on those beside it. A single process writes its answers straight into the file. Several write to parts beside it, in which each
+line begins with the image's number, and the parts are joined at the end. Batches that a break has cut off are made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from .atomic import write_atomically
+from .errors import ResumeError
+
+__all__ = ["AnswerFile", "Part", "refuse_to_lose"]
+
+_FLUSH = 10.0
+"""Seconds of answers that a power cut may cost."""
+_LONGEST = 40
+"""Characters of a setting that are shown; of a longer one, only its name."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where the answers of one batch are: these bytes of this file."""
+
+    file: Path
+    start: int
+    end: int
+    errors: int
+    """Images that could not be read."""
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """One run's answers, as far as they are there.
+
+    Args:
+        path: the file.
+        images: N.
+        batch: images that are answered together.
+        identity: what the answers are of; those of two runs that differ here are never mixed.
+    """
+
+    path: Path
+    images: int
+    batch: int
+    identity: Mapping[str, str]
+
+    @property
+    def batches(self) -> int:
+        return -(-self.images // self.batch)
+
+    def begin(self, *, resume: bool) -> bool:
+        """Make the file ready to be gone on with, or to be begun. For one process, before the others look at it.
+
+        Returns:
+            Whether there is something to go on with.
+
+        Raises:
+            ResumeError: what is there to go on with is of another run.
+        """
+        if resume and _mark(self.path).exists():
+            self.refuse_others()
+            return True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for file in (*_parts(self.path), self.path):
+            file.unlink(missing_ok=True)
+        text = json.dumps(dict(self.identity), ensure_ascii=True, indent=1)
+        write_atomically(_mark(self.path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return False
+
+    def refuse_others(self) -> None:
+        """Raise a ``ResumeError`` unless the answers that are there are of this run."""
+        try:
+            then = json.loads(_mark(self.path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ResumeError(
+                f"{_mark(self.path)} cannot be read ({error}); begin anew by --restart; several machines need an --out that all share"
+            ) from error
+        if not isinstance(then, dict) or then != dict(self.identity):
+            now, then = self.identity, then if isinstance(then, dict) else {}
+            told = "; ".join(
+                _told(name, then.get(name), now.get(name))
+                for name in {**then, **now}
+                if then.get(name) != now.get(name)
+            )
+            raise ResumeError(
+                f"the answers in {self.path} are of another run ({told}); give it the same images, tokens and options to go on, "
+                "or begin anew by --restart, or choose another --out"
+            )  # fmt: skip
+
+    def found(self) -> dict[int, Piece]:
+        """Batch number -> its answers, of every batch that is whole."""
+        pieces: dict[int, Piece] = {}
+        for file in (self.path, *_parts(self.path)):
+            if file.exists():
+                for number, piece in self._pieces(file):
+                    pieces.setdefault(number, piece)
+        return pieces
+
+    def part(self, run: int, index: int) -> Part:
+        """A place for one process to write to, in the run of this number (see ``next_run``)."""
+        return Part(self.path.with_name(f"{self.path.name}.part-{run:04d}-{index:05d}"), self.batch, numbered=True)
+
+    def next_run(self) -> int:
+        """No part has this number yet."""
+        return 1 + max((int(file.name.rsplit("-", 2)[1]) for file in _parts(self.path)), default=0)
+
+    def itself(self, found: Mapping[int, Piece]) -> Part:
+        """The file itself, after its last whole batch: for a process that is alone and has found no parts."""
+        end = max((piece.end for piece in found.values()), default=0)
+        if self.path.exists():
+            os.truncate(self.path, end)
+        return Part(self.path, self.batch, numbered=False)
+
+    def has_parts(self) -> bool:
+        return bool(_parts(self.path))
+
+    def finish(self) -> None:
+        """Make the parts one file, in the order of the images, and leave nothing else behind.
+
+        Raises:
+            ResumeError: answers are missing.
+        """
+        pieces = self.found()
+        missing = self.batches - len(pieces)
+        if missing:
+            raise ResumeError(
+                f"{missing} of {self.batches} batches are not answered; the same command with --resume goes on"
+            )
+        if any(piece.file != self.path for piece in pieces.values()):
+            write_atomically(self.path, lambda temporary: self._join(pieces, temporary))
+        for file in _parts(self.path):
+            file.unlink()
+        _mark(self.path).unlink()
+
+    def _join(self, pieces: Mapping[int, Piece], target: Path) -> None:
+        with open(target, "wb") as out:
+            for number in range(self.batches):
+                piece = pieces[number]
+                with open(piece.file, "rb") as file:
+                    file.seek(piece.start)
+                    lines = file.read(piece.end - piece.start)
+                if piece.file != self.path:
+                    lines = b"".join(line.partition(b"\t")[2] for line in lines.splitlines(keepends=True))
+                out.write(lines)
+
+    def _pieces(self, file: Path) -> Iterator[tuple[int, Piece]]:
+        """The whole batches of one file, up to the first thing in it that is none."""
+        start = end = errors = 0
+        first, count = 0, 0  # of the batch that is being read
+        with open(file, "rb") as lines:
+            for row, line in enumerate(lines):
+                place, text = (row, line) if file == self.path else _numbered(line)
+                first = place if count == 0 else first
+                whole = text.startswith(b"{") and text.endswith(b"}\n") and b"\0" not in text
+                if not whole or first % self.batch or place != first + count or place >= self.images:
+                    return
+                end, count, errors = end + len(line), count + 1, errors + (b'"error": ' in text)
+                if count == self.batch or place == self.images - 1:
+                    yield first // self.batch, Piece(file, start, end, errors)
+                    start, count, errors = end, 0, 0
+
+
+class Part:
+    """A file that answers are appended to; what has been written stays, however the process ends.
+
+    Args:
+        path: the file.
+        batch: images in a whole batch.
+        numbered: begin each line with the image's number.
+    """
+
+    def __init__(self, path: Path, batch: int, *, numbered: bool):
+        self.path, self.batch, self.numbered = path, batch, numbered
+        self._file: IO[bytes] | None = None
+        self._flushed = time.monotonic()
+
+    def __enter__(self) -> Part:
+        self._file = open(self.path, "ab")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        try:
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+    def write(self, number: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """The records of one batch."""
+        assert self._file is not None
+        places = range(number * self.batch, number * self.batch + len(records))
+        lines = [_line(record) for record in records]
+        if self.numbered:
+            lines = [b"%d\t%s" % (place, line) for place, line in zip(places, lines, strict=True)]
+        self._file.write(b"".join(lines))
+        self._file.flush()
+        if time.monotonic() - self._flushed > _FLUSH:
+            os.fsync(self._file.fileno())
+            self._flushed = time.monotonic()
+
+
+def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
+    """Told before anything slow: that answers are there which nobody asked to go on with, or to drop.
+
+    Raises:
+        ResumeError: so it is.
+    """
+    if restart:
+        return
+    if _mark(path).exists():
+        if not resume:
+            raise ResumeError(
+                f"{path} keeps unfinished answers; go on with them by --resume, begin anew by --restart, or choose another --out"
+            )
+    elif path.exists():
+        raise ResumeError(f"{path} is there and finished; replace it by --restart, or choose another --out")
+
+
+def _mark(path: Path) -> Path:
+    """What the answers are of; there until they are finished."""
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def _parts(path: Path) -> list[Path]:
+    pattern = re.compile(re.escape(path.name) + r"\.part-\d{4,}-\d{5,}")
+    if not path.parent.is_dir():
+        return []
+    return sorted(path.with_name(entry.name) for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name))
+
+
+def _numbered(line: bytes) -> tuple[int, bytes]:
+    """A line of a part -> the image's number and its record; -1 where there is none."""
+    number, _, text = line.partition(b"\t")
+    return (int(number) if number.isdigit() else -1), text
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        return f"{json.dumps(record, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError:  # a file's name that is no text; escaped, it can be read back
+        return f"{json.dumps(record)}\n".encode()
+
+
+def _told(name: str, then: str | None, now: str | None) -> str:
+    """One difference."""
+    if max(len(str(then)), len(str(now))) > _LONGEST:
+        return f"another {name}"
+    return f"{name} was {then}, is {now}"
