@@ -1,0 +1,120 @@
+"""The noise error of every class of every image on every pair: what all ways of spending evaluations can be tried on.
+
+A table costs images x classes x pairs evaluations, once; it is kept in a folder, and any strategy is then replayed in a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mcti_core.calibration import calibrate
+from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
+from mcti_core.demo.run import PLAIN
+from mcti_core.examples import FewShotDataset, few_shot_split
+from mcti_core.experiments import new_tokens
+from mcti_core.features import FeatureCache
+from mcti_core.hosts.base import Host
+from mcti_core.pocket import POCKET_CONFIG
+from mcti_core.pocket.digits import digit_dataset
+from mcti_core.pocket.recipe.omniglot import HELD_OUT, held_out_images, load_masks
+from mcti_core.training import train
+
+__all__ = ["ALPHABET", "DIGITS", "TUNING", "Table", "Task", "make_table"]
+
+SHOTS, TUNED = 5, 10
+"""Examples a class; characters of the held-out alphabet that settings were chosen on, the first ones."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images to tell apart, and how many of each class are asked."""
+
+    name: str
+    seeds: tuple[int, ...]
+    """Each chooses examples, seeds the training, and has noise of its own."""
+    each: int
+
+
+TUNING = Task("tuning characters", (10, 11), 8)
+DIGITS = Task("digits", (0, 1, 2), 5)
+ALPHABET = Task("alphabet", (0, 1, 2), 4)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured for one task and seed."""
+
+    errors: Tensor
+    """(N, C, P) float32."""
+    labels: Tensor
+    """(N,) int64, the truth."""
+    clip: Tensor
+    """(N, C) float32 calibrated log-probabilities, up to a constant, of the CLIP classifier with the same tokens."""
+
+
+def make_table(
+    host: Host,
+    task: Task,
+    seed: int,
+    pairs: int,
+    *,
+    folder: Path | None,
+    omniglot: Path | None,
+    steps: int | None = None,
+) -> Table:
+    """The table, from ``folder`` where it is there already.
+
+    Args:
+        pairs: P. A table of more pairs begins with those of fewer.
+        omniglot: ``images_background_small1.zip``, for the characters.
+        steps: of training, if not the pocket checkpoint's own.
+    """
+    path = None if folder is None else folder / f"{task.name.replace(' ', '-')}-{seed}.safetensors"
+    if path is not None and path.exists():
+        return _cut(Table(**load_file(path)), pairs)
+    cache = FeatureCache.build(host, _dataset(task, omniglot), mirror=False, batch=64)
+    few, others = few_shot_split(cache.labels, cache.classes, SHOTS, seed)
+    config = replace(POCKET_CONFIG, seed=seed, steps=steps or POCKET_CONFIG.steps)
+    support, query = cache.pick(few), cache.pick(others)
+    tokens = train(host, support, new_tokens(host, cache.classes), config).tokens
+    asked = query.pick(_first_of_each(query.labels, len(cache.classes), task.each))
+    assert asked.latents is not None
+    assert asked.features is not None
+    classifier = DiffusionClassifier(host, tokens, pairs=pairs, error=0, template=PLAIN, seed=1000 + seed)
+    every = torch.ones(len(asked), len(cache.classes), dtype=torch.bool)
+    errors, _ = classifier.compare(asked.latents[:, 0], every)
+    clip = ClipClassifier(host, tokens)
+    calibrate(clip, tokens)
+    table = Table(errors, asked.labels, clip.logits(asked.features[:, 0]) / clip.temperature)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.clone().contiguous() for name, value in vars(table).items()}, path)
+    return table
+
+
+def _cut(table: Table, pairs: int) -> Table:
+    if table.errors.shape[2] < pairs:
+        raise SystemExit(f"the kept table has {table.errors.shape[2]} pairs, not {pairs}: give another --tables folder")
+    return replace(table, errors=table.errors[..., :pairs])
+
+
+def _dataset(task: Task, omniglot: Path | None) -> FewShotDataset:
+    if task.name == DIGITS.name:
+        return digit_dataset()
+    assert omniglot is not None
+    names, masks = load_masks([omniglot])
+    held = torch.tensor([alphabet == HELD_OUT for alphabet, _ in names])
+    images, _, labels = held_out_images(masks[held], torch.Generator().manual_seed(6))
+    chosen = range(TUNED) if task.name == TUNING.name else range(TUNED, int(held.sum()))
+    kept = torch.isin(labels, torch.tensor(chosen)).nonzero()[:, 0]
+    classes = tuple(f"character {index + 1:02d}" for index in chosen)
+    return FewShotDataset(classes, tuple(images[i] for i in kept.tolist()), labels[kept] - chosen[0])
+
+
+def _first_of_each(labels: Tensor, classes: int, each: int) -> Tensor:
+    return torch.cat([(labels == label).nonzero()[:each, 0] for label in range(classes)])

@@ -1,0 +1,136 @@
+"""How cost grows with classes, shots, vectors a token, resolution and batch.
+
+Usage: python -m benchmarks.growth [--quick] [--json FILE] [--plot FILE.png] [--model pocket|sd15-small] [--device cuda] [--dtype bf16]
+
+One thing is changed at a time; the others stay at the base (10 classes, 5 shots, 1 vector, the model's own size, batch 20). All cases
+take turns in one run, and medians count. Columns:
+
+prepare            ms an example, once: autoencoder and vision tower, mirror image included
+step               ms an optimizer step, of which the share that each image of the batch costs is the next column
+a sample           ms an image through a step
+CLIP               ms an image to classify
+diffusion          ms an image to classify with every class tried on 4 pairs, without the sequential test: that many evaluations
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
+from mcti_core.config import TrainConfig
+from mcti_core.experiments import new_tokens
+from mcti_core.features import FeatureCache
+from mcti_core.hosts.base import Host
+from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.training import train
+
+from .lines import Panel, draw_panels
+from .models import host_of, model_folder, random_examples
+from .report import machine, show, write_json
+from .timing import Case, interleaved
+
+PAIRS, IMAGES = 4, 16
+AXES = {
+    "classes": (2, 5, 10, 20, 50),
+    "shots": (1, 2, 5, 10),
+    "vectors": (1, 2, 4, 8),
+    "size": (1.0, 1.5, 2.0),
+    "batch": (4, 10, 20, 40),
+}
+"""``size`` times the model's own."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is trained and classified."""
+
+    classes: int = 10
+    shots: int = 5
+    vectors: int = 1
+    size: float = 1.0
+    batch: int = 20
+
+
+def points(quick: bool) -> list[tuple[str, Point]]:
+    """Every axis with its values; the base comes once an axis."""
+    chosen = {name: (values[0], values[-1]) if quick else values for name, values in AXES.items()}
+    return [(name, replace(Point(), **{name: value})) for name, values in chosen.items() for value in values]
+
+
+def cases_of(host: Host, point: Point, steps: int) -> dict[str, Case]:
+    """What is timed at one point."""
+    side = int(host.image_size * point.size)
+    dataset = random_examples(point.classes, point.shots, side)
+    cache = FeatureCache.build(host, dataset, size=side)
+    tokens = new_tokens(host, cache.classes, vectors=point.vectors, init="random")
+    config = TrainConfig(steps=steps, batch=point.batch)
+    by_clip, by_denoiser = ClipClassifier(host, tokens), DiffusionClassifier(host, tokens, pairs=PAIRS, error=0.0)
+    images = torch.rand(IMAGES, 3, side, side)
+    return {
+        "prepare": Case(lambda: FeatureCache.build(host, dataset, size=side), len(dataset)),
+        "step": Case(lambda: train(host, cache, tokens, config), steps),
+        "CLIP": Case(lambda: by_clip.score(images), IMAGES),
+        "diffusion": Case(lambda: by_denoiser.score(images[:1]), 1),
+    }
+
+
+def measure(host: Host, quick: bool) -> list[dict[str, Any]]:
+    found = points(quick)
+    timed: dict[Point, dict[str, Case]] = {}
+    for _, point in found:
+        if point not in timed:
+            timed[point] = cases_of(host, point, 1 if quick else 3)
+    flat = {f"{number} {name}": case for number, cases in enumerate(timed.values()) for name, case in cases.items()}
+    seconds = interleaved(flat, 1 if quick else 3, str(host.device))
+    rows = []
+    for axis, point in found:
+        number = list(timed).index(point)
+        row: dict[str, Any] = {"what grows": axis, "to": asdict(point)[axis]}
+        row |= {f"{name}, ms": 1000 * seconds[f"{number} {name}"] for name in timed[point]}
+        row["a sample, ms"] = row["step, ms"] / point.batch
+        row["evaluations"] = PAIRS * point.classes
+        rows.append(row)
+    return rows
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> Any:
+    """One panel an axis, every cost in multiples of what it is at the axis's first value."""
+    panels = []
+    for axis in AXES:
+        own = [row for row in rows if row["what grows"] == axis]
+        names = ("step, ms", "prepare, ms", "CLIP, ms", "diffusion, ms")
+        series = {name.removesuffix(", ms"): [(row["to"], row[name] / own[0][name]) for row in own] for name in names}
+        across = f"{axis}, times the model's own" if axis == "size" else axis
+        panels.append(Panel(f"cost, times that of {own[0]['to']:g}", across, series))
+    return draw_panels(panels)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--quick", action="store_true", help="only the ends of each axis, once")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--model", choices=("pocket", "sd15-small", "sd15"), default="pocket")
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="bf16" if cuda else "fp32")
+    told = parser.parse_args(arguments)
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as fresh:
+        host = host_of(model_folder(told.model, Path(fresh), told.device), told.device, told.dtype)
+        rows = measure(host, told.quick)
+    show(f"What things cost, {told.model}, {told.dtype}", rows)
+    write_json(told.json, {"machine": machine(told.device), "model": told.model, "dtype": told.dtype, "rows": rows})
+    if told.plot is not None:
+        draw(rows).save(told.plot)
+
+
+if __name__ == "__main__":
+    main()

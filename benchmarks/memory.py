@@ -1,0 +1,255 @@
+"""Device memory that training, caching and classifying take at full size.
+
+Usage: python -m benchmarks.memory [--quick] [--json FILE] [--models sd15 sdxl] [--dtypes bf16 fp16] [--device cuda]
+
+With a GPU it is measured. Without one it is computed: the library runs as it is, on models of the real layouts whose tensors have
+shapes and no numbers, and the bytes of all living storages are added up at every operation (``live_bytes.py``). Memory that
+``benchmarks/models.py`` fills with random weights is as large as that of trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import torch
+
+from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
+from mcti_core.config import TrainConfig
+from mcti_core.features import FeatureCache
+from mcti_core.hosts.base import Host
+from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.tokens import TokenSet
+from mcti_core.training import train
+
+from .live_bytes import LiveBytes, gpu_workspace
+from .models import host_of, model_folder, random_examples
+from .report import machine, show, write_json
+from .shapes_host import shapes_host
+from .shapes_only import Border
+
+__all__ = ["Job", "Meter", "Row", "ShapesMeter", "jobs", "measure"]
+
+GB = 1e9
+CONTEXT = 0.5 * GB
+"""Of CUDA itself and its libraries' kernels."""
+SLACK = 1.1
+"""Gaps between what the allocator hands out, and kernels' own memory that nobody counts."""
+LIMITS = {
+    ("sd15", "train"): 6, ("sd15", "cache"): 6, ("sd15", "classify"): 4,
+    ("sdxl", "train"): 12, ("sdxl", "cache"): 12, ("sdxl", "classify"): 12,
+}  # fmt: skip
+"""GB that are to be enough."""
+CLASSES, SHOTS = 10, 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something whose memory is asked for."""
+
+    kind: str
+    """``"train"``, ``"cache"`` or ``"classify"``."""
+    what: str
+    at_once: int | str
+    """Rows through the model at once, or ``"default"``."""
+    run: Callable[[], object]
+    checkpointing: bool | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a job takes, in bytes."""
+
+    model: str
+    dtype: str
+    job: Job
+    weights: int
+    """Of all models, resident."""
+    peak: int
+    """The most at once, weights and all."""
+
+    @property
+    def card(self) -> float:
+        """Bytes that a card should have: CUDA's own, and slack."""
+        return self.peak * SLACK + CONTEXT
+
+    def as_dict(self) -> dict[str, Any]:
+        """In GB of 10**9 bytes."""
+        limit = LIMITS.get((self.model, self.job.kind))
+        return {
+            "model": self.model,
+            "dtype": self.dtype,
+            "what": self.job.what,
+            "at once": self.job.at_once,
+            "checkpointing": {None: None, False: "no", True: "yes"}[self.job.checkpointing],
+            "weights": round(self.weights / GB, 2),
+            "activations": round((self.peak - self.weights) / GB, 2),
+            "peak": round(self.peak / GB, 2),
+            "card": round(self.card / GB, 1),
+            "target": None if limit is None else f"{limit}: {'fits' if self.card <= limit * GB else 'too much'}",
+        }
+
+
+class Meter(Protocol):
+    """A host, and what its memory is told by."""
+
+    host: Host
+    weights: int
+
+    def peak(self, run: Callable[[], object]) -> int:
+        """The most bytes at once while ``run`` runs."""
+
+
+class ShapesMeter:
+    """Of a host without numbers: computed."""
+
+    def __init__(self, model: str, dtype: str):
+        self.tracker = LiveBytes(gpu_workspace)
+        self.host, self.modules = shapes_host(model, dtype, Border(self.tracker))
+        every = [module for part in self.modules.values() for module in part]
+        self.tracker.hold(weight for module in every for weight in [*module.parameters(), *module.buffers()])
+        self.weights = self.tracker.now
+
+    def peak(self, run: Callable[[], object]) -> int:
+        gc.collect()
+        self.tracker.start_again()
+        with self.tracker:
+            run()
+        return self.tracker.peak
+
+
+class CudaMeter:
+    """Of random weights on a GPU: measured, by PyTorch's own allocator."""
+
+    def __init__(self, model: str, dtype: str, device: str, folder: Path):
+        before = torch.cuda.memory_allocated(device)
+        self.device, self.host = device, host_of(model_folder(model, folder, device), device, dtype)
+        self.weights = torch.cuda.memory_allocated(device) - before
+
+    def peak(self, run: Callable[[], object]) -> int:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        run()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device)
+
+
+def jobs(host: Host, quick: bool = False) -> Iterator[Job]:
+    """Everything that is asked for of one model."""
+    yield from _trainings(host, (1, 8) if quick else (1, 2, 4, 8))
+    yield from _cachings(host, (1, 8) if quick else (1, 2, 4, 8))
+    yield from _by_clip(host, (8,) if quick else (1, 8, 32))
+    yield from _by_diffusion(host, (8, 128) if quick else (1, 4, 8, 32, 128))
+
+
+def measure(meter: Meter, model: str, dtype: str, todo: Iterator[Job]) -> Iterator[Row]:
+    for job in todo:
+        yield Row(model, dtype, job, meter.weights, meter.peak(job.run))
+
+
+def _trainings(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
+    cache, tokens = _cache(host), _tokens(host, CLASSES)
+    for checkpointing in (False, True):
+        for size in sizes:
+            # two parts, so that one's gradients are there while the other is computed
+            config = TrainConfig(
+                steps=1, batch=2 * size, micro_batch=size, gradient_checkpointing=checkpointing, lr_warmup=0
+            )
+            yield Job(
+                "train", "train, images", size, lambda config=config: train(host, cache, tokens, config), checkpointing
+            )
+    yield Job("train", "train, images", "default", lambda: train(host, cache, tokens, TrainConfig(steps=1)), False)
+
+
+def _cachings(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
+    def build(images: int, **options: int) -> object:
+        return FeatureCache.build(host, random_examples(2, max(1, images // 2), host.image_size), **options)
+
+    for size in sizes:
+        yield Job("cache", "cache, images", size, lambda size=size: build(size, batch=size))
+    yield Job("cache", "cache, images", "default", lambda: build(16))
+
+
+def _by_clip(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
+    yield Job("classify", "CLIP, texts", "default", lambda: ClipClassifier(host, _tokens(host, 64)))
+    classifier = ClipClassifier(host, _tokens(host, 2), templates=("a {}",))
+    for size in sizes:
+        yield Job("classify", "CLIP, images", size, lambda size=size: classifier.score(_images(host, size)))
+
+
+def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
+    def score(images: int, classes: int, **options: int) -> object:
+        classifier = DiffusionClassifier(host, _tokens(host, classes), pairs=1, **options)
+        return classifier.score(_images(host, images))
+
+    for size in sizes:
+        # as few evaluations as fill one batch, and as few images, which the autoencoder takes beforehand
+        classes = max(2, size)
+        yield Job(
+            "classify", "diffusion, evaluations", size,
+            lambda size=size, classes=classes: score(1, classes, batch=size),
+        )  # fmt: skip
+    yield Job("classify", "diffusion, evaluations", "default", lambda: score(16, CLASSES))
+
+
+def _cache(host: Host) -> FeatureCache:
+    classes, side = tuple(f"thing {index}" for index in range(CLASSES)), host.image_size // host.need_codec().downscale
+    labels = torch.arange(CLASSES).repeat_interleave(SHOTS)
+    latents = torch.zeros(len(labels), 2, 4, side, side)
+    width = host.need_clip().project_text(torch.zeros(1, _width(host), device=host.device)).shape[1]
+    return FeatureCache(classes, labels, latents, torch.zeros(len(labels), 2, width), "zeros")
+
+
+def _tokens(host: Host, classes: int) -> TokenSet:
+    vectors = {name: torch.zeros(classes, 1, encoder.width) for name, encoder in host.text.items()}
+    return TokenSet(tuple(f"thing {index}" for index in range(classes)), vectors)
+
+
+def _images(host: Host, count: int) -> torch.Tensor:
+    return torch.zeros(count, 3, host.image_size, host.image_size)
+
+
+def _width(host: Host) -> int:
+    return host.text[host.need_clip().encoder].width
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="SD 1.5 in bf16, and only the ends of each range")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"])
+    parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp16"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
+    given = parser.parse_args()
+    if given.quick:
+        given.models, given.dtypes = given.models[:1], given.dtypes[:1]
+    return given
+
+
+def main() -> None:
+    given = _options()
+    quiet_libraries()
+    how = "computed from shapes, not measured" if given.device is None else "measured on the GPU"
+    rows: list[dict[str, Any]] = []
+    with TemporaryDirectory() as folder:
+        for model in given.models:
+            for dtype in given.dtypes:
+                meter: Meter = (
+                    ShapesMeter(model, dtype)
+                    if given.device is None
+                    else CudaMeter(model, dtype, given.device, Path(folder))
+                )
+                found = [row.as_dict() for row in measure(meter, model, dtype, jobs(meter.host, given.quick))]
+                show(f"{model}, {dtype}: GB, {how}; 'card' is {SLACK} x peak + {CONTEXT / GB} GB", found)
+                rows += found
+    write_json(given.json, {"machine": machine(given.device or "cpu"), "how": how, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""How fast training and classifying are, beside the usual recipe and beside what the device can do at best.
+
+Usage: python -m benchmarks.speed [--model pocket|sd15-small|sd15-small-sdvae|sd15|sdxl] [--device cuda] [--dtype bf16]
+                                  [--quick] [--json FILE] [--models FOLDER] [--parts training variants limit classifiers]
+
+Everything that is compared is measured in one run, in turns, and medians count: an absolute time is worth little on a machine that
+does other things too, a ratio is worth more. Random weights, random images: neither changes how long anything takes.
+
+training     samples a second and peak memory: the usual recipe (``plain_recipe.py``) at its own settings, this library with one
+             class at a time, and with all ten at once in batches of several sizes. ``times the recipe's`` is the ratio.
+variants     the same training with the UNet's weights channels-last or not, in bf16, and compiled.
+limit        floating-point operations counted in a real step, as a share of the rate of a large matrix product in the same number
+             format, measured in the same run; and what a step of SD 1.5 needs at 512 px, counted on a model without numbers.
+classifiers  CLIP: images a second over the bare vision tower's. Diffusion (pocket only): UNet evaluations an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.pocket import POCKET_CONFIG
+from mcti_core.pocket.digits import digit_dataset
+
+from .classifier_speed import clip_rows, diffusion_rows, with_vision_tower
+from .models import MODELS, VIT_L, VIT_SMALL, model_folder, unet_flops
+from .report import machine, show, write_json
+from .training_speed import Setting, limit_rows, speed_rows, variant_rows
+
+PARTS = ("training", "variants", "limit", "classifiers")
+BATCHES = {"pocket": (8, 20, 40, 100), "sd15": (4, 8, 16, 40), "sdxl": (1, 4, 8)}
+"""Images a step of ours; 40 is the recipe's number of images a class and step, for ten classes."""
+
+
+def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All parts that were asked for, by name; each is shown as soon as it is there."""
+    cuda = torch.device(told.device).type == "cuda"
+    setting = Setting(folder, told.device, told.dtype, word="glyph" if told.model == "pocket" else "object")
+    batches = BATCHES.get(told.model, (8, 40, 100))
+    largest, repeats = batches[1] if told.quick else batches[-1], 2 if told.quick else 5
+    steps = 2 if told.quick else 30 if cuda or told.model == "pocket" else 4
+    found: dict[str, Any] = {}
+
+    def keep(part: str, rows: list[dict[str, Any]], title: str) -> None:
+        found[part] = rows
+        show(title, rows)
+
+    if "training" in told.parts or "limit" in told.parts:
+        tried = batches[1:2] if told.quick else batches
+        keep(
+            "training",
+            speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl"),
+            f"Training, {told.model}, {told.dtype}",
+        )
+    if "variants" in told.parts:
+        rows = variant_rows(setting, batches[1], max(1, steps // 4), 3, compiled=not told.quick)
+        keep("variants", rows, f"Variants, batch {batches[1]}")
+    if "limit" in told.parts:
+        keep("limit", limit_rows(setting, largest, found["training"]), "Share of the limit")
+        keep("sd15 at 512 px", [unet_flops("sd15")], "One sample through the UNet of SD 1.5, TFLOP")
+    if "classifiers" in told.parts:
+        vision, images = (VIT_SMALL, 8) if told.quick else (VIT_L, 64 if cuda else 4)
+        host = setting.host if told.model == "pocket" else with_vision_tower(setting.host, vision, told.dtype)
+        images = 64 if told.model == "pocket" else images
+        keep("clip", clip_rows(host, images, repeats), f"CLIP, batches of {images}")
+        if told.model == "pocket":
+            keep("diffusion", _digits(setting, told.quick), "Diffusion classifier, ten digits")
+    return found
+
+
+def _digits(setting: Setting, quick: bool) -> list[dict[str, Any]]:
+    support, others = digit_dataset().split(5, 0)
+    queries, _ = others.split(1 if quick else 10, 1)  # so many of each digit
+    config = replace(POCKET_CONFIG, steps=20 if quick else POCKET_CONFIG.steps)
+    return diffusion_rows(setting.host, support, queries, config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--model", choices=list(MODELS), default="sd15" if cuda else "sd15-small")
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="bf16 on a GPU, else fp32")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quick", action="store_true", help="fewer steps and sizes: to see that it runs")
+    parser.add_argument("--models", type=Path, help="where synthetic models are kept; by default they are written anew")
+    parser.add_argument("--json", type=Path)
+    told = parser.parse_args(arguments)
+    told.dtype = told.dtype or ("bf16" if torch.device(told.device).type == "cuda" else "fp32")
+    quiet_libraries()
+    with tempfile.TemporaryDirectory() as fresh:
+        before = machine(told.device)
+        found = measure(told, model_folder(told.model, told.models or Path(fresh), told.device))
+    after = machine(told.device)
+    settings = {"model": told.model, "dtype": told.dtype, "quick": told.quick}
+    print(f"\n{before}")
+    write_json(told.json, {"machine": before, "load afterwards": after["load"], **settings, **found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Time and memory, so that what is compared has the same luck: cases take turns in one run, and medians count."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Case", "Peak", "flops_of", "interleaved", "matrix_rate", "seconds"]
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed."""
+
+    run: Callable[[], object]
+    units: float
+    """What one call does of whatever is counted: samples, images, steps."""
+
+
+def interleaved(
+    cases: Mapping[str, Case], repeats: int, device: str, warm: Callable[[str], object] | None = None
+) -> dict[str, float]:
+    """Seconds a unit of every case: the median over rounds in which each case has its turn.
+
+    Args:
+        cases: in the order of their turns.
+        repeats: rounds that count.
+        device: whose work is waited for.
+        warm: called with a case's name before the first round; by default the case itself runs once and is not counted.
+    """
+    for name, case in cases.items():
+        warm(name) if warm is not None else case.run()
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, case in cases.items():
+            found[name].append(seconds(case.run, device) / case.units)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    """Wall time of a call, until the device is done with it."""
+    wait(device)
+    started = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - started
+
+
+def wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matrix_rate(device: str, dtype: str, repeats: int = 5) -> float:
+    """FLOP/s of a large matrix product in this number format: what the device can do at best."""
+    side = 8192 if torch.device(device).type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
+    case = Case(lambda: a @ b, 2 * side**3)
+    return 1 / interleaved({"product": case}, repeats, device)["product"]
+
+
+def flops_of(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention, forward and backward, as called."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    operations = torch.ops.aten  # torch counts the attention of GPUs alone
+    of_processors = {
+        operations._scaled_dot_product_flash_attention_for_cpu: forward,
+        operations._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=of_processors) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+class Peak:
+    """Most memory in use while inside, bytes: of the GPU, or else of this process, above what it had before.
+
+    One process should measure one case: what it had freed before would be used again and not be seen.
+    """
+
+    def __init__(self, device: str):
+        self.cuda = torch.device(device).type == "cuda"
+        self.before = self.total = self.growth = 0
+
+    def __enter__(self) -> Peak:
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far; Linux only
+            self.before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.total = torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
+        self.growth = self.total - self.before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

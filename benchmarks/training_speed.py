@@ -1,0 +1,199 @@
+"""Training by the usual recipe and by this library: samples a second, memory, and share of what the device can do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcti_core.config import TrainConfig
+from mcti_core.examples import FewShotDataset
+from mcti_core.experiments import new_tokens
+from mcti_core.features import FeatureCache
+from mcti_core.hosts.base import Host
+from mcti_core.training import train
+
+from .models import host_of, random_examples
+from .plain_recipe import Examples, PlainRecipe, PlainSettings
+from .timing import Case, Peak, flops_of, interleaved, matrix_rate
+
+__all__ = ["PLAIN", "Setting", "limit_rows", "speed_rows", "variant_rows"]
+
+PLAIN = "usual recipe"
+ALONE = "ours, one class at a time"
+RELEASED_BATCH = 4
+"""Images a class and optimizer step in the usual recipe: 1 x 4 accumulated."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and on what."""
+
+    folder: Path
+    device: str = "cpu"
+    dtype: str = "fp32"
+    classes: int = 10
+    shots: int = 5
+    word: str = "object"
+
+    @cached_property
+    def recipe(self) -> PlainRecipe:
+        return PlainRecipe(self.folder, self.device, self.dtype)
+
+    @cached_property
+    def host(self) -> Host:
+        return host_of(self.folder, self.device, self.dtype)
+
+    @cached_property
+    def dataset(self) -> FewShotDataset:
+        size = json.loads((self.folder / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"] * 8
+        return random_examples(self.classes, self.shots, size)
+
+    @cached_property
+    def examples(self) -> Examples:
+        return self.recipe.examples(self.dataset, mirror=True)
+
+    @cached_property
+    def cache(self) -> FeatureCache:
+        return FeatureCache.build(self.host, self.dataset)
+
+    def plain(self, steps: int) -> Case:
+        """So many optimizer steps on one class, batch 1, accumulated over 4."""
+        settings = PlainSettings(steps=steps, word=self.word)
+        self.examples  # noqa: B018  computed before the clock starts, like ours
+        return Case(lambda: self.recipe.train_class(self.examples, 0, settings), steps * settings.accumulation)
+
+    def alone(self, steps: int) -> Case:
+        """Ours on one class, with as many images a step as the recipe accumulates."""
+        return self.ours(RELEASED_BATCH, steps, {"direction": "text_to_image"}, classes=[0])
+
+    def ours(
+        self, batch: int, steps: int, settings: dict[str, Any] | None = None, classes: Sequence[int] | None = None, host: Host | None = None
+    ) -> Case:  # fmt: skip
+        """Ours on all classes at once."""
+        config = TrainConfig(steps=steps, batch=batch, **settings or {})
+        tokens, cache, host = new_tokens(self.host, self.dataset.classes), self.cache, host or self.host
+        return Case(lambda: train(host, cache, tokens, config, classes=classes), steps * batch)
+
+
+def speed_rows(
+    setting: Setting, batches: Sequence[int], steps: int, repeats: int, recipe: bool = True
+) -> list[dict[str, Any]]:
+    """Samples a second side by side, what that is over the recipe's, and peak memory, each measured in its own process."""
+    cases = {PLAIN: setting.plain(steps)} if recipe else {}  # it is for SD 1.x
+    cases[ALONE] = setting.alone(steps)
+    cases |= {_joint(batch): setting.ours(batch, max(2, steps * RELEASED_BATCH // batch)) for batch in batches}
+    found = interleaved(cases, repeats, setting.device, warm=lambda name: _case(setting, name, 1).run())
+    rows = []
+    for name in cases:
+        row = {"training": name, "samples/s": 1 / found[name], "times the recipe's": None}
+        if recipe:
+            row["times the recipe's"] = found[PLAIN] / found[name]
+        row |= {f"{key}, MB": round(value / 1e6) for key, value in peak_memory(setting, name).items()}
+        rows.append(row)
+    return rows
+
+
+def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compiled: bool) -> list[dict[str, Any]]:
+    """The same training with other layouts, number formats and a compiled UNet."""
+    changes: dict[str, Callable[[], Host]] = {
+        "as loaded": lambda: setting.host,
+        "UNet contiguous": lambda: _with_layout(setting, torch.contiguous_format),
+        "UNet channels-last": lambda: _with_layout(setting, torch.channels_last),
+        "bf16": lambda: _in_bf16(setting),
+    }
+    if compiled:
+        changes["torch.compile"] = lambda: _compiled(setting)
+    rows, cases = [], {}
+    for name, change in changes.items():
+        try:
+            case = setting.ours(batch, steps, host=change())
+            case.run()
+            cases[name] = case
+        except Exception as error:  # whatever a compiler or number format cannot do here is what the row says
+            rows.append(
+                {"variant": name, "samples/s": None, "times as loaded": f"{type(error).__name__}: {str(error)[:80]}"}
+            )
+    found = interleaved(cases, repeats, setting.device, warm=lambda name: None)
+    base = found["as loaded"]
+    timed = [{"variant": name, "samples/s": 1 / each, "times as loaded": base / each} for name, each in found.items()]
+    return timed + rows
+
+
+def limit_rows(setting: Setting, batch: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Operations counted in a real step, what that is a second, and as a share of the matrix rate measured here and now."""
+    rate = matrix_rate(setting.device, setting.dtype)
+    speeds = {row["training"]: row["samples/s"] for row in rows}
+    counted = {_joint(batch): flops_of(setting.ours(batch, 1).run) / batch}
+    if PLAIN in speeds:
+        counted[PLAIN] = flops_of(setting.plain(1).run) / RELEASED_BATCH
+    return [
+        {
+            "training": name, "GFLOP a sample": flops / 1e9, "TFLOP/s": flops * speeds[name] / 1e12,
+            "matrix rate, TFLOP/s": rate / 1e12, "share": flops * speeds[name] / rate,
+        }
+        for name, flops in counted.items()
+    ]  # fmt: skip
+
+
+def peak_memory(setting: Setting, name: str) -> dict[str, int]:
+    """Bytes that two optimizer steps take beyond the models, and in all, in a process that does nothing else."""
+    told = {"folder": str(setting.folder), "device": setting.device, "dtype": setting.dtype, "word": setting.word}
+    command = [sys.executable, "-m", "benchmarks.training_speed", json.dumps({**told, "case": name})]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    if done.returncode:
+        raise RuntimeError(f"memory of {name!r} could not be measured: {done.stderr.strip()[-400:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _joint(batch: int) -> str:
+    return f"ours, all classes, batch {batch}"
+
+
+def _case(setting: Setting, name: str, steps: int) -> Case:
+    if name == PLAIN:
+        return setting.plain(steps)
+    return setting.alone(steps) if name == ALONE else setting.ours(int(name.rsplit(" ", 1)[1]), steps)
+
+
+def _with_layout(setting: Setting, layout: torch.memory_format) -> Host:
+    host = host_of(setting.folder, setting.device, setting.dtype)
+    host.denoiser.unet.to(memory_format=layout)  # type: ignore[union-attr]
+    return host
+
+
+def _in_bf16(setting: Setting) -> Host:
+    """A processor without such units would only emulate it, and many times slower than float32."""
+    if torch.device(setting.device).type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        raise RuntimeError("this processor has no bf16 units")
+    return host_of(setting.folder, setting.device, "bf16")
+
+
+def _compiled(setting: Setting) -> Host:
+    host = host_of(setting.folder, setting.device, setting.dtype)
+    host.denoiser.unet = torch.compile(host.denoiser.unet)  # type: ignore[union-attr]
+    return host
+
+
+def _main() -> None:
+    """Measure the memory of one case; the other functions call this in a process of its own."""
+    parser = argparse.ArgumentParser(description=_main.__doc__)
+    parser.add_argument("told", type=json.loads)
+    told = parser.parse_args().told
+    setting = replace(Setting(Path(told["folder"])), **{key: told[key] for key in ("device", "dtype", "word")})
+    case = _case(setting, told["case"], 2)
+    with Peak(setting.device) as peak:
+        case.run()
+    print(json.dumps({"memory beyond the models": peak.growth, "memory in all": peak.total}))
+
+
+if __name__ == "__main__":
+    _main()
