@@ -240,7 +240,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, help="for a single file without network: a diffusers folder of its family"
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, ...")
-    group.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        help="of the weights; auto is bf16 on a GPU that has it, fp16 on others, fp32 elsewhere and for the pocket checkpoint",
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +262,7 @@ def _add_steps(parser: argparse.ArgumentParser) -> Any:
     for name, kind in (
         ("steps", int),
         ("batch", int),
+        ("micro-batch", int),
         ("lr", float),
         ("gamma", float),
         ("gamma-end", float),

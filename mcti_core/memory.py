@@ -57,7 +57,7 @@ def train_in_memory(
         except torch.OutOfMemoryError as error:
             if processes.count > 1:
                 raise HostError(
-                    f"memory does not do for {size} images at once in each process; set a smaller micro-batch"
+                    f"memory does not do for {size} images at once in each process; choose a smaller --micro-batch"
                 ) from error
             if size == 1 and checkpointing:
                 raise HostError(

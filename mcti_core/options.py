@@ -41,10 +41,20 @@ def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -
     if arguments.model is None:
         from .pocket import load_pocket
 
-        return load_pocket(device=device, dtype=arguments.dtype)
+        return load_pocket(device=device, dtype="fp32" if arguments.dtype == "auto" else arguments.dtype)
     from .hosts.diffusers import load_host
 
-    return load_host(arguments.model, arguments.clip, device=device, dtype=arguments.dtype, config=arguments.config)
+    dtype = _usual_dtype(device) if arguments.dtype == "auto" else arguments.dtype
+    return load_host(arguments.model, arguments.clip, device=device, dtype=dtype, config=arguments.config)
+
+
+def _usual_dtype(device: str) -> str:
+    """Half precision halves memory and more than doubles the speed on GPUs; bf16 cannot overflow, but not all have it."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def config_of(arguments: argparse.Namespace) -> TrainConfig:
@@ -52,7 +62,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     from .pocket import POCKET_CONFIG
     from .templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
-    names = ("steps", "batch", "lr", "gamma", "gamma_end", "warm_start", "seed", "direction", "pooling")
+    names = ("steps", "batch", "micro_batch", "lr", "gamma", "gamma_end", "warm_start", "seed", "direction", "pooling")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.templates is not None:
         given["templates"] = STYLE_TEMPLATES if arguments.templates == "style" else OBJECT_TEMPLATES

@@ -40,7 +40,7 @@ _BATCH = 32
 _CHARTED = 16
 _METHOD_TOOLTIP = (
     "clip compares image features with the tokens, hybrid also with the examples; diffusion asks the diffusion model (slow, needs no CLIP "
-    "space); cascade lets clip choose a few and diffusion decide. auto is clip where a CLIP space is connected, else diffusion."
+    "space); cascade asks diffusion about a few classes where clip is in doubt. auto is clip where a CLIP space is connected, else diffusion."
 )
 
 

@@ -2,117 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..diffusion import noise_error, stratified_sigmas
+from ..diffusion import noise_error, spread_sigmas
 from ..errors import ConfigError
 from ..hosts.base import Host, TextFeatures
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores
+from .stopping import race
 
-__all__ = ["DEFAULT_STAGES", "DiffusionClassifier"]
+__all__ = ["DiffusionClassifier"]
 
-DEFAULT_STAGES = ((6, 4), (12, 2), (24, 1))
+_ENCODED, _TOGETHER = 32, 256
+"""Images through the autoencoder at once; images whose evaluations share batches, and whose errors are kept."""
 
 
 class DiffusionClassifier:
     """argmin_c of the mean noise error over pairs of noise level and noise that all classes share.
 
-    Sharing the pairs makes the differences between classes far less noisy than the errors themselves. Classes are
-    eliminated in stages: all are tried on the first few pairs, and only the best go on to further ones.
+    Sharing the pairs makes the differences between classes far less noisy than the errors themselves. A class is stopped
+    as soon as it can hardly win any more (``stopping.py``), so that most evaluations go to the few that are hard to tell
+    apart, and an image is done when one class is left.
 
     Args:
         host: with a denoiser and a codec.
         tokens: the classes.
-        stages: ``(pairs, keep)``: after so many pairs in all, keep so many classes; ascending and descending.
-            ``((32, 1),)`` tries every class on all 32.
+        pairs: P, the most pairs a class is tried on.
+        error: most probability, under the test's model, that an image's answer is not that of all classes on all pairs.
+            0 stops nobody; above 0.5 is not allowed.
         template: the prompt; the tokens' first by default.
-        low, high: fractions of the time steps between which noise levels are taken, one from each equal slice.
+        low, high: fractions of the time steps between which noise levels are taken, spread evenly.
         scale: logits are -scale * mean error.
         batch: denoiser evaluations at once.
         seed: of the shared pairs.
+
+    Raises:
+        ConfigError: ``pairs`` or ``batch`` below 1, ``error`` outside [0, 0.5].
 
     References:
         Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", ICCV 2023, arXiv 2303.16203.
     """
 
     def __init__(
-        self, host: Host, tokens: TokenSet, *, stages: Sequence[tuple[int, int]] = DEFAULT_STAGES, template: str | None = None,
+        self, host: Host, tokens: TokenSet, *, pairs: int = 64, error: float = 0.1, template: str | None = None,
         low: float = 0.1, high: float = 0.7, scale: float = 100.0, batch: int = 128, seed: int = 0,
     ):  # fmt: skip
-        self.stages = _checked_stages(stages, len(tokens))
+        if pairs < 1 or batch < 1:
+            raise ConfigError(f"pairs and batch must be at least 1, got {pairs} and {batch}")
+        if not 0 <= error <= 0.5:
+            raise ConfigError(f"error is a probability from 0 (stop no class early) to 0.5, got {error}")
         self.host, self.labels = host, tokens.labels
         self.denoiser, self.codec = host.need_denoiser(), host.need_codec()
+        self.pairs, self.error = pairs, error
         self.scale, self.batch, self.seed = scale, batch, seed
         self.low, self.high = low, high
         self.temperature, self.threshold = 1.0, 0.0
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
     def score(self, images: Tensor, candidates: Tensor | None = None) -> Scores:
-        """Scores of images (B, 3, H, W); ``candidates`` (B, C) bool leaves classes out from the start."""
+        """Scores of any number of images (B, 3, H, W); ``candidates`` (B, C) bool leaves classes out from the start."""
         with torch.inference_mode(), self.host.session("codec"):
-            latents = self.codec.encode(images.to(self.host.device))
-        return self.score_latents(latents, candidates)
+            latents = [self.codec.encode(part.to(self.host.device)) for part in images.split(_ENCODED)]
+        return self.score_latents(torch.cat(latents), candidates)
 
     @torch.inference_mode()
     def score_latents(self, latents: Tensor, candidates: Tensor | None = None) -> Scores:
         """Scores of scaled latents (B, c, h, w)."""
-        alive = (
-            torch.ones(len(latents), len(self.labels), dtype=torch.bool) if candidates is None else candidates.clone()
-        )
+        if candidates is None:
+            candidates = torch.ones(len(latents), len(self.labels), dtype=torch.bool)
+        logits, evaluations = [], []
+        for part, tried in zip(latents.split(_TOGETHER), candidates.split(_TOGETHER), strict=True):
+            errors, seen = self.compare(part, tried)
+            logits.append(-self.scale * _aligned(errors, seen))
+            evaluations.append(seen.sum(1))
+        return Scores(torch.cat(logits), torch.cat(evaluations))
+
+    @torch.inference_mode()
+    def compare(self, latents: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise errors (B, C, P) of each candidate on its first pairs, and on how many of them (B, C).
+
+        All images share batches, and the errors of all are kept: give a few hundred images at most.
+        """
+        clean = latents.to(self.host.device, torch.float32)
         sigmas, noises = self._pairs(latents.shape[1:])
-        total = torch.zeros(alive.shape)  # (B, C) sums of errors, float32
-        snapshots: list[tuple[Tensor, Tensor]] = []  # (mean errors, who was alive) at each stage
-        evaluations, done = torch.zeros(len(latents), dtype=torch.long), 0
-        for pairs, keep in self.stages:
-            with self.host.session("denoiser"):
-                total += self._errors(latents.float(), alive, sigmas[done:pairs], noises[done:pairs])
-            evaluations += alive.sum(1) * (pairs - done)
-            done = pairs
-            snapshots.append((total / done, alive.clone()))
-            ranked = (total / done).masked_fill(~alive, torch.inf).argsort(1)[:, :keep]
-            alive = torch.zeros_like(alive).scatter_(1, ranked, True) & alive
-        return Scores(-self.scale * _aligned(snapshots), evaluations)
+
+        def evaluate(going: Tensor, start: int, end: int) -> Tensor:
+            return self._errors(clean, going, sigmas[start:end], noises[start:end])
+
+        with self.host.session("denoiser"):
+            return race(evaluate, candidates, self.pairs, self.error)
 
     def _pairs(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """The (sigma, noise) pairs that all images and classes share: (P,), (P, c, h, w)."""
         generator = torch.Generator().manual_seed(self.seed)
-        count = self.stages[-1][0]
-        sigmas = stratified_sigmas(self.denoiser.sigmas.cpu(), count, generator, self.low, self.high)
-        return sigmas.to(self.host.device), torch.randn(count, *shape, generator=generator).to(self.host.device)
+        sigmas = spread_sigmas(self.denoiser.sigmas.cpu(), self.pairs, generator, self.low, self.high)
+        noises = torch.randn(self.pairs, *shape, generator=generator)
+        return sigmas.to(self.host.device), noises.to(self.host.device)
 
-    def _errors(self, latents: Tensor, alive: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
-        """(B, C) sums over the pairs of the noise errors of every class that is alive, in full batches."""
-        jobs = torch.cartesian_prod(torch.arange(int(alive.sum())), torch.arange(len(sigmas))).view(-1, 2)
-        image, label = alive.nonzero(as_tuple=True)
-        sums = torch.zeros(len(image))
-        for part in jobs.split(self.batch):
-            which, pair = part[:, 0], part[:, 1].to(latents.device)
-            clean, sigma = latents[image[which].to(latents.device)], sigmas[pair]
-            text = {name: features.rows(label[which].to(latents.device)) for name, features in self.text.items()}
+    def _errors(self, latents: Tensor, going: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
+        """(J, n) float32 noise errors on n pairs of the J (image, class) that go on, in full batches across images."""
+        image, label = (index.to(latents.device) for index in going.nonzero(as_tuple=True))
+        jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
+        errors = torch.empty(len(jobs), device=latents.device)
+        for part, place in zip(
+            jobs.split(self.batch), errors.split(self.batch), strict=True
+        ):  # none waits for the device
+            which, pair = part // len(sigmas), part % len(sigmas)
+            clean, sigma = latents[image[which]], sigmas[pair]
+            text = {name: features.rows(label[which]) for name, features in self.text.items()}
             estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
-            sums.index_add_(0, which, noise_error(clean, estimate, sigma).cpu())
-        return torch.zeros(alive.shape).masked_scatter_(alive, sums)
+            place.copy_(noise_error(clean, estimate, sigma))
+        return errors.view(len(image), len(sigmas)).cpu()
 
 
-def _aligned(snapshots: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """(B, C) mean errors in which classes that left early keep their distance from the winner at that time.
+def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
+    """(B, C) mean errors in which classes that were stopped early keep their distance from the winner over their pairs.
 
-    Mean errors over different pairs cannot be compared, but distances over the same pairs can. No class that left stands
-    better than one that stayed, and classes that were never tried stand as far off as the worst.
+    Mean errors over different pairs cannot be compared, but distances over the same pairs can. No class that was stopped
+    stands better than one that went on, and classes that were never tried stand as far off as the worst.
+
+    Args:
+        errors: (B, C, P).
+        seen: (B, C) on how many first pairs each class was tried; the winner is the best of those tried on the most.
     """
-    final, alive = snapshots[-1]
-    winner = final.masked_fill(~alive, torch.inf).argmin(1, keepdim=True)
-    errors = final.masked_fill(~alive, -torch.inf)
-    for mean, tried in reversed(snapshots[:-1]):
-        apart = final.gather(1, winner) + mean - mean.gather(1, winner)
-        left = tried & errors.isneginf()
-        errors = torch.where(left, apart.maximum(errors.amax(1, keepdim=True)), errors)
-    return torch.where(errors.isneginf(), errors.amax(1, keepdim=True), errors)
+    mean, count = errors.sum(2) / seen.clamp(min=1), seen[..., None]
+    winner = mean.masked_fill(seen < seen.amax(1, keepdim=True), torch.inf).argmin(1)  # (B,)
+    rows = torch.arange(len(errors))
+    both = torch.arange(errors.shape[2]) < count  # (B, C, P) the winner saw every pair that another class saw
+    apart = (errors - errors[rows, winner][:, None]).masked_fill(~both, 0.0).sum(2) / seen.clamp(min=1)
+    aligned = mean[rows, winner][:, None] + apart
+    worst = torch.full_like(mean[:, :1], -torch.inf)  # of those that went on longer
+    for pairs in seen.unique().flip(0).tolist():
+        here = seen == pairs
+        aligned = torch.where(here, aligned.maximum(worst), aligned)
+        worst = aligned.masked_fill(~here, -torch.inf).amax(1, keepdim=True).maximum(worst)
+    return aligned
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, TextFeatures]:
@@ -126,18 +152,3 @@ def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Te
             {name: p.rows(every) for name, p in prompts.items()},
             {name: v.to(host.device) for name, v in tokens.vectors.items()},
         )
-
-
-def _checked_stages(stages: Sequence[tuple[int, int]], classes: int) -> tuple[tuple[int, int], ...]:
-    pairs, keeps = [p for p, _ in stages], [k for _, k in stages]
-    if (
-        not stages
-        or pairs != sorted(set(pairs))
-        or pairs[0] < 1
-        or keeps != sorted(keeps, reverse=True)
-        or keeps[-1] != 1
-    ):
-        raise ConfigError(
-            f"stages must be (pairs, keep) with rising pairs and falling keep, the last keeping 1, got {list(stages)}"
-        )
-    return tuple((p, min(k, classes)) for p, k in stages)

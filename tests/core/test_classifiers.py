@@ -1,3 +1,5 @@
+import math
+import statistics
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -12,14 +14,19 @@ from mcti_core.classifiers import (
     DiffusionClassifier,
     HybridClassifier,
     Scores,
+    diffusion,
     predict,
 )
-from mcti_core.diffusion import stratified_sigmas
+from mcti_core.diffusion import spread_sigmas
 from mcti_core.errors import ConfigError, HostError, TokenError
 from mcti_core.hosts.base import Host, TextFeatures
+from mcti_core.pocket import load_pocket
+from mcti_core.pocket.recipe.quality import word_tokens
+from mcti_core.sampling import generate
 from mcti_core.tokens import Support, TokenSet
 
-STAGES = ((2, 2), (5, 1))
+SHORT = {"pairs": 6, "error": 0.3}
+"""A small budget for the diffusion classifier."""
 
 
 class Forbidden:
@@ -78,13 +85,13 @@ class KnownErrors:
         return torch.ones_like(sigma)
 
 
-def known_errors(table, stages, **options):
+def known_errors(table, **options):
     """A diffusion classifier over ``table``'s classes, and its denoiser."""
     denoiser = KnownErrors(table)
     host = Host({"plain": WordlessEncoder()}, denoiser, codec=object())  # codec: latents are given
     numbers = torch.arange(len(table)).float().view(-1, 1, 1)
     tokens = TokenSet(tuple(f"class {i}" for i in range(len(table))), {"plain": numbers}, templates=("{}",))
-    return DiffusionClassifier(host, tokens, stages=stages, **options), denoiser
+    return DiffusionClassifier(host, tokens, **options), denoiser
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +104,12 @@ def classifiers(tiny_host, tokens):
     return {
         "clip": ClipClassifier(tiny_host, tokens),
         "hybrid": HybridClassifier(tiny_host, tokens),
-        "diffusion": DiffusionClassifier(tiny_host, tokens, stages=STAGES),
+        "diffusion": DiffusionClassifier(tiny_host, tokens, **SHORT),
     }
 
 
 def remade(classifier, host, tokens):
-    options = {"stages": STAGES} if isinstance(classifier, DiffusionClassifier) else {}
-    return type(classifier)(host, tokens, **options)
+    return type(classifier)(host, tokens, **(SHORT if isinstance(classifier, DiffusionClassifier) else {}))
 
 
 @pytest.mark.parametrize("name", ["clip", "hybrid", "diffusion"])
@@ -121,8 +127,9 @@ def test_an_image_scores_the_same_in_any_batch(images, classifiers, name):
     twice = torch.cat([images, images[:1]])
     scores = classifiers[name].score(twice)
     assert torch.allclose(scores.logits[0], scores.logits[-1], atol=1e-4)
-    alone = torch.cat([classifiers[name].score(image[None]).logits for image in twice])
-    assert torch.allclose(alone, scores.logits, atol=1e-4)
+    alone = [classifiers[name].score(image[None]) for image in twice]
+    assert torch.allclose(torch.cat([each.logits for each in alone]), scores.logits, atol=1e-4)
+    assert torch.equal(torch.cat([each.evaluations for each in alone]), scores.evaluations)
 
 
 def test_clip_logits_by_transformers_alone(tiny_host, tiny_model, tokens, images):
@@ -177,10 +184,10 @@ def test_diffusion_on_all_pairs_by_plain_loops(tiny_host, tiny_model, tokens, ca
     from diffusers import DDPMScheduler
 
     pairs, unet, latents = 4, tiny_host.denoiser.unet, cache.latents[:2, 0]
-    classifier = DiffusionClassifier(tiny_host, tokens, stages=((pairs, 1),), low=0.2, high=0.8, seed=5, batch=7)
+    classifier = DiffusionClassifier(tiny_host, tokens, pairs=pairs, error=0, low=0.2, high=0.8, seed=5, batch=7)
     scheduler = DDPMScheduler.from_pretrained(tiny_model, subfolder="scheduler")
     generator = torch.Generator().manual_seed(5)
-    sigmas = stratified_sigmas(tiny_host.denoiser.sigmas, pairs, generator, 0.2, 0.8)
+    sigmas = spread_sigmas(tiny_host.denoiser.sigmas, pairs, generator, 0.2, 0.8)
     noises = torch.randn(pairs, 4, 8, 8, generator=generator)
     expected = torch.zeros(2, 3)
     for image in range(2):
@@ -198,15 +205,15 @@ def test_diffusion_on_all_pairs_by_plain_loops(tiny_host, tiny_model, tokens, ca
 
 
 def test_diffusion_scores_images_by_their_latents(tiny_host, tokens, images, cache):
-    classifier = DiffusionClassifier(tiny_host, tokens, stages=STAGES)
+    classifier = DiffusionClassifier(tiny_host, tokens, **SHORT)
     expected = classifier.score_latents(cache.latents[:, 0]).logits
     assert torch.allclose(classifier.score(images).logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_batch_size_does_not_change_answers(tiny_host, tokens, cache, batch):
-    plain = DiffusionClassifier(tiny_host, tokens, stages=STAGES).score_latents(cache.latents[:3, 0])
-    other = DiffusionClassifier(tiny_host, tokens, stages=STAGES, batch=batch).score_latents(cache.latents[:3, 0])
+    plain = DiffusionClassifier(tiny_host, tokens, **SHORT).score_latents(cache.latents[:3, 0])
+    other = DiffusionClassifier(tiny_host, tokens, batch=batch, **SHORT).score_latents(cache.latents[:3, 0])
     assert torch.allclose(other.logits, plain.logits, atol=1e-4)
     assert torch.equal(other.evaluations, plain.evaluations)
 
@@ -215,19 +222,19 @@ def random_table(seed, classes=6):
     return torch.rand(classes, 997, generator=torch.Generator().manual_seed(seed)) + 0.1
 
 
-def test_evaluations_are_those_of_the_stages():
-    table = random_table(0)
-    classifier, denoiser = known_errors(table, ((2, 4), (5, 2), (9, 1)))
+def test_evaluations_are_counted_image_by_image():
+    classifier, denoiser = known_errors(random_table(0), pairs=20)
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
-    assert scores.evaluations.tolist() == [6 * 2 + 4 * 3 + 2 * 4]
     assert len(denoiser.asked) == len(set(denoiser.asked)) == int(scores.evaluations)
+    assert 6 * 4 < int(scores.evaluations) < 6 * 20
+    denoiser.asked.clear()
     candidates = torch.tensor([[True, True, False, False, False, True]])
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8), candidates)
-    assert scores.evaluations.tolist() == [3 * 2 + 3 * 3 + 2 * 4]
+    assert len(denoiser.asked) == int(scores.evaluations) <= 3 * 20
 
 
 def test_all_classes_share_the_pairs():
-    classifier, denoiser = known_errors(random_table(1), ((7, 1),))
+    classifier, denoiser = known_errors(random_table(1), pairs=7, error=0)
     classifier.score_latents(torch.zeros(1, 4, 8, 8))
     levels = [sorted(sigma for label, sigma in denoiser.asked if label == c) for c in range(6)]
     assert all(level == levels[0] for level in levels)
@@ -235,41 +242,92 @@ def test_all_classes_share_the_pairs():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_stages_by_plain_loops(seed):
-    """Who is eliminated when, and that no one then stands above one who went on."""
-    stages = ((1, 4), (3, 2), (6, 1))
-    classifier, denoiser = known_errors(random_table(seed), stages, seed=seed)
-    logits = classifier.score_latents(torch.zeros(1, 4, 8, 8)).logits[0].tolist()
-    sigmas = stratified_sigmas(
-        denoiser.sigmas, 6, torch.Generator().manual_seed(seed), classifier.low, classifier.high
-    ).tolist()
+def test_who_is_stopped_when_by_plain_loops(seed):
+    """By scipy's Student; and no one who was stopped then stands above one who went on."""
+    from scipy.stats import t as student
 
-    def mean_error(label, pairs):
-        return sum(denoiser.error(label, sigma) for sigma in sigmas[:pairs]) / pairs
+    pairs, error = 24, 0.2
+    classifier, denoiser = known_errors(random_table(seed), pairs=pairs, error=error, seed=seed)
+    scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
+    generator = torch.Generator().manual_seed(seed)
+    sigmas = spread_sigmas(denoiser.sigmas, pairs, generator, classifier.low, classifier.high).tolist()
+    errors = [[denoiser.error(label, sigma) for sigma in sigmas] for label in range(6)]
 
-    alive, places = list(range(6)), []  # places: from the last to the first, groups that left together
-    for pairs, keep in stages:
-        ranked = sorted(alive, key=lambda label: mean_error(label, pairs))
-        alive = ranked[:keep]
-        places.append(ranked[keep:])
+    alive, groups, evaluations, done = list(range(6)), [], 0, 0  # groups: who was stopped, look by look
+    for n in (4, 5, 7, 9, 12, 15, 19, 24):
+        evaluations += len(alive) * (n - done)
+        done = n
+        leader = min(alive, key=lambda label: statistics.mean(errors[label][:n]))
+        apart = {c: [a - b for a, b in zip(errors[c][:n], errors[leader], strict=False)] for c in alive if c != leader}
+        shared = statistics.mean(statistics.variance(d) for d in apart.values())
+        out = []
+        for label, d in apart.items():
+            variance = (8 * shared + (n - 1) * statistics.variance(d)) / (8 + n - 1)
+            left = 1 - n / pairs
+            t = statistics.mean(d) * n**0.5 / (variance * left) ** 0.5 if left else math.inf
+            if student.sf(t, 8 + n - 1) < error / 5:
+                out.append(label)
+        groups.append(out)
+        alive = [label for label in alive if label not in out]
+        if len(alive) == 1:
+            break
     (winner,) = alive
+    logits = scores.logits[0].tolist()
+    assert int(scores.evaluations) == evaluations
     assert max(range(6), key=logits.__getitem__) == winner
-    assert logits[winner] == pytest.approx(-100 * mean_error(winner, 6), rel=1e-4)
-    for stage, left in enumerate(places):
-        stayed = [label for group in places[stage + 1 :] for label in group] + [winner]
-        assert max(logits[label] for label in left) <= min(logits[label] for label in stayed)
+    assert logits[winner] == pytest.approx(-100 * statistics.mean(errors[winner][:done]), rel=1e-4)
+    for look, out in enumerate(groups):
+        stayed = [label for group in groups[look + 1 :] for label in group] + [winner]
+        assert max((logits[label] for label in out), default=-math.inf) <= min(logits[label] for label in stayed)
 
 
-def test_one_who_left_early_keeps_its_distance_from_the_winner():
+@pytest.mark.parametrize("seed", range(5))
+def test_at_error_zero_every_class_has_its_mean_over_all_pairs(seed):
+    classifier, denoiser = known_errors(random_table(seed), pairs=11, error=0)
+    scores = classifier.score_latents(torch.zeros(2, 4, 8, 8))
+    sigmas = spread_sigmas(denoiser.sigmas, 11, torch.Generator().manual_seed(0), classifier.low, classifier.high)
+    means = [statistics.mean(denoiser.error(label, sigma) for sigma in sigmas.tolist()) for label in range(6)]
+    assert torch.allclose(scores.logits, -100 * torch.tensor(means).expand(2, 6), rtol=1e-4)
+    assert scores.evaluations.tolist() == [66, 66]
+
+
+def test_a_clear_winner_costs_few_evaluations():
+    table = random_table(2) * 0.1
+    table[3] -= 0.5
+    classifier, _ = known_errors(table + 1, pairs=64, error=0.01)
+    scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
+    assert int(scores.logits.argmax()) == 3
+    assert int(scores.evaluations) == 6 * 4
+
+
+def test_one_who_was_stopped_keeps_its_distance_from_the_winner():
     table = torch.tensor([[1.0], [1.5], [3.0]]).expand(3, 997)
-    classifier, _ = known_errors(table, ((1, 2), (4, 1)), scale=10.0)
-    logits = classifier.score_latents(torch.zeros(1, 4, 8, 8)).logits[0]
-    assert logits.tolist() == pytest.approx([-10.0, -15.0, -30.0], rel=1e-4)
+    classifier, _ = known_errors(table, pairs=30, scale=10.0)
+    scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
+    assert scores.logits[0].tolist() == pytest.approx([-10.0, -15.0, -30.0], rel=1e-4)
+    assert scores.evaluations.tolist() == [3 * 4]
+
+
+def test_its_distance_is_of_the_pairs_that_both_saw():
+    """A third class that is stopped at the first look, while the others go on."""
+    table = torch.stack(
+        [
+            torch.ones(997),
+            1.02 + 0.3 * torch.randn(997, generator=torch.Generator().manual_seed(0)),
+            torch.full((997,), 3.0),
+        ]
+    )
+    classifier, _ = known_errors(table, pairs=32, error=0.01, scale=10.0)
+    scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
+    assert int(scores.evaluations) > 3 * 4 + 2 * 5
+    best = scores.logits[0, :2].argmax()
+    assert int(best) == 0
+    assert float(scores.logits[0, 0] - scores.logits[0, 2]) == pytest.approx(20.0, rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_only_candidates_are_tried(seed):
-    classifier, denoiser = known_errors(random_table(seed), ((2, 3), (4, 1)))
+    classifier, denoiser = known_errors(random_table(seed), pairs=6)
     generator = torch.Generator().manual_seed(seed)
     candidates = torch.rand(4, 6, generator=generator) < 0.5
     candidates[:, seed] = True
@@ -283,13 +341,63 @@ def test_only_candidates_are_tried(seed):
     assert {label for label, _ in denoiser.asked} <= set(candidates.any(0).nonzero()[:, 0].tolist())
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [(), ((0, 1),), ((4, 2),), ((4, 0),), ((4, 2), (4, 1)), ((8, 2), (4, 1)), ((4, 1), (8, 2), (9, 1))],
-)
-def test_bad_stages_are_refused(tiny_host, tokens, stages):
-    with pytest.raises(ConfigError, match=r"rising pairs and falling keep, the last keeping 1, got \["):
-        DiffusionClassifier(tiny_host, tokens, stages=stages)
+def test_a_lone_candidate_is_tried_on_the_first_pairs_only():
+    classifier, _ = known_errors(random_table(3), pairs=20)
+    candidates = torch.zeros(1, 6, dtype=torch.bool)
+    candidates[0, 4] = True
+    scores = classifier.score_latents(torch.zeros(1, 4, 8, 8), candidates)
+    assert scores.evaluations.tolist() == [4]
+    assert int(scores.logits.argmax()) == 4 or scores.logits[0].unique().numel() == 1
+
+
+@pytest.mark.parametrize("options", [{"pairs": 0}, {"batch": 0}, {"error": -0.1}, {"error": 0.6}, {"error": math.nan}])
+def test_bad_budgets_are_refused(tiny_host, tokens, options):
+    with pytest.raises(ConfigError, match=r"at least 1, got|from 0 \(stop no class early\) to 0.5, got"):
+        DiffusionClassifier(tiny_host, tokens, **options)
+
+
+def test_any_number_of_images_is_taken_in_parts(tiny_host, tokens, images, monkeypatch):
+    classifier = DiffusionClassifier(tiny_host, tokens, **SHORT)
+    whole = classifier.score(images)
+    monkeypatch.setattr(diffusion, "_ENCODED", 2)
+    monkeypatch.setattr(diffusion, "_TOGETHER", 4)
+    parts = classifier.score(images)
+    assert torch.allclose(parts.logits, whole.logits, atol=1e-4)
+    assert torch.equal(parts.evaluations, whole.evaluations)
+
+
+def test_batches_are_full_across_images(tiny_host, tokens, cache, monkeypatch):
+    sizes, denoise = [], tiny_host.denoiser.denoise
+    monkeypatch.setattr(
+        tiny_host.denoiser, "denoise", lambda noised, *rest: (sizes.append(len(noised)), denoise(noised, *rest))[1]
+    )
+    DiffusionClassifier(tiny_host, tokens, pairs=4, error=0, batch=25).score_latents(cache.latents[:5, 0])
+    assert sizes == [25, 25, 10]  # 5 images, 3 classes, 4 pairs
+
+
+def test_a_quarter_of_the_evaluations_gives_the_same_answers():
+    """Real errors: the pocket checkpoint's own drawings of six of its words, by the defaults but for half the pairs."""
+    host, words = load_pocket(), ["kegi", "kifi", "kere", "pudo", "bupe", "veka"]
+    tokens = word_tokens(host, words)
+    images = generate(host, [f"a drawing of a {word}" for word in words], steps=10, seed=1)
+    full = DiffusionClassifier(host, tokens, pairs=32, error=0, seed=1).score(images)
+    test = DiffusionClassifier(host, tokens, pairs=32, seed=1).score(images)
+    assert full.evaluations.tolist() == [6 * 32] * 6
+    assert test.logits.argmax(1).tolist() == full.logits.argmax(1).tolist() == list(range(6))
+    assert test.evaluations.sum() <= full.evaluations.sum() / 4
+    assert test.evaluations.unique().numel() > 1  # hard images cost more than easy ones
+
+
+def test_errors_are_float32_under_a_half_precision_denoiser(tiny_model, tiny_host, tokens, cache):
+    from mcti_core.hosts.diffusers import load_host
+
+    half = load_host(tiny_model, dtype="bf16")
+    latents, options = cache.latents[:4, 0], {"pairs": 8, "error": 0}
+    fine = DiffusionClassifier(tiny_host, tokens, **options).score_latents(latents).logits
+    coarse = DiffusionClassifier(half, tokens, **options).score_latents(latents).logits
+    assert coarse.dtype == torch.float32
+    assert torch.allclose(coarse, fine, rtol=0.02)
+    assert (coarse % 1).unique().numel() == coarse.numel()  # not rounded to bf16's three digits
 
 
 def test_diffusion_needs_its_parts(tiny_host, tokens):
@@ -299,13 +407,23 @@ def test_diffusion_needs_its_parts(tiny_host, tokens):
         DiffusionClassifier(replace(tiny_host, codec=None), tokens)
 
 
-def test_cascade_with_all_on_the_list_decides_as_diffusion(classifiers, images):
-    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], shortlist=3).score(images)
-    slow = classifiers["diffusion"].score(images)
-    differences = scores.logits - slow.logits
-    assert torch.allclose(differences, differences[:, :1].expand(-1, 3), atol=1e-3)
-    assert torch.equal(scores.logits.argmax(1), slow.logits.argmax(1))
+def test_cascade_adds_both_over_all_classes(classifiers, images):
+    options = {"shortlist": 3, "margin": math.inf, "weight": 0.3}
+    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).score(images)
+    fast, slow = classifiers["clip"].score(images), classifiers["diffusion"].score(images)
+    expected = (fast.logits + 0.3 * slow.logits).softmax(1)
+    assert torch.allclose(scores.logits.softmax(1), expected, atol=1e-4)
     assert torch.equal(scores.evaluations, slow.evaluations)
+
+
+def test_cascade_believes_the_first_as_far_as_it_is_calibrated(classifiers, images):
+    classifiers["clip"].temperature = 4.0
+    try:
+        scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], margin=math.inf).score(images)
+    finally:
+        classifiers["clip"].temperature = 1.0
+    fast, slow = classifiers["clip"].score(images).logits, classifiers["diffusion"].score(images).logits
+    assert torch.allclose(scores.logits.softmax(1), (fast / 4 + 2 * slow).softmax(1), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"shortlist": 1}, {"margin": 0.0}])
@@ -316,29 +434,29 @@ def test_cascade_that_hands_nothing_on_is_clip(tiny_host, tokens, classifiers, i
     assert scores.evaluations.tolist() == [0] * len(images)
 
 
-def test_cascade_hands_on_what_is_close(classifiers, images):
+def test_cascade_hands_on_what_is_in_doubt(classifiers, images):
     fast = classifiers["clip"].score(images).logits
     best = fast.topk(2).values
     lead = best[:, 0] - best[:, 1]
     margin = float(lead.median()) + 1e-4
     scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], shortlist=2, margin=margin).score(images)
-    close = lead < margin
-    assert 0 < int(close.sum()) < len(images)
-    assert torch.equal(scores.evaluations > 0, close)
-    assert torch.equal(scores.logits[~close], fast[~close])
+    doubtful = lead < margin
+    assert 0 < int(doubtful.sum()) < len(images)
+    assert torch.equal(scores.evaluations > 0, doubtful)
+    assert torch.equal(scores.logits[~doubtful], fast[~doubtful])
 
 
-def test_cascade_lets_diffusion_decide_among_the_shortlist(classifiers, images):
+def test_cascade_keeps_its_answer_on_the_shortlist(classifiers, images):
     fast = classifiers["clip"].score(images).logits
-    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], shortlist=2).score(images)
+    options = {"shortlist": 2, "margin": math.inf, "weight": 100.0}
+    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).score(images)
     listed = torch.zeros_like(fast, dtype=torch.bool).scatter_(1, fast.topk(2).indices, True)
-    expected = classifiers["diffusion"].score(images, listed).logits.argmax(1)
+    expected = classifiers["diffusion"].score(images, listed).logits.masked_fill(~listed, -torch.inf).argmax(1)
     assert torch.equal(scores.logits.argmax(1), expected)
-    assert not torch.equal(expected, fast.argmax(1))  # it does overrule CLIP
+    assert not torch.equal(expected, fast.argmax(1))  # with so much weight it does overrule CLIP
     inside, outside = scores.logits.masked_fill(~listed, torch.inf), scores.logits.masked_fill(listed, -torch.inf)
-    assert (inside.amin(1) > outside.amax(1)).all()
-    assert torch.equal(scores.logits[~listed], fast[~listed])
-    assert (scores.evaluations == 2 * 5).all()
+    assert (inside.amin(1) >= outside.amax(1)).all()
+    assert (scores.evaluations <= 2 * 6).all()
 
 
 def test_cascade_takes_a_hybrid_first(classifiers, images):

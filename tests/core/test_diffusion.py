@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcti_core.diffusion import noise_error, random_sigmas, stratified_sigmas
+from mcti_core.diffusion import noise_error, random_sigmas, spread_sigmas, stratified_sigmas
 
 
 @pytest.fixture
@@ -90,3 +90,28 @@ def test_stratified_sigmas_one_from_each_slice(low, high):
     assert torch.equal(places.sort().values.round(decimals=3).floor(), torch.arange(20.0))
     assert not torch.equal(drawn, drawn.sort().values)
     assert torch.equal(drawn, stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), low, high))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.3, 0.9)])
+def test_any_first_spread_sigmas_are_spread(low, high):
+    sigmas = torch.arange(100_000.0)
+    drawn = spread_sigmas(sigmas, 100, torch.Generator().manual_seed(0), low, high)
+    places = (drawn / 100_000 - low) / (high - low)
+    assert places.min() >= 0
+    assert places.max() < 1
+    for count in (2, 4, 8, 16, 32, 64):  # equal distances, around the circle
+        turned = places[:count].sort().values
+        gaps = torch.cat([turned[1:], turned[:1] + 1]) - turned
+        assert torch.allclose(gaps, torch.full((count,), 1 / count), atol=1e-3)
+    for count in (3, 23, 100):  # no gap is twice as wide as it need be
+        turned = places[:count].sort().values
+        assert (torch.cat([turned[1:], turned[:1] + 1]) - turned).max() < 2 / count + 1e-3
+
+
+def test_spread_sigmas_begin_with_those_of_fewer_and_follow_the_seed():
+    def draw(count, seed):
+        return spread_sigmas(torch.arange(1000.0), count, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(64, 0)[:20], draw(20, 0))
+    assert not torch.equal(draw(20, 0), draw(20, 1))
+    assert draw(1, 3).shape == (1,)

@@ -1,0 +1,191 @@
+"""The diffusion classifier's budget: how few evaluations give the decisions of all classes on all pairs.
+
+Usage: python -m benchmarks.decisions [--json FILE] [--plot FILE] [--omniglot ZIP] [--tables FOLDER] [--pairs 64] [--quick]
+
+Pocket checkpoint, tokens of five examples a class. The errors of all classes on all pairs are computed once (``decision_tables.py``; half
+an hour on a core of its own, kept in --tables), then each way to spend evaluations is replayed on them. A pair's place in the order is chance, so each is
+replayed in several orders that keep any first pairs spread over the noise levels. Without --omniglot only the digits are measured.
+Counts and decisions only: neither depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcti_core.classifiers.stopping import race
+from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.pocket import load_pocket
+
+from .decision_tables import ALPHABET, DIGITS, TUNING, Table, Task, make_table
+from .lines import Panel, draw_panels
+from .report import machine, show, write_json
+
+ERRORS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+STAGES = ((6, 4), (12, 2), (24, 1))
+"""The elimination that the sequential test replaced: after so many pairs so many classes stay."""
+SHORTLIST, MARGIN = 3, 5.0
+WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+
+Strategy = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""(N, C, P) errors -> decisions (N,), evaluations (N,)."""
+
+
+def sequential(error: float, tried: Tensor | None = None) -> Strategy:
+    """The library's own test, at an error level."""
+
+    def run(errors: Tensor) -> tuple[Tensor, Tensor]:
+        all_of_them = torch.ones(errors.shape[:2], dtype=torch.bool)
+        found, seen = race(
+            lambda going, start, end: errors[going][:, start:end],
+            all_of_them if tried is None else tried,
+            errors.shape[2],
+            error,
+        )
+        means = (found.sum(2) / seen.clamp(min=1)).masked_fill(seen < seen.amax(1, keepdim=True), torch.inf)
+        return means.argmin(1), seen.sum(1)
+
+    return run
+
+
+def first(pairs: int) -> Strategy:
+    """All classes on the first few pairs."""
+    return lambda errors: (
+        errors[..., :pairs].mean(2).argmin(1),
+        torch.full((len(errors),), pairs * errors.shape[1]),
+    )
+
+
+def staged(errors: Tensor) -> tuple[Tensor, Tensor]:
+    """``STAGES``, without looking at how clear it is."""
+    alive, spent, done = torch.ones(errors.shape[:2], dtype=torch.bool), 0, 0
+    for pairs, keep in STAGES:
+        spent, done = spent + int(alive[0].sum()) * (pairs - done), pairs
+        ranked = errors[..., :pairs].mean(2).masked_fill(~alive, torch.inf).argsort(1)[:, :keep]
+        alive = torch.zeros_like(alive).scatter_(1, ranked, True)
+    return ranked[:, 0], torch.full((len(errors),), spent)
+
+
+def orders(pairs: int, count: int) -> list[Tensor]:
+    """Orders of the pairs: exclusive or with a number keeps the first n of van der Corput's sequence spread out."""
+    size = 1 << (pairs - 1).bit_length()
+    masks = torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count].tolist()
+    mixed = [torch.arange(size) ^ mask for mask in [0, *[mask for mask in masks if mask]][:count]]
+    return [order[order < pairs] for order in mixed]
+
+
+def tried_out(name: str, strategy: Strategy, tables: Sequence[Table], repeats: int) -> dict[str, Any]:
+    """Means over tables and orders, in percent."""
+    same, share, right, spent = [], [], [], []
+    for table in tables:
+        full = table.errors.mean(2).argmin(1)
+        for order in orders(table.errors.shape[2], repeats):
+            decided, evaluations = strategy(table.errors[..., order])
+            same.append((decided == full).float().mean().item())
+            right.append((decided == table.labels).float().mean().item())
+            spent.append(evaluations.float().mean().item())
+            share.append(spent[-1] / table.errors[0].numel())
+    figures = {"same decision": same, "evaluations": share, "right": right}
+    percent = {column: round(100 * mean(values), 2) for column, values in figures.items()}
+    return {"strategy": name, **percent, "evaluations an image": round(mean(spent), 1)}
+
+
+def budget_rows(tables: Sequence[Table], repeats: int) -> list[dict[str, Any]]:
+    pairs = tables[0].errors.shape[2]
+    fewer = [count for count in (4, 8, 12, 16, 24, 32, 48, 64, 128) if count <= pairs]
+    rows = [tried_out(f"all classes, {count} pairs", first(count), tables, repeats) for count in fewer]
+    if pairs >= STAGES[-1][0]:
+        rows.append(tried_out("fixed stages", staged, tables, repeats))
+    return rows + [tried_out(f"sequential, error {error:g}", sequential(error), tables, repeats) for error in ERRORS]
+
+
+def cascade_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """CLIP, diffusion, a shortlist that diffusion decides, and both added where CLIP is in doubt; a column a seed."""
+    rows: dict[str, list[float]] = {}
+    for table in tables:
+        clip, diffusion = table.clip, -100 * table.errors.mean(2)
+        best = clip.topk(SHORTLIST, 1)
+        listed = torch.full_like(clip, -1e6).scatter_(1, best.indices, 0.0)
+        doubtful = best.values[:, :1] - best.values[:, 1:2] < MARGIN
+        ways = {"CLIP": clip, "diffusion": diffusion, f"diffusion among CLIP's best {SHORTLIST}": listed + diffusion}
+        for weight in WEIGHTS:
+            ways[f"CLIP + {weight:g} x diffusion, in doubt"] = clip + doubtful * (listed + weight * diffusion)
+        for name, scores in ways.items():
+            right = (scores.argmax(1) == table.labels).float().mean().item()
+            rows.setdefault(name, []).append(round(100 * right, 2))
+        rows.setdefault("(images in doubt)", []).append(round(100 * doubtful.float().mean().item(), 2))
+    return [
+        {"classifier": name, "mean": round(mean(each), 2), **{f"seed {i}": value for i, value in enumerate(each)}}
+        for name, each in rows.items()
+    ]
+
+
+def curve(name: str, rows: Sequence[dict[str, Any]]) -> Panel:
+    """Share of decisions that differ over share of evaluations."""
+
+    def points(start: str) -> list[tuple[float, float]]:
+        chosen = [row for row in rows if row["strategy"].startswith(start)]
+        return sorted((row["evaluations"], 100 - row["same decision"]) for row in chosen)
+
+    series = {"all classes, fewer pairs": points("all classes"), "fixed stages": points("fixed")}
+    series["sequential test"] = points("sequential")
+    return Panel(
+        f"{name}: decisions changed, %", "evaluations, % of the full budget", {k: v for k, v in series.items() if v}
+    )
+
+
+def shown(row: dict[str, Any]) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else f"{value:.1f}" for name, value in row.items()}
+
+
+def measure(tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, Any]:
+    host, found = load_pocket(), {}
+    for task in tasks:
+        tables = [
+            make_table(
+                host, task, seed, arguments.pairs,
+                folder=arguments.tables, omniglot=arguments.omniglot, steps=20 if arguments.quick else None,
+            )
+            for seed in task.seeds
+        ]  # fmt: skip
+        budget, cascade = budget_rows(tables, arguments.orders), cascade_rows(tables)
+        images = sum(len(table.labels) for table in tables)
+        show(
+            f"{task.name}: {images} images, seeds {task.seeds}, full budget {arguments.pairs} pairs; percent",
+            [shown(row) for row in budget],
+        )
+        show(f"{task.name}: CLIP and diffusion together; percent of images right", [shown(row) for row in cascade])
+        found[task.name] = {"images": images, "seeds": task.seeds, "budget": budget, "cascade": cascade}
+    return found
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--plot", type=Path, help="draw the trade-off here (PNG)")
+    parser.add_argument("--omniglot", type=Path, help="images_background_small1.zip: the held-out alphabet too")
+    parser.add_argument("--tables", type=Path, help="folder where the errors are kept for the next run")
+    parser.add_argument("--pairs", type=int, default=64, help="P, the full budget")
+    parser.add_argument("--orders", type=int, default=8, help="orders of the pairs to replay")
+    parser.add_argument("--quick", action="store_true", help="ten digits, 16 pairs, little training: under a minute")
+    arguments = parser.parse_args(given)
+    tasks: list[Task] = [TUNING, DIGITS, ALPHABET] if arguments.omniglot else [DIGITS]
+    if arguments.quick:
+        arguments.pairs, arguments.tables, tasks = 16, None, [Task(DIGITS.name, (0,), 1)]
+    quiet_libraries()
+    found = measure(tasks, arguments)
+    write_json(
+        arguments.json, {"machine": machine("cpu"), "pairs": arguments.pairs, "orders": arguments.orders, **found}
+    )
+    if arguments.plot is not None:
+        draw_panels([curve(name, part["budget"]) for name, part in found.items()]).save(arguments.plot, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
