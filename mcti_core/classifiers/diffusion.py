@@ -17,6 +17,8 @@ __all__ = ["DiffusionClassifier"]
 
 _ENCODED, _TOGETHER = 32, 256
 """Images through the autoencoder at once; images whose evaluations share batches, and whose errors are kept."""
+_AT_ONCE, _LATENT_PIXELS = 128, 4 * 64 * 64
+"""Most evaluations at once: four where images are of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
 
 
 class DiffusionClassifier:
@@ -30,12 +32,12 @@ class DiffusionClassifier:
         host: with a denoiser and a codec.
         tokens: the classes.
         pairs: P, the most pairs a class is tried on.
-        error: most probability, under the test's model, that an image's answer is not that of all classes on all pairs.
+        error: level of the test, about the probability that an image's answer is not that of all classes on all pairs.
             0 stops nobody; above 0.5 is not allowed.
         template: the prompt; the tokens' first by default.
         low, high: fractions of the time steps between which noise levels are taken, spread evenly.
         scale: logits are -scale * mean error.
-        batch: denoiser evaluations at once.
+        batch: denoiser evaluations at once; by default 128, or fewer where latents are so large that 4 GB would not do.
         seed: of the shared pairs.
 
     Raises:
@@ -47,9 +49,9 @@ class DiffusionClassifier:
 
     def __init__(
         self, host: Host, tokens: TokenSet, *, pairs: int = 64, error: float = 0.1, template: str | None = None,
-        low: float = 0.1, high: float = 0.7, scale: float = 100.0, batch: int = 128, seed: int = 0,
+        low: float = 0.1, high: float = 0.7, scale: float = 100.0, batch: int | None = None, seed: int = 0,
     ):  # fmt: skip
-        if pairs < 1 or batch < 1:
+        if pairs < 1 or (batch is not None and batch < 1):
             raise ConfigError(f"pairs and batch must be at least 1, got {pairs} and {batch}")
         if not 0 <= error <= 0.5:
             raise ConfigError(f"error is a probability from 0 (stop no class early) to 0.5, got {error}")
@@ -105,16 +107,19 @@ class DiffusionClassifier:
         """(J, n) float32 noise errors on n pairs of the J (image, class) that go on, in full batches across images."""
         image, label = (index.to(latents.device) for index in going.nonzero(as_tuple=True))
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
-        errors = torch.empty(len(jobs), device=latents.device)
-        for part, place in zip(
-            jobs.split(self.batch), errors.split(self.batch), strict=True
-        ):  # none waits for the device
+        errors, at_once = torch.empty(len(jobs), device=latents.device), self.batch or _usual_batch(latents)
+        for part, place in zip(jobs.split(at_once), errors.split(at_once), strict=True):  # none waits for the device
             which, pair = part // len(sigmas), part % len(sigmas)
             clean, sigma = latents[image[which]], sigmas[pair]
             text = {name: features.rows(label[which]) for name, features in self.text.items()}
             estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
             place.copy_(noise_error(clean, estimate, sigma))
         return errors.view(len(image), len(sigmas)).cpu()
+
+
+def _usual_batch(latents: Tensor) -> int:
+    """Large latents keep a GPU busy a few at a time, and more of them would only take more memory."""
+    return max(1, min(_AT_ONCE, _LATENT_PIXELS // (latents.shape[-1] * latents.shape[-2])))
 
 
 def _aligned(errors: Tensor, seen: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ before, the chance that the sum comes out negative is the upper tail of Student'
 
 where 1 - n / P is the finite-population correction: at n = P nothing is left to learn. A class whose chance is below
 ``error / (classes - 1)`` is stopped. Each class is stopped at most once, so that under this model the answer differs from
-that of the full budget, all classes on all pairs, with a probability of at most ``error``.
+that of the full budget, all classes on all pairs, with a probability of at most ``error``. The model leaves out that there
+are many looks, and that the leader is chosen by the same numbers. On numbers drawn as it has them, decisions change in 0.3
+to 0.7 times ``error`` of the images where classes differ, and in up to 1.6 times where they do not differ at all.
 
 With few pairs s is uncertain. Rivals of one image have similar s, so theirs is blended in as if it came from
 ``BORROWED`` further pairs, the moderated t of Smyth 2004; degrees of freedom grow by as many.
@@ -36,16 +38,16 @@ FIRST = 4
 """Pairs before the first look."""
 BORROWED = 8
 """Weight of the mean variance of an image's rivals, in pairs. Chosen on the tuning characters (docs/performance.md)."""
-_GROWTH = 1.25
+_GROWTH = 1.1
 _MOST = 1e9
 """Of student_bound: beyond it nobody is stopped."""
 
 
 def looks(pairs: int) -> tuple[int, ...]:
-    """After how many pairs classes are stopped: 4, then every quarter more, the last time at ``pairs``.
+    """After how many pairs classes are stopped: 4, then every tenth more, the last time at ``pairs``.
 
     >>> looks(20)
-    (4, 5, 7, 9, 12, 15, 19, 20)
+    (4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 20)
     """
     counts = [min(FIRST, pairs)]
     while counts[-1] < pairs:
@@ -63,7 +65,7 @@ def race(
             round; gives their errors (J, pairs of the round), in the order of ``going.nonzero()``.
         tried: (B, C) bool, the classes to try, at least one an image.
         pairs: P.
-        error: most probability under the model that an image's answer is not the full budget's; 0 stops nobody early.
+        error: level of the test, about the probability that an image's answer is not the full budget's; 0 stops nobody early.
 
     Returns:
         errors (B, C, P) float32, 0 where none was asked for; and on how many first pairs each class was tried, (B, C).

@@ -34,7 +34,8 @@ __all__ = ["EDIT", "PLAIN", "Demo", "run_demo"]
 
 PLAIN = "a drawing of a {}"
 EDIT = "a drawing of a red thick {} on yellow paper"
-DIFFUSION_QUERIES = 200
+DIFFUSION_QUERIES, DIFFUSION_PAIRS = 200, 32
+"""Images for the diffusion classifier, and half its usual budget: the demo is to take minutes."""
 SAMPLES = 8
 """Images generated of each class in each prompt."""
 
@@ -161,7 +162,7 @@ def _classify_diffusion(demo: Demo, host: Host, query: FeatureCache, progress: P
     each = DIFFUSION_QUERIES // len(demo.classes)
     chosen = torch.cat([(query.labels == c).nonzero()[:each, 0] for c in range(len(demo.classes))])
     for name in ("ti", "mcti"):
-        classifier = DiffusionClassifier(host, demo.tokens[name], template=PLAIN)
+        classifier = DiffusionClassifier(host, demo.tokens[name], pairs=DIFFUSION_PAIRS, template=PLAIN)
         predicted, evaluations = [], []
         for part in chosen.split(25):
             scores = classifier.score_latents(query.latents[part, 0])

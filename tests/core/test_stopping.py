@@ -39,7 +39,7 @@ def test_looks_rise_to_the_last_pair(pairs):
     assert counts[0] == min(FIRST, pairs)
     assert counts[-1] == pairs
     assert list(counts) == sorted(set(counts))
-    assert all(after <= before * 1.25 + 1 for before, after in pairwise(counts))
+    assert all(after <= before * 1.1 + 1 for before, after in pairwise(counts))
 
 
 def test_the_chance_of_being_overtaken_by_simulation():
@@ -94,13 +94,13 @@ def test_variance_is_borrowed_from_the_rivals():
         assert stopped[0].tolist() == [False, bool(bound < ts[0]), bool(bound < ts[1])]
 
 
-@pytest.mark.parametrize("apart", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize(("apart", "times"), [(0.0, 1.6), (0.3, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize("error", [0.05, 0.2])
-def test_the_error_level_is_kept(apart, error):
+def test_the_error_level_is_kept_where_classes_differ(apart, times, error):
     errors = drawn(2000, 8, 48, apart)
     decided, seen = raced(errors, error)
     changed = (decided != errors.mean(2).argmin(1)).float().mean().item()
-    assert changed <= error + 2 * (error / 2000) ** 0.5
+    assert changed <= times * error + 2 * (error / 2000) ** 0.5
     assert seen.float().mean() < 48
 
 
