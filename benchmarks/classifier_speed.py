@@ -15,12 +15,15 @@ from mcti_core.features import FeatureCache
 from mcti_core.hosts.base import Host
 from mcti_core.hosts.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from mcti_core.hosts.diffusers import ClipModelSpace
+from mcti_core.hosts.loading import DTYPES
 from mcti_core.training import TrainConfig, train
 
 from .models import clip_model
-from .timing import DTYPES, Case, interleaved, seconds
+from .timing import Case, interleaved
 
 __all__ = ["clip_rows", "diffusion_rows", "with_vision_tower"]
+
+ALL = "all classes on all pairs"
 
 
 def with_vision_tower(host: Host, vision: Mapping[str, int], dtype: str) -> Host:
@@ -44,30 +47,34 @@ def clip_rows(host: Host, batch: int, repeats: int, classes: int = 10) -> list[d
 
     cases = {"bare vision tower": Case(bare, batch), "CLIP classifier": Case(lambda: classifier.score(images), batch)}
     found = interleaved(cases, repeats, str(host.device))
-    base = found["bare vision tower"]
-    return [{"images through": name, "images/s": 1 / each, "share": base / each} for name, each in found.items()]
+    base = found["bare vision tower"].median
+    return [
+        {"images through": name, "images/s": each.rate, "slowest to fastest": each.rates, "share": base / each.median}
+        for name, each in found.items()
+    ]
 
 
 def diffusion_rows(
-    host: Host, support: FewShotDataset, queries: FewShotDataset, config: TrainConfig, pairs: int = 64
+    host: Host, support: FewShotDataset, queries: FewShotDataset, config: TrainConfig, repeats: int, pairs: int = 64
 ) -> list[dict[str, Any]]:
     """All classes on all pairs, and the sequential test: evaluations and images a second, and how often they agree."""
     cache = FeatureCache.build(host, support, mirror=False)
     tokens = train(host, cache, new_tokens(host, cache.classes), config).tokens
     images = torch.stack(list(queries.load(host.image_size)))
-    rows: list[dict[str, Any]] = []
-    answers = {}
-    for name, error in (("all classes on all pairs", 0.0), ("sequential test", None)):
-        told = {} if error is None else {"error": error}
-        classifier, found = DiffusionClassifier(host, tokens, pairs=pairs, **told), []
-        spent = seconds(
-            lambda classifier=classifier, found=found: found.append(classifier.score(images)), str(host.device)
-        )
-        answers[name] = found[0].logits.argmax(1)
-        full = answers["all classes on all pairs"]
-        rows.append({
-            "diffusion classifier": name, "evaluations an image": found[0].evaluations.float().mean().item(),
-            "images/s": len(images) / spent, "same answer, %": 100 * (answers[name] == full).float().mean().item(),
+    ways = {
+        ALL: DiffusionClassifier(host, tokens, pairs=pairs, error=0.0),
+        "sequential test": DiffusionClassifier(host, tokens, pairs=pairs),
+    }
+    cases = {name: Case(lambda way=way: way.score(images), len(images)) for name, way in ways.items()}
+    found = interleaved(cases, repeats, str(host.device))
+    scores = {name: way.score(images) for name, way in ways.items()}
+    answers = {name: each.logits.argmax(1) for name, each in scores.items()}
+    return [
+        {
+            "diffusion classifier": name, "evaluations an image": scores[name].evaluations.float().mean().item(),
+            "images/s": found[name].rate, "slowest to fastest": found[name].rates,
+            "same answer, %": 100 * (answers[name] == answers[ALL]).float().mean().item(),
             "right, %": 100 * (answers[name] == queries.labels).float().mean().item(),
-        })  # fmt: skip
-    return rows
+        }
+        for name in ways
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from mcti_core.hosts.base import Host
 from mcti_core.pocket import POCKET_CONFIG
 from mcti_core.pocket.digits import digit_dataset
 from mcti_core.pocket.recipe.omniglot import HELD_OUT, held_out_images, load_masks
-from mcti_core.training import train
+from mcti_core.training import run_identity, train
 
 __all__ = ["ALPHABET", "DIGITS", "TUNING", "Table", "Task", "make_table"]
 
@@ -41,7 +42,7 @@ class Task:
 
 
 TUNING = Task("tuning characters", (10, 11), 8)
-DIGITS = Task("digits", (0, 1, 2), 5)
+DIGITS = Task("digits", (0, 1, 2), 10)
 ALPHABET = Task("alphabet", (0, 1, 2), 4)
 
 
@@ -55,6 +56,8 @@ class Table:
     """(N,) int64, the truth."""
     clip: Tensor
     """(N, C) float32 calibrated log-probabilities, up to a constant, of the CLIP classifier with the same tokens."""
+    images: Tensor
+    """(N,) int64: which of the task's images were asked; several seeds may ask the same one."""
 
 
 def make_table(
@@ -67,22 +70,25 @@ def make_table(
     omniglot: Path | None,
     steps: int | None = None,
 ) -> Table:
-    """The table, from ``folder`` where it is there already.
+    """The table, from ``folder`` where one of the same models, images and training is there already.
 
     Args:
         pairs: P. A table of more pairs begins with those of fewer.
         omniglot: ``images_background_small1.zip``, for the characters.
         steps: of training, if not the pocket checkpoint's own.
     """
-    path = None if folder is None else folder / f"{task.name.replace(' ', '-')}-{seed}.safetensors"
-    if path is not None and path.exists():
-        return _cut(Table(**load_file(path)), pairs)
     cache = FeatureCache.build(host, _dataset(task, omniglot), mirror=False, batch=64)
     few, others = few_shot_split(cache.labels, cache.classes, SHOTS, seed)
     config = replace(POCKET_CONFIG, seed=seed, steps=steps or POCKET_CONFIG.steps)
-    support, query = cache.pick(few), cache.pick(others)
-    tokens = train(host, support, new_tokens(host, cache.classes), config).tokens
-    asked = query.pick(_first_of_each(query.labels, len(cache.classes), task.each))
+    support, query, first = cache.pick(few), cache.pick(others), new_tokens(host, cache.classes)
+    drawn, _ = few_shot_split(query.labels, cache.classes, task.each, seed)
+    asked, images = query.pick(drawn), others[drawn]
+
+    path = None if folder is None else folder / f"{task.name.replace(' ', '-')}-{seed}.safetensors"
+    begun = {**run_identity(host, support, first, config), "asked": asked.fingerprint, "noise": str(1000 + seed)}
+    if path is not None and path.exists():
+        return _cut(_kept(path, begun), pairs)
+    tokens = train(host, support, first, config).tokens
     assert asked.latents is not None
     assert asked.features is not None
     classifier = DiffusionClassifier(host, tokens, pairs=pairs, error=0, template=PLAIN, seed=1000 + seed)
@@ -90,11 +96,18 @@ def make_table(
     errors, _ = classifier.compare(asked.latents[:, 0], every)
     clip = ClipClassifier(host, tokens)
     calibrate(clip, tokens)
-    table = Table(errors, asked.labels, clip.logits(asked.features[:, 0]) / clip.temperature)
+    table = Table(errors, asked.labels, clip.logits(asked.features[:, 0]) / clip.temperature, images)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.clone().contiguous() for name, value in vars(table).items()}, path)
+        save_file({name: value.clone().contiguous() for name, value in vars(table).items()}, path, begun)
     return table
+
+
+def _kept(path: Path, begun: dict[str, str]) -> Table:
+    with safe_open(path, "pt") as file:
+        if file.metadata() != begun:
+            raise SystemExit(f"{path} is of other models, images or settings: give another --tables folder")
+    return Table(**load_file(path))
 
 
 def _cut(table: Table, pairs: int) -> Table:
@@ -114,7 +127,3 @@ def _dataset(task: Task, omniglot: Path | None) -> FewShotDataset:
     kept = torch.isin(labels, torch.tensor(chosen)).nonzero()[:, 0]
     classes = tuple(f"character {index + 1:02d}" for index in chosen)
     return FewShotDataset(classes, tuple(images[i] for i in kept.tolist()), labels[kept] - chosen[0])
-
-
-def _first_of_each(labels: Tensor, classes: int, each: int) -> Tensor:
-    return torch.cat([(labels == label).nonzero()[:each, 0] for label in range(classes)])

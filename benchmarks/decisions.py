@@ -1,6 +1,6 @@
 """The diffusion classifier's budget: how few evaluations give the decisions of all classes on all pairs.
 
-Usage: python -m benchmarks.decisions [--json FILE] [--plot FILE] [--omniglot ZIP] [--tables FOLDER] [--pairs 64] [--quick]
+Usage: python -m benchmarks.decisions [--json FILE] [--plot FILE] [--omniglot ZIP] [--tables FOLDER] [--pairs 64] [--threads N] [--quick]
 
 Pocket checkpoint, tokens of five examples a class. The errors of all classes on all pairs are computed once (``decision_tables.py``; half
 an hour on a core of its own, kept in --tables), then each way to spend evaluations is replayed on them. A pair's place in the order is chance, so each is
@@ -19,37 +19,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcti_core.classifiers.stopping import race
+from mcti_core.classifiers.cascade import MARGIN, SHORTLIST
+from mcti_core.classifiers.stopping import race, winner
 from mcti_core.hosts.loading import quiet_libraries
 from mcti_core.pocket import load_pocket
 
 from .decision_tables import ALPHABET, DIGITS, TUNING, Table, Task, make_table
 from .lines import Panel, draw_panels
-from .report import machine, show, write_json
+from .report import machine, parsed, show, write_json
 
 ERRORS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 STAGES = ((6, 4), (12, 2), (24, 1))
 """The elimination that the sequential test replaced: after so many pairs so many classes stay."""
-SHORTLIST, MARGIN = 3, 5.0
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 
 Strategy = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(N, C, P) errors -> decisions (N,), evaluations (N,)."""
 
 
-def sequential(error: float, tried: Tensor | None = None) -> Strategy:
+def sequential(error: float) -> Strategy:
     """The library's own test, at an error level."""
 
     def run(errors: Tensor) -> tuple[Tensor, Tensor]:
-        all_of_them = torch.ones(errors.shape[:2], dtype=torch.bool)
-        found, seen = race(
-            lambda going, start, end: errors[going][:, start:end],
-            all_of_them if tried is None else tried,
-            errors.shape[2],
-            error,
-        )
-        means = (found.sum(2) / seen.clamp(min=1)).masked_fill(seen < seen.amax(1, keepdim=True), torch.inf)
-        return means.argmin(1), seen.sum(1)
+        every = torch.ones(errors.shape[:2], dtype=torch.bool)
+        found, seen = race(lambda going, start, end: errors[going][:, start:end], every, errors.shape[2], error)
+        return winner(found, seen), seen.sum(1)
 
     return run
 
@@ -81,19 +75,35 @@ def orders(pairs: int, count: int) -> list[Tensor]:
 
 
 def tried_out(name: str, strategy: Strategy, tables: Sequence[Table], repeats: int) -> dict[str, Any]:
-    """Means over tables and orders, in percent."""
-    same, share, right, spent = [], [], [], []
+    """Means over images and orders, in percent; ``+-`` is twice the standard error over the distinct images."""
+    same, right, spent = [], [], []
     for table in tables:
-        full = table.errors.mean(2).argmin(1)
-        for order in orders(table.errors.shape[2], repeats):
-            decided, evaluations = strategy(table.errors[..., order])
-            same.append((decided == full).float().mean().item())
-            right.append((decided == table.labels).float().mean().item())
-            spent.append(evaluations.float().mean().item())
-            share.append(spent[-1] / table.errors[0].numel())
-    figures = {"same decision": same, "evaluations": share, "right": right}
-    percent = {column: round(100 * mean(values), 2) for column, values in figures.items()}
-    return {"strategy": name, **percent, "evaluations an image": round(mean(spent), 1)}
+        full, ways = table.errors.mean(2).argmin(1), orders(table.errors.shape[2], repeats)
+        found = [strategy(table.errors[..., order]) for order in ways]
+        same.append(torch.stack([decided == full for decided, _ in found]).float().mean(0))  # (N,)
+        right.append(torch.stack([decided == table.labels for decided, _ in found]).float().mean(0))
+        spent.append(torch.stack([evaluations for _, evaluations in found]).float().mean(0))
+    agreement, spent_each = torch.cat(same), torch.cat(spent).mean().item()
+    return {
+        "strategy": name,
+        "same decision": round(100 * agreement.mean().item(), 2),
+        "+-": round(200 * standard_error(agreement, torch.cat([table.images for table in tables])), 2),
+        "evaluations": round(100 * spent_each / tables[0].errors[0].numel(), 2),
+        "right": round(100 * torch.cat(right).mean().item(), 2),
+        "evaluations an image": round(spent_each, 1),
+    }
+
+
+def standard_error(values: Tensor, images: Tensor) -> float:
+    """Of the mean of (N,) values, of which those of the same image are not independent.
+
+    References:
+        Liang and Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 73(1), 1986: the sum over
+        clusters of squared sums of residuals.
+    """
+    _, cluster = images.unique(return_inverse=True)
+    sums = torch.zeros(int(cluster.max()) + 1).index_add_(0, cluster, values - values.mean())
+    return (sums.square().sum().sqrt() / len(values)).item()
 
 
 def budget_rows(tables: Sequence[Table], repeats: int) -> list[dict[str, Any]]:
@@ -155,9 +165,11 @@ def measure(tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, A
             for seed in task.seeds
         ]  # fmt: skip
         budget, cascade = budget_rows(tables, arguments.orders), cascade_rows(tables)
-        images = sum(len(table.labels) for table in tables)
+        asked = torch.cat([table.images for table in tables])
+        images = {"asked": len(asked), "distinct": len(asked.unique())}
         show(
-            f"{task.name}: {images} images, seeds {task.seeds}, full budget {arguments.pairs} pairs; percent",
+            f"{task.name}: {images['asked']} images ({images['distinct']} distinct ones), seeds {task.seeds}, "
+            f"full budget {arguments.pairs} pairs; percent",
             [shown(row) for row in budget],
         )
         show(f"{task.name}: CLIP and diffusion together; percent of images right", [shown(row) for row in cascade])
@@ -167,14 +179,13 @@ def measure(tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, A
 
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--plot", type=Path, help="draw the trade-off here (PNG)")
     parser.add_argument("--omniglot", type=Path, help="images_background_small1.zip: the held-out alphabet too")
     parser.add_argument("--tables", type=Path, help="folder where the errors are kept for the next run")
     parser.add_argument("--pairs", type=int, default=64, help="P, the full budget")
     parser.add_argument("--orders", type=int, default=8, help="orders of the pairs to replay")
     parser.add_argument("--quick", action="store_true", help="ten digits, 16 pairs, little training: under a minute")
-    arguments = parser.parse_args(given)
+    arguments = parsed(parser, given)
     tasks: list[Task] = [TUNING, DIGITS, ALPHABET] if arguments.omniglot else [DIGITS]
     if arguments.quick:
         arguments.pairs, arguments.tables, tasks = 16, None, [Task(DIGITS.name, (0,), 1)]

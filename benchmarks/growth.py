@@ -33,7 +33,7 @@ from mcti_core.training import train
 
 from .lines import Panel, draw_panels
 from .models import host_of, model_folder, random_examples
-from .report import machine, show, write_json
+from .report import machine, parsed, show, write_json
 from .timing import Case, interleaved
 
 PAIRS, IMAGES = 4, 16
@@ -88,12 +88,12 @@ def measure(host: Host, quick: bool) -> list[dict[str, Any]]:
         if point not in timed:
             timed[point] = cases_of(host, point, 1 if quick else 3)
     flat = {f"{number} {name}": case for number, cases in enumerate(timed.values()) for name, case in cases.items()}
-    seconds = interleaved(flat, 1 if quick else 3, str(host.device))
+    timed_cases = interleaved(flat, 1 if quick else 3, str(host.device))
     rows = []
     for axis, point in found:
         number = list(timed).index(point)
         row: dict[str, Any] = {"what grows": axis, "to": asdict(point)[axis]}
-        row |= {f"{name}, ms": 1000 * seconds[f"{number} {name}"] for name in timed[point]}
+        row |= {f"{name}, ms": 1000 * timed_cases[f"{number} {name}"].median for name in timed[point]}
         row["a sample, ms"] = row["step, ms"] / point.batch
         row["evaluations"] = PAIRS * point.classes
         rows.append(row)
@@ -116,12 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cuda = torch.cuda.is_available()
     parser.add_argument("--quick", action="store_true", help="only the ends of each axis, once")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--model", choices=("pocket", "sd15-small", "sd15"), default="pocket")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="bf16" if cuda else "fp32")
-    told = parser.parse_args(arguments)
+    told = parsed(parser, arguments)
     quiet_libraries()
     with tempfile.TemporaryDirectory() as fresh:
         host = host_of(model_folder(told.model, Path(fresh), told.device), told.device, told.dtype)

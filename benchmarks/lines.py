@@ -29,6 +29,8 @@ class Panel:
     """Name -> points (x, y), in order of x."""
     logarithmic: bool = False
     """Of x."""
+    low: float = 0.0
+    """Where the upright axis begins."""
 
 
 def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
@@ -64,14 +66,14 @@ class _Frame:
         self.ink, self.panel = ImageDraw.Draw(picture), panel
         points = [point for series in panel.series.values() for point in series]
         top = max(y for _, y in points)
-        self.high = (top or 1.0) * 1.06
+        self.low, self.high = panel.low, panel.low + (top - panel.low or 1.0) * 1.06
         self.low_x, self.high_x = (self._along(limit(x for x, _ in points)) for limit in (min, max))
         if self.low_x == self.high_x:
             self.low_x, self.high_x = self.low_x - 0.5, self.high_x + 0.5
         if not panel.logarithmic:
             self.low_x = min(0.0, self.low_x)
         self.top = corner[1] + 46 + _LINE * len(_legend(panel))
-        self.heights = round_ticks(0.0, self.high, 8)
+        self.heights = round_ticks(self.low, self.high, 8)
         self.left = corner[0] + 12 + max(text_width(text, TICK_SIZE) for _, text in self.heights)
         self.corner, self.width = corner, _WIDTH - (self.left - corner[0])
 
@@ -93,7 +95,7 @@ class _Frame:
         bottom = _FINE * (self.top + _HEIGHT)
         self.ink.line((_FINE * self.left, bottom, _FINE * (self.left + self.width), bottom), fill=LINE, width=2 * _FINE)
         for value, text in self._ticks():
-            x = self._place(value, 0.0, raw=True)[0]
+            x = self._place(value, self.low, raw=True)[0]
             self.ink.line((x, bottom, x, bottom + 6 * _FINE), fill=LINE, width=2 * _FINE)
             write(self.ink, (x, bottom + 22 * _FINE), text, _FINE * TICK_SIZE, SOFT, "mm")
         middle = _FINE * (self.left + self.width / 2)
@@ -121,7 +123,9 @@ class _Frame:
 
     def _place(self, x: float, y: float, raw: bool = False) -> tuple[float, float]:
         share = ((x if raw else self._along(x)) - self.low_x) / (self.high_x - self.low_x)
-        return self._fine(self.left + share * self.width, self.top + _HEIGHT * (1 - y / self.high))
+        return self._fine(
+            self.left + share * self.width, self.top + _HEIGHT * (1 - (y - self.low) / (self.high - self.low))
+        )
 
     def _fine(self, x: float, y: float) -> tuple[float, float]:
         return _FINE * x, _FINE * y

@@ -29,7 +29,7 @@ from mcti_core.training import train
 
 from .live_bytes import LiveBytes, gpu_workspace
 from .models import host_of, model_folder, random_examples
-from .report import machine, show, write_json
+from .report import machine, parsed, show, write_json
 from .shapes_host import shapes_host
 from .shapes_only import Border
 
@@ -222,11 +222,10 @@ def _width(host: Host) -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="SD 1.5 in bf16, and only the ends of each range")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"])
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
-    given = parser.parse_args()
+    given = parsed(parser, None)
     if given.quick:
         given.models, given.dtypes = given.models[:1], given.dtypes[:1]
     return given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,20 +13,36 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine", "show", "write_json"]
+__all__ = ["machine", "parsed", "show", "write_json"]
+
+
+def parsed(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
+    """Arguments with ``--threads`` and ``--json``, which every script has; the threads are set."""
+    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default one a core")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    told = parser.parse_args(arguments)
+    if told.threads is not None:
+        torch.set_num_threads(told.threads)
+    return told
 
 
 def machine(device: str) -> dict[str, Any]:
     """What figures depend on."""
     cuda = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _processor() -> str:
+    known = Path("/proc/cpuinfo")  # where platform.processor() knows nothing
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,16 +1,17 @@
 """How fast training and classifying are, beside the usual recipe and beside what the device can do at best.
 
 Usage: python -m benchmarks.speed [--model pocket|sd15-small|sd15-small-sdvae|sd15|sdxl] [--device cuda] [--dtype bf16]
-                                  [--quick] [--json FILE] [--models FOLDER] [--parts training variants limit classifiers]
+                                  [--quick] [--json FILE] [--threads N] [--models FOLDER] [--parts training variants limit classifiers]
 
 Everything that is compared is measured in one run, in turns, and medians count: an absolute time is worth little on a machine that
 does other things too, a ratio is worth more. Random weights, random images: neither changes how long anything takes.
 
 training     samples a second and peak memory: the usual recipe (``plain_recipe.py``) at its own settings, this library with one
              class at a time, and with all ten at once in batches of several sizes. ``times the recipe's`` is the ratio.
-variants     the same training with the UNet's weights channels-last or not, in bf16, and compiled.
-limit        floating-point operations counted in a real step, as a share of the rate of a large matrix product in the same number
-             format, measured in the same run; and what a step of SD 1.5 needs at 512 px, counted on a model without numbers.
+             ``of the matrix rate`` is the share of what a large matrix product does in the same number format and the same run.
+             What ours computes once before training is a row of its own; the recipe has its image features beforehand too.
+variants     the same training with gradient checkpointing, in parts, with the UNet's weights contiguous, in bf16, and compiled.
+limit        what a step of SD 1.5 needs at 512 px, counted on a model without numbers.
 classifiers  CLIP: images a second over the bare vision tower's. Diffusion (pocket only): UNet evaluations an image.
 """
 
@@ -31,8 +32,8 @@ from mcti_core.pocket.digits import digit_dataset
 
 from .classifier_speed import clip_rows, diffusion_rows, with_vision_tower
 from .models import MODELS, VIT_L, VIT_SMALL, model_folder, unet_flops
-from .report import machine, show, write_json
-from .training_speed import Setting, limit_rows, speed_rows, variant_rows
+from .report import machine, parsed, show, write_json
+from .training_speed import Setting, speed_rows, variant_rows
 
 PARTS = ("training", "variants", "limit", "classifiers")
 BATCHES = {"pocket": (8, 20, 40, 100), "sd15": (4, 8, 16, 40), "sdxl": (1, 4, 8)}
@@ -44,7 +45,7 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cuda = torch.device(told.device).type == "cuda"
     setting = Setting(folder, told.device, told.dtype, word="glyph" if told.model == "pocket" else "object")
     batches = BATCHES.get(told.model, (8, 40, 100))
-    largest, repeats = batches[1] if told.quick else batches[-1], 2 if told.quick else 5
+    repeats = 2 if told.quick else 5
     steps = 2 if told.quick else 30 if cuda or told.model == "pocket" else 4
     found: dict[str, Any] = {}
 
@@ -52,18 +53,14 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found[part] = rows
         show(title, rows)
 
-    if "training" in told.parts or "limit" in told.parts:
+    if "training" in told.parts:
         tried = batches[1:2] if told.quick else batches
-        keep(
-            "training",
-            speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl"),
-            f"Training, {told.model}, {told.dtype}",
-        )
+        rows = speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl")
+        keep("training", rows, f"Training, {told.model}, {told.dtype}, {torch.get_num_threads()} threads")
     if "variants" in told.parts:
         rows = variant_rows(setting, batches[1], max(1, steps // 4), 3, compiled=not told.quick)
         keep("variants", rows, f"Variants, batch {batches[1]}")
     if "limit" in told.parts:
-        keep("limit", limit_rows(setting, largest, found["training"]), "Share of the limit")
         keep("sd15 at 512 px", [unet_flops("sd15")], "One sample through the UNet of SD 1.5, TFLOP")
     if "classifiers" in told.parts:
         vision, images = (VIT_SMALL, 8) if told.quick else (VIT_L, 64 if cuda else 4)
@@ -71,15 +68,15 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
         images = 64 if told.model == "pocket" else images
         keep("clip", clip_rows(host, images, repeats), f"CLIP, batches of {images}")
         if told.model == "pocket":
-            keep("diffusion", _digits(setting, told.quick), "Diffusion classifier, ten digits")
+            keep("diffusion", _digits(setting, told.quick, repeats), "Diffusion classifier, ten digits")
     return found
 
 
-def _digits(setting: Setting, quick: bool) -> list[dict[str, Any]]:
+def _digits(setting: Setting, quick: bool, repeats: int) -> list[dict[str, Any]]:
     support, others = digit_dataset().split(5, 0)
     queries, _ = others.split(1 if quick else 10, 1)  # so many of each digit
     config = replace(POCKET_CONFIG, steps=20 if quick else POCKET_CONFIG.steps)
-    return diffusion_rows(setting.host, support, queries, config)
+    return diffusion_rows(setting.host, support, queries, config, repeats)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes: to see that it runs")
     parser.add_argument("--models", type=Path, help="where synthetic models are kept; by default they are written anew")
-    parser.add_argument("--json", type=Path)
-    told = parser.parse_args(arguments)
+    told = parsed(parser, arguments)
     told.dtype = told.dtype or ("bf16" if torch.device(told.device).type == "cuda" else "fp32")
     quiet_libraries()
     with tempfile.TemporaryDirectory() as fresh:

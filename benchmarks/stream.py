@@ -31,7 +31,8 @@ from mcti_core.pocket import load_pocket
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
 from mcti_core.streams import classified, find_names, read_ahead, usual_readers
 
-from .report import machine, show, write_json
+from .report import machine, parsed, show, write_json
+from .timing import resident
 
 __all__ = ["names_row", "photos_row", "stream_row"]
 
@@ -58,10 +59,9 @@ class Waiting:
             yield item
 
 
-def memory(name: str = "VmRSS") -> float:
-    """MB of this process now, or with ``"VmHWM"`` at most so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith(f"{name}:"))
+def memory(field: str = "VmRSS") -> float:
+    """``resident`` in MB."""
+    return resident(field) / MB
 
 
 def linked(folder: Path, originals: list[Path], count: int) -> Path:
@@ -139,13 +139,12 @@ def _originals(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Classify a large folder.")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--names", type=int, default=1_000_000, help="0 to leave it out")
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--readers", type=int, default=usual_readers())
-    arguments = parser.parse_args()
+    arguments = parsed(parser, None)
     found: dict[str, Any] = {"machine": machine("cpu")}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["Case", "Peak", "flops_of", "interleaved", "matrix_rate", "seconds"]
+from mcti_core.hosts.loading import DTYPES
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+__all__ = ["Case", "Peak", "Timed", "flops_of", "interleaved", "matrix_product", "resident", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,31 @@ class Case:
     """What one call does of whatever is counted: samples, images, steps."""
 
 
+@dataclass(frozen=True)
+class Timed:
+    """Seconds a unit of a case, in each round."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def rate(self) -> float:
+        """Units a second, by the median."""
+        return 1 / self.median
+
+    @property
+    def rates(self) -> str:
+        """Units a second in the slowest and in the fastest round."""
+        return f"{1 / max(self.rounds):.3g} to {1 / min(self.rounds):.3g}"
+
+
 def interleaved(
     cases: Mapping[str, Case], repeats: int, device: str, warm: Callable[[str], object] | None = None
-) -> dict[str, float]:
-    """Seconds a unit of every case: the median over rounds in which each case has its turn.
+) -> dict[str, Timed]:
+    """Every case timed in rounds, in each of which every case has its turn.
 
     Args:
         cases: in the order of their turns.
@@ -42,7 +63,7 @@ def interleaved(
     for _ in range(repeats):
         for name, case in cases.items():
             found[name].append(seconds(case.run, device) / case.units)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: Timed(tuple(values)) for name, values in found.items()}
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
@@ -59,12 +80,12 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def matrix_rate(device: str, dtype: str, repeats: int = 5) -> float:
-    """FLOP/s of a large matrix product in this number format: what the device can do at best."""
+def matrix_product(device: str, dtype: str) -> Case:
+    """A large matrix product in this number format, in GFLOP: what the device can do at best."""
     side = 8192 if torch.device(device).type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
-    case = Case(lambda: a @ b, 2 * side**3)
-    return 1 / interleaved({"product": case}, repeats, device)["product"]
+    times = 4  # a single one is over too soon
+    return Case(lambda: [a @ b for _ in range(times)], times * 2 * side**3 / 1e9)
 
 
 def flops_of(run: Callable[[], object]) -> int:
@@ -104,14 +125,15 @@ class Peak:
             self.before = torch.cuda.memory_allocated()
         else:
             Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far; Linux only
-            self.before = _status("VmRSS")
+            self.before = resident()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.total = torch.cuda.max_memory_allocated() if self.cuda else _status("VmHWM")
+        self.total = torch.cuda.max_memory_allocated() if self.cuda else resident("VmHWM")
         self.growth = self.total - self.before
 
 
-def _status(field: str) -> int:
+def resident(field: str = "VmRSS") -> int:
+    """Bytes of this process in memory now, or with ``"VmHWM"`` at most so far. Linux only."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

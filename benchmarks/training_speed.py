@@ -23,12 +23,14 @@ from mcti_core.training import train
 
 from .models import host_of, random_examples
 from .plain_recipe import Examples, PlainRecipe, PlainSettings
-from .timing import Case, Peak, flops_of, interleaved, matrix_rate
+from .timing import Case, Peak, flops_of, interleaved, matrix_product, seconds
 
-__all__ = ["PLAIN", "Setting", "limit_rows", "speed_rows", "variant_rows"]
+__all__ = ["PLAIN", "Setting", "speed_rows", "variant_rows"]
 
 PLAIN = "usual recipe"
 ALONE = "ours, one class at a time"
+PREPARING = "(ours: preparing examples, once)"
+PRODUCT = "(a large matrix product, in GFLOP/s)"
 RELEASED_BATCH = 4
 """Images a class and optimizer step in the usual recipe: 1 x 4 accumulated."""
 
@@ -71,6 +73,10 @@ class Setting:
         self.examples  # noqa: B018  computed before the clock starts, like ours
         return Case(lambda: self.recipe.train_class(self.examples, 0, settings), steps * settings.accumulation)
 
+    def preparing(self) -> Case:
+        """Every example and its mirror image through autoencoder and vision tower, which ours does once, before training."""
+        return Case(lambda: FeatureCache.build(self.host, self.dataset), len(self.dataset))
+
     def alone(self, steps: int) -> Case:
         """Ours on one class, with as many images a step as the recipe accumulates."""
         return self.ours(RELEASED_BATCH, steps, {"direction": "text_to_image"}, classes=[0])
@@ -87,61 +93,62 @@ class Setting:
 def speed_rows(
     setting: Setting, batches: Sequence[int], steps: int, repeats: int, recipe: bool = True
 ) -> list[dict[str, Any]]:
-    """Samples a second side by side, what that is over the recipe's, and peak memory, each measured in its own process."""
-    cases = {PLAIN: setting.plain(steps)} if recipe else {}  # it is for SD 1.x
-    cases[ALONE] = setting.alone(steps)
-    cases |= {_joint(batch): setting.ours(batch, max(2, steps * RELEASED_BATCH // batch)) for batch in batches}
-    found = interleaved(cases, repeats, setting.device, warm=lambda name: _case(setting, name, 1).run())
+    """Everything that is trained, and the examples that ours prepares once, side by side; one row each.
+
+    Operations are counted in a real step. Their share is of the rate of a large matrix product that takes its turn with the rest.
+    Memory is measured first, each case in a process of its own, while this one holds no models.
+    """
+    names = [*([PLAIN] if recipe else []), ALONE, *map(_joint, batches)]  # the recipe is for SD 1.x
+    memory = {name: peak_memory(setting, name) for name in names}
+    sizes = {_joint(batch): max(2, steps * RELEASED_BATCH // batch) for batch in batches}
+    cases = {name: _case(setting, name, sizes.get(name, steps)) for name in names}
+    others = {PREPARING: setting.preparing(), PRODUCT: matrix_product(setting.device, setting.dtype)}
+    # one step is enough to warm up, and the recipe's are slow
+    once = {name: _case(setting, name, 1) for name in names} | others
+    found = interleaved(cases | others, repeats, setting.device, warm=lambda name: once[name].run())
     rows = []
-    for name in cases:
-        row = {"training": name, "samples/s": 1 / found[name], "times the recipe's": None}
-        if recipe:
-            row["times the recipe's"] = found[PLAIN] / found[name]
-        row |= {f"{key}, MB": round(value / 1e6) for key, value in peak_memory(setting, name).items()}
-        rows.append(row)
+    for name in names:
+        gflop = flops_of(once[name].run) / once[name].units / 1e9
+        row = {"training": name, "samples/s": found[name].rate, "slowest to fastest": found[name].rates}
+        row["times the recipe's"] = found[PLAIN].median / found[name].median if recipe else None
+        row |= {"GFLOP a sample": gflop, "of the matrix rate": gflop * found[name].rate / found[PRODUCT].rate}
+        rows.append(row | {f"{key}, MB": round(value / 1e6) for key, value in memory[name].items()})
+    for name in others:
+        rows.append({"training": name, "samples/s": found[name].rate, "slowest to fastest": found[name].rates})
     return rows
 
 
 def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compiled: bool) -> list[dict[str, Any]]:
-    """The same training with other layouts, number formats and a compiled UNet."""
-    changes: dict[str, Callable[[], Host]] = {
-        "as loaded": lambda: setting.host,
-        "UNet contiguous": lambda: _with_layout(setting, torch.contiguous_format),
-        "UNet channels-last": lambda: _with_layout(setting, torch.channels_last),
-        "bf16": lambda: _in_bf16(setting),
+    """The same training in other ways; as loaded, the UNet is channels-last."""
+    plain: dict[str, Any] = {}
+    changes: dict[str, tuple[Callable[[], Host], dict[str, Any]]] = {
+        "as loaded": (lambda: setting.host, plain),
+        "gradient checkpointing": (lambda: setting.host, {"gradient_checkpointing": True}),
+        "in parts of a quarter": (lambda: setting.host, {"micro_batch": batch // 4}),
+        "UNet contiguous": (lambda: _contiguous(setting), plain),
     }
+    if setting.dtype != "bf16":
+        changes["bf16"] = (lambda: _in_bf16(setting), plain)
     if compiled:
-        changes["torch.compile"] = lambda: _compiled(setting)
-    rows, cases = [], {}
-    for name, change in changes.items():
+        changes["torch.compile"] = (lambda: _compiled(setting), plain)
+    refused, cases, first = [], {}, {}
+    for name, (host, settings) in changes.items():
         try:
-            case = setting.ours(batch, steps, host=change())
-            case.run()
+            case = setting.ours(batch, steps, settings, host=host())
+            first[name] = seconds(case.run, setting.device)
             cases[name] = case
         except Exception as error:  # whatever a compiler or number format cannot do here is what the row says
-            rows.append(
-                {"variant": name, "samples/s": None, "times as loaded": f"{type(error).__name__}: {str(error)[:80]}"}
-            )
+            refused.append({"variant": name, "note": f"{type(error).__name__}: {str(error)[:80]}"})
     found = interleaved(cases, repeats, setting.device, warm=lambda name: None)
-    base = found["as loaded"]
-    timed = [{"variant": name, "samples/s": 1 / each, "times as loaded": base / each} for name, each in found.items()]
-    return timed + rows
-
-
-def limit_rows(setting: Setting, batch: int, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Operations counted in a real step, what that is a second, and as a share of the matrix rate measured here and now."""
-    rate = matrix_rate(setting.device, setting.dtype)
-    speeds = {row["training"]: row["samples/s"] for row in rows}
-    counted = {_joint(batch): flops_of(setting.ours(batch, 1).run) / batch}
-    if PLAIN in speeds:
-        counted[PLAIN] = flops_of(setting.plain(1).run) / RELEASED_BATCH
-    return [
+    base = found["as loaded"].median
+    timed = [
         {
-            "training": name, "GFLOP a sample": flops / 1e9, "TFLOP/s": flops * speeds[name] / 1e12,
-            "matrix rate, TFLOP/s": rate / 1e12, "share": flops * speeds[name] / rate,
+            "variant": name, "samples/s": each.rate, "slowest to fastest": each.rates, "times as loaded": base / each.median,
+            "first run, s": first[name],
         }
-        for name, flops in counted.items()
+        for name, each in found.items()
     ]  # fmt: skip
+    return timed + refused
 
 
 def peak_memory(setting: Setting, name: str) -> dict[str, int]:
@@ -164,9 +171,9 @@ def _case(setting: Setting, name: str, steps: int) -> Case:
     return setting.alone(steps) if name == ALONE else setting.ours(int(name.rsplit(" ", 1)[1]), steps)
 
 
-def _with_layout(setting: Setting, layout: torch.memory_format) -> Host:
+def _contiguous(setting: Setting) -> Host:
     host = host_of(setting.folder, setting.device, setting.dtype)
-    host.denoiser.unet.to(memory_format=layout)  # type: ignore[union-attr]
+    host.denoiser.unet.to(memory_format=torch.contiguous_format)  # type: ignore[union-attr]
     return host
 
 

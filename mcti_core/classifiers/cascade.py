@@ -10,7 +10,9 @@ from .clip import ClipClassifier
 from .diffusion import DiffusionClassifier
 from .hybrid import HybridClassifier
 
-__all__ = ["CascadeClassifier"]
+__all__ = ["MARGIN", "SHORTLIST", "WEIGHT", "CascadeClassifier"]
+
+SHORTLIST, MARGIN, WEIGHT = 3, 5.0, 2.0
 
 
 class CascadeClassifier:
@@ -34,9 +36,9 @@ class CascadeClassifier:
         first: ClipClassifier | HybridClassifier,
         second: DiffusionClassifier,
         *,
-        shortlist: int = 3,
-        margin: float = 5.0,
-        weight: float = 2.0,
+        shortlist: int = SHORTLIST,
+        margin: float = MARGIN,
+        weight: float = WEIGHT,
     ):
         self.first, self.second, self.labels = first, second, second.labels
         self.shortlist, self.margin, self.weight = min(shortlist, len(second.labels)), margin, weight

@@ -32,7 +32,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["BORROWED", "FIRST", "hopeless", "looks", "race", "student_bound"]
+__all__ = ["BORROWED", "FIRST", "hopeless", "looks", "race", "student_bound", "winner"]
 
 FIRST = 4
 """Pairs before the first look."""
@@ -81,6 +81,12 @@ def race(
         bound = torch.tensor([student_bound(error / count, done - 1 + BORROWED) for count in rivals])
         alive &= ~hopeless(errors[..., :done], going, pairs, bound)
     return errors, seen
+
+
+def winner(errors: Tensor, seen: Tensor) -> Tensor:
+    """(B,) the class with the least mean error of those that were tried on the most pairs; arguments as ``race`` gives them."""
+    mean = errors.sum(2) / seen.clamp(min=1)
+    return mean.masked_fill(seen < seen.amax(1, keepdim=True), torch.inf).argmin(1)
 
 
 def hopeless(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tensor:

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from benchmarks.decision_tables import Table
-from benchmarks.decisions import budget_rows, cascade_rows, curve, first, orders, sequential, staged
+from benchmarks.decisions import budget_rows, cascade_rows, curve, first, orders, sequential, staged, standard_error
 from benchmarks.lines import draw_panels
+from mcti_core.classifiers import CascadeClassifier, ClipClassifier, DiffusionClassifier
 from mcti_core.diffusion import spread_sigmas
 
 
@@ -11,7 +12,8 @@ from mcti_core.diffusion import spread_sigmas
 def table():
     generator = torch.Generator().manual_seed(0)
     errors = torch.rand(12, 10, 32, generator=generator) + 0.3 * torch.rand(12, 10, 1, generator=generator)
-    return Table(errors, errors.mean(2).argmin(1), torch.randn(12, 10, generator=generator))
+    clip = torch.randn(12, 10, generator=generator)
+    return Table(errors, errors.mean(2).argmin(1), clip, torch.arange(12) // 2)
 
 
 def test_strategies_count_what_they_spend(table):
@@ -50,3 +52,27 @@ def test_rows_and_their_curve(table):
     ways = {row["classifier"]: row["mean"] for row in cascade_rows([table])}
     assert ways["diffusion"] == 100
     assert draw_panels([curve("noise", list(rows.values()))]).width > 300
+
+
+def test_what_is_replayed_is_what_the_library_does(tiny_host, tokens, cache, dataset):
+    """The sequential test, and the cascade with its usual weight."""
+    full = DiffusionClassifier(tiny_host, tokens, pairs=32, error=0)
+    errors, _ = full.compare(cache.latents[:, 0], torch.ones(len(cache), 3, dtype=torch.bool))
+    decided, spent = sequential(0.1)(errors)
+    scores = DiffusionClassifier(tiny_host, tokens, pairs=32, error=0.1).score_latents(cache.latents[:, 0])
+    assert torch.equal(scores.logits.argmax(1), decided)
+    assert torch.equal(scores.evaluations, spent)
+    assert spent.sum() < errors.numel()
+
+    images, clip = torch.stack(list(dataset.load(32))), ClipClassifier(tiny_host, tokens)
+    answers = CascadeClassifier(clip, full).score(images).logits.argmax(1)
+    table = Table(errors, answers, clip.score(images).logits, torch.arange(len(cache)))  # its answers are the truth
+    assert {row["classifier"]: row["mean"] for row in cascade_rows([table])}["CLIP + 2 x diffusion, in doubt"] == 100
+
+
+def test_an_image_asked_twice_is_not_two_images():
+    values = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    once = standard_error(values, torch.arange(6))
+    assert once == pytest.approx(values.std(correction=0).item() / 6**0.5)
+    assert standard_error(values.repeat(2), torch.arange(6).repeat(2)) == pytest.approx(once)
+    assert standard_error(values.repeat(2), torch.arange(12)) == pytest.approx(once / 2**0.5)

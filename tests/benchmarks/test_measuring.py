@@ -13,7 +13,7 @@ from benchmarks.growth import AXES, Point, points
 from benchmarks.lines import Panel, draw_panels
 from benchmarks.models import VOCABULARY, unet_flops, write_whole_tokenizer
 from benchmarks.report import show, write_json
-from benchmarks.time_to_accuracy import OURS, curves, verdict
+from benchmarks.time_to_accuracy import ALONE, OURS, RECIPES, curves, verdict
 from benchmarks.time_to_accuracy import Point as Mark
 from benchmarks.timing import Case, Peak, flops_of, interleaved
 
@@ -29,7 +29,10 @@ def test_cases_take_turns_and_medians_count(monkeypatch):
 
     found = interleaved({"a": Case(lambda: run("a"), 2), "b": Case(lambda: run("b"), 5)}, 3, "cpu")
     assert order == ["a", "b"] * 4
-    assert found == {"a": 1.0, "b": 4.0}
+    assert (found["a"].median, found["b"].median) == (1.0, 4.0)
+    assert found["a"].rounds == (0.5, 1.5, 1.0)
+    assert found["a"].rate == 1.0
+    assert found["a"].rates == "0.667 to 2"
 
 
 def test_flops_of_a_product_forward_and_backward_to_one_side():
@@ -75,17 +78,21 @@ def test_the_whole_tokenizer_is_as_long_as_clips_and_still_reads(tmp_path):
 
 
 def test_verdict_is_the_first_time_within_a_point_of_the_best():
+    recipe = next(iter(RECIPES))
     marks = [
-        Mark("plain", seed, steps, seconds, right + seed)
+        Mark(recipe, seed, steps, seconds, right + seed)
         for seed in (0, 1)
-        for steps, seconds, right in ((1, 10.0, 50.0), (2, 20.0, 79.2), (3, 30.0, 80.0))
+        for steps, seconds, right in ((1, 10.0, 50.0), (2, 20.0, 79.2), (4, 40.0, 80.0))
     ]
+    marks += [Mark(ALONE, 0, 2, 8.0, 81.0)]
     marks += [Mark(OURS, 0, 5, 2.0, 78.0), Mark(OURS, 0, 9, 4.0, 81.0), Mark(OURS, 0, 12, 5.0, 90.0)]
     found = verdict(curves(marks))
     assert found["goal"] == pytest.approx(79.5)
-    assert (found["recipe"]["steps"], found["ours"]["steps"]) == (2, 9)
-    assert found["share of the time"] == pytest.approx(0.2)
-    assert verdict(curves(marks[:7]))["share of the time"] is None
+    assert found["gained by the last doubling"] == pytest.approx(0.8)
+    assert [row["steps"] for row in found["first"].values()] == [2, 2, 9]
+    assert found["ours takes, of the time of"] == pytest.approx({"recipe": 0.2, ALONE: 0.5})
+    late = verdict(curves(marks[:8]))  # ours has not come so far
+    assert (late["first"][OURS], late["ours takes, of the time of"]) == (None, {})
 
 
 def test_growth_changes_one_thing_at_a_time():
