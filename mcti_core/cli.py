@@ -12,7 +12,7 @@ from typing import Any
 from . import classify_command, commands, token_commands
 from .errors import ConfigError, MCTIError
 from .methods import METHODS
-from .processes import part, started
+from .processes import shut_down, started
 
 __all__ = ["main"]
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "only train, classify and evaluate can share their work among processes; start it without a launcher"
             )
         code: int = arguments.run(arguments)
-        part()
+        shut_down()
         return code
     except MCTIError as error:
         print(f"{_who()}: {error}", file=sys.stderr)
@@ -141,13 +141,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_resuming(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("a training that was broken off")
+    group = parser.add_argument_group("resuming an interrupted training")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "--resume", nargs="?", const="same", choices=("same", "anyway"),
-        help="go on with the training in --out, as if it had not been broken off; with 'anyway' another one may begin with its vectors",
+        help="resume an interrupted training from --out; with 'anyway', a different training may start from its vectors",
     )  # fmt: skip
-    either.add_argument("--restart", action="store_true", help="begin anew, and drop the training in --out")
+    either.add_argument("--restart", action="store_true", help="start over, discarding the training in --out")
     group.add_argument("--keep-every", type=_seconds, default=10.0, help="seconds between saves; 0 saves every step")
 
 
@@ -155,8 +155,8 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("very many images")
     group.add_argument("--out", type=Path, help="write one JSON object a line here, as they come, instead of printing")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="go on with the answers in --out that were broken off")
-    either.add_argument("--restart", action="store_true", help="begin anew, and drop the answers in --out")
+    either.add_argument("--resume", action="store_true", help="resume an interrupted run from --out")
+    either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --out")
 
 
 def _seconds(text: str) -> float:
@@ -270,6 +270,10 @@ def _add_steps(parser: argparse.ArgumentParser) -> Any:
         ("seed", int),
     ):
         group.add_argument(f"--{name}", type=kind)
+    group.add_argument(
+        "--gradient-checkpointing", action="store_true", default=None,
+        help="less memory for more time; a single process turns it on by itself where it must",
+    )  # fmt: skip
     group.add_argument("--init", help="first vector: a word, 'mean' or 'random'")
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="train on mirror images too")
     return group

@@ -51,7 +51,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if host.clip is None and config.gamma:
         _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
         config = replace(config, gamma=0.0, warm_start=0)
-    with progress_bar("features", "image", shown=processes.first) as progress:
+    with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
         )
@@ -60,9 +60,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if stored is not None:
         anyway = arguments.resume == "anyway"
         start = go_on(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
-        kept = (
-            f"going on after {start.state.step} steps" if start.state else "beginning with the vectors learned so far"
-        )
+        kept = f"resuming after {start.state.step} steps" if start.state else "starting from the vectors learned so far"
         _say(kept, processes)
     with like_ctrl_c() if processes.count == 1 else asked_to_end() as asked:
         return _train(host, cache, config, start, arguments, processes, asked)
@@ -86,15 +84,15 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: Processes) -> 
         return None
     if not path.exists():
         if arguments.resume:
-            _say(f"there is no unfinished training in {path.parent}; beginning anew", processes)
+            _say(f"there is no unfinished training in {path.parent}; starting from the beginning", processes)
         return None
     if arguments.resume:
         try:
             return load_training(path)
         except ResumeError as error:
-            raise ResumeError(f"{error}; begin anew with --restart, or choose another --out") from error
+            raise ResumeError(f"{error}; start over with --restart, or choose another --out") from error
     raise ResumeError(
-        f"{path} keeps an unfinished training; go on with it by --resume, begin anew by --restart, or choose another --out"
+        f"{path} holds an unfinished training; continue with --resume, start over with --restart, or choose another --out"
     )
 
 
@@ -110,12 +108,12 @@ def _train(
     out, path = arguments.out, arguments.out / UNFINISHED
     keeping = Keeping(path, first=start.first, every=arguments.keep_every, tell=_say)
     with (
-        keeping if processes.first else nullcontext(),
-        progress_bar("training", "step", shown=processes.first) as progress,
+        keeping if processes.is_main else nullcontext(),
+        progress_bar("training", "step", shown=processes.is_main) as progress,
     ):
 
         def on_step(info: StepInfo) -> None:
-            if processes.first:
+            if processes.is_main:
                 keeping.on_step(info)
             progress(info.step, info.total)
             if asked is not None and asked():
@@ -126,11 +124,11 @@ def _train(
                 host, cache, start.tokens, config, on_step=on_step, resume=start.state, processes=processes
             )
         except TrainingError as error:
-            if processes.first:
+            if processes.is_main:
                 _write_tokens(error.tokens, out)
-            processes.wait()  # the first one to leave ends the others
+            processes.barrier()  # the first one to leave ends the others
             raise
-    if not processes.first:
+    if not processes.is_main:
         return INTERRUPTED if result.stopped == "stopped" else 0
     _write_tokens(result.tokens, out)
     _write_loss_curve(result.history, out)
@@ -138,14 +136,14 @@ def _train(
     print(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}")
     if result.stopped == "stopped":
         if path.exists():
-            print("the same command with --resume goes on from here")
+            print("run the same command with --resume to continue")
         return INTERRUPTED
     keeping.remove()
     return 0
 
 
 def _say(sentence: str, processes: Processes | None = None) -> None:
-    if processes is None or processes.first:
+    if processes is None or processes.is_main:
         print(f"mcti: {sentence}", file=sys.stderr)
 
 
@@ -174,16 +172,16 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from .experiments import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
     from .features import FeatureCache
 
-    dataset, processes = FewShotDataset.from_folder(arguments.folder), processes_of(arguments)
+    dataset, processes = FewShotDataset.from_folder(arguments.folder), processes_of(arguments, uneven=True)
     host, config = host_of(arguments, processes), config_of(arguments)
-    with progress_bar("features", "image", shown=processes.first) as progress:
+    with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes
         )
     rows: list[Row] = []
 
     def write() -> None:
-        if arguments.json is None or not processes.first:
+        if arguments.json is None or not processes.is_main:
             return
         content = {
             "folder": arguments.folder.name,
@@ -220,7 +218,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if processes.count > 1:  # until now it had its own rows only
         rows[:] = measured
         write()
-    if processes.first:
+    if processes.is_main:
         print(markdown_table(rows, 1 / len(dataset.classes)))
     return 0
 

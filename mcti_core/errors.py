@@ -40,7 +40,7 @@ class HostError(MCTIError):
 
 
 class ResumeError(MCTIError):
-    """A training that was broken off cannot be kept, read or gone on with."""
+    """An interrupted training cannot be kept, read or resumed."""
 
 
 class TrainingError(MCTIError):

@@ -17,11 +17,13 @@ from .errors import ConfigError
 from .examples import few_shot_split
 from .features import FeatureCache
 from .hosts.base import Host
+from .memory import train_in_memory
 from .metrics import accuracy
+from .one_by_one import train_one_by_one
 from .processes import ALONE, Processes
 from .templates import PLAIN_TEMPLATES
 from .tokens import Support, TokenSet, initial_vectors
-from .training import TrainConfig, train, train_one_by_one
+from .training import TrainConfig
 
 __all__ = ["STUDY", "Row", "Variant", "evaluate", "markdown_table", "new_tokens"]
 
@@ -153,7 +155,7 @@ def _measured(
 
 def _trained(host: Host, support: FeatureCache, tokens: TokenSet, config: TrainConfig, one_by_one: bool) -> TokenSet:
     if not one_by_one:
-        return train(host, support, tokens, config).tokens
+        return train_in_memory(host, support, tokens, config).tokens
     # as many updates of each class's vectors, from as many images of it, as in the joint run
     share = replace(config, batch=max(1, config.batch // len(tokens)))
     return train_one_by_one(host, support, tokens, share)[-1].tokens

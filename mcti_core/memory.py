@@ -36,8 +36,8 @@ def train_in_memory(
     turned on. Both change what fits, not what is learned, but for the order in which sums are rounded.
 
     Raises:
-        HostError: memory does not do for a single image; or for so many as were asked for, in one of several processes,
-            which could not tell the others in the middle of a step.
+        HostError: a single image does not fit into memory; or as many as were asked for do not, in one of several
+            processes, which could not tell the others in the middle of a step.
     """
     size = config.micro_batch or config.batch
     checkpointing = config.gradient_checkpointing
@@ -56,15 +56,20 @@ def train_in_memory(
             )
         except torch.OutOfMemoryError as error:
             if processes.count > 1:
-                raise HostError(
-                    f"memory does not do for {size} images at once in each process; choose a smaller --micro-batch"
-                ) from error
+                raise HostError(_advice(min(size, -(-config.batch // processes.count)), checkpointing)) from error
             if size == 1 and checkpointing:
                 raise HostError(
-                    "memory does not do for one image at a time; choose a smaller image size, or free memory that others hold"
+                    "a single image does not fit into memory; choose a smaller image size, or free memory that others hold"
                 ) from error
         # outside of the handler, which holds on to everything that the failed step had
         size, checkpointing = (1, True) if size == 1 else (size // 2, checkpointing)
         resume = last[0].state() if last else resume
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _advice(at_once: int, checkpointing: bool) -> str:
+    if at_once > 1:
+        return f"{at_once} images at once in each process do not fit into memory; choose --micro-batch {at_once // 2}"
+    remedy = "a smaller image size" if checkpointing else "--gradient-checkpointing"
+    return f"a single image at once in each process does not fit into memory; choose {remedy}"

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["config_of", "host_of", "mirror_of", "processes_of"]
 
 
-def processes_of(arguments: argparse.Namespace) -> Processes:
+def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> Processes:
     """The processes that share this command's work; each is given a GPU of its own unless a device is named."""
     from .processes import launched
 
-    return launched(cpu=arguments.device == "cpu")
+    return launched(cpu=arguments.device == "cpu", uneven=uneven)
 
 
 def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -> Host:
@@ -62,7 +62,19 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     from .pocket import POCKET_CONFIG
     from .templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
-    names = ("steps", "batch", "micro_batch", "lr", "gamma", "gamma_end", "warm_start", "seed", "direction", "pooling")
+    names = (
+        "steps",
+        "batch",
+        "micro_batch",
+        "gradient_checkpointing",
+        "lr",
+        "gamma",
+        "gamma_end",
+        "warm_start",
+        "seed",
+        "direction",
+        "pooling",
+    )
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.templates is not None:
         given["templates"] = STYLE_TEMPLATES if arguments.templates == "style" else OBJECT_TEMPLATES

@@ -12,6 +12,7 @@ from .batches import BalancedBatches
 from .diffusion import noise_error, stratified_sigmas
 from .features import FeatureCache
 from .hosts.base import Host
+from .processes import ALONE, Processes
 from .prompts import Prompts, encode_prompts
 
 __all__ = ["Best", "Probe"]
@@ -30,24 +31,47 @@ class Best:
 
 
 class Probe:
-    """The noise error of fixed (image, noise level, noise): comparable from one look to the next."""
+    """The noise error of fixed (image, noise level, noise): comparable from one look to the next.
+
+    Args:
+        host, cache: of the training.
+        active: (A,) int64 the classes in training.
+        prompts: by encoder, all templates; the first one is used.
+        samples: images, each with a noise level and noise of its own.
+        at_once: most of them through the denoiser at once.
+        processes: each sees to its share; all are told the same error.
+    """
 
     def __init__(
-        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, Prompts], samples: int = 32
-    ):
+        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, Prompts], samples: int = 32, *,
+        at_once: int = 32, processes: Processes = ALONE,
+    ):  # fmt: skip
         assert cache.latents is not None
         generator = torch.Generator().manual_seed(0)
         images = next(BalancedBatches(cache.labels, active.tolist(), samples, generator))
         self.host, self.denoiser = host, host.need_denoiser()
-        self.rows = torch.searchsorted(active, cache.labels[images])
-        self.latents = cache.latents[images, 0].to(host.device)
-        self.sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), samples, generator).to(host.device)
-        self.noise = torch.randn(self.latents.shape, generator=generator).to(host.device)
+        self.samples, self.processes = samples, processes
+        latents = cache.latents[images, 0]
+        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), samples, generator)
+        drawn = (
+            torch.searchsorted(active, cache.labels[images]),
+            latents,
+            torch.randn(latents.shape, generator=generator),
+            sigma,
+        )
+        own = torch.arange(samples)[processes.share(samples)].split(at_once)
+        self.parts = [tuple(each[part].to(host.device) for each in drawn) for part in own if len(part)]
+        """Rows of the prompts, latents, noise and noise levels, on the device."""
         self.prompts = {name: p.rows(torch.zeros(len(active), dtype=torch.long)) for name, p in prompts.items()}
 
     @torch.no_grad()
     def error(self, vectors: Mapping[str, Tensor]) -> float:
+        """Mean over the samples."""
         text = encode_prompts(self.host, self.prompts, vectors)
-        text = {name: features.rows(self.rows.to(self.host.device)) for name, features in text.items()}
-        estimate = self.denoiser.denoise(self.denoiser.noised(self.latents, self.noise, self.sigma), self.sigma, text)
-        return float(noise_error(self.latents, estimate, self.sigma).mean())
+        total = torch.zeros((), device=self.host.device)
+        for rows, latents, noise, sigma in self.parts:
+            own = {name: features.rows(rows) for name, features in text.items()}
+            estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)
+            total += noise_error(latents, estimate, sigma).sum() / self.samples
+        self.processes.all_reduce_sum([total])
+        return float(total)

@@ -14,10 +14,10 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ALONE", "Processes", "launched", "part", "started"]
+__all__ = ["ALONE", "Processes", "launched", "shut_down", "started"]
 
-_PATIENCE = timedelta(days=1)
-"""For the slowest of the processes. Of one that has died the launcher learns at once, and ends the others."""
+_PATIENCE, _LONG_PATIENCE = timedelta(minutes=30), timedelta(days=1)
+"""For the slowest of the processes. Of one that has died its machine's launcher learns at once; another machine's does not."""
 _PIECE = 2**24
 """Most bytes of each process that are sent at once."""
 
@@ -30,11 +30,11 @@ class Processes:
     count: int = 1
     device: str = "cpu"
     """Which device is this process's own; what is sent passes through it."""
-    here: int = 1
+    local_count: int = 1
     """How many of them are on this machine."""
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Of all, one writes files and talks to people."""
         return self.index == 0
 
@@ -42,7 +42,7 @@ class Processes:
         """This process's rows of so many: one after the other over the processes, of lengths that differ by one at most."""
         return slice(items * self.index // self.count, items * (self.index + 1) // self.count)
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, the same to the bit in each; float32, sent as one."""
         if self.count == 1 or not tensors:
             return
@@ -77,7 +77,7 @@ class Processes:
         sent = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
         return [json.loads(bytes(part.numpy())) for part in self._gather_bytes(sent)]
 
-    def join(self, rows: Tensor) -> Tensor:
+    def all_gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) rows of each process -> all of them in the processes' order, on the CPU; of one dtype, n may be 0."""
         if self.count == 1:
             return rows
@@ -90,7 +90,7 @@ class Processes:
         full = [part.view(rows.dtype).view(shape[0], *some[1:]) for part, shape in zip(parts, shapes, strict=True)]
         return torch.cat(full)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         self.any(False)
 
@@ -118,11 +118,12 @@ ALONE = Processes()
 """The one process of a program that was started in the plain way."""
 
 
-def launched(*, cpu: bool = False) -> Processes:
+def launched(*, cpu: bool = False, uneven: bool = False) -> Processes:
     """This process's place among those that ``accelerate launch`` (or ``torchrun``) has started; else ``ALONE``.
 
     Args:
         cpu: work on the CPU though there are GPUs.
+        uneven: they meet only at the end, where one may have to wait for hours; otherwise they meet at every step.
 
     Raises:
         ConfigError: there are several processes, but Hugging Face Accelerate is not installed.
@@ -139,7 +140,9 @@ def launched(*, cpu: bool = False) -> Processes:
             "pip install 'mcti[processes]' or 'accelerate', or start a single process"
         ) from error
     cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu, timeout=_PATIENCE, **({"backend": "gloo"} if cpu else {}))
+    state = PartialState(
+        cpu=cpu, timeout=_LONG_PATIENCE if uneven else _PATIENCE, **({"backend": "gloo"} if cpu else {})
+    )
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
     device = "cpu" if cpu else str(state.device)
     return Processes(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)
@@ -151,7 +154,7 @@ def started() -> int:
     return int(place[0]) if all(value.isdecimal() for value in place) else 1
 
 
-def part() -> None:
+def shut_down() -> None:
     """Let go of the other processes when all are done; the launcher ends all once one has left with an error."""
     if started() == 1:
         return

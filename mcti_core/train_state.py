@@ -84,7 +84,7 @@ class Progress:
         """
         differing = differences(state.begun, self.begun)
         if differing:
-            raise ConfigError(f"the stopped training cannot go on: it was of another {', another '.join(differing)}")
+            raise ConfigError(f"the stopped training cannot be resumed: different {', '.join(differing)}")
         with torch.no_grad():
             for name, vector in self.vectors.items():
                 vector.copy_(state.vectors[name])

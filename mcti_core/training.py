@@ -17,8 +17,8 @@ from .batches import BalancedBatches
 from .config import TrainConfig
 from .errors import ConfigError, StopTraining, TrainingError
 from .features import FeatureCache
-from .history import History, LastFinite, gradients
-from .hosts.base import Host, on_device
+from .history import History, gradients
+from .hosts.base import Host
 from .losses import gamma_at
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
@@ -27,12 +27,13 @@ from .prompts import template_prompts
 from .tokens import TokenSet
 from .train_state import Progress, TrainState
 
-__all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train", "train_one_by_one"]
+__all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train"]
 
 _T = TypeVar("_T")
 _READ_EVERY = 16
-"""Steps after which losses are read, and looked at. Each time, a GPU's queue of work runs empty."""
-_DO_NOT_MATTER = ("micro_batch", "gradient_checkpointing")
+"""Steps after which losses are read, and looked at. Each time, a GPU's queue of work runs empty. Then, too, several processes
+agree on whether to stop: all must leave the loop after the same step."""
+_FOR_MEMORY = ("micro_batch", "gradient_checkpointing")
 """Settings that change what fits into memory, not what is learned."""
 
 
@@ -76,7 +77,8 @@ def train(
     denoiser on a class-balanced batch of noised latents (L_ldm), and its pooled feature is classified against one random
     image feature of every class (L_cls).
 
-    Nothing in a step waits for the device, so that the next batch is drawn while it works.
+    Nothing in a step waits for the device, so that the next batch is drawn while it works. (Models may: ComfyUI's
+    SDXL copies the image's size from the CPU in each call.)
 
     Args:
         host: lends text encoder and denoiser, and for gamma > 0 a CLIP space.
@@ -100,7 +102,7 @@ def train(
     _check(host, cache, tokens, config, active.tolist())
     if config.reconstruction and config.batch < processes.count:
         raise ConfigError(f"{processes.count} processes need a batch of as many images at least, got {config.batch}")
-    started, history, stopped, best = time.monotonic(), History(), "finished", Best(config.patience)
+    started, stopped, best = time.monotonic(), "finished", Best(config.patience)
     generator = torch.Generator().manual_seed(config.seed)
     own_generator = torch.Generator().manual_seed(config.seed)  # L_cls's: so that gamma does not change L_ldm's draws
     batches = BalancedBatches(cache.labels, active.tolist(), config.batch, generator)
@@ -115,29 +117,34 @@ def train(
         optimizer = torch.optim.AdamW(
             vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
         )
-        probe = Probe(host, cache, active, templates) if config.probe_every and config.reconstruction else None
-
+        history = History(vectors)
+        probe = None
+        if config.probe_every and config.reconstruction:
+            probe = Probe(
+                host, cache, active, templates, at_once=config.micro_batch or config.batch, processes=processes
+            )
         begun = run_identity(host, cache, tokens, config, active)
         progress = Progress(begun, history, vectors, optimizer, (generator, own_generator), batches, best)
         if resume is not None:
             progress.restore(resume)
-        finite, stop = LastFinite(vectors), _Stop(processes, host.device)
 
         def learned(vectors: Mapping[str, Tensor] = vectors) -> TokenSet:
             return _learned(tokens, vectors, active, cache, config, host)
 
-        def sound(give: Callable[[], _T]) -> Callable[[], _T]:
-            """``give``, once it is known that all numbers so far are finite."""
+        def look() -> None:
+            """Wait for the device; read the losses, and raise if a number was not finite."""
+            history.read()
+            if history.broken is not None:
+                raise _not_finite(history.broken, learned(history.finite))
 
+        def after_a_look(give: Callable[[], _T]) -> Callable[[], _T]:
             def call() -> _T:
-                history.read()
-                if history.broken is not None:
-                    raise _not_finite(history.broken, learned(finite.vectors))
+                look()
                 return give()
 
             return call
 
-        look = sound(lambda: None)
+        losses_so_far, tokens_so_far, asked = after_a_look(history.columns), after_a_look(learned), False
         try:
             for step in range(len(history), total):
                 if probe is not None and _look_is_due(step, config) and best.is_over(probe.error(vectors)):
@@ -167,47 +174,25 @@ def train(
 
                 optimizer.zero_grad()
                 terms["loss"].backward()
-                processes.add_up([*gradients(vectors), *terms.values(), *stop.said()])
-                all_finite = finite.look(terms["loss"])
+                processes.all_reduce_sum([*gradients(vectors), *terms.values()])
+                history.add(terms)
                 optimizer.step()
 
-                history.add(terms, all_finite)
                 if on_step is not None:
-                    seen = StepInfo(step + 1, total, sound(history.columns), sound(learned), sound(progress.keeper()))
-                    stop.asked |= _asks_to_stop(on_step, seen)
-                if len(history) % _READ_EVERY == 0:
+                    asked |= _asks_to_stop(
+                        on_step,
+                        StepInfo(step + 1, total, losses_so_far, tokens_so_far, after_a_look(progress.keeper())),
+                    )
+                time_to_look = (step + 1) % _READ_EVERY == 0
+                if time_to_look:
                     look()
-                if stop.now():
+                if (time_to_look or processes.count == 1) and processes.any(asked):
                     stopped = "stopped"
                     break
         except KeyboardInterrupt:
             stopped = "stopped"
         look()
         return TrainResult(learned(), history.columns(), stopped, len(history), time.monotonic() - started)
-
-
-def train_one_by_one(
-    host: Host,
-    cache: FeatureCache,
-    tokens: TokenSet,
-    config: TrainConfig = TrainConfig(),
-    *,
-    on_step: Callable[[StepInfo], object] | None = None,
-) -> list[TrainResult]:
-    """Train every class in a run of its own with ``config.steps`` steps each, as the released procedure does.
-
-    With one text a step only ``direction="text_to_image"`` is defined.
-
-    Returns:
-        One result a class; the last one's tokens hold all of them.
-    """
-    results: list[TrainResult] = []
-    for index in range(len(tokens)):
-        results.append(train(host, cache, tokens, config, on_step=on_step, classes=[index]))
-        tokens = results[-1].tokens
-        if results[-1].stopped == "stopped":
-            break
-    return results
 
 
 def _classes_of_step(labels: Tensor, active: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -268,7 +253,7 @@ def run_identity(
         "model": f"{host.name} {host.fingerprint}",
         "set of examples": cache.fingerprint,
         "set of first tokens": f"{active.tolist()} {hashlib.sha256(first).hexdigest()}",
-        **{name: repr(value) for name, value in config.describe().items() if name not in _DO_NOT_MATTER},
+        **{name: repr(value) for name, value in config.describe().items() if name not in _FOR_MEMORY},
     }
 
 
@@ -284,32 +269,6 @@ def _asks_to_stop(on_step: Callable[[StepInfo], object], seen: StepInfo) -> bool
     except StopTraining:
         return True
     return False
-
-
-class _Stop:
-    """Several processes must leave the loop after the same step.
-
-    What one of them asks for travels with the gradients. It is read a step later, when the device has the next one to do.
-    """
-
-    def __init__(self, processes: Processes, device: torch.device):
-        self.asked = False
-        self._processes, self._device = processes, device
-        self._before: Tensor | None = None
-        self._latest: Tensor | None = None
-
-    def said(self) -> list[Tensor]:
-        """To be added up over the processes, at each step."""
-        if self._processes.count == 1:
-            return []
-        self._before, self._latest = self._latest, on_device(torch.tensor(float(self.asked)), self._device)
-        return [self._latest]
-
-    def now(self) -> bool:
-        """At the end of each step."""
-        if self._processes.count == 1:
-            return self.asked
-        return self._before is not None and bool(self._before > 0)
 
 
 def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:

@@ -241,8 +241,16 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
             raise
         except BaseException:
             if last:
-                _keep_tokens(last[-1].tokens(), last[-1].step, config)
+                _keep_tokens(_tokens_so_far(last[-1]), last[-1].step, config)
             raise
+
+
+def _tokens_so_far(info: Any) -> TokenSet:
+    """Those of a ``StepInfo``, or the last ones that were finite: a cancel may come before it has been seen that numbers are not."""
+    try:
+        return info.tokens()
+    except TrainingError as error:
+        return error.tokens
 
 
 def _keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
@@ -252,7 +260,7 @@ def _keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
         tokens, token_set_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more", ".safetensors")
     )
     logging.info(
-        "MC-TI: broken off after %d of %d steps. The tokens so far are in %s; queue the same graph again to go on.",
+        "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
         steps, config.warm_start + config.steps, path,
     )  # fmt: skip
 

@@ -43,6 +43,6 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
     try:
         state = load_training(path).state
     except ResumeError as error:
-        logging.warning("MC-TI: %s; beginning anew", error)
+        logging.warning("MC-TI: %s; starting over", error)
         return None
     return state if state.begun == identity else None

@@ -21,13 +21,14 @@ from ..examples import few_shot_split
 from ..experiments import new_tokens
 from ..features import FeatureCache
 from ..hosts.base import Host
+from ..memory import train_in_memory
 from ..metrics import accuracy, confusion_matrix
 from ..pocket import POCKET_CONFIG, load_pocket
 from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
 from ..token_files import save_tokens
 from ..tokens import TokenSet
-from ..training import StepInfo, train
+from ..training import StepInfo
 from .judge import DigitJudge, colours
 
 __all__ = ["EDIT", "PLAIN", "Demo", "run_demo"]
@@ -134,7 +135,7 @@ def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: floa
         progress(f"train {name}", info.step, info.total)
 
     config = replace(POCKET_CONFIG, gamma=gamma, warm_start=POCKET_CONFIG.warm_start if gamma else 0, seed=demo.seed)
-    result = train(host, support, new_tokens(host, support.classes), config, on_step=on_step)
+    result = train_in_memory(host, support, new_tokens(host, support.classes), config, on_step=on_step)
     demo.tokens[name], demo.histories[name] = result.tokens, result.history
 
 
@@ -157,10 +158,9 @@ def _classify_features(demo: Demo, host: Host, support: FeatureCache, query: Fea
 
 
 def _classify_diffusion(demo: Demo, host: Host, query: FeatureCache, progress: Progress) -> None:
-    """The same balanced part of the queries for both token sets."""
+    """The same balanced random part of the queries for both token sets."""
     assert query.latents is not None
-    each = DIFFUSION_QUERIES // len(demo.classes)
-    chosen = torch.cat([(query.labels == c).nonzero()[:each, 0] for c in range(len(demo.classes))])
+    chosen, _ = few_shot_split(query.labels, demo.classes, DIFFUSION_QUERIES // len(demo.classes), demo.seed)
     for name in ("ti", "mcti"):
         classifier = DiffusionClassifier(host, demo.tokens[name], pairs=DIFFUSION_PAIRS, template=PLAIN)
         predicted, evaluations = [], []

@@ -21,26 +21,31 @@ class Beside(Processes):
     """One of several threads."""
 
     told: list[Any] = field(default_factory=list)
-    barrier: Any = None
+    meeting: Any = None
 
     def gather(self, value):
         self.told[self.index] = value
-        self.barrier.wait(SECONDS)
+        self.meeting.wait(SECONDS)
         told = list(self.told)
-        self.barrier.wait(SECONDS)
+        self.meeting.wait(SECONDS)
         return told
 
     def any(self, flag):
         return any(self.gather(flag))
 
-    def join(self, rows):
+    def all_reduce_sum(self, tensors):
+        added = [sum(each) for each in zip(*self.gather([tensor.detach().clone() for tensor in tensors]), strict=True)]
+        for tensor, total in zip(tensors, added, strict=True):
+            tensor.detach().copy_(total)
+
+    def all_gather_rows(self, rows):
         parts = self.gather(rows)
         return torch.cat([part for part in parts if len(part)])
 
 
 def together(count: int, work: Callable[[Processes], Any]) -> list[Any]:
     """What each of so many returns."""
-    told, barrier = [None] * count, threading.Barrier(count)
+    told, meeting = [None] * count, threading.Barrier(count)
     with ThreadPoolExecutor(count) as pool:
-        jobs = [pool.submit(work, Beside(index, count, told=told, barrier=barrier)) for index in range(count)]
+        jobs = [pool.submit(work, Beside(index, count, told=told, meeting=meeting)) for index in range(count)]
         return [job.result() for job in jobs]

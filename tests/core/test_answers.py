@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcti_core.answers import AnswerFile, refuse_to_lose
+from mcti_core.answers import AnswerFile, json_line, refuse_to_lose
 from mcti_core.errors import ResumeError
 
 IDENTITY = {"set of tokens": "a" * 64, "top": "1"}
@@ -32,7 +32,7 @@ def answers(tmp_path):
 
 
 def run(answers, count, most=None, *, resume=True):
-    """A run of so many processes, each broken off after ``most`` batches. Returns which batches were left to do."""
+    """A run of so many processes, each interrupted after ``most`` batches. Returns which batches were left to do."""
     answers.begin(resume=resume)
     found, number = answers.found(), answers.next_run()
     open_ = [n for n in range(answers.batches) if n not in found]
@@ -171,7 +171,7 @@ def test_answers_that_are_missing_are_told(answers):
 def test_answers_of_different_runs_are_never_mixed(answers, name):
     run(answers, 2, 1)
     other = replace(answers, identity={**IDENTITY, name: "3" if name == "top" else "b" * 64})
-    told = "top was 1, is 3" if name == "top" else "another set of tokens"
+    told = "top was 1, is 3" if name == "top" else "different set of tokens"
     for refuse in (lambda: other.begin(resume=True), other.refuse_others):
         with pytest.raises(ResumeError, match=told) as caught:
             refuse()
@@ -179,7 +179,7 @@ def test_answers_of_different_runs_are_never_mixed(answers, name):
     assert len(answers.found()) == 2
 
 
-def test_beginning_anew_drops_everything(answers):
+def test_starting_over_drops_everything(answers):
     run(answers, 1, 2)
     run(answers, 3, 1)
     other = replace(answers, identity={"top": "3"}, batch=4)
@@ -209,7 +209,7 @@ def test_nothing_is_lost_unasked(answers):
     run(answers, 1)
     answers.finish()
     for resume in (False, True):
-        with pytest.raises(ResumeError, match=r"finished.*--restart"):
+        with pytest.raises(ResumeError, match=r"already exists and is complete.*--restart"):
             refuse_to_lose(path, resume=resume, restart=False)
     refuse_to_lose(path, resume=False, restart=True)
 
@@ -237,3 +237,20 @@ def test_a_name_that_is_no_text_can_be_read_back(answers):
         part.write(0, [{"image": name, "label": "ü"}])
     answers.finish()
     assert json.loads(answers.path.read_text(encoding="utf-8")) == {"image": name, "label": "ü"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "image", "escaped"),
+    [
+        ("utf-8", "猫.png", False),
+        ("utf-8", os.fsdecode(b"caf\xe9.png"), True),
+        ("cp1252", "é.png", False),
+        ("cp1252", "猫🐈.png", True),
+        ("ascii", "é.png", True),
+    ],
+)
+def test_a_line_is_readable_where_that_can_be_written(encoding, image, escaped):
+    """And gives the record back anyway."""
+    line = json_line({"image": image, "index": 1}, encoding).encode(encoding)
+    assert json.loads(line.decode(encoding)) == {"image": image, "index": 1}
+    assert (b"\\u" in line) == escaped

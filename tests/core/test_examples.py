@@ -1,19 +1,27 @@
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mcti_core.errors import ExamplesError
-from mcti_core.examples import FewShotDataset, find_images, load_image, to_square
+from mcti_core.examples import FewShotDataset, find_images, load_image, load_square, to_square
 
 
 def _picture(path: Path, colour="red", size=(8, 6)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
     return path
+
+
+def _raising(error):
+    def call(*arguments, **options):
+        raise error
+
+    return call
 
 
 @pytest.fixture
@@ -183,6 +191,36 @@ class TestLoad:
     def test_missing(self, tmp_path):
         with pytest.raises(ExamplesError, match="no such file"):
             load_image(tmp_path / "x.png")
+
+    @pytest.mark.parametrize("suffix", ["png", "webp"])
+    def test_damaged_metadata(self, tmp_path, suffix):
+        """Pillow raises a ``struct.error``, which is no kind of what it raises otherwise."""
+        path = tmp_path / f"meta.{suffix}"
+        Image.new("RGB", (8, 8)).save(path, exif=b"Exif\0\0II*\0")
+        for load in (load_image, partial(load_square, size=8)):
+            with pytest.raises(ExamplesError, match=rf"meta\.{suffix} cannot be read as an image \(unpack requires"):
+                load(path)
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [(KeyError("tag"), "'tag'"), (AssertionError(), "AssertionError"), (MemoryError(), "not enough memory")],
+    )
+    def test_whatever_pillow_raises(self, tmp_path, monkeypatch, error, reason):
+        monkeypatch.setattr(ImageOps, "exif_transpose", _raising(error))
+        with pytest.raises(ExamplesError, match=rf"x\.png cannot be read as an image \({reason}\)") as caught:
+            load_image(_picture(tmp_path / "x.png"))
+        assert caught.value.__cause__ is error
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+    def test_what_ends_the_program_passes_through(self, tmp_path, monkeypatch, error):
+        monkeypatch.setattr(ImageOps, "exif_transpose", _raising(error))
+        with pytest.raises(type(error)):
+            load_image(_picture(tmp_path / "x.png"))
+
+    def test_what_is_said_already_is_not_said_twice(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("mcti_core.examples._MAX_PIXELS", 40)
+        with pytest.raises(ExamplesError, match=r"x\.png has 8 x 6 pixels; at most 0 million are read$"):
+            load_image(_picture(tmp_path / "x.png"))
 
     def test_dataset_loads_squares(self, folder):
         for image in FewShotDataset.from_folder(folder).load(16):

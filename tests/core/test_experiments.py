@@ -44,7 +44,7 @@ def test_every_method_has_a_row_for_every_split(tiny_host, pool):
 
 def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
     trained, given = [], []
-    plain_train, plain_mean = experiments.train, experiments.class_mean
+    plain_train, plain_mean = experiments.train_in_memory, experiments.class_mean
 
     def watched_train(host, cache, tokens, config):
         trained.append((cache.features, cache.labels, config.seed))
@@ -54,7 +54,7 @@ def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
         given.append((support, query))
         return plain_mean(support, query, classes)
 
-    monkeypatch.setattr(experiments, "train", watched_train)
+    monkeypatch.setattr(experiments, "train_in_memory", watched_train)
     monkeypatch.setattr(experiments, "class_mean", watched_mean)
     rows = evaluate(tiny_host, pool, [2], [3], BASE)
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)

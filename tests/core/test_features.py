@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mcti_core import features
-from mcti_core.errors import ConfigError
+from mcti_core.errors import ConfigError, ExamplesError
 from mcti_core.examples import FewShotDataset
 from mcti_core.features import FeatureCache
 
@@ -134,6 +135,73 @@ def test_damaged_results_are_computed_again(build, tmp_path):
     assert computed == 4
     assert torch.equal(first.latents, second.latents)
     assert build()[1] == 0
+
+
+class Noted(FewShotDataset):
+    """Examples that tell when they are read, and that ``broken`` ones cannot be."""
+
+    broken = ()
+
+    def load(self, size, rows=None):
+        for row, image in zip(rows, super().load(size, rows), strict=True):
+            if row in self.broken:
+                raise ExamplesError(f"image {row} is broken")
+            self.read[row].set()
+            yield image
+
+
+@pytest.fixture
+def noted(dataset):
+    noted = Noted(dataset.classes, dataset.images, dataset.labels)
+    object.__setattr__(noted, "read", [threading.Event() for _ in range(len(dataset))])
+    return noted
+
+
+def _readers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mcti-reader")]
+
+
+def test_the_next_images_are_read_while_the_models_are_busy(tiny_host, noted, dataset):
+    """One batch ahead, and no more: memory holds two. The numbers are the same to the bit."""
+
+    class Busy:
+        def encode(self, images):
+            encoded.append(len(images))
+            for row in range(min(len(noted), 2 + sum(encoded))):
+                assert noted.read[row].wait(10)
+            assert sum(event.is_set() for event in noted.read) <= 2 + sum(encoded)
+            return tiny_host.codec.encode(images)
+
+        downscale = tiny_host.codec.downscale
+
+    encoded = []
+    other = FeatureCache.build(replace(tiny_host, codec=Busy()), noted, batch=2, mirror=False)
+    assert encoded == [2, 2, 2, 2, 1]
+    with torch.inference_mode():
+        alone = [tiny_host.codec.encode(part) for part in torch.stack(list(dataset.load(32))).split(2)]
+    assert torch.equal(other.latents[:, 0], torch.cat(alone))
+    assert not _readers()
+
+
+@pytest.mark.parametrize("row", [0, 4, 8])
+def test_an_image_that_cannot_be_read_ends_it_after_the_batches_before(tiny_host, noted, row):
+    done = []
+    object.__setattr__(noted, "broken", (row,))
+    with pytest.raises(ExamplesError, match=f"image {row} is broken"):
+        FeatureCache.build(tiny_host, noted, batch=2, progress=lambda n, _: done.append(n))
+    assert done == list(range(2, row + 1, 2))
+    assert not _readers()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_whoever_breaks_it_off_leaves_no_thread(tiny_host, noted, error):
+    def fail(done, total):
+        raise error
+
+    with pytest.raises(error) as caught:
+        FeatureCache.build(tiny_host, noted, batch=2, progress=fail)
+    assert not _readers()
+    assert caught  # its traceback holds all that was being done
 
 
 def test_what_the_host_lacks_is_left_out(dataset, tiny_host):

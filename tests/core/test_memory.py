@@ -8,6 +8,7 @@ from mcti_core.errors import HostError
 from mcti_core.memory import train_in_memory
 from mcti_core.micro_batches import in_micro_batches
 from mcti_core.objective import reconstruction_loss
+from mcti_core.processes import Processes
 from mcti_core.prompts import encode_prompts, template_prompts
 from mcti_core.training import TrainConfig, train
 
@@ -110,5 +111,20 @@ def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, c
 
 def test_memory_for_no_image_at_all_is_told(tiny_host, cache, tokens):
     host = replace(tiny_host, denoiser=SmallMemory(tiny_host.denoiser, 0))
-    with pytest.raises(HostError, match="one image at a time"):
+    with pytest.raises(HostError, match="a single image does not fit"):
         train_in_memory(host, cache, tokens, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, "3 images at once in each process do not fit into memory; choose --micro-batch 1"),
+        ({"micro_batch": 1}, "a single image at once .* choose --gradient-checkpointing"),
+        ({"micro_batch": 1, "gradient_checkpointing": True}, "a single image at once .* choose a smaller image size"),
+    ],
+)
+def test_one_of_several_processes_says_what_would_help(tiny_host, cache, tokens, settings, advice):
+    """Six images are three for each of two."""
+    host = replace(tiny_host, denoiser=SmallMemory(tiny_host.denoiser, 0))
+    with pytest.raises(HostError, match=advice):
+        train_in_memory(host, cache, tokens, replace(CONFIG, **settings), processes=Processes(0, 2))

@@ -28,13 +28,13 @@ def test_shares_are_everything_once_in_order_and_alike(items, count):
 
 def test_alone_there_is_nothing_to_do():
     tensors = [torch.arange(3.0), torch.tensor(2.0)]
-    ALONE.add_up(tensors)
+    ALONE.all_reduce_sum(tensors)
     assert [tensor.tolist() for tensor in tensors] == [[0, 1, 2], 2]
     assert (ALONE.any(False), ALONE.any(True)) == (False, True)
     assert ALONE.gather({"a": 1}) == [{"a": 1}]
-    assert ALONE.join(tensors[0]) is tensors[0]
-    assert ALONE.first
-    ALONE.wait()
+    assert ALONE.all_gather_rows(tensors[0]) is tensors[0]
+    assert ALONE.is_main
+    ALONE.barrier()
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_without_accelerate_it_says_what_to_install(monkeypatch):
 
 def test_alone_imports_nothing():
     code = (
-        "import sys; from mcti_core.processes import ALONE, launched, part\n"
-        "launched(); ALONE.add_up([]); ALONE.gather(1); ALONE.wait(); part()\n"
+        "import sys; from mcti_core.processes import ALONE, launched, shut_down\n"
+        "launched(); ALONE.all_reduce_sum([]); ALONE.gather(1); ALONE.barrier(); shut_down()\n"
         "print({'torch', 'accelerate'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

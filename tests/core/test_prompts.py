@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -146,6 +148,16 @@ def test_vectors_for_other_text_encoders_are_refused(tiny_host):
     ):
         with pytest.raises(TokenError, match=message):
             encode_prompts(tiny_host, prompts, vectors)
+
+
+def test_only_encoders_with_prompts_are_run(tiny_host, encoder):
+    """In the host's order, in which a denoiser takes them; the vectors must still be for all of the host's encoders."""
+    host = replace(tiny_host, text={name: encoder for name in ("first", "second", "third")})
+    prompts, vectors = template_prompts(encoder, ["a {}"], 1), dict.fromkeys(host.text, torch.zeros(1, 1, 32))
+    with torch.no_grad():
+        assert list(encode_prompts(host, {"third": prompts, "first": prompts}, vectors)) == ["first", "third"]
+    with pytest.raises(TokenError, match="the tokens are for first, 32 wide; this model has first"):
+        encode_prompts(host, {"first": prompts}, {"first": vectors["first"]})
 
 
 @pytest.mark.parametrize("pooling", ["eot", "token"])

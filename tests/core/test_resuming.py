@@ -6,7 +6,7 @@ import torch
 
 from mcti_core.errors import ResumeError
 from mcti_core.progress_store import StoredTraining
-from mcti_core.resuming import go_on
+from mcti_core.resuming import go_on, told_differences
 from mcti_core.training import TrainConfig, run_identity, train
 
 CONFIG = TrainConfig(steps=3, batch=2, lr=1e-2, templates=("a photo of a {}",))
@@ -41,11 +41,23 @@ def test_every_difference_is_listed(stored, tokens, identity):
     with pytest.raises(ResumeError) as caught:
         go_on(stored, moved, identity(other), PATH)
     told = str(caught.value)
-    for part in ("training.safetensors", "lr was 0.01, is 0.5", "seed was 0, is 7", "another templates",
-                 "another set of first tokens", "--resume anyway", "--restart"):  # fmt: skip
+    for part in ("training.safetensors", "lr was 0.01, is 0.5", "seed was 0, is 7", "different templates",
+                 "different set of first tokens", "--resume anyway", "--restart"):  # fmt: skip
         assert part in told
     assert "gamma" not in told
     assert "examples" not in told
+
+
+def test_differences_are_told_by_name():
+    assert told_differences({"lr": "1", "seed": "2"}, {"seed": "2", "lr": "1"}) == ""
+    assert told_differences({"lr": "1"}, {"lr": "2"}) == "lr was 1, is 2"
+    assert told_differences({}, {"lr": "2"}) == "lr was None, is 2"
+    for name, value in (("model", "a"), ("set of tokens", "a"), ("images", "a" * 41)):
+        assert told_differences({name: value}, {name: "b"}) == f"different {name}"
+    assert told_differences({"lr": "1", "model": "a"}, {"lr": "2", "model": "b"}).split("; ") == [
+        "lr was 1, is 2",
+        "different model",
+    ]
 
 
 def test_anyway_takes_the_vectors_alone(stored, tokens, identity):
@@ -87,5 +99,5 @@ def test_where_nothing_fits_that_is_told(stored, tokens, case):
     if case == "rows":
         vectors = {name: v[:2] for name, v in stored.state.vectors.items()}
         stored = replace(stored, state=replace(stored.state, vectors=vectors))
-    with pytest.raises(ResumeError, match=r"nothing of .* fits.*2 x 32 numbers \(clip_l\) for a, b, c;"):
+    with pytest.raises(ResumeError, match=r"nothing in .* fits.*2 x 32 numbers \(clip_l\) for a, b, c;"):
         go_on(stored, tokens, lambda first: {}, PATH, anyway=True)

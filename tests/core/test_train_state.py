@@ -71,10 +71,10 @@ def test_a_finished_training_has_nothing_to_go_on_with(tiny_host, cache, tokens)
 def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
     state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
     others = {
-        "gamma, another seed": (cache, tokens, replace(CONFIG, gamma=0.5, seed=1)),
+        "gamma, seed": (cache, tokens, replace(CONFIG, gamma=0.5, seed=1)),
         "set of examples": (cache.pick(torch.arange(len(cache)).flip(0)), tokens, CONFIG),
         "set of first tokens": (cache, tokens.with_vectors({k: v + 1 for k, v in tokens.vectors.items()}), CONFIG),
     }
     for differing, (examples, first, config) in others.items():
-        with pytest.raises(ConfigError, match=f"of another {differing}$"):
+        with pytest.raises(ConfigError, match=f"resumed: different {differing}$"):
             train(tiny_host, examples, first, config, resume=state)

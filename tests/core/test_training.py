@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from mcti_core.errors import ConfigError, HostError, StopTraining, TrainingError
 from mcti_core.features import FeatureCache
 from mcti_core.losses import gamma_at
+from mcti_core.one_by_one import train_one_by_one
 from mcti_core.probe import Probe
 from mcti_core.prompts import template_prompts
 from mcti_core.tokens import TokenSet
-from mcti_core.training import TrainConfig, train, train_one_by_one
+from mcti_core.training import TrainConfig, train
 
 SHORT = TrainConfig(steps=3, batch=2, lr=1e-2, lr_warmup=0, templates=("a photo of a {}", "a drawing of the {}"))
 STILL = replace(SHORT, lr=1e-30, weight_decay=0.0)

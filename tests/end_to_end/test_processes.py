@@ -213,7 +213,7 @@ def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
     with launch(2, "-m", "mcti_core", *command, "--resume") as process:
         output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
-    assert output.count(f"going on after {steps} steps") == 1
+    assert output.count(f"resuming after {steps} steps") == 1
     command[3] = str(tmp_path / "copy")
     assert main([*command, "--resume"]) == 0
     command[3] = str(tmp_path / "whole")

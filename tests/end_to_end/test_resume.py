@@ -42,7 +42,7 @@ def broken(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     captured = capsys.readouterr()
     assert "stopped after 3 steps" in captured.out
-    assert "--resume goes on from here" in captured.out
+    assert "with --resume to continue" in captured.out
     return tmp_path
 
 
@@ -74,7 +74,7 @@ def told(capsys):
 def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
     assert load_training(broken / "training.safetensors").state.step == 3
     assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 0
-    assert told(capsys) == ["mcti: going on after 3 steps"]
+    assert told(capsys) == ["mcti: resuming after 3 steps"]
     same(load_tokens(broken / "tokens.safetensors"), whole)
     assert sorted(path.name for path in broken.iterdir()) == ["embeddings", "loss.png", "tokens.safetensors"]
 
@@ -90,7 +90,7 @@ def test_it_is_not_overwritten_unasked(folder, broken, whole, capsys):
     assert not (broken / "training.safetensors").exists()
 
 
-def test_another_training_is_refused_or_begins_with_the_vectors(folder, broken, capsys, monkeypatch):
+def test_a_different_training_is_refused_or_starts_from_the_vectors(folder, broken, capsys, monkeypatch):
     other = [*OPTIONS, "--lr", "0.5"]
     assert main(["train", str(folder), "--out", str(broken), *other, "--resume"]) == 1
     (line,) = told(capsys)
@@ -98,13 +98,13 @@ def test_another_training_is_refused_or_begins_with_the_vectors(folder, broken, 
     assert "'--resume anyway'" in line
     stop_after(2, monkeypatch)
     assert main(["train", str(folder), "--out", str(broken), *other, "--resume", "anyway"]) == 130
-    assert told(capsys) == ["mcti: beginning with the vectors learned so far"]
+    assert told(capsys) == ["mcti: starting from the vectors learned so far"]
     monkeypatch.undo()
     assert main(["train", str(folder), "--out", str(broken), *other, "--resume"]) == 0
-    assert told(capsys) == ["mcti: going on after 2 steps"]
+    assert told(capsys) == ["mcti: resuming after 2 steps"]
 
 
-def test_without_anything_to_go_on_with_it_begins_anew(folder, tmp_path, whole, capsys):
+def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_path, whole, capsys):
     assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
     (line,) = told(capsys)
     assert "no unfinished training" in line

@@ -47,24 +47,24 @@ def _exchanged() -> list[object]:
         torch.zeros(0),
         torch.tensor([mine], dtype=torch.double),
     ]
-    we.add_up(sums)
-    we.wait()
+    we.all_reduce_sum(sums)
+    we.barrier()
     rows = torch.arange(40.0 * we.index).view(-1, 4)  # none in the first process
     return [
         [tensor.tolist() for tensor in sums],
         we.gather({"ä": [we.index] * 50 * mine}),
         we.gather(None),
         [we.any(False), we.any(we.index == 1), we.any(True)],
-        we.join(rows if len(rows) else torch.zeros(0)).tolist(),
-        we.join(torch.zeros(0)).tolist(),
-        [we.index, we.count, we.here, we.first],
+        we.all_gather_rows(rows if len(rows) else torch.zeros(0)).tolist(),
+        we.all_gather_rows(torch.zeros(0)).tolist(),
+        [we.index, we.count, we.local_count, we.is_main],
     ]
 
 
 def main(folder: Path, out: Path) -> None:
     from mcti_core import cli
 
-    end, cli.part = cli.part, lambda: None  # they stay together until all is done
+    end, cli.shut_down = cli.shut_down, lambda: None  # they stay together until all is done
     seen = _exchanged()
     codes = {name: cli.main(arguments) for name, arguments in commands(folder, out).items()}
     (out / f"seen-{seen[-1][0]}.json").write_text(json.dumps({"exchanged": seen, "codes": codes}))
