@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,6 +26,8 @@ from .processes import ALONE, Processes
 from .tokens import Support
 
 __all__ = ["FeatureCache"]
+
+_MOST_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class FeatureCache:
         stored = None if path is None else _read(path)
         if processes.any(stored is None) or stored is None:
             stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
-            if path is not None and processes.first:
+            if path is not None and processes.is_main:
                 _write(path, stored)
         return cls(dataset.classes, dataset.labels, stored.get("latents"), stored.get("features"), fingerprint)
 
@@ -83,6 +89,12 @@ class FeatureCache:
             None if self.features is None else self.features[index],
             hashlib.sha256(key.encode()).hexdigest()[:32],
         )
+
+    @cached_property
+    def by_class(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """(N,) indices of all examples, class after class; (C,) where in them each class begins; and how many it has."""
+        counts = torch.bincount(self.labels, minlength=len(self.classes))
+        return self.labels.argsort(stable=True), counts.cumsum(0) - counts, tuple(counts.tolist())
 
     def support(self) -> Support | None:
         """The features of the images themselves, to be kept with the tokens."""
@@ -103,10 +115,12 @@ def _compute(
     names = [name for name, there in (("latents", latents), ("features", host.clip is not None)) if there]
     share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
-    images = dataset.load(size, own)
-    with torch.inference_mode(), host.session("codec", "clip"):
-        for start in range(0, len(own), batch):
-            plain = torch.stack(list(itertools.islice(images, batch))).to(host.device)  # (b, 3, H, W)
+    batches = [own[start : start + batch] for start in range(0, len(own), batch)]
+    reading = closing(_read_ahead(dataset, size, batches, _readers(processes)))
+    done = 0
+    with torch.inference_mode(), host.session("codec", "clip"), reading as read:
+        for images in read:
+            plain = images.to(host.device)  # (b, 3, H, W)
             views = [plain, plain.flip(-1)] if mirror else [plain]
             if latents and host.codec is not None:
                 parts["latents"].append(torch.stack([host.codec.encode(view).float().cpu() for view in views], dim=1))
@@ -116,10 +130,44 @@ def _compute(
                         [F.normalize(host.clip.image_features(view).float(), dim=-1).cpu() for view in views], dim=1
                     )
                 )
+            done += len(plain)
             if progress is not None:
-                progress(start + len(plain), len(own))
+                progress(done, len(own))
     computed = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in names}
-    return {name: processes.join(rows) for name, rows in computed.items()}
+    return {name: processes.all_gather_rows(rows) for name, rows in computed.items()}
+
+
+def _readers(processes: Processes) -> int:
+    """Threads that read images: as many as this machine has cores for each process, and at most 8."""
+    return max(1, min(_MOST_READERS, (os.cpu_count() or 1) // processes.count))
+
+
+def _read_ahead(
+    dataset: FewShotDataset, size: int, batches: Iterable[Sequence[int]], readers: int
+) -> Generator[Tensor, None, None]:
+    """(b, 3, size, size) of each batch of rows, in order; the next batch is read while the device works on this one.
+
+    Pillow and PyTorch let other threads run while they work. Close it to be rid of the threads before it has ended.
+
+    Raises:
+        ExamplesError: as ``FewShotDataset.load``, of the first image that cannot be read.
+    """
+
+    @torch.inference_mode()
+    def read(row: int) -> Tensor:
+        return next(dataset.load(size, [row]))
+
+    waiting: deque[list[Future[Tensor]]] = deque()
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
+    try:
+        for rows in batches:
+            waiting.append([pool.submit(read, row) for row in rows])
+            if len(waiting) > 1:
+                yield torch.stack([image.result() for image in waiting.popleft()])
+        while waiting:
+            yield torch.stack([image.result() for image in waiting.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

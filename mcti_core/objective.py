@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .diffusion import noise_error
 from .features import FeatureCache
-from .hosts.base import Host, TextFeatures, on_device
+from .hosts.base import Host, TextFeatures, hidden_at, on_device
 from .losses import class_logits, classification_loss
 from .micro_batches import in_micro_batches
 from .prompts import Prompts, encode_prompts
@@ -29,11 +30,11 @@ class ClassPrompts:
     classes: Tensor
     """(S,) int64, ascending: the classes, in label order."""
     pooled: Mapping[str, Tensor]
-    """By encoder, (S, d): the hidden states where the text feature is read."""
+    """Of the CLIP space's encoder, where there is one, (S, d): the hidden states where the text feature is read."""
     conditioning: Tensor
     """(U,) int64, ascending: those whose whole features are here."""
     text: Mapping[str, TextFeatures]
-    """By encoder, features of their prompts, U rows; empty where U is 0."""
+    """By encoder, all that the denoiser reads of their prompts, U rows; empty where U is 0."""
 
     def context(self, labels: Tensor) -> dict[str, TextFeatures]:
         """(B,) labels, each among ``conditioning`` -> features of their prompts, B rows."""
@@ -53,8 +54,9 @@ def encode_classes(
 ) -> ClassPrompts:
     """Encode the chosen classes, each in a random template, the same for all encoders.
 
-    The denoiser attends to a prompt's padding too. Prompts that only serve the classification go without: an eighth of the
-    length, and the same text feature.
+    The denoiser attends to what all encoders say of a prompt, and to its padding too. Prompts that only serve the
+    classification go through the CLIP space's encoder alone (of SDXL's two usually the one that costs an eighth), and
+    without padding: an eighth of the length, and the same text feature.
 
     Args:
         prompts: by encoder, all K templates.
@@ -70,25 +72,21 @@ def encode_classes(
     template = torch.randint(0, templates, (len(active),), generator=generator)[row]
     whole = torch.isin(chosen, conditioning)
     text: dict[str, TextFeatures] = {}
-    pooled: dict[str, list[Tensor]] = {name: [] for name in prompts}
-    for part, padded in ((whole, True), (~whole, False)):
+    pooled: dict[str, list[Tensor]] = {} if host.clip is None else {host.clip.encoder: []}
+    for part, conditions in ((whole, True), (~whole, False)):
         if not part.any():
             continue
-        picked = {name: p.rows(template[part]) for name, p in prompts.items()}
-        picked = picked if padded else {name: p.without_padding() for name, p in picked.items()}
+        picked = {name: prompts[name].rows(template[part]) for name in (prompts if conditions else pooled)}
+        picked = picked if conditions else {name: p.without_padding() for name, p in picked.items()}
         own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
         features = encode_prompts(host, picked, own)
-        text = features if padded else text
-        for name, p in picked.items():
-            pooled[name].append(_pooled(features[name].hidden, p.pooled_at(pooling)))
+        if conditions:
+            text = {name: of_prompts.conditioning() for name, of_prompts in features.items()}
+        for name, rows in pooled.items():
+            rows.append(hidden_at(features[name].hidden, picked[name].pooled_at(pooling)))
     order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
     in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items()}
     return ClassPrompts(chosen, in_order, conditioning, text)
-
-
-def _pooled(hidden: Tensor, position: Tensor) -> Tensor:
-    """(S, L, d), (S,) -> (S, d)."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), on_device(position, hidden.device)]
 
 
 def reconstruction_loss(
@@ -127,7 +125,7 @@ def discriminative_loss(
 ) -> Tensor:
     """L_cls of one prompt of each of S classes against one random image of every class: (S,) float32."""
     clip = host.need_clip()
-    features = on_device(_random_view(cache.features, _one_of_each(cache.labels, generator), generator), host.device)
+    features = on_device(_random_view(cache.features, _one_of_each(cache, generator), generator), host.device)
     logits = class_logits(clip.project_text(prompts.pooled[clip.encoder]), features, config.logit_scale)  # (S, C)
     return classification_loss(logits, on_device(prompts.classes, host.device), config.direction)
 
@@ -137,8 +135,9 @@ def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generat
     return stored[images, torch.randint(0, stored.shape[1], (len(images),), generator=generator)]
 
 
-def _one_of_each(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """(N,) labels, each of 0 to C - 1 among them -> (C,) the index of a random image of every class."""
-    counts = torch.bincount(labels)
-    place = [torch.randint(0, count, (), generator=generator) for count in counts.tolist()]
-    return labels.argsort(stable=True)[counts.cumsum(0) - counts + torch.stack(place)]
+def _one_of_each(cache: FeatureCache, generator: torch.Generator) -> Tensor:
+    """(C,) the index of a random image of every class, drawn in label order."""
+    images, first, counts = cache.by_class
+    # classes with as many images draw together, which gives what each would have drawn by itself
+    alike = [torch.randint(0, count, (len(list(run)),), generator=generator) for count, run in groupby(counts)]
+    return images[first + torch.cat(alike)]

@@ -130,7 +130,14 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
 def encode_prompts(
     host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor]
 ) -> dict[str, TextFeatures]:
-    """Every encoder's features of the same B prompts; ``vectors`` as in ``splice``, by encoder.
+    """Features of the same B prompts from each encoder that has them in ``prompts``; the others are not run.
+
+    Args:
+        prompts: by encoder. A denoiser wants all encoders' features; a text feature is read from one, the CLIP space's.
+        vectors: by encoder, of all of them; as in ``splice``.
+
+    Returns:
+        By encoder, in the host's order.
 
     Raises:
         TokenError: the vectors are for other text encoders.
@@ -142,6 +149,7 @@ def encode_prompts(
     return {
         name: encoder.encode(on_device(prompts[name].ids, host.device), splice(encoder, prompts[name], vectors[name]))
         for name, encoder in host.text.items()
+        if name in prompts
     }
 
 

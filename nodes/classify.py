@@ -16,6 +16,7 @@ from torch import Tensor
 from ..mcti_core.calibration import METHODS, calibrated_classifier, resolved
 from ..mcti_core.classifiers import ClipClassifier, HybridClassifier
 from ..mcti_core.classifiers.base import Prediction, predict
+from ..mcti_core.classifiers.clip import image_features
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.examples import load_image, to_square
 from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
@@ -146,8 +147,7 @@ class Evaluate(io.ComfyNode):
                     [_square(image, held_out.size or host.image_size) for image in paths[start : start + _BATCH]]
                 )
                 if host.clip is not None:
-                    with host.session("clip"), torch.inference_mode():
-                        features.append(host.clip.image_features(part.to(host.device)).cpu())
+                    features.append(image_features(host, part))
                 by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
                 logits.append(classifier.logits(features[-1]) if by_features else classifier.score(part).logits.cpu())
                 report(start + len(part), len(paths))

@@ -52,6 +52,45 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def xl_model(tiny_model, tmp_path_factory) -> Path:
+    """An SDXL folder (text widths 32 and 40, images of 32 x 32) with the CLIP model of each text encoder inside."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("xl") / "model"
+    torch.manual_seed(5)
+    clip_l = CLIPModel.from_pretrained(tiny_model / "clip")
+    clip_g = _wider(clip_l)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32 + 40,
+        attention_head_dim=(4, 8), transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 40,
+    )  # fmt: skip
+    _spread(unet.add_embedding)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, sample_size=32, scaling_factor=0.13025,
+        force_upcast=True,
+    )  # fmt: skip
+    text = CLIPTextModelWithProjection(clip_g.config.text_config)
+    _spread(text)
+    pipeline = StableDiffusionXLPipeline(
+        text_encoder=CLIPTextModel.from_pretrained(tiny_model, subfolder="text_encoder"), text_encoder_2=text,
+        tokenizer=CLIPTokenizer.from_pretrained(tiny_model, subfolder="tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(tiny_model, subfolder="tokenizer", pad_token="!"),
+        unet=unet, vae=vae, add_watermarker=False,
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading",
+        ),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    clip_l.save_pretrained(folder / "clip_l")
+    clip_g.save_pretrained(folder / "clip_g")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_host(tiny_model):
     """The tiny model as a host with all its parts."""
     from mcti_core.hosts.diffusers import load_host
@@ -108,6 +147,17 @@ def _clip_config(vocabulary: int):
         "image_size": 32, "patch_size": 8, "projection_dim": 16,
     }  # fmt: skip
     return CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+
+
+def _wider(clip):
+    """A CLIP model for text encoders 40 wide instead of 32, with another size of features."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = {**clip.config.text_config.to_dict(), "hidden_size": 40, "projection_dim": 40}
+    vision = {**clip.config.vision_config.to_dict(), "projection_dim": 40}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=40))
+    _spread(model)
+    return model
 
 
 @torch.no_grad()

@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hosts.base import Host
+from ..hosts.base import Host, hidden_at, on_device
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores, no_evaluations
 
-__all__ = ["ClipClassifier", "class_text_features"]
+__all__ = ["ClipClassifier", "class_text_features", "image_features"]
+
+_AT_ONCE = 16
+"""Images through the vision tower at once: enough to keep a GPU busy, and no more than a 4 GB card has room for beside SD 1.5."""
 
 
 class ClipClassifier:
@@ -32,13 +35,19 @@ class ClipClassifier:
         self.text = class_text_features(host, tokens, templates)  # (C, p)
 
     def score(self, images: Tensor) -> Scores:
-        with torch.inference_mode(), self.host.session("clip"):
-            features = self.host.need_clip().image_features(images.to(self.host.device))
-        return Scores(self.logits(features.cpu()), no_evaluations(len(images)))
+        return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, p) image features -> (B, C)."""
         return self.logit_scale * F.normalize(features.float(), dim=-1) @ self.text.T
+
+
+def image_features(host: Host, images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> CLIP image features (B, p) float32 on the CPU, not normalised."""
+    clip = host.need_clip()
+    with torch.inference_mode(), host.session("clip"):
+        features = [clip.image_features(part.to(host.device)).cpu() for part in images.split(_AT_ONCE)]
+    return torch.cat(features)
 
 
 def class_text_features(
@@ -47,20 +56,16 @@ def class_text_features(
     """Unit text feature of every class, averaged over templates: (C, p) float32 on the CPU."""
     templates = templates or tokens.templates
     clip = host.need_clip()
-    prompts = {
-        name: template_prompts(encoder, templates, tokens.vectors_per_token).without_padding()
-        for name, encoder in host.text.items()
-    }
+    # the other encoders' features are for the denoiser
+    prompts = template_prompts(host.text[clip.encoder], templates, tokens.vectors_per_token).without_padding()
     rows = torch.cartesian_prod(torch.arange(len(tokens)), torch.arange(len(templates))).view(-1, 2)  # (C * K, 2)
     parts = []
     with torch.inference_mode(), host.session("text"):
         for part in rows.split(batch):
-            picked = {name: p.rows(part[:, 1]) for name, p in prompts.items()}
-            text = encode_prompts(
-                host, picked, {name: v[part[:, 0]].to(host.device) for name, v in tokens.vectors.items()}
-            )
-            position = picked[clip.encoder].pooled_at(tokens.pooling).to(host.device)
-            pooled = text[clip.encoder].hidden[torch.arange(len(part), device=host.device), position]
+            picked = prompts.rows(part[:, 1])
+            vectors = {name: on_device(v[part[:, 0]], host.device) for name, v in tokens.vectors.items()}
+            text = encode_prompts(host, {clip.encoder: picked}, vectors)[clip.encoder]
+            pooled = hidden_at(text.hidden, picked.pooled_at(tokens.pooling))
             parts.append(F.normalize(clip.project_text(pooled), dim=-1).cpu())
     features = torch.cat(parts).view(len(tokens), len(templates), -1).mean(1)  # (C, p)
     return F.normalize(features, dim=-1).clone()

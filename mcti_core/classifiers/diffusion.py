@@ -6,19 +6,24 @@ import torch
 from torch import Tensor
 
 from ..diffusion import noise_error, spread_sigmas
-from ..errors import ConfigError
+from ..errors import ConfigError, HostError
 from ..hosts.base import Host, TextFeatures
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores
-from .stopping import race
+from .stopping import race, winner
 
 __all__ = ["DiffusionClassifier"]
 
 _ENCODED, _TOGETHER = 32, 256
 """Images through the autoencoder at once; images whose evaluations share batches, and whose errors are kept."""
-_AT_ONCE, _LATENT_PIXELS = 128, 4 * 64 * 64
-"""Most evaluations at once: four where images are of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
+_AT_ONCE = 128
+"""Most evaluations at once."""
+_LEAST_ROOM = 4 * 64 * 64
+"""Latent elements that a batch may always have: four of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
+_BYTES = 24_000
+"""That an evaluation takes for each latent element: 17,000 of SD 1.5 and 11,000 of SDXL in half precision
+(docs/performance.md), and some for what was not counted."""
 
 
 class DiffusionClassifier:
@@ -37,11 +42,13 @@ class DiffusionClassifier:
         template: the prompt; the tokens' first by default.
         low, high: fractions of the time steps between which noise levels are taken, spread evenly.
         scale: logits are -scale * mean error.
-        batch: denoiser evaluations at once; by default 128, or fewer where latents are so large that 4 GB would not do.
+        batch: denoiser evaluations at once; by default as many as the device has room for, 128 at most. Where memory runs
+            out all the same, they are halved.
         seed: of the shared pairs.
 
     Raises:
         ConfigError: ``pairs`` or ``batch`` below 1, ``error`` outside [0, 0.5].
+        HostError: in scoring, where a noise error is not a finite number, or a single evaluation does not fit into memory.
 
     References:
         Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", ICCV 2023, arXiv 2303.16203.
@@ -59,6 +66,7 @@ class DiffusionClassifier:
         self.denoiser, self.codec = host.need_denoiser(), host.need_codec()
         self.pairs, self.error = pairs, error
         self.scale, self.batch, self.seed = scale, batch, seed
+        self._fits: int | None = None  # evaluations at once, after memory has run out
         self.low, self.high = low, high
         self.temperature, self.threshold = 1.0, 0.0
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
@@ -107,19 +115,39 @@ class DiffusionClassifier:
         """(J, n) float32 noise errors on n pairs of the J (image, class) that go on, in full batches across images."""
         image, label = (index.to(latents.device) for index in going.nonzero(as_tuple=True))
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
-        errors, at_once = torch.empty(len(jobs), device=latents.device), self.batch or _usual_batch(latents)
-        for part, place in zip(jobs.split(at_once), errors.split(at_once), strict=True):  # none waits for the device
+        errors, done = torch.empty(len(jobs), device=latents.device), 0
+        at_once = self._fits or self.batch or evaluations_at_once(latents[0, 0].numel(), latents.device)
+        while done < len(jobs):  # nothing in here waits for the device
+            part = jobs[done : done + at_once]
             which, pair = part // len(sigmas), part % len(sigmas)
             clean, sigma = latents[image[which]], sigmas[pair]
             text = {name: features.rows(label[which]) for name, features in self.text.items()}
-            estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
-            place.copy_(noise_error(clean, estimate, sigma))
-        return errors.view(len(image), len(sigmas)).cpu()
+            try:
+                estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
+            except torch.OutOfMemoryError as error:
+                at_once = min(at_once, len(part)) // 2
+                if not at_once:
+                    raise HostError("a single evaluation of the diffusion model does not fit into memory") from error
+                self._fits = at_once
+                continue
+            errors[done : done + len(part)] = noise_error(clean, estimate, sigma)
+            done += len(part)
+        fetched = errors.view(len(image), len(sigmas)).cpu()
+        if not fetched.isfinite().all():
+            raise HostError(
+                "the diffusion model's noise errors are not finite numbers; use a wider number format (bf16 or fp32)"
+            )
+        return fetched
 
 
-def _usual_batch(latents: Tensor) -> int:
-    """Large latents keep a GPU busy a few at a time, and more of them would only take more memory."""
-    return max(1, min(_AT_ONCE, _LATENT_PIXELS // (latents.shape[-1] * latents.shape[-2])))
+def evaluations_at_once(area: int, device: torch.device) -> int:
+    """How many the device has room for, of latents of so many elements a channel."""
+    elements = _LEAST_ROOM
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, to use again
+        elements = max(elements, (free + kept) // 2 // _BYTES)  # half of it, for others use the device too
+    return max(1, min(_AT_ONCE, elements // area))
 
 
 def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
@@ -130,14 +158,13 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 
     Args:
         errors: (B, C, P).
-        seen: (B, C) on how many first pairs each class was tried; the winner is the best of those tried on the most.
+        seen: (B, C) on how many first pairs each class was tried.
     """
     mean, count = errors.sum(2) / seen.clamp(min=1), seen[..., None]
-    winner = mean.masked_fill(seen < seen.amax(1, keepdim=True), torch.inf).argmin(1)  # (B,)
-    rows = torch.arange(len(errors))
+    rows, best = torch.arange(len(errors)), winner(errors, seen)
     both = torch.arange(errors.shape[2]) < count  # (B, C, P) the winner saw every pair that another class saw
-    apart = (errors - errors[rows, winner][:, None]).masked_fill(~both, 0.0).sum(2) / seen.clamp(min=1)
-    aligned = mean[rows, winner][:, None] + apart
+    apart = (errors - errors[rows, best][:, None]).masked_fill(~both, 0.0).sum(2) / seen.clamp(min=1)
+    aligned = mean[rows, best][:, None] + apart
     worst = torch.full_like(mean[:, :1], -torch.inf)  # of those that went on longer
     for pairs in seen.unique().flip(0).tolist():
         here = seen == pairs
@@ -147,13 +174,15 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, TextFeatures]:
+    """By encoder, what the denoiser reads of each class's prompt, C rows."""
     prompts = {
         name: template_prompts(encoder, [template], tokens.vectors_per_token) for name, encoder in host.text.items()
     }
     every = torch.zeros(len(tokens), dtype=torch.long)
     with torch.inference_mode(), host.session("text"):
-        return encode_prompts(
+        text = encode_prompts(
             host,
             {name: p.rows(every) for name, p in prompts.items()},
             {name: v.to(host.device) for name, v in tokens.vectors.items()},
         )
+    return {name: features.conditioning() for name, features in text.items()}

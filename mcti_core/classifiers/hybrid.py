@@ -10,7 +10,7 @@ from ..errors import TokenError
 from ..hosts.base import Host
 from ..tokens import TokenSet
 from .base import Scores, no_evaluations
-from .clip import ClipClassifier
+from .clip import ClipClassifier, image_features
 
 __all__ = ["HybridClassifier", "class_means"]
 
@@ -47,9 +47,7 @@ class HybridClassifier:
         self.means = class_means(self.support.features, self.support.labels, len(self.labels))
 
     def score(self, images: Tensor) -> Scores:
-        with torch.inference_mode(), self.host.session("clip"):
-            features = self.host.need_clip().image_features(images.to(self.host.device))
-        return Scores(self.logits(features.cpu()), no_evaluations(len(images)))
+        return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, p) image features -> (B, C)."""

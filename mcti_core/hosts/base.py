@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -12,7 +12,17 @@ from torch import Tensor
 
 from ..errors import HostError
 
-__all__ = ["ClipSpace", "Denoiser", "Host", "LatentCodec", "Session", "TextEncoder", "TextFeatures", "on_device"]
+__all__ = [
+    "ClipSpace",
+    "Denoiser",
+    "Host",
+    "LatentCodec",
+    "Session",
+    "TextEncoder",
+    "TextFeatures",
+    "hidden_at",
+    "on_device",
+]
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -20,6 +30,11 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def hidden_at(hidden: Tensor, position: Tensor) -> Tensor:
+    """(B, L, d) hidden states, (B,) a position in each prompt -> (B, d) those that stand there."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), on_device(position, hidden.device)]
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,10 @@ class TextFeatures:
         """The features of prompts ``index`` (N,), in that order, with repetition."""
         pooled = None if self.pooled is None else self.pooled[index]
         return TextFeatures(self.context[index], self.hidden[index], self.end[index], pooled)
+
+    def conditioning(self) -> TextFeatures:
+        """Only what a denoiser reads; of the hidden states, which ``rows`` would copy each time, none (B, 0, d)."""
+        return replace(self, hidden=self.hidden.new_empty(len(self.hidden), 0, self.hidden.shape[-1]))
 
 
 class TextEncoder(Protocol):

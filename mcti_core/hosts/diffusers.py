@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import HostError
-from .base import Host, TextFeatures, on_device
+from .base import Host, TextFeatures, hidden_at, on_device
 from .checkpointing import checkpointed
 from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from .clip_text import run_text_tower
@@ -162,14 +162,15 @@ class ClipTextEncoder:
 
     def _pooled(self, hidden: Tensor, end: Tensor) -> Tensor | None:
         projection = getattr(self.tower, "text_projection", None)
-        return None if projection is None else projection(hidden[torch.arange(len(end), device=end.device), end])
+        return None if projection is None else projection(hidden_at(hidden, end))
 
 
 class UNetDenoiser:
     """A diffusers UNet as a ``Denoiser``, in x = x0 + sigma * eps."""
 
-    def __init__(self, unet: nn.Module, scheduler: Any):
-        self.unet: Any = unet
+    def __init__(self, unet: Any, scheduler: Any):
+        self.unet = unet
+        self.dtype: torch.dtype = unet.dtype  # which looks through all of the model's modules each time
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
             raise HostError(f"the model predicts {self.prediction!r}; only epsilon and v_prediction are known here")
@@ -177,6 +178,7 @@ class UNetDenoiser:
         alpha_bar = scheduler.alphas_cumprod.double().clamp(min=2**-24)
         device = next(unet.parameters()).device
         self.sigmas = ((1 - alpha_bar) / alpha_bar).sqrt().float().to(device)  # (T,)
+        self._log_sigmas = self.sigmas.log()
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return latents + noise * sigma.view(-1, 1, 1, 1)
@@ -184,12 +186,12 @@ class UNetDenoiser:
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
         s = sigma.view(-1, 1, 1, 1)
         scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
-        step = (self.sigmas.log()[None] - sigma.log()[:, None]).abs().argmin(1)
-        text, enlarged = enlarged_gradients(text, self.unet.dtype)
-        context = torch.cat([features.context for features in text.values()], dim=-1).to(self.unet.dtype)
+        step = (self._log_sigmas[None] - sigma.log()[:, None]).abs().argmin(1)
+        text, enlarged = enlarged_gradients(text, self.dtype)
+        context = torch.cat([features.context for features in text.values()], dim=-1).to(self.dtype)
         output = enlarged(
             self.unet(
-                scaled.to(self.unet.dtype),
+                scaled.to(self.dtype),
                 step,
                 encoder_hidden_states=context,
                 added_cond_kwargs=self.added(noised, text),
@@ -218,7 +220,7 @@ class SDXLDenoiser(UNetDenoiser):
         section 2.2.
     """
 
-    def __init__(self, unet: nn.Module, scheduler: Any, downscale: int):
+    def __init__(self, unet: Any, scheduler: Any, downscale: int):
         super().__init__(unet, scheduler)
         self.downscale = downscale
 
@@ -227,14 +229,14 @@ class SDXLDenoiser(UNetDenoiser):
         height, width = (side * self.downscale for side in noised.shape[-2:])
         # as of an image that was neither resized nor cropped: original size, crop, target size
         sizes = on_device(torch.tensor([height, width, 0, 0, height, width]), noised.device)
-        return {"text_embeds": pooled.to(self.unet.dtype), "time_ids": sizes.expand(len(noised), -1)}
+        return {"text_embeds": pooled.to(self.dtype), "time_ids": sizes.expand(len(noised), -1)}
 
 
 class VaeCodec:
     """A diffusers autoencoder as a ``LatentCodec``."""
 
     def __init__(self, vae: Any):
-        self.vae = vae
+        self.vae, self.dtype = vae, vae.dtype
         self.scale = float(vae.config.scaling_factor)
         channels = vae.config.block_out_channels  # diffusers sets it for AutoencoderTiny too
         self.downscale = int(2 ** (len(channels) - 1))
@@ -246,12 +248,12 @@ class VaeCodec:
         return torch.cat([self._decode(part) for part in _in_memory(latents, self.downscale)])
 
     def _encode(self, images: Tensor) -> Tensor:
-        encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
+        encoded = self.vae.encode((images * 2 - 1).to(self.dtype))
         latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
         return latents.float() * self.scale
 
     def _decode(self, latents: Tensor) -> Tensor:
-        return ((self.vae.decode((latents / self.scale).to(self.vae.dtype)).sample.float() + 1) / 2).clamp(0, 1)
+        return ((self.vae.decode((latents / self.scale).to(self.dtype)).sample.float() + 1) / 2).clamp(0, 1)
 
 
 def _in_memory(rows: Tensor, pixels: int = 1) -> tuple[Tensor, ...]:
@@ -267,12 +269,13 @@ class ClipModelSpace:
     """Vision tower and both projections of a transformers ``CLIPModel`` as the ``ClipSpace`` of one text encoder."""
 
     def __init__(self, model: Any, encoder: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.module, self.encoder, self.size = model, encoder, size
+        self.module, self.dtype = model, model.dtype
+        self.encoder, self.size = encoder, size
         self.mean, self.std = mean, std
 
     def image_features(self, images: Tensor) -> Tensor:
         pixels = clip_pixels(images, self.size, self.mean, self.std)
-        pooled = self.module.vision_model(pixel_values=pixels.to(self.module.dtype)).pooler_output
+        pooled = self.module.vision_model(pixel_values=pixels.to(self.dtype)).pooler_output
         return self.module.visual_projection(pooled).float()
 
     def project_text(self, pooled: Tensor) -> Tensor:
@@ -283,30 +286,30 @@ class Sessions:
     """``hosts.base.Session`` of models that stay where they are; ``unet`` is the one that can be checkpointed."""
 
     def __init__(self, modules: Iterable[nn.Module], unet: nn.Module):
-        self._modules = list(modules)
+        # listed once: to walk through full-size models takes as long as a small batch of images
+        self._weights = [weight for module in modules for weight in module.parameters()]
         self._blocks = [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
 
     @contextmanager
     def __call__(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(_frozen(self._modules))
+            stack.enter_context(_frozen(self._weights))
             if checkpointing:
                 stack.enter_context(checkpointed(self._blocks))
             yield
 
 
 @contextmanager
-def _frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
+def _frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
     """No weight asks for a gradient inside; afterwards each does as before."""
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    asked = [parameter.requires_grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    asking = [weight for weight in weights if weight.requires_grad]
+    for weight in asking:
+        weight.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, before in zip(parameters, asked, strict=True):
-            parameter.requires_grad_(before)
+        for weight in asking:
+            weight.requires_grad_()
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -13,6 +13,7 @@ import torch
 from in_comfyui import changes, gap, generator, load_checkpoint, patched, prompt_rows, snapshot, start, tell
 from synthetic_checkpoints import write_sd3, write_sd15, write_sd20, write_sdxl
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 CHECKPOINTS = {"sd15": write_sd15, "sd20": write_sd20, "sdxl": write_sdxl, "sd3": write_sd3}
 PROMPTS = ["a photo of a cat, on a red chair.", "boats"]
@@ -35,6 +36,7 @@ def main(comfyui: str, folder: Path, name: str) -> None:
         load_all(model, clip, vae)
         before = snapshot(model=model, clip=clip, vae=vae)
         trained = {**describe(host), **train_a_little(host), **check_gradients(host), "unpadded": unpadded(host)}
+        trained["lists"] = indexed_by_lists(clip, host)
         different = changes(before, snapshot(model=model, clip=clip, vae=vae))
     tell({**compared, **trained, "different": different, "fingerprints": fingerprints(clip, model, folder)})
 
@@ -227,6 +229,7 @@ def check_gradients(host: Any) -> dict[str, Any]:
 
     with host.session("text", "denoiser", gradients=True, checkpointing=True), torch.enable_grad():
         again, less = slopes()
+        blocks = {type(module).__name__ for module in host.denoiser._model.modules() if "forward" in vars(module)}
     ratios = {}
     with host.session("text", "denoiser", gradients=True), torch.enable_grad():
         gradients, kept = slopes()
@@ -236,7 +239,7 @@ def check_gradients(host: Any) -> dict[str, Any]:
                 ahead, behind = (loss({**start_at, name: start_at[name] + sign * step}) for sign in (1, -1))
                 ratios[name] = ((ahead - behind) / (2 * (gradient * step).sum())).item()
     apart = max(gap(again[name], gradient) / float(gradient.abs().max()) for name, gradient in gradients.items())
-    return {"slope": ratios, "checkpointed": {"apart": apart, "kept": less / kept}}
+    return {"slope": ratios, "checkpointed": {"apart": apart, "kept": less / kept, "blocks": sorted(blocks)}}
 
 
 def unpadded(host: Any) -> float:
@@ -254,6 +257,29 @@ def unpadded(host: Any) -> float:
             apart = max(apart, gap(features.hidden, padded[name].hidden[:, :length]))
             apart = max(apart, gap(features.pooled, padded[name].pooled))
     return apart
+
+
+class Lists(TorchFunctionMode):
+    """Counts tensors that are indexed by Python lists: on a GPU, to copy such an index there is to wait for all work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.__getitem__:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            self.found += any(isinstance(part, list) for part in index)
+        return function(*args, **(kwargs or {}))
+
+
+def indexed_by_lists(clip: Any, host: Any) -> dict[str, int]:
+    """How often, while a prompt is encoded."""
+    with host.session("text"), Lists() as ours:
+        prompt_rows(host, PROMPTS)
+    with torch.inference_mode(), Lists() as theirs:
+        clip.encode_from_tokens(clip.tokenize(PROMPTS[0]))
+    return {"ours": ours.found, "theirs": theirs.found}
 
 
 def fingerprints(clip: Any, model: Any, folder: Path) -> dict[str, bool]:

@@ -160,6 +160,29 @@ def test_unknown_prediction_types_are_refused(tiny_host):
         UNetDenoiser(tiny_host.denoiser.unet, scheduler_of("sample"))
 
 
+def test_nothing_that_is_done_often_looks_through_all_modules(tiny_host, noisy, monkeypatch):
+    """As ``unet.dtype`` does, which takes milliseconds where there are thousands."""
+    walked, plain = [], torch.nn.Module.named_modules
+
+    def noting(module, *args, **options):
+        walked.append(type(module).__name__)
+        return plain(module, *args, **options)
+
+    latents, noise, steps = noisy
+    sigma, images = tiny_host.denoiser.sigmas[steps], torch.zeros(1, 3, 32, 32)
+    monkeypatch.setattr(torch.nn.Module, "named_modules", noting)
+    assert list(tiny_host.denoiser.unet.parameters())  # that it would be noted
+    assert "UNet2DConditionModel" in walked
+    walked.clear()
+    with tiny_host.session("text", "denoiser", "codec", "clip", gradients=True):
+        _, text = prompt(tiny_host)
+        context = text["clip_l"].rows(torch.zeros(3, dtype=torch.long))
+        tiny_host.denoiser.denoise(tiny_host.denoiser.noised(latents, noise, sigma), sigma, {"clip_l": context})
+        tiny_host.codec.decode(tiny_host.codec.encode(images))
+        tiny_host.clip.image_features(images)
+    assert walked == []
+
+
 def test_an_ordinary_prompt_is_encoded_as_transformers_does(tiny_host, tiny_model):
     from transformers import CLIPTextModel, CLIPTokenizer
 

@@ -26,63 +26,6 @@ SHORT = TrainConfig(steps=2, batch=3, lr=0.01, lr_warmup=0, templates=("a photo 
 WIDTHS = {"clip_l": 32, "clip_g": 40}
 
 
-@pytest.fixture(scope="module")
-def xl_model(tiny_model, tmp_path_factory) -> Path:
-    """An SDXL folder (text widths 32 and 40, images of 32 x 32) with the CLIP model of each text encoder inside."""
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("xl") / "model"
-    torch.manual_seed(5)
-    clip_l = CLIPModel.from_pretrained(tiny_model / "clip")
-    clip_g = wider(clip_l)
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32 + 40,
-        attention_head_dim=(4, 8), transformer_layers_per_block=(1, 2), use_linear_projection=True,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 40,
-    )  # fmt: skip
-    spread(unet.add_embedding)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, sample_size=32, scaling_factor=0.13025,
-        force_upcast=True,
-    )  # fmt: skip
-    text = CLIPTextModelWithProjection(clip_g.config.text_config)
-    spread(text)
-    pipeline = StableDiffusionXLPipeline(
-        text_encoder=CLIPTextModel.from_pretrained(tiny_model, subfolder="text_encoder"), text_encoder_2=text,
-        tokenizer=CLIPTokenizer.from_pretrained(tiny_model, subfolder="tokenizer"),
-        tokenizer_2=CLIPTokenizer.from_pretrained(tiny_model, subfolder="tokenizer", pad_token="!"),
-        unet=unet, vae=vae, add_watermarker=False,
-        scheduler=EulerDiscreteScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing="leading",
-        ),
-    )  # fmt: skip
-    pipeline.save_pretrained(folder)
-    clip_l.save_pretrained(folder / "clip_l")
-    clip_g.save_pretrained(folder / "clip_g")
-    return folder
-
-
-def wider(clip):
-    """A CLIP model for text encoders 40 wide instead of 32, with another size of features."""
-    from transformers import CLIPConfig, CLIPModel
-
-    text = {**clip.config.text_config.to_dict(), "hidden_size": 40, "projection_dim": 40}
-    vision = {**clip.config.vision_config.to_dict(), "projection_dim": 40}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=40))
-    spread(model)
-    return model
-
-
-@torch.no_grad()
-def spread(model: torch.nn.Module) -> None:
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(std=1.5 / parameter.shape[-1] ** 0.5)
-
-
 def change(path: Path, **values) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
@@ -188,6 +131,21 @@ def test_rows_keep_what_is_pooled(plain):
     assert features(plain, ["a dog"])["clip_l"].rows(torch.tensor([0])).pooled is None
 
 
+def test_a_denoiser_needs_no_hidden_states(plain):
+    text = features(plain, ["a dog", "a cat"])
+    told = {name: each.conditioning() for name, each in text.items()}
+    assert all(each.hidden.numel() == 0 for each in told.values())
+    index, latents = torch.tensor([1, 0, 1]), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        estimates = [
+            plain.denoiser.denoise(
+                latents, plain.denoiser.sigmas[[20, 500, 900]], {n: e.rows(index) for n, e in of.items()}
+            )
+            for of in (text, told)
+        ]
+    assert torch.equal(*estimates)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own schedule
 @pytest.mark.parametrize("size", [(32, 32), (32, 64)])
 def test_the_unet_is_called_as_the_pipeline_calls_it(plain, pipeline, size):
@@ -287,7 +245,7 @@ def test_classification_is_in_the_space_of_the_encoder_that_the_clip_model_fits(
     own = host.clip.encoder
     clip = CLIPModel.from_pretrained(xl_model / own)
     loss, vectors, prompts = terms(host, cache, tokens, ["classification"])
-    pooled = prompts.text[own].hidden[torch.arange(3), prompts.text[own].end]
+    pooled = prompts.pooled[own]
     assert torch.allclose(host.clip.project_text(pooled), clip.text_projection(pooled), atol=1e-5)
     assert cache.features.shape[-1] == clip.config.projection_dim
     loss["classification"].backward()
@@ -295,6 +253,34 @@ def test_classification_is_in_the_space_of_the_encoder_that_the_clip_model_fits(
     assert vectors[own].grad.isfinite().all()
     assert vectors[own].grad.abs().max() > 0
     assert vectors[other].grad is None
+
+
+@pytest.fixture
+def encoded(host):
+    """Prompts that have gone through each text encoder since the test began."""
+    rows = dict.fromkeys(host.text, 0)
+
+    def noting(name):
+        return lambda module, inputs, options, output: rows.update({name: rows[name] + len(options["input_ids"])})
+
+    hooks = [e.tower.register_forward_hook(noting(name), with_kwargs=True) for name, e in host.text.items()]
+    yield rows
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("settings", [{"reconstruction": 0.0}, {"warm_start": 1, "steps": 1}, {"batch": 1}])
+def test_what_only_serves_the_classification_goes_through_one_encoder(host, cache, tokens, encoded, settings):
+    """The other one sees the classes whose prompts condition the denoiser: here one a step, or none."""
+    own = host.clip.encoder
+    train(host, cache, tokens, replace(SHORT, **{"batch": 1, **settings}))
+    conditioned = SHORT.steps if settings == {"batch": 1} else 0 if "reconstruction" in settings else 1
+    assert encoded == {name: SHORT.steps * 3 if name == own else conditioned for name in WIDTHS}
+
+
+def test_a_clip_classifier_needs_one_encoder(host, tokens, encoded):
+    ClipClassifier(host, tokens)
+    assert encoded == {name: 3 * len(tokens.templates) * (name == host.clip.encoder) for name in WIDTHS}
 
 
 def test_noise_error_falls_and_no_weight_changes(host, cache, tokens):

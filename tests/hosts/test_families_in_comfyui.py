@@ -71,6 +71,17 @@ def test_text_features_do_not_need_the_padding(found):
     assert found["unpadded"] <= 1e-5
 
 
+def test_encoding_text_does_not_wait_for_the_device(found):
+    """As the host's own pooling does."""
+    assert found["lists"]["ours"] == 0
+    assert found["lists"]["theirs"] > 0  # that it would be seen
+
+
+def test_blocks_are_computed_again_one_by_one(family, found):
+    """Not a row of ten, as in SDXL, of which all would be in memory at once."""
+    assert found["checkpointed"]["blocks"] == ([] if family == "sd3" else ["BasicTransformerBlock", "ResBlock"])
+
+
 def test_gradient_checkpointing_keeps_less_and_finds_the_same(family, found):
     assert found["checkpointed"]["apart"] <= 1e-4
     assert (found["checkpointed"]["kept"] < 0.7) == (family != "sd3")  # which the host itself always checkpoints

@@ -69,7 +69,7 @@ def test_cancelled_within_a_step_and_continued_to_the_bit(
 
     unfinished = server.base / "models" / "mcti_tokens" / UNFINISHED
     assert load_tokens(unfinished).labels == tuple("0123456789")
-    done = int(re.findall(rf"broken off after (\d+) of {STEPS} steps", server.log())[-1])
+    done = int(re.findall(rf"interrupted after (\d+) of {STEPS} steps", server.log())[-1])
     assert steps[-1].data["value"] <= done <= steps[-1].data["value"] + 1  # a cancelled step's news may not be sent
     assert UNFINISHED in server.log()
 

@@ -22,8 +22,10 @@ from ..checkpointing import checkpointed
 
 __all__ = ["Residency"]
 
-_BLOCKS = ("ResBlock", "SpatialTransformer")
-"""Of the host's UNets; between them little is kept for backward. Stable Diffusion 3's blocks checkpoint themselves."""
+_BLOCKS = ("ResBlock", "BasicTransformerBlock")
+"""Of the host's UNets; between them little is kept for backward. SDXL's ``SpatialTransformer`` holds up to ten such blocks in a
+row: computed again as a whole, it would have what all ten keep in memory at once. Stable Diffusion 3's blocks checkpoint
+themselves."""
 _ALL_OF_IT = 1e20
 """More memory than there is: the host then moves every model that is not needed out of the way."""
 

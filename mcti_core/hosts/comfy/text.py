@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ..base import TextFeatures
+from ..base import TextFeatures, hidden_at
 
 __all__ = ["ComfyTextEncoder", "text_encoders"]
 
@@ -63,15 +63,14 @@ class ComfyTextEncoder:
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
         with _positions(self._model.transformer.text_model.embeddings.position_embedding, ids.shape[1]):
             last, middle, _, _ = self._model.transformer(
-                None,
+                ids,  # only to find the end of text in: given its positions as a list, a GPU would be waited for
                 None,
                 embeds=embeds.to(self._patcher.load_device, torch.float32),
-                num_tokens=[1] * len(ids),  # the host would have to wait for the true ones; they are pooled by below
                 intermediate_output=self._layer,
                 final_layer_norm_intermediate=self._model.layer_norm_hidden_state,
                 dtype=torch.float32,
             )
-        pooled = last[torch.arange(len(end), device=last.device), end.to(last.device)]
+        pooled = hidden_at(last, end)  # not by the tower's own idea of which id ends a text
         if self._model.return_projected_pooled:
             pooled = self._model.transformer.text_projection(pooled)
         return TextFeatures(

@@ -1,0 +1,111 @@
+"""Train, classify and draw on the CPU and on a device that is not the CPU, and tell how far apart they are, as JSON.
+
+Usage: python -m tests.hosts.on_another_device MODEL [CLIP]
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mcti_core.calibration import calibrate
+from mcti_core.classifiers import CascadeClassifier, ClipClassifier, DiffusionClassifier, HybridClassifier
+from mcti_core.config import TrainConfig
+from mcti_core.errors import StopTraining
+from mcti_core.examples import FewShotDataset
+from mcti_core.features import FeatureCache
+from mcti_core.hosts.diffusers import load_host
+from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.sampling import generate
+from mcti_core.tokens import TokenSet
+from mcti_core.training import train
+
+from .elsewhere import COPIES, DEVICE, WAITS
+
+BASE = TrainConfig(steps=4, batch=6, lr=1e-3, templates=("a photo of a {}", "a drawing of a {}"))
+TRAININGS = {
+    "both terms": BASE,
+    "17 steps": replace(BASE, steps=17),
+    "33 steps": replace(BASE, steps=33),
+    "gamma 0": replace(BASE, gamma=0.0),
+    "classification alone": replace(BASE, reconstruction=0.0),
+    "micro-batches": replace(BASE, micro_batch=2),
+    "checkpointing": replace(BASE, gradient_checkpointing=True),
+    "probe": replace(BASE, probe_every=1),
+    "warm start": replace(BASE, warm_start=3),
+    "few classes a step": replace(BASE, batch=2, text_classes=2),
+    "pooling at the token": replace(BASE, pooling="token", direction="symmetric"),
+}
+
+
+def compared(run, hosts):
+    """The largest difference between what ``run`` gives on both devices, and what had to be waited for and copied there."""
+    here = run(hosts[0])
+    WAITS.clear()
+    COPIES.clear()
+    there = run(hosts[1])
+    waits, copies = list(WAITS), list(COPIES)
+    apart = max((a - b).abs().max().item() for a, b in zip(here, there, strict=True))
+    return {"apart": apart, "waits": len(waits), "copies": copies}
+
+
+def main(model, clip):
+    generator = torch.Generator().manual_seed(1)
+    data = FewShotDataset.from_images(
+        {name: torch.rand(count, 3, 32, 32, generator=generator) for name, count in (("a", 2), ("b", 3), ("c", 4))}
+    )
+    hosts = [load_host(model, clip, device=device) for device in ("cpu", DEVICE)]
+    cache = FeatureCache.build(hosts[0], data)
+    vectors = {name: torch.randn(3, 2, encoder.width, generator=generator) for name, encoder in hosts[0].text.items()}
+    tokens = TokenSet(data.classes, vectors, templates=BASE.templates, support=cache.support())
+    images = torch.stack(list(data.load(32)))
+
+    def features(host):
+        built = FeatureCache.build(host, data)
+        return [built.latents, built.features]
+
+    def trained(config):
+        return lambda host: list(train(host, cache, tokens, config).tokens.vectors.values())
+
+    def resumed(host):
+        states = []
+
+        def stop(info):
+            states.append(info.state)
+            if info.step == 2:
+                raise StopTraining
+
+        train(host, cache, tokens, BASE, on_step=stop)
+        return list(train(host, cache, tokens, BASE, resume=states[-1]()).tokens.vectors.values())
+
+    def scored(make):
+        def run(host):
+            classifier = make(host)
+            scores = classifier.score(images)
+            return [scores.logits, scores.evaluations.float()]
+
+        return run
+
+    def hybrid(host):
+        classifier = HybridClassifier(host, tokens)
+        calibrate(classifier, tokens)
+        return classifier
+
+    def diffusion(host):
+        return DiffusionClassifier(host, tokens, pairs=8)
+
+    runs = {"features": features, "resumed": resumed}
+    runs |= {f"training, {name}": trained(config) for name, config in TRAININGS.items()}
+    runs["clip"] = scored(lambda host: ClipClassifier(host, tokens))
+    runs["hybrid"] = scored(hybrid)
+    runs["diffusion"] = scored(diffusion)
+    runs["cascade"] = scored(lambda host: CascadeClassifier(ClipClassifier(host, tokens), diffusion(host)))
+    runs["images"] = lambda host: [generate(host, ["a photo of {a}", "a {b} and {c}"], tokens, steps=3)]
+    print(json.dumps({name: compared(run, hosts) for name, run in runs.items()}))
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
