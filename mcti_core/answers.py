@@ -1,4 +1,4 @@
-"""Answers to very many images in one file: written as they come, gone on with after a break, the same whoever wrote them.
+"""Answers to very many images in one file: written as they come, resumed after a break, the same whoever wrote them.
 
 Images are answered in batches that are always made up alike, for what a model says of an image depends, in its last digits,
 on those beside it. A single process writes its answers straight into the file. Several write to parts beside it, in which each
@@ -19,13 +19,12 @@ from typing import IO, Any
 
 from .atomic import write_atomically
 from .errors import ResumeError
+from .resuming import told_differences
 
-__all__ = ["AnswerFile", "Part", "refuse_to_lose"]
+__all__ = ["AnswerFile", "Part", "json_line", "refuse_to_lose"]
 
 _FLUSH = 10.0
 """Seconds of answers that a power cut may cost."""
-_LONGEST = 40
-"""Characters of a setting that are shown; of a longer one, only its name."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,13 @@ class AnswerFile:
         return -(-self.images // self.batch)
 
     def begin(self, *, resume: bool) -> bool:
-        """Make the file ready to be gone on with, or to be begun. For one process, before the others look at it.
+        """Make the file ready to be resumed or begun. For one process, before the others look at it.
 
         Returns:
-            Whether there is something to go on with.
+            Whether there is something to resume.
 
         Raises:
-            ResumeError: what is there to go on with is of another run.
+            ResumeError: what is there to resume is of another run.
         """
         if resume and _mark(self.path).exists():
             self.refuse_others()
@@ -84,19 +83,15 @@ class AnswerFile:
             then = json.loads(_mark(self.path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ResumeError(
-                f"{_mark(self.path)} cannot be read ({error}); begin anew by --restart; several machines need an --out that all share"
+                f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --out "
+                "in a folder that all of them share"
             ) from error
-        if not isinstance(then, dict) or then != dict(self.identity):
-            now, then = self.identity, then if isinstance(then, dict) else {}
-            told = "; ".join(
-                _told(name, then.get(name), now.get(name))
-                for name in {**then, **now}
-                if then.get(name) != now.get(name)
-            )
+        told = told_differences(then if isinstance(then, dict) else {}, self.identity)
+        if told:
             raise ResumeError(
-                f"the answers in {self.path} are of another run ({told}); give it the same images, tokens and options to go on, "
-                "or begin anew by --restart, or choose another --out"
-            )  # fmt: skip
+                f"the answers in {self.path} belong to a different run ({told}); give the same images, tokens and options "
+                "to resume it, start over with --restart, or choose another --out"
+            )
 
     def found(self) -> dict[int, Piece]:
         """Batch number -> its answers, of every batch that is whole."""
@@ -135,7 +130,7 @@ class AnswerFile:
         missing = self.batches - len(pieces)
         if missing:
             raise ResumeError(
-                f"{missing} of {self.batches} batches are not answered; the same command with --resume goes on"
+                f"{missing} of {self.batches} batches have no answers yet; run the same command with --resume to continue"
             )
         if any(piece.file != self.path for piece in pieces.values()):
             write_atomically(self.path, lambda temporary: self._join(pieces, temporary))
@@ -202,7 +197,7 @@ class Part:
         """The records of one batch."""
         assert self._file is not None
         places = range(number * self.batch, number * self.batch + len(records))
-        lines = [_line(record) for record in records]
+        lines = [f"{json_line(record)}\n".encode() for record in records]
         if self.numbered:
             lines = [b"%d\t%s" % (place, line) for place, line in zip(places, lines, strict=True)]
         self._file.write(b"".join(lines))
@@ -213,7 +208,7 @@ class Part:
 
 
 def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
-    """Told before anything slow: that answers are there which nobody asked to go on with, or to drop.
+    """Told before anything slow: that answers are there which nobody asked to resume, or to drop.
 
     Raises:
         ResumeError: so it is.
@@ -223,10 +218,24 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
     if _mark(path).exists():
         if not resume:
             raise ResumeError(
-                f"{path} keeps unfinished answers; go on with them by --resume, begin anew by --restart, or choose another --out"
+                f"{path} holds unfinished answers; continue with --resume, start over with --restart, or choose another --out"
             )
     elif path.exists():
-        raise ResumeError(f"{path} is there and finished; replace it by --restart, or choose another --out")
+        raise ResumeError(f"{path} already exists and is complete; replace it with --restart, or choose another --out")
+
+
+def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
+    r"""A record as one line of JSON that this encoding can hold.
+
+    Letters stay as they are if all can be written. Else all but ASCII is escaped, and reading gives the same record: so it is in
+    UTF-8 with a file's name that is not valid UTF-8, of which a byte 0xE9 is written as ``\udce9``.
+    """
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(record)
+    return text
 
 
 def _mark(path: Path) -> Path:
@@ -245,17 +254,3 @@ def _numbered(line: bytes) -> tuple[int, bytes]:
     """A line of a part -> the image's number and its record; -1 where there is none."""
     number, _, text = line.partition(b"\t")
     return (int(number) if number.isdigit() else -1), text
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    try:
-        return f"{json.dumps(record, ensure_ascii=False)}\n".encode()
-    except UnicodeEncodeError:  # a file's name that is no text; escaped, it can be read back
-        return f"{json.dumps(record)}\n".encode()
-
-
-def _told(name: str, then: str | None, now: str | None) -> str:
-    """One difference."""
-    if max(len(str(then)), len(str(now))) > _LONGEST:
-        return f"another {name}"
-    return f"{name} was {then}, is {now}"

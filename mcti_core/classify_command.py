@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .console import progress_bar
+from .console import printable, progress_bar
 from .errors import ConfigError, ExamplesError, MCTIError
 from .options import host_of, processes_of
 
 if TYPE_CHECKING:
-    from .answers import Part
+    from .answers import AnswerFile, Part, Piece
     from .classifiers import Classifier, Prediction
     from .hosts.base import Host
     from .processes import Processes
@@ -32,12 +31,12 @@ def run_classify(arguments: argparse.Namespace) -> int:
     from .token_files import load_tokens
 
     _check(arguments)
-    processes = processes_of(arguments)
+    processes = processes_of(arguments, uneven=True)
     if processes.count > 1 and arguments.out is None:
         raise ConfigError(
             f"{processes.count} processes cannot share the screen; name a file for the answers with --out"
         )
-    if arguments.out is not None and processes.first:
+    if arguments.out is not None and processes.is_main:
         refuse_to_lose(arguments.out, resume=arguments.resume, restart=arguments.restart)
     tokens = load_tokens(arguments.tokens)
     names = find_names(arguments.images, recursive=arguments.recursive)
@@ -52,7 +51,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.out is None and (arguments.resume or arguments.restart):
-        raise ConfigError("--resume and --restart are about the answers in --out; name that file")
+        raise ConfigError("--resume and --restart need --out, the file with the answers")
 
 
 def _answers(
@@ -68,6 +67,7 @@ def _answers(
 
 
 def _print(names: ImageNames, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
+    from .answers import json_line
     from .streams import usual_readers
 
     failed = 0
@@ -77,10 +77,10 @@ def _print(names: ImageNames, host: Host, classifier: Classifier, arguments: arg
                 failed += 1
                 print(f"mcti: {answer}", file=sys.stderr)
             elif arguments.json:
-                print(json.dumps(record_of(path, answer), ensure_ascii=False), flush=True)
+                print(json_line(record_of(path, answer), sys.stdout.encoding or "utf-8"), flush=True)
             else:
                 best = "  ".join(f"{label} {100 * confidence:.1f}%" for label, confidence in answer.top)
-                print(f"{path}\t{answer.label}\t{best}", flush=True)
+                print(printable(f"{path}\t{answer.label}\t{best}"), flush=True)
     return 1 if failed else 0
 
 
@@ -91,29 +91,37 @@ def _write(
     from .answers import AnswerFile
 
     answers = AnswerFile(arguments.out, len(names), arguments.batch, _identity(names, host, classifier, arguments))
-    if processes.first:
-        goes_on = answers.begin(resume=arguments.resume)
-        if arguments.resume and not goes_on:
-            print("mcti: there are no unfinished answers; beginning anew", file=sys.stderr)
-    processes.wait()
+    found: Mapping[int, Piece] = {}
+    plan = None
+    if processes.is_main:
+        found = _begun(answers, resume=arguments.resume)
+        plan = answers.next_run(), [number for number in range(answers.batches) if number not in found]
+    run, left = processes.gather(plan)[0]  # one decides: what others see of a shared folder may lag behind
     answers.refuse_others()
-    found = answers.found()
-    run = processes.gather(answers.next_run())[0]  # and nobody writes before all have looked
-    if found and processes.first:
-        print(f"mcti: going on after {min(len(found) * arguments.batch, len(names))} images", file=sys.stderr)
-    own = [number for number in range(answers.batches) if number not in found][processes.index :: processes.count]
+    own = left[processes.index :: processes.count]
     alone = processes.count == 1 and not answers.has_parts()
     with (
         answers.itself(found) if alone else answers.part(run, processes.index) as out,
-        progress_bar("classifying", "image", shown=processes.first) as progress,
+        progress_bar("classifying", "image", shown=processes.is_main) as progress,
     ):
         failed = _write_batches(names, own, out, host, classifier, arguments, processes, progress)
-    failed = sum(processes.gather(failed)) + sum(piece.errors for piece in found.values())
-    if processes.first:
+    failed = sum(processes.gather(failed + sum(piece.errors for piece in found.values())))
+    if processes.is_main:
         answers.finish()
-        unread = f"; {failed} of them say why an image could not be read" if failed else ""
-        print(f"{len(names)} answers in {answers.path}{unread}")
+        unread = f"; images that could not be read: {failed}" if failed else ""
+        print(printable(f"{answers.images} answers in {answers.path}{unread}"))
     return 1 if failed else 0
+
+
+def _begun(answers: AnswerFile, *, resume: bool) -> Mapping[int, Piece]:
+    """Begin or resume, say which, and find what is answered already."""
+    resumed = answers.begin(resume=resume)
+    if resume and not resumed:
+        print("mcti: there are no unfinished answers; starting from the beginning", file=sys.stderr)
+    found = answers.found()
+    if found:
+        print(f"mcti: resuming after {min(len(found) * answers.batch, answers.images)} images", file=sys.stderr)
+    return found
 
 
 def _write_batches(
@@ -123,8 +131,9 @@ def _write_batches(
     """Answer this process's own batches. Returns how many images could not be read."""
     from .streams import usual_readers
 
-    total = sum(min(arguments.batch, len(names) - number * arguments.batch) for number in own)
-    readers = arguments.readers or usual_readers(processes.here)
+    images = len(names)  # adds up all folders, so not once for every batch
+    total = sum(min(arguments.batch, images - number * arguments.batch) for number in own)
+    readers = arguments.readers or usual_readers(processes.local_count)
     batches = _answers(names, host, classifier, arguments, chosen=frozenset(own), readers=readers)
     done = failed = 0
     for number, batch in zip(own, batches, strict=True):

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: progress bars."""
+"""What a person sees while a command runs: lines of text, progress bars."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["new_bar", "progress_bar"]
+__all__ = ["new_bar", "printable", "progress_bar"]
+
+
+def printable(text: str) -> str:
+    r"""The text as standard output can hold it, with an escape for what it cannot.
+
+    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as Python does on standard error and
+    ``answers.json_line`` in JSON.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager

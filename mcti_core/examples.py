@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import ExamplesError
@@ -187,16 +187,19 @@ def _read(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(H, W, 3); whatever is wrong with the file is an ``ExamplesError``."""
     try:
         return _pixels(path)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        MemoryError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+    except ExamplesError:
+        raise
+    except Exception as error:  # of any kind: Pillow passes on what damaged metadata leads to, such as struct.error
+        reason = _reason(error)
         raise ExamplesError(f"{path} cannot be read as an image ({reason}); replace it or take it out") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, MemoryError):  # how much is asked for depends on the file, so the next one may well be read
+        return "not enough memory"
+    return str(error) or type(error).__name__
 
 
 def _as_floats(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether a training goes on from a stored one, and from what of it."""
+"""Whether a run is the one that was interrupted, and if a training is not, what of the stored one it can begin with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .progress_store import StoredTraining
 from .tokens import TokenSet
 from .train_state import TrainState, differences
 
-__all__ = ["Start", "go_on"]
+__all__ = ["Start", "go_on", "told_differences"]
 
 _LONGEST = 40
 """Characters of a setting that are shown; of a longer one, only its name."""
@@ -40,12 +40,12 @@ def go_on(
     """Start where the stored training stood.
 
     Args:
-        stored: the training that was broken off.
+        stored: the training that was interrupted.
         tokens: what the training that is wanted would begin with.
         identity: its ``run_identity`` when it begins with given tokens.
         path: where the stored one comes from, for messages.
         anyway: from another training too. Then only its vectors are taken, class by class and by their labels; new classes
-            begin as in ``tokens``, and steps and optimizer begin anew.
+            begin as in ``tokens``, and steps and optimizer start over.
 
     Raises:
         ResumeError: it is of another training, and ``anyway`` is not asked for, or no vector of it fits.
@@ -54,16 +54,20 @@ def go_on(
     if stored.first is not None and stored.labels == tokens.labels and _fit(stored.first, tokens):
         first = tokens.with_vectors(stored.first)
     wanted = identity(first)
-    differing = differences(stored.state.begun, wanted)
-    if not differing:
+    told = told_differences(stored.state.begun, wanted)
+    if not told:
         return Start(first, stored.state, stored.first)
     if not anyway:
-        told = "; ".join(_told(name, stored.state.begun.get(name), wanted.get(name)) for name in differing)
         raise ResumeError(
-            f"{path} is of another training ({told}); give it the same folder and options to go on, or take over what fits "
-            "with '--resume anyway', or begin anew with --restart"
+            f"{path} belongs to a different training ({told}); give the same folder and options to resume it, take over what "
+            "fits with '--resume anyway', or start over with --restart"
         )
     return _vectors_alone(stored, tokens, path)
+
+
+def told_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """How two runs differ, for a person; empty if they do not. Both say by name what they are of: model, settings, files."""
+    return "; ".join(_told(name, then.get(name), now.get(name)) for name in differences(then, now))
 
 
 def _vectors_alone(stored: StoredTraining, tokens: TokenSet, path: Path) -> Start:
@@ -73,8 +77,8 @@ def _vectors_alone(stored: StoredTraining, tokens: TokenSet, path: Path) -> Star
     whole = fits and all(len(v) == len(rows) for v in stored.state.vectors.values())  # and not some classes' alone
     if not common or not whole:
         raise ResumeError(
-            f"nothing of {path} fits: it has {_described(stored.state.vectors)} for {', '.join(stored.labels)}; this training "
-            f"is of {_described(tokens.vectors)} for {', '.join(tokens.labels)}; begin anew with --restart"
+            f"nothing in {path} fits: it has {_described(stored.state.vectors)} for {', '.join(stored.labels)}; this training "
+            f"has {_described(tokens.vectors)} for {', '.join(tokens.labels)}; start over with --restart"
         )
     vectors = {name: v.clone() for name, v in tokens.vectors.items()}
     for name, learned in stored.state.vectors.items():
@@ -96,5 +100,5 @@ def _described(vectors: Mapping[str, Tensor]) -> str:
 def _told(name: str, then: str | None, now: str | None) -> str:
     """One difference."""
     if name in ("model",) or name.startswith("set of") or max(len(str(then)), len(str(now))) > _LONGEST:
-        return f"another {name}"
+        return f"different {name}"
     return f"{name} was {then}, is {now}"

@@ -66,11 +66,11 @@ def find_names(paths: Iterable[str | Path], *, recursive: bool = False) -> Image
     given, found = [str(path) for path in paths], list[tuple[str, list[str]]]()
     for path in given:
         if not os.path.exists(path):
-            raise ExamplesError(f"no image or folder {path}")
+            raise ExamplesError(f"there is no image or folder {path}")
         found += [("", [path])] if os.path.isfile(path) else list(_in_folder("" if path == "." else path, recursive))
     names = ImageNames(tuple(found))
     if not len(names):
-        hint = "" if recursive else "; --recursive looks into the folders there, too"
+        hint = "" if recursive else "; --recursive includes those in subfolders"
         raise ExamplesError(f"no images in {', '.join(given)}{hint}")
     return names
 

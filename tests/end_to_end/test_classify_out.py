@@ -1,15 +1,25 @@
-"""``mcti classify --out``: answers to very many images, broken off and gone on with."""
+"""``mcti classify --out``: answers to very many images, interrupted and resumed."""
 
+import io
 import json
+import os
 import shutil
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mcti_core import classify_command
+from mcti_core.answers import AnswerFile
 from mcti_core.classifiers import ClipClassifier
 from mcti_core.cli import main
-from mcti_core.processes import Processes
+from mcti_core.console import printable
+from mcti_core.options import host_of
+from mcti_core.streams import ImageNames
 
+from ..core.beside import Beside
 from .kill_and_resume import write_examples
 
 IMAGES = 19
@@ -104,7 +114,7 @@ def test_it_goes_on_with_what_is_not_answered_yet(classify, broken, tmp_path, mo
     capsys.readouterr()
     monkeypatch.setattr(ClipClassifier, "score", counted)
     assert classify("--resume") == 1
-    assert told(capsys) == ["mcti: going on after 8 images"]
+    assert told(capsys) == ["mcti: resuming after 8 images"]
     assert batches == [4, 4, 2]
     assert broken.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "whole.jsonl"]
@@ -122,7 +132,7 @@ def test_it_is_not_overwritten_unasked(classify, broken, tmp_path, capsys):
     capsys.readouterr()
     assert classify("--resume") == 1  # it is finished
     (line,) = told(capsys)
-    assert "finished" in line
+    assert "already exists and is complete" in line
     assert "--restart" in line
 
 
@@ -134,7 +144,7 @@ def test_it_is_not_overwritten_unasked(classify, broken, tmp_path, capsys):
         (["--method", "hybrid"], "method was clip, is hybrid"),
         (["--batch", "5"], "batch was 4, is 5"),
         (["--recursive"], "number of images was 19, is 20"),
-        (["--dtype", "bf16"], "another model"),
+        (["--dtype", "bf16"], "different model"),
     ],
 )
 def test_other_answers_are_refused(classify, broken, capsys, options, difference):
@@ -153,12 +163,12 @@ def test_other_tokens_are_refused(folder, broken, capsys):
     other = ["--tokens", str(broken.parent / "other" / "tokens.safetensors"), "--out", str(broken), "--batch", "4"]
     assert main(["classify", str(folder / "images"), *other, "--resume"]) == 1
     (line,) = told(capsys)
-    assert "another set of tokens" in line
+    assert "different set of tokens" in line
 
 
 def test_with_nothing_to_go_on_with_it_begins(classify, capsys):
     assert classify("--resume") == 1
-    assert told(capsys) == ["mcti: there are no unfinished answers; beginning anew"]
+    assert told(capsys) == ["mcti: there are no unfinished answers; starting from the beginning"]
 
 
 def test_folders_in_folders(classify, tmp_path):
@@ -185,6 +195,107 @@ def test_several_processes_need_a_file(folder, monkeypatch, capsys):
     (line,) = told(capsys)
     assert "2 processes" in line
     assert "--out" in line
+
+
+def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monkeypatch, capsys):
+    """Of a shared folder the second may see less: had it decided for itself, batch 2 were answered twice and 3 never."""
+    from mcti_core import processes
+
+    assert classify(out="whole.jsonl") == 1
+    capsys.readouterr()
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    last = [b"%d\t%s" % (number, line) for number, line in enumerate(whole.splitlines(keepends=True)) if number >= 16]
+    broken.with_name("answers.jsonl.part-0001-00000").write_bytes(
+        b"".join(last)
+    )  # batch 4, with the image that is broken
+    told, meeting, own, lock = [None, None], threading.Barrier(2), threading.local(), threading.Lock()
+    plain_found, plain_score, batches = AnswerFile.found, ClipClassifier.score, []
+
+    def lagging(self):
+        found = plain_found(self)
+        return found if own.index == 0 else {number: piece for number, piece in found.items() if number == 1}
+
+    def counted(self, images):
+        batches.append(len(images))
+        with lock:
+            return plain_score(self, images)
+
+    def loaded(*arguments):
+        with lock:  # diffusers loads in one thread at a time
+            return host_of(*arguments)
+
+    def process(index):
+        own.index = index
+        try:
+            return classify("--resume")
+        except BaseException:
+            meeting.abort()
+            raise
+
+    monkeypatch.setattr(
+        processes, "launched", lambda **options: Beside(own.index, 2, local_count=2, told=told, meeting=meeting)
+    )
+    monkeypatch.setattr(classify_command, "host_of", loaded)
+    monkeypatch.setattr(AnswerFile, "found", lagging)
+    monkeypatch.setattr(ClipClassifier, "score", counted)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(process, range(2))) == [1, 1]
+    assert batches == [4, 4]
+    assert broken.read_bytes() == whole
+    captured = capsys.readouterr()
+    assert "images that could not be read: 1\n" in captured.out
+    assert captured.err.count("mcti: resuming after 12 images") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "whole.jsonl"]
+
+
+def test_images_are_counted_once_and_not_for_every_batch(classify, monkeypatch):
+    """Counting adds up all folders."""
+    plain, calls = ImageNames.__len__, []
+    monkeypatch.setattr(ImageNames, "__len__", lambda self: calls.append(1) or plain(self))
+    counts = []
+    for batch in ("1", "19"):
+        calls.clear()
+        assert classify("--restart", "--batch", batch) == 1
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+@pytest.fixture
+def no_text(folder, tmp_path):
+    """An image whose name is not valid UTF-8."""
+    path = tmp_path / "images" / os.fsdecode(b"caf\xe9.png")
+    path.parent.mkdir()
+    try:
+        shutil.copy(folder / "images" / "00.png", path)
+    except OSError:
+        pytest.skip("here all names of files are valid UTF-8")
+    return path
+
+
+def test_a_name_that_is_no_text_is_escaped_everywhere(folder, no_text, tmp_path, capsys):
+    command = ["classify", str(no_text.parent), "--tokens", str(folder / "trained" / "tokens.safetensors")]
+    escaped = str(no_text.parent / "caf\\udce9.png")
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"{escaped}\t")
+    assert main([*command, "--json"]) == 0
+    line = capsys.readouterr().out
+    assert f'"{escaped}"' in line
+    assert json.loads(line)["image"] == str(no_text)
+    out = tmp_path / os.fsdecode(b"r\xe9ponses.jsonl")
+    assert main([*command, "--out", str(out)]) == 0
+    assert "1 answers in " in capsys.readouterr().out
+    assert out.read_text(encoding="utf-8") == line
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("utf-8", "é 猫 \\udce9"), ("cp1252", "é \\u732b \\udce9"), ("ascii", "\\xe9 \\u732b \\udce9")],
+)
+def test_what_standard_output_cannot_hold_is_escaped(encoding, shown, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    print(printable("é 猫 \udce9"), end="", flush=True)
+    assert output.buffer.getvalue().decode(encoding) == shown
 
 
 def test_commands_that_cannot_be_shared_say_so(folder, tmp_path, monkeypatch, capsys):

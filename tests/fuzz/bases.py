@@ -101,6 +101,19 @@ def torch_files() -> list[bytes]:
     return [*files, old.getvalue(), pickle.dumps(Code()), pickle.dumps({"emb_params": [1.0] * 768}, 2)]
 
 
+def exif_blocks() -> list[bytes]:
+    """What a camera writes into its files, in both orders of bytes."""
+    blocks = []
+    for order in "<>":
+        exif = Image.Exif()
+        exif.endian = order
+        exif[0x0112], exif[0x010E], exif[0x011A], exif[0x0110] = 6, "description", 72.0, "camera" * 4
+        exif.get_ifd(0x8769).update({0x829A: 0.01, 0x9003: "2026:01:01 00:00:00", 0x927C: b"maker"})
+        exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 2.0, 3.0)})
+        blocks.append(exif.tobytes())
+    return blocks
+
+
 def image_files() -> list[bytes]:
     """Small ones of the kinds that are read, in all modes that each can hold."""
     colours = torch.randint(0, 256, (24, 20, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from PIL import Image, PngImagePlugin
+
 NUMBERS = (0, 1, -1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30)
 DTYPES = [
     "F64",
@@ -300,6 +302,42 @@ def hostile_pickle(random: Random) -> bytes:
         b"](" + inner + inner + b"e",
     )[shape_of]
     return b"\x80" + bytes([random.choice((2, 2, 2, 2, 4, 9))]) + body + b"."
+
+
+def metadata_changed(random: Random, blocks: Sequence[bytes]) -> bytes:
+    """An image whose pixels are whole and whose metadata is not.
+
+    Args:
+        blocks: whole EXIF.
+    """
+    block = bytes_changed(random, random.choice(blocks), blocks)
+    if random.random() < 0.5:  # cut off, often within the first bytes, which say where the directory is
+        block = block[: random.randrange(random.choice((20, 80, 1 + len(block))))]
+    turned = b'<x tiff:Orientation="6"/><tiff:Orientation>%s</tiff:Orientation>' % random.choice((b"8", b"x", b"\xff"))
+    kind, options = random.choice(("PNG", "PNG", "WEBP", "JPEG")), dict[str, Any]()
+    if random.random() < 0.8:
+        options["exif"] = block
+    if random.random() < 0.2:
+        options["icc_profile"] = random.randbytes(random.randrange(200))
+    if kind != "PNG" and random.random() < 0.3:
+        options["xmp"] = bytes_changed(random, turned, blocks)
+    if kind == "PNG":
+        options["pnginfo"] = _png_texts(random, block, turned)
+    made = io.BytesIO()
+    Image.new("RGB", (9, 7)).save(made, kind, **options)
+    return made.getvalue()
+
+
+def _png_texts(random: Random, block: bytes, turned: bytes) -> PngImagePlugin.PngInfo:
+    """EXIF as ImageMagick writes it, in hexadecimal after three lines; and XMP."""
+    texts = PngImagePlugin.PngInfo()
+    if random.random() < 0.3:
+        lines = f"\nexif\n{len(block):8}\n{block.hex()}\n"
+        cut = random.choice((len(lines), random.randrange(len(lines))))
+        texts.add_text("Raw profile type exif", lines[:cut] + random.choice(("", "x")), zip=random.random() < 0.5)
+    if random.random() < 0.3:
+        texts.add_itxt("XML:com.adobe.xmp", turned.decode("latin-1"))
+    return texts
 
 
 def png_changed(random: Random, content: bytes) -> bytes:

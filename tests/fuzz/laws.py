@@ -36,7 +36,7 @@ from mcti_core.token_formats import read_embedding
 from mcti_core.token_sets import merge, pick, rename
 from mcti_core.tokens import safe_names, safe_parts
 
-from .bases import MARKER, image_files, safetensors_files, token_set, torch_files, training
+from .bases import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files, training
 from .damage import (
     NUMBERS,
     TEXTS,
@@ -45,6 +45,7 @@ from .damage import (
     bytes_changed,
     header_changed,
     hostile_pickle,
+    metadata_changed,
     png_changed,
     signed_again,
 )
@@ -76,6 +77,7 @@ class Inputs:
         self.given.mkdir(exist_ok=True)
         self.out.mkdir(exist_ok=True)
         self.safetensors, self.archives, self.images = safetensors_files(), torch_files(), image_files()
+        self.exif = exif_blocks()
 
     def one(self, kind: str, seed: str) -> list[str]:
         """What became of one input: "read", or the class of the error, by each reader."""
@@ -109,7 +111,9 @@ class Inputs:
 
     def image(self, random: Random) -> list[str]:
         content = random.choice(self.images)
-        if content.startswith(b"\x89PNG") and random.random() < 0.5:
+        if random.random() < 0.2:
+            content = metadata_changed(random, self.exif)
+        elif content.startswith(b"\x89PNG") and random.random() < 0.5:
             content = png_changed(random, content)
         elif random.random() < 0.97:
             content = bytes_changed(random, content, self.images)

@@ -96,6 +96,14 @@ def test_postscript_is_not_handed_to_another_program(suffix, tmp_path):
         load_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_metadata_that_is_cut_off(suffix, tmp_path):
+    path = tmp_path / f"x.{suffix}"
+    Image.new("RGB", (8, 8)).save(path, exif=b"Exif\0\0II*\0")
+    with pytest.raises(ExamplesError, match="cannot be read as an image"):
+        load_image(path)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -149,7 +157,7 @@ def test_a_training_with_vectors_of_another_shape_is_not_gone_on_with():
     stored = training()
     stored.state.vectors["clip_l"] = torch.ones(())
     tokens = TokenSet(("a", "b", "c"), {"clip_l": torch.ones(3, 1, 16)})
-    with pytest.raises(ResumeError, match="nothing of"):
+    with pytest.raises(ResumeError, match="nothing in"):
         go_on(stored, tokens, lambda first: {}, "x", anyway=True)
 
 
