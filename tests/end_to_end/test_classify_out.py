@@ -17,6 +17,7 @@ from mcti_core.classifiers import ClipClassifier
 from mcti_core.cli import main
 from mcti_core.console import printable
 from mcti_core.options import host_of
+from mcti_core.processes import Processes
 from mcti_core.streams import ImageNames
 
 from ..core.beside import Beside
