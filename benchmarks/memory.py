@@ -46,6 +46,8 @@ LIMITS = {
 }  # fmt: skip
 """GB that are to be enough."""
 CLASSES, SHOTS = 10, 4
+GIVEN = 32
+"""Images that ``mcti classify`` and the node hand to a classifier; it takes as many of them at once as it chooses."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def jobs(host: Host, quick: bool = False) -> Iterator[Job]:
     """Everything that is asked for of one model."""
     yield from _trainings(host, (1, 8) if quick else (1, 2, 4, 8))
     yield from _cachings(host, (1, 8) if quick else (1, 2, 4, 8))
-    yield from _by_clip(host, (8,) if quick else (1, 8, 32))
+    yield from _by_clip(host, (8,) if quick else (1, 8))
     yield from _by_diffusion(host, (8, 128) if quick else (1, 4, 8, 32, 128))
 
 
@@ -181,6 +183,7 @@ def _by_clip(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
     classifier = ClipClassifier(host, _tokens(host, 2), templates=("a {}",))
     for size in sizes:
         yield Job("classify", "CLIP, images", size, lambda size=size: classifier.score(_images(host, size)))
+    yield Job("classify", "CLIP, images", "default", lambda: classifier.score(_images(host, GIVEN)))
 
 
 def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
@@ -195,7 +198,7 @@ def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
             "classify", "diffusion, evaluations", size,
             lambda size=size, classes=classes: score(1, classes, batch=size),
         )  # fmt: skip
-    yield Job("classify", "diffusion, evaluations", "default", lambda: score(16, CLASSES))
+    yield Job("classify", "diffusion, evaluations", "default", lambda: score(GIVEN, CLASSES))
 
 
 def _cache(host: Host) -> FeatureCache:

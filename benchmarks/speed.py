@@ -68,13 +68,13 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
         images = 64 if told.model == "pocket" else images
         keep("clip", clip_rows(host, images, repeats), f"CLIP, batches of {images}")
         if told.model == "pocket":
-            keep("diffusion", _digits(setting, told.quick, repeats), "Diffusion classifier, ten digits")
+            keep("diffusion", _digits(setting, told.quick, 2 if told.quick else 3), "Diffusion classifier, ten digits")
     return found
 
 
 def _digits(setting: Setting, quick: bool, repeats: int) -> list[dict[str, Any]]:
     support, others = digit_dataset().split(5, 0)
-    queries, _ = others.split(1 if quick else 10, 1)  # so many of each digit
+    queries, _ = others.split(1 if quick else 3, 1)  # so many of each digit
     config = replace(POCKET_CONFIG, steps=20 if quick else POCKET_CONFIG.steps)
     return diffusion_rows(setting.host, support, queries, config, repeats)
 

@@ -13,8 +13,9 @@ from .base import Scores, no_evaluations
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
-_AT_ONCE = 16
-"""Images through the vision tower at once: enough to keep a GPU busy, and no more than a 4 GB card has room for beside SD 1.5."""
+_AT_ONCE, _PIXELS = 16, 16 * 512 * 512
+"""Images through the vision tower at once: with ViT-L enough to keep a GPU busy, and what a 4 GB card has room for beside SD 1.5;
+more of them where a model's images, and so its tower, are small."""
 
 
 class ClipClassifier:
@@ -44,9 +45,9 @@ class ClipClassifier:
 
 def image_features(host: Host, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> CLIP image features (B, p) float32 on the CPU, not normalised."""
-    clip = host.need_clip()
+    clip, at_once = host.need_clip(), max(_AT_ONCE, _PIXELS // (images.shape[-1] * images.shape[-2]))
     with torch.inference_mode(), host.session("clip"):
-        features = [clip.image_features(part.to(host.device)).cpu() for part in images.split(_AT_ONCE)]
+        features = [clip.image_features(part.to(host.device)).cpu() for part in images.split(at_once)]
     return torch.cat(features)
 
 

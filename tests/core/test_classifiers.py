@@ -162,6 +162,23 @@ def test_clip_logits_by_transformers_alone(tiny_host, tiny_model, tokens, images
     assert torch.allclose(ClipClassifier(tiny_host, tokens).score(images).logits, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("count", "side", "sizes"), [(40, 512, [16, 16, 8]), (40, 1024, [16, 16, 8]), (40, 256, [40])])
+def test_clip_takes_as_many_images_at_once_as_a_small_gpu_has_room_for(tiny_host, tokens, count, side, sizes):
+    seen = []
+
+    class Tower:
+        encoder, project_text = tiny_host.clip.encoder, staticmethod(tiny_host.clip.project_text)
+
+        def image_features(self, images):
+            seen.append(len(images))
+            return torch.arange(seen[-1] * 16.0).view(-1, 16)
+
+    classifier = ClipClassifier(replace(tiny_host, clip=Tower()), tokens)
+    scores = classifier.score(torch.zeros(1, 1, 1, 1).expand(count, 3, side, side))
+    assert seen == sizes
+    assert scores.logits.shape == (count, 3)
+
+
 def test_clip_pools_where_the_tokens_were_trained(tiny_host, tokens, images):
     eot, token = (ClipClassifier(tiny_host, replace(tokens, pooling=pooling)) for pooling in ("eot", "token"))
     assert (eot.score(images).logits - token.score(images).logits).abs().max() > 0.1
