@@ -14,7 +14,7 @@ from mcti_core.experiments import new_tokens
 from mcti_core.features import FeatureCache
 from mcti_core.hosts.base import Host
 from mcti_core.hosts.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
-from mcti_core.hosts.diffusers import ClipModelSpace
+from mcti_core.hosts.clip_model import ClipModelSpace
 from mcti_core.hosts.loading import DTYPES
 from mcti_core.training import TrainConfig, train
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from mcti_core.hosts.base import Host
 from mcti_core.hosts.clip_image import CLIP_MEAN, CLIP_STD
+from mcti_core.hosts.clip_model import ClipModelSpace
 from mcti_core.hosts.diffusers import (
-    ClipModelSpace,
     ClipTextEncoder,
     SDXLDenoiser,
     Sessions,

@@ -15,8 +15,10 @@ from .stopping import race, winner
 
 __all__ = ["DiffusionClassifier"]
 
-_ENCODED, _TOGETHER = 32, 256
-"""Images through the autoencoder at once; images whose evaluations share batches, and whose errors are kept."""
+_PIXELS = 4 * 512 * 512
+"""Of images that are on the device before they are latents."""
+_TOGETHER = 256
+"""Images whose evaluations share batches, and whose errors are kept."""
 _AT_ONCE = 128
 """Most evaluations at once."""
 _LEAST_ROOM = 4 * 64 * 64
@@ -73,8 +75,9 @@ class DiffusionClassifier:
 
     def score(self, images: Tensor, candidates: Tensor | None = None) -> Scores:
         """Scores of any number of images (B, 3, H, W); ``candidates`` (B, C) bool leaves classes out from the start."""
+        at_once = max(1, _PIXELS // (images.shape[-1] * images.shape[-2]))
         with torch.inference_mode(), self.host.session("codec"):
-            latents = [self.codec.encode(part.to(self.host.device)) for part in images.split(_ENCODED)]
+            latents = [self.codec.encode(part.to(self.host.device)) for part in images.split(at_once)]
         return self.score_latents(torch.cat(latents), candidates)
 
     @torch.inference_mode()

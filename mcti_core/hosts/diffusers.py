@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from ..errors import HostError
 from .base import Host, TextFeatures, hidden_at, on_device
 from .checkpointing import checkpointed
-from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
+from .clip_model import load_clip_space
 from .clip_text import run_text_tower
 from .fingerprint import fingerprint
 from .half import enlarged_gradients
-from .loading import DTYPES, first_line, load_parts, whole
+from .loading import DTYPES, load_parts
 
 __all__ = ["load_host"]
 
@@ -84,45 +83,6 @@ def load_host(
         image_size=int(parts.unet.config.sample_size) * codec.downscale,
         session=Sessions(modules, parts.unet),
     )
-
-
-def load_clip_space(
-    folder: str | Path, widths: Mapping[str, int], *, device: str | torch.device = "cpu", dtype: str = "fp32"
-) -> ClipModelSpace:
-    """Vision tower, visual projection and text projection of a ``CLIPModel`` folder.
-
-    Args:
-        widths: by name, of the text encoders at hand; the space is of the first one as wide as the model's.
-
-    Raises:
-        HostError: not found, not a whole ``CLIPModel``, or none of the text encoders is as wide.
-    """
-    from transformers import CLIPModel
-
-    if not (Path(folder) / "config.json").is_file():
-        raise HostError(
-            f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
-        )
-    try:
-        model = whole(
-            CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
-            ("vision_model.", "visual_projection.", "text_projection."),
-        )
-    except Exception as error:
-        raise HostError(f"the CLIP model at {folder} cannot be loaded: {first_line(error)}") from error
-    width = model.text_projection.in_features
-    encoder = next((name for name, own in widths.items() if own == width), None)
-    if encoder is None:
-        have = " and ".join(f"{name} ({own} wide)" for name, own in widths.items())
-        raise HostError(
-            f"the CLIP model at {folder} is for text encoders {width} wide, this checkpoint has {have}; "
-            "give the CLIP model that its text encoder comes from"
-        )
-    size = model.config.vision_config.image_size
-    mean, std = _normalisation(Path(folder))
-    del model.text_model  # the checkpoint has its own
-    model.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
-    return ClipModelSpace(model, encoder, size, mean, std)
 
 
 class ClipTextEncoder:
@@ -265,23 +225,6 @@ def _in_memory(rows: Tensor, pixels: int = 1) -> tuple[Tensor, ...]:
     return rows.split(max(1, _PIXELS_AT_ONCE // (rows.shape[-2] * rows.shape[-1] * pixels**2)))
 
 
-class ClipModelSpace:
-    """Vision tower and both projections of a transformers ``CLIPModel`` as the ``ClipSpace`` of one text encoder."""
-
-    def __init__(self, model: Any, encoder: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.module, self.dtype = model, model.dtype
-        self.encoder, self.size = encoder, size
-        self.mean, self.std = mean, std
-
-    def image_features(self, images: Tensor) -> Tensor:
-        pixels = clip_pixels(images, self.size, self.mean, self.std)
-        pooled = self.module.vision_model(pixel_values=pixels.to(self.dtype)).pooler_output
-        return self.module.visual_projection(pooled).float()
-
-    def project_text(self, pooled: Tensor) -> Tensor:
-        return F.linear(pooled.float(), self.module.text_projection.weight.float())
-
-
 class Sessions:
     """``hosts.base.Session`` of models that stay where they are; ``unet`` is the one that can be checkpointed."""
 
@@ -310,9 +253,3 @@ def _frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for weight in asking:
             weight.requires_grad_()
-
-
-def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    path = folder / "preprocessor_config.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tuple(stored.get("image_mean", CLIP_MEAN)), tuple(stored.get("image_std", CLIP_STD))

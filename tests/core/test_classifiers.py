@@ -376,7 +376,7 @@ def test_bad_budgets_are_refused(tiny_host, tokens, options):
 def test_any_number_of_images_is_taken_in_parts(tiny_host, tokens, images, monkeypatch):
     classifier = DiffusionClassifier(tiny_host, tokens, **SHORT)
     whole = classifier.score(images)
-    monkeypatch.setattr(diffusion, "_ENCODED", 2)
+    monkeypatch.setattr(diffusion, "_PIXELS", 2 * 32 * 32)
     monkeypatch.setattr(diffusion, "_TOGETHER", 4)
     parts = classifier.score(images)
     assert torch.allclose(parts.logits, whole.logits, atol=1e-4)

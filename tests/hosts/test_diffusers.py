@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from mcti_core.diffusion import noise_error
 from mcti_core.errors import HostError
-from mcti_core.hosts.diffusers import UNetDenoiser, load_clip_space, load_host
+from mcti_core.hosts.clip_model import load_clip_space
+from mcti_core.hosts.diffusers import UNetDenoiser, load_host
 from mcti_core.prompts import encode_prompts, named_prompts
 from mcti_core.training import TrainConfig, train
 

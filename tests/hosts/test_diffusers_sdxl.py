@@ -13,7 +13,8 @@ from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.errors import HostError
 from mcti_core.features import FeatureCache
-from mcti_core.hosts.diffusers import load_clip_space, load_host
+from mcti_core.hosts.clip_model import load_clip_space
+from mcti_core.hosts.diffusers import load_host
 from mcti_core.objective import discriminative_loss, encode_classes, reconstruction_loss
 from mcti_core.probe import Probe
 from mcti_core.prompts import encode_prompts, named_prompts, template_prompts
