@@ -1,6 +1,6 @@
 """How cost grows with classes, shots, vectors a token, resolution and batch.
 
-Usage: python -m benchmarks.growth [--quick] [--json FILE] [--plot FILE.png] [--model pocket|sd15-small] [--device cuda] [--dtype bf16]
+Usage: python -m benchmarks.growth [--quick] [--json FILE] [--plot FILE.png] [--threads N] [--model pocket|sd15-small] [--device cuda] [--dtype bf16]
 
 One thing is changed at a time; the others stay at the base (10 classes, 5 shots, 1 vector, the model's own size, batch 20). All cases
 take turns in one run, and medians count. Columns:
@@ -108,7 +108,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
         names = ("step, ms", "prepare, ms", "CLIP, ms", "diffusion, ms")
         series = {name.removesuffix(", ms"): [(row["to"], row[name] / own[0][name]) for row in own] for name in names}
         across = f"{axis}, times the model's own" if axis == "size" else axis
-        panels.append(Panel(f"cost, times that of {own[0]['to']:g}", across, series))
+        panels.append(Panel(f"{axis}: cost over that of {own[0]['to']:g}", across, series))
     return draw_panels(panels)
 
 

@@ -215,27 +215,28 @@ def _tokens(host: Host, classes: int) -> TokenSet:
 
 
 def _images(host: Host, count: int) -> torch.Tensor:
-    return torch.zeros(count, 3, host.image_size, host.image_size)
+    """Without memory of their own: they would be on the CPU, which is not what is counted."""
+    return torch.zeros(1, 1, 1, 1).expand(count, 3, host.image_size, host.image_size)
 
 
 def _width(host: Host) -> int:
     return host.text[host.need_clip().encoder].width
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="SD 1.5 in bf16, and only the ends of each range")
     parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"])
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
-    given = parsed(parser, None)
+    given = parsed(parser, arguments)
     if given.quick:
         given.models, given.dtypes = given.models[:1], given.dtypes[:1]
     return given
 
 
-def main() -> None:
-    given = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _options(arguments)
     quiet_libraries()
     how = "computed from shapes, not measured" if given.device is None else "measured on the GPU"
     rows: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,14 +137,14 @@ def _originals(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted((folder / "digits").glob("*/*.png")), [photo]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Classify a large folder.")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--names", type=int, default=1_000_000, help="0 to leave it out")
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--readers", type=int, default=usual_readers())
-    arguments = parsed(parser, None)
+    arguments = parsed(parser, given)
     found: dict[str, Any] = {"machine": machine("cpu")}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
