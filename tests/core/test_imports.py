@@ -70,7 +70,7 @@ HOMES = {
     "comfy_extras": ("hosts/comfy/",),
     "folder_paths": ("hosts/comfy/",),
     "diffusers": ("hosts/loading.py", "hosts/diffusers.py", "pocket/"),
-    "transformers": ("hosts/loading.py", "hosts/diffusers.py", "pocket/"),
+    "transformers": ("hosts/loading.py", "hosts/clip_model.py", "hosts/diffusers.py", "pocket/"),
     "tokenizers": ("pocket/",),
     "accelerate": ("processes.py",),
     "nodes": (),
