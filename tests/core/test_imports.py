@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "methods": "",
     "calibration": "classifiers errors hosts methods tokens",
     "sampling": "errors hosts prompts tokens",
-    "hosts": "errors tokens",
+    "hosts": "atomic errors tokens",
 }
 """Module or package of mcti_core -> what else of mcti_core it may import. Those not named are the outer layers."""
 
