@@ -11,7 +11,7 @@ from uuid import uuid4
 
 __all__ = ["remove_leftovers", "write_atomically"]
 
-_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_LEFTOVER = re.compile(r"\.mcti-[0-9a-f]{32}\.tmp")
 _LEFT_SECONDS = 3600
 """No file is being written for so long."""
 
@@ -35,7 +35,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid4().hex}.tmp"
+    temporary = path.parent / f".mcti-{uuid4().hex}.tmp"
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
@@ -54,7 +54,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Clear away temporary files of programs that were ended in the middle of writing."""
-    for file in Path(folder).glob(".*.tmp"):
+    for file in Path(folder).glob(".mcti-*.tmp"):
         try:
             if _LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > _LEFT_SECONDS:
                 file.unlink()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .console import printable, progress_bar
 from .errors import ConfigError, ExamplesError, MCTIError
+from .escaping import escaped
 from .options import host_of, processes_of
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ def _print(names: ImageNames, host: Host, classifier: Classifier, arguments: arg
         for path, answer in batch:
             if isinstance(answer, MCTIError):
                 failed += 1
-                print(f"mcti: {answer}", file=sys.stderr)
+                print(f"mcti: {escaped(str(answer))}", file=sys.stderr)
             elif arguments.json:
                 print(json_line(record_of(path, answer), sys.stdout.encoding or "utf-8"), flush=True)
             else:
-                best = "  ".join(f"{label} {100 * confidence:.1f}%" for label, confidence in answer.top)
-                print(printable(f"{path}\t{answer.label}\t{best}"), flush=True)
+                best = "  ".join(f"{printable(label)} {100 * confidence:.1f}%" for label, confidence in answer.top)
+                print(f"{printable(path)}\t{printable(answer.label)}\t{best}", flush=True)
     return 1 if failed else 0
 
 

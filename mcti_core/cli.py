@@ -11,6 +11,7 @@ from typing import Any
 
 from . import classify_command, commands, token_commands
 from .errors import ConfigError, MCTIError
+from .escaping import escaped
 from .methods import METHODS
 from .processes import shut_down, started
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shut_down()
         return code
     except MCTIError as error:
-        print(f"{_who()}: {error}", file=sys.stderr)
+        print(f"{_who()}: {escaped(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mcti: interrupted", file=sys.stderr)
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # a folder that cannot be written to, a full disk
-        print(f"mcti: {error}", file=sys.stderr)
+        print(f"mcti: {escaped(str(error))}", file=sys.stderr)
         return 1
 
 

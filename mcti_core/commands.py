@@ -9,8 +9,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .console import new_bar, progress_bar
+from .console import new_bar, printable, progress_bar
 from .errors import MCTIError, ResumeError, StopTraining, TrainingError
+from .escaping import escaped
 from .options import config_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _train(
     _write_tokens(result.tokens, out)
     _write_loss_curve(result.history, out)
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
-    print(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}")
+    print(printable(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}"))
     if result.stopped == "stopped":
         if path.exists():
             print("run the same command with --resume to continue")
@@ -144,7 +145,7 @@ def _train(
 
 def _say(sentence: str, processes: Processes | None = None) -> None:
     if processes is None or processes.is_main:
-        print(f"mcti: {sentence}", file=sys.stderr)
+        print(f"mcti: {escaped(sentence)}", file=sys.stderr)
 
 
 def _write_tokens(tokens: TokenSet, folder: Path) -> None:
@@ -244,7 +245,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)).save(
             arguments.out / f"{stem}.png"
         )
-    print(f"{len(images)} images in {arguments.out}")
+    print(printable(f"{len(images)} images in {arguments.out}"))
     return 0
 
 
@@ -267,5 +268,5 @@ def run_demo(arguments: argparse.Namespace) -> int:
     print(f"chance {100 / len(demo.classes):.1f}%")
     for name, share in demo.accuracy.items():
         print(f"{name} {100 * share:.1f}%")
-    print(f"report: {arguments.out / 'report.html'}")
+    print(printable(f"report: {arguments.out / 'report.html'}"))
     return 0

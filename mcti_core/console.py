@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .escaping import escaped
+
 __all__ = ["new_bar", "printable", "progress_bar"]
 
 
 def printable(text: str) -> str:
-    r"""The text as standard output can hold it, with an escape for what it cannot.
+    r"""The text as one line of standard output: ``escaping.escaped``, with an escape also for what its encoding cannot hold.
 
     Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as Python does on standard error and
     ``answers.json_line`` in JSON.
     """
     encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError",
     "ExamplesError",
+    "FileError",
     "HostError",
     "MCTIError",
     "ResumeError",
@@ -33,6 +34,10 @@ class TokenError(MCTIError):
 
 class ConfigError(MCTIError):
     """A setting is out of range or does not fit the others."""
+
+
+class FileError(MCTIError):
+    """A file cannot be written or removed: it is not this program's, or a link leads elsewhere."""
 
 
 class HostError(MCTIError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .commands import INTERRUPTED
-from .console import progress_bar
+from .console import printable, progress_bar
 from .errors import ConfigError, TokenError
 from .options import config_of, host_of, mirror_of
 
@@ -21,7 +21,7 @@ __all__ = ["run_add", "run_convert"]
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Everything given becomes one set; that is picked from, renamed, and written."""
-    from .token_files import SUFFIX, export_embeddings, save_tokens
+    from .token_files import SUFFIX, export_embeddings, refuse_foreign_tokens, save_tokens
     from .token_sets import pick, rename
 
     tokens = _read(arguments.inputs)
@@ -36,13 +36,14 @@ def run_convert(arguments: argparse.Namespace) -> int:
     if arguments.rename:
         tokens = rename(tokens, dict(arguments.rename))
     if arguments.to == "set":
-        _refuse_others([arguments.out if arguments.out.suffix == SUFFIX else Path(f"{arguments.out}{SUFFIX}")])
+        refuse_foreign_tokens(arguments.out if arguments.out.suffix == SUFFIX else Path(f"{arguments.out}{SUFFIX}"))
         written = [save_tokens(tokens, arguments.out)]
     else:
-        _refuse_others([arguments.out / f"{name}{SUFFIX}" for name in tokens.names])
+        for name in tokens.names:  # all of them, before anything is written
+            refuse_foreign_tokens(arguments.out / f"{name}{SUFFIX}")
         written = export_embeddings(tokens, arguments.out, layout=arguments.layout)
     for path in written:
-        print(path)
+        print(printable(str(path)))
     return 0
 
 
@@ -73,19 +74,10 @@ def run_add(arguments: argparse.Namespace) -> int:
     path = save_tokens(result.tokens, arguments.out / "tokens.safetensors")
     export_embeddings(result.tokens, arguments.out / "embeddings")
     added = ", ".join(result.tokens.labels[len(tokens) :])
-    print(f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in {path}")
+    print(
+        printable(f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in {path}")
+    )
     return INTERRUPTED if result.stopped == "stopped" else 0
-
-
-def _refuse_others(paths: Sequence[Path]) -> None:
-    """All of them, before anything is written."""
-    from .token_files import is_own_file
-
-    for path in paths:
-        if path.exists() and not is_own_file(path):
-            raise TokenError(
-                f"{path} is there already and was not written by MC-TI; choose another place, or move it away"
-            )
 
 
 def _read(inputs: Sequence[Path]) -> TokenSet:

@@ -7,7 +7,7 @@ Only safetensors is written: unlike pickled files, it cannot carry code. Embeddi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata as distributions
 from pathlib import Path
@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .atomic import write_atomically
 from .errors import TokenError
 from .modelspec import embedding_metadata
+from .own_files import refuse_foreign, write_own
 from .tensor_files import read_safetensors
-from .token_formats import EMBEDDING, Embedding, read_embedding
+from .token_formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .token_sets import class_index, merge, rename
 from .tokens import Support, TokenSet, safe_names
 
@@ -35,6 +35,7 @@ __all__ = [
     "is_own_file",
     "is_token_set",
     "load_tokens",
+    "refuse_foreign_tokens",
     "save_tokens",
 ]
 
@@ -63,6 +64,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
 
     Raises:
         TokenError: the file cannot be written, or ``tokens.training`` holds something else.
+        FileError: a file of others is there.
     """
     tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
     if tokens.support is not None:
@@ -110,12 +112,11 @@ def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path, *, 
         ``folder/<token name>.safetensors``.
 
     Raises:
-        TokenError: no such class or layout, a name that no file can have, or the file cannot be written.
+        TokenError: no such class or layout, or the file cannot be written.
+        FileError: a file of others is there.
     """
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
-    if safe_names([name]) != (name,):
-        raise TokenError(f"token name {name!r} cannot be a file's name; use letters, digits and '-'")
     vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
     tensors = vectors if len(vectors) > 1 else {_key(layout, name): next(iter(vectors.values()))}
     values = {
@@ -175,7 +176,18 @@ def is_own_file(path: str | Path) -> bool:
     return _format_of(path) in (json.dumps(_FORMAT), EMBEDDING)
 
 
+def refuse_foreign_tokens(path: str | Path, *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
+    """``own_files.refuse_foreign`` for a token set or an embedding: programs read embeddings of any of ``SUFFIXES``.
+
+    Raises:
+        FileError: something of others is in the way.
+    """
+    refuse_foreign(path, is_own_file, root=root, twins=(Path(path).parent, *twins), suffixes=SUFFIXES)
+
+
 def _format_of(path: str | Path) -> str | None:
+    if not Path(path).is_file():  # a named pipe would be waited for
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format")
@@ -228,7 +240,7 @@ def _write(
     except (TypeError, ValueError) as error:
         raise TokenError(f"{path} is not written: what describes the tokens must be plain values ({error})") from error
     try:
-        return write_atomically(path, lambda file: save_file(tensors, file, metadata=described))
+        return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_own_file)
     except (OSError, SafetensorError) as error:
         raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
 

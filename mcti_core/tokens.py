@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import TokenError
+from .names import DEVICES, check_name
 from .templates import OBJECT_TEMPLATES
 
 __all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names", "safe_parts"]
@@ -19,8 +20,6 @@ POOLINGS = ("eot", "token")
 """Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
 
 _NAME_BYTES = 96
-_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")}
-"""Windows gives no file such a name."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class TokenSet:
     Args:
         labels: (C,) the user's own names, any Unicode, in label order.
         vectors: encoder name -> (C, V, d) float32 on the CPU. The same C and V for all encoders.
-        names: (C,) the names tokens go by in prompts and files; made from the labels when not given.
+        names: (C,) the names tokens go by in prompts and files, each safe (``names.check_name``); made from the labels when
+            not given.
         templates: prompts the tokens were trained in, each with one ``{}``.
         pooling: ``"eot"`` or ``"token"``, where the text feature was read in training; reading elsewhere breaks them.
         base_model: what they were trained on, for people.
@@ -48,7 +48,7 @@ class TokenSet:
         support: features of the examples, where a CLIP space was at hand.
 
     Raises:
-        TokenError: no class, names not unique, shapes that disagree, vectors that are not finite.
+        TokenError: no class, names not safe or not unique, shapes that disagree, vectors that are not finite.
     """
 
     labels: tuple[str, ...]
@@ -64,6 +64,8 @@ class TokenSet:
         object.__setattr__(self, "names", tuple(self.names) or safe_names(self.labels))
         if not self.labels:
             raise TokenError("a token set needs at least one class")
+        for name in self.names:
+            check_name(name)
         if len(self.names) != len(self.labels) or len({name.casefold() for name in self.names}) != len(self.names):
             raise TokenError(f"token names must be one a class and differ also in lower case, got {list(self.names)}")
         if not self.vectors:
@@ -143,7 +145,7 @@ def _cleaned(label: str) -> str:
     kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", label))
     name = "-".join("".join(kept).split())
     name = name.encode()[:_NAME_BYTES].decode(errors="ignore").strip("-") or "token"
-    return f"{name}-token" if name.upper() in _DEVICES else name
+    return f"{name}-token" if name.upper() in DEVICES else name
 
 
 def initial_vectors(

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.errors import ExamplesError, MCTIError
+from ..mcti_core.escaping import escaped
 from ..mcti_core.examples import FewShotDataset, few_shot_split, find_images, load_image, to_square
 from ..mcti_core.sheets import image_grid
 from .folders import class_folders, example_folder, refuse_outside
@@ -78,7 +79,7 @@ class ExamplesFromFolder(io.ComfyNode):
         try:
             _read(folder)
         except MCTIError as error:
-            return str(error)
+            return escaped(str(error))
         return True
 
     @classmethod

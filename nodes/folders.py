@@ -12,7 +12,7 @@ from ..mcti_core.errors import ExamplesError
 from ..mcti_core.examples import find_images
 from ..mcti_core.tokens import safe_parts
 
-__all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "use_token_set_folder"]
+__all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]
 
 TOKEN_SETS = "mcti_tokens"
 """The host's model folder for token sets."""
@@ -72,7 +72,12 @@ def token_set_path(name: str, suffix: str) -> Path:
         TokenError: a name without letters or digits.
     """
     *folders, last = safe_parts(name)
-    return Path(folder_paths.get_folder_paths(TOKEN_SETS)[0]).joinpath(*folders, last + suffix)
+    return token_set_root().joinpath(*folders, last + suffix)
+
+
+def token_set_root() -> Path:
+    """The host's folder that token sets are written into."""
+    return Path(folder_paths.get_folder_paths(TOKEN_SETS)[0])
 
 
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:

@@ -13,6 +13,7 @@ import comfy.utils
 import torch
 
 from ..mcti_core.errors import MCTIError
+from ..mcti_core.escaping import escaped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +38,7 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except MCTIError as error:  # another exception, since contextlib gives the same one its frames back
-        raise ValueError(str(error)) from None
+        raise ValueError(escaped(str(error))) from None
 
 
 class Reporter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from ..mcti_core.token_files import (
     SUFFIX,
     export_embeddings,
     import_embeddings,
-    is_own_file,
     load_tokens,
+    refuse_foreign_tokens,
     save_tokens,
 )
 from ..mcti_core.token_formats import SUFFIXES
 from ..mcti_core.tokens import TokenSet, safe_parts
-from .folders import TOKEN_SETS, token_set_path
+from .folders import TOKEN_SETS, token_set_path, token_set_root
 from .running import working
 from .types import CATEGORY, TokensType
 
@@ -60,9 +61,10 @@ class SaveTokens(io.ComfyNode):
             whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
             into = _embedding_folder(folder) if format != _SET else None
             singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
-            for path in (*singles, *([] if whole is None else [whole])):  # all of them, before anything is written
-                _refuse_others(path)
-                path.parent.mkdir(parents=True, exist_ok=True)
+            if whole is not None:  # all of them, before anything is written
+                refuse_foreign_tokens(whole, root=token_set_root())
+            for path in singles:
+                refuse_foreign_tokens(path, root=_embedding_roots()[0], twins=_looked_through(folder))
             written = [] if whole is None else [save_tokens(tokens, whole)]
             written += [] if into is None else export_embeddings(tokens, into)
             return io.NodeOutput("\n".join(map(str, written)))
@@ -137,12 +139,16 @@ def _paths(choice: str) -> list[Path]:
 
 
 def _embedding_folder(folder: str) -> Path:
-    root = Path(folder_paths.get_folder_paths("embeddings")[0])
+    root = _embedding_roots()[0]
     return root.joinpath(*safe_parts(folder)) if folder.strip() else root
 
 
-def _refuse_others(path: Path) -> None:
-    if path.exists() and not is_own_file(path):
-        raise TokenError(
-            f"{path} is there already and was not written by MC-TI; choose another name or folder, or move it away"
-        )
+def _embedding_roots() -> list[Path]:
+    return [Path(path) for path in folder_paths.get_folder_paths("embeddings")]
+
+
+def _looked_through(folder: str) -> list[Path]:
+    """Where the host might find another embedding by the name of one in this folder: for one without a folder, everywhere."""
+    if folder.strip():
+        return [root.joinpath(*safe_parts(folder)) for root in _embedding_roots()]
+    return [Path(path) for root in _embedding_roots() for path, _, _ in os.walk(root, followlinks=False)]

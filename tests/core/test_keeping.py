@@ -118,7 +118,9 @@ def test_a_full_disk_does_not_end_a_training(tiny_host, cache, tokens, tmp_path,
 
 
 def test_leftovers_of_programs_that_were_ended_are_cleared_away(tmp_path):
-    old, new, other = (tmp_path / name for name in (f".{'a' * 32}.tmp", f".{'b' * 32}.tmp", ".mine.tmp"))
+    old, new, other = (
+        tmp_path / name for name in (f".mcti-{'a' * 32}.tmp", f".mcti-{'b' * 32}.tmp", f".{'c' * 32}.tmp")
+    )
     for file in (old, new, other):
         file.write_bytes(b"half")
     long_ago = time.time() - 7200

@@ -82,8 +82,10 @@ def test_saving_what_was_loaded_changes_nothing(tokens, tmp_path):
 def test_what_was_loaded_does_not_hang_on_the_file(tokens, tmp_path):
     path = save_tokens(tokens, tmp_path / "set")
     loaded = load_tokens(path)
-    with open(path, "r+b") as file:
-        file.write(bytes(path.stat().st_size))
+    with open(path, "r+b") as file:  # its numbers; what the file says of itself stays
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(begin)
+        file.write(bytes(path.stat().st_size - begin))
     assert torch.equal(loaded.vectors["clip_l"], tokens.vectors["clip_l"])
     save_tokens(tokens, path)
     assert torch.equal(load_tokens(path).vectors["clip_l"], tokens.vectors["clip_l"])
@@ -204,7 +206,7 @@ class TestExport:
             export_embedding(tokens, which, tmp_path)
 
     def test_a_name_cannot_lead_out_of_the_folder(self, tokens, tmp_path):
-        with pytest.raises(TokenError, match="cannot be a file's name"):
+        with pytest.raises(TokenError, match="holds other characters"):
             export_embedding(replace(tokens, names=("../a", "b", "c")), 0, tmp_path / "inside")
         assert os.listdir(tmp_path) == []
 

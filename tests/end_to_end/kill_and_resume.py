@@ -108,7 +108,7 @@ class Trial:
             assert code == -9, process.said
             self.kills += 1
             self.while_starting += not process.steps
-            leftovers = list(out.glob(".*.tmp"))
+            leftovers = list(out.glob(".mcti-*.tmp"))
             self.in_saves += bool(leftovers)
             for file in leftovers:
                 file.unlink()
@@ -129,7 +129,7 @@ class Trial:
         until = time.monotonic() + pause
         while time.monotonic() < until and process.running():
             time.sleep(0.002)
-        while meets_save and waits and process.running() and not list(out.glob(".*.tmp")):
+        while meets_save and waits and process.running() and not list(out.glob(".mcti-*.tmp")):
             time.sleep(0.0005)
         process.process.kill()
 

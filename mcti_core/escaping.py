@@ -1,0 +1,29 @@
+r"""Text of others in a line of ours: labels, file names and what files say of themselves, for a terminal or a log."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["escaped"]
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They turn the order in which the rest of the line is shown."""
+_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, halves of surrogate pairs, ends of lines and of paragraphs."""
+
+
+def escaped(text: str) -> str:
+    r"""The text with an escape for each character that could begin another line, move the cursor or turn the order.
+
+    Letters of all scripts stay as they are.
+
+    >>> escaped("cat\n\x1b[2Jdog")
+    'cat\\n\\x1b[2Jdog'
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _CATEGORIES or c in _DIRECTIONS else c for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -1,0 +1,116 @@
+"""The one guarded write and the one guarded delete: a file that this program did not write is never replaced or removed."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .atomic import write_atomically
+from .errors import FileError
+
+__all__ = ["delete_own", "foreign_twin", "refuse_foreign", "set_aside", "write_own"]
+
+IsOwn = Callable[[Path], bool]
+"""Whether this program wrote a file, by its content."""
+
+
+def write_own(path: str | Path, write: Callable[[Path], object], is_own: IsOwn, *, root: Path | None = None) -> Path:
+    """``atomic.write_atomically``, where nothing of others is in the way.
+
+    Raises:
+        FileError: see ``refuse_foreign``.
+        OSError: the folder cannot be written to. What ``write`` raises passes through.
+    """
+    refuse_foreign(path, is_own, root=root)
+    return write_atomically(path, write)
+
+
+def delete_own(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> bool:
+    """Remove a file of ours. A file of others, a link, or a file outside ``root`` stays.
+
+    Returns:
+        Whether it was removed.
+    """
+    path = Path(path)
+    if not os.path.lexists(path) or _obstacle(path, is_own, root):
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def refuse_foreign(
+    path: str | Path,
+    is_own: IsOwn,
+    *,
+    root: Path | None = None,
+    twins: Iterable[Path] = (),
+    suffixes: Iterable[str] = (),
+) -> None:
+    """Check that ``path`` can be written, before anything is: nothing is created here.
+
+    Args:
+        is_own: of a file that is there already.
+        root: the folder that ``path`` must stay in when links are followed; it may itself be a link.
+        twins: folders in which a file of the same name in other case, or with another of the ``suffixes``, would be taken
+            for this one.
+
+    Raises:
+        FileError: a file of others is there, or a twin of it; ``path`` is a link or a folder, or leads out of ``root``.
+    """
+    path = Path(path)
+    if reason := _obstacle(path, is_own, root):
+        raise FileError(f"{path} {reason}; choose another name or folder, or move it away")
+    for folder in twins:
+        if twin := foreign_twin(folder, path, is_own, suffixes):
+            raise FileError(
+                f"{twin} was not written by MC-TI, and programs would take it for {path.name}; choose another name or folder, or "
+                "move it away"
+            )
+
+
+def foreign_twin(folder: Path, path: Path, is_own: IsOwn, suffixes: Iterable[str] = ()) -> Path | None:
+    """Another file of others in ``folder`` with the name of ``path``, compared without case, and any of the suffixes."""
+    wanted = {_folded(path.name), *(_folded(path.stem + suffix) for suffix in suffixes)}
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:
+        return None
+    for entry in entries:
+        twin = folder / entry
+        if twin != path and _folded(entry) in wanted and not is_own(twin):
+            return twin
+    return None
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename a file that cannot be used and may be of value to somebody; nothing is replaced by it.
+
+    Returns:
+        Its new path, ``<name>.unusable`` or ``<name>.unusable-2`` and so on.
+    """
+    path, number = Path(path), 1
+    while True:
+        other = path.with_name(f"{path.name}.unusable" + (f"-{number}" if number > 1 else ""))
+        if not os.path.lexists(other):
+            return path.rename(other)
+        number += 1
+
+
+def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
+    if root is not None:
+        inside, whole = os.path.realpath(root), os.path.realpath(path.parent)
+        if os.path.commonpath([inside, whole]) != inside:
+            return f"is outside {root}, where a link leads"
+    if path.is_symlink():
+        return "is a link"
+    if not os.path.lexists(path):
+        return ""
+    if not path.is_file():
+        return "is there already and is no file"
+    return "" if is_own(path) else "is there already and was not written by MC-TI"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

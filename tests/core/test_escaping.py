@@ -1,0 +1,33 @@
+"""Labels and file names of others in our lines."""
+
+import sys
+import unicodedata
+
+import pytest
+
+from mcti_core.console import printable
+from mcti_core.escaping import escaped
+
+
+@pytest.mark.parametrize(
+    "text", ["my cat", "猫", "e\u0301", "नमस्ते", "a\\nb", "می\u200cخواهم", "👩\u200d👧", "x\u00a0y"]
+)
+def test_escaped_letters_of_all_scripts_stay(text):
+    assert escaped(text) == text
+
+
+def test_escaped_control_and_direction_characters_are_gone():
+    every = "".join(map(chr, range(sys.maxunicode + 1)))
+    shown = escaped(every)
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+    assert shown.splitlines() == [shown]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\nmcti: done", r"a\nmcti: done"), ("\x1b[2J", r"\x1b[2J"), ("\x07", r"\x07"), ("a\tb", r"a\tb"), ("\u202eb", r"\u202eb"), ("\udce9", r"\udce9")],
+)  # fmt: skip
+def test_escaped_gives_an_escape_that_can_be_read(text, shown):
+    assert escaped(text) == shown
+    assert printable(text) == shown
