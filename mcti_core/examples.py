@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import ExamplesError
+from .normal_form import label_of_folder, normal_form
 from .tokens import safe_names
 
 __all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image", "load_square"]
@@ -87,7 +88,7 @@ class FewShotDataset:
                 )
             images += files
             labels += [index] * len(files)
-        return cls(tuple(path.name for path in classes), tuple(images), torch.tensor(labels), alone)
+        return cls(tuple(label_of_folder(path.name) for path in classes), tuple(images), torch.tensor(labels), alone)
 
     @classmethod
     def from_images(cls, images: dict[str, Sequence[Tensor]]) -> FewShotDataset:
@@ -271,7 +272,7 @@ def _checked(image: Tensor, label: str) -> Tensor:
 
 def _refuse_twins(classes: Iterable[str]) -> None:
     classes = list(classes)
-    alone = [safe_names([name])[0].casefold() for name in classes]
+    alone = [normal_form(safe_names([name])[0]) for name in classes]
     for index, name in enumerate(alone):
         nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?": they are numbered
         if name in alone[:index] and not nameless:

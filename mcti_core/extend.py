@@ -15,6 +15,7 @@ from .experiments import new_tokens
 from .features import FeatureCache
 from .hosts.base import Host
 from .memory import train_in_memory
+from .normal_form import index_of
 from .token_sets import merge
 from .tokens import TokenSet
 from .training import StepInfo, TrainResult
@@ -55,7 +56,7 @@ def extend(
         ConfigError: no new class; with gamma above 0, an old class of which neither features nor examples are at hand.
         TokenError, HostError, TrainingError: as ``train`` and ``merge``.
     """
-    added = [label for label in cache.classes if label not in tokens.labels]
+    added = [label for label in cache.classes if index_of(label, tokens.labels) is None]
     if not added:
         raise ConfigError(
             f"the examples are of {', '.join(cache.classes)}, which the set has already; give images of a class it lacks"
@@ -73,8 +74,8 @@ def extend(
 
 def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], needed: bool) -> FeatureCache:
     """The examples in the whole set's label order, and stored features for classes that are not among them."""
-    own = torch.tensor([labels.index(label) for label in cache.classes])[cache.labels]
-    missing = [index for index, label in enumerate(tokens.labels) if label not in cache.classes]
+    own = torch.tensor([index_of(label, labels) for label in cache.classes])[cache.labels]
+    missing = [index for index, label in enumerate(tokens.labels) if index_of(label, cache.classes) is None]
     stored, of = _stored(tokens, missing, cache.features, needed)
     key = f"{cache.fingerprint}:{labels}:{of.tolist()}:{hashlib.sha256(stored.numpy().tobytes()).hexdigest()}"
     return FeatureCache(

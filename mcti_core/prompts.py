@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .errors import TokenError
 from .hosts.base import Host, TextEncoder, TextFeatures, on_device
+from .prompt_syntax import Piece, parse_prompt
 
 __all__ = ["Prompts", "encode_prompts", "named_prompts", "splice", "template_prompts"]
 
@@ -27,14 +28,18 @@ class Prompts:
     """(B, L) int64: which of the row's vectors stands here, or -1 for the token table's own."""
     end: Tensor
     """(B,) int64 position of end-of-text."""
+    weights: Tensor | None = None
+    """(B, L) float32, how much what the denoiser reads there differs from the empty prompt's; None where all are 1."""
 
     def rows(self, index: Tensor) -> Prompts:
-        return Prompts(self.ids[index], self.spots[index], self.end[index])
+        weights = None if self.weights is None else self.weights[index]
+        return Prompts(self.ids[index], self.spots[index], self.end[index], weights)
 
     def without_padding(self) -> Prompts:
         """Cut after the longest prompt's end-of-text. Text features are the same; what the denoiser attends to is not."""
         length = int(self.end.max()) + 1
-        return Prompts(self.ids[:, :length], self.spots[:, :length], self.end)
+        weights = None if self.weights is None else self.weights[:, :length]
+        return Prompts(self.ids[:, :length], self.spots[:, :length], self.end, weights)
 
     def pooled_at(self, pooling: str) -> Tensor:
         """(B,) where the text feature is read: ``"eot"`` or ``"token"``."""
@@ -56,58 +61,50 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: in
     for template in templates:
         if template.count("{}") != 1:
             raise TokenError(f"template {template!r} must hold {{}} exactly once, where the token goes")
+        if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
+            raise TokenError(
+                f"template {template!r} holds a weight or another sign that only prompts have; write plain words around {{}}"
+            )
     parts = [[part for part in re.split(r"(\{\})", template) if part] for template in templates]
-    return _lay_out(
-        encoder, [[list(range(vectors)) if part == "{}" else part for part in row] for row in parts], templates
-    )
+    rows = [[(0 if part == "{}" else part, 1.0) for part in row] for row in parts]
+    return _lay_out(encoder, rows, vectors, templates)
 
 
-def named_prompts(encoder: TextEncoder, texts: Sequence[str], names: Sequence[str], vectors: int) -> Prompts:
-    """Free prompts in which ``embedding:<name>`` or ``{name}`` is a token of the set; spots count through all C * V vectors.
+def named_prompts(
+    encoder: TextEncoder, texts: Sequence[str], names: Sequence[str], vectors: int, labels: Sequence[str] = ()
+) -> Prompts:
+    """Free prompts in which tokens of the set are named and words weighted, see ``prompt_syntax.parse_prompt``.
+
+    Spots count through all C * V vectors.
 
     Raises:
-        TokenError: an unknown name, or a prompt too long for the encoder.
+        TokenError: as ``parse_prompt``, or a prompt too long for the encoder.
     """
-    index = {name.casefold(): i for i, name in enumerate(names)}
-    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    known = rf"embedding:(?:{longest_first})(?![\w-])|" if names else ""
-    reference = re.compile(rf"({known}embedding:[\w-]+|\{{[^{{}}]*\}})", re.IGNORECASE)
-
-    def parse(text: str) -> list[str | list[int]]:
-        row: list[str | list[int]] = []
-        for part in reference.split(text):
-            if not (part.lower().startswith("embedding:") or (part.startswith("{") and part.endswith("}"))):
-                row.append(part)
-                continue
-            name = part[1:-1] if part.startswith("{") else part[len("embedding:") :]
-            if name.casefold() not in index:
-                raise TokenError(
-                    f"prompt {text!r} names {name!r}, which is not a token here; there are: {', '.join(names)}"
-                )
-            first = index[name.casefold()] * vectors
-            row.append(list(range(first, first + vectors)))
-        return row
-
-    return _lay_out(encoder, [parse(text) for text in texts], texts)
+    rows = [parse_prompt(text, tuple(names), tuple(labels)) for text in texts]
+    return _lay_out(encoder, rows, vectors, texts)
 
 
-def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[str | list[int]]], texts: Sequence[str]) -> Prompts:
+def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], vectors: int, texts: Sequence[str]) -> Prompts:
     ids = torch.full((len(rows), encoder.length), encoder.pad)
     spots = torch.full_like(ids, _NO_VECTOR)
+    weights = torch.ones(ids.shape)
     end = torch.zeros(len(rows), dtype=torch.long)
     for i, row in enumerate(rows):
-        line, at = [encoder.begin], [_NO_VECTOR]
-        for part in row:
-            new = encoder.tokenize(part) if isinstance(part, str) else [encoder.begin] * len(part)
+        line, at, weighed = [encoder.begin], [_NO_VECTOR], [1.0]
+        for piece, weight in row:
+            own = list(range(piece * vectors, (piece + 1) * vectors)) if isinstance(piece, int) else None
+            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.begin] * vectors
             line += new
-            at += [_NO_VECTOR] * len(new) if isinstance(part, str) else part
+            at += own or [_NO_VECTOR] * len(new)
+            weighed += [weight] * len(new)
         if len(line) >= encoder.length:
             raise TokenError(f"prompt {texts[i]!r} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
         ids[i, : len(line)] = torch.tensor(line)
         ids[i, len(line)] = encoder.end
         spots[i, : len(line)] = torch.tensor(at)
+        weights[i, : len(line)] = torch.tensor(weighed)
         end[i] = len(line)
-    return Prompts(ids, spots, end)
+    return Prompts(ids, spots, end, weights if (weights != 1).any() else None)
 
 
 def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
@@ -147,10 +144,30 @@ def encode_prompts(
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
     return {
-        name: encoder.encode(on_device(prompts[name].ids, host.device), splice(encoder, prompts[name], vectors[name]))
+        name: _weighed(encoder, prompts[name], _encode(host, encoder, prompts[name], vectors[name]), host)
         for name, encoder in host.text.items()
         if name in prompts
     }
+
+
+def _encode(host: Host, encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> TextFeatures:
+    return encoder.encode(on_device(prompts.ids, host.device), splice(encoder, prompts, vectors))
+
+
+def _weighed(encoder: TextEncoder, prompts: Prompts, features: TextFeatures, host: Host) -> TextFeatures:
+    """The context at each weighted place moved away from the empty prompt's, or towards it.
+
+    References: ``ClipTokenWeightEncoder.encode_token_weights`` in ComfyUI's comfy/sd1_clip.py.
+    """
+    if prompts.weights is None:
+        return features
+    empty = _lay_out(encoder, [()], 1, [""])
+    length = prompts.ids.shape[1]
+    cut = Prompts(empty.ids[:, :length], empty.spots[:, :length], empty.end)
+    nothing = _encode(host, encoder, cut, torch.zeros(1, 1, encoder.width, device=host.device)).context
+    weights = on_device(prompts.weights, host.device)[..., None]
+    context = torch.where(weights == 1, features.context, (features.context - nothing) * weights + nothing)
+    return replace(features, context=context)
 
 
 def _widths(encoders: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .errors import ResumeError
+from .normal_form import normal_form
 from .progress_store import StoredTraining
 from .tokens import TokenSet
 from .train_state import TrainState, differences
@@ -71,10 +72,12 @@ def told_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _vectors_alone(stored: StoredTraining, tokens: TokenSet, path: Path) -> Start:
-    rows = {label: row for row, label in enumerate(stored.labels)}
-    common = [(index, rows[label]) for index, label in enumerate(tokens.labels) if label in rows]
+    rows = {normal_form(label): row for row, label in enumerate(stored.labels)}
+    common = [(i, rows[form]) for i, form in enumerate(map(normal_form, tokens.labels)) if form in rows]
     fits = _fit(stored.state.vectors, tokens)
-    whole = fits and all(len(v) == len(rows) for v in stored.state.vectors.values())  # and not some classes' alone
+    whole = fits and all(
+        len(v) == len(stored.labels) for v in stored.state.vectors.values()
+    )  # and not some classes' alone
     if not common or not whole:
         raise ResumeError(
             f"nothing in {path} fits: it has {_described(stored.state.vectors)} for {', '.join(stored.labels)}; this training "

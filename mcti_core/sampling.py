@@ -88,8 +88,8 @@ def _descending(sigmas: Tensor, steps: int) -> Tensor:
 
 
 def _encode(host: Host, texts: Sequence[str], tokens: TokenSet | None) -> dict[str, TextFeatures]:
-    names, count = (tokens.names, tokens.vectors_per_token) if tokens is not None else ((), 1)
-    prompts = {name: named_prompts(encoder, texts, names, count) for name, encoder in host.text.items()}
+    names, labels, count = (tokens.names, tokens.labels, tokens.vectors_per_token) if tokens else ((), (), 1)
+    prompts = {name: named_prompts(encoder, texts, names, count, labels) for name, encoder in host.text.items()}
     if tokens is None:
         bank = {name: torch.zeros(1, 1, encoder.width) for name, encoder in host.text.items()}
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .errors import TokenError
+from .normal_form import find_class, normal_form
 from .tokens import Support, TokenSet, safe_names
 
 __all__ = ["class_index", "merge", "pick", "rename"]
@@ -21,11 +22,9 @@ def class_index(tokens: TokenSet, which: str | int) -> int:
         TokenError: there is no such class.
     """
     if isinstance(which, str):
-        if which in tokens.labels:
-            return tokens.labels.index(which)
-        folded = [name.casefold() for name in tokens.names]
-        if which.casefold() in folded:
-            return folded.index(which.casefold())
+        index = find_class(which, tokens.labels, tokens.names)
+        if index is not None:
+            return index
     elif 0 <= which < len(tokens):
         return which
     raise TokenError(f"there is no class {which!r} here; there are: {', '.join(tokens.labels)}")
@@ -95,12 +94,12 @@ def merge(*sets: TokenSet) -> TokenSet:
 
 
 def _refuse_clashes(labels: Sequence[str], names: Sequence[str], advice: str) -> None:
-    for index, (label, name) in enumerate(zip(labels, names, strict=True)):
-        if label in labels[:index]:
+    seen: dict[str, str] = {}
+    for label, name in zip(labels, names, strict=True):
+        if label in seen.values():
             raise TokenError(f"two classes are called {label!r}; {advice}")
-        folded = [other.casefold() for other in names[:index]]
-        if name.casefold() in folded:
-            twin = labels[folded.index(name.casefold())]
+        twin = seen.setdefault(normal_form(name), label)
+        if twin != label:
             raise TokenError(f"classes {twin!r} and {label!r} have the same token name {name!r}; {advice}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from .errors import TokenError
 from .names import DEVICES, check_name
+from .normal_form import normal_form
 from .templates import OBJECT_TEMPLATES
 
 __all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names", "safe_parts"]
@@ -66,7 +69,7 @@ class TokenSet:
             raise TokenError("a token set needs at least one class")
         for name in self.names:
             check_name(name)
-        if len(self.names) != len(self.labels) or len({name.casefold() for name in self.names}) != len(self.names):
+        if len(self.names) != len(self.labels) or len(set(map(normal_form, self.names))) != len(self.names):
             raise TokenError(f"token names must be one a class and differ also in lower case, got {list(self.names)}")
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")
@@ -113,17 +116,17 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
     """Names that prompt parsers and file systems take: letters, digits and ``-``, unique also in lower case.
 
     >>> safe_names(["my cat", "My (cat)", "猫", "!"])
-    ('my-cat', 'My-cat-2', '猫', 'token')
+    ('my-cat', 'My-cat-2', '猫', 'exclamation-mark')
     """
     taken: set[str] = set()
     names = []
     for label in labels:
         cleaned = _cleaned(label)
         name, count = cleaned, 1
-        while name.casefold() in taken:
+        while normal_form(name) in taken:
             count += 1
             name = f"{cleaned}-{count}"
-        taken.add(name.casefold())
+        taken.add(normal_form(name))
         names.append(name)
     return tuple(names)
 
@@ -144,8 +147,24 @@ def _cleaned(label: str) -> str:
     """Letters, their marks and digits, what lies between them as one ``-``; short enough for any file system."""
     kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", label))
     name = "-".join("".join(kept).split())
-    name = name.encode()[:_NAME_BYTES].decode(errors="ignore").strip("-") or "token"
+    if not any(unicodedata.category(c)[0] in "LN" for c in name):
+        name = _spelled(label)
+    name = _shortened(name.strip("-")) or "token"
     return f"{name}-token" if name.upper() in DEVICES else name
+
+
+def _spelled(label: str) -> str:
+    """A label without a letter by what Unicode calls its characters, so that two such labels have two names: 🐱 is cat-face."""
+    shown = [c for c in label if not c.isspace() and unicodedata.category(c) not in ("Cf", "Mn")] or label.split()
+    return "-".join(unicodedata.name(c, f"u{ord(c[0]):x}").lower().replace(" ", "-") for c in "".join(shown))
+
+
+def _shortened(name: str) -> str:
+    """Names that are cut keep a hash of what is lost, or two with one beginning would be the same."""
+    if len(re.sub(r"-\d{1,7}$", "", name).encode()) <= _NAME_BYTES:  # the number of one that another class has
+        return name
+    lost = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name.encode()[: _NAME_BYTES - 9].decode(errors="ignore").strip("-") + f"-{lost}"
 
 
 def initial_vectors(

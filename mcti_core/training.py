@@ -20,6 +20,7 @@ from .features import FeatureCache
 from .history import History, gradients
 from .hosts.base import Host
 from .losses import gamma_at
+from .normal_form import normal_form
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
 from .processes import ALONE, Processes
@@ -272,7 +273,7 @@ def _asks_to_stop(on_step: Callable[[StepInfo], object], seen: StepInfo) -> bool
 
 
 def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:
-    if cache.classes != tokens.labels:
+    if list(map(normal_form, cache.classes)) != list(map(normal_form, tokens.labels)):
         raise ConfigError(f"the examples' classes {list(cache.classes)} are not the tokens' {list(tokens.labels)}")
     if set(host.text) != set(tokens.vectors):
         raise ConfigError(

@@ -115,7 +115,7 @@ def test_refusals(tiny_host, trained, one_more, cache):
     wide = replace(trained, support=Support(torch.ones(9, 5), trained.support.labels))
     with pytest.raises(TokenError, match="5 wide, this CLIP space's are 16"):
         extend(tiny_host, one_more, wide, CONFIG)
-    with pytest.raises(TokenError, match="have the same token name"):
+    with pytest.raises(ConfigError, match="of A, which the set has already"):
         extend(tiny_host, replace(one_more, classes=("A",)), trained, CONFIG)
 
 

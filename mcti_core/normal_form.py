@@ -1,0 +1,48 @@
+"""The one form in which names and labels are compared: in prompts, pick, rename, add, merge, Route and resuming."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+
+__all__ = ["find_class", "index_of", "label_of_folder", "normal_form"]
+
+
+def normal_form(text: str) -> str:
+    """The text without the differences that a reader does not see or mean: composed letters (NFC), and no case.
+
+    Systems store the same name in different ways: a Mac writes é as two code points, most others as one.
+
+    >>> normal_form("Cafe\\u0301") == normal_form("CAFÉ")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def index_of(wanted: str, texts: Sequence[str]) -> int | None:
+    """Where a text is among others: exactly so if it is, else in normal form; None where it is not."""
+    if wanted in texts:
+        return list(texts).index(wanted)
+    folded, wanted = [normal_form(text) for text in texts], normal_form(wanted)
+    return folded.index(wanted) if wanted in folded else None
+
+
+def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
+    """Which class a label or a token name means, also one with other separators, such as ``my_cat`` for ``my cat``.
+
+    Returns:
+        Its index, or None.
+    """
+    from .tokens import safe_names
+
+    for text in (wanted, wanted.strip()):
+        for known in (labels, names):
+            if (index := index_of(text, known)) is not None:
+                return index
+    return index_of(safe_names([wanted])[0], names) if wanted.strip() else None
+
+
+def label_of_folder(name: str) -> str:
+    r"""A folder's name as a label that every encoding can carry: of one that is not UTF-8, a byte 0xE9 becomes ``\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,272 @@
+"""How a prompt is written: references to learned tokens in all usual spellings, and weights by ComfyUI's rule.
+
+A prompt is text of others, copied from other programs as often as not. So what looks like a reference or a weight is either
+understood or refused with the spelling that is meant; it never becomes letters without a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NoReturn
+
+from .errors import TokenError
+from .normal_form import find_class, normal_form
+
+__all__ = ["Piece", "parse_prompt"]
+
+Piece = tuple[str | int, float]
+"""A text, or the index of a class, and its weight."""
+
+_MARK = 0xF0000
+"""A class in the text, while weights are read: a character of a plane for private use."""
+_LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
+_WEIGHT = 1.1
+"""Of brackets without a number."""
+_SUFFIXES = (".safetensors", ".pt", ".bin")
+_EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
+_BRACES = re.compile(r"[{｛]+([^{}｛｝]*)[}｝]+")
+_ANGLES = re.compile(r"<([^\s<>][^<>]*)>")
+_QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}｝]+")
+_WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+_SHOWN = 20
+_LOG = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=4096)
+def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = ()) -> tuple[Piece, ...]:
+    """A prompt in pieces, in order.
+
+    A token of the set is ``{name}`` or ``embedding:name``, by its name or its label, in any case and composition; also with a file's
+    suffix, in quotes, as ``<name>``, or bare where the name is no word (``my-cat``). ``(words:1.2)`` weighs words as ComfyUI
+    does, ``\\(`` is a bracket. A name that stands among the words as a word is drawn as one, which is logged.
+
+    Args:
+        names: (C,) names of the tokens.
+        labels: (C,) the classes' labels, or none.
+
+    Raises:
+        TokenError: a name that is not there, brackets that do not close, or a spelling of another program that means nothing here.
+    """
+    return tuple(_Parser(prompt, names, labels or names).pieces())
+
+
+class _Parser:
+    def __init__(self, prompt: str, names: Sequence[str], labels: Sequence[str]):
+        self.prompt, self.names, self.labels = prompt, names, labels
+        known = {normal_form(text): index for texts in (labels, names) for index, text in enumerate(texts) if text}
+        self.known = sorted(known.items(), key=lambda item: -len(item[0]))
+
+    def pieces(self) -> list[Piece]:
+        text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
+        for escape, literal in _LITERAL.items():
+            text = text.replace(escape, literal)
+        self._refuse_words_of_others(text)
+        marked = self._marked(text)
+        self._refuse_leftovers(marked)
+        marked = self._bare(marked)
+        found: list[Piece] = []
+        for part, weight in self._weighted(marked, 1.0):
+            found += [(piece, weight) for piece in _split(part)]
+        self._refuse_weights_outside(found)
+        return found
+
+    def _marked(self, text: str) -> str:
+        """Every reference as one character."""
+        parts, at = [], 0
+        while at < len(text):
+            if found := _EMBEDDING.match(text, at):
+                index, at = self._named(text, found.end())
+            elif found := _BRACES.match(text, at):
+                index, at = self._index(found[1], found[0]), found.end()
+            elif found := _ANGLES.match(text, at):
+                index, at = self._in_angles(found[1], found[0]), found.end()
+            else:
+                parts.append(text[at])
+                at += 1
+                continue
+            parts.append(chr(_MARK + index))
+        return "".join(parts)
+
+    def _named(self, text: str, at: int) -> tuple[int, int]:
+        """The class behind ``embedding:``, and where its name ends."""
+        if quoted := _QUOTED.match(text, at):
+            return self._index(next(filter(None, quoted.groups()), ""), quoted[0]), quoted.end()
+        for form, index in self.known:
+            end = _end(text, at, form)
+            if end is not None and not _goes_on(text, end):
+                return index, end
+        word = _WORD.match(text, at)
+        name = _without_suffix(word[0].rstrip(".!?")) if word else ""
+        end = at + len(word[0].rstrip(".!?") if word else "")
+        return self._index(name, f"embedding:{name}"), end
+
+    def _in_angles(self, inside: str, whole: str) -> int:
+        kind, _, name = inside.rpartition(":")
+        if kind.lower().startswith(("lora", "lyco", "hypernet")):
+            self._refuse(f"holds {whole!r}, and a prompt loads no files here", f"write tokens as {self._example()}")
+        return self._index(name if kind.lower() in ("embed", "embedding", "ti") else inside, whole)
+
+    def _index(self, name: str, written: str) -> int:
+        name = _without_suffix(name.strip().strip("\"'"))
+        index = find_class(name, self.labels, self.names) if name else None
+        if index is not None:
+            return index
+        weighed = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
+        if weighed and find_class(weighed[1], self.labels, self.names) is not None:
+            self._refuse(f"holds {written!r}", f"write a weight as ({{{weighed[1].strip()}}}:1.2)")
+        if "|" in name:
+            self._refuse(f"holds {written!r}", f"write one name, such as {self._example()}")
+        if not name:
+            self._refuse(f"holds {written!r}, which names no token", f"there are: {self._listed()}")
+        close = difflib.get_close_matches(normal_form(name), [form for form, _ in self.known], 1, 0.75)
+        meant = f"; did you mean {{{self.names[dict(self.known)[close[0]]]}}}?" if close else ""
+        self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{meant}")
+
+    def _bare(self, text: str) -> str:
+        """Names without any sign of a reference: a token if it can be nothing else, else words, which is logged."""
+        folded = normal_form(text)
+        for form, index in self.known:
+            if form not in folded:
+                continue
+            distinct = "-" in form or "_" in form or not form.isascii()
+            for at in range(len(text)):
+                end = _end(text, at, form)
+                alone = end is not None and not _goes_on(text, end) and not (at and _is_of_a_name(text[at - 1]))
+                if end is None or not (alone or _without_spaces(form)):
+                    continue
+                if alone and distinct:
+                    text = f"{text[:at]}{chr(_MARK + index)}{text[end:]}"
+                    continue
+                _LOG.warning(
+                    "prompt %r: %r is drawn as a word; write {%s} for the learned token",
+                    self.prompt[:120], text[at:end], self.names[index],
+                )  # fmt: skip
+                break
+        return text
+
+    def _weighted(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
+        """(text, weight) of every part: ``(x)`` weighs 1.1 times, ``(x:w)`` weighs w, whatever is around it.
+
+        References: ``token_weights`` in ComfyUI's comfy/sd1_clip.py.
+        """
+        start = depth = 0
+        for at, character in enumerate(text):
+            if character == "(":
+                if depth == 0:
+                    yield text[start:at], weight
+                    start = at + 1
+                depth += 1
+            elif character == ")":
+                depth -= 1
+                if depth == 0:
+                    yield from self._bracket(text[start:at], weight)
+                    start = at + 1
+            if depth < 0:
+                break
+        if depth:
+            sign = "(" if depth > 0 else ")"
+            self._refuse(
+                f"has a {sign!r} without its other half",
+                f"write weights as ({self._example()}:1.2), and a plain bracket as \\{sign}",
+            )
+        yield text[start:], weight
+
+    def _bracket(self, inside: str, weight: float) -> Iterator[tuple[str, float]]:
+        words, colon, number = inside.rpartition(":")
+        try:
+            own = float(number) if colon and words else None
+        except ValueError:
+            own = None
+        if own is None:
+            yield from self._weighted(inside, weight * _WEIGHT)
+            return
+        if not math.isfinite(own):
+            self._refuse(f"has the weight {number.strip()!r}", "a weight is a number such as 1.2")
+        yield from self._weighted(words, own)
+
+    def _refuse_words_of_others(self, text: str) -> None:
+        if re.search(r"\bBREAK\b", text):
+            self._refuse(
+                "holds BREAK, by which other programs begin a further part",
+                "a prompt is one part here: leave BREAK out, or write it in small letters where the word is meant",
+            )
+        brackets = re.search(r"\[[^\[\]]*\]", text)
+        if brackets:
+            self._refuse(
+                f"holds {brackets[0][:40]!r}, a spelling of other programs",
+                "write a lower weight as (words:0.9), and a plain bracket as \\[",
+            )
+
+    def _refuse_leftovers(self, marked: str) -> None:
+        for sign, other in ("{}", "}{", "｛｝", "｝｛"):
+            if sign in marked:
+                self._refuse(
+                    f"has a {sign!r} without its {other!r}",
+                    f"write a token as {self._example()}, and a plain brace as \\{sign}",
+                )
+
+    def _refuse_weights_outside(self, pieces: Sequence[Piece]) -> None:
+        for (piece, _), (behind, _) in pairwise(pieces):
+            if isinstance(piece, int) and isinstance(behind, str) and re.match(r"\s*:\s*[-+]?\.?\d", behind):
+                name = self.names[piece]
+                self._refuse(f"has a weight behind {name!r} that brackets do not end", f"write ({{{name}}}:1.2)")
+
+    def _example(self) -> str:
+        return f"{{{self.names[0]}}}" if self.names else "{name}"
+
+    def _listed(self) -> str:
+        shown = [
+            name if normal_form(name) == normal_form(label) else f"{name} ({label})"
+            for name, label in zip(self.names, self.labels, strict=True)
+        ]
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        return (", ".join(shown[:_SHOWN]) or "none") + more
+
+    def _refuse(self, wrong: str, remedy: str) -> NoReturn:
+        shown = self.prompt if len(self.prompt) <= 120 else f"{self.prompt[:119]}…"
+        raise TokenError(f"prompt {shown!r} {wrong}; {remedy}")
+
+
+def _split(text: str) -> Iterator[str | int]:
+    """Texts and classes of a marked text."""
+    for literal, plain in ((literal, escape[1]) for escape, literal in _LITERAL.items()):
+        text = text.replace(literal, plain)
+    for part in re.split(r"([\U000f0000-\U000fffef])", text):
+        if part:
+            yield ord(part) - _MARK if len(part) == 1 and ord(part) >= _MARK else part
+
+
+def _end(text: str, at: int, form: str) -> int | None:
+    """Where a name in normal form ends that begins here, its file's suffix included; None where none begins."""
+    end = at + len(form)
+    if normal_form(text[at:end]) != form:
+        return None
+    suffix = next((s for s in _SUFFIXES if text[end : end + len(s)].lower() == s), "")
+    return end if not suffix or _goes_on(text, end + len(suffix)) else end + len(suffix)
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether what stands here is more of the same name."""
+    here, behind = text[end : end + 1], text[end + 1 : end + 2]
+    return bool(here) and (_is_of_a_name(here) or (here == "." and bool(behind) and _is_of_a_name(behind)))
+
+
+def _is_of_a_name(character: str) -> bool:
+    return character in "-_" or (ord(character) < _MARK and unicodedata.category(character)[0] in "LMN")
+
+
+def _without_spaces(form: str) -> bool:
+    """Whether a name's script puts no spaces between words, so that it can stand inside of others."""
+    return unicodedata.name(form[0], "").startswith(_SPACELESS)
+
+
+def _without_suffix(name: str) -> str:
+    return next((name[: -len(s)] for s in _SUFFIXES if name.lower().endswith(s)), name)
