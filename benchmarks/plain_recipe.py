@@ -106,7 +106,8 @@ class PlainRecipe:
 
         self.device, self.precision = torch.device(device), precision
         self.dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        autoencoder = getattr(diffusers, _class_of(folder / "vae"))
+        known = {"AutoencoderKL": diffusers.AutoencoderKL, "AutoencoderTiny": diffusers.AutoencoderTiny}
+        autoencoder = known[_class_of(folder / "vae")]
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.tower: Any = CLIPTextModel.from_pretrained(folder / "text_encoder").float().to(device)
         self.unet: Any = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=self.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..errors import HostError
 from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
 from .loading import DTYPES, first_line, whole
+from .model_folders import check_component, read_settings
 
 __all__ = ["ClipModelSpace", "load_clip_space"]
 
@@ -35,6 +35,7 @@ def load_clip_space(
         raise HostError(
             f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
         )
+    check_component(Path(folder))
     try:
         model = whole(
             CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
@@ -76,5 +77,13 @@ class ClipModelSpace:
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     path = folder / "preprocessor_config.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return tuple(stored.get("image_mean", CLIP_MEAN)), tuple(stored.get("image_std", CLIP_STD))
+    stored = read_settings(path) if path.is_file() else {}
+    mean, std = (stored.get(name, usual) for name, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
+    for values in (mean, std):
+        if (
+            not isinstance(values, (list, tuple))
+            or len(values) != 3
+            or not all(type(v) in (int, float) for v in values)
+        ):
+            raise HostError(f"{path} holds {str(values)[:80]!r} where three numbers belong; copy the folder again")
+    return tuple(mean), tuple(std)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ..errors import HostError
+from .model_folders import CLASSES, check_component, named_classes
 
 __all__ = ["DTYPES", "Parts", "first_line", "load_parts", "quiet_libraries", "whole"]
 
@@ -61,11 +61,11 @@ def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Par
 
 def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
     """The parts of a diffusers folder, without the pipeline around them, which would load more than is needed."""
-    import diffusers
+    parts = _parts_of(path)
+    from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    parts = _parts_of(path)
-    autoencoder = getattr(diffusers, parts["vae"])
+    autoencoder = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[parts["vae"]]
     told = {"local_files_only": True, "output_loading_info": True}
 
     def text(tower: Any, suffix: str = "") -> tuple[Any, Any]:
@@ -77,9 +77,9 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
 
     return Parts(
         _by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if _is_xl(parts) else None),
-        whole(diffusers.UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
+        whole(UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
         whole(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **told)),
-        diffusers.DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
+        DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
     )
 
 
@@ -109,16 +109,16 @@ def _by_name(first: tuple[Any, Any], second: tuple[Any, Any] | None = None) -> d
 
 
 def _parts_of(folder: Path) -> dict[str, str]:
-    """The parts that a diffusers folder names, and the class of each."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise HostError(f"{folder} is not a diffusers folder: it holds no model_index.json")
-    named = json.loads(index.read_text(encoding="utf-8"))
-    parts = {name: each[1] for name, each in named.items() if isinstance(each, list) and each[1] is not None}
+    """The parts that a diffusers folder names, and the class of each; nothing in it asks for code."""
+    parts = named_classes(folder)
     if "text_encoder_2" in parts and "text_encoder" not in parts:
         raise HostError(f"{folder} {_REFINER}")
     if "unet" not in parts:
         raise HostError(f"{folder} has no UNet; only Stable Diffusion 1.x, 2.x and XL are loaded here")
+    if "vae" not in parts:
+        raise HostError(f"{folder} has no VAE; give a whole Stable Diffusion folder")
+    for part in CLASSES:
+        check_component(folder, part)
     return parts
 
 

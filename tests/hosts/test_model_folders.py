@@ -1,0 +1,158 @@
+"""A model folder chooses among fixed classes, and nothing in it is run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from mcti_core.errors import HostError
+from mcti_core.hosts.clip_model import load_clip_space
+from mcti_core.hosts.diffusers import load_host
+from mcti_core.hosts.model_folders import CLASSES
+
+ROOT = Path(__file__).parents[2]
+PIPELINE = "from pathlib import Path\nPath('RAN').touch()\nclass Evil:\n    pass\n"
+
+
+@pytest.fixture
+def copy(tiny_model, tmp_path, monkeypatch) -> Path:
+    """A whole folder with code in it, and a working folder in which the code would leave a trace."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir()), tmp_path):
+        (place / "pipeline.py").write_text(PIPELINE)
+        (place / "evil.py").write_text(PIPELINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+@pytest.fixture
+def called(monkeypatch) -> list[str]:
+    """Names of the loaders that were called."""
+    import diffusers
+
+    names: list[str] = []
+    for loader in (diffusers.DiffusionPipeline, diffusers.ModelMixin, diffusers.StableDiffusionPipeline):
+        for how in ("from_pretrained", "from_single_file"):
+            monkeypatch.setattr(
+                loader, how, classmethod(lambda cls, *_, **__: names.append(cls.__name__)), raising=False
+            )
+    return names
+
+
+def change(path: Path, **values) -> None:
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**before, **values}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["diffusers", "DiffusionPipeline"], ["diffusers", "AutoPipelineForText2Image"], ["diffusers", "UNet2DConditionModel"],
+        ["evil", "Evil"], ["pipeline", "AutoencoderKL"], ["os", "system"], ["diffusers", ["AutoencoderKL"]], ["AutoencoderKL"], [None, "X"],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", ["vae", "unet", "scheduler", "text_encoder", "tokenizer"])
+def test_load_host_with_another_class_calls_nothing(part, given, copy, called):
+    if given[-1] in CLASSES[part][1] and given[0] == "diffusers":
+        given = ["diffusers", "Transformer2DModel"]
+    change(copy / "model_index.json", **{part: given})
+    change(copy / "vae" / "model_index.json", _class_name=["pipeline", "Evil"])
+    with pytest.raises(HostError, match=rf"as the {part}"):
+        load_host(copy)
+    assert not called
+    assert not Path("RAN").exists()
+
+
+def test_load_host_with_a_pipeline_of_its_own_calls_nothing(copy, called):
+    change(copy / "model_index.json", _class_name=["pipeline", "Evil"])
+    with pytest.raises(HostError, match="a pipeline class of its own"):
+        load_host(copy)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("place", "values"),
+    [
+        ("vae/config.json", {"_class_name": "DiffusionPipeline"}),
+        ("unet/config.json", {"_class_name": ["pipeline", "Evil"]}),
+        ("scheduler/scheduler_config.json", {"_class_name": "EvilScheduler"}),
+        ("tokenizer/tokenizer_config.json", {"tokenizer_class": "EvilTokenizer"}),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}),
+        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
+        ("text_encoder/config.json", {"text_config": {"auto_map": {"AutoModel": "evil.Evil"}}}),
+        ("text_encoder/config.json", {"attn_implementation": "someone/kernel"}),
+        ("text_encoder/config.json", {"_attn_implementation": {"": "someone/kernel:evil"}}),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "evil"}}),
+        ("unet/config.json", {"quantization_config": {"quant_method": "evil"}}),
+        ("vae/config.json", {"trust_remote_code": True}),
+        ("text_encoder/adapter_config.json", {"base_model_name_or_path": "someone/else"}),
+    ],
+)
+def test_load_host_with_code_in_a_part_calls_nothing(place, values, copy, called):
+    change(copy / place, **values)
+    with pytest.raises(HostError, match=re.escape(place.split("/")[1])):
+        load_host(copy)
+    assert not called
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"[]", b"3", b"{", b'{"a":' * 100 + b"1" + b"}" * 100, b" " * 2**21, b"\xff\xfe{}"]
+)
+@pytest.mark.parametrize("place", ["model_index.json", "unet/config.json"])
+def test_load_host_with_damaged_settings_is_a_sentence(place, content, copy):
+    (copy / place).write_bytes(content)
+    with pytest.raises(HostError, match=r"cannot be read|has no UNet|nested too deeply") as refused:
+        load_host(copy)
+    assert len(str(refused.value)) < 500
+
+
+def test_single_file_with_a_config_that_names_another_class_calls_nothing(copy, called, tmp_path):
+    import torch
+
+    save_file({"cond_stage_model.x": torch.ones(1)}, tmp_path / "model.safetensors")
+    change(copy / "model_index.json", scheduler=["evil", "Evil"])
+    with pytest.raises(HostError, match="as the scheduler"):
+        load_host(tmp_path / "model.safetensors", config=copy)
+    change(copy / "model_index.json", scheduler=["diffusers", "DDPMScheduler"], safety_checker=["evil", "Evil"])
+    with pytest.raises(HostError, match="as the safety_checker"):
+        load_host(tmp_path / "model.safetensors", config=copy)
+    assert not called
+    assert not Path("RAN").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
+        ("config.json", {"vision_config": {"attn_implementation": "someone/kernel"}}),
+        ("adapter_config.json", {"base_model_name_or_path": "someone/else"}),
+        ("preprocessor_config.json", {"image_mean": "abc"}),
+        ("preprocessor_config.json", {"image_std": [1, 2]}),
+    ],
+)
+def test_clip_space_with_code_or_damage_in_its_folder_is_refused(name, values, copy, tiny_host):
+    change(copy / "clip" / name, **values)
+    with pytest.raises(HostError, match=name):
+        load_clip_space(copy / "clip", {"clip_l": tiny_host.text["clip_l"].width})
+
+
+def test_classes_are_checked_before_diffusers_is_imported(copy):
+    change(copy / "model_index.json", vae=["evil", "Evil"])
+    code = (
+        "import sys; from mcti_core.errors import HostError; from mcti_core.hosts.loading import load_parts; from pathlib import Path\n"
+        f"try:\n    load_parts(Path({str(copy)!r}), None, None)\nexcept HostError:\n    print([m for m in sys.modules if 'diffusers' == m])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_diffusers_that_runs_code_of_folders_is_not_asked_for():
+    """0.30.3, 0.32.2 and 0.37.1 run a folder's ``pipeline.py``; 0.38 and newer refuse by themselves."""
+    (bound,) = re.findall(r'"diffusers>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert tuple(map(int, bound)) >= (0, 38)
