@@ -14,6 +14,7 @@ of another size than those of texts with images: a temperature fitted to them is
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ from .tokens import Support, TokenSet
 __all__ = [
     "METHODS",
     "Calibration",
+    "answered_share",
     "calibrate",
     "calibrated_classifier",
     "fit_temperature",
@@ -43,12 +45,30 @@ __all__ = [
 ]
 
 
+_LOG = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Calibration:
     temperature: float
     threshold: float
     left_out: int
     """Examples that could be judged as if unseen; 0 where every class has only one."""
+    reached: int = 0
+    """How many of them reach the threshold."""
+
+    def describe(self) -> str:
+        """What the threshold is worth, for a person: what was measured, and what follows for new images."""
+        if not self.left_out:
+            return (
+                "no class has two examples, so no threshold could be measured and every image is answered with a class"
+            )
+        share, low, high = answered_share(self.reached, self.left_out)
+        return (
+            f"threshold {self.threshold:.3f}: {self.reached} of {self.left_out} examples reach it, each judged as if it were new; of "
+            f"new images of these classes about {100 * share:.0f} % will be answered with a class (95 % interval: "
+            f"{100 * low:.0f} to {100 * high:.0f} %)"
+        )
 
 
 def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
@@ -61,8 +81,8 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
     Args:
         classifier: of these tokens; its ``temperature`` and ``threshold`` are set.
         tokens: with support features.
-        accept: share of the examples that are answered with a class rather than "unknown"; of new images of the same
-            classes it will be somewhat less.
+        accept: share of new images of these classes that are to be answered with a class rather than ``UNKNOWN``, as far as
+            there are examples enough to say; ``Calibration.describe`` tells what they allow to expect.
 
     Returns:
         What was set.
@@ -83,12 +103,14 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
     usable = torch.bincount(labels)[labels] > 1
     if usable.any():
         temperature = fit_temperature(logits[usable], labels[usable])
-        threshold = unknown_threshold((logits[usable] / temperature).softmax(1).amax(1), accept)
+        confidences = (logits[usable] / temperature).softmax(1).amax(1)
+        threshold = unknown_threshold(confidences, accept)
+        reached = int((confidences >= threshold).sum())
     else:
         temperature = 1 + classifier.weight if isinstance(classifier, HybridClassifier) else 1.0
-        threshold = 0.0
+        threshold, reached = 0.0, 0
     classifier.temperature, classifier.threshold = temperature, threshold
-    return Calibration(temperature, threshold, int(usable.sum()))
+    return Calibration(temperature, threshold, int(usable.sum()), reached)
 
 
 def resolved(method: str, host: Host) -> str:
@@ -125,7 +147,9 @@ def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_thr
         return DiffusionClassifier(host, tokens)
     first = HybridClassifier(host, tokens) if method == "hybrid" else ClipClassifier(host, tokens)
     if tokens.support is not None:
-        calibrate(first, tokens)
+        calibration = calibrate(first, tokens)
+        if find_threshold:
+            _LOG.info("%s", calibration.describe())
     elif find_threshold:
         raise ConfigError(
             "these tokens carry no features of their examples to find a threshold with; give a threshold yourself"
@@ -170,13 +194,48 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def unknown_threshold(confidences: Tensor, accept: float = 0.95) -> float:
-    """The greatest threshold that at least the share ``accept`` of (N,) confidences reaches."""
+    """The greatest threshold that a new image reaches with probability ``accept``, judged by those of N like it.
+
+    One more image is as likely to rank anywhere among them as anywhere else, so that it reaches the one with k below it with
+    probability (N - k) / (N + 1). Where N is too small for ``accept``, the threshold is the least of them.
+
+    References:
+        Vovk et al., "Algorithmic Learning in a Random World", 2005: split conformal prediction.
+    """
     if not 0 < accept <= 1:
         raise ConfigError(f"accept must be above 0 and at most 1, got {accept}")
     if not len(confidences):
         raise ConfigError("a threshold needs at least one confidence")
-    refused = int((1 - accept) * len(confidences) + 1e-9)  # 0.05 * 20 is one image, whatever floating point says
-    return float(confidences.sort().values[refused])
+    refused = (
+        int((1 - accept) * (len(confidences) + 1) + 1e-9) - 1
+    )  # 0.05 * 20 is one image, whatever floating point says
+    return float(confidences.sort().values[max(0, refused)])
+
+
+def answered_share(reached: int, count: int) -> tuple[float, float, float]:
+    """Of new images, the share that reaches a threshold which ``reached`` of ``count`` images like them reach.
+
+    Returns:
+        Its mean and the ends of its 95 % interval: the threshold is one of the images' own confidences, so that the share
+        has the distribution Beta(reached, count - reached + 1), whatever confidences are distributed like.
+    """
+    low, high = (_beta_quantile(chance, reached, count - reached + 1) for chance in (0.025, 0.975))
+    return reached / (count + 1), low, high
+
+
+def _beta_quantile(chance: float, a: int, b: int) -> float:
+    """Where Beta(a, b) has this probability below it. P(X <= x) is that of a or more hits in a + b - 1 trials."""
+    trials, low, high = a + b - 1, 0.0, 1.0
+    for _ in range(50):
+        x = (low + high) / 2
+        below = sum(math.exp(_log_binomial(k, trials, x)) for k in range(a, trials + 1))
+        low, high = (x, high) if below < chance else (low, x)
+    return (low + high) / 2
+
+
+def _log_binomial(hits: int, trials: int, x: float) -> float:
+    ways = math.lgamma(trials + 1) - math.lgamma(hits + 1) - math.lgamma(trials - hits + 1)
+    return ways + hits * math.log(x) + (trials - hits) * math.log1p(-x)
 
 
 def left_out_gain(text: Tensor, support: Support) -> Tensor:

@@ -151,7 +151,8 @@ def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
     top = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top]
     return {
         "image": path,
-        "label": answer.label,
+        "label": None if answer.unknown else answer.label,
+        "unknown": answer.unknown,
         "index": answer.index,
         "confidence": round(answer.confidence, 6),
         "top": top,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import classify_command, commands, token_commands
+from .console import set_up_streams
 from .errors import ConfigError, MCTIError
 from .escaping import escaped
 from .methods import METHODS
@@ -24,6 +25,7 @@ SHARED = (commands.run_train, commands.run_evaluate, classify_command.run_classi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 for a mistake that one can mend, 130 after Ctrl-C."""
+    set_up_streams()
     arguments = _parser().parse_args(argv)
     try:
         if started() > 1 and arguments.run not in SHARED:
@@ -82,9 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     classify.add_argument("--top", type=_count, default=1, help="how many classes to name")
     classify.add_argument(
-        "--unknown", action="store_true", help="say 'unknown' below the confidence that 95%% of the examples reach"
+        "--unknown",
+        action="store_true",
+        help="answer '(unknown)' below a confidence that 95%% of new images of the classes should reach",
     )
-    classify.add_argument("--threshold", type=float, help="say 'unknown' below this confidence")
+    classify.add_argument("--threshold", type=float, help="answer '(unknown)' below this confidence")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
     classify.add_argument("--batch", type=_count, default=32)
     classify.add_argument(

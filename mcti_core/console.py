@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,17 +11,34 @@ from typing import Any
 
 from .escaping import escaped
 
-__all__ = ["new_bar", "printable", "progress_bar"]
+__all__ = ["new_bar", "printable", "progress_bar", "set_up_streams"]
+
+
+def set_up_streams() -> None:
+    r"""Let nothing that is printed end a command: what a stream's encoding cannot hold is escaped, as 猫 to ``\u732b``.
+
+    Standard error does so by itself. What the library logs goes there too, a line each.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger(__package__)
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+    logger.setLevel(logging.INFO)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"mcti: {escaped(record.getMessage())}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    r"""The text as one line of standard output: ``escaping.escaped``, with an escape also for what its encoding cannot hold.
+    r"""The text as one line: ``escaping.escaped``.
 
-    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as Python does on standard error and
-    ``answers.json_line`` in JSON.
+    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as ``answers.json_line`` does in JSON.
     """
-    encoding = sys.stdout.encoding or "utf-8"
-    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+    return escaped(text)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ExamplesError
 from .normal_form import label_of_folder, normal_form
-from .tokens import safe_names
+from .tokens import UNKNOWN, safe_names
 
 __all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image", "load_square"]
 
@@ -272,6 +272,8 @@ def _checked(image: Tensor, label: str) -> Tensor:
 
 def _refuse_twins(classes: Iterable[str]) -> None:
     classes = list(classes)
+    if UNKNOWN in classes:
+        raise ExamplesError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
     alone = [normal_form(safe_names([name])[0]) for name in classes]
     for index, name in enumerate(alone):
         nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?": they are numbered

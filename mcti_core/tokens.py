@@ -17,11 +17,13 @@ from .names import DEVICES, check_name
 from .normal_form import normal_form
 from .templates import OBJECT_TEMPLATES
 
-__all__ = ["POOLINGS", "Support", "TokenSet", "initial_vectors", "safe_names", "safe_parts"]
+__all__ = ["POOLINGS", "UNKNOWN", "Support", "TokenSet", "initial_vectors", "safe_names", "safe_parts"]
 
 POOLINGS = ("eot", "token")
 """Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
 
+UNKNOWN = "(unknown)"
+"""The label of an answer that is none of the classes; no class can be called so."""
 _NAME_BYTES = 96
 
 
@@ -51,7 +53,7 @@ class TokenSet:
         support: features of the examples, where a CLIP space was at hand.
 
     Raises:
-        TokenError: no class, names not safe or not unique, shapes that disagree, vectors that are not finite.
+        TokenError: no class or one called ``UNKNOWN``, names not safe or not unique, shapes that disagree, vectors that are not finite.
     """
 
     labels: tuple[str, ...]
@@ -67,6 +69,8 @@ class TokenSet:
         object.__setattr__(self, "names", tuple(self.names) or safe_names(self.labels))
         if not self.labels:
             raise TokenError("a token set needs at least one class")
+        if UNKNOWN in self.labels:
+            raise TokenError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
         for name in self.names:
             check_name(name)
         if len(self.names) != len(self.labels) or len(set(map(normal_form, self.names))) != len(self.names):

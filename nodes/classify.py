@@ -67,7 +67,7 @@ class Classify(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder that the tokens were trained with."),
                 io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
                 io.Int.Input("top_k", default=3, min=1, max=100, tooltip="How many of the best classes the scores name."),
-                io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Answer 'unknown' where the confidence is lower. 0 always answers."),
+                io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Answer '(unknown)' where the confidence is lower. 0 always answers."),
                 io.Boolean.Input("find_threshold", default=False, tooltip="Find that bound from the examples kept with the tokens (clip and hybrid only); unknown_below is then not used."),
                 *_models(),
             ],
@@ -75,7 +75,7 @@ class Classify(io.ComfyNode):
                 io.String.Output("labels", display_name="labels", tooltip="A list: the label of each image.", is_output_list=True),
                 io.Int.Output("indices", display_name="indices", tooltip="A list: the number of each image's class; -1 is unknown.", is_output_list=True),
                 io.Float.Output("confidences", display_name="confidences", tooltip="A list: how sure each answer is, from 0 to 1.", is_output_list=True),
-                io.String.Output("scores", display_name="scores (JSON)", tooltip="One text with label, index, confidence and best classes of every image."),
+                io.String.Output("scores", display_name="scores (JSON)", tooltip="One text with label, unknown, index, confidence and best classes of every image."),
                 io.Image.Output("chart", display_name="score chart", tooltip="The first 16 images, each beside its best classes."),
             ],
         )  # fmt: skip
@@ -169,7 +169,14 @@ def _square(image: Any, size: int) -> Tensor:
 
 def _record(answer: Prediction, top: int) -> dict[str, Any]:
     best = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top[:top]]
-    return {"label": answer.label, "index": answer.index, "confidence": round(answer.confidence, 6), "top": best}
+    label = None if answer.unknown else answer.label
+    return {
+        "label": label,
+        "unknown": answer.unknown,
+        "index": answer.index,
+        "confidence": round(answer.confidence, 6),
+        "top": best,
+    }
 
 
 def _chart(images: Tensor, answers: list[Prediction], top: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..mcti_core.classifiers.base import UNKNOWN
 from ..mcti_core.errors import ConfigError, ExamplesError
+from ..mcti_core.normal_form import normal_form
 from .running import working
 from .types import CATEGORY, images_in, images_out
 
@@ -27,7 +28,7 @@ class Route(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="The images that were classified."),
                 io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
-                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through but unknown. Connected to the labels of Token Prompts, each prompt's images must be of its class."),
+                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through, and not (unknown). Connected to the labels of Token Prompts, each prompt's images must be of its class."),
                 io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least. Needs confidences."),
                 io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
             ],
@@ -53,7 +54,7 @@ class Route(io.ComfyNode):
                 )
             keep = torch.tensor(
                 [
-                    confidence >= least_confidence[0] and (label.casefold() in names if names else label != UNKNOWN)
+                    confidence >= least_confidence[0] and (normal_form(label) in names if names else label != UNKNOWN)
                     for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
                 ]
             )
@@ -66,7 +67,7 @@ def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
         raise ConfigError(
             f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one a batch"
         )
-    names = [{name.strip().casefold() for name in (text, *text.split(",")) if name.strip()} for text in wanted]
+    names = [{normal_form(name.strip()) for name in (text, *text.split(",")) if name.strip()} for text in wanted]
     return [
         of_batch
         for of_batch, batch in zip(names * (len(images) // len(names)), images, strict=True)

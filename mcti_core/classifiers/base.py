@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
+from ..tokens import UNKNOWN
 
-UNKNOWN = "unknown"
+__all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     """The best k classes with their confidences."""
     evaluations: int
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the answer is none of the classes. A class may itself be called unknown: its images are not."""
+        return self.index < 0
 
 
 def predict(

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mcti_core.calibration import Calibration, calibrate, fit_temperature, left_out_gain, unknown_threshold
+from mcti_core.calibration import (
+    Calibration,
+    answered_share,
+    calibrate,
+    fit_temperature,
+    left_out_gain,
+    unknown_threshold,
+)
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.hybrid import HybridClassifier, class_means
 from mcti_core.errors import ConfigError, TokenError
@@ -64,13 +71,32 @@ def test_temperature_of_nothing_to_tell():
         fit_temperature(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
 
 
-@pytest.mark.parametrize("count", [1, 7, 20, 100])
-def test_threshold_is_the_greatest_that_accepts_enough(count):
+@pytest.mark.parametrize(("count", "refused"), [(1, 0), (7, 0), (19, 0), (20, 0), (39, 1), (100, 4)])
+def test_threshold_is_the_greatest_that_accepts_enough(count, refused):
     confidences = torch.rand(count, generator=torch.Generator().manual_seed(count))
     threshold = unknown_threshold(confidences, 0.95)
-    assert int((confidences < threshold).sum()) == int(0.05 * count + 1e-9)
+    assert int((confidences < threshold).sum()) == refused
     assert (confidences == threshold).any()
     assert unknown_threshold(confidences, 1.0) == float(confidences.min())
+
+
+@pytest.mark.parametrize("count", [19, 30, 79])
+def test_threshold_is_reached_by_as_many_new_images_as_promised(count):
+    """Of 4,000 random sets: the mean share of new images that pass, and its quantiles, are those that are told."""
+    generator = torch.Generator().manual_seed(count)
+    draws = torch.rand(4000, count, generator=generator)
+    shares = torch.tensor([1 - unknown_threshold(row, 0.95) for row in draws])  # of new ones, as uniform
+    reached = int((draws[0] >= unknown_threshold(draws[0], 0.95)).sum())
+    mean, low, high = answered_share(reached, count)
+    assert mean >= 0.95
+    assert float(shares.mean()) == pytest.approx(mean, abs=0.005)
+    assert float((shares < low).float().mean()) == pytest.approx(0.025, abs=0.01)
+    assert float((shares > high).float().mean()) == pytest.approx(0.025, abs=0.01)
+
+
+def test_share_of_very_many_examples_is_sure():
+    mean, low, high = answered_share(95_000, 100_000)
+    assert (round(mean, 3), round(low, 3), round(high, 3)) == (0.95, 0.949, 0.951)
 
 
 def test_gain_is_exact_for_class_means(support):
@@ -111,6 +137,7 @@ def test_calibrate_sets_both(kind, carrying, tiny_host):
     assert (classifier.temperature, classifier.threshold) == (result.temperature, result.threshold)
     assert result.left_out == 60
     assert 0 < result.threshold < 1
+    assert f"{result.reached} of 60 examples reach it" in result.describe()
     assert 1e-3 < result.temperature < 1e3
     seen = (classifier.logits(tokens.support.features) / result.temperature).softmax(1).amax(1)
     assert (seen >= result.threshold).float().mean() >= 0.85  # seen images are surer than unseen ones

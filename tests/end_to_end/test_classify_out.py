@@ -15,7 +15,7 @@ from mcti_core import classify_command
 from mcti_core.answers import AnswerFile
 from mcti_core.classifiers import ClipClassifier
 from mcti_core.cli import main
-from mcti_core.console import printable
+from mcti_core.console import printable, set_up_streams
 from mcti_core.options import host_of
 from mcti_core.processes import Processes
 from mcti_core.streams import ImageNames
@@ -295,6 +295,7 @@ def test_a_name_that_is_no_text_is_escaped_everywhere(folder, no_text, tmp_path,
 def test_what_standard_output_cannot_hold_is_escaped(encoding, shown, monkeypatch):
     output = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", output)
+    set_up_streams()
     print(printable("é 猫 \udce9"), end="", flush=True)
     assert output.buffer.getvalue().decode(encoding) == shown
 

@@ -170,7 +170,7 @@ def test_classify_prints_one_object_an_image(folder, trained, capsys, method):
     assert [Path(answer["image"]).parent.name for answer in answers] == ["ring"] * 4 + ["bar"]
     labels = load_tokens(tokens).labels
     for answer in answers:
-        assert set(answer) == {"image", "label", "index", "confidence", "top", "unet_evaluations"}
+        assert set(answer) == {"image", "label", "unknown", "index", "confidence", "top", "unet_evaluations"}
         assert answer["label"] == labels[answer["index"]] == answer["top"][0]["label"]
         assert len(answer["top"]) == 2
         assert 1 >= answer["confidence"] == answer["top"][0]["confidence"] >= answer["top"][1]["confidence"] >= 0
@@ -219,8 +219,8 @@ def test_below_the_threshold_is_unknown(folder, trained, capsys, option):
     arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", *option]
     assert main(["classify", str(folder / "ring"), str(folder / "bar"), str(folder / "cross"), *arguments]) == 0
     answers = records(capsys.readouterr().out)
-    unknown = [answer["label"] == "unknown" for answer in answers]
-    assert [answer["index"] == -1 for answer in answers] == unknown
+    unknown = [answer["unknown"] for answer in answers]
+    assert [answer["index"] == -1 for answer in answers] == [answer["label"] is None for answer in answers] == unknown
     assert all(answer["top"][0]["label"] in CLASSES for answer in answers)
     if option[0] == "--threshold":
         assert all(unknown)
