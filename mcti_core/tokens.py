@@ -25,6 +25,7 @@ POOLINGS = ("eot", "token")
 UNKNOWN = "(unknown)"
 """The label of an answer that is none of the classes; no class can be called so."""
 _NAME_BYTES = 96
+_MAX_LEVELS = 8
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,15 @@ def safe_parts(name: str) -> list[str]:
     """Folders and file that a name with slashes stands for, each a plain name: none of them leads up or out.
 
     Raises:
-        TokenError: nothing of it can be a name.
+        TokenError: nothing of it can be a name, or it has more than ``_MAX_LEVELS`` parts.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part.strip(". ")]
     if not parts:
-        raise TokenError(f"the name {name!r} cannot be a file's; use letters and digits")
+        raise TokenError(f"the name {name!r:.200} cannot be a file's; use letters and digits")
+    if len(parts) > _MAX_LEVELS:
+        raise TokenError(
+            f"the name holds {len(parts)} folders and files; at most {_MAX_LEVELS} are made in one another"
+        )
     return [safe_names([part])[0] for part in parts]
 
 

@@ -23,6 +23,7 @@ from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
 from ..mcti_core.plots import confusion_plot, score_bars
 from ..mcti_core.sheets import image_grid, to_picture
 from ..mcti_core.tokens import TokenSet
+from .checking import Node
 from .running import Reporter, working
 from .types import (
     CATEGORY,
@@ -53,7 +54,7 @@ def _models() -> list[Any]:
     ]
 
 
-class Classify(io.ComfyNode):
+class Classify(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -107,7 +108,7 @@ class Classify(io.ComfyNode):
             return io.NodeOutput(labels, indices, confidences, scores, _chart(plain, answers, top_k))
 
 
-class Evaluate(io.ComfyNode):
+class Evaluate(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -6,13 +6,16 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..mcti_core.errors import HostError
+from .checking import Node
 from .running import working
 from .types import CATEGORY, ClipSpaceType
 
 __all__ = ["LoadClipSpace"]
 
 
-class LoadClipSpace(io.ComfyNode):
+class LoadClipSpace(Node):
+    LOOKED_UP = frozenset({"clip_file"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

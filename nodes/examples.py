@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.examples import FewShotDataset, few_shot_split, find_images, load_image, to_square
 from ..mcti_core.sheets import image_grid
+from .checking import Node, checked_text
 from .folders import class_folders, example_folder, refuse_outside
-from .running import working
+from .running import plainly, working
 from .types import CATEGORY, Examples, ExamplesType, images_in, optional, picture_out
 
 __all__ = ["AddExamples", "ExamplesFromFolder"]
@@ -23,7 +25,9 @@ __all__ = ["AddExamples", "ExamplesFromFolder"]
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_PIXELS = 8, 20, 96
 
 
-class ExamplesFromFolder(io.ComfyNode):
+class ExamplesFromFolder(Node):
+    LOOKED_UP = frozenset({"folder"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -75,17 +79,22 @@ class ExamplesFromFolder(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool | str:
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        if folder is None:  # comes through a link, and is looked at when it is there
+            return True
         try:
-            _read(folder)
+            _read(checked_text("folder", folder))
         except MCTIError as error:
             return escaped(str(error))
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **others: Any) -> Any:
-        """Files that came, went or changed: the host reads the folder anew."""
-        root = example_folder(folder)
+    def fingerprint_inputs(cls, folder: str | None = None, **others: Any) -> Any:
+        """Files that came, went or changed: the host reads the folder anew. So it does with a folder through a link."""
+        if folder is None:
+            return math.nan
+        with plainly():
+            root = example_folder(checked_text("folder", folder))
         files = [file for path in sorted(root.iterdir()) if path.is_dir() for file in find_images(path)]
         return str([(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]), sorted(
             others.items()
@@ -98,7 +107,7 @@ class ExamplesFromFolder(io.ComfyNode):
             return io.NodeOutput(*split(dataset, shots, seed, image_size))
 
 
-class AddExamples(io.ComfyNode):
+class AddExamples(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -126,10 +135,6 @@ class AddExamples(io.ComfyNode):
         with working():
             if not label.strip():
                 raise ExamplesError("the label is empty; give the class a name")
-            if not torch.isfinite(images).all():
-                raise ExamplesError(
-                    f"the images of {label!r} hold values that are not numbers; look at what makes them"
-                )
             before = previous or Examples({})
             added = (*before.images.get(label, ()), *images_in(images).cpu())
             examples = Examples({**before.images, label: added}, before.size)
@@ -137,7 +142,12 @@ class AddExamples(io.ComfyNode):
 
 
 def _read(folder: str) -> FewShotDataset:
-    dataset = FewShotDataset.from_folder(example_folder(folder))
+    try:
+        dataset = FewShotDataset.from_folder(example_folder(folder))
+    except OSError as error:
+        raise ExamplesError(
+            f"the folder {folder!r} cannot be read ({error.strerror}); see to its permissions"
+        ) from error
     refuse_outside([image for image in dataset.images if isinstance(image, Path)], folder)
     return dataset
 

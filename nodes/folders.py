@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
 
-from ..mcti_core.errors import ExamplesError
+from ..mcti_core.errors import ExamplesError, MCTIError
+from ..mcti_core.escaping import escaped
 from ..mcti_core.examples import find_images
 from ..mcti_core.tokens import safe_parts
+from .checking import checked_text
 
 __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]
 
@@ -18,6 +22,9 @@ TOKEN_SETS = "mcti_tokens"
 """The host's model folder for token sets."""
 _OPENED = "mcti_folders.txt"
 """In the host's user folder: one folder a line that graphs may read examples from."""
+_MAX_BYTES = 2**20
+_told: set[str] = set()
+"""Sentences about the settings file, which is read whenever the page asks for the nodes."""
 
 
 def use_token_set_folder() -> None:
@@ -29,7 +36,16 @@ def class_folders() -> list[str]:
     """What can be chosen as a folder of class folders: in the host's input folder by name, opened ones by path."""
     inputs = Path(folder_paths.get_input_directory())
     found = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
-    return sorted(found) + [str(path) for root in _opened() for path in _holding_classes(root, depth=1, itself=True)]
+    found = sorted(found) + [str(path) for root in _opened() for path in _holding_classes(root, depth=1, itself=True)]
+    return [name for name in found if _can_come_back(name)]
+
+
+def _can_come_back(name: str) -> bool:
+    """Whether the page can show a choice, and give it back as it is."""
+    try:
+        return bool(checked_text("folder", name))
+    except MCTIError:
+        return False
 
 
 def example_folder(name: str) -> Path:
@@ -39,11 +55,15 @@ def example_folder(name: str) -> Path:
         ExamplesError: it is not there, or lies outside the folders that a graph may read.
     """
     inputs = Path(folder_paths.get_input_directory())
-    path = Path(os.path.realpath(inputs / name))
-    refuse_outside([path], name)
-    if not name.strip() or not path.is_dir():
+    try:
+        path = Path(os.path.realpath(inputs / name))
+        refuse_outside([path], name)
+        there = bool(name.strip()) and path.is_dir()
+    except (OSError, ValueError):  # a name that no system takes
+        there = False
+    if not there:
         raise ExamplesError(
-            f"there is no folder {name!r} in {inputs}; put a folder there that holds a folder of images a class"
+            f"there is no folder {name!r:.200} in {inputs}; put a folder there that holds a folder of images a class"
         )
     return path
 
@@ -60,7 +80,7 @@ def refuse_outside(paths: Iterable[Path], name: str) -> None:
     for path in {Path(os.path.realpath(path)) for path in paths}:
         if not any(path.is_relative_to(root) for root in roots):
             raise ExamplesError(
-                f"the folder {name!r} is outside ComfyUI's input folder, or a link in it leads there; copy it into {inputs}, or "
+                f"the folder {name!r:.200} is outside ComfyUI's input folder, or a link in it leads there; copy it into {inputs}, or "
                 f"write its path as a line into {_settings_file()}"
             )
 
@@ -81,18 +101,60 @@ def token_set_root() -> Path:
 
 
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:
-    """Folders down to ``depth`` below the root that hold at least two folders of images."""
-    if not root.is_dir():
+    """Folders down to ``depth`` below the root that hold at least two folders of images; none of what cannot be read."""
+    try:
+        inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        here = [root] if itself and sum(bool(find_images(path)) for path in inner) > 1 else []
+    except (OSError, ValueError):
         return []
-    inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    here = [root] if itself and sum(bool(find_images(path)) for path in inner) > 1 else []
     return here + [found for path in inner if depth for found in _holding_classes(path, depth - 1, itself=True)]
 
 
 def _opened() -> list[Path]:
+    """The folders that the settings file names. A line that cannot be used opens nothing, and is told once."""
     file = _settings_file()
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [Path(line.strip()) for line in lines if line.strip() and not line.startswith("#")]
+    try:
+        if not file.is_file():
+            return []
+        if file.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES // 1024} KiB")
+        lines = _decoded(file.read_bytes()).splitlines()
+    except (OSError, ValueError) as error:
+        _tell(f"{file} cannot be read ({error}); no folder in it is opened")
+        return []
+    opened = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        if path := _folder_of(line):
+            opened.append(path)
+        else:
+            _tell(f"line {number} of {file} opens no folder; write the whole path of a folder, such as {Path.home()}")
+    return opened
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8 with or without a mark at its begin, or UTF-16 as Windows writes it; other bytes stand for themselves in file names."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def _folder_of(line: str) -> Path | None:
+    """A line's folder, quotes around it taken off and ~ filled in."""
+    if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
+        line = line[1:-1].strip()
+    try:
+        path = Path(line).expanduser()
+        return path if path.is_absolute() and path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _tell(sentence: str) -> None:
+    if sentence not in _told:
+        _told.add(sentence)
+        logging.warning("MC-TI: %s", escaped(sentence))
 
 
 def _settings_file() -> Path:

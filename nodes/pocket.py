@@ -5,6 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
+from .checking import Node
 from .examples import split
 from .running import working
 from .types import CATEGORY, ClipSpaceType, ExamplesType
@@ -12,7 +13,7 @@ from .types import CATEGORY, ClipSpaceType, ExamplesType
 __all__ = ["LoadPocket"]
 
 
-class LoadPocket(io.ComfyNode):
+class LoadPocket(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

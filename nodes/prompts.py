@@ -8,13 +8,14 @@ from comfy_api.latest import io
 
 from ..mcti_core.errors import TokenError
 from ..mcti_core.tokens import TokenSet
+from .checking import Node
 from .running import working
 from .types import CATEGORY, TokensType
 
 __all__ = ["TokenPrompts"]
 
 
-class TokenPrompts(io.ComfyNode):
+class TokenPrompts(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..mcti_core.classifiers.base import UNKNOWN
 from ..mcti_core.errors import ConfigError, ExamplesError
 from ..mcti_core.normal_form import normal_form
+from .checking import Node
 from .running import working
 from .types import CATEGORY, images_in, images_out
 
 __all__ = ["Route"]
 
 
-class Route(io.ComfyNode):
+class Route(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from ..mcti_core.token_files import (
 )
 from ..mcti_core.token_formats import SUFFIXES
 from ..mcti_core.tokens import TokenSet, safe_parts
+from .checking import Node, checked_text
 from .folders import TOKEN_SETS, token_set_path, token_set_root
-from .running import working
+from .running import plainly, working
 from .types import CATEGORY, TokensType
 
 __all__ = ["LoadTokens", "SaveTokens"]
@@ -32,7 +34,7 @@ _EMBEDDING, _FOLDER = "embedding: ", "embeddings in: "
 """What stands before such a choice in the list; token sets have nothing before them."""
 
 
-class SaveTokens(io.ComfyNode):
+class SaveTokens(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -70,7 +72,9 @@ class SaveTokens(io.ComfyNode):
             return io.NodeOutput("\n".join(map(str, written)))
 
 
-class LoadTokens(io.ComfyNode):
+class LoadTokens(Node):
+    LOOKED_UP = frozenset({"file"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -90,10 +94,14 @@ class LoadTokens(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **others: Any) -> Any:
-        """A file that changed is read anew, and everything behind it is done anew."""
-        digest = hashlib.sha256(file.encode())
-        for path in _paths(file):
+    def fingerprint_inputs(cls, file: str | None = None, **others: Any) -> Any:
+        """A file that changed is read anew, and everything behind it is done anew; so is one whose name comes through a link."""
+        if file is None:
+            return math.nan
+        digest = hashlib.sha256(file.encode("utf-8", "surrogatepass"))
+        with plainly():
+            paths = _paths(checked_text("file", file))
+        for path in paths:
             digest.update(path.name.encode())
             with open(path, "rb") as content:
                 while block := content.read(2**20):

@@ -18,6 +18,7 @@ from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
 from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..mcti_core.tokens import POOLINGS, TokenSet
+from .checking import Node
 from .folders import token_set_path
 from .running import Reporter, working
 from .types import (
@@ -44,7 +45,7 @@ _LEAST_SAMPLE = 128
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
-class TrainTokens(io.ComfyNode):
+class TrainTokens(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -155,7 +156,7 @@ class TrainTokens(io.ComfyNode):
             return output
 
 
-class TrainingSettings(io.ComfyNode):
+class TrainingSettings(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         def number(name: str, least: int, most: int, tooltip: str) -> Any:

@@ -1,0 +1,153 @@
+"""Every value that reaches a node is held against the node's own schema: the host checks widgets, and lets links pass."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..mcti_core.errors import ConfigError
+from ..mcti_core.tokens import TokenSet
+from .running import plainly
+from .types import Examples, Settings
+
+__all__ = ["MAX_TEXT", "Node", "checked_text"]
+
+MAX_TEXT = 100_000
+"""Characters of a text with several lines; of one with a single line a twentieth."""
+_NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
+_OWN = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
+_PLAIN = (str, int, float, list, tuple, dict, Tensor)
+"""What no model is."""
+
+
+class Node(io.ComfyNode):
+    """A node whose ``execute`` gets only values that its schema allows, and does not begin once its user has cancelled."""
+
+    LOOKED_UP: ClassVar[frozenset[str]] = frozenset()
+    """Choices that ``execute`` looks up itself, since what can be chosen changes with the files that are there."""
+
+    def __init_subclass__(cls, **more: Any):
+        super().__init_subclass__(**more)
+        execute = getattr(vars(cls).get("execute"), "__func__", None)
+        if execute is not None and not hasattr(execute, "__wrapped__"):  # the host makes locked copies of a class
+            cls.execute = classmethod(_checking(cls, execute))
+
+
+def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., Any]:
+    names = list(inspect.signature(execute).parameters)[1:]
+
+    @functools.cache
+    def schema() -> Any:
+        return node.define_schema()
+
+    @functools.wraps(execute)
+    def checked(cls: type[Node], *arguments: Any, **named: Any) -> Any:
+        with plainly():
+            values = {**dict(zip(names, arguments, strict=False)), **named}
+            checks = {each.id: each for each in schema().inputs}
+            for name, each in checks.items():
+                if name in values or not each.optional:
+                    values[name] = _checked(each, values.get(name), node.LOOKED_UP, schema().is_input_list)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return execute(cls, **values)
+
+    return checked
+
+
+def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> Any:
+    if lists and value is not None:
+        if not isinstance(value, list) or not value:
+            raise ConfigError(f"{each.id} is empty; look at what is connected to it")
+        return [_checked(each, item, looked_up, False) for item in value]
+    if value is None:
+        if each.optional:
+            return None
+        raise ConfigError(f"{each.id} is empty; look at what is connected to it")
+    kind = str(each.get_io_type())
+    if kind in _NUMBERS:
+        return _number(each, kind, value)
+    if kind == "BOOLEAN":
+        if not isinstance(value, Integral) or value not in (0, 1):
+            raise ConfigError(f"{each.id} must be true or false, got {_shown(value)}")
+        return bool(value)
+    if kind == "COMBO":
+        text = checked_text(each.id, value)
+        if each.id not in looked_up and text not in each.options:
+            raise ConfigError(f"{each.id} {text!r} is not one of {', '.join(map(str, each.options))}")
+        return text
+    if kind == "STRING":
+        labels = bool(each.force_input)  # of folders, which may be called anything
+        return checked_text(each.id, value, lines=bool(each.multiline), anything=labels)
+    if kind == "IMAGE":
+        return _image(each.id, value)
+    _refuse_other_kind(each.id, kind, value)
+    return value
+
+
+def _number(each: Any, kind: str, value: Any) -> int | float:
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not whole):
+        raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
+    low, high = (-math.inf if each.min is None else each.min), (math.inf if each.max is None else each.max)
+    if not low <= value <= high:  # nor not a number
+        raise ConfigError(f"{each.id} must be from {low} to {high}, got {_shown(value)}")
+    return int(value) if kind == "INT" else float(value)
+
+
+def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool = False) -> str:
+    """A text that a graph gives.
+
+    Args:
+        lines: it may have several.
+        anything: characters are not looked at.
+
+    Raises:
+        ConfigError: no text, one that is too long, or one with control characters or halves of characters.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a text, got {_shown(value)}")
+    most = MAX_TEXT if lines else MAX_TEXT // 20
+    if len(value) > most:
+        raise ConfigError(f"{name} has {len(value):,} characters; at most {most:,} are taken")
+    allowed = "\t\r\n" if lines else ""
+    wrong = next((c for c in value if not (c in allowed or c.isprintable() or c >= "\xa0")), "")
+    half = next((c for c in value if "\ud800" <= c <= "\udfff"), "")
+    if not anything and (wrong or half):
+        raise ConfigError(f"{name} holds the character {wrong or half!r}, which is no letter; take it out")
+    return value
+
+
+def _image(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[-1] not in (1, 3, 4) or not value.numel():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else _shown(value)
+        raise ConfigError(f"{name} must be a batch of images (count, height, width, channels), got {shape}")
+    if not torch.isfinite(value).all():
+        raise ConfigError(f"{name} hold values that are not numbers; look at what makes them")
+    return value
+
+
+def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
+    own: Mapping[str, type] = _OWN
+    if kind == "MCTI_CLIP_SPACE":
+        from ..mcti_core.hosts.comfy import ClipFile
+
+        own = {kind: ClipFile}
+    right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN)
+    if not right:
+        raise ConfigError(f"{name} must be {kind}, got {_shown(value)}; look at what is connected to it")
+
+
+def _shown(value: Any) -> str:
+    """A number or a short text; of all else its class."""
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python does not write numbers of any length
+        return "a number of more than 30 digits"
+    return f"{value!r:.60}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
