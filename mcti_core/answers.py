@@ -17,12 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from .atomic import write_atomically
 from .errors import ResumeError
+from .own_files import delete_own, refuse_foreign, write_own
 from .resuming import told_differences
 
 __all__ = ["AnswerFile", "Part", "json_line", "refuse_to_lose"]
 
+_RECORD = b'{"image": "'
+"""How every answer begins."""
 _FLUSH = 10.0
 """Seconds of answers that a power cut may cost."""
 
@@ -72,9 +74,10 @@ class AnswerFile:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for file in (*_parts(self.path), self.path):
-            file.unlink(missing_ok=True)
+            refuse_foreign(file, _is_answers)
+            delete_own(file, _is_answers)
         text = json.dumps(dict(self.identity), ensure_ascii=True, indent=1)
-        write_atomically(_mark(self.path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_own(_mark(self.path), lambda temporary: temporary.write_text(text, encoding="utf-8"), _is_mark)
         return False
 
     def refuse_others(self) -> None:
@@ -133,10 +136,10 @@ class AnswerFile:
                 f"{missing} of {self.batches} batches have no answers yet; run the same command with --resume to continue"
             )
         if any(piece.file != self.path for piece in pieces.values()):
-            write_atomically(self.path, lambda temporary: self._join(pieces, temporary))
+            write_own(self.path, lambda temporary: self._join(pieces, temporary), _is_answers)
         for file in _parts(self.path):
-            file.unlink()
-        _mark(self.path).unlink()
+            delete_own(file, _is_answers)
+        delete_own(_mark(self.path), _is_mark)
 
     def _join(self, pieces: Mapping[int, Piece], target: Path) -> None:
         with open(target, "wb") as out:
@@ -212,7 +215,12 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
 
     Raises:
         ResumeError: so it is.
+        FileError: a file there is no file of answers.
     """
+    if resume or restart:
+        for file in (path, *_parts(path)):
+            refuse_foreign(file, _is_answers)
+        refuse_foreign(_mark(path), _is_mark)
     if restart:
         return
     if _mark(path).exists():
@@ -236,6 +244,29 @@ def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
     except UnicodeEncodeError:
         return json.dumps(record)
     return text
+
+
+def _is_answers(path: Path) -> bool:
+    """Whether a file begins as answers do, those of a part after the image's number, as far as a break let them come.
+
+    A power cut may leave nothing, or zeros.
+    """
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        begin = file.read(64)
+    record = re.sub(rb"^\d+(\t|$)", b"", begin.strip(b"\0"))
+    return record.startswith(_RECORD) or _RECORD.startswith(record)
+
+
+def _is_mark(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        named = json.loads(path.read_bytes()[: 2**20])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(named, dict) and all(isinstance(value, str) for value in named.values())
 
 
 def _mark(path: Path) -> Path:

@@ -44,9 +44,17 @@ class BalancedBatches:
         return {"turn": list(self.turn), **{str(label): list(queue) for label, queue in self.queues.items()}}
 
     def restore(self, state: Mapping[str, Sequence[int]]) -> None:
-        """Go on from what ``state`` gave."""
-        self.turn = list(state["turn"])
-        self.queues = {label: list(state[str(label)]) for label in self.queues}
+        """Go on from what ``state`` gave.
+
+        Raises:
+            ValueError, KeyError: it is of other images or classes.
+        """
+        turn, queues = list(state["turn"]), {label: list(state[str(label)]) for label in self.queues}
+        if not set(turn) <= set(self.classes) or any(
+            not set(q) <= set(self.members[label]) for label, q in queues.items()
+        ):
+            raise ValueError("its batches are of other images")
+        self.turn, self.queues = turn, queues
 
     def _image_of(self, label: int) -> int:
         return self._draw(self.queues[label], self.members[label])

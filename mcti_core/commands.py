@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -43,6 +42,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     from .training import run_identity
 
     dataset = FewShotDataset.from_folder(arguments.folder)
+    _refuse_foreign_outputs(arguments.out, dataset.classes)
     arguments.out.mkdir(parents=True, exist_ok=True)  # better now than after the training
     processes, path = processes_of(arguments), arguments.out / UNFINISHED
     stored = _unfinished(path, arguments, processes)
@@ -65,6 +65,21 @@ def run_train(arguments: argparse.Namespace) -> int:
         _say(kept, processes)
     with like_ctrl_c() if processes.count == 1 else asked_to_end() as asked:
         return _train(host, cache, config, start, arguments, processes, asked)
+
+
+def _refuse_foreign_outputs(out: Path, labels: tuple[str, ...]) -> None:
+    """Files of others, in place of those that a training will write."""
+    from .marks import is_marked
+    from .own_files import refuse_foreign
+    from .progress_store import is_training
+    from .token_files import SUFFIX, refuse_foreign_tokens
+    from .tokens import safe_names
+
+    refuse_foreign(out / UNFINISHED, is_training)
+    refuse_foreign(out / "loss.png", is_marked)
+    refuse_foreign_tokens(out / f"tokens{SUFFIX}")
+    for name in safe_names(labels):
+        refuse_foreign_tokens(out / "embeddings" / f"{name}{SUFFIX}")
 
 
 def _unfinished(path: Path, arguments: argparse.Namespace, processes: Processes) -> StoredTraining | None:
@@ -156,7 +171,7 @@ def _write_tokens(tokens: TokenSet, folder: Path) -> None:
 
 
 def _write_loss_curve(history: Any, folder: Path) -> None:
-    from .atomic import write_atomically
+    from .marks import write_png
     from .plots import loss_curves
 
     try:
@@ -164,14 +179,18 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
     except MCTIError as error:  # there is no finished step to draw
         _say(f"no loss.png: {error}")
         return
-    write_atomically(folder / "loss.png", lambda temporary: picture.save(temporary, "PNG"))
+    write_png(picture, folder / "loss.png")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .atomic import write_atomically
     from .examples import FewShotDataset
     from .experiments import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
     from .features import FeatureCache
+    from .marks import is_marked, write_json
+    from .own_files import refuse_foreign
+
+    if arguments.json is not None:
+        refuse_foreign(arguments.json, is_marked)
 
     dataset, processes = FewShotDataset.from_folder(arguments.folder), processes_of(arguments, uneven=True)
     host, config = host_of(arguments, processes), config_of(arguments)
@@ -190,8 +209,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             "chance": 1 / len(dataset.classes),
             "rows": as_json(rows),
         }
-        text = json.dumps(content, indent=1)
-        write_atomically(arguments.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(content, arguments.json)
 
     def on_row(row: Row) -> None:
         rows.append(row)
@@ -228,23 +246,26 @@ def run_generate(arguments: argparse.Namespace) -> int:
     import numpy as np
     from PIL import Image
 
+    from .marks import is_marked, write_png
+    from .own_files import refuse_foreign
     from .sampling import generate
     from .token_files import load_tokens
 
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
     prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
-    arguments.out.mkdir(parents=True, exist_ok=True)
     stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
+    for stem in stems:  # all of them, before anything slow
+        refuse_foreign(arguments.out / f"{stem}.png", is_marked)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with progress_bar("generating", "image") as progress:
         images = generate(
             host_of(arguments), prompts, tokens, negative=arguments.negative, steps=arguments.steps, guidance=arguments.guidance,
             seed=arguments.seed, progress=progress,
         )  # fmt: skip
     for stem, image in zip(stems, images, strict=True):
-        Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)).save(
-            arguments.out / f"{stem}.png"
-        )
+        picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8))
+        write_png(picture, arguments.out / f"{stem}.png")
     print(printable(f"{len(images)} images in {arguments.out}"))
     return 0
 

@@ -18,15 +18,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .atomic import write_atomically
 from .errors import ConfigError
 from .examples import FewShotDataset
 from .hosts.base import Host
+from .own_files import set_aside, write_own
 from .processes import ALONE, Processes
+from .tensor_files import format_of
 from .tokens import Support
 
 __all__ = ["FeatureCache"]
 
+_FORMAT = "mcti-features"
 _MOST_READERS = 8
 
 
@@ -69,7 +71,8 @@ class FeatureCache:
         key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
-        stored = None if path is None else _read(path)
+        parts = {name for name, there in (("latents", codec), ("features", host.clip)) if there is not None}
+        stored = None if path is None else _read(path, parts, (len(dataset), 2 if mirror else 1))
         if processes.any(stored is None) or stored is None:
             stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
             if path is not None and processes.is_main:
@@ -170,13 +173,27 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
+def _read(path: Path, parts: set[str], rows: tuple[int, int]) -> dict[str, Tensor] | None:
+    """What is kept, if it is of these parts and of as many images and views; else it is computed again."""
+    if not path.is_file():
+        return None
     try:
         stored: dict[str, Tensor] = load_file(path)
-        return stored
-    except (OSError, SafetensorError):  # absent or damaged: compute again
+    except (OSError, SafetensorError):
         return None
+    fits = stored.keys() == parts and all(
+        tensor.dtype == torch.float32 and tuple(tensor.shape[:2]) == rows and bool(tensor.isfinite().all())
+        for tensor in stored.values()
+    )
+    return stored if fits else None
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    write_atomically(path, lambda file: save_file({name: t.contiguous() for name, t in tensors.items()}, file))
+    whole = {name: t.contiguous() for name, t in tensors.items()}
+    if path.is_file() and not _is_own(path):
+        set_aside(path)
+    write_own(path, lambda file: save_file(whole, file, metadata={"format": _FORMAT}), _is_own)
+
+
+def _is_own(path: Path) -> bool:
+    return format_of(path) == _FORMAT

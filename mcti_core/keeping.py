@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .atomic import remove_leftovers
 from .errors import TrainingError
-from .progress_store import StoredTraining, save_training
+from .own_files import delete_own
+from .progress_store import StoredTraining, is_training, save_training
 from .training import StepInfo
 
 __all__ = ["EVERY", "Keeping"]
@@ -63,7 +64,7 @@ class Keeping:
 
     def remove(self) -> None:
         """The training is done, and its tokens are where they belong."""
-        self.path.unlink(missing_ok=True)
+        delete_own(self.path, is_training)
 
     def _save(self, info: StepInfo) -> None:
         begun = time.monotonic()

@@ -17,11 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .atomic import write_atomically
 from .errors import ResumeError
+from .limits import MAX_TRAINING_BYTES
+from .own_files import write_own
+from .tensor_files import format_of
 from .train_state import TrainState
 
-__all__ = ["StoredTraining", "load_training", "save_training"]
+__all__ = ["StoredTraining", "is_training", "load_training", "save_training"]
 
 _FORMAT, _VERSION = "mcti-training", 1
 
@@ -51,16 +53,22 @@ def save_training(stored: StoredTraining, path: str | Path) -> Path:
 
     Raises:
         ResumeError: the file cannot be written.
+        FileError: a file of others is there.
     """
     tensors, values = _packed(stored)
     values["checksum"] = _checksum(tensors, values)
     described = {name: json.dumps(value) for name, value in values.items()}
     try:
-        return write_atomically(path, lambda file: save_file(tensors, file, metadata=described))
+        return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_training)
     except (OSError, SafetensorError) as error:
         raise ResumeError(
             f"the training cannot be kept in {path} ({error}); make room, or choose another place"
         ) from error
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether a file is a training that was written here, so that it may be written anew or removed."""
+    return format_of(path) == json.dumps(_FORMAT)
 
 
 def load_training(path: str | Path) -> StoredTraining:
@@ -70,6 +78,8 @@ def load_training(path: str | Path) -> StoredTraining:
         ResumeError: no such file, one that is damaged or of something else, or one that a newer version wrote.
     """
     try:
+        if Path(path).stat().st_size > MAX_TRAINING_BYTES:
+            raise ValueError(f"it is larger than {MAX_TRAINING_BYTES // 2**30} GiB")
         with safe_open(path, framework="pt") as file:
             values = _values(file.metadata() or {})
             # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.

@@ -7,6 +7,7 @@ which runs nothing, and only after their sizes were looked at.
 from __future__ import annotations
 
 import io
+import json
 import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,8 +21,9 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 from .errors import TokenError
+from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
 
-__all__ = ["MOST_BYTES", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
+__all__ = ["MOST_BYTES", "format_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
 
 MOST_BYTES = 32 * 2**20
 """Of an embedding file, and of what it unpacks to: a hundred times the largest that prompts have room for."""
@@ -35,11 +37,7 @@ _NAMES = {
     "torch Size",
     "torch device",
     "torch.nn.modules.container ParameterDict",
-    "torch.serialization _get_layout",
-    *(
-        f"torch._utils _rebuild_{what}"
-        for what in ("tensor_v2", "parameter", "parameter_with_state", "sparse_tensor", "meta_tensor_no_storage")
-    ),
+    *(f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "parameter", "parameter_with_state")),
     *(f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
     *(
         f"torch {name}Storage"
@@ -73,9 +71,10 @@ def read_safetensors(
         check: called with the metadata before any tensor is read; may raise.
 
     Raises:
-        TokenError: no such file, or not a whole safetensors file.
+        TokenError: no such file, not a whole safetensors file, or one larger than ``limits.py`` allows.
     """
     try:
+        _refuse_claims(path)
         with safe_open(path, framework="pt") as file:
             values = file.metadata() or {}
             check(values)
@@ -90,9 +89,40 @@ def read_safetensors(
         raise TokenError(f"cannot be read ({error}); give a token file") from error
 
 
+def _refuse_claims(path: Path) -> None:
+    """Sizes, before the file is mapped into memory.
+
+    Raises:
+        TokenError: a token set is not that large.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise TokenError("cannot be read (it is no file); give a token file")
+    refuse_large(path, MAX_SET_BYTES)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < length <= path.stat().st_size:
+        raise TokenError(f"what describes its tensors has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether it starts as a safetensors file does: eight bytes of length, then JSON."""
     return _begin(path)[8:] == b"{"
+
+
+def format_of(path: str | Path) -> str | None:
+    """What stands under ``format`` in a safetensors file's metadata, also where its tensors are cut short; else None."""
+    if not Path(path).is_file():  # a named pipe would be waited for
+        return None
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                return None
+            named = json.loads(file.read(length))["__metadata__"]["format"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 def read_torch(path: Path) -> Any:
@@ -117,11 +147,12 @@ def read_torch(path: Path) -> Any:
         raise TokenError(_not_plain(reason)) from error
 
 
-def refuse_large(path: Path) -> None:
-    """Raises: TokenError: an embedding is not that large."""
+def refuse_large(path: Path, most: int = MOST_BYTES) -> None:
+    """Raises: TokenError: an embedding, or what else has ``most`` bytes at most, is not that large."""
     size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise TokenError(f"{_mib(size)}; embeddings have at most {_mib(MOST_BYTES)}, so this is something else")
+    if size > most:
+        what = "embeddings" if most == MOST_BYTES else "token sets"
+        raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is something else")
 
 
 def _checked_copy(path: Path) -> io.BytesIO:
@@ -180,6 +211,8 @@ def _not_plain(reason: str) -> str:
 
 
 def _begin(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise TokenError("cannot be read (it is no file); give a token file")
     try:
         with open(path, "rb") as file:
             return file.read(9)

@@ -52,11 +52,15 @@ def run_add(arguments: argparse.Namespace) -> int:
     from .examples import FewShotDataset
     from .extend import extend
     from .features import FeatureCache
-    from .token_files import export_embeddings, load_tokens, save_tokens
+    from .token_files import SUFFIX, export_embeddings, load_tokens, refuse_foreign_tokens, save_tokens
+    from .tokens import safe_names
     from .training import StepInfo
 
     tokens = load_tokens(arguments.to)
     dataset = FewShotDataset.from_folder(arguments.folder, alone=True)
+    refuse_foreign_tokens(arguments.out / f"tokens{SUFFIX}")
+    for name in (*tokens.names, *safe_names(dataset.classes)):
+        refuse_foreign_tokens(arguments.out / "embeddings" / f"{name}{SUFFIX}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     host, config = host_of(arguments), config_of(arguments)
     if host.clip is None and config.gamma:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import TokenError
 from .modelspec import embedding_metadata
 from .own_files import refuse_foreign, write_own
-from .tensor_files import read_safetensors
+from .tensor_files import format_of, read_safetensors
 from .token_formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .token_sets import class_index, merge, rename
 from .tokens import Support, TokenSet, safe_names
@@ -168,12 +168,12 @@ def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) ->
 
 def is_token_set(path: str | Path) -> bool:
     """Whether ``load_tokens`` is what reads this file."""
-    return _format_of(path) == json.dumps(_FORMAT)
+    return format_of(path) == json.dumps(_FORMAT)
 
 
 def is_own_file(path: str | Path) -> bool:
     """Whether a file was written here, so that it may be written anew."""
-    return _format_of(path) in (json.dumps(_FORMAT), EMBEDDING)
+    return format_of(path) in (json.dumps(_FORMAT), EMBEDDING)
 
 
 def refuse_foreign_tokens(path: str | Path, *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
@@ -183,16 +183,6 @@ def refuse_foreign_tokens(path: str | Path, *, root: Path | None = None, twins: 
         FileError: something of others is in the way.
     """
     refuse_foreign(path, is_own_file, root=root, twins=(Path(path).parent, *twins), suffixes=SUFFIXES)
-
-
-def _format_of(path: str | Path) -> str | None:
-    if not Path(path).is_file():  # a named pipe would be waited for
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format")
-    except (OSError, SafetensorError):
-        return None
 
 
 def _key(layout: str, name: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import TokenError
+from .limits import MAX_WIDTH
 from .tensor_files import is_safetensors, read_safetensors, read_torch, refuse_large
 
 __all__ = ["EMBEDDING", "SUFFIXES", "WIDTHS", "Embedding", "read_embedding"]
@@ -157,9 +158,15 @@ def _checked(tensor: Any, what: str) -> Tensor:
         raise TokenError(f"{what} is a tensor of {tensor.dtype}; embeddings are plain floating point numbers")
     if tensor.ndim not in (1, 2) or not tensor.numel():
         raise TokenError(f"{what} has the shape {tuple(tensor.shape)}; known are (vectors, width) and (width,)")
+    if tensor.shape[-1] > MAX_WIDTH:
+        raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; known are {_widths()}")
     rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
     if len(rows) > _MOST_VECTORS:
         raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MOST_VECTORS}")
+    if rows.numel() * rows.element_size() > rows.untyped_storage().nbytes():  # one number may stand for any many
+        raise TokenError(
+            f"{what} says to hold {rows.numel():,} numbers, and does not store as many; the file is damaged"
+        )
     vectors = rows.float().contiguous().clone()
     if not vectors.isfinite().all():
         raise TokenError(f"{what} holds numbers that are not finite; the embedding is broken")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import TokenError
+from .limits import check_counts
 from .names import DEVICES, check_name
 from .normal_form import normal_form
 from .templates import OBJECT_TEMPLATES
@@ -54,7 +55,8 @@ class TokenSet:
         support: features of the examples, where a CLIP space was at hand.
 
     Raises:
-        TokenError: no class or one called ``UNKNOWN``, names not safe or not unique, shapes that disagree, vectors that are not finite.
+        TokenError: no class, more than ``limits.py`` allows, or one called ``UNKNOWN``; names not safe or not unique; shapes
+            that disagree; vectors that are not finite.
     """
 
     labels: tuple[str, ...]
@@ -67,6 +69,7 @@ class TokenSet:
     support: Support | None = None
 
     def __post_init__(self) -> None:
+        check_counts(self.labels, self.templates)
         object.__setattr__(self, "names", tuple(self.names) or safe_names(self.labels))
         if not self.labels:
             raise TokenError("a token set needs at least one class")
@@ -75,7 +78,9 @@ class TokenSet:
         for name in self.names:
             check_name(name)
         if len(self.names) != len(self.labels) or len(set(map(normal_form, self.names))) != len(self.names):
-            raise TokenError(f"token names must be one a class and differ also in lower case, got {list(self.names)}")
+            raise TokenError(
+                f"token names must be one a class and differ also in lower case, got {list(self.names)!s:.300}"
+            )
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")
         if self.pooling not in POOLINGS:
@@ -124,13 +129,13 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
     ('my-cat', 'My-cat-2', '猫', 'exclamation-mark')
     """
     taken: set[str] = set()
+    counts: dict[str, int] = {}
     names = []
     for label in labels:
-        cleaned = _cleaned(label)
-        name, count = cleaned, 1
+        cleaned = name = _cleaned(label)
         while normal_form(name) in taken:
-            count += 1
-            name = f"{cleaned}-{count}"
+            counts[cleaned] = counts.get(cleaned, 1) + 1
+            name = f"{cleaned}-{counts[cleaned]}"
         taken.add(normal_form(name))
         names.append(name)
     return tuple(names)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .batches import BalancedBatches
-from .errors import ConfigError
-from .history import History
+from .errors import ConfigError, ResumeError
+from .history import TERMS, History
 from .probe import Best
 
 __all__ = ["Progress", "TrainState", "differences"]
@@ -81,10 +81,37 @@ class Progress:
 
         Raises:
             ConfigError: that training was of other examples, first tokens or settings.
+            ResumeError: its numbers do not fit together, although they are what was written.
         """
         differing = differences(state.begun, self.begun)
         if differing:
             raise ConfigError(f"the stopped training cannot be resumed: different {', '.join(differing)}")
+        try:
+            self._refuse_unfit(state)
+            self._restore(state)
+        except (ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise ResumeError(f"the stopped training cannot be resumed: its content does not fit ({error})") from error
+
+    def _refuse_unfit(self, state: TrainState) -> None:
+        """What would come to light in a later step only."""
+        if any(set(row) != set(TERMS) for row in state.history):
+            raise ValueError("its losses have other names")
+        shapes = {name: vector.shape for name, vector in self.vectors.items()}
+        if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
+            raise ValueError("its vectors have other shapes")
+        if not all(vector.isfinite().all() for vector in state.vectors.values()):
+            raise ValueError("its vectors are not finite numbers")
+        sizes = [vector.shape for vector in self.vectors.values()]
+        for index, moment in state.moments.items():
+            if set(moment) != {"step", "exp_avg", "exp_avg_sq"} or not 0 <= index < len(sizes):
+                raise ValueError("its averages are of another optimizer")
+            if (
+                any(moment[name].shape != sizes[index] for name in ("exp_avg", "exp_avg_sq"))
+                or moment["step"].numel() != 1
+            ):
+                raise ValueError("its averages have other shapes")
+
+    def _restore(self, state: TrainState) -> None:
         with torch.no_grad():
             for name, vector in self.vectors.items():
                 vector.copy_(state.vectors[name])

@@ -58,8 +58,6 @@ class SaveTokens(Node):
     @classmethod
     def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
         with working():
-            if format not in (_BOTH, _SET, _EMBEDDINGS):  # hosts before v0.4 do not look
-                raise TokenError(f"format {format!r} is not one of {_BOTH}, {_SET}, {_EMBEDDINGS}")
             whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
             into = _embedding_folder(folder) if format != _SET else None
             singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..mcti_core.config import SCHEDULES, TrainConfig
-from ..mcti_core.errors import ConfigError, TrainingError
+from ..mcti_core.errors import FileError, ResumeError, TrainingError
 from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
 from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..mcti_core.tokens import POOLINGS, TokenSet
 from .checking import Node
-from .folders import token_set_path
+from .folders import token_set_path, token_set_root
 from .running import Reporter, working
 from .types import (
     CATEGORY,
@@ -32,12 +34,13 @@ from .types import (
     optional,
     picture_out,
 )
-from .unfinished import unfinished_path, unfinished_state
+from .unfinished import give_up, unfinished_path, unfinished_state
 
 __all__ = ["TrainTokens", "TrainingSettings"]
 
 _DEFAULT = TrainConfig()
 _SAMPLES_A_ROW = 5
+_MOST_TRIES = 100
 _EXAMPLES_AT_ONCE = 4
 """Images between looks at whether the user has cancelled."""
 _LEAST_SAMPLE = 128
@@ -196,8 +199,6 @@ class TrainingSettings(Node):
     ) -> io.NodeOutput:  # fmt: skip
         with working():
             own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
-            if templates not in (*_TEMPLATES, "own"):  # hosts before v0.4 do not look
-                raise ConfigError(f"templates {templates!r} is not one of {', '.join(_TEMPLATES)}, own")
             prompts = own if templates == "own" else _TEMPLATES[templates]
             settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
             return io.NodeOutput(Settings(settings, vectors, initial_word.strip(), mirror, samples))
@@ -236,7 +237,11 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
             report(info.step, info.total, lambda: loss_curves({"": info.history()}))
 
         try:
-            return train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+            try:
+                return train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+            except ResumeError as error:  # before the first step
+                give_up(path, error)
+                return train_in_memory(host, cache, tokens, config, on_step=on_step), keeping
         except TrainingError as error:
             _keep_tokens(error.tokens, last[-1].step if last else 0, config)
             raise
@@ -257,13 +262,26 @@ def _tokens_so_far(info: Any) -> TokenSet:
 def _keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
     from ..mcti_core.token_files import save_tokens
 
-    path = save_tokens(
-        tokens, token_set_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more", ".safetensors")
-    )
+    path = save_tokens(tokens, _free_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more"))
     logging.info(
         "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
         steps, config.warm_start + config.steps, path,
     )  # fmt: skip
+
+
+def _free_path(name: str) -> Path:
+    """Where nothing of others is in the way: under this name or, since what was learned is worth keeping, a numbered one."""
+    from ..mcti_core.token_files import SUFFIX, refuse_foreign_tokens
+
+    for number in itertools.count(1):
+        path = token_set_path(name if number == 1 else f"{number}-{name}", SUFFIX)
+        try:
+            refuse_foreign_tokens(path, root=token_set_root())
+            return path
+        except FileError:
+            if number == _MOST_TRIES:
+                raise
+    raise AssertionError
 
 
 def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> Tensor:

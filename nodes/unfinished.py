@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import folder_paths
 
 from ..mcti_core.errors import ResumeError
+from ..mcti_core.escaping import escaped
+from ..mcti_core.own_files import delete_own, refuse_foreign, set_aside
+from ..mcti_core.progress_store import is_training
 
 if TYPE_CHECKING:
     from ..mcti_core.train_state import TrainState
 
-__all__ = ["unfinished_path", "unfinished_state"]
+__all__ = ["give_up", "unfinished_path", "unfinished_state"]
 
 _FOLDER = "mcti_unfinished"
 _MOST = 8
@@ -25,13 +28,23 @@ _MOST = 8
 
 def unfinished_path(identity: Mapping[str, str]) -> Path:
     """Where a training of this ``run_identity`` is kept. There is room for it afterwards."""
-    folder = Path(folder_paths.get_user_directory()) / _FOLDER
+    user = Path(folder_paths.get_user_directory())
+    folder = user / _FOLDER
     name = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.safetensors"
-    others = [file for file in folder.glob("*.safetensors") if file != path]
+    if path.is_file() and not path.is_symlink() and not is_training(path):
+        _set_aside(path, "it is no training that was kept here")
+    refuse_foreign(path, is_training, root=user)
+    others = [file for file in folder.glob("*.safetensors") if file != path and is_training(file)]
     for file in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[_MOST - 1 :]:
-        file.unlink(missing_ok=True)
+        delete_own(file, is_training, root=user)
     return path
+
+
+def give_up(path: Path, error: ResumeError) -> None:
+    """Put a training that cannot be resumed out of the way of the next one."""
+    if path.is_file():
+        _set_aside(path, str(error))
 
 
 def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | None:
@@ -43,6 +56,11 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
     try:
         state = load_training(path).state
     except ResumeError as error:
-        logging.warning("MC-TI: %s; starting over", error)
+        _set_aside(path, str(error))
         return None
     return state if state.begun == identity else None
+
+
+def _set_aside(path: Path, why: str) -> None:
+    other = set_aside(path)
+    logging.warning("MC-TI: %s", escaped(f"{why}; {path.name} is now {other.name}, and the training starts over"))

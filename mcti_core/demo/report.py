@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..atomic import write_atomically
+from ..marks import GENERATOR, write_text
 from ..plots import confusion_plot, loss_curves
 from ..sheets import image_grid
 from .run import EDIT, PLAIN, Demo
@@ -53,6 +53,7 @@ def write_report(demo: Demo, path: Path) -> None:
         [
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+            GENERATOR,
             f"<title>MC-TI demo</title><style>{_STYLE}</style></head><body>",
             *_opening(demo),
             *_examples(demo),
@@ -63,7 +64,7 @@ def write_report(demo: Demo, path: Path) -> None:
             "</body></html>",
         ]
     )
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(page, path)
 
 
 def _opening(demo: Demo) -> list[str]:

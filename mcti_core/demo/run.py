@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +20,14 @@ from ..examples import few_shot_split
 from ..experiments import new_tokens
 from ..features import FeatureCache
 from ..hosts.base import Host
+from ..marks import is_marked, write_json
 from ..memory import train_in_memory
 from ..metrics import accuracy, confusion_matrix
+from ..own_files import refuse_foreign
 from ..pocket import POCKET_CONFIG, load_pocket
 from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
-from ..token_files import save_tokens
+from ..token_files import refuse_foreign_tokens, save_tokens
 from ..tokens import TokenSet
 from ..training import StepInfo
 from .judge import DigitJudge, colours
@@ -100,6 +101,9 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
 
     torch.manual_seed(seed)
     started = time.monotonic()
+    for name in ("report.html", "metrics.json"):
+        refuse_foreign(out / name, is_marked)
+    refuse_foreign_tokens(out / "tokens.safetensors")
     out.mkdir(parents=True, exist_ok=True)
     demo = Demo(shots, seed)
     with demo.stage("load"):
@@ -126,7 +130,7 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
     with demo.stage("report"):
         write_report(demo, out / "report.html")
     demo.seconds["total"] = time.monotonic() - started
-    (out / "metrics.json").write_text(json.dumps(demo.metrics(), indent=2) + "\n", encoding="utf-8")
+    write_json(demo.metrics(), out / "metrics.json")
     return demo
 
 

@@ -98,11 +98,11 @@ def test_a_break_while_joining(answers, monkeypatch):
     run(answers, 2)
     from mcti_core import answers as module
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_atomically", interrupt)
+        patch.setattr(module, "write_own", interrupt)
         with pytest.raises(KeyboardInterrupt):
             answers.finish()
     assert run(answers, 1) == []

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcti_core.errors import ConfigError
+from mcti_core.errors import ConfigError, ResumeError
 from mcti_core.training import TrainConfig, train
 
 CONFIG = TrainConfig(
@@ -78,3 +78,37 @@ def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
     for differing, (examples, first, config) in others.items():
         with pytest.raises(ConfigError, match=f"resumed: different {differing}$"):
             train(tiny_host, examples, first, config, resume=state)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda state: {"vectors": {}},
+        lambda state: {"vectors": {name: v[:1] for name, v in state.vectors.items()}},
+        lambda state: {"vectors": {name: torch.full_like(v, torch.nan) for name, v in state.vectors.items()}},
+        lambda state: {"vectors": {**state.vectors, "clip_x": torch.ones(3, 1, 32)}},
+        lambda state: {"moments": {7: state.moments[0]}},
+        lambda state: {"moments": {0: {"step": torch.tensor(1.0)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": torch.ones(2)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "step": torch.ones(2)}}},
+        lambda state: {"generators": state.generators[:1]},
+        lambda state: {"generators": tuple(torch.zeros(3, dtype=torch.uint8) for _ in state.generators)},
+        lambda state: {"generators": tuple(generator.float() for generator in state.generators)},
+        lambda state: {"history": tuple({"x": 1.0} for _ in state.history)},
+        lambda state: {"batches": {}},
+        lambda state: {"batches": {**state.batches, "turn": [99]}},
+        lambda state: {"batches": {**state.batches, "0": [10**9]}},
+    ],
+)
+def test_state_whose_content_does_not_fit_is_refused_before_a_step(tiny_host, cache, tokens, wrong):
+    """As a kept training with a right checksum may hold."""
+    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
+    with pytest.raises(ResumeError, match="its content does not fit"):
+        train(
+            tiny_host,
+            cache,
+            tokens,
+            CONFIG,
+            resume=replace(state, **wrong(state)),
+            on_step=lambda info: pytest.fail("a step"),
+        )

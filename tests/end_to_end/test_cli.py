@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core import atomic, commands, training
+from mcti_core import commands, marks, training
 from mcti_core.cli import main
 from mcti_core.examples import FewShotDataset
 from mcti_core.features import FeatureCache
@@ -242,13 +242,13 @@ def test_generate_writes_images(trained, tmp_path, prompt, capsys):
 
 
 def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys):
-    states, plain = [], atomic.write_atomically
+    states, plain = [], marks.write_own
 
-    def watched(path, write):
-        plain(path, write)
+    def watched(path, write, is_own):
+        plain(path, write, is_own)
         states.append(len(json.loads(Path(path).read_text(encoding="utf-8"))["rows"]))
 
-    monkeypatch.setattr(atomic, "write_atomically", watched)
+    monkeypatch.setattr(marks, "write_own", watched)
     out = tmp_path / "rows" / "all.json"
     options = ["--shots", "1", "2", "--seeds", "1", "--steps", "1", "--batch", "2", "--json", str(out)]
     assert main(["evaluate", str(folder), *options]) == 0

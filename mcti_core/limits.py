@@ -1,0 +1,44 @@
+"""How large a token set may be: what a file claims is held against these numbers before anything is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import TokenError
+
+__all__ = ["MAX_CLASSES", "MAX_HEADER_BYTES", "MAX_SET_BYTES", "MAX_TRAINING_BYTES", "MAX_WIDTH", "check_counts"]
+
+MAX_CLASSES = 4096
+MAX_LABEL = 1000
+"""Characters."""
+MAX_TEMPLATES, MAX_TEMPLATE = 1000, 2000
+"""Prompts, and characters of each; a text encoder reads some hundred."""
+MAX_ENCODED = 250_000
+"""Classes times templates: each of these prompts is encoded when a classifier is made."""
+MAX_WIDTH = 8192
+"""Of a vector; the widest text encoder of Stable Diffusion has 1280."""
+MAX_SET_BYTES = 2**30
+"""Of a token set's file."""
+MAX_TRAINING_BYTES = 2**32
+"""Of a kept training's file, which holds the vectors four times."""
+MAX_HEADER_BYTES = 2**24
+"""Of what describes the tensors of a safetensors file."""
+
+
+def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises: TokenError: too many classes or templates, or too long ones; something that is no text."""
+    for what, texts, most, longest in (
+        ("classes", labels, MAX_CLASSES, MAX_LABEL),
+        ("templates", templates, MAX_TEMPLATES, MAX_TEMPLATE),
+    ):
+        if len(texts) > most:
+            raise TokenError(f"there are {len(texts):,} {what}; a token set has at most {most:,}")
+        for text in texts:
+            if not isinstance(text, str) or len(text) > longest:
+                size = f"one of {len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+                raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
+    if len(labels) * len(templates) > MAX_ENCODED:
+        raise TokenError(
+            f"{len(labels):,} classes in {len(templates):,} templates are {len(labels) * len(templates):,} prompts; at most "
+            f"{MAX_ENCODED:,} are encoded, so use fewer of either"
+        )
