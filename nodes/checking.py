@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ __all__ = ["MAX_TEXT", "Node", "checked_text"]
 
 MAX_TEXT = 100_000
 """Characters of a text with several lines; of one with a single line a twentieth."""
+_MOST = sys.float_info.max
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 _OWN = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
 _PLAIN = (str, int, float, list, tuple, dict, Tensor)
@@ -97,7 +98,7 @@ def _number(each: Any, kind: str, value: Any) -> int | float:
     whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not whole):
         raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
-    low, high = (-math.inf if each.min is None else each.min), (math.inf if each.max is None else each.max)
+    low, high = (-_MOST if each.min is None else each.min), (_MOST if each.max is None else each.max)
     if not low <= value <= high:  # nor not a number
         raise ConfigError(f"{each.id} must be from {low} to {high}, got {_shown(value)}")
     return int(value) if kind == "INT" else float(value)

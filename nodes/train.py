@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io
 from PIL import Image
@@ -225,6 +226,7 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
     from ..mcti_core.training import StepInfo, run_identity
 
     identity, report = run_identity(host, cache, tokens, config), Reporter("training")
+    comfy.model_management.throw_exception_if_processing_interrupted()
     path = unfinished_path(identity)
     resume = unfinished_state(path, identity)
     last: list[StepInfo] = []

@@ -19,7 +19,10 @@ import torch
 from mcti_core.cli import _parser, main
 from mcti_core.config import TrainConfig
 from mcti_core.errors import MCTIError
+from mcti_core.escaping import escaped
 from mcti_core.examples import load_image
+from mcti_core.limits import MAX_CLASSES, MAX_TEMPLATES
+from mcti_core.names import check_name
 from mcti_core.options import config_of
 from mcti_core.progress_store import _checksum, load_training
 from mcti_core.resuming import go_on
@@ -34,7 +37,7 @@ from mcti_core.token_files import (
 )
 from mcti_core.token_formats import read_embedding
 from mcti_core.token_sets import merge, pick, rename
-from mcti_core.tokens import safe_names, safe_parts
+from mcti_core.tokens import TokenSet, safe_names, safe_parts
 
 from .bases import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files, training
 from .damage import (
@@ -132,7 +135,9 @@ class Inputs:
         return [_outcome(read)]
 
     def setting(self, random: Random) -> list[str]:
-        kind = random.randrange(3)
+        kind = random.randrange(4)
+        if kind == 3:
+            return [f"sizes {outcome}" for outcome in self._large(random)]
         self._case([_config, _arguments, self._names][kind], random)
         self.begin()
         name = ("configuration", "arguments", "names")[kind]
@@ -222,8 +227,35 @@ class Inputs:
             raise Broken(f"{labels} become {names}")
         for each in names:
             _plain_name(each)
+            check_name(each)
+        _given_names(random, pieces, self.out)
         if sum(map(len, parts)) < 1000:
             save_tokens(token_set(), self.out.joinpath(*parts))
+
+    def _large(self, random: Random) -> list[str]:
+        """Files that claim more than they hold, and sets with more of everything than anybody has."""
+        shape = tuple(
+            random.choice((1, 2, 75, 76, 768, 8192, 10**6, 5 * 10**8, 10**12))
+            for _ in range(random.choice((1, 1, 2, 2, 3)))
+        )
+        stride = tuple(random.choice((0, 0, 1, 768)) for _ in shape)
+        stored = torch.zeros(random.choice((1, 768, 1536)), dtype=random.choice((torch.float32, torch.float16)))
+        path = self.given / random.choice(("x.pt", "x.bin"))
+        with contextlib.suppress(RuntimeError):  # no such view of so few numbers
+            view = stored.as_strided(shape, stride)
+            content = {random.choice(("emb_params", "clip_l", "<x>", "x")): view}
+            torch.save(random.choice((content, {"string_to_param": {"*": view}}, view)), path)
+        count, texts = random.choice((2, 3, 4096, 4097, 20_000, 200_000)), random.choice((1, 27, 1000, 1001, 200_000))
+        word = random.choice(("x", "my cat", "x-2", random.choice(TEXTS), "x" * 1001))
+        self.begin()
+        outcomes = [f"embedding {_outcome(lambda: self._embedding(random, path))}"] if path.exists() else []
+
+        def made() -> None:
+            tokens = TokenSet((word,) * count, {"clip_l": torch.zeros(count, 1, 4)}, templates=("a {}",) * texts)
+            if len(tokens) > MAX_CLASSES or len(tokens.templates) > MAX_TEMPLATES:
+                raise Broken(f"{len(tokens)} classes and {len(tokens.templates)} templates")
+
+        return [*outcomes, f"set {_outcome(made)}"]
 
     def _nothing_else(self) -> None:
         there = {path.name for path in self.folder.iterdir()} | {path.name for path in self.folder.parent.iterdir()}
@@ -275,6 +307,25 @@ def watch(folder: Path) -> None:
                 raise Broken(_done[-1])
 
     sys.addaudithook(hook)
+
+
+def _given_names(random: Random, pieces: tuple[str, ...], out: Path) -> None:
+    """Names as a file gives them: taken as they are or refused, and what is said of them is one line."""
+    names = tuple("".join(random.choice(pieces) for _ in range(random.randrange(1, 3))) for _ in range(2))
+    try:
+        tokens = TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 4)}, names)
+    except MCTIError as error:
+        if escaped(str(error)) != str(error) or len(str(error)) > 1000:
+            raise Broken(f"said of {names}: {str(error)!r}") from error
+    else:
+        for name in tokens.names:
+            _plain_name(name)
+        export_embeddings(tokens, out / "named")
+    shown = escaped("".join(random.choice(pieces) for _ in range(9)))
+    if shown.splitlines() not in ([shown], []) or any(
+        unicodedata.category(c) in ("Cc", "Cs") or c in "\u202e\u2066" for c in shown
+    ):
+        raise Broken(f"shown: {shown!r}")
 
 
 def _outcome(ask: Callable[[], object]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .server import Graph, RefusedError, Server, needed, node
+from .server import Graph, Listener, RefusedError, Server, needed, node
 from .test_server import write_classes
 
 pytestmark = pytest.mark.host
@@ -155,6 +155,22 @@ def test_name_with_a_line_of_its_own_does_not_forge_the_log(server: Server, whol
         )
         sentence(server, run)
     assert not [line for line in server.log().splitlines() if line.startswith("[INFO] got prompt: all is well")]
+
+
+def test_cancel_before_the_first_step_ends_the_training_at_once(server: Server, whole: Graph) -> None:
+    large = deepcopy(whole)
+    large["t"]["inputs"].update(batch=256, steps=100_000, gamma=1.0, clip_space=["p", 3], examples=["p", 5])
+    large["z"] = node("PreviewAny", source=["t", 5])
+    with Listener(server) as told:
+        queued = server.submit(needed(large, "z"))
+        while not told.of("executing", "t"):
+            time.sleep(0.01)
+        server.interrupt()
+        begun = time.monotonic()
+        run = server.wait(queued)
+    assert run.interrupted
+    assert time.monotonic() - begun < 10
+    assert not told.of("progress", "t", most=100_000)
 
 
 def test_server_goes_on_after_all_that(server: Server, whole: Graph) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.ldm.modules.attention
+import comfy.model_management
 import comfy.model_sampling
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,7 @@ class ComfyDenoiser:
         return self._sampling.noise_scaling(sigma, noise, latents)
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()  # a large batch's first step may take minutes
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         text, enlarged = enlarged_gradients(text, dtype)
         context, pooled = self._conditioning(text)

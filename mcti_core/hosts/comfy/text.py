@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,7 @@ class ComfyTextEncoder:
         return self._table(ids.to(home), out_dtype=torch.float32).to(ids.device)
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
+        comfy.model_management.throw_exception_if_processing_interrupted()
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
         with _positions(self._model.transformer.text_model.embeddings.position_embedding, ids.shape[1]):
             last, middle, _, _ = self._model.transformer(
