@@ -61,7 +61,7 @@ def refuse_foreign(
     """
     path = Path(path)
     if reason := _obstacle(path, is_own, root):
-        raise FileError(f"{path} {reason}; choose another name or folder, or move it away")
+        raise FileError(f"{path}{reason}")
     for folder in twins:
         if twin := foreign_twin(folder, path, is_own, suffixes):
             raise FileError(
@@ -102,14 +102,18 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
     if root is not None:
         inside, whole = os.path.realpath(root), os.path.realpath(path.parent)
         if os.path.commonpath([inside, whole]) != inside:
-            return f"is outside {root}, where a link leads"
+            return f" is outside {root}, where a link leads; choose another name or folder"
     if path.is_symlink():
-        return "is a link"
+        return " is a link; choose another name or folder, or move it away"
     if not os.path.lexists(path):
         return ""
     if not path.is_file():
-        return "is there already and is no file"
-    return "" if is_own(path) else "is there already and was not written by MC-TI"
+        return " is there already and is no file; choose another name or folder, or move it away"
+    return (
+        ""
+        if is_own(path)
+        else " is there already and was not written by MC-TI; choose another name or folder, or move it away"
+    )
 
 
 def _folded(name: str) -> str:

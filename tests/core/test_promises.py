@@ -109,3 +109,31 @@ def test_no_routes_are_added_to_the_server_and_one_file_names_the_folders():
         assert "PromptServer" not in path.read_text(encoding="utf-8"), _place(path)
     assert "mcti_folders.txt" in (ROOT / "nodes" / "folders.py").read_text(encoding="utf-8")
     assert not list((ROOT / "web").rglob("*.js"))
+
+
+def test_limits_in_security_are_those_of_the_code():
+    from mcti_core import limits, names, tensor_files, token_formats, tokens
+    from mcti_core.hosts import model_folders
+
+    told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for text in (
+        f"{tensor_files.MOST_BYTES // 2**20} MiB; {token_formats._MOST_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
+        f"| a token set's file | {limits.MAX_SET_BYTES // 2**20:,} MiB |",
+        f"safetensors file | {limits.MAX_HEADER_BYTES // 2**20} MiB |",
+        f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters; {limits.MAX_TEMPLATES:,} templates of "
+        f"{limits.MAX_TEMPLATE:,} characters; {limits.MAX_ENCODED:,} classes times templates",
+        f"| a token name | {names.MAX_NAME_BYTES} bytes |",
+        f"kept training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
+        f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels |",
+        f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB |",
+        f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
+        f"name to save under | {tokens._MAX_LEVELS} |",
+    ):
+        assert text in told, text
+
+
+def _constant(module, name):
+    """A number in one of the nodes, which need ComfyUI to be imported."""
+    source = ast.parse((ROOT / "nodes" / f"{module}.py").read_text(encoding="utf-8"))
+    (value,) = [node.value for node in source.body if isinstance(node, ast.Assign) and node.targets[0].id == name]
+    return eval(ast.unparse(value), {"__builtins__": {}})
