@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
 from .processes import ALONE, Processes
 from .prompts import template_prompts
+from .saved_tensors import saved_tensors_verified
 from .tokens import TokenSet
 from .train_state import Progress, TrainState
 
@@ -34,6 +36,8 @@ _T = TypeVar("_T")
 _READ_EVERY = 16
 """Steps after which losses are read, and looked at. Each time, a GPU's queue of work runs empty. Then, too, several processes
 agree on whether to stop: all must leave the loop after the same step."""
+_VERIFY_EVERY = 100
+"""Steps after which gradients are verified again, where the host moves weights."""
 _FOR_MEMORY = ("micro_batch", "gradient_checkpointing")
 """Settings that change what fits into memory, not what is learned."""
 
@@ -97,7 +101,8 @@ def train(
 
     Raises:
         TrainingError: a loss that is not finite, some steps ago at most; the last finite tokens are in its ``tokens``.
-        ConfigError, HostError: settings, cache, tokens and host do not fit together.
+        ConfigError, HostError: settings, cache, tokens and host do not fit together; or the host overwrites what gradients
+            are computed from.
     """
     active = torch.arange(len(tokens)) if classes is None else torch.tensor(sorted(classes), dtype=torch.long)
     _check(host, cache, tokens, config, active.tolist())
@@ -145,9 +150,10 @@ def train(
 
             return call
 
+        first = len(history)
         losses_so_far, tokens_so_far, asked = after_a_look(history.columns), after_a_look(learned), False
         try:
-            for step in range(len(history), total):
+            for step in range(first, total):
                 if probe is not None and _look_is_due(step, config) and best.is_over(probe.error(vectors)):
                     stopped = "converged"
                     break
@@ -158,23 +164,24 @@ def train(
                 share = processes.share(config.batch if config.reconstruction and step >= config.warm_start else 0)
                 drawn = labels[share].unique()
                 chosen = _classes_of_step(labels, active, config.text_classes, own_generator) if gamma else drawn
-                prompts = encode_classes(host, templates, vectors, active, chosen, drawn, config.pooling, generator)
 
-                terms: dict[str, Tensor] = {}  # this process's parts of them
-                if share.start < share.stop:
-                    errors = reconstruction_loss(
-                        host, cache, images, prompts.context(labels[share]), generator,
-                        micro_batch=config.micro_batch, share=share,
-                    )  # fmt: skip
-                    terms["reconstruction"] = errors.sum() / config.batch
-                if gamma:
-                    losses = discriminative_loss(host, cache, prompts, config, own_generator)
-                    terms["classification"] = losses.mean() / processes.count
-                weights = {"reconstruction": config.reconstruction, "classification": gamma}
-                terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-
+                verify = host.moves_weights and (step == config.warm_start or (step - first) % _VERIFY_EVERY == 0)
                 optimizer.zero_grad()
-                terms["loss"].backward()
+                with saved_tensors_verified() if verify else nullcontext():
+                    prompts = encode_classes(host, templates, vectors, active, chosen, drawn, config.pooling, generator)
+                    terms: dict[str, Tensor] = {}  # this process's parts of them
+                    if share.start < share.stop:
+                        errors = reconstruction_loss(
+                            host, cache, images, prompts.context(labels[share]), generator,
+                            micro_batch=config.micro_batch, share=share,
+                        )  # fmt: skip
+                        terms["reconstruction"] = errors.sum() / config.batch
+                    if gamma:
+                        losses = discriminative_loss(host, cache, prompts, config, own_generator)
+                        terms["classification"] = losses.mean() / processes.count
+                    weights = {"reconstruction": config.reconstruction, "classification": gamma}
+                    terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+                    terms["loss"].backward()
                 processes.all_reduce_sum([*gradients(vectors), *terms.values()])
                 history.add(terms)
                 optimizer.step()
@@ -251,7 +258,7 @@ def run_identity(
     active = torch.arange(len(tokens)) if active is None else active
     first = b"".join(v[active].numpy().tobytes() for v in tokens.vectors.values())
     return {
-        "model": f"{host.name} {host.fingerprint}",
+        "model": host.fingerprint or host.name,
         "set of examples": cache.fingerprint,
         "set of first tokens": f"{active.tolist()} {hashlib.sha256(first).hexdigest()}",
         **{name: repr(value) for name, value in config.describe().items() if name not in _FOR_MEMORY},

@@ -163,6 +163,8 @@ class Host:
     generic_word: str = "object"
     """A word for anything: the usual first vector of a token."""
     session: Session = _nothing_to_do
+    moves_weights: bool = False
+    """Whether weights may come and go within a session; ``train`` then verifies what its gradients are computed from."""
 
     def need_denoiser(self) -> Denoiser:
         if self.denoiser is None:

@@ -110,7 +110,7 @@ def go(models: Models, way: Callable[[Models], object]) -> dict[str, Any]:
     try:
         way(models)
         ended = "well"
-    except Exception as error:
+    except BaseException as error:  # the host's cancel is one since v0.19.3
         ended = type(error).__name__
     different = changes(before, models.snapshot())
     return {"ended": ended, "different": different, "generated": gap(models.generated(), image)}

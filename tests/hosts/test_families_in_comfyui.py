@@ -31,7 +31,7 @@ def test_text_is_encoded_as_by_the_host(found):
     for name, distances in found["text"].items():
         assert distances["context"] <= 1e-5, name
         assert distances["pooled"] <= 1e-5, name
-    own = "skip -1" if found["name"] == "SD15" else "skip -2"
+    own = "skip -1" if found["name"].startswith("SD15") else "skip -2"
     moved = {name for name, distances in found["text"].items() if distances["moved"] > 0.1}
     assert moved - {BEYOND} == found["text"].keys() - {"plain", own, BEYOND}
 
@@ -46,7 +46,9 @@ def test_latents_are_denoised_as_by_the_host(found):
 
 def test_the_family_is_described(family, found):
     assert found["encoders"] == ENCODERS[family]
-    assert (found["name"], found["size"]) == IMAGE_SIZES[family]
+    name, size = IMAGE_SIZES[family]
+    assert found["name"] in (name, f"{name} (checkpoint.ckpt)")  # hosts keep the file's name since v0.16.0
+    assert found["size"] == size
     assert found["ascending"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.model_base
@@ -9,11 +10,11 @@ import torch
 
 from ...errors import HostError
 from ..base import Host
-from ..fingerprint import fingerprint
-from ..patches import patches_fingerprint
 from .clip_space import ClipFile, clip_space_for, load_clip_file
 from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
+from .model_fingerprint import model_fingerprint
+from .private_names import check_host, checkpoint_file
 from .prompt_tokens import clip_with_tokens
 from .session import Residency
 from .text import ComfyTextEncoder, text_encoders
@@ -24,8 +25,6 @@ _IMAGE_SIZES = {"SD15": 512, "SD20": 768, "SDXL": 1024, "SD3": 1024}
 """By the host's name of the family; what these were trained on."""
 _SD3_WIDTH = 2048
 """Of clip_l and clip_g together; T5 is left out."""
-_NEVER_SET = "clip_l.transformer.text_projection.weight"
-"""Checkpoints of SD 1.x and SDXL hold none, the host leaves what was in its memory, and nobody here asks for it."""
 
 
 def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFile | None = None) -> Host:
@@ -40,6 +39,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     Raises:
         HostError: a family that tokens cannot be trained for, or parts of different families.
     """
+    check_host()
     device = clip.patcher.load_device if model is None else model.load_device
     encoders = text_encoders(clip, device)
     space = None if clip_file is None else clip_space_for(clip_file, encoders, device)
@@ -53,20 +53,27 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
-    patched = [_patched_fingerprint(part) for part in (clip.patcher, model) if part is not None]
-    towers = [tower for tower in (vae and vae.first_stage_model, clip_file and clip_file.vision.model) if tower]
+    used = (clip.patcher, model, vae and vae.patcher, clip_file and clip_file.vision.patcher)
     return Host(
         text=encoders,  # type: ignore[arg-type]
         denoiser=denoiser,
         codec=codec,
         clip=space,
         device=torch.device(device),
-        name=getattr(clip.cond_stage_model, "title", family),
-        fingerprint=":".join([*patched, *(fingerprint(tower) for tower in towers)]),
+        name=_name(clip, model, family),
+        fingerprint=":".join(model_fingerprint(patcher) for patcher in used if patcher is not None),
         image_size=getattr(clip.cond_stage_model, "image_size", _IMAGE_SIZES.get(family, 512)),
         generic_word=getattr(clip.cond_stage_model, "generic_word", "object"),
         session=residency.session,
+        moves_weights=True,
     )
+
+
+def _name(clip: Any, model: Any, family: str) -> str:
+    """Family, and the file that a stock loader node read, by which people recognise a checkpoint."""
+    title = getattr(clip.cond_stage_model, "title", family)
+    path = checkpoint_file(clip.patcher if model is None else model)
+    return title if path is None else f"{title} ({Path(path).name})"
 
 
 def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTextEncoder]) -> None:
@@ -89,11 +96,3 @@ def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTextE
         raise HostError(
             f"the {one} is of Stable Diffusion 3, the {other} is not; connect MODEL and CLIP of the same checkpoint"
         )
-
-
-def _patched_fingerprint(patcher: Any) -> str:
-    """Of the weights as they were loaded, and of the patches that are laid on them while they are in use."""
-    originals = {name: backup.weight for name, backup in patcher.backup.items()}
-    if _NEVER_SET in patcher.model.state_dict():
-        originals[_NEVER_SET] = torch.zeros(0)
-    return f"{fingerprint(patcher.model, originals)}-{patches_fingerprint(patcher.patches, patcher.patches_uuid)}"

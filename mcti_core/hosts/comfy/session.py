@@ -1,24 +1,18 @@
-"""Borrow the host's models: loaded by its own memory manager, usable in backward, and given back as they were.
-
-A host's weights cannot be trained through as they are. Loader nodes make them in inference mode, so that autograd refuses
-them; some ask for gradients that nobody wants; and CLIP's layers add in place. During a session with gradients every weight
-is therefore replaced by an alias: another tensor on the same memory, without the mark of inference mode, frozen. Nothing is
-copied, and what was replaced is put back, object by object, whatever happens in between.
-"""
+"""Borrow the host's models: loaded by its own memory manager, usable in backward, and given back as they were."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import MethodType
 from typing import Any
 
-import comfy.clip_model
 import comfy.model_management
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpointing import checkpointed
+from .private_names import check_patcher
+from .weights import trainable_through
 
 __all__ = ["Residency"]
 
@@ -89,12 +83,14 @@ class Residency:
             comfy.model_management.load_models_gpu(
                 patchers, memory_required=_ALL_OF_IT if gradients else 0, force_full_load=gradients
             )
+        if gradients:
+            self._borrowed.enter_context(_in_training())
         for patcher in patchers:
             patcher.pre_run()
             self._borrowed.callback(patcher.cleanup)
             if gradients:
-                self._borrowed.enter_context(_aliased(patcher.model))
-                self._borrowed.enter_context(_adding_out_of_place(patcher.model))
+                check_patcher(patcher)
+                self._borrowed.enter_context(trainable_through(patcher.model, patcher.load_device))
             if checkpointing:
                 self._borrowed.enter_context(checkpointed(_blocks(patcher.model)))
         self._held = True
@@ -104,50 +100,19 @@ class Residency:
         self._borrowed.close()
 
 
-@contextmanager
-def _aliased(model: nn.Module) -> Iterator[None]:
-    """Every parameter and buffer replaced by a frozen alias; quantised weights, which are of other classes, stay."""
-    replaced: list[tuple[dict[str, Any], str, Any]] = []
-    try:
-        for module in model.modules():
-            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for weights in stores:
-                for name, weight in list(weights.items()):
-                    if type(weight) in (nn.Parameter, Tensor):
-                        replaced.append((weights, name, weight))
-                        weights[name] = _alias(weight)
-        yield
-    finally:
-        for weights, name, weight in replaced:
-            weights[name] = weight
-
-
-def _alias(weight: Tensor) -> Tensor:
-    with torch.inference_mode(False):
-        alias = torch.empty(0, dtype=weight.dtype, device=weight.device)
-        alias.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())
-        return nn.Parameter(alias, requires_grad=False) if isinstance(weight, nn.Parameter) else alias
-
-
 def _blocks(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in _BLOCKS]
 
 
 @contextmanager
-def _adding_out_of_place(model: nn.Module) -> Iterator[None]:
-    """CLIP's layers with ``x = x + ...`` for ``x += ...``, which overwrites what backward needs. The numbers are the same."""
-    stock = [
-        layer for layer in model.modules() if type(layer) is comfy.clip_model.CLIPLayer and "forward" not in vars(layer)
-    ]
+def _in_training() -> Iterator[None]:
+    """The host's own mark of a training, since v0.16.0: its models then leave out operations that have no backward."""
+    before = getattr(comfy.model_management, "in_training", None)
+    if before is None:
+        yield
+        return
+    comfy.model_management.in_training = True
     try:
-        for layer in stock:
-            layer.forward = MethodType(_clip_layer, layer)  # type: ignore[method-assign]
         yield
     finally:
-        for layer in stock:
-            vars(layer).pop("forward", None)
-
-
-def _clip_layer(self: Any, x: Tensor, mask: Tensor | None = None, optimized_attention: Any = None) -> Tensor:
-    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-    return x + self.mlp(self.layer_norm2(x))
+        comfy.model_management.in_training = before

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import HostError
 from ..base import TextFeatures, hidden_at
+from .private_names import is_paged
 
 __all__ = ["ComfyTextEncoder", "text_encoders"]
 
@@ -57,7 +58,8 @@ class ComfyTextEncoder:
         return [int(token) for token in self._tokenizer.tokenizer(text)["input_ids"][1:-1]]
 
     def embed(self, ids: Tensor) -> Tensor:
-        home = self._table.weight.device
+        # dynamic VRAM would cast the whole table on the CPU at each look-up
+        home = self._patcher.load_device if is_paged(self._table) else self._table.weight.device
         return self._table(ids.to(home), out_dtype=torch.float32).to(ids.device)
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:

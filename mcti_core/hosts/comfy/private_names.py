@@ -1,0 +1,129 @@
+"""Every name of ComfyUI that this pack uses and that ComfyUI's documented node API does not promise.
+
+They are looked for before a training or a classification borrows the host's models. Where one is gone, that is an error in a
+sentence, not a wrong number later. The versions are those in which the host tests passed with them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from ...errors import HostError
+
+__all__ = ["SEEN_FROM", "SEEN_TO", "check_host", "check_patcher", "checkpoint_file", "is_paged"]
+
+SEEN_FROM, SEEN_TO = "0.3.64", "0.33.0"
+"""The oldest and the newest version in which the host tests passed."""
+
+MODULES = {
+    "comfy.clip_model": ("CLIPLayer",),
+    "comfy.clip_vision": ("ClipVisionModel", "load_clipvision_from_sd"),
+    "comfy.latent_formats": ("SD15",),
+    "comfy.ldm.modules.attention": ("attention_pytorch",),
+    "comfy.model_base": ("BaseModel", "SD3"),
+    "comfy.model_management": (
+        "get_torch_device", "load_models_gpu", "soft_empty_cache", "text_encoder_device", "text_encoder_offload_device",
+        "throw_exception_if_processing_interrupted", "unet_offload_device",
+    ),
+    "comfy.model_patcher": ("ModelPatcher",),
+    "comfy.model_sampling": ("CONST", "EPS", "V_PREDICTION", "X0"),
+    "comfy.sd": ("CLIP", "VAE"),
+    "comfy.sd1_clip": ("SD1ClipModel", "SD1Tokenizer", "SDClipModel", "SDTokenizer"),
+    "comfy.supported_models_base": ("BASE", "ClipTarget"),
+    "comfy.utils": ("ProgressBar", "load_torch_file", "unet_to_diffusers"),
+    "folder_paths": ("get_temp_directory",),
+}  # fmt: skip
+"""By module, in all versions from 0.3.64 on."""
+PATCHER = (
+    "backup",
+    "cleanup",
+    "get_model_object",
+    "load_device",
+    "model",
+    "model_options",
+    "patches",
+    "patches_uuid",
+    "pre_run",
+)
+"""Of a ``ModelPatcher``, in all versions from 0.3.64 on."""
+OPERATION = ("weight_function", "bias_function")
+"""Of the host's operations (``comfy.ops``), in all versions from 0.3.64 on."""
+PAGE = "_v"
+"""Of an operation whose weights dynamic VRAM brings, from 0.16.0 on: its place in a range of addresses."""
+LOADER = "cached_patcher_init"
+"""Of a ``ModelPatcher``, from 0.16.0 on: the function that loaded it and its arguments. Only told to people."""
+
+
+@cache
+def check_host() -> None:
+    """Look for the names in the host's modules.
+
+    Raises:
+        HostError: one is gone.
+    """
+    for module, names in MODULES.items():
+        try:
+            found = import_module(module)
+        except ImportError as error:
+            raise _gone(module) from error
+        for name in names:
+            if not hasattr(found, name):
+                raise _gone(f"{module}.{name}")
+
+
+def check_patcher(patcher: Any) -> None:
+    """Look for the names in a loaded model, before gradients run through it.
+
+    Raises:
+        HostError: one is gone; or the model's weights come and go in a way that is not known here, so that gradients might
+            be those of other weights.
+    """
+    check_host()
+    for name in PATCHER:
+        if not hasattr(patcher, name):
+            raise _gone(f"ModelPatcher.{name}")
+    if not _is_dynamic(patcher):
+        return
+    modules = list(patcher.model.modules())
+    if not any(is_paged(module) for module in modules):
+        raise _gone(f"{PAGE} of operations under dynamic VRAM", "; starting it with --disable-dynamic-vram helps")
+    for module in modules:
+        if is_paged(module) and not all(hasattr(module, name) for name in OPERATION):
+            raise _gone(
+                f"weight_function of {type(module).__name__}", "; starting it with --disable-dynamic-vram helps"
+            )
+
+
+def is_paged(module: nn.Module) -> bool:
+    """Whether dynamic VRAM brings the operation's weights when it is called, and takes them away afterwards."""
+    return hasattr(module, PAGE)
+
+
+def checkpoint_file(patcher: Any) -> str | None:
+    """The path that a stock loader node read a model from, where the host keeps it."""
+    loader = getattr(patcher, LOADER, None)
+    path = loader[1][0] if isinstance(loader, tuple) and len(loader) > 1 and loader[1] else None
+    path = path[0] if isinstance(path, (list, tuple)) and path else path
+    return path if isinstance(path, str) else None
+
+
+def _is_dynamic(patcher: Any) -> bool:
+    return bool(getattr(patcher, "is_dynamic", lambda: False)())
+
+
+def _gone(name: str, remedy: str = "") -> HostError:
+    return HostError(
+        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was seen to work with ComfyUI {SEEN_FROM} to "
+        f"{SEEN_TO}{remedy}"
+    )
+
+
+def _version() -> str:
+    try:
+        return str(import_module("comfyui_version").__version__)
+    except (ImportError, AttributeError):
+        return "of an unknown version"

@@ -1,0 +1,138 @@
+"""Make the host's weights usable in backward for the length of a session.
+
+They cannot be trained through as they are. Loader nodes make them in inference mode, so that autograd refuses them; some ask
+for gradients that nobody wants; and CLIP's layers add in place. Weights that lie on the device for the whole session are
+therefore replaced by aliases: other tensors on the same memory, without the mark of inference mode, frozen. Nothing is copied.
+
+Other weights come to the device only when an operation asks for them: those of ComfyUI's dynamic VRAM (the default on NVIDIA
+cards since v0.16.0), offloaded ones, and quantised ones. They are cast into memory that the host uses again for the next
+layer, while autograd still holds it for backward: gradients would be wrong without any error. Such operations get a copy of
+their own for as long as autograd needs it.
+
+Afterwards everything is as it was, object by object, whatever happened in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import MethodType
+from typing import Any
+
+import comfy.clip_model
+import torch
+from torch import Tensor, nn
+
+from .private_names import is_paged
+
+__all__ = ["trainable_through"]
+
+_KEPT_EXACTLY = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Number formats that operations compute in. Of others, such as float8, an operation makes a copy in one of these, or it
+multiplies in eight bits, which has no backward."""
+_NOT_THERE = object()
+
+
+@contextmanager
+def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, backward runs through a loaded model of the host to its inputs; no weight asks for gradients.
+
+    Args:
+        model: of a ``ModelPatcher``, loaded.
+        device: where it computes.
+    """
+    with ExitStack() as changes:
+        for module in model.modules():
+            if _casts(module) and _comes_when_asked(module, device):
+                changes.enter_context(_private_copies(module))
+                changes.enter_context(_aliased(module, but=("weight", "bias")))
+            else:
+                changes.enter_context(_aliased(module))
+            if type(module) is comfy.clip_model.CLIPLayer:
+                changes.enter_context(_adding_out_of_place(module))
+        yield
+
+
+def _casts(module: nn.Module) -> bool:
+    """One of the host's operations (``comfy.ops``), which puts its weights through functions before use."""
+    return hasattr(module, "weight_function") and hasattr(module, "bias_function")
+
+
+def _comes_when_asked(module: Any, device: torch.device) -> bool:
+    if is_paged(module):
+        return True
+    weights = [
+        weight for weight in (getattr(module, "weight", None), getattr(module, "bias", None)) if weight is not None
+    ]
+    return any(
+        not _is_plain(weight) or weight.device != device or weight.dtype not in _KEPT_EXACTLY for weight in weights
+    )
+
+
+def _is_plain(weight: Any) -> bool:
+    """Not a tensor of another class, such as a quantised one."""
+    return type(weight) in (nn.Parameter, Tensor)
+
+
+@contextmanager
+def _private_copies(module: Any) -> Iterator[None]:
+    """Whatever the operation computes with is memory that nobody else writes to."""
+    attributes = vars(module)
+    names = () if isinstance(module, nn.Embedding) else ("weight_function", "bias_function")  # backward needs no table
+    before = {name: attributes.get(name, _NOT_THERE) for name in names}
+    try:
+        for name in names:
+            setattr(module, name, [*getattr(module, name), _private_copy])
+        yield
+    finally:
+        for name, functions in before.items():
+            if functions is _NOT_THERE:
+                attributes.pop(name, None)
+            else:
+                attributes[name] = functions
+
+
+def _private_copy(weight: Tensor) -> Tensor:
+    return weight.detach().clone() if torch.is_grad_enabled() else weight
+
+
+@contextmanager
+def _aliased(module: nn.Module, but: tuple[str, ...] = ()) -> Iterator[None]:
+    """The module's own parameters and buffers replaced by frozen aliases, but for some and for tensors of other classes."""
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for weights in stores:
+            for name, weight in list(weights.items()):
+                if _is_plain(weight) and name not in but:
+                    replaced.append((weights, name, weight))
+                    weights[name] = _alias(weight)
+        yield
+    finally:
+        for weights, name, weight in replaced:
+            weights[name] = weight
+
+
+def _alias(weight: Tensor) -> Tensor:
+    with torch.inference_mode(False):
+        alias = torch.empty(0, dtype=weight.dtype, device=weight.device)
+        alias.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())
+        return nn.Parameter(alias, requires_grad=False) if isinstance(weight, nn.Parameter) else alias
+
+
+@contextmanager
+def _adding_out_of_place(layer: Any) -> Iterator[None]:
+    """CLIP's layer with ``x = x + ...`` for ``x += ...``, which overwrites what backward needs. The numbers are the same."""
+    if "forward" in vars(layer):
+        yield
+        return
+    layer.forward = MethodType(_clip_layer, layer)
+    try:
+        yield
+    finally:
+        vars(layer).pop("forward", None)
+
+
+def _clip_layer(self: Any, x: Tensor, mask: Tensor | None = None, optimized_attention: Any = None) -> Tensor:
+    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
+    return x + self.mlp(self.layer_norm2(x))
