@@ -48,13 +48,14 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def load_checkpoint(path: Path, embeddings: Any = None) -> tuple[Any, Any, Any]:
+def load_checkpoint(path: Path, embeddings: Any = None, text_dtype: Any = None) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE by the stock loader, as a loader node would have them, but for fewer layers of the text towers."""
     import comfy.sd
 
-    few = {f"{name}_model_config": {"num_hidden_layers": LAYERS} for name in ("clip_l", "clip_h", "clip_g")}
+    options = {} if text_dtype is None else {"dtype": text_dtype}
+    options |= {f"{name}_model_config": {"num_hidden_layers": LAYERS} for name in ("clip_l", "clip_h", "clip_g")}
     with torch.inference_mode():
-        return comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings, te_model_options=few)[
+        return comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings, te_model_options=options)[
             :3
         ]
 

@@ -53,7 +53,9 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
-    used = (clip.patcher, model, vae and vae.patcher, clip_file and clip_file.vision.patcher)
+    used = [model_fingerprint(part) for part in (clip.patcher, model, vae and vae.patcher) if part is not None]
+    if clip_file is not None:
+        used.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
     return Host(
         text=encoders,  # type: ignore[arg-type]
         denoiser=denoiser,
@@ -61,7 +63,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         clip=space,
         device=torch.device(device),
         name=_name(clip, model, family),
-        fingerprint=":".join(model_fingerprint(patcher) for patcher in used if patcher is not None),
+        fingerprint=":".join(used),
         image_size=getattr(clip.cond_stage_model, "image_size", _IMAGE_SIZES.get(family, 512)),
         generic_word=getattr(clip.cond_stage_model, "generic_word", "object"),
         session=residency.session,

@@ -23,17 +23,18 @@ _SAMPLING = "model_sampling"
 """Its noise levels, which nodes such as ModelSamplingDiscrete replace while the MODEL is loaded."""
 
 
-def model_fingerprint(patcher: Any) -> str:
+def model_fingerprint(patcher: Any, dtype: torch.dtype | None = None) -> str:
     """Equal for the same weights and patches, whichever of the host's loaders brought them.
 
     Args:
         patcher: a ``ModelPatcher``.
+        dtype: the number format of weights for which the host's modules name none.
 
     Returns:
         16 hexadecimal digits, and with patches a hyphen and those of the patches.
     """
     digest = hashlib.sha256()
-    for name, weight in sorted(_weights(patcher), key=lambda item: item[0]):
+    for name, weight in sorted(_weights(patcher, dtype), key=lambda item: item[0]):
         digest.update(f"{name}:".encode())
         digest.update(sample(weight))
     if hasattr(patcher.model, _SAMPLING):
@@ -43,7 +44,7 @@ def model_fingerprint(patcher: Any) -> str:
     return f"{digest.hexdigest()[:16]}-{patches_fingerprint(patcher.patches, patcher.patches_uuid)}"
 
 
-def _weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     """Every weight under its name, in the number format that the model computes with or is stored in."""
     loaded = {name: backup.weight for name, backup in patcher.backup.items()}
     loaded |= getattr(patcher, "backup_buffers", {})
@@ -54,7 +55,7 @@ def _weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
             full = f"{path}.{name}" if path else name
             if full == _NEVER_SET or path == _SAMPLING:
                 continue
-            yield from _plain(full, loaded.get(full, weight), _format(module, name))
+            yield from _plain(full, loaded.get(full, weight), _format(module, name) or dtype)
 
 
 def _format(module: nn.Module, name: str) -> torch.dtype | None:
