@@ -44,8 +44,9 @@ MAY_IMPORT = {
     "history": "",
     "processes": "errors",
     "train_state": "batches errors history probe",
+    "saved_tensors": "errors",
     "training": "batches config errors features history hosts losses normal_form objective probe processes prompts "
-    "templates tokens train_state",
+    "saved_tensors templates tokens train_state",
     "memory": "config errors features hosts processes tokens train_state training",
     "one_by_one": "config features hosts memory tokens training",
     "progress_store": "errors limits own_files tensor_files train_state",

@@ -244,8 +244,12 @@ def start_dynamic() -> None:
 
     management = comfy.model_management
     management.get_offload_stream = next_stream
-    management.text_encoder_initial_device = lambda *_, **__: torch.device("cpu", 0)  # not where it computes, as on a card
-    management.get_free_memory = lambda dev=None, torch_free_too=False: (1 << 40, 1 << 30) if torch_free_too else 1 << 40
+    management.text_encoder_initial_device = lambda *_, **__: torch.device(
+        "cpu", 0
+    )  # not where it computes, as on a card
+    management.get_free_memory = lambda dev=None, torch_free_too=False: (
+        (1 << 40, 1 << 30) if torch_free_too else 1 << 40
+    )
 
 
 def _tensor(place: tuple[Any, int, int], device: Any) -> torch.Tensor:

@@ -55,9 +55,9 @@ def load_checkpoint(path: Path, embeddings: Any = None, text_dtype: Any = None) 
     options = {} if text_dtype is None else {"dtype": text_dtype}
     options |= {f"{name}_model_config": {"num_hidden_layers": LAYERS} for name in ("clip_l", "clip_h", "clip_g")}
     with torch.inference_mode():
-        return comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings, te_model_options=options)[
-            :3
-        ]
+        return comfy.sd.load_checkpoint_guess_config(
+            str(path), embedding_directory=embeddings, te_model_options=options
+        )[:3]
 
 
 def patched(part: Any, like: str, seed: int = 0) -> Any:

@@ -26,8 +26,7 @@ MODULES = {
     "comfy.ldm.modules.attention": ("attention_pytorch",),
     "comfy.model_base": ("BaseModel", "SD3"),
     "comfy.model_management": (
-        "get_torch_device", "load_models_gpu", "soft_empty_cache", "text_encoder_device", "text_encoder_offload_device",
-        "throw_exception_if_processing_interrupted", "unet_offload_device",
+        "get_torch_device", "load_models_gpu", "soft_empty_cache", "throw_exception_if_processing_interrupted", "unet_offload_device",
     ),
     "comfy.model_patcher": ("ModelPatcher",),
     "comfy.model_sampling": ("CONST", "EPS", "V_PREDICTION", "X0"),
@@ -35,9 +34,13 @@ MODULES = {
     "comfy.sd1_clip": ("SD1ClipModel", "SD1Tokenizer", "SDClipModel", "SDTokenizer"),
     "comfy.supported_models_base": ("BASE", "ClipTarget"),
     "comfy.utils": ("ProgressBar", "load_torch_file", "unet_to_diffusers"),
-    "folder_paths": ("get_temp_directory",),
+    "folder_paths": (
+        "add_model_folder_path", "get_filename_list", "get_folder_paths", "get_full_path", "get_input_directory", "get_output_directory", "get_temp_directory", "get_user_directory", "models_dir",
+    ),
 }  # fmt: skip
 """By module, in all versions from 0.3.64 on."""
+OPTIONAL = ("comfy.model_management.in_training",)
+"""Used where they are: since 0.16.0."""
 PATCHER = (
     "backup",
     "cleanup",
