@@ -24,6 +24,7 @@ def class_mean(support: Support, query: Tensor, classes: int) -> Tensor:
     Returns:
         (Q,) int64 predicted classes.
     """
+    support = support.of_width(query.shape[1])
     return (F.normalize(query, dim=-1) @ class_means(support.features, support.labels, classes).T).argmax(1)
 
 

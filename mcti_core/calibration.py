@@ -99,7 +99,9 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         raise ConfigError(
             f"the classifier's classes {list(classifier.labels)} are not the tokens' {list(tokens.labels)}"
         )
-    logits, labels = _left_out_logits(classifier, tokens.support), tokens.support.labels
+    text = classifier.tokens.text if isinstance(classifier, HybridClassifier) else classifier.text
+    support = tokens.support.of_width(text.shape[1])
+    logits, labels = _left_out_logits(classifier, support), support.labels
     usable = torch.bincount(labels)[labels] > 1
     if usable.any():
         temperature = fit_temperature(logits[usable], labels[usable])

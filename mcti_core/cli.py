@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import classify_command, commands, token_commands
 from .console import set_up_streams
@@ -55,8 +55,13 @@ def _who() -> str:
     return "mcti" if rank == "0" else f"mcti (process {rank})"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))  # a file's name may stand where an option is expected
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mcti", description="Teach a text-to-image model many unnamed things; generate and classify them."
     )
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")

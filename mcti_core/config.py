@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 
-from .errors import ConfigError
+from .errors import ConfigError, TokenError
+from .limits import check_counts
 from .losses import DIRECTIONS
 from .templates import OBJECT_TEMPLATES
 from .tokens import POOLINGS
@@ -93,6 +94,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if not self.templates:
             raise ConfigError("templates must hold at least one prompt")
+        try:
+            check_counts((), self.templates)
+        except TokenError as error:  # not as late as when the tokens are made
+            raise ConfigError(str(error)) from error
         if self.reconstruction == 0 and self.gamma == 0:
             raise ConfigError("reconstruction and gamma are both 0: nothing would be learned")
         if self.warm_start and self.gamma == 0:

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from .errors import TokenError
 
-__all__ = ["MAX_CLASSES", "MAX_HEADER_BYTES", "MAX_SET_BYTES", "MAX_TRAINING_BYTES", "MAX_WIDTH", "check_counts"]
+__all__ = [
+    "MAX_CLASSES",
+    "MAX_HEADER_BYTES",
+    "MAX_LABEL",
+    "MAX_NUMBER",
+    "MAX_SET_BYTES",
+    "MAX_STEPS",
+    "MAX_TRAINING_BYTES",
+    "MAX_WIDTH",
+    "check_counts",
+]
 
 MAX_CLASSES = 4096
 MAX_LABEL = 1000
@@ -17,10 +27,14 @@ MAX_ENCODED = 250_000
 """Classes times templates: each of these prompts is encoded when a classifier is made."""
 MAX_WIDTH = 8192
 """Of a vector; the widest text encoder of Stable Diffusion has 1280."""
+MAX_NUMBER = 1e6
+"""In a vector that is read from a file; learned ones are below 100, and the square of a larger one may overflow."""
 MAX_SET_BYTES = 2**30
 """Of a token set's file."""
 MAX_TRAINING_BYTES = 2**32
 """Of a kept training's file, which holds the vectors four times."""
+MAX_STEPS = 4_000_000
+"""Done in a kept training; each has its losses."""
 MAX_HEADER_BYTES = 2**24
 """Of what describes the tensors of a safetensors file."""
 

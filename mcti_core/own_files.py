@@ -103,6 +103,11 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         inside, whole = os.path.realpath(root), os.path.realpath(path.parent)
         if os.path.commonpath([inside, whole]) != inside:
             return f" is outside {root}, where a link leads; choose another name or folder"
+    above = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        return (
+            f" cannot be written, since {above} is no folder or is not open for writing; choose another name or folder"
+        )
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"
     if not os.path.lexists(path):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import ResumeError
-from .limits import MAX_TRAINING_BYTES
+from .limits import MAX_STEPS, MAX_TRAINING_BYTES
 from .own_files import write_own
 from .tensor_files import format_of
 from .train_state import TrainState
@@ -131,6 +131,8 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Store
         moments.setdefault(int(index), {})[name] = tensor
     generators = part("generators")
     least, waited = tensors["best"].tolist()
+    if len(tensors["history"]) > MAX_STEPS:
+        raise ValueError(f"it has more than {MAX_STEPS:,} steps")
     state = TrainState(
         begun=values["begun"],
         history=tuple(dict(zip(values["losses"], row, strict=True)) for row in tensors["history"].tolist()),

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import TokenError
+from .limits import MAX_CLASSES, MAX_NUMBER
 from .modelspec import embedding_metadata
 from .own_files import refuse_foreign, write_own
 from .tensor_files import format_of, read_safetensors
@@ -153,6 +154,8 @@ def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) ->
     """
     if not paths:
         raise TokenError("there are no embedding files to read")
+    if len(paths) > MAX_CLASSES:
+        raise TokenError(f"there are {len(paths):,} embedding files; a token set has at most {MAX_CLASSES:,}")
     if names and len(names) != len(paths):
         raise TokenError(f"there are {len(paths)} embeddings and {len(names)} names; give one name each")
     read = [_imported(Path(path)) for path in paths]
@@ -279,6 +282,10 @@ def _tensor(tensors: Mapping[str, Tensor], key: str, dimensions: int, dtype: tor
         raise TokenError(
             f"tensor {key!r} must be {dtype} with {dimensions} dimensions and not empty, got {tensor.dtype} {tuple(tensor.shape)}"
         )
+    if not tensor.abs().max() <= MAX_NUMBER:
+        raise TokenError(
+            f"tensor {key!r} holds numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the file is damaged"
+        )
     return tensor
 
 
@@ -286,7 +293,7 @@ def _support(tensors: Mapping[str, Tensor], classes: int) -> Support | None:
     if _FEATURES not in tensors:
         return None
     features, labels = _tensor(tensors, _FEATURES, 2), _tensor(tensors, _LABELS, 1, torch.int64)
-    if len(features) != len(labels) or labels.min() < 0 or labels.max() >= classes or not features.isfinite().all():
+    if len(features) != len(labels) or labels.min() < 0 or labels.max() >= classes:
         raise TokenError("the examples' features and labels do not fit together or the classes")
     return Support(features, labels)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import TokenError
-from .limits import MAX_WIDTH
+from .limits import MAX_NUMBER, MAX_WIDTH
 from .tensor_files import is_safetensors, read_safetensors, read_torch, refuse_large
 
 __all__ = ["EMBEDDING", "SUFFIXES", "WIDTHS", "Embedding", "read_embedding"]
@@ -168,8 +168,10 @@ def _checked(tensor: Any, what: str) -> Tensor:
             f"{what} says to hold {rows.numel():,} numbers, and does not store as many; the file is damaged"
         )
     vectors = rows.float().contiguous().clone()
-    if not vectors.isfinite().all():
-        raise TokenError(f"{what} holds numbers that are not finite; the embedding is broken")
+    if not vectors.abs().max() <= MAX_NUMBER:
+        raise TokenError(
+            f"{what} holds numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the embedding is broken"
+        )
     return vectors
 
 

@@ -38,6 +38,19 @@ class Support:
     labels: Tensor
     """(N,) int64 class of each."""
 
+    def of_width(self, width: int) -> Support:
+        """Itself, where image features are p = ``width`` wide.
+
+        Raises:
+            TokenError: they are of another CLIP space.
+        """
+        own = self.features.shape[1]
+        if own != width:
+            raise TokenError(
+                f"the tokens' example features are {own} wide, this CLIP space's are {width}; use the CLIP model that the tokens were trained with"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class TokenSet:

@@ -20,6 +20,7 @@ from .errors import ConfigError, StopTraining, TrainingError
 from .features import FeatureCache
 from .history import History, gradients
 from .hosts.base import Host
+from .limits import check_counts
 from .losses import gamma_at
 from .normal_form import normal_form
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
@@ -282,6 +283,7 @@ def _asks_to_stop(on_step: Callable[[StepInfo], object], seen: StepInfo) -> bool
 def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:
     if list(map(normal_form, cache.classes)) != list(map(normal_form, tokens.labels)):
         raise ConfigError(f"the examples' classes {list(cache.classes)} are not the tokens' {list(tokens.labels)}")
+    check_counts(tokens.labels, config.templates)
     if set(host.text) != set(tokens.vectors):
         raise ConfigError(
             f"the tokens have vectors for {', '.join(tokens.vectors)}, the model's text encoders are {', '.join(host.text)}"

@@ -23,6 +23,7 @@ TOKEN_SETS = "mcti_tokens"
 _OPENED = "mcti_folders.txt"
 """In the host's user folder: one folder a line that graphs may read examples from."""
 _MAX_BYTES = 2**20
+_MAX_OPENED = 256
 _told: set[str] = set()
 """Sentences about the settings file, which is read whenever the page asks for the nodes."""
 
@@ -128,6 +129,8 @@ def _opened() -> list[Path]:
             continue
         if path := _folder_of(line):
             opened.append(path)
+            if len(opened) == _MAX_OPENED:
+                break
         else:
             _tell(f"line {number} of {file} opens no folder; write the whole path of a folder, such as {Path.home()}")
     return opened

@@ -12,6 +12,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..mcti_core.errors import TokenError
+from ..mcti_core.limits import MAX_SET_BYTES
 from ..mcti_core.token_files import (
     SUFFIX,
     export_embeddings,
@@ -100,7 +101,9 @@ class LoadTokens(Node):
         with plainly():
             paths = _paths(checked_text("file", file))
         for path in paths:
-            digest.update(path.name.encode())
+            digest.update(path.name.encode("utf-8", "surrogatepass"))
+            if path.stat().st_size > MAX_SET_BYTES:  # nor will it be read
+                continue
             with open(path, "rb") as content:
                 while block := content.read(2**20):
                     digest.update(block)

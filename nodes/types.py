@@ -15,6 +15,7 @@ from torch import Tensor
 from ..mcti_core.config import TrainConfig
 from ..mcti_core.errors import ExamplesError
 from ..mcti_core.examples import FewShotDataset
+from ..mcti_core.limits import check_counts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,6 +70,7 @@ class Examples:
         flat = tuple(image for images in self.images.values() for image in images)
         if not self.images:
             raise ExamplesError("there are no examples; connect a node that gives some")
+        check_counts(tuple(self.images), ())
         return FewShotDataset(tuple(self.images), flat, torch.tensor(labels, dtype=torch.long))
 
     def __len__(self) -> int:

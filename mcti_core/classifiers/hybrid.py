@@ -43,7 +43,7 @@ class HybridClassifier:
         self.tokens = ClipClassifier(host, tokens, templates=templates, logit_scale=logit_scale)
         self.host, self.labels, self.weight = host, tokens.labels, weight
         self.temperature, self.threshold = 1.0, 0.0
-        self.support = tokens.support
+        self.support = tokens.support.of_width(self.tokens.text.shape[1])
         self.means = class_means(self.support.features, self.support.labels, len(self.labels))
 
     def score(self, images: Tensor) -> Scores:

@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "tensor_files": "errors limits",
     "token_formats": "errors limits tensor_files",
     "modelspec": "",
-    "token_files": "errors modelspec own_files tensor_files token_formats token_sets tokens",
-    "config": "errors losses templates tokens",
+    "token_files": "errors limits modelspec own_files tensor_files token_formats token_sets tokens",
+    "config": "errors limits losses templates tokens",
     "prompts": "errors hosts prompt_syntax tokens",
     "examples": "errors normal_form tokens",
     "features": "errors examples hosts own_files processes tensor_files tokens",
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "processes": "errors",
     "train_state": "batches errors history probe",
     "saved_tensors": "errors",
-    "training": "batches config errors features history hosts losses normal_form objective probe processes prompts "
+    "training": "batches config errors features history hosts limits losses normal_form objective probe processes prompts "
     "saved_tensors templates tokens train_state",
     "memory": "config errors features hosts processes tokens train_state training",
     "one_by_one": "config features hosts memory tokens training",

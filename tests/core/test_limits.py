@@ -118,3 +118,24 @@ def test_named_pipe_is_not_waited_for(suffix, tmp_path):
     for read in (load_tokens, read_embedding):
         with pytest.raises(TokenError, match="is no file"):
             read(path)
+
+
+@pytest.mark.parametrize("number", [1e38, -2e6, float("inf"), float("nan")])
+def test_vectors_beyond_what_learning_makes_are_refused(number, tmp_path):
+    save_file({"emb_params": torch.full((1, 768), number)}, tmp_path / "x.safetensors")
+    with pytest.raises(TokenError, match="holds numbers beyond 1,000,000 or that are not finite"):
+        read_embedding(tmp_path / "x.safetensors")
+    torch.save({"emb_params": torch.full((1, 768), number)}, tmp_path / "x.pt")
+    with pytest.raises(TokenError, match="holds numbers beyond 1,000,000 or that are not finite"):
+        read_embedding(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("method", ["clip", "hybrid"])
+def test_example_features_of_another_clip_space_are_a_sentence(tiny_host, method):
+    from mcti_core.calibration import calibrated_classifier
+    from mcti_core.tokens import Support
+
+    support = Support(torch.nn.functional.normalize(torch.randn(4, 7), dim=1), torch.tensor([0, 0, 1, 1]))
+    tokens = TokenSet(("a", "b"), {"clip_l": torch.randn(2, 1, tiny_host.text["clip_l"].width)}, support=support)
+    with pytest.raises(TokenError, match="example features are 7 wide"):
+        calibrated_classifier(method, tiny_host, tokens)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mcti_core.errors import ResumeError
+from mcti_core.errors import FileError, ResumeError
 from mcti_core.progress_store import StoredTraining, load_training, save_training
 from mcti_core.token_files import save_tokens
 from mcti_core.train_state import TrainState
@@ -183,5 +183,5 @@ def test_a_newer_file_and_one_that_was_changed_are_refused(states, tmp_path, nam
 
 def test_a_place_that_cannot_be_written_is_told(states, tmp_path):
     (tmp_path / "file").write_text("here first")
-    with pytest.raises(ResumeError, match="make room, or choose another place"):
+    with pytest.raises(FileError, match="is no folder or is not open for writing"):
         save_training(stored(states[0][0]), tmp_path / "file" / "training.safetensors")

@@ -125,7 +125,9 @@ def test_limits_in_security_are_those_of_the_code():
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
         f"kept training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels |",
-        f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB |",
+        f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
+        f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",
+        f"steps done in a kept training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {tokens._MAX_LEVELS} |",
     ):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mcti_core.errors import TokenError
+from mcti_core.errors import FileError, TokenError
 from mcti_core.token_files import (
     LAYOUTS,
     export_embedding,
@@ -114,7 +114,7 @@ def test_a_failed_save_leaves_the_old_file(tokens, tmp_path):
         save_tokens(replace(tokens, training={"x": object()}), path)
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == [path.name]
-    with pytest.raises(TokenError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         save_tokens(tokens, path / "below a file")
 
 
