@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from .errors import ResumeError
+from .escaping import escaped
 from .own_files import delete_own, refuse_foreign, write_own
 from .resuming import told_differences
 
@@ -235,10 +236,14 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
 def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
     r"""A record as one line of JSON that this encoding can hold.
 
-    Letters stay as they are if all can be written. Else all but ASCII is escaped, and reading gives the same record: so it is in
-    UTF-8 with a file's name that is not valid UTF-8, of which a byte 0xE9 is written as ``\udce9``.
+    Letters stay as they are if all can be written, else all but ASCII is escaped. Characters that ``escaping`` knows are escaped in any
+    case, such as a byte 0xE9 of a file's name that is not valid UTF-8 as ``\udce9``. Reading gives the same record.
     """
     text = json.dumps(record, ensure_ascii=False)
+    if (
+        escaped(text) != text
+    ):  # it may be for a terminal; all such characters stand inside strings, and have four digits
+        text = "".join(c if escaped(c) == c else f"\\u{ord(c):04x}" for c in text)
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

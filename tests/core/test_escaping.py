@@ -1,10 +1,12 @@
 """Labels and file names of others in our lines."""
 
+import json
 import sys
 import unicodedata
 
 import pytest
 
+from mcti_core.answers import json_line
 from mcti_core.console import printable
 from mcti_core.escaping import escaped
 
@@ -22,6 +24,14 @@ def test_escaped_control_and_direction_characters_are_gone():
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
     assert shown.splitlines() == [shown]
+
+
+def test_json_line_is_one_line_without_control_characters_and_reads_back():
+    every = "".join(map(chr, range(0x3000))) + "\udce9猫"
+    line = json_line({"label": every})
+    assert escaped(line) == line
+    assert json.loads(line) == {"label": every}
+    assert "猫" in line
 
 
 @pytest.mark.parametrize(

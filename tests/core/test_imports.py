@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "endings": "",
     "classifiers": "diffusion errors features hosts prompts tokens",
     "streams": "classifiers errors examples",
-    "answers": "errors own_files resuming",
+    "answers": "errors escaping own_files resuming",
     "baselines": "classifiers errors tokens",
     "methods": "",
     "calibration": "classifiers errors hosts methods tokens",
