@@ -18,6 +18,7 @@ from ..mcti_core.classifiers import ClipClassifier, HybridClassifier
 from ..mcti_core.classifiers.base import Prediction, predict
 from ..mcti_core.classifiers.clip import image_features
 from ..mcti_core.errors import ExamplesError, MCTIError
+from ..mcti_core.escaping import escaped
 from ..mcti_core.examples import load_image, to_square
 from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
 from ..mcti_core.plots import confusion_plot, score_bars
@@ -221,7 +222,13 @@ def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple
 def _report(rows: list[tuple[str, float]], predicted: Tensor, labels: Tensor, names: tuple[str, ...]) -> str:
     methods = [(name, _percent(share, 1)) for name, share in [*rows, ("chance", 1 / len(names))]]
     classes = [
-        (row.label, str(row.images), _percent(row.precision), _percent(row.recall), row.taken_for or "")
+        (
+            escaped(row.label),
+            str(row.images),
+            _percent(row.precision),
+            _percent(row.recall),
+            escaped(row.taken_for or ""),
+        )
         for row in per_class_table(predicted, labels, names)
     ]
     return "\n".join(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -15,14 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..mcti_core.config import SCHEDULES, TrainConfig
-from ..mcti_core.errors import FileError, ResumeError, TrainingError
+from ..mcti_core.errors import ResumeError, TrainingError
 from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
 from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..mcti_core.tokens import POOLINGS, TokenSet
 from .checking import Node
-from .folders import token_set_path, token_set_root
 from .running import Reporter, working
 from .types import (
     CATEGORY,
@@ -35,13 +32,12 @@ from .types import (
     optional,
     picture_out,
 )
-from .unfinished import give_up, unfinished_path, unfinished_state
+from .unfinished import give_up, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
 
 __all__ = ["TrainTokens", "TrainingSettings"]
 
 _DEFAULT = TrainConfig()
 _SAMPLES_A_ROW = 5
-_MOST_TRIES = 100
 _EXAMPLES_AT_ONCE = 4
 """Images between looks at whether the user has cancelled."""
 _LEAST_SAMPLE = 128
@@ -245,45 +241,12 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
                 give_up(path, error)
                 return train_in_memory(host, cache, tokens, config, on_step=on_step), keeping
         except TrainingError as error:
-            _keep_tokens(error.tokens, last[-1].step if last else 0, config)
+            keep_tokens(error.tokens, last[-1].step if last else 0, config)
             raise
         except BaseException:
             if last:
-                _keep_tokens(_tokens_so_far(last[-1]), last[-1].step, config)
+                keep_tokens(tokens_so_far(last[-1]), last[-1].step, config)
             raise
-
-
-def _tokens_so_far(info: Any) -> TokenSet:
-    """Those of a ``StepInfo``, or the last ones that were finite: a cancel may come before it has been seen that numbers are not."""
-    try:
-        return info.tokens()
-    except TrainingError as error:
-        return error.tokens
-
-
-def _keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
-    from ..mcti_core.token_files import save_tokens
-
-    path = save_tokens(tokens, _free_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more"))
-    logging.info(
-        "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
-        steps, config.warm_start + config.steps, path,
-    )  # fmt: skip
-
-
-def _free_path(name: str) -> Path:
-    """Where nothing of others is in the way: under this name or, since what was learned is worth keeping, a numbered one."""
-    from ..mcti_core.token_files import SUFFIX, refuse_foreign_tokens
-
-    for number in itertools.count(1):
-        path = token_set_path(name if number == 1 else f"{number}-{name}", SUFFIX)
-        try:
-            refuse_foreign_tokens(path, root=token_set_root())
-            return path
-        except FileError:
-            if number == _MOST_TRIES:
-                raise
-    raise AssertionError
 
 
 def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> Tensor:

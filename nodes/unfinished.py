@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 
-from ..mcti_core.errors import ResumeError
+from ..mcti_core.errors import FileError, ResumeError, TrainingError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.own_files import delete_own, refuse_foreign, set_aside
 from ..mcti_core.progress_store import is_training
+from .folders import token_set_path, token_set_root
 
 if TYPE_CHECKING:
+    from ..mcti_core.config import TrainConfig
+    from ..mcti_core.tokens import TokenSet
     from ..mcti_core.train_state import TrainState
 
-__all__ = ["give_up", "unfinished_path", "unfinished_state"]
+__all__ = ["give_up", "keep_tokens", "tokens_so_far", "unfinished_path", "unfinished_state"]
 
 _FOLDER = "mcti_unfinished"
+_MOST_TRIES = 100
 _MOST = 8
 """Trainings that are kept; beyond it, the oldest goes."""
 
@@ -32,7 +37,8 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
     folder = user / _FOLDER
     name = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.safetensors"
-    if path.is_file() and not path.is_symlink() and not is_training(path):
+    refuse_foreign(path, lambda file: True, root=user)  # where it lies; what it is comes next
+    if path.is_file() and not is_training(path):
         _set_aside(path, "it is no training that was kept here")
     refuse_foreign(path, is_training, root=user)
     others = [file for file in folder.glob("*.safetensors") if file != path and is_training(file)]
@@ -59,6 +65,39 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
         _set_aside(path, str(error))
         return None
     return state if state.begun == identity else None
+
+
+def tokens_so_far(info: Any) -> TokenSet:
+    """Those of a ``StepInfo``, or the last ones that were finite: a cancel may come before it has been seen that numbers are not."""
+    try:
+        return info.tokens()
+    except TrainingError as error:
+        return error.tokens
+
+
+def keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
+    from ..mcti_core.token_files import save_tokens
+
+    path = save_tokens(tokens, _free_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more"))
+    logging.info(
+        "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
+        steps, config.warm_start + config.steps, path,
+    )  # fmt: skip
+
+
+def _free_path(name: str) -> Path:
+    """Where nothing of others is in the way: under this name or, since what was learned is worth keeping, a numbered one."""
+    from ..mcti_core.token_files import SUFFIX, refuse_foreign_tokens
+
+    for number in itertools.count(1):
+        path = token_set_path(name if number == 1 else f"{number}-{name}", SUFFIX)
+        try:
+            refuse_foreign_tokens(path, root=token_set_root())
+            return path
+        except FileError:
+            if number == _MOST_TRIES:
+                raise
+    raise AssertionError
 
 
 def _set_aside(path: Path, why: str) -> None:

@@ -95,6 +95,16 @@ def test_kept_training_with_a_right_checksum_and_wrong_content_is_set_aside(serv
     assert "its content does not fit" in server.log()
 
 
+def test_kept_trainings_are_not_kept_where_a_link_leads_out(server: Server, tmp_path: Path) -> None:
+    kept = server.base / "user" / "mcti_unfinished"
+    kept.rename(kept.with_name("put away"))
+    kept.symlink_to(tmp_path, target_is_directory=True)
+    assert "where a link leads" in told(server, training(seed=4))
+    assert not list(tmp_path.iterdir())
+    kept.unlink()
+    kept.with_name("put away").rename(kept)
+
+
 def test_set_with_an_unsafe_name_is_not_loaded(server: Server) -> None:
     tokens = TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 96)})
     object.__setattr__(tokens, "names", ("../../../escaped", "b"))
