@@ -125,9 +125,8 @@ def train(model: Any, clip: Any, vae: Any, clip_file: Any, **settings: Any) -> d
     host, dataset = comfy_host(clip, model, vae, clip_file), two_images()
     cache = FeatureCache.build(host, dataset, mirror=False, size=64)
     gamma = 0.0 if clip_file is None else 0.1
-    config = TrainConfig(
-        steps=STEPS, batch=2, lr=0.02, gamma=gamma, lr_warmup=0, templates=("a photo of a {}",), **settings
-    )
+    usual = {"steps": STEPS, "batch": 2, "lr": 0.02, "gamma": gamma, "lr_warmup": 0, "templates": ("a photo of a {}",)}
+    config = TrainConfig(**{**usual, **settings})
     return dict(learn(host, cache, new_tokens(host, dataset.classes), config).tokens.vectors)
 
 

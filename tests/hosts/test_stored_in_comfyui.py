@@ -1,0 +1,39 @@
+"""Weights in eight or four bits train as the numbers that they stand for; parts loaded one by one train as their checkpoint."""
+
+import pytest
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+FORMATS = ["float8_e4m3fn", "int8_tensorwise", "nvfp4", "mxfp8"]
+
+
+@pytest.fixture(scope="module")
+def found(comfyui, in_comfyui, tmp_path_factory):
+    if not (comfyui / "comfy" / "quant_ops.py").is_file():
+        pytest.skip("this ComfyUI has no quantised weights; they came with 0.4.0")
+    return in_comfyui("stored_in_comfyui.py", tmp_path_factory.mktemp("stored"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_training_with_quantised_weights_learns_what_their_numbers_teach(name, found):
+    one = found["quantised"][name]
+    if "lacking" in one:
+        pytest.skip(one["lacking"])
+    assert one["matrices"] == 32
+    assert one["apart"] <= 1e-5
+    assert one["apart, where the card multiplies in few bits"] <= 1e-5
+    assert one["slope"] == pytest.approx(1.0, abs=0.03)
+    assert one["classified"]
+
+
+def test_training_with_weights_stored_in_eight_bits_learns_what_their_numbers_teach(found):
+    one = found["stored"]["float8_e4m3fn"]
+    assert one["matrices"] > 100
+    assert one["apart"] <= 1e-5
+    assert one["slope"] == pytest.approx(1.0, abs=0.03)
+    assert one["classified"]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd3"])
+def test_training_with_parts_loaded_one_by_one_gives_the_checkpoints_tokens(family, found):
+    assert found["split"][family] <= 1e-5
