@@ -170,12 +170,14 @@ class Server:
         base: an empty folder, or one prepared with models and inputs.
         options: more of ComfyUI's command line.
         pack: whether the pack is there.
+        cpu: whether the server computes on the CPU.
     """
 
     comfyui: Path
     base: Path
     options: tuple[str, ...] = ()
     pack: bool = True
+    cpu: bool = True
     port: int = 0
     client: str = field(default_factory=lambda: uuid.uuid4().hex)
     """What this client calls itself. Only a client that has a name is told what nodes show when they come from the cache."""
@@ -235,7 +237,8 @@ class Server:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
     def _command(self) -> list[str]:
-        command = [sys.executable, "main.py", "--cpu", "--disable-api-nodes", "--disable-auto-launch"]
+        command = [sys.executable, "main.py", "--disable-api-nodes", "--disable-auto-launch"]
+        command += ["--cpu"] if self.cpu else []
         command += ["--base-directory", str(self.base), "--port", str(self.port)]
         command += ["--database-url", "sqlite:///:memory:"]  # or it would lie in ComfyUI's folder
         frontend = os.environ.get("COMFYUI_FRONTEND")

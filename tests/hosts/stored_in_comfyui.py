@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import dynamic_vram_in_comfyui
+import torch
 from dynamic_vram_in_comfyui import classify
 from families_in_comfyui import check_gradients
 from in_comfyui import gap, load_checkpoint, start, tell
@@ -60,7 +60,9 @@ def quantised(weights: dict[str, Tensor], plain: Any, name: str) -> dict[str, An
             prefix = key.removesuffix("weight")
             stored.pop(key)
             stored |= {part: value for part, value in tensor.state_dict(key).items()}
-            stored[f"{prefix}comfy_quant"] = torch.tensor(list(json.dumps({"format": name}).encode()), dtype=torch.uint8)
+            stored[f"{prefix}comfy_quant"] = torch.tensor(
+                list(json.dumps({"format": name}).encode()), dtype=torch.uint8
+            )
             meant[key] = tensor.dequantize()
     except (NotImplementedError, RuntimeError, ValueError) as error:
         return {"lacking": f"{type(error).__name__}: {error}"[:300]}
@@ -86,7 +88,10 @@ def eight_bits(weights: dict[str, Tensor], plain: Any) -> dict[str, Any]:
     unet = unprefixed(weights, UNET)
     with torch.inference_mode():
         model = comfy.sd.load_diffusion_model_state_dict(dict(unet), {"dtype": few})
-        meant = {name: w.to(few).float() if name in set(model.model.diffusion_model.state_dict()) else w for name, w in unet.items()}
+        meant = {
+            name: w.to(few).float() if name in set(model.model.diffusion_model.state_dict()) else w
+            for name, w in unet.items()
+        }
         right = comfy.sd.load_diffusion_model_state_dict(meant, {"dtype": torch.float32})
     found = {"matrices": sum(p.dtype == few for p in model.model.parameters())}
     found["apart"] = apart(train(model, *plain[1:], None), train(right, *plain[1:], None))

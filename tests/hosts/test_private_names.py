@@ -31,9 +31,8 @@ def used(path):
             yield from ((node.module, name.name) for name in node.names)
         dotted = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
         module, _, name = dotted.rpartition(".")
-        if module in modules:
-            yield module, name
-        elif module.startswith("comfy.") and name[:1].isupper() and not any(m.startswith(module) for m in modules):
+        of_another = module.startswith("comfy.") and not any(other.startswith(module) for other in modules)
+        if module in modules or (of_another and name[:1].isupper()):
             yield module, name
 
 
