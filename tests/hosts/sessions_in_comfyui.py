@@ -68,6 +68,7 @@ def main(comfyui: str) -> None:
             "loaded by a training": changes_of_bits(untouched, fresh),
             "generated after a training alone": gap(fresh.generated(), untouched.generated()),
             "gradients": gradients(models),
+            "in training": in_training(models),
         }
     )
 
@@ -262,6 +263,25 @@ def gradients(models: Models) -> dict[str, Any]:
             weights = [*module.parameters(), *module.buffers()]
             found[name] = [sum(w.requires_grad for w in weights), sum(w.is_inference() for w in weights), len(weights)]
     return found
+
+
+def in_training(models: Models) -> list[Any]:
+    """The host's mark of a training: before, inside of two sessions with gradients and one without, and after a failure."""
+    import comfy.model_management
+
+    def mark() -> Any:
+        return getattr(comfy.model_management, "in_training", None)
+
+    seen, session = [mark()], models.host.session
+    try:
+        with session("text", gradients=True), session("denoiser", gradients=True):
+            seen.append(mark())
+            raise KeyError
+    except KeyError:
+        seen.append(mark())
+    with session("text"):
+        seen.append(mark())
+    return seen
 
 
 @contextmanager

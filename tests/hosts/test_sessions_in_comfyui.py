@@ -48,3 +48,9 @@ def test_inside_no_weight_asks_for_gradients_or_is_of_inference_mode(part: str, 
     asking, of_inference_mode, weights = found["gradients"][part]
     assert (asking, of_inference_mode) == (0, 0)
     assert weights > 30
+
+
+def test_session_with_gradients_sets_the_hosts_mark_of_a_training_and_puts_it_back(found) -> None:
+    if found["in training"][0] is None:
+        pytest.skip("this ComfyUI has no comfy.model_management.in_training; it came with 0.16.0")
+    assert found["in training"] == [False, True, False, False]
