@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import ExamplesError
+from .image_tensors import as_image
 from .normal_form import label_of_folder, normal_form
 from .tokens import UNKNOWN, safe_names
 
@@ -33,12 +34,13 @@ class FewShotDataset:
 
     Args:
         classes: (C,) labels in label order.
-        images: (N,) each a path, read when needed, or a (3, H, W) float tensor in [0, 1].
+        images: (N,) each a path, read when needed, or an image as ``image_tensors.as_image`` takes it.
         labels: (N,) int64 class of each image.
         alone: one class is enough, for it is to be added to others.
 
     Raises:
-        ExamplesError: fewer than two classes, labels that name one class twice, a class without images.
+        ExamplesError: fewer than two classes, labels that name one class twice, a class without images, an image that
+            ``as_image`` refuses.
     """
 
     classes: tuple[str, ...]
@@ -58,6 +60,11 @@ class FewShotDataset:
         for index, name in enumerate(self.classes):
             if not (self.labels == index).any():
                 raise ExamplesError(f"class {name!r} has no images; give it at least one")
+        images = (
+            image if isinstance(image, Path) else as_image(image, f"image {index}")
+            for index, image in enumerate(self.images)
+        )
+        object.__setattr__(self, "images", tuple(images))
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, alone: bool = False) -> FewShotDataset:
@@ -91,10 +98,18 @@ class FewShotDataset:
         return cls(tuple(label_of_folder(path.name) for path in classes), tuple(images), torch.tensor(labels), alone)
 
     @classmethod
-    def from_images(cls, images: dict[str, Sequence[Tensor]]) -> FewShotDataset:
-        """Label -> images (3, H, W) float in [0, 1], or one (n, 3, H, W) batch; label order is the dict's."""
+    def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
+        """Label -> images as ``image_tensors.as_image`` takes them, one (n, 3, H, W) batch, or one image (3, H, W).
+
+        Label order is the mapping's.
+
+        Raises:
+            ExamplesError: as ``as_image``, and as the class itself.
+        """
         flat = [
-            (index, _checked(image, label)) for index, (label, batch) in enumerate(images.items()) for image in batch
+            (index, as_image(image, f"an image of class {label!r}"))
+            for index, (label, batch) in enumerate(images.items())
+            for image in _each(batch)
         ]
         return cls(tuple(images), tuple(image for _, image in flat), torch.tensor([index for index, _ in flat]))
 
@@ -260,14 +275,10 @@ def _middle(height: int, width: int) -> tuple[int, int, int]:
     return (height - side) // 2, (width - side) // 2, side
 
 
-def _checked(image: Tensor, label: str) -> Tensor:
-    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ExamplesError(
-            f"images of class {label!r} must be float tensors (3, H, W) in [0, 1], got {getattr(image, 'shape', type(image))}"
-        )
-    if not image.isfinite().all() or image.min() < 0 or image.max() > 1:
-        raise ExamplesError(f"an image of class {label!r} has values outside [0, 1]")
-    return image.detach().float().cpu()
+def _each(images: Sequence[Any] | Tensor) -> Sequence[Any] | Tensor:
+    """One image that stands without a list around it is a list of one."""
+    single = isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)
+    return [images] if single else images
 
 
 def _refuse_twins(classes: Iterable[str]) -> None:

@@ -32,7 +32,11 @@ class Classifier(Protocol):
     """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
 
     def score(self, images: Tensor) -> Scores:
-        """(B, 3, H, W) float in [0, 1] -> scores."""
+        """(B, 3, H, W), or one (3, H, W); uint8, or float in [0, 1] -> scores.
+
+        Raises:
+            ExamplesError: images of another kind, shape or range, or with values that are not finite.
+        """
 
 
 @dataclass(frozen=True)

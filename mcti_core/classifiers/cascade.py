@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..image_tensors import as_batch
 from .base import Scores
 from .clip import ClipClassifier
 from .diffusion import DiffusionClassifier
@@ -45,6 +46,7 @@ class CascadeClassifier:
         self.temperature, self.threshold = 1.0, 0.0
 
     def score(self, images: Tensor) -> Scores:
+        images = as_batch(images)
         fast = self.first.score(images)
         logits, evaluations = fast.logits / self.first.temperature, fast.evaluations.clone()
         if self.shortlist < 2:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..hosts.base import Host, hidden_at, on_device
+from ..image_tensors import as_batch
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores, no_evaluations
@@ -36,6 +37,7 @@ class ClipClassifier:
         self.text = class_text_features(host, tokens, templates)  # (C, p)
 
     def score(self, images: Tensor) -> Scores:
+        images = as_batch(images)
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 
     def logits(self, features: Tensor) -> Tensor:

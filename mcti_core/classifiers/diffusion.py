@@ -8,6 +8,7 @@ from torch import Tensor
 from ..diffusion import noise_error, spread_sigmas
 from ..errors import ConfigError, HostError
 from ..hosts.base import Host, TextFeatures
+from ..image_tensors import as_batch
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores
@@ -75,6 +76,7 @@ class DiffusionClassifier:
 
     def score(self, images: Tensor, candidates: Tensor | None = None) -> Scores:
         """Scores of any number of images (B, 3, H, W); ``candidates`` (B, C) bool leaves classes out from the start."""
+        images = as_batch(images)
         at_once = max(1, _PIXELS // (images.shape[-1] * images.shape[-2]))
         with torch.inference_mode(), self.host.session("codec"):
             latents = [self.codec.encode(part.to(self.host.device)) for part in images.split(at_once)]

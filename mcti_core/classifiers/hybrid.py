@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..errors import TokenError
 from ..hosts.base import Host
+from ..image_tensors import as_batch
 from ..tokens import TokenSet
 from .base import Scores, no_evaluations
 from .clip import ClipClassifier, image_features
@@ -47,6 +48,7 @@ class HybridClassifier:
         self.means = class_means(self.support.features, self.support.labels, len(self.labels))
 
     def score(self, images: Tensor) -> Scores:
+        images = as_batch(images)
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 
     def logits(self, features: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class TestMemory:
 
     @pytest.mark.parametrize(
         "image",
-        [torch.rand(4, 4, 3), torch.zeros(3, 4, 4, dtype=torch.uint8), np.zeros((3, 4, 4)), 2 * torch.ones(3, 4, 4)],
+        [torch.rand(4, 4, 3), torch.zeros(3, 4, 4, dtype=torch.int64), np.zeros((4, 4)), 2 * torch.ones(3, 4, 4)],
     )
     def test_wrong_images(self, image):
         with pytest.raises(ExamplesError, match="'bad'"):
