@@ -249,7 +249,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--config", type=Path, help="for a single file without network: a diffusers folder of its family"
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps, ...")
+    group.add_argument(
+        "--device", default="auto", help="auto (cuda, xpu or mps where there is one, else cpu), cpu, cuda, ..."
+    )
     group.add_argument(
         "--dtype",
         default="auto",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
-
 from .config import TrainConfig
 from .errors import HostError
 from .features import FeatureCache
 from .hosts.base import Host
+from .out_of_memory import empty_caches, is_out_of_memory
 from .processes import ALONE, Processes
 from .tokens import TokenSet
 from .train_state import TrainState
@@ -54,7 +53,9 @@ def train_in_memory(
             return train(
                 host, cache, tokens, parts, on_step=watched, classes=classes, resume=resume, processes=processes
             )
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             if processes.count > 1:
                 raise HostError(_advice(min(size, -(-config.batch // processes.count)), checkpointing)) from error
             if size == 1 and checkpointing:
@@ -64,8 +65,7 @@ def train_in_memory(
         # outside of the handler, which holds on to everything that the failed step had
         size, checkpointing = (1, True) if size == 1 else (size // 2, checkpointing)
         resume = last[0].state() if last else resume
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_caches()
 
 
 def _advice(at_once: int, checkpointing: bool) -> str:

@@ -33,7 +33,8 @@ def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -
     if device in ("auto", "cuda") and processes is not None and processes.count > 1:
         device = processes.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
+        device = next((name for name, backend in found if backend.is_available()), "cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

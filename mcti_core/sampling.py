@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, HostError
 from .hosts.base import Host, TextFeatures
+from .out_of_memory import empty_caches, is_out_of_memory
 from .prompts import encode_prompts, named_prompts
 from .tokens import TokenSet
 
@@ -39,6 +40,7 @@ def generate(
         guidance: 1 is none.
         seed: of the initial noise. Image i of a seed starts from the same noise whatever the batch.
         size: side in pixels; the host's own by default.
+        batch: most images at once; where memory runs out, it is halved from there on.
         progress: called with images done and images in all.
 
     Returns:
@@ -47,6 +49,7 @@ def generate(
     Raises:
         ConfigError: no prompts, or no steps.
         TokenError: a prompt names a token that is not there, or is too long.
+        HostError: not even one image fits into memory.
 
     References:
         Euler's method on the probability-flow ODE: Karras et al. 2022, arXiv 2206.00364, alg. 1 without churn. For
@@ -62,23 +65,41 @@ def generate(
     with torch.inference_mode(), host.session("text", "denoiser", "codec"):
         pixels = 8 * codec.downscale
         channels = codec.encode(torch.zeros(1, 3, pixels, pixels, device=host.device)).shape[1]
-        for start in range(0, len(prompts), batch):
-            part = list(prompts[start : start + batch])
-            text = _encode(host, [*part, *[negative] * len(part)], tokens)
-            # one by one: what a generator draws can depend on how much is drawn at once
-            noise = torch.stack([torch.randn(channels, side, side, generator=generator) for _ in part]).to(host.device)
-            x = denoiser.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(part)).to(host.device))
-            for sigma, lower in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-                both = denoiser.denoise(
-                    x.repeat(2, 1, 1, 1), torch.full((2 * len(part),), sigma, device=host.device), text
-                )
-                wanted, unwanted = both.chunk(2)
-                estimate = unwanted + guidance * (wanted - unwanted)
-                x = x + (x - estimate) / sigma * (lower - sigma)
-            images.append(codec.decode(x).cpu())
-            if progress is not None:
-                progress(start + len(part), len(prompts))
+        # one by one: what a generator draws can depend on how much is drawn at once
+        noises = [torch.randn(channels, side, side, generator=generator) for _ in prompts]
+        done = 0
+        while done < len(prompts):
+            part = list(prompts[done : done + batch])
+            try:
+                text = _encode(host, [*part, *[negative] * len(part)], tokens)
+                images.append(_draw(host, torch.stack(noises[done : done + len(part)]), sigmas, text, guidance))
+                done += len(part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise HostError(
+                        f"a single image of {side * codec.downscale} pixels does not fit into memory; "
+                        "choose a smaller size, or free memory that others hold"
+                    ) from error
+                batch, text = len(part) // 2, {}
+            if not text:  # outside of the handler, which holds on to everything that failed
+                empty_caches()
+            elif progress is not None:
+                progress(done, len(prompts))
     return torch.cat(images).clone()
+
+
+def _draw(host: Host, noise: Tensor, sigmas: Tensor, text: Mapping[str, TextFeatures], guidance: float) -> Tensor:
+    """(n, c, h, w) noise and text features of n prompts and n negative ones -> images on the CPU."""
+    denoiser, noise = host.need_denoiser(), noise.to(host.device)
+    x = denoiser.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(noise)).to(host.device))
+    for sigma, lower in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        both = denoiser.denoise(x.repeat(2, 1, 1, 1), torch.full((2 * len(noise),), sigma, device=host.device), text)
+        wanted, unwanted = both.chunk(2)
+        estimate = unwanted + guidance * (wanted - unwanted)
+        x = x + (x - estimate) / sigma * (lower - sigma)
+    return host.need_codec().decode(x).cpu()
 
 
 def _descending(sigmas: Tensor, steps: int) -> Tensor:

@@ -9,6 +9,7 @@ from ..diffusion import noise_error, spread_sigmas
 from ..errors import ConfigError, HostError
 from ..hosts.base import Host, TextFeatures
 from ..image_tensors import as_batch
+from ..out_of_memory import is_out_of_memory
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores
@@ -129,10 +130,14 @@ class DiffusionClassifier:
             text = {name: features.rows(label[which]) for name, features in self.text.items()}
             try:
                 estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 at_once = min(at_once, len(part)) // 2
                 if not at_once:
-                    raise HostError("a single evaluation of the diffusion model does not fit into memory") from error
+                    raise HostError(
+                        "a single evaluation of the diffusion model does not fit into memory; free memory that others hold"
+                    ) from error
                 self._fits = at_once
                 continue
             errors[done : done + len(part)] = noise_error(clean, estimate, sigma)

@@ -1,0 +1,108 @@
+from argparse import Namespace
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.errors import HostError
+from mcti_core.options import host_of
+from mcti_core.out_of_memory import is_out_of_memory
+from mcti_core.sampling import generate
+
+PROMPTS = [f"a photo of {number}" for number in "abcde"]
+
+
+class Small:
+    """A part of a host with room for ``room`` rows at once in ``method``; it fails as MPS does."""
+
+    def __init__(self, part, method, room, message="MPS backend out of memory (MPS allocated: 17 GB)"):
+        self.part, self.method, self.room, self.message, self.sizes = part, method, room, message, []
+
+    def __getattr__(self, name):
+        found = getattr(self.part, name)
+        if name != self.method:
+            return found
+
+        def call(first, *others):
+            if len(first) > self.room:
+                raise RuntimeError(self.message)
+            self.sizes.append(len(first))
+            return found(first, *others)
+
+        return call
+
+
+def small_host(host, place, room, **options):
+    """The host with too little memory in one part; with the rows that part took."""
+    if place == "text":
+        small = {name: Small(encoder, "encode", room, **options) for name, encoder in host.text.items()}
+        return replace(host, text=small), small["clip_l"].sizes
+    method = {"denoiser": "denoise", "codec": "decode"}[place]
+    small = Small(getattr(host, place), method, room, **options)
+    return replace(host, **{place: small}), small.sizes
+
+
+@pytest.mark.parametrize(("place", "room"), [("text", 4), ("denoiser", 4), ("codec", 2), ("denoiser", 2), ("codec", 1)])
+def test_generate_with_little_memory_draws_the_same_in_smaller_parts(tiny_host, place, room):
+    host, sizes = small_host(tiny_host, place, room)
+    seen = []
+    images = generate(host, PROMPTS, steps=2, size=32, progress=lambda done, _: seen.append(done))
+    assert max(sizes) <= room
+    assert seen[-1] == 5
+    assert seen == sorted(set(seen))
+    assert torch.allclose(images, generate(tiny_host, PROMPTS, steps=2, size=32), atol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["text", "denoiser", "codec"])
+def test_generate_without_memory_for_one_image_names_what_to_lower(tiny_host, place):
+    host, _ = small_host(tiny_host, place, 0)
+    with pytest.raises(HostError, match=r"a single image of 32 pixels .* smaller size"):
+        generate(host, PROMPTS, steps=2, size=32)
+
+
+def test_generate_with_another_error_passes_it_on(tiny_host):
+    host, _ = small_host(tiny_host, "denoiser", 0, message="mat1 and mat2 cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"):
+        generate(host, PROMPTS, steps=2, size=32)
+
+
+def test_diffusion_classifier_on_mps_takes_smaller_parts(tiny_host, tokens):
+    host, sizes = small_host(tiny_host, "denoiser", 2)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    scores = DiffusionClassifier(host, tokens, pairs=4).score(images)
+    assert max(sizes) <= 2
+    whole = DiffusionClassifier(tiny_host, tokens, pairs=4).score(images)
+    assert torch.allclose(scores.logits, whole.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_is_out_of_memory_of_each_device(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize("there", ["cuda", "xpu", "mps"])
+def test_device_auto_finds_each_accelerator(monkeypatch, there):
+    for name, backend in (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps)):
+        monkeypatch.setattr(backend, "is_available", lambda name=name: name == there)
+    asked = []
+
+    def zeros(*_, device):
+        asked.append(device)
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    with pytest.raises(Exception, match=there):
+        host_of(Namespace(device="auto"))
+    assert asked == [there]
