@@ -78,7 +78,7 @@ def test_cancelled_within_a_step_and_continued_to_the_bit(
         server.start()
     with Listener(server) as told:
         assert server.run(graph).succeeded
-    assert [event.data["value"] for event in told.of("progress", "3", most=STEPS)] == list(range(done + 1, STEPS + 1))
+    assert_steps(told.of("progress", "3", most=STEPS), done + 1, STEPS)
 
     with Server(comfyui, tmp_path) as fresh:
         assert fresh.run(graph).succeeded
@@ -99,7 +99,15 @@ def test_the_unfinished_tokens_can_be_used(server: Server) -> None:
 def test_another_training_does_not_go_on_from_it(server: Server) -> None:
     with Listener(server) as told:
         assert server.run(training(steps=4, seed=2)).succeeded
-    assert [event.data["value"] for event in told.of("progress", "3", most=4)] == [1, 2, 3, 4]
+    assert_steps(told.of("progress", "3", most=4), 1, 4)
+
+
+def assert_steps(told, first, last):
+    """Some of the steps, in order: the host leaves out news that come within 100 ms (since v0.19.3)."""
+    steps = [event.data["value"] for event in told]
+    assert steps[0] == first
+    assert steps[-1] == last
+    assert steps == sorted(set(steps))
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------------
