@@ -1,4 +1,4 @@
-r"""Text of others in a line of ours: labels, file names and what files say of themselves, for a terminal or a log."""
+r"""Escape text that comes from others before it is shown: labels, file names and what files say of themselves, for a terminal or a log."""
 
 from __future__ import annotations
 

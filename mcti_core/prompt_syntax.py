@@ -254,7 +254,7 @@ def _end(text: str, at: int, form: str) -> int | None:
 
 
 def _goes_on(text: str, end: int) -> bool:
-    """Whether what stands here is more of the same name."""
+    """Whether the character at this position continues the name."""
     here, behind = text[end : end + 1], text[end + 1 : end + 2]
     return bool(here) and (_is_of_a_name(here) or (here == "." and bool(behind) and _is_of_a_name(behind)))
 

@@ -112,7 +112,7 @@ def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]
 
 
 def _opened() -> list[Path]:
-    """The folders that the settings file names. A line that cannot be used opens nothing, and is told once."""
+    """The folders that the settings file names. A line that cannot be used opens nothing and is logged once."""
     file = _settings_file()
     try:
         if not file.is_file():

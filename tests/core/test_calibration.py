@@ -82,7 +82,7 @@ def test_threshold_is_the_greatest_that_accepts_enough(count, refused):
 
 @pytest.mark.parametrize("count", [19, 30, 79])
 def test_threshold_is_reached_by_as_many_new_images_as_promised(count):
-    """Of 4,000 random sets: the mean share of new images that pass, and its quantiles, are those that are told."""
+    """Of 4,000 random sets: the mean share of new images that pass, and its quantiles, are as described."""
     generator = torch.Generator().manual_seed(count)
     draws = torch.rand(4000, count, generator=generator)
     shares = torch.tensor([1 - unknown_threshold(row, 0.95) for row in draws])  # of new ones, as uniform
