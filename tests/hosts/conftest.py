@@ -32,7 +32,7 @@ def in_comfyui(comfyui: Path) -> Callable[..., Any]:
 
     def run(script: str, *arguments: object) -> Any:
         command = [sys.executable, str(Path(__file__).with_name(script)), str(comfyui), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])
 
