@@ -25,7 +25,7 @@ def test_they_end_a_block_as_ctrl_c_does(kind):
 
     def end():
         with like_ctrl_c():
-            os.kill(os.getpid(), kind)
+            signal.raise_signal(kind)
             pytest.fail("it went on")
 
     with pytest.raises(KeyboardInterrupt):
@@ -40,7 +40,7 @@ def test_one_that_is_ignored_or_handled_stays_so():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, handler)
     with like_ctrl_c():
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGTERM) is handler
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
@@ -63,8 +63,8 @@ def test_for_processes_that_work_together_they_only_leave_word(kind):
     before = signal.getsignal(kind)
     with asked_to_end() as asked:
         assert not asked()
-        os.kill(os.getpid(), kind)
-        os.kill(os.getpid(), kind)  # and a second one breaks nothing off either
+        signal.raise_signal(kind)
+        signal.raise_signal(kind)  # and a second one breaks nothing off either
         assert asked()
     assert signal.getsignal(kind) == before
 
@@ -72,7 +72,7 @@ def test_for_processes_that_work_together_they_only_leave_word(kind):
 def test_one_that_is_ignored_leaves_no_word():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with asked_to_end() as asked:
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
         assert not asked()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
