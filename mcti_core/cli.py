@@ -231,6 +231,15 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _gamma(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
+
+
 def _count(text: str) -> int:
     """An argument that is a number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
@@ -276,12 +285,17 @@ def _add_steps(parser: argparse.ArgumentParser) -> Any:
         ("batch", int),
         ("micro-batch", int),
         ("lr", float),
-        ("gamma", float),
         ("gamma-end", float),
         ("warm-start", int),
         ("seed", int),
     ):
         group.add_argument(f"--{name}", type=kind)
+    group.add_argument(
+        "--gamma", type=_gamma, help="weight of the classification term: a number, or 'auto' to follow the gradients"
+    )
+    group.add_argument(
+        "--gradient-ratio", type=float, help="with --gamma auto: how hard that term pulls beside the other"
+    )
     group.add_argument(
         "--gradient-checkpointing", action="store_true", default=None,
         help="less memory for more time; a single process turns it on by itself where it must",

@@ -149,6 +149,8 @@ def _train(
     _write_tokens(result.tokens, out)
     _write_loss_curve(result.history, out)
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
+    if "gamma_last" in result.tokens.training:
+        done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"
     print(printable(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}"))
     if result.stopped == "stopped":
         if path.exists():

@@ -12,7 +12,9 @@ from .losses import DIRECTIONS
 from .templates import OBJECT_TEMPLATES
 from .tokens import POOLINGS
 
-__all__ = ["TrainConfig"]
+__all__ = ["ADAPTIVE", "TrainConfig"]
+
+ADAPTIVE = "auto"
 
 SCHEDULES = ("constant", "cosine")
 _KINDS: dict[str, tuple[type, str]] = {
@@ -45,8 +47,10 @@ class TrainConfig:
     weight_decay: float = 1e-2
     reconstruction: float = 1.0
     """Weight of L_ldm; 0 trains on the classification term alone and never calls the denoiser."""
-    gamma: float = 1.0
-    """Weight of L_cls; 0 is plain textual inversion."""
+    gamma: float | str = 1.0
+    """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` sets it at every step by the terms' gradients."""
+    gradient_ratio: float = 0.7
+    """With gamma ``"auto"``: how hard L_cls pulls on the tokens beside the reconstruction term."""
     gamma_end: float | None = None
     """Where gamma decays to, exponentially; None keeps it constant. The released arguments name 1e-4."""
     direction: str = "image_to_text"
@@ -74,7 +78,7 @@ class TrainConfig:
             "lr_warmup",
             "weight_decay",
             "reconstruction",
-            "gamma",
+            *(() if self.adaptive else ("gamma",)),
             "warm_start",
             "probe_every",
             "seed",
@@ -85,6 +89,12 @@ class TrainConfig:
         for name in not_negative:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.gradient_ratio < math.inf:
+            raise ConfigError(f"gradient_ratio must be above 0, got {self.gradient_ratio}")
+        if self.adaptive and (self.reconstruction == 0 or self.gamma_end is not None):
+            raise ConfigError(
+                "gamma 'auto' follows the gradients of both terms: reconstruction must be above 0, and gamma_end None"
+            )
         if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
             raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
         if self.gamma_end is not None and not 0 < self.gamma_end < math.inf:
@@ -103,21 +113,32 @@ class TrainConfig:
         if self.warm_start and self.gamma == 0:
             raise ConfigError("a warm start trains on the classification term; with gamma 0 there is none")
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether gamma follows the gradients."""
+        return isinstance(self.gamma, str) and self.gamma == ADAPTIVE
+
     def _refuse_other_kinds(self) -> None:
         """What a form, a file or a program gives may be anything."""
         for field in fields(self):
-            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
+            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None").removesuffix(" | str")
+            if field.name == "gamma" and self.adaptive:
+                continue
             if kind not in _KINDS or (value is None and kind != field.type):
                 continue
             if isinstance(value, int) and abs(value) >= _MOST:
                 raise ConfigError(f"{field.name} must be below 2**64")
             if not isinstance(value, _KINDS[kind][0]) or (isinstance(value, bool) and kind != "bool"):
-                raise ConfigError(f"{field.name} must be {_KINDS[kind][1]}, got {value!r:.80}")
+                wanted = _KINDS[kind][1] + (f" or {ADAPTIVE!r}" if field.name == "gamma" else "")
+                raise ConfigError(f"{field.name} must be {wanted}, got {value!r:.80}")
         if not isinstance(self.templates, (tuple, list)) or not all(isinstance(text, str) for text in self.templates):
             raise ConfigError(
                 f"templates must be a list of prompts, got a {type(self.templates).__name__} of something else"
             )
 
     def describe(self) -> dict[str, object]:
-        """All settings as plain values, for the token file."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """All settings that count as plain values, for the token file."""
+        values = asdict(self)
+        if not self.adaptive:
+            values.pop("gradient_ratio")
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["TERMS", "History", "gradients"]
 
-TERMS = ("loss", "reconstruction", "classification")
+TERMS = ("loss", "reconstruction", "classification", "gamma")
 
 
 class History:
@@ -41,7 +41,8 @@ class History:
         """A step's losses, between its backward and the optimizer's step.
 
         Args:
-            terms: scalars by name, ``loss`` among them; a term that was not computed may be missing and will be nan.
+            terms: scalars by name, ``loss`` among them; what was not computed may be missing and will be nan. ``gamma`` is
+                there where it follows the gradients.
         """
         good = torch.stack([self._sound, _finite(self._vectors.values())]).all()
         self.finite = {name: torch.where(good, v.detach(), self.finite[name]) for name, v in self._vectors.items()}

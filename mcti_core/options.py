@@ -71,6 +71,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
         "lr",
         "gamma",
         "gamma_end",
+        "gradient_ratio",
         "warm_start",
         "seed",
         "direction",

@@ -45,8 +45,8 @@ def save_training(stored: StoredTraining, path: str | Path) -> Path:
     """Write a training into one file, whole or not at all.
 
     The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>``, ``generators.<i>`` and ``first.<encoder>`` as they
-    are, ``history`` (steps, losses) and ``best`` (2,) in float64, and all else as metadata, each value as JSON; among it
-    a checksum of everything.
+    are, ``gradient_norms`` (2,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
+    and all else as metadata, each value as JSON; among it a checksum of everything.
 
     Returns:
         ``path``.
@@ -104,6 +104,8 @@ def _packed(stored: StoredTraining) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors |= {f"moments.{i}.{name}": value for i, moment in state.moments.items() for name, value in moment.items()}
     tensors |= {f"generators.{i}": generator for i, generator in enumerate(state.generators)}
     tensors |= {f"first.{name}": vector for name, vector in (stored.first or {}).items()}
+    if state.gradient_norms is not None:
+        tensors["gradient_norms"] = state.gradient_norms
     rows = [[row[name] for name in losses] for row in state.history]
     tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(losses))
     tensors["best"] = torch.tensor(state.best, dtype=torch.float64)
@@ -141,6 +143,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Store
         generators=tuple(generators[str(i)] for i in range(len(generators))),
         batches=values["batches"],
         best=(least, int(waited)),
+        gradient_norms=tensors.get("gradient_norms"),
     )
     return StoredTraining(
         state, tuple(values["labels"]), values["steps"][1], part("first") if values["again"] else None

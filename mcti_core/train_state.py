@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .adaptive_gamma import AdaptiveGamma
 from .batches import BalancedBatches
 from .errors import ConfigError, ResumeError
 from .history import TERMS, History
@@ -32,6 +34,8 @@ class TrainState:
     batches: Mapping[str, Sequence[int]]
     best: tuple[float, int]
     """The least probe error, and looks without improvement since."""
+    gradient_norms: Tensor | None = None
+    """``AdaptiveGamma.norms``, where gamma follows the gradients."""
 
     @property
     def step(self) -> int:
@@ -50,6 +54,7 @@ class Progress:
     generators: tuple[torch.Generator, ...]
     batches: BalancedBatches
     best: Best
+    adaptive: AdaptiveGamma | None = None
 
     def keeper(self) -> Callable[[], TrainState]:
         """The state after a step, whatever becomes of the next one: that may be broken off anywhere.
@@ -58,6 +63,7 @@ class Progress:
         """
         generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
         done, best = len(self.history), (self.best.least, self.best.waited)
+        norms = None if self.adaptive is None else self.adaptive.norms  # replaced by every step, never written into
         vectors = {name: vector.detach().clone() for name, vector in self.vectors.items()}
         stood = self.optimizer.state_dict()["state"]
         moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in stood.items()}
@@ -72,6 +78,7 @@ class Progress:
                 generators=generators,
                 batches=batches,
                 best=best,
+                gradient_norms=None if norms is None else _copy(norms),
             )
 
         return keep
@@ -94,8 +101,13 @@ class Progress:
 
     def _refuse_unfit(self, state: TrainState) -> None:
         """What would come to light in a later step only."""
-        if any(set(row) != set(TERMS) for row in state.history):
+        if any(set(row) | {"gamma"} != set(TERMS) for row in state.history):  # kept by earlier versions without gamma
             raise ValueError("its losses have other names")
+        norms = state.gradient_norms
+        if (norms is None) != (self.adaptive is None) or (
+            norms is not None and (norms.shape != (2,) or not norms.isfinite().all())
+        ):
+            raise ValueError("its gradients' averages are not two finite numbers")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
         if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
             raise ValueError("its vectors have other shapes")
@@ -120,7 +132,9 @@ class Progress:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for generator, stood in zip(self.generators, state.generators, strict=True):
             generator.set_state(stood)
-        self.history.rows[:] = [dict(row) for row in state.history]
+        self.history.rows[:] = [{name: row.get(name, math.nan) for name in TERMS} for row in state.history]
+        if self.adaptive is not None and state.gradient_norms is not None:
+            self.adaptive.norms = state.gradient_norms.to(self.adaptive.norms)
         self.batches.restore(state.batches)
         self.best.least, self.best.waited = state.best
 

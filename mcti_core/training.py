@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from .adaptive_gamma import AdaptiveGamma
 from .batches import BalancedBatches
 from .config import TrainConfig
 from .errors import ConfigError, StopTraining, TrainingError
@@ -54,7 +55,7 @@ class StepInfo:
     """Steps done, from 1 on; the warm start counts."""
     total: int
     history: Callable[[], Mapping[str, tuple[float, ...]]]
-    """``loss``, ``reconstruction`` and ``classification`` of every step; a term that was not computed is nan."""
+    """``loss``, ``reconstruction``, ``classification`` and an adaptive ``gamma`` of every step; nan where not computed."""
     tokens: Callable[[], TokenSet]
     """The tokens as they are now."""
     state: Callable[[], TrainState]
@@ -131,12 +132,13 @@ def train(
                 host, cache, active, templates, at_once=config.micro_batch or config.batch, processes=processes
             )
         begun = run_identity(host, cache, tokens, config, active)
-        progress = Progress(begun, history, vectors, optimizer, (generator, own_generator), batches, best)
+        adaptive = AdaptiveGamma(config.gradient_ratio, host.device) if config.adaptive else None
+        progress = Progress(begun, history, vectors, optimizer, (generator, own_generator), batches, best, adaptive)
         if resume is not None:
             progress.restore(resume)
 
         def learned(vectors: Mapping[str, Tensor] = vectors) -> TokenSet:
-            return _learned(tokens, vectors, active, cache, config, host)
+            return _learned(tokens, vectors, active, cache, config, host, history)
 
         def look() -> None:
             """Wait for the device; read the losses, and raise if a number was not finite."""
@@ -160,7 +162,7 @@ def train(
                     break
                 _set_learning_rate(optimizer, config, step, total)
                 images = next(batches)
-                gamma = gamma_at(max(0, step - config.warm_start), config.steps, config.gamma, config.gamma_end)
+                gamma = 1.0 if config.adaptive else _gamma_of(config, step)
                 labels = cache.labels[images]
                 share = processes.share(config.batch if config.reconstruction and step >= config.warm_start else 0)
                 drawn = labels[share].unique()
@@ -180,18 +182,19 @@ def train(
                     if gamma:
                         losses = discriminative_loss(host, cache, prompts, config, own_generator)
                         terms["classification"] = losses.mean() / processes.count
-                    weights = {"reconstruction": config.reconstruction, "classification": gamma}
-                    terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-                    terms["loss"].backward()
-                processes.all_reduce_sum([*gradients(vectors), *terms.values()])
+                    if adaptive is not None and "reconstruction" in terms:
+                        adaptive.backward(terms, config.reconstruction, vectors, processes)
+                    else:
+                        weights = {"reconstruction": config.reconstruction, "classification": gamma}
+                        terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+                        terms["loss"].backward()
+                        processes.all_reduce_sum([*gradients(vectors), *terms.values()])
                 history.add(terms)
                 optimizer.step()
 
                 if on_step is not None:
-                    asked |= _asks_to_stop(
-                        on_step,
-                        StepInfo(step + 1, total, losses_so_far, tokens_so_far, after_a_look(progress.keeper())),
-                    )
+                    info = StepInfo(step + 1, total, losses_so_far, tokens_so_far, after_a_look(progress.keeper()))
+                    asked |= _asks_to_stop(on_step, info)
                 time_to_look = (step + 1) % _READ_EVERY == 0
                 if time_to_look:
                     look()
@@ -212,6 +215,10 @@ def _classes_of_step(labels: Tensor, active: Tensor, most: int, generator: torch
     return torch.cat([own, others[torch.randperm(len(others), generator=generator)[:room]]]).sort().values
 
 
+def _gamma_of(config: TrainConfig, step: int) -> float:
+    return gamma_at(max(0, step - config.warm_start), config.steps, float(config.gamma), config.gamma_end)
+
+
 def _look_is_due(step: int, config: TrainConfig) -> bool:
     """After so many steps; the warm start is not looked at."""
     return step > config.warm_start and step % config.probe_every == 0
@@ -225,27 +232,20 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, st
 
 
 def _learned(
-    tokens: TokenSet,
-    vectors: Mapping[str, Tensor],
-    active: Tensor,
-    cache: FeatureCache,
-    config: TrainConfig,
-    host: Host,
-) -> TokenSet:
+    tokens: TokenSet, vectors: Mapping[str, Tensor], active: Tensor, cache: FeatureCache, config: TrainConfig, host: Host,
+    history: History,
+) -> TokenSet:  # fmt: skip
     merged = {name: v.clone() for name, v in tokens.vectors.items()}
     for name, parameter in vectors.items():
         merged[name][active] = parameter.detach().float().cpu()
     shots = int(torch.bincount(cache.labels).min())
     trained = {**config.describe(), "shots": shots, "base_fingerprint": host.fingerprint}
+    if history.rows and math.isfinite(history.rows[-1]["gamma"]):
+        trained["gamma_last"] = history.rows[-1]["gamma"]
     return replace(
-        tokens,
-        vectors=merged,
-        templates=config.templates,
-        pooling=config.pooling,
-        base_model=host.name,
-        training=trained,
-        support=cache.support(),
-    )
+        tokens, vectors=merged,
+        templates=config.templates, pooling=config.pooling, base_model=host.name, training=trained, support=cache.support(),
+    )  # fmt: skip
 
 
 def run_identity(

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..mcti_core.config import SCHEDULES, TrainConfig
+from ..mcti_core.config import ADAPTIVE, SCHEDULES, TrainConfig
 from ..mcti_core.errors import ResumeError, TrainingError
 from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.plots import loss_curves
@@ -59,7 +59,7 @@ class TrainTokens(Node):
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The checkpoint's diffusion model: Stable Diffusion 1.x, 2.x, SDXL or 3."
-                ),
+                ),  # fmt: skip
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
                 ExamplesType.Input("examples", tooltip="Images of two or more classes."),
@@ -79,7 +79,7 @@ class TrainTokens(Node):
                 ),
                 io.Float.Input(
                     "lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6, tooltip="Learning rate."
-                ),
+                ),  # fmt: skip
                 io.Float.Input(
                     "gamma",
                     default=_DEFAULT.gamma,
@@ -129,7 +129,7 @@ class TrainTokens(Node):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float, seed: int,
+        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float | str, seed: int,
         clip_space: Any = None, settings: Settings | None = None, start_from: TokenSet | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.features import FeatureCache
@@ -137,6 +137,7 @@ class TrainTokens(Node):
 
         chosen = settings or Settings()
         with working():
+            gamma = ADAPTIVE if chosen.config.adaptive else gamma
             alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": gamma}
             config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
             dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
@@ -149,7 +150,7 @@ class TrainTokens(Node):
             curve = picture_out(loss_curves({"": result.history}))
             samples = _samples(host, result.tokens, chosen.samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
-            summary = _summary(result, len(dataset), clip_space is None and gamma > 0)
+            summary = _summary(result, len(dataset), clip_space is None and gamma != 0)
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
             keeping.remove()  # not earlier: what comes after the training may be broken off too
@@ -185,6 +186,7 @@ class TrainingSettings(Node):
                 number("probe_every", 0, 10_000, "Steps between looks at a fixed probe, to stop early. 0 never looks."),
                 number("patience", 1, 1000, "Looks without improvement after which training stops."),
                 io.Int.Input("samples", default=4, min=0, max=32, tooltip="Classes of which a sample is drawn when the training is done."),
+                io.Float.Input("gradient_ratio", optional=True, default=0.0, min=0.0, max=100.0, step=0.1, round=0.001, tooltip="Above 0, gamma follows the gradients: telling apart pulls on the tokens this many times as hard as drawing. Try 0.7. 0 takes gamma as it is given."),
             ],
             outputs=[SettingsType.Output("settings", display_name="settings", tooltip="For settings of Train MC-TI Tokens.")],
         )  # fmt: skip
@@ -192,11 +194,13 @@ class TrainingSettings(Node):
     @classmethod
     def execute(
         cls, templates: str, own_templates: str, initial_word: str, vectors: int, mirror: bool, samples: int, gamma_end: float,
-        **config: Any,
+        gradient_ratio: float = 0.0, **config: Any,
     ) -> io.NodeOutput:  # fmt: skip
         with working():
             own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
             prompts = own if templates == "own" else _TEMPLATES[templates]
+            if gradient_ratio:
+                config |= {"gamma": ADAPTIVE, "gradient_ratio": gradient_ratio}
             settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
             return io.NodeOutput(Settings(settings, vectors, initial_word.strip(), mirror, samples))
 
@@ -272,6 +276,8 @@ def _summary(result: Any, images: int, no_clip_space: bool) -> str:
     tokens = result.tokens
     kind = "MC-TI" if tokens.training["gamma"] else "plain textual inversion"
     why = " (no CLIP space is connected: the classification term was left out)" if no_clip_space else ""
+    if "gamma_last" in tokens.training:
+        kind += f" with gamma {tokens.training['gamma_last']:.2g} at the end"
     names = ", ".join(f"embedding:{name}" for name in tokens.names)
     end = {"converged": ", stopped early since the probe no longer improved"}.get(result.stopped, "")
     return (

@@ -134,7 +134,7 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
     return demo
 
 
-def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float, progress: Progress) -> None:
+def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float | str, progress: Progress) -> None:
     def on_step(info: StepInfo) -> None:
         progress(f"train {name}", info.step, info.total)
 

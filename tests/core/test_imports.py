@@ -45,10 +45,11 @@ MAY_IMPORT = {
     "probe": "batches diffusion errors features hosts processes prompts tokens",
     "history": "",
     "processes": "errors",
-    "train_state": "batches errors history probe",
+    "adaptive_gamma": "processes",
+    "train_state": "adaptive_gamma batches errors history probe",
     "saved_tensors": "errors",
-    "training": "batches config errors features history hosts limits losses normal_form objective probe processes prompts "
-    "saved_tensors templates tokens train_state",
+    "training": "adaptive_gamma batches config errors features history hosts limits losses normal_form objective probe "
+    "processes prompts saved_tensors templates tokens train_state",
     "memory": "out_of_memory config errors features hosts processes tokens train_state training",
     "one_by_one": "config features hosts memory tokens training",
     "progress_store": "errors limits own_files tensor_files train_state",

@@ -116,6 +116,28 @@ def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path
     assert tokens.support is None
 
 
+def test_gamma_auto_is_recorded_and_shown(folder, tmp_path, capsys):
+    arguments = [
+        "train",
+        str(folder),
+        "--out",
+        str(tmp_path),
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--gradient-ratio",
+        "0.5",
+    ]
+    assert main([*arguments, "--gamma", "auto"]) == 0
+    training = load_tokens(tmp_path / "tokens.safetensors").training
+    assert (training["gamma"], training["gradient_ratio"]) == ("auto", 0.5)
+    assert f"gamma {training['gamma_last']:.2g} at the end" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*arguments, "--gamma", "much"])
+    assert "must be a number or auto, got 'much'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("steps_done", [0, 2])
 def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_done):
     """After a step, and in the very first one before it is done."""

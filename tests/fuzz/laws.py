@@ -463,6 +463,7 @@ def _arguments(random: Random) -> None:
         "--lr",
         "--gamma",
         "--gamma-end",
+        "--gradient-ratio",
         "--warm-start",
         "--init",
         "--mirror",

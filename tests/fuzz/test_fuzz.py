@@ -111,7 +111,7 @@ def test_metadata_that_is_cut_off(suffix, tmp_path):
         ({"steps": float("nan")}, "steps must be a whole number"),
         ({"batch": True}, "batch must be a whole number, got True"),
         ({"lr": "fast"}, "lr must be a number, got 'fast'"),
-        ({"gamma": None}, "gamma must be a number, got None"),
+        ({"gamma": None}, "gamma must be a number or 'auto', got None"),
         ({"pooling": 3}, "pooling must be a word"),
         ({"templates": "a {}"}, "templates must be a list of prompts"),
         ({"templates": (3,)}, "templates must be a list of prompts"),
