@@ -26,7 +26,7 @@ from .classifiers.base import Classifier
 from .classifiers.cascade import CascadeClassifier
 from .classifiers.clip import ClipClassifier
 from .classifiers.diffusion import DiffusionClassifier
-from .classifiers.hybrid import HybridClassifier, class_means
+from .classifiers.hybrid import HybridClassifier, left_out_gain
 from .errors import ConfigError, TokenError
 from .hosts.base import Host
 from .methods import METHODS
@@ -109,7 +109,7 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         threshold = unknown_threshold(confidences, accept)
         reached = int((confidences >= threshold).sum())
     else:
-        temperature = 1 + classifier.weight if isinstance(classifier, HybridClassifier) else 1.0
+        temperature = float(classifier.weights.sum()) if isinstance(classifier, HybridClassifier) else 1.0
         threshold, reached = 0.0, 0
     classifier.temperature, classifier.threshold = temperature, threshold
     return Calibration(temperature, threshold, int(usable.sum()), reached)
@@ -240,31 +240,12 @@ def _log_binomial(hits: int, trials: int, x: float) -> float:
     return ways + hits * math.log(x) + (trials - hits) * math.log1p(-x)
 
 
-def left_out_gain(text: Tensor, support: Support) -> Tensor:
-    """How much of each example's cosine with its own class's token is owed to the token having seen it, by estimate.
-
-    Args:
-        text: (C, p) unit text features of the tokens.
-        support: the examples.
-
-    Returns:
-        (N,) float32, not negative; 0 for an example that is its class's only one.
-    """
-    features, labels = support.features, support.labels
-    means = class_means(features, labels, len(text))
-    sums = torch.zeros_like(means).index_add_(0, labels, features)
-    others = F.normalize(sums[labels] - features, dim=-1)  # (N, p) the means without the example
-    gain = ((means[labels] - others) * features).sum(1)
-    along = (text * means).sum(1).clamp(min=0)[labels]  # (N,) rho
-    return torch.where(torch.bincount(labels)[labels] > 1, along * gain, 0.0)
-
-
 def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support) -> Tensor:
     """(N, C) logits of the examples, as if their own tokens and class means had not seen them."""
     if isinstance(classifier, HybridClassifier):
-        clip, logits = classifier.tokens, classifier.left_out_logits()
+        clip, logits, weight = classifier.tokens, classifier.left_out_logits(), float(classifier.weights[0])
     else:
-        clip, logits = classifier, classifier.logits(support.features)
+        clip, logits, weight = classifier, classifier.logits(support.features), 1.0
     logits = logits.clone()
-    logits[torch.arange(len(logits)), support.labels] -= clip.logit_scale * left_out_gain(clip.text, support)
+    logits[torch.arange(len(logits)), support.labels] -= weight * clip.logit_scale * left_out_gain(clip.text, support)
     return logits

@@ -59,7 +59,7 @@ class TrainTokens(Node):
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The checkpoint's diffusion model: Stable Diffusion 1.x, 2.x, SDXL or 3."
-                ),  # fmt: skip
+                ),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
                 io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
                 ExamplesType.Input("examples", tooltip="Images of two or more classes."),
@@ -79,7 +79,7 @@ class TrainTokens(Node):
                 ),
                 io.Float.Input(
                     "lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6, tooltip="Learning rate."
-                ),  # fmt: skip
+                ),
                 io.Float.Input(
                     "gamma",
                     default=_DEFAULT.gamma,

@@ -160,7 +160,7 @@ def test_another_ratio_is_another_training(tiny_host, cache, tokens, tmp_path):
     states = []
     train(tiny_host, cache, tokens, AUTO, on_step=lambda info: states.append(info.state()))
     other = replace(AUTO, gradient_ratio=0.3)
-    with pytest.raises(ResumeError, match="gradient_ratio was 0.7, is 0.3"):
+    with pytest.raises(ResumeError, match=r"gradient_ratio was 0\.7, is 0\.3"):
         go_on(
             StoredTraining(states[3], tokens.labels, 8), tokens, lambda first: run_identity(tiny_host, cache, first, other),
             tmp_path / "x",
