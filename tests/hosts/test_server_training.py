@@ -110,6 +110,16 @@ def assert_steps(told, first, last):
     assert steps == sorted(set(steps))
 
 
+def test_gamma_follows_the_gradients_where_the_settings_ask_for_it(server: Server) -> None:
+    balanced = changed(training(3, name="balanced"), {"2.gradient_ratio": 0.5})
+    balanced["5"] = node("PreviewAny", source=["3", 5])
+    run = server.run(balanced)
+    assert run.succeeded
+    made = load_tokens(server.base / "models" / "mcti_tokens" / "balanced.safetensors").training
+    assert (made["gamma"], made["gradient_ratio"]) == ("auto", 0.5)
+    assert f"MC-TI with gamma {made['gamma_last']:.2g} at the end: 10 classes" in run.texts("5")[0]
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------------
 
 
