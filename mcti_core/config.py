@@ -124,7 +124,7 @@ class TrainConfig:
             value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None").removesuffix(" | str")
             if field.name == "gamma" and self.adaptive:
                 continue
-            if kind not in _KINDS or (value is None and kind != field.type):
+            if kind not in _KINDS or (value is None and str(field.type).endswith(" | None")):
                 continue
             if isinstance(value, int) and abs(value) >= _MOST:
                 raise ConfigError(f"{field.name} must be below 2**64")
