@@ -73,6 +73,7 @@ def test_the_demo_writes_what_it_promises(tmp_path, monkeypatch, capsys):
     assert set(metrics) == {
         "shots", "seed", "chance", "accuracy", "queries", "unet_evaluations_per_image", "generation_agreement",
         "generation_similarity", "generation_colours_right", "judge_accuracy", "seconds",
+        "written_by",
     }  # fmt: skip
     assert (metrics["shots"], metrics["seed"], metrics["chance"]) == (2, 4, 0.1)
     for measure in ("accuracy", "queries", "unet_evaluations_per_image"):
