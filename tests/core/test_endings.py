@@ -60,13 +60,15 @@ def test_in_another_thread_nothing_changes():
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, *KINDS])
 def test_for_processes_that_work_together_they_only_leave_word(kind):
-    before = signal.getsignal(kind)
+    before = signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL
+    started_with = signal.signal(kind, before)  # a shell starts what is in the background with Ctrl-C ignored
     with asked_to_end() as asked:
         assert not asked()
         signal.raise_signal(kind)
         signal.raise_signal(kind)  # and a second one breaks nothing off either
         assert asked()
     assert signal.getsignal(kind) == before
+    signal.signal(kind, started_with)
 
 
 def test_one_that_is_ignored_leaves_no_word():
