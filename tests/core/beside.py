@@ -46,6 +46,17 @@ class Beside(Processes):
 def together(count: int, work: Callable[[Processes], Any]) -> list[Any]:
     """What each of so many returns."""
     told, meeting = [None] * count, threading.Barrier(count)
+
+    def one(index: int) -> Any:
+        try:
+            return work(Beside(index, count, told=told, meeting=meeting))
+        except BaseException:
+            meeting.abort()  # so that the others end at once, and the first error is the one that is seen
+            raise
+
     with ThreadPoolExecutor(count) as pool:
-        jobs = [pool.submit(work, Beside(index, count, told=told, meeting=meeting)) for index in range(count)]
-        return [job.result() for job in jobs]
+        jobs = [pool.submit(one, index) for index in range(count)]
+    failed = [error for job in jobs if (error := job.exception()) is not None]
+    for error in sorted(failed, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    return [job.result() for job in jobs]

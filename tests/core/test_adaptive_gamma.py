@@ -1,5 +1,4 @@
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from torch.nn import Parameter
 from mcti_core.adaptive_gamma import AdaptiveGamma
 from mcti_core.config import TrainConfig
 from mcti_core.errors import ConfigError, ResumeError
+from mcti_core.hosts.diffusers import load_host
 from mcti_core.plots import loss_curves
 from mcti_core.processes import ALONE
 from mcti_core.progress_store import StoredTraining, load_training, save_training
@@ -124,17 +124,12 @@ def test_parts_of_a_batch_find_the_same_gamma(tiny_host, cache, tokens, change):
         torch.testing.assert_close(parts.tokens.vectors[name], vectors, rtol=0.0, atol=1e-5)
 
 
-def test_two_processes_find_the_same_gamma_as_one(tiny_host, cache, tokens):
+def test_two_processes_find_the_same_gamma_as_one(tiny_model, tiny_host, cache, tokens):
     alone = train(tiny_host, cache, tokens, AUTO)
-    model = replace(
-        tiny_host, session=lambda *parts, **options: nullcontext()
-    )  # which threads would close for each other
-
-    def one(processes):
-        return train(model, cache, tokens, AUTO, processes=processes)
-
-    with tiny_host.session("text", "denoiser", gradients=True):
-        first, second = together(2, one)
+    hosts = [load_host(tiny_model, tiny_model / "clip") for _ in range(2)]  # threads may not share one
+    first, second = together(
+        2, lambda processes: train(hosts[processes.index], cache, tokens, AUTO, processes=processes)
+    )
     assert repr(first.history) == repr(second.history)
     assert _bits(first.tokens.vectors) == _bits(second.tokens.vectors)
     assert first.history["gamma"][2:] == pytest.approx(alone.history["gamma"][2:], rel=1e-4)
