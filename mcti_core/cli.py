@@ -300,6 +300,9 @@ def _add_steps(parser: argparse.ArgumentParser) -> Any:
         "--gradient-checkpointing", action="store_true", default=None,
         help="less memory for more time; a single process turns it on by itself where it must",
     )  # fmt: skip
+    group.add_argument(
+        "--keep-norm", action="store_true", default=None, help="keep token vectors as long as the vocabulary's"
+    )
     group.add_argument("--init", help="first vector: a word, 'mean' or 'random'")
     group.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="train on mirror images too")
     return group

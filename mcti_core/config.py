@@ -45,6 +45,8 @@ class TrainConfig:
     lr_warmup: int = 10
     """Steps over which the learning rate rises to ``lr``."""
     weight_decay: float = 1e-2
+    keep_norm: bool = False
+    """Bring every vector back to the vocabulary's median length after each step."""
     reconstruction: float = 1.0
     """Weight of L_ldm; 0 trains on the classification term alone and never calls the denoiser."""
     gamma: float | str = 1.0

@@ -73,6 +73,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
         "gamma_end",
         "gradient_ratio",
         "warm_start",
+        "keep_norm",
         "seed",
         "direction",
         "pooling",

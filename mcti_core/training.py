@@ -31,6 +31,7 @@ from .prompts import template_prompts
 from .saved_tensors import saved_tensors_verified
 from .tokens import TokenSet
 from .train_state import Progress, TrainState
+from .vector_norms import rescale_, vocabulary_norm
 
 __all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train"]
 
@@ -125,6 +126,11 @@ def train(
         optimizer = torch.optim.AdamW(
             vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
         )
+        norms = (
+            {name: vocabulary_norm(encoder, host.device) for name, encoder in host.text.items()}
+            if config.keep_norm
+            else {}
+        )
         history = History(vectors)
         probe = None
         if config.probe_every and config.reconstruction:
@@ -191,6 +197,8 @@ def train(
                         processes.all_reduce_sum([*gradients(vectors), *terms.values()])
                 history.add(terms)
                 optimizer.step()
+                if config.keep_norm:
+                    rescale_(vectors, norms)
 
                 if on_step is not None:
                     info = StepInfo(step + 1, total, losses_so_far, tokens_so_far, after_a_look(progress.keeper()))

@@ -116,6 +116,13 @@ def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path
     assert tokens.support is None
 
 
+def test_keep_norm_gives_every_token_the_length_of_a_word(folder, tmp_path):
+    options = ["--out", str(tmp_path), "--steps", "2", "--batch", "2", "--keep-norm"]
+    assert main(["train", str(folder), *options]) == 0
+    vectors = load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"]
+    assert vectors.norm(dim=-1).numpy() == pytest.approx(0.98, abs=1e-3)  # the pocket checkpoint's median
+
+
 def test_gamma_auto_is_recorded_and_shown(folder, tmp_path, capsys):
     arguments = [
         "train",

@@ -465,6 +465,7 @@ def _arguments(random: Random) -> None:
         "--gamma-end",
         "--gradient-ratio",
         "--warm-start",
+        "--keep-norm",
         "--init",
         "--mirror",
         "--direction",
