@@ -206,22 +206,40 @@ def _add_converting(subcommands: Any) -> None:
         type=Path,
         nargs="+",
         metavar="IN",
-        help="token sets, embeddings (.safetensors, .pt, .bin), folders of them",
+        help="token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them",
     )
     convert.add_argument("--out", type=Path, required=True, help="the set's file, or the embeddings' folder")
     convert.add_argument("--to", choices=("set", "embeddings"), required=True)
-    convert.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0], help="of the embeddings of SD 1.x and 2.x")
-    convert.add_argument("--pick", nargs="+", metavar="LABEL", help="only these classes, in this order")
-    convert.add_argument("--names", nargs="+", metavar="LABEL", help="new labels for all classes, in their order")
-    convert.add_argument("--rename", nargs="+", type=_renaming, metavar="OLD=NEW", help="new labels for some classes")
-    convert.set_defaults(run=token_commands.run_convert)
+    convert.add_argument(
+        "--layout", choices=LAYOUTS, default=LAYOUTS[0],
+        help="of the embeddings of SD 1.x and 2.x; InvokeAI recognises comfyui only",
+    )  # fmt: skip
+    for name, metavar, what in (
+        ("pick", "LABEL", "only these classes, in this order"),
+        ("names", "LABEL", "new labels for all classes, in their order"),
+        ("rename", "OLD=NEW", "new labels for some classes"),
+    ):
+        convert.add_argument(
+            f"--{name}", nargs="+", action=_InOrder, metavar=metavar, dest="operations", default=argparse.SUPPRESS,
+            help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
+        )  # fmt: skip
+    convert.add_argument("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
+    convert.set_defaults(run=token_commands.run_convert, operations=())
 
 
-def _renaming(text: str) -> tuple[str, str]:
-    old, _, new = text.partition("=")
-    if not (old and new):
-        raise argparse.ArgumentTypeError(f"must be OLD=NEW, got {text!r}")
-    return old, new
+class _InOrder(argparse.Action):
+    """Options that act one after the other: (option, what was written behind it) of each."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        kind, before = str(option).lstrip("-"), list(namespace.operations)
+        for value in values:
+            if kind == "rename" and "=" not in value:
+                raise argparse.ArgumentError(self, f"must be OLD=NEW, got {value!r}")
+        if before and before[-1][0] == kind == "pick":  # --pick a --pick b is --pick a b
+            values = [*before.pop()[1], *values]
+        namespace.operations = (*before, (kind, tuple(values)))
 
 
 def _seed(text: str) -> int:

@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["find_class", "index_of", "label_of_folder", "normal_form"]
+__all__ = ["find_class", "find_classes", "index_of", "label_of_folder", "normal_form"]
 
 
 def normal_form(text: str) -> str:
@@ -22,10 +22,7 @@ def normal_form(text: str) -> str:
 
 def index_of(wanted: str, texts: Sequence[str]) -> int | None:
     """Where a text is among others: exactly so if it is, else in normal form; None where it is not."""
-    if wanted in texts:
-        return list(texts).index(wanted)
-    folded, wanted = [normal_form(text) for text in texts], normal_form(wanted)
-    return folded.index(wanted) if wanted in folded else None
+    return next(iter(_indices(wanted, texts)), None)
 
 
 def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
@@ -34,13 +31,25 @@ def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int 
     Returns:
         Its index, or None.
     """
+    return next(iter(find_classes(wanted, labels, names)), None)
+
+
+def find_classes(wanted: str, labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    """``find_class`` where classes of several sets may share a label: all that it means equally well."""
     from .tokens import safe_names
 
     for text in (wanted, wanted.strip()):
         for known in (labels, names):
-            if (index := index_of(text, known)) is not None:
-                return index
-    return index_of(safe_names([wanted])[0], names) if wanted.strip() else None
+            if found := _indices(text, known):
+                return found
+    return _indices(safe_names([wanted])[0], names) if wanted.strip() else []
+
+
+def _indices(wanted: str, texts: Sequence[str]) -> list[int]:
+    if exact := [index for index, text in enumerate(texts) if text == wanted]:
+        return exact
+    wanted = normal_form(wanted)
+    return [index for index, text in enumerate(texts) if normal_form(text) == wanted]
 
 
 def label_of_folder(name: str) -> str:

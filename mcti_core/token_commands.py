@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,41 +11,94 @@ from typing import TYPE_CHECKING
 
 from .commands import INTERRUPTED
 from .console import printable, progress_bar
-from .errors import ConfigError, TokenError
+from .errors import ConfigError
+from .escaping import escaped
 from .options import config_of, host_of, mirror_of
 
 if TYPE_CHECKING:
-    from .tokens import TokenSet
+    from .conversion import SourceClass
 
 __all__ = ["run_add", "run_convert"]
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    """Everything given becomes one set; that is picked from, renamed, and written."""
-    from .token_files import SUFFIX, export_embeddings, refuse_foreign_tokens, save_tokens
-    from .token_sets import pick, rename
+    """Pick and rename the classes of everything given, as written, and write them. What could not be read is told at the end."""
+    from .conversion import apply_operations, read_inputs, with_prefix
 
-    tokens = _read(arguments.inputs)
-    if arguments.pick:
-        tokens = pick(tokens, arguments.pick)
-    if arguments.names:
-        if len(arguments.names) != len(tokens):
-            raise ConfigError(
-                f"there are {len(tokens)} classes ({', '.join(tokens.labels)}) and {len(arguments.names)} names"
-            )
-        tokens = rename(tokens, dict(zip(tokens.labels, arguments.names, strict=True)))
-    if arguments.rename:
-        tokens = rename(tokens, dict(arguments.rename))
-    if arguments.to == "set":
-        refuse_foreign_tokens(arguments.out if arguments.out.suffix == SUFFIX else Path(f"{arguments.out}{SUFFIX}"))
-        written = [save_tokens(tokens, arguments.out)]
-    else:
-        for name in tokens.names:  # all of them, before anything is written
-            refuse_foreign_tokens(arguments.out / f"{name}{SUFFIX}")
-        written = export_embeddings(tokens, arguments.out, layout=arguments.layout)
-    for path in written:
-        print(printable(str(path)))
-    return 0
+    _refuse_wrong_out(arguments)
+    inputs = read_inputs(arguments.inputs)
+    try:
+        if inputs.classes:
+            classes = with_prefix(apply_operations(inputs.classes, arguments.operations), arguments.prefix)
+            if arguments.to == "set":
+                _write_sets(classes, arguments)
+            else:
+                _write_embeddings(classes, arguments)
+    finally:
+        for problem in inputs.skipped + inputs.failed:
+            _say(problem)
+    return 1 if inputs.failed else 0
+
+
+def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
+    """A folder where a file is meant, and the reverse."""
+    from .token_files import SUFFIX
+
+    if arguments.to == "set" and arguments.out.is_dir():
+        raise ConfigError(
+            f"--out {arguments.out} is a folder; name the set's file, as in {arguments.out / 'tokens.safetensors'}"
+        )
+    if arguments.to == "embeddings" and arguments.out.suffix == SUFFIX and not arguments.out.is_dir():
+        raise ConfigError(f"--out {arguments.out} is a file's name; embeddings are a file each, so name a folder")
+
+
+def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
+    """One set, or one for each group where embeddings do not go together."""
+    from .conversion import group, refuse_twins
+    from .token_files import SUFFIX, is_token_set, refuse_foreign_tokens, save_tokens
+    from .token_sets import merge
+
+    stem, groups = str(arguments.out).removesuffix(SUFFIX), group(classes)
+    if len(groups) == 1 or any(
+        is_token_set(path) for path in arguments.inputs
+    ):  # whose merge says what does not go together
+        groups = {"": list(classes)}
+    for together in groups.values():
+        refuse_twins(together)
+    sets = {
+        Path(f"{stem}-{name}{SUFFIX}" if name else f"{stem}{SUFFIX}"): merge(*(one.tokens for one in together))
+        for name, together in groups.items()
+    }
+    for path in sets:  # all of them, before anything is written
+        refuse_foreign_tokens(path)
+    for path, tokens in sets.items():
+        print(printable(str(save_tokens(tokens, path))))
+    if len(sets) > 1:
+        _say(
+            "embeddings for different text encoders or with different numbers of vectors do not go together; each kind has its own set"
+        )
+
+
+def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
+    from .clip_words import words_among
+    from .conversion import refuse_twins
+    from .token_files import LAYOUTS, SUFFIX, export_embedding, refuse_foreign_tokens
+
+    refuse_twins(classes)
+    for one in classes:  # all of them, before anything is written
+        refuse_foreign_tokens(arguments.out / f"{one.name}{SUFFIX}")
+    labels = [one.label for one in classes]
+    for one in classes:
+        print(printable(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
+    if words := words_among([one.name for one in classes]):
+        _say(
+            f"{', '.join(words)}: words of CLIP's vocabulary, by which kohya's gen_img, SD.Next and diffusers cannot load an embedding; "
+            "--prefix my- makes them names of their own"
+        )
+    if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
+        _say(
+            f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"
+        )
 
 
 def run_add(arguments: argparse.Namespace) -> int:
@@ -84,25 +138,5 @@ def run_add(arguments: argparse.Namespace) -> int:
     return INTERRUPTED if result.stopped == "stopped" else 0
 
 
-def _read(inputs: Sequence[Path]) -> TokenSet:
-    """Sets and embeddings in the order given; all files of a folder."""
-    from .token_files import import_embeddings, is_token_set, load_tokens
-    from .token_formats import SUFFIXES
-    from .token_sets import merge
-
-    sets: list[TokenSet] = []
-    embeddings: list[Path] = []
-    for given in inputs:
-        files = [given]
-        if given.is_dir():
-            files = sorted(path for path in given.iterdir() if path.suffix.lower() in SUFFIXES)
-            if not files:
-                raise TokenError(f"{given} holds no {', '.join(SUFFIXES)}")
-        for path in files:
-            if not is_token_set(path):
-                embeddings.append(path)
-                continue
-            sets += [import_embeddings(embeddings)] if embeddings else []
-            embeddings = []
-            sets.append(load_tokens(path))
-    return merge(*sets, *([import_embeddings(embeddings)] if embeddings else []))
+def _say(sentence: str) -> None:
+    print(f"mcti: {escaped(sentence)}", file=sys.stderr)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .embedding_cards import CARD_SUFFIXES
 from .errors import TokenError
 from .limits import MAX_CLASSES, MAX_NUMBER
 from .modelspec import embedding_metadata
@@ -32,7 +33,9 @@ __all__ = [
     "SUFFIX",
     "export_embedding",
     "export_embeddings",
+    "import_embedding",
     "import_embeddings",
+    "in_set_order",
     "is_own_file",
     "is_token_set",
     "load_tokens",
@@ -98,7 +101,9 @@ def load_tokens(path: str | Path) -> TokenSet:
         raise TokenError(f"{path}: {error}") from error
 
 
-def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path, *, layout: str = "comfyui") -> Path:
+def export_embedding(
+    tokens: TokenSet, which: str | int, folder: str | Path, *, layout: str = "comfyui", labels: Sequence[str] = ()
+) -> Path:
     """Write one class as an embedding file for prompts, named after its token.
 
     A token of one text encoder becomes ``emb_params`` (V, d) float32, as for SD 1.x and 2.x; one of several has a key
@@ -108,6 +113,7 @@ def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path, *, 
         which: the class's label, its token name in any case, or its index.
         layout: ``"comfyui"``; for a token of one encoder also ``"diffusers"``, whose key is the token itself, or
             ``"onetrainer"``, which wants ``emp_params``. Of several encoders all three are the same.
+        labels: of all classes that are exported together, in order, where ``tokens`` holds only some; the file keeps them.
 
     Returns:
         ``folder/<token name>.safetensors``.
@@ -123,7 +129,7 @@ def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path, *, 
     values = {
         "name": name,
         "label": label,
-        "labels": tokens.labels,
+        "labels": tuple(labels) or tokens.labels,
         "encoders": list(tokens.vectors),
         "templates": tokens.templates,
         "pooling": tokens.pooling,
@@ -137,6 +143,29 @@ def export_embedding(tokens: TokenSet, which: str | int, folder: str | Path, *, 
 def export_embeddings(tokens: TokenSet, folder: str | Path, *, layout: str = "comfyui") -> list[Path]:
     """``export_embedding`` of every class, in label order."""
     return [export_embedding(tokens, index, folder, layout=layout) for index in range(len(tokens))]
+
+
+def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
+    """Read one embedding file as a set of one class.
+
+    Returns:
+        The set, and the labels of the set that the file was written from, in order; none of other programs' files.
+
+    Raises:
+        TokenError: as ``token_formats.read_embedding``.
+    """
+    path = Path(path)
+    try:
+        found = read_embedding(path)
+        vectors = {name: rows[None] for name, rows in found.vectors.items()}
+        stem = path.stem
+        # diffusers calls all of its files alike, and images with an embedding are passed on under any name
+        if found.token and (stem.startswith("learned_embeds") or path.suffix.lower() in CARD_SUFFIXES):
+            stem = found.token.strip("<>")
+        tokens = TokenSet((stem,), vectors, safe_names([stem]), base_model=found.base_model)
+        return _with_metadata(tokens, found) if found.is_own else (tokens, ())
+    except TokenError as error:
+        raise TokenError(f"{path}: {error}") from error
 
 
 def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) -> TokenSet:
@@ -158,15 +187,24 @@ def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) ->
         raise TokenError(f"there are {len(paths):,} embedding files; a token set has at most {MAX_CLASSES:,}")
     if names and len(names) != len(paths):
         raise TokenError(f"there are {len(paths)} embeddings and {len(names)} names; give one name each")
-    read = [_imported(Path(path)) for path in paths]
+    read = [import_embedding(path) for path in paths]
     tokens = [one for one, _ in read]
     if names:
-        tokens = [rename(one, {one.labels[0]: name}) for one, name in zip(tokens, names, strict=True)]
-    merged = merge(*tokens)
-    whole = read[0][1]
-    if names or any(order != whole for _, order in read) or sorted(whole) != sorted(merged.labels):
-        return merged
-    return merged.select([merged.labels.index(label) for label in whole])
+        return merge(*(rename(one, {one.labels[0]: name}) for one, name in zip(tokens, names, strict=True)))
+    return merge(*(tokens[index] for index in in_set_order(read)))
+
+
+def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
+    """The order that embeddings had in their set, if they are the whole of one set; else the order given.
+
+    Args:
+        read: what ``import_embedding`` returned for each.
+    """
+    labels = [tokens.labels[0] for tokens, _ in read]
+    whole = read[0][1] if read else ()
+    if any(order != whole for _, order in read) or sorted(whole) != sorted(labels):
+        return list(range(len(read)))
+    return [labels.index(label) for label in whole]
 
 
 def is_token_set(path: str | Path) -> bool:
@@ -194,20 +232,6 @@ def _key(layout: str, name: str) -> str:
     if layout not in keys:
         raise TokenError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     return keys[layout]
-
-
-def _imported(path: Path) -> tuple[TokenSet, tuple[str, ...]]:
-    """One embedding file as a set of one class, and the labels of the set it was written from."""
-    try:
-        found = read_embedding(path)
-        vectors = {name: rows[None] for name, rows in found.vectors.items()}
-        stem = path.stem
-        if stem.startswith("learned_embeds") and found.token:  # what diffusers calls all of its files
-            stem = found.token.strip("<>")
-        tokens = TokenSet((stem,), vectors, safe_names([stem]), base_model=found.base_model)
-        return _with_metadata(tokens, found) if found.is_own else (tokens, ())
-    except TokenError as error:
-        raise TokenError(f"{path}: {error}") from error
 
 
 def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[str, ...]]:

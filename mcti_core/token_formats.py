@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .embedding_cards import CARD_SUFFIXES, read_card
 from .errors import TokenError
 from .limits import MAX_NUMBER, MAX_WIDTH
 from .tensor_files import is_safetensors, read_safetensors, read_torch, refuse_large
@@ -56,7 +57,8 @@ class Embedding:
 
 
 def read_embedding(path: str | Path) -> Embedding:
-    """Read one token, whoever wrote it: safetensors, or PyTorch's ``.pt`` and ``.bin`` as far as they hold no code.
+    """Read one token, whoever wrote it: safetensors, PyTorch's ``.pt`` and ``.bin`` as far as they hold no code, and the images of
+    ``embedding_cards.py``.
 
     Numbers of half or double precision become float32.
 
@@ -72,7 +74,7 @@ def read_embedding(path: str | Path) -> Embedding:
             return _own(metadata, tensors)
         found = _recognised(tensors)
         return Embedding(found.vectors, found.layout, found.token, found.base_model, metadata)
-    return _recognised(read_torch(path))
+    return _recognised(read_card(path) if path.suffix.lower() in CARD_SUFFIXES else read_torch(path))
 
 
 def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embedding:
@@ -106,8 +108,7 @@ def _recognised(content: Any) -> Embedding:
                 _by_width(tensors[key], _named(key)), _SINGLE.get(key, "diffusers"), "" if key in _SINGLE else key
             )
     if tensors and set(tensors) <= set(WIDTHS):
-        vectors = {name: _of_width(_checked(tensors[name], name), name) for name in WIDTHS if name in tensors}
-        return Embedding(_equal(vectors), "ComfyUI, A1111, InvokeAI, kohya and OneTrainer")
+        return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya and OneTrainer")
     raise TokenError(f"it holds {_listed(content)}; {_KNOWN}")
 
 
@@ -123,7 +124,7 @@ def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
-    """``{"string_to_param": {"*": (V, d)}, "name": ..., "sd_checkpoint_name": ...}``, the first one of all."""
+    """``{"string_to_param": {"*": (V, d)}, "name": ..., "sd_checkpoint_name": ...}``, the first one of all; for SDXL ``*`` is a dict."""
     kept = content["string_to_param"]
     if isinstance(kept, torch.nn.Module):  # a ParameterDict, looked into without calling it
         kept = vars(kept).get("_parameters")
@@ -132,7 +133,16 @@ def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
         raise TokenError(f"its 'string_to_param' holds {count} tokens; read are files of one token")
     ((key, tensor),) = kept.items()
     name, base = (value if isinstance(value := content.get(key), str) else "" for key in ("name", "sd_checkpoint_name"))
+    if isinstance(tensor, dict):
+        if not tensor or not all(isinstance(encoder, str) and encoder in WIDTHS for encoder in tensor):
+            raise TokenError(f"its 'string_to_param' holds {_listed(tensor)}; known are {_widths()}")
+        return Embedding(_by_encoder(tensor), "A1111", name, base)
     return Embedding(_by_width(tensor, f"'string_to_param' {_named(key)}"), "A1111 and InvokeAI", name, base)
+
+
+def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Of a token that names its encoders."""
+    return _equal({name: _of_width(_checked(tensors[name], name), name) for name in WIDTHS if name in tensors})
 
 
 def _by_width(tensor: Any, what: str) -> dict[str, Tensor]:

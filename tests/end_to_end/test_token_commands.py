@@ -101,7 +101,7 @@ class TestConvert:
         one = save_tokens(tokens, tmp_path / "one")
         options = ["--to", "set", "--out", tmp_path / "new"]
         (tmp_path / "empty").mkdir()
-        assert "two classes are called 'red cup'; rename" in fails(capsys, "convert", one, one, *options)
+        assert "one.safetensors is given twice; give it once" in fails(capsys, "convert", one, one, *options)
         assert "holds no .safetensors, .pt, .bin" in fails(capsys, "convert", tmp_path / "empty", *options)
         assert "no such token file" in fails(capsys, "convert", tmp_path / "nothing.pt", *options)
         assert "3 classes (red cup, blue cup, vase) and 1 names" in fails(

@@ -1,0 +1,238 @@
+"""What ``mcti convert`` works on: single classes, each with the file it was read from, until they are written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .embedding_cards import CARD_SUFFIXES, has_card
+from .errors import TokenError
+from .normal_form import find_classes, normal_form
+from .token_files import import_embedding, in_set_order, is_token_set, load_tokens
+from .token_formats import SUFFIXES
+from .token_sets import rename
+from .tokens import TokenSet, safe_names
+
+__all__ = [
+    "Inputs",
+    "Operation",
+    "SourceClass",
+    "apply_operations",
+    "group",
+    "read_inputs",
+    "refuse_twins",
+    "with_prefix",
+]
+
+Operation = tuple[str, Sequence[str]]
+"""``"pick"``, ``"names"`` or ``"rename"``, and what was written behind it."""
+
+
+@dataclass(frozen=True)
+class SourceClass:
+    """One class and where it was read."""
+
+    path: Path
+    original: str
+    """Its label in that file."""
+    tokens: TokenSet
+    """Of this class alone."""
+
+    @property
+    def label(self) -> str:
+        return self.tokens.labels[0]
+
+    @property
+    def name(self) -> str:
+        return self.tokens.names[0]
+
+
+@dataclass
+class Inputs:
+    """What was read, and what was not."""
+
+    classes: list[SourceClass] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Files that should have been read, a sentence each."""
+    skipped: list[str] = field(default_factory=list)
+    """Files in folders that are no token files, a sentence for each folder."""
+
+
+def read_inputs(inputs: Sequence[Path]) -> Inputs:
+    """Read token sets, embeddings, and folders of both, in the order given. A file that cannot be read stops no other.
+
+    Embeddings in a folder are in their set's order, where they are all of one set.
+    """
+    found = Inputs()
+    for given in inputs:
+        try:
+            files = _files_of(given, found) if given.is_dir() else [given]
+        except OSError as error:
+            found.failed.append(f"{given}: cannot be read ({error.strerror})")
+            continue
+        embeddings: list[tuple[Path, TokenSet, tuple[str, ...]]] = []
+        for path in files:
+            try:
+                if is_token_set(path):
+                    tokens = load_tokens(path)
+                    found.classes += [
+                        SourceClass(path, label, tokens.select([i])) for i, label in enumerate(tokens.labels)
+                    ]
+                else:
+                    embeddings.append((path, *import_embedding(path)))
+            except TokenError as error:
+                found.failed.append(str(error))
+            except OSError as error:
+                found.failed.append(f"{path}: cannot be read ({error.strerror})")
+        for index in in_set_order([(tokens, whole) for _, tokens, whole in embeddings]):
+            path, tokens, _ = embeddings[index]
+            found.classes.append(SourceClass(path, tokens.labels[0], tokens))
+    return found
+
+
+def _files_of(folder: Path, found: Inputs) -> list[Path]:
+    """What is read of a folder; the rest is counted by kind."""
+    read: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        kind = path.suffix.lower()
+        is_card = kind in CARD_SUFFIXES and not path.stem.lower().endswith(".preview") and has_card(path)
+        if not path.name.startswith("."):
+            (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
+    counts = Counter("folders" if path.is_dir() else path.suffix or "without suffix" for path in others)
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    if not read:
+        known = f"{', '.join(SUFFIXES)} or image with an embedding"
+        found.failed.append(f"{folder} holds no {known}" + (f"; it holds {listed}" if listed else ""))
+    elif listed:
+        found.skipped.append(f"{folder}: {listed} not read")
+    return read
+
+
+def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation]) -> list[SourceClass]:
+    """Pick and rename, one after the other.
+
+    Raises:
+        TokenError: a class that is not there, is named twice, or may be of several files.
+    """
+    now = list(classes)
+    for kind, values in operations:
+        if kind == "pick":
+            now = [now[index] for index in _distinct([_find(now, value) for value in values], values)]
+        elif kind == "names":
+            if len(values) != len(now):
+                raise TokenError(
+                    f"there are {len(now)} classes ({_labels(now)}) and {len(values)} names; give one name each"
+                )
+            now = [_renamed(one, label) for one, label in zip(now, values, strict=True)]
+        else:
+            pairs = [_parse_renaming(now, value) for value in values]
+            _distinct([index for index, _ in pairs], values)
+            new = dict(pairs)
+            now = [_renamed(one, new[index]) if index in new else one for index, one in enumerate(now)]
+    return now
+
+
+def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass]:
+    """The classes with a text before each token's name; labels stay.
+
+    Raises:
+        TokenError: this makes no safe name.
+    """
+    return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in classes]
+
+
+def refuse_twins(classes: Sequence[SourceClass]) -> None:
+    """Raise a ``TokenError`` where two classes have one token name; it says how to rename one of them."""
+    seen: dict[str, SourceClass] = {}
+    for one in classes:
+        twin = seen.setdefault(normal_form(one.name), one)
+        if twin is one:
+            continue
+        if (twin.path.absolute(), twin.original) == (one.path.absolute(), one.original):
+            raise TokenError(f"{one.path} is given twice; give it once")
+        raise TokenError(
+            f"class {twin.label!r} of {twin.path} and class {one.label!r} of {one.path} have the same token name {one.name!r}; rename one, "
+            f"as in --rename '{_address(one, classes)}=NEW', or --pick the one you want"
+        )
+
+
+def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
+    """What goes together in one set, in the order read.
+
+    Returns:
+        The classes by the group's name: text encoders and number of vectors, as in ``clip_l-4``; a number follows where groups differ in
+        something else (widths, pooling, templates).
+    """
+    found: dict[str, list[SourceClass]] = {}
+    kinds: dict[object, str] = {}
+    for one in classes:
+        tokens = one.tokens
+        shapes = tuple(sorted((name, *v.shape[1:]) for name, v in tokens.vectors.items()))
+        kind = (shapes, tokens.pooling, tokens.templates)
+        if kind not in kinds:
+            name = "-".join((*(shape[0] for shape in shapes), str(tokens.vectors_per_token)))
+            like = sum(known == name or known.startswith(f"{name}-") for known in found)
+            kinds[kind] = f"{name}-{like + 1}" if like else name
+        found.setdefault(kinds[kind], []).append(one)
+    return found
+
+
+def _find(classes: Sequence[SourceClass], wanted: str) -> int:
+    """The one class that a label, a token name or ``FILE:LABEL`` means."""
+    found = _find_all(classes, wanted)
+    if not found:
+        raise TokenError(f"there is no class {wanted!r} here; there are: {_labels(classes)}")
+    if len(found) > 1:
+        meant = " or ".join(repr(_address(classes[index], classes)) for index in found)
+        raise TokenError(f"there are {len(found)} classes {wanted!r}; say which: {meant}")
+    return found[0]
+
+
+def _find_all(classes: Sequence[SourceClass], wanted: str) -> list[int]:
+    found = find_classes(wanted, [one.label for one in classes], [one.name for one in classes])
+    for at, character in enumerate(wanted):
+        if found:
+            break
+        file, label = normal_form(wanted[:at]), wanted[at + 1 :]
+        if character == ":":
+            of_file = [i for i, one in enumerate(classes) if file in map(normal_form, (str(one.path), one.path.name))]
+            originals = [classes[index].original for index in of_file]
+            found = [of_file[index] for index in find_classes(label, originals, safe_names(originals))]
+    return found
+
+
+def _address(one: SourceClass, classes: Sequence[SourceClass]) -> str:
+    """``FILE:LABEL``, with the file's whole path where its name would not do."""
+    alike = {other.path for other in classes if normal_form(other.path.name) == normal_form(one.path.name)}
+    return f"{one.path.name if len(alike) == 1 else one.path}:{one.original}"
+
+
+def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str]:
+    """``OLD=NEW`` -> the class and its new label. Both may hold a ``=``: OLD is the longest part that is a class, best to the letter."""
+    places = [at for at, character in enumerate(text) if character == "=" and text[:at] and text[at + 1 :]]
+    if not places:
+        raise TokenError(f"a new label is written OLD=NEW, got {text!r}")
+    known = {one.label for one in classes}
+    meant = (
+        [at for at in places if text[:at] in known]
+        or [at for at in places if _find_all(classes, text[:at])]
+        or places[:1]
+    )
+    return _find(classes, text[: meant[-1]]), text[meant[-1] + 1 :]
+
+
+def _distinct(indices: list[int], values: Sequence[str]) -> list[int]:
+    if len(set(indices)) != len(indices):
+        raise TokenError(f"a class is named twice: {', '.join(values)}")
+    return indices
+
+
+def _renamed(one: SourceClass, label: str) -> SourceClass:
+    return replace(one, tokens=rename(one.tokens, {one.label: label}))
+
+
+def _labels(classes: Sequence[SourceClass]) -> str:
+    return ", ".join(one.label for one in classes)
