@@ -20,5 +20,5 @@ def words_among(names: Sequence[str]) -> list[str]:
 
 @cache
 def _words() -> frozenset[str]:
-    """The vocabulary's entries that end no word and are ASCII letters and digits; of openai/CLIP (MIT licence)."""
+    """The vocabulary's entries that are ASCII letters, digits, - and _, and end no word; of openai/CLIP (MIT licence)."""
     return frozenset(Path(__file__).with_name("clip_words.txt").read_text(encoding="ascii").split())

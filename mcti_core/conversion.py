@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from .embedding_cards import CARD_SUFFIXES, has_card
 from .errors import TokenError
 from .normal_form import find_classes, normal_form
@@ -57,7 +59,26 @@ class Inputs:
     failed: list[str] = field(default_factory=list)
     """Files that should have been read, a sentence each."""
     skipped: list[str] = field(default_factory=list)
-    """Files in folders that are no token files, a sentence for each folder."""
+    """What is not needed: other files in folders, and copies of embeddings; a sentence each."""
+
+    def add(self, path: Path, tokens: TokenSet) -> None:
+        """Each class of a file; an embedding that is there already is skipped."""
+        for index, label in enumerate(tokens.labels):
+            one = SourceClass(path, label, tokens.select([index]))
+            copy = next((other for other in self.classes if _is_copy(one, other)), None) if len(tokens) == 1 else None
+            if copy is None:
+                self.classes.append(one)
+            else:
+                self.skipped.append(f"{path}: left out, the same embedding as in {copy.path}")
+
+
+def _is_copy(one: SourceClass, other: SourceClass) -> bool:
+    a, b = one.tokens, other.tokens
+    if a.labels != b.labels or (a.pooling, a.templates) != (b.pooling, b.templates):
+        return False
+    return a.vectors.keys() == b.vectors.keys() and all(
+        torch.equal(v, b.vectors[name]) for name, v in a.vectors.items()
+    )
 
 
 def read_inputs(inputs: Sequence[Path]) -> Inputs:
@@ -70,26 +91,26 @@ def read_inputs(inputs: Sequence[Path]) -> Inputs:
         try:
             files = _files_of(given, found) if given.is_dir() else [given]
         except OSError as error:
-            found.failed.append(f"{given}: cannot be read ({error.strerror})")
+            found.failed.append(_unreadable(given, error))
             continue
         embeddings: list[tuple[Path, TokenSet, tuple[str, ...]]] = []
         for path in files:
             try:
                 if is_token_set(path):
-                    tokens = load_tokens(path)
-                    found.classes += [
-                        SourceClass(path, label, tokens.select([i])) for i, label in enumerate(tokens.labels)
-                    ]
+                    found.add(path, load_tokens(path))
                 else:
                     embeddings.append((path, *import_embedding(path)))
             except TokenError as error:
                 found.failed.append(str(error))
             except OSError as error:
-                found.failed.append(f"{path}: cannot be read ({error.strerror})")
+                found.failed.append(_unreadable(path, error))
         for index in in_set_order([(tokens, whole) for _, tokens, whole in embeddings]):
-            path, tokens, _ = embeddings[index]
-            found.classes.append(SourceClass(path, tokens.labels[0], tokens))
+            found.add(*embeddings[index][:2])
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be read ({error.strerror or error})"
 
 
 def _files_of(folder: Path, found: Inputs) -> list[Path]:
@@ -145,17 +166,19 @@ def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass
 
 
 def refuse_twins(classes: Sequence[SourceClass]) -> None:
-    """Raise a ``TokenError`` where two classes have one token name; it says how to rename one of them."""
-    seen: dict[str, SourceClass] = {}
+    """Raise a ``TokenError`` where classes have one token name; it names all of them and says how to rename one."""
+    seen: dict[str, list[SourceClass]] = {}
     for one in classes:
-        twin = seen.setdefault(normal_form(one.name), one)
-        if twin is one:
-            continue
-        if (twin.path.absolute(), twin.original) == (one.path.absolute(), one.original):
-            raise TokenError(f"{one.path} is given twice; give it once")
+        seen.setdefault(normal_form(one.name), []).append(one)
+    twins = [alike for alike in seen.values() if len(alike) > 1]
+    for first, second, *_ in twins:
+        if (first.path.absolute(), first.original) == (second.path.absolute(), second.original):
+            raise TokenError(f"{first.path} is given twice; give it once")
+    if twins:
+        listed = "; ".join(f"{alike[0].name!r}: {_listed(alike, classes)}" for alike in twins)
         raise TokenError(
-            f"class {twin.label!r} of {twin.path} and class {one.label!r} of {one.path} have the same token name {one.name!r}; rename one, "
-            f"as in --rename '{_address(one, classes)}=NEW', or --pick the one you want"
+            f"classes share a token name ({listed}); rename all but one, as in --rename {_address(twins[0][1], classes)!r}=NEW, or "
+            "--pick those you want"
         )
 
 
@@ -186,7 +209,7 @@ def _find(classes: Sequence[SourceClass], wanted: str) -> int:
     if not found:
         raise TokenError(f"there is no class {wanted!r} here; there are: {_labels(classes)}")
     if len(found) > 1:
-        meant = " or ".join(repr(_address(classes[index], classes)) for index in found)
+        meant = _listed([classes[index] for index in found], classes)
         raise TokenError(f"there are {len(found)} classes {wanted!r}; say which: {meant}")
     return found[0]
 
@@ -208,6 +231,10 @@ def _address(one: SourceClass, classes: Sequence[SourceClass]) -> str:
     """``FILE:LABEL``, with the file's whole path where its name would not do."""
     alike = {other.path for other in classes if normal_form(other.path.name) == normal_form(one.path.name)}
     return f"{one.path.name if len(alike) == 1 else one.path}:{one.original}"
+
+
+def _listed(some: Sequence[SourceClass], classes: Sequence[SourceClass]) -> str:
+    return " and ".join(repr(_address(one, classes)) for one in some)
 
 
 def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str]:

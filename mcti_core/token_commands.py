@@ -75,7 +75,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
         print(printable(str(save_tokens(tokens, path))))
     if len(sets) > 1:
         _say(
-            "embeddings for different text encoders or with different numbers of vectors do not go together; each kind has its own set"
+            "embeddings of other text encoders, numbers of vectors or templates do not go together; each kind has its own set"
         )
 
 

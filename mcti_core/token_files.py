@@ -95,8 +95,17 @@ def load_tokens(path: str | Path) -> TokenSet:
         TokenError: no such file, not a whole safetensors file, not a token set, one with wrong content, or one written
             by a newer version of this project.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise TokenError(
+            f"{path} cannot be read, since it is a folder; name the token set's file, as in {path / 'tokens.safetensors'}"
+        )
+    if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and path.is_file() and not is_token_set(path):
+        raise TokenError(
+            f"{path} is no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
+        )
     try:
-        return _token_set(*read_safetensors(Path(path), _check_format))
+        return _token_set(*read_safetensors(path, _check_format))
     except TokenError as error:
         raise TokenError(f"{path}: {error}") from error
 
@@ -264,7 +273,7 @@ def _write(
 
 def _check_format(values: Mapping[str, str]) -> None:
     if values.get("format") != json.dumps(_FORMAT):
-        raise TokenError("no token set (an exported embedding is not one either); give a file that was saved as one")
+        raise TokenError("no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE")
     if (version := _value(values, "format_version", int)) > _VERSION:
         raise TokenError(f"format version {version} is newer than {_VERSION}, which this program knows; update it")
 

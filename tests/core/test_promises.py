@@ -112,12 +112,13 @@ def test_no_routes_are_added_to_the_server_and_one_file_names_the_folders():
 
 
 def test_limits_in_security_are_those_of_the_code():
-    from mcti_core import limits, names, tensor_files, token_formats, tokens
+    from mcti_core import embedding_cards, limits, names, tensor_files, token_formats, tokens
     from mcti_core.hosts import model_folders
 
     told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for text in (
         f"{tensor_files.MOST_BYTES // 2**20} MiB; {token_formats._MOST_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
+        f"| an image with an embedding in it | {embedding_cards._MAX_PIXELS:,} pixels; {embedding_cards._MAX_JSON // 2**20} MiB of JSON |",
         f"| a token set's file | {limits.MAX_SET_BYTES // 2**20:,} MiB |",
         f"safetensors file | {limits.MAX_HEADER_BYTES // 2**20} MiB |",
         f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters; {limits.MAX_TEMPLATES:,} templates of "

@@ -133,9 +133,16 @@ class TestLoadErrors:
 
     @pytest.mark.parametrize("content", [b"", b"hello, this is text" * 9, b"PK\x03\x04" + bytes(99)])
     def test_not_safetensors(self, content, tmp_path):
-        (tmp_path / "file.pt").write_bytes(content)
-        with pytest.raises(TokenError, match=r"file\.pt: not a safetensors file"):
-            load_tokens(tmp_path / "file.pt")
+        (tmp_path / "file.safetensors").write_bytes(content)
+        with pytest.raises(TokenError, match=r"file\.safetensors: not a safetensors file"):
+            load_tokens(tmp_path / "file.safetensors")
+
+    @pytest.mark.parametrize("suffix", [".pt", ".BIN", ".png"])
+    def test_load_tokens_of_an_embedding_names_convert(self, suffix, tmp_path):
+        path = tmp_path / f"cat{suffix}"
+        torch.save({"<cat>": torch.ones(1, 768)}, path)
+        with pytest.raises(TokenError, match=r"is no token set; make one of embeddings with: mcti convert"):
+            load_tokens(path)
 
     @pytest.mark.parametrize("kept", [0.2, 0.9, 0.999])
     def test_truncated(self, path, kept):

@@ -63,6 +63,8 @@ LAYOUTS = {
 TWO = {
     "kohya and OneTrainer, SDXL.safetensors": {"clip_l": ROWS, "clip_g": BIG},
     "kohya, SDXL.pt": {"clip_l": ROWS, "clip_g": BIG},
+    "A1111, SDXL.pt": a1111({"clip_g": BIG, "clip_l": ROWS}),
+    "A1111, SDXL as trained.bin": a1111(OrderedDict(clip_l=torch.nn.Parameter(ROWS), clip_g=torch.nn.Parameter(BIG))),
 }
 
 
@@ -191,6 +193,13 @@ class TestRefusals:
             ({"emb_params": torch.ones(1, 768, device="meta")}, "it names torch._utils _rebuild_meta_tensor"),
             ({"emb_params": torch.ones(1, 768).to_sparse()}, "it names torch"),
             ({"epoch": 3}, "it holds 'epoch'; known"),
+            (a1111({}), "holds nothing; known are 768"),
+            (a1111({"clip_l": ROWS, "t5": ROWS}), "holds 'clip_l', 't5'; known are 768"),
+            (a1111({"clip_l": ROWS, "clip_g": BIG[:1]}), "different numbers of vectors"),
+            (a1111({"clip_l": BIG, "clip_g": BIG}), "1280 wide"),
+            (a1111({"clip_l": [1.0], "clip_g": BIG}), "a list and no tensor"),
+            (a1111({3: ROWS}), "holds a int; known"),
+            (a1111(a1111(ROWS)), "holds 'string_to_token', 'string_to_param'"),
             ({("a",): ROWS, 3: ROWS}, "it holds a tuple, a int; known"),
         ],
     )
