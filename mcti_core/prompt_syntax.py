@@ -6,7 +6,6 @@ understood or refused with the spelling that is meant; it never becomes letters 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import re
@@ -18,6 +17,16 @@ from typing import NoReturn
 
 from .errors import TokenError
 from .normal_form import find_class, normal_form
+from .references import (
+    EMBEDDING,
+    continues_name,
+    end_of_name,
+    is_of_a_name,
+    known_forms,
+    nearest,
+    reference_at,
+    without_suffix,
+)
 
 __all__ = ["Piece", "parse_prompt"]
 
@@ -29,12 +38,8 @@ _MARK = 0xF0000
 _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
 _WEIGHT = 1.1
 """Of brackets without a number."""
-_SUFFIXES = (".safetensors", ".pt", ".bin")
-_EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
 _BRACES = re.compile(r"[{｛]+([^{}｛｝]*)[}｝]+")
 _ANGLES = re.compile(r"<([^\s<>][^<>]*)>")
-_QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}｝]+")
-_WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _SHOWN = 20
 _LOG = logging.getLogger(__name__)
@@ -61,8 +66,7 @@ def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = 
 class _Parser:
     def __init__(self, prompt: str, names: Sequence[str], labels: Sequence[str]):
         self.prompt, self.names, self.labels = prompt, names, labels
-        known = {normal_form(text): index for texts in (labels, names) for index, text in enumerate(texts) if text}
-        self.known = sorted(known.items(), key=lambda item: -len(item[0]))
+        self.known = known_forms(labels, names)
 
     def pieces(self) -> list[Piece]:
         text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
@@ -82,7 +86,7 @@ class _Parser:
         """Every reference as one character."""
         parts, at = [], 0
         while at < len(text):
-            if found := _EMBEDDING.match(text, at):
+            if found := EMBEDDING.match(text, at):
                 index, at = self._named(text, found.end())
             elif found := _BRACES.match(text, at):
                 index, at = self._index(found[1], found[0]), found.end()
@@ -97,16 +101,9 @@ class _Parser:
 
     def _named(self, text: str, at: int) -> tuple[int, int]:
         """The class behind ``embedding:``, and where its name ends."""
-        if quoted := _QUOTED.match(text, at):
-            return self._index(next(filter(None, quoted.groups()), ""), quoted[0]), quoted.end()
-        for form, index in self.known:
-            end = _end(text, at, form)
-            if end is not None and not _goes_on(text, end):
-                return index, end
-        word = _WORD.match(text, at)
-        name = _without_suffix(word[0].rstrip(".!?")) if word else ""
-        end = at + len(word[0].rstrip(".!?") if word else "")
-        return self._index(name, f"embedding:{name}"), end
+        found = reference_at(text, at, self.labels, self.names, self.known)
+        index = self._index(found.name, f"embedding:{found.name}") if found.class_index is None else found.class_index
+        return index, found.end
 
     def _in_angles(self, inside: str, whole: str) -> int:
         kind, _, name = inside.rpartition(":")
@@ -115,7 +112,7 @@ class _Parser:
         return self._index(name if kind.lower() in ("embed", "embedding", "ti") else inside, whole)
 
     def _index(self, name: str, written: str) -> int:
-        name = _without_suffix(name.strip().strip("\"'"))
+        name = without_suffix(name.strip().strip("\"'"))
         index = find_class(name, self.labels, self.names) if name else None
         if index is not None:
             return index
@@ -126,8 +123,8 @@ class _Parser:
             self._refuse(f"holds {written!r}", f"write one name, such as {self._example()}")
         if not name:
             self._refuse(f"holds {written!r}, which names no token", f"there are: {self._listed()}")
-        close = difflib.get_close_matches(normal_form(name), [form for form, _ in self.known], 1, 0.75)
-        meant = f"; did you mean {{{self.names[dict(self.known)[close[0]]]}}}?" if close else ""
+        close = nearest(name, self.known)
+        meant = "" if close is None else f"; did you mean {{{self.names[close]}}}?"
         self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{meant}")
 
     def _bare(self, text: str) -> str:
@@ -138,8 +135,8 @@ class _Parser:
                 continue
             distinct = "-" in form or "_" in form or not form.isascii()
             for at in range(len(text)):
-                end = _end(text, at, form)
-                alone = end is not None and not _goes_on(text, end) and not (at and _is_of_a_name(text[at - 1]))
+                end = end_of_name(text, at, form)
+                alone = end is not None and not continues_name(text, end) and not (at and is_of_a_name(text[at - 1]))
                 if end is None or not (alone or _without_spaces(form)):
                     continue
                 if alone and distinct:
@@ -244,29 +241,6 @@ def _split(text: str) -> Iterator[str | int]:
             yield ord(part) - _MARK if len(part) == 1 and ord(part) >= _MARK else part
 
 
-def _end(text: str, at: int, form: str) -> int | None:
-    """Where a name in normal form ends that begins here, its file's suffix included; None where none begins."""
-    end = at + len(form)
-    if normal_form(text[at:end]) != form:
-        return None
-    suffix = next((s for s in _SUFFIXES if text[end : end + len(s)].lower() == s), "")
-    return end if not suffix or _goes_on(text, end + len(suffix)) else end + len(suffix)
-
-
-def _goes_on(text: str, end: int) -> bool:
-    """Whether the character at this position continues the name."""
-    here, behind = text[end : end + 1], text[end + 1 : end + 2]
-    return bool(here) and (_is_of_a_name(here) or (here == "." and bool(behind) and _is_of_a_name(behind)))
-
-
-def _is_of_a_name(character: str) -> bool:
-    return character in "-_" or (ord(character) < _MARK and unicodedata.category(character)[0] in "LMN")
-
-
 def _without_spaces(form: str) -> bool:
     """Whether a name's script puts no spaces between words, so that it can stand inside of others."""
     return unicodedata.name(form[0], "").startswith(_SPACELESS)
-
-
-def _without_suffix(name: str) -> str:
-    return next((name[: -len(s)] for s in _SUFFIXES if name.lower().endswith(s)), name)

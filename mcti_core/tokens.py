@@ -86,7 +86,7 @@ class TokenSet:
         object.__setattr__(self, "names", tuple(self.names) or safe_names(self.labels))
         if not self.labels:
             raise TokenError("a token set needs at least one class")
-        if UNKNOWN in self.labels:
+        if UNKNOWN in map(normal_form, self.labels):
             raise TokenError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
         for name in self.names:
             check_name(name)

@@ -21,6 +21,7 @@ from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.examples import load_image, to_square
 from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
+from ..mcti_core.normal_form import index_of
 from ..mcti_core.plots import confusion_plot, score_bars
 from ..mcti_core.sheets import image_grid, to_picture
 from ..mcti_core.tokens import TokenSet
@@ -199,11 +200,12 @@ def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[A
         raise ExamplesError(
             "there are no held-out images: set shots to 1 or more, so that the other images of each class are held out to test on"
         )
-    unknown = [label for label in held_out.images if label not in tokens.labels]
+    classes = {label: index_of(label, tokens.labels) for label in held_out.images}
+    unknown = [label for label, index in classes.items() if index is None]
     if unknown:
         raise ExamplesError(f"the tokens know no class {unknown[0]!r}; they know {', '.join(tokens.labels)}")
     chosen = {label: images[: at_most or None] for label, images in held_out.images.items()}
-    labels = [tokens.labels.index(label) for label, images in chosen.items() for _ in images]
+    labels = [classes[label] for label, images in chosen.items() for _ in images]
     return [image for images in chosen.values() for image in images], torch.tensor(labels)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.examples import FewShotDataset, few_shot_split, find_images, load_image, to_square
+from ..mcti_core.normal_form import index_of
 from ..mcti_core.sheets import image_grid
 from .checking import Node, checked_text
 from .folders import class_folders, example_folder, refuse_outside
@@ -136,6 +137,9 @@ class AddExamples(Node):
             if not label.strip():
                 raise ExamplesError("the label is empty; give the class a name")
             before = previous or Examples({})
+            known = list(before.images)
+            twin = index_of(label, known)  # such as the same word from a Mac
+            label = label if twin is None else known[twin]
             added = (*before.images.get(label, ()), *images_in(images).cpu())
             examples = Examples({**before.images, label: added}, before.size)
             return io.NodeOutput(examples, sheet(examples))

@@ -38,9 +38,9 @@ class TokenPrompts(Node):
         with working():
             if "{}" not in template:
                 raise TokenError(f"the template {template!r} holds no {{}}; write {{}} where the token goes")
-            apart = re.sub(
-                r"(?<=[^\s(])\{\}", " {}", template
-            )  # the host sees a token only behind a space or a bracket
+            # the host's own look-up ends a name only at a space, a bracket or a weight
+            ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", template)
+            apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)
             return io.NodeOutput(
                 [apart.replace("{}", f"embedding:{name}") for name in tokens.names], list(tokens.labels)
             )

@@ -9,7 +9,7 @@ from mcti_core.errors import TokenError
 from mcti_core.prompt_syntax import parse_prompt
 from mcti_core.tokens import safe_names
 
-LABELS = ("fox", "blue mug", "Café", "🦊", "नमस्ते", "noël_2")
+LABELS = ("fox", "blue mug", "Café", "🦊", "नमस्ते", "noël_2", "Große Straße", "J̌ár")
 NAMES = safe_names(LABELS)
 
 

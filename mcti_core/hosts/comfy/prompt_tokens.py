@@ -1,14 +1,16 @@
 """Tokens in memory for the host's own prompts: ``embedding:<name>`` in any node that encodes text.
 
 The host reads embeddings from files. So the tokens become files in a folder of the host's temporary directory, and copies of
-the tokenizers look there too. What a prompt calls a token is replaced by the name of its file, which no host misreads.
+the tokenizers look there too. What a prompt calls a token is replaced by the name of its file, which no host misreads. A name
+that is no token's and no file's, but close to a token's, is logged: the host would draw without it.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import re
+import logging
+import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,22 +21,24 @@ from safetensors.torch import save_file
 
 from ...atomic import write_atomically
 from ...errors import TokenError
+from ...escaping import escaped
+from ...references import EMBEDDING, SUFFIXES, known_forms, nearest, reference_at
 from ...tokens import TokenSet
 from .text import text_encoders
 
 __all__ = ["clip_with_tokens"]
 
-_REFERENCE = re.compile(r"embedding:([^\s,:;()\[\]{}<>\\]+)", re.IGNORECASE)
-"""``embedding:`` and what may be a name, perhaps with more of the prompt behind it."""
-_SUFFIXES = (".safetensors", ".pt", ".bin")
-"""Which the host accepts behind a file's name."""
+_FILE = "mcti-"
+"""What the names of tokens' files begin with."""
+_LOG = logging.getLogger(__name__)
 
 
 def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     """A CLIP on the same weights whose tokenizers know the tokens; the one given does not change.
 
-    Names are matched in any case. A name that is not of the set is looked for where the given CLIP looks: in the host's
-    embeddings folder, or among tokens added before.
+    A token goes by its name or its class's label, in any case and composition of letters, also in quotes or with a file's
+    suffix. What is not of the set is looked for where the given CLIP looks: in the host's embeddings folder, or among tokens
+    added before.
 
     Raises:
         TokenError: the tokens are for other text encoders.
@@ -47,8 +51,8 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     files = _TokenFiles(tokens)
     knowing = clip.clone()
     knowing.tokenizer = copy.copy(clip.tokenizer)
-    for name in tokens.vectors:
-        setattr(knowing.tokenizer, name, _knowing(getattr(clip.tokenizer, name), files))
+    for place, name in enumerate(tokens.vectors):
+        setattr(knowing.tokenizer, name, _knowing(getattr(clip.tokenizer, name), files, logs=place == 0))
     return knowing
 
 
@@ -61,46 +65,36 @@ class _TokenFiles:
 
     def __init__(self, tokens: TokenSet):
         self._tokens = tokens
-        self._index = {_folded(name): i for i, name in enumerate(tokens.names)}
+        self.known = known_forms(tokens.labels, tokens.names)
         digest = hashlib.sha256()
         for name, vectors in sorted(tokens.vectors.items()):
             digest.update(f"{name}:{tuple(vectors.shape)}".encode())
             digest.update(vectors.detach().float().cpu().contiguous().numpy().tobytes())
         self._id = digest.hexdigest()[:16]
-        self.folder = Path(folder_paths.get_temp_directory()) / f"mcti-tokens-{self._id}"
+        self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE}tokens-{self._id}"
 
     def referred(self, text: str) -> str:
         """A prompt with the name of a file, and room around it, wherever a token of the set is named."""
-        if "embedding:" not in text.lower():
-            return text
-        text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
         parts, done = [], 0
-        for found in _REFERENCE.finditer(text):
-            length, token = self._longest(found[1])
-            if token is None:
+        for found in EMBEDDING.finditer(text):
+            reference = reference_at(text, found.end(), self._tokens.labels, self._tokens.names, self.known)
+            if reference.class_index is None or found.start() < done:
                 continue
-            begin, end = found.start(), found.start(1) + length
-            parts.append(text[done:begin])
-            before, behind = text[begin - 1 : begin], text[end : end + 1]
-            reference = f"embedding:{self._file(token)}"
-            parts.append(f"{' ' if before.strip() else ''}{reference}{' ' if behind.strip() else ''}")
-            done = end
+            parts.append(text[done : found.start()])
+            before, behind = text[found.start() - 1 : found.start()], text[reference.end : reference.end + 1]
+            file = f"embedding:{self._file(reference.class_index)}"
+            parts.append(f"{' ' if before.strip() else ''}{file}{' ' if behind.strip() else ''}")
+            done = reference.end
         return "".join(parts) + text[done:]
 
-    def _longest(self, candidate: str) -> tuple[int, int | None]:
-        """How much of the candidate names a token, and which one."""
-        length = len(candidate)
-        while length:
-            token = self._index.get(_folded(candidate[:length]))
-            if token is not None and (length == len(candidate) or not _is_of_a_name(candidate[length])):
-                suffix = next((s for s in _SUFFIXES if candidate[length:].lower() == s), "")
-                return length + len(suffix), token
-            length -= 1
-        return 0, None
+    def meant(self, name: str) -> str | None:
+        """The token that a name is close to."""
+        index = nearest(name, self.known)
+        return None if index is None else self._tokens.names[index]
 
     def _file(self, token: int) -> str:
         """Its name without the suffix; the file is there afterwards."""
-        name = f"mcti-{self._id}-{token}"
+        name = f"{_FILE}{self._id}-{token}"
         path = self.folder / f"{name}.safetensors"
         if not path.is_file():
             vectors = {key: v[token].detach().float().contiguous() for key, v in self._tokens.vectors.items()}
@@ -108,11 +102,11 @@ class _TokenFiles:
         return name
 
 
-def _knowing(tokenizer: Any, files: _TokenFiles) -> Any:
+def _knowing(tokenizer: Any, files: _TokenFiles, logs: bool) -> Any:
     copied = copy.copy(tokenizer)
     if not isinstance(copied, _Knowing):
         copied.__class__ = type(type(tokenizer).__name__, (_Knowing, type(tokenizer)), {})
-    copied.mcti_files = (files, *copied.mcti_files)
+    copied.mcti_files, copied.mcti_logs = (files, *copied.mcti_files), logs
     before = copied.embedding_directory or []
     copied.embedding_directory = [str(files.folder), *([before] if isinstance(before, str) else before)]
     return copied
@@ -122,19 +116,39 @@ class _Knowing:
     """A tokenizer of the host that knows sets of tokens, the set that was added last first."""
 
     mcti_files: tuple[_TokenFiles, ...] = ()
+    mcti_logs = False
+    """Whether it logs names that are no token's: one tokenizer of a CLIP does."""
+    embedding_directory: list[str]
 
     def tokenize_with_weights(self, text: str, *arguments: Any, **options: Any) -> Any:
-        for files in self.mcti_files:
-            text = files.referred(text)
+        if EMBEDDING.search(text):
+            text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
+            for files in self.mcti_files:
+                text = files.referred(text)
+            if self.mcti_logs:
+                self._log_others(text)
         return super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
 
+    def _log_others(self, text: str) -> None:
+        """Log every name that is neither a token's nor a file's, and close to a token's."""
+        for found in EMBEDDING.finditer(text):
+            name = reference_at(text, found.end(), (), (), ()).name
+            meant = next(filter(None, (files.meant(name) for files in self.mcti_files)), None)
+            if meant is not None and not _is_file(name, self.embedding_directory):
+                _LOG.warning(
+                    "a prompt names embedding:%s, which is no token and no file, and is drawn without it; did you mean embedding:%s?",
+                    escaped(name), meant,
+                )  # fmt: skip
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.casefold())
 
-
-def _is_of_a_name(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LMN" or character in "-_"
+def _is_file(name: str, folders: list[str]) -> bool:
+    """Whether the host finds an embedding file of this name."""
+    return any(
+        os.path.isfile(os.path.join(folder, name + suffix))
+        for root in folders
+        for folder, _, _ in os.walk(root, followlinks=True)
+        for suffix in ("", *SUFFIXES)
+    )
 
 
 def _widths(encoders: Mapping[str, int]) -> str:

@@ -1,0 +1,172 @@
+"""Names of tokens as people write them, in ComfyUI's prompts and in the nodes that compare labels.
+
+Usage: python names_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
+
+With the pocket checkpoint. Prints a line of JSON.
+"""
+
+import asyncio
+import logging
+import sys
+import unicodedata
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from in_comfyui import REPO, generator, start, tell
+
+LABELS = ("Großer Fuchs", "சிங்கம்", "ស្វា", "Ýr", "🦉", "owl_2", "fox", "猫頭鷹", "ひつじ", "ʻōʻō", "a (b), c", "unknown")
+TOGETHER = {  # a prompt, and the classes in it
+    "embedding:fox,embedding:ʻōʻō": [6, 9],
+    "embedding:சிங்கம்,embedding:ស្វា.": [1, 2],
+    "(embedding:fox,embedding:Ýr:1.2)": [6, 3],
+    "embedding:fox;embedding:owl-2;embedding:ひつじ": [6, 5, 8],
+    "embedding:猫頭鷹、embedding:ひつじ。": [7, 8],
+    "embedding:fox.safetensors,embedding:owl_2.pt": [6, 5],
+    'embedding:"Großer Fuchs" embedding:<fox>': [0, 6],
+    "embedding:unknown": [11],
+    "embedding:foxes": [],
+    "embedding:ox": [],
+    "an embedding: of words": [],
+}
+CLOSE = {  # a name that is no token's, and the one it is close to
+    "embedding:fos": "fox", "embedding:oxf": "fox", "embedding:foxes, red": "fox", "a (embedding:owl-3:1.2)": "owl-2", "embedding:Yr": None,
+    "embedding:grosser-fuch": "Großer-Fuchs", "embedding:சிங்கம": "சிங்கம்", "embedding:猫頭鷹が好き": "猫頭鷹", "embedding:nobody": None, "fos": None,
+    "embedding:fox9": None, "embedding:fox": None, "embedding:unknwon": "unknown",
+}  # fmt: skip
+
+
+def main(comfyui: str, folder: Path) -> None:
+    start(comfyui)
+    import folder_paths
+
+    import nodes
+
+    folder_paths.set_temp_directory(str(folder / "temp"))
+    assert asyncio.run(nodes.load_custom_node(str(REPO)))
+    pack = next(name for name in sys.modules if name.endswith(".mcti_core"))
+    clip_with_tokens = import_module(f"{pack}.hosts.comfy").clip_with_tokens
+    load_pocket_parts = import_module(f"{pack}.hosts.comfy.pocket").load_pocket_parts
+    export_embeddings = import_module(f"{pack}.token_files").export_embeddings
+    TokenSet = import_module(f"{pack}.tokens").TokenSet  # noqa: N806 - a class of the pack, not of this project's path
+    weights = import_module(f"{pack}.pocket").POCKET_FOLDER
+    with torch.inference_mode():
+        parts = load_pocket_parts(weights, str(folder / "embeddings"))
+    numbers = torch.arange(1.0, len(LABELS) + 1)[:, None, None].expand(-1, 2, 96)
+    tokens = TokenSet(LABELS, {"clip_l": numbers.clone()})
+    export_embeddings(TokenSet(("fox9", "Fuchs"), {"clip_l": -numbers[:2].clone()}), folder / "embeddings")
+    clip = clip_with_tokens(parts.clip, tokens)
+    tell(
+        {
+            "names": tokens.names,
+            "missed": missed(clip, tokens),
+            "together": {prompt: (classes(clip, prompt), wanted) for prompt, wanted in TOGETHER.items()},
+            "logged": {prompt: (logged(pack, clip, prompt), meant) for prompt, meant in CLOSE.items()},
+            "nodes": in_nodes(TokenSet, parts, clip, tokens),
+        }
+    )
+
+
+def classes(clip: Any, prompt: str) -> list[int]:
+    """Which class's vectors stand in a prompt; each has two, all of whose numbers are its index and 1."""
+    found = [
+        float(pair[0].flatten()[0]) for row in clip.tokenize(prompt)["l"] for pair in row if torch.is_tensor(pair[0])
+    ]
+    assert found[::2] == found[1::2]
+    return [int(number) - 1 for number in found[::2]]
+
+
+def missed(clip: Any, tokens: Any) -> list[str]:
+    """Every name and label, in every spelling, alone and among words: the prompts in which it is not found."""
+    wrong = []
+    for index, texts in enumerate(zip(tokens.names, tokens.labels, strict=True)):
+        for text in {f(t) for t in texts for f in (str, str.upper, nfc, nfd)}:
+            for reference in (text, f"{text}.safetensors", f"{text}.PT", f" {text}", f'"{text}"', f"<{text}>"):
+                for around in (
+                    "{}",
+                    "a {}",
+                    "a {}, red",
+                    "a,{},b",
+                    "({}:1.3) x",
+                    "((big {}))",
+                    "a {}.",
+                    "{}'s hat",
+                    "x\n{}\ny",
+                    "[{}]",
+                ):
+                    prompt = around.replace("{}", f"embedding:{reference}")
+                    if classes(clip, prompt) != [index]:
+                        wrong.append(prompt)
+    return wrong
+
+
+def logged(pack: str, clip: Any, prompt: str) -> list[str]:
+    """What this pack logs of a prompt, in the words of its message."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger(f"{pack}.hosts.comfy.prompt_tokens")
+    logger.addHandler(handler)
+    clip.tokenize(prompt)
+    logger.removeHandler(handler)
+    return said
+
+
+def in_nodes(token_set: Any, parts: Any, clip: Any, tokens: Any) -> dict[str, Any]:
+    import nodes
+
+    named = {name.removeprefix("MCTI_"): node for name, node in nodes.NODE_CLASS_MAPPINGS.items()}
+    own = token_set((nfc("Ýr"), "unknown"), {"clip_l": torch.randn(2, 1, 96, generator=generator())})
+    return {**prompts(named, clip, tokens), **routes(named["Route"]), **answers(named, parts, own)}
+
+
+def prompts(named: dict[str, Any], clip: Any, tokens: Any) -> dict[str, Any]:
+    """Token Prompts, whose prompts name each class wherever the template has it."""
+    found = {}
+    for template in ("{}", "a {}.", "a ({}:1.2)", "x{}y", "{}: red", "{},{}", "{}'s [{}]"):
+        (texts, _) = named["TokenPrompts"].execute(tokens, template).args
+        found[template] = [classes(clip, text) for text in texts]
+    return {"prompts": found}
+
+
+def routes(route: Any) -> dict[str, Any]:
+    pixels = torch.zeros(4, 2, 2, 3) + torch.arange(4.0)[:, None, None, None] / 4
+    labels = [nfd("Ýr"), "unknown", "(unknown)", "fox"]
+    found = {}
+    for wanted in ("", nfc("ýr"), "Unknown, fox", "(unknown)"):
+        part = route.execute([pixels], labels, [wanted], [0.0]).args[0]
+        found[wanted] = [] if not torch.is_tensor(part) else (part[:, 0, 0, 0] * 4).int().tolist()
+    return {"routes": found}
+
+
+def answers(named: dict[str, Any], parts: Any, own: Any) -> dict[str, Any]:
+    """Classify and evaluate with a class called unknown, and another that a Mac wrote."""
+    images = torch.rand(4, 64, 64, 3, generator=generator())
+    first = named["AddExamples"].execute(nfd("Ýr"), images[:2]).args[0]
+    first = named["AddExamples"].execute(nfc("Ýr"), images[2:3], first).args[0]
+    examples = named["AddExamples"].execute("unknown", images[3:], first).args[0]
+    given = {"clip": parts.clip, "clip_space": parts.clip_file, "method": "clip", "tokens": own}
+    sure = named["Classify"].execute(images=images, top_k=1, unknown_below=0.0, find_threshold=False, **given).args
+    unsure = named["Classify"].execute(images=images, top_k=1, unknown_below=1.0, find_threshold=False, **given).args
+    accuracy, report, _ = named["Evaluate"].execute(held_out=examples, at_most=0, **given).args
+    return {
+        "examples": {label: len(of) for label, of in examples.images.items()},
+        "sure": [sure[0], sure[1], sure[3]],
+        "unsure": [unsure[0], unsure[1], unsure[3]],
+        "right": sum(a == b for a, b in zip(sure[1], [0, 0, 0, 1], strict=True)) / 4,
+        "accuracy": accuracy,
+        "report": report,
+    }
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,51 @@
+"""Names of tokens in ComfyUI's prompts and nodes, in all spellings that the library takes."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def named(in_comfyui, tmp_path_factory):
+    return in_comfyui("names_in_comfyui.py", tmp_path_factory.mktemp("names"))
+
+
+def test_name_in_every_spelling_is_found(named):
+    assert named["missed"] == []
+
+
+def test_names_side_by_side_are_all_found(named):
+    assert [prompt for prompt, (found, wanted) in named["together"].items() if found != wanted] == []
+
+
+def test_name_close_to_a_tokens_is_logged(named):
+    for prompt, (said, meant) in named["logged"].items():
+        assert len(said) == (meant is not None), prompt
+        assert all(text.endswith(f"did you mean embedding:{meant}?") for text in said)
+
+
+def test_token_prompts_name_each_class_wherever_the_slot_is(named):
+    for template, found in named["nodes"]["prompts"].items():
+        assert found == [[index] * template.count("{}") for index in range(len(named["names"]))], template
+
+
+def test_route_compares_labels_in_one_form_and_knows_the_class_unknown(named):
+    assert named["nodes"]["routes"] == {"": [0, 1, 3], "ýr": [0], "Unknown, fox": [1, 3], "(unknown)": [2]}
+
+
+def test_class_unknown_is_an_answer_like_others(named):
+    nodes = named["nodes"]
+    labels, indices, records = nodes["sure"]
+    assert "unknown" in labels
+    assert indices == [["Ýr", "unknown"].index(label) for label in labels]
+    assert [record["unknown"] for record in json.loads(records)] == [False] * 4
+    labels, indices, records = nodes["unsure"]
+    assert (set(labels), set(indices)) == ({"(unknown)"}, {-1})
+    assert [(record["label"], record["unknown"]) for record in json.loads(records)] == [(None, True)] * 4
+
+
+def test_labels_of_two_systems_are_one_class(named):
+    assert sorted(named["nodes"]["examples"].values()) == [1, 3]
+    assert named["nodes"]["accuracy"] == named["nodes"]["right"]
