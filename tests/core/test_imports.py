@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "train_state": "adaptive_gamma batches errors history probe",
     "saved_tensors": "errors",
     "training": "adaptive_gamma batches config errors features history hosts limits losses normal_form objective probe "
-    "processes prompts saved_tensors templates tokens train_state",
+    "processes prompts saved_tensors templates tokens train_state vector_norms",
     "memory": "out_of_memory config errors features hosts processes tokens train_state training",
     "one_by_one": "config features hosts memory tokens training",
     "progress_store": "errors limits own_files tensor_files train_state",
@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "methods": "",
     "calibration": "classifiers errors hosts methods tokens",
     "sampling": "out_of_memory errors hosts prompts tokens",
-    "hosts": "atomic errors tokens",
+    "hosts": "atomic errors escaping references tokens",
 }
 """Module or package of mcti_core -> what else of mcti_core it may import. Those not named are the outer layers."""
 
