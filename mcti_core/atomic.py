@@ -11,7 +11,7 @@ from uuid import uuid4
 
 __all__ = ["remove_leftovers", "write_atomically"]
 
-_LEFTOVER = re.compile(r"\.mcti-[0-9a-f]{32}\.tmp")
+_LEFTOVER = re.compile(r"\.mcti-[0-9a-f]{32,}\.tmp")
 _LEFT_SECONDS = 3600
 """No file is being written for so long."""
 

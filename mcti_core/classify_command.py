@@ -26,10 +26,8 @@ __all__ = ["record_of", "run_classify"]
 
 def run_classify(arguments: argparse.Namespace) -> int:
     from .answers import refuse_to_lose
-    from .calibration import calibrated_classifier
-    from .endings import like_ctrl_c
-    from .streams import find_names
-    from .token_files import load_tokens
+    from .outputs import check_writable
+    from .run_lock import lock_output
 
     _check(arguments)
     processes = processes_of(arguments, uneven=True)
@@ -37,8 +35,20 @@ def run_classify(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"{processes.count} processes cannot share the screen; name a file for the answers with --out"
         )
-    if arguments.out is not None and processes.is_main:
+    if arguments.out is None or not processes.is_main:
+        return _classify(arguments, processes)
+    check_writable(arguments.out.parent, [f"{arguments.out.name}.part-0001-00000"])
+    with lock_output(arguments.out, folder=False):
         refuse_to_lose(arguments.out, resume=arguments.resume, restart=arguments.restart)
+        return _classify(arguments, processes)
+
+
+def _classify(arguments: argparse.Namespace, processes: Processes) -> int:
+    from .calibration import calibrated_classifier
+    from .endings import like_ctrl_c
+    from .streams import find_names
+    from .token_files import load_tokens
+
     tokens = load_tokens(arguments.tokens)
     names = find_names(arguments.images, recursive=arguments.recursive)
     host = host_of(arguments, processes)

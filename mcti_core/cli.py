@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import classify_command, commands, token_commands
+from . import add_command, classify_command, commands, evaluate_command, generate_command, token_commands
 from .console import set_up_streams
 from .errors import ConfigError, MCTIError
 from .escaping import escaped
@@ -19,7 +19,7 @@ from .processes import shut_down, started
 __all__ = ["main"]
 
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
-SHARED = (commands.run_train, commands.run_evaluate, classify_command.run_classify)
+SHARED = (commands.run_train, evaluate_command.run_evaluate, classify_command.run_classify)
 """Commands that several processes do together."""
 
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("folder", type=Path, help="holds one folder of images a class")
     train.add_argument("--out", type=Path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go")
+    _add_overwriting(train)
     _add_model(train)
     _add_training(train)
     train.add_argument("--shots", type=_count, help="train on this many random images of each class instead of all")
@@ -107,17 +108,20 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate", help="measure accuracy over shots and seeds", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     evaluate.add_argument("folder", type=Path, help="holds one folder of images a class")
-    evaluate.add_argument("--shots", type=_count, nargs="+", default=[1, 2, 4, 8])
+    evaluate.add_argument(
+        "--shots", type=_count, nargs="+", help="if not given, those of 1, 2, 4 and 8 that leave an image to test on"
+    )
     evaluate.add_argument("--seeds", type=_count, default=3, help="how many random splits")
     evaluate.add_argument("--first-seed", type=_seed, default=0)
     evaluate.add_argument(
         "--study", action="store_true", help="compare settings too: gamma, direction, pooling, templates, one by one"
     )
     evaluate.add_argument("--json", type=Path, help="write all measurements here, as they come")
+    _add_overwriting(evaluate)
     evaluate.add_argument("--cache", type=Path, help="keep image features here for the next run")
     _add_model(evaluate)
     _add_training(evaluate)
-    evaluate.set_defaults(run=commands.run_evaluate)
+    evaluate.set_defaults(run=evaluate_command.run_evaluate)
 
     generate = subcommands.add_parser(
         "generate", help="draw with learned tokens", formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -132,8 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--steps", type=_count, default=25)
     generate.add_argument("--guidance", type=float, default=5.0)
     generate.add_argument("--seed", type=_seed, default=0)
+    _add_overwriting(generate)
     _add_model(generate)
-    generate.set_defaults(run=commands.run_generate)
+    generate.set_defaults(run=generate_command.run_generate)
 
     _add_adding(subcommands)
     _add_converting(subcommands)
@@ -144,10 +149,19 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, required=True, help="where report.html, metrics.json and tokens.safetensors go"
     )
+    _add_overwriting(demo)
     demo.add_argument("--seed", type=_seed, default=0)
     demo.add_argument("--shots", type=_count, default=5)
     demo.set_defaults(run=commands.run_demo)
     return parser
+
+
+def _add_overwriting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of an earlier run; without it they are never replaced",
+    )
 
 
 def _add_resuming(parser: argparse.ArgumentParser) -> None:
@@ -189,11 +203,12 @@ def _add_adding(subcommands: Any) -> None:
     )
     add.add_argument("--to", type=Path, required=True, help="the token set file")
     add.add_argument("--out", type=Path, required=True, help="where the larger tokens.safetensors and embeddings/ go")
+    _add_overwriting(add)
     _add_model(add)
     _add_steps(add)
     add.add_argument("--cache", type=Path, help="keep image features here for the next run")
     # how the tokens are read is the set's own
-    add.set_defaults(run=token_commands.run_add, direction=None, pooling=None, templates=None, template=None)
+    add.set_defaults(run=add_command.run_add, direction=None, pooling=None, templates=None, template=None)
 
 
 def _add_converting(subcommands: Any) -> None:

@@ -14,10 +14,11 @@ from .escaping import escaped
 from .options import config_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from .config import TrainConfig
+    from .examples import FewShotDataset
     from .features import FeatureCache
     from .hosts.base import Host
     from .processes import Processes
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .resuming import Start
     from .tokens import TokenSet
 
-__all__ = ["INTERRUPTED", "run_demo", "run_evaluate", "run_generate", "run_train"]
+__all__ = ["INTERRUPTED", "UNFINISHED", "prepare_outputs", "run_demo", "run_train", "write_tokens"]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -34,18 +35,27 @@ UNFINISHED = "training.safetensors"
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    from .endings import asked_to_end, like_ctrl_c
     from .examples import FewShotDataset
+    from .run_lock import lock_output
+    from .tokens import safe_names
+
+    dataset = FewShotDataset.from_folder(arguments.folder)
+    outputs, processes = prepare_outputs(arguments, safe_names(dataset.classes)), processes_of(arguments)
+    with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
+        return _run_train(arguments, dataset, outputs, processes)
+
+
+def _run_train(
+    arguments: argparse.Namespace, dataset: FewShotDataset, outputs: Sequence[Path], processes: Processes
+) -> int:
+    from .endings import asked_to_end, like_ctrl_c
     from .experiments import new_tokens
     from .features import FeatureCache
     from .resuming import Start, go_on
     from .training import run_identity
 
-    dataset = FewShotDataset.from_folder(arguments.folder)
-    _refuse_foreign_outputs(arguments.out, dataset.classes)
-    arguments.out.mkdir(parents=True, exist_ok=True)  # better now than after the training
-    processes, path = processes_of(arguments), arguments.out / UNFINISHED
-    stored = _unfinished(path, arguments, processes)
+    path = arguments.out / UNFINISHED
+    stored = _unfinished(path, arguments, outputs, processes)
     host, config, mirror = host_of(arguments, processes), config_of(arguments), mirror_of(arguments)
     if arguments.shots:
         dataset, _ = dataset.split(arguments.shots, config.seed)
@@ -67,24 +77,46 @@ def run_train(arguments: argparse.Namespace) -> int:
         return _train(host, cache, config, start, arguments, processes, asked)
 
 
-def _refuse_foreign_outputs(out: Path, labels: tuple[str, ...]) -> None:
-    """Files of others, in place of those that a training will write."""
+def prepare_outputs(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    """Look at all that a training will write in ``--out`` and ``--cache``, before anything slow.
+
+    Args:
+        names: of the tokens.
+
+    Returns:
+        The results: the token set, its embeddings, and the picture of the loss.
+
+    Raises:
+        FileError: files of others are in their place, or a folder cannot be written to.
+    """
     from .marks import is_marked
+    from .outputs import check_writable
     from .own_files import refuse_foreign
     from .progress_store import is_training
     from .token_files import SUFFIX, refuse_foreign_tokens
-    from .tokens import safe_names
 
+    out, embeddings = arguments.out, arguments.out / "embeddings"
+    tokens = [out / f"tokens{SUFFIX}", *(embeddings / f"{name}{SUFFIX}" for name in names)]
     refuse_foreign(out / UNFINISHED, is_training)
     refuse_foreign(out / "loss.png", is_marked)
-    refuse_foreign_tokens(out / f"tokens{SUFFIX}")
-    for name in safe_names(labels):
-        refuse_foreign_tokens(out / "embeddings" / f"{name}{SUFFIX}")
+    for path in tokens:
+        refuse_foreign_tokens(path)
+    check_writable(out, [UNFINISHED])
+    check_writable(embeddings, (path.name for path in tokens))
+    if arguments.cache is not None:
+        check_writable(arguments.cache)
+    return [*tokens, out / "loss.png"]
 
 
-def _unfinished(path: Path, arguments: argparse.Namespace, processes: Processes) -> StoredTraining | None:
-    """The training to go on with. Told before anything slow: that there is none, or that one would be lost."""
+def _unfinished(
+    path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: Processes
+) -> StoredTraining | None:
+    """The training to go on with. Told before anything slow: that there is none, or that a result would be lost."""
+    from .outputs import refuse_to_replace
+
     stored = _stored(path, arguments, processes)
+    if not path.exists():  # else the results there are those of the unfinished training
+        refuse_to_replace(outputs, overwrite=arguments.overwrite)
     read = processes.gather(None if stored is None else stored.state.step)  # and nobody writes before all have read
     if any(step != read[0] for step in read):
         raise ResumeError(
@@ -141,12 +173,14 @@ def _train(
             )
         except TrainingError as error:
             if processes.is_main:
-                _write_tokens(error.tokens, out)
+                write_tokens(error.tokens, out)
             processes.barrier()  # the first one to leave ends the others
-            raise
+            raise TrainingError(
+                f"{error}; the last finite tokens are in {out / 'tokens.safetensors'}", error.tokens
+            ) from error
     if not processes.is_main:
         return INTERRUPTED if result.stopped == "stopped" else 0
-    _write_tokens(result.tokens, out)
+    write_tokens(result.tokens, out)
     _write_loss_curve(result.history, out)
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
     if "gamma_last" in result.tokens.training:
@@ -165,11 +199,18 @@ def _say(sentence: str, processes: Processes | None = None) -> None:
         print(f"mcti: {escaped(sentence)}", file=sys.stderr)
 
 
-def _write_tokens(tokens: TokenSet, folder: Path) -> None:
+def write_tokens(tokens: TokenSet, folder: Path) -> None:
+    """The set and its embeddings; tells of embeddings that an earlier run has left beside them."""
+    from .outputs import stale_embeddings
     from .token_files import export_embeddings, save_tokens
 
     save_tokens(tokens, folder / "tokens.safetensors")
     export_embeddings(tokens, folder / "embeddings")
+    if stale := stale_embeddings(folder / "embeddings", tokens.names):
+        _say(
+            f"{folder / 'embeddings'} also holds embeddings that are not of this set: {', '.join(stale)}; move them away, since "
+            "programs read all of a folder"
+        )
 
 
 def _write_loss_curve(history: Any, folder: Path) -> None:
@@ -184,99 +225,14 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
     write_png(picture, folder / "loss.png")
 
 
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .examples import FewShotDataset
-    from .experiments import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
-    from .features import FeatureCache
-    from .marks import is_marked, write_json
-    from .own_files import refuse_foreign
-
-    if arguments.json is not None:
-        refuse_foreign(arguments.json, is_marked)
-
-    dataset, processes = FewShotDataset.from_folder(arguments.folder), processes_of(arguments, uneven=True)
-    host, config = host_of(arguments, processes), config_of(arguments)
-    with progress_bar("features", "image", shown=processes.is_main) as progress:
-        cache = FeatureCache.build(
-            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes
-        )
-    rows: list[Row] = []
-
-    def write() -> None:
-        if arguments.json is None or not processes.is_main:
-            return
-        content = {
-            "folder": arguments.folder.name,
-            "classes": len(dataset.classes),
-            "chance": 1 / len(dataset.classes),
-            "rows": as_json(rows),
-        }
-        write_json(content, arguments.json)
-
-    def on_row(row: Row) -> None:
-        rows.append(row)
-        print(
-            f"{row.shots} shots, seed {row.seed}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
-        write()
-
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    variants = STUDY if arguments.study else DEFAULT_VARIANTS
-    measured = evaluate(
-        host,
-        cache,
-        arguments.shots,
-        seeds,
-        config,
-        variants,
-        vectors=arguments.vectors,
-        init=arguments.init,
-        on_row=on_row,
-        processes=processes,
-    )
-    if processes.count > 1:  # until now it had its own rows only
-        rows[:] = measured
-        write()
-    if processes.is_main:
-        print(markdown_table(rows, 1 / len(dataset.classes)))
-    return 0
-
-
-def run_generate(arguments: argparse.Namespace) -> int:
-    import numpy as np
-    from PIL import Image
-
-    from .marks import is_marked, write_png
-    from .own_files import refuse_foreign
-    from .sampling import generate
-    from .token_files import load_tokens
-
-    tokens = load_tokens(arguments.tokens)
-    fillings = tokens.names if "{}" in arguments.prompt else ("",)
-    prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
-    stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
-    for stem in stems:  # all of them, before anything slow
-        refuse_foreign(arguments.out / f"{stem}.png", is_marked)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with progress_bar("generating", "image") as progress:
-        images = generate(
-            host_of(arguments), prompts, tokens, negative=arguments.negative, steps=arguments.steps, guidance=arguments.guidance,
-            seed=arguments.seed, progress=progress,
-        )  # fmt: skip
-    for stem, image in zip(stems, images, strict=True):
-        picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8))
-        write_png(picture, arguments.out / f"{stem}.png")
-    print(printable(f"{len(images)} images in {arguments.out}"))
-    return 0
-
-
 def run_demo(arguments: argparse.Namespace) -> int:
-    from .demo.run import run_demo
+    from .demo.run import refuse_foreign_results, run_demo
     from .hosts.loading import quiet_libraries
+    from .outputs import check_writable, refuse_to_replace
+    from .run_lock import lock_output
 
     quiet_libraries()
+    results = [arguments.out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
 
     bars: dict[str, Any] = {}
 
@@ -287,7 +243,11 @@ def run_demo(arguments: argparse.Namespace) -> int:
         if done >= total:
             bars[stage].close()
 
-    demo = run_demo(arguments.out, shots=arguments.shots, seed=arguments.seed, progress=progress)
+    refuse_foreign_results(arguments.out)
+    check_writable(arguments.out, (path.name for path in results))
+    with lock_output(arguments.out, folder=True):
+        refuse_to_replace(results, overwrite=arguments.overwrite)
+        demo = run_demo(arguments.out, shots=arguments.shots, seed=arguments.seed, progress=progress)
     print(f"chance {100 / len(demo.classes):.1f}%")
     for name, share in demo.accuracy.items():
         print(f"{name} {100 * share:.1f}%")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .baselines import class_mean, k_nearest, logistic_probe
 from .classifiers import ClipClassifier, HybridClassifier
-from .errors import ConfigError
+from .errors import ConfigError, ExamplesError
 from .examples import few_shot_split
 from .features import FeatureCache
 from .hosts.base import Host
@@ -25,7 +25,7 @@ from .templates import PLAIN_TEMPLATES
 from .tokens import Support, TokenSet, initial_vectors
 from .training import TrainConfig
 
-__all__ = ["STUDY", "Row", "Variant", "evaluate", "markdown_table", "new_tokens"]
+__all__ = ["STUDY", "Row", "Variant", "check_shots", "evaluate", "markdown_table", "new_tokens", "usual_shots"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def evaluate(
     """
     if cache.features is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space")
-    for count in shots:
-        few_shot_split(cache.labels, cache.classes, count, seed=0)
+    check_shots(cache.labels, cache.classes, shots)
     splits = [(count, seed) for count in shots for seed in seeds]
     measured: dict[int, list[Row]] = {}
     for number in range(processes.index, len(splits), processes.count):
@@ -118,6 +117,27 @@ def evaluate(
     gathered = processes.gather([(number, as_json(rows)) for number, rows in measured.items()])
     ordered = sorted((number, rows) for part in gathered for number, rows in part)
     return [Row(**row) for _, rows in ordered for row in rows]
+
+
+def usual_shots(labels: Tensor, classes: Sequence[str]) -> list[int]:
+    """Those of 1, 2, 4 and 8 that leave an image of every class to test on.
+
+    Raises:
+        ExamplesError: a class has a single image.
+    """
+    counts = torch.bincount(labels, minlength=len(classes))
+    if (least := int(counts.min())) < 2:
+        raise ExamplesError(
+            f"class {classes[int(counts.argmin())]!r} has {least} image; to evaluate, every class needs at least two, one to learn from "
+            "and one to test on"
+        )
+    return [count for count in (1, 2, 4, 8) if count < least]
+
+
+def check_shots(labels: Tensor, classes: Sequence[str], shots: Sequence[int]) -> None:
+    """Raise an ``ExamplesError`` if a class has too few images for the most shots and one to test on."""
+    for count in shots:
+        few_shot_split(labels, classes, count, seed=0)
 
 
 def _measured(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .errors import ConfigError, TokenError
+from .errors import ConfigError, TokenError, TrainingError
 from .experiments import new_tokens
 from .features import FeatureCache
 from .hosts.base import Host
@@ -67,9 +67,13 @@ def extend(
     own = replace(config, templates=tokens.templates, pooling=tokens.pooling, direction="text_to_image", batch=share)
     everything = _with_old_classes(cache, tokens, whole.labels, needed=bool(config.gamma))
     new = range(len(tokens), len(whole))
-    result = train_in_memory(host, everything, whole, own, on_step=on_step, classes=list(new))
     shots = min(int((cache.labels == cache.classes.index(label)).sum()) for label in added)
-    return replace(result, tokens=_described(result.tokens, tokens, {"labels": added, "shots": shots}))
+    how = {"labels": added, "shots": shots}
+    try:
+        result = train_in_memory(host, everything, whole, own, on_step=on_step, classes=list(new))
+    except TrainingError as error:
+        raise TrainingError(str(error), _described(error.tokens, tokens, how)) from error
+    return replace(result, tokens=_described(result.tokens, tokens, how))
 
 
 def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], needed: bool) -> FeatureCache:

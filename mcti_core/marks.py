@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import FileError
 from .own_files import write_own
 
 if TYPE_CHECKING:
@@ -32,19 +33,28 @@ def is_marked(path: Path) -> bool:
 
 
 def write_png(image: Image, path: Path) -> Path:
-    """Raises: FileError: a file of others is there."""
+    """Raises: FileError: a file of others is there, or the file cannot be written."""
     from PIL.PngImagePlugin import PngInfo
 
     mark = PngInfo()
     mark.add_text("Software", _PROGRAM)
-    return write_own(path, lambda file: image.save(file, "PNG", pnginfo=mark), is_marked)
+    return _write(path, lambda file: image.save(file, "PNG", pnginfo=mark))
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
-    """Raises: FileError: a file of others is there."""
-    return write_text(json.dumps({_KEY: _PROGRAM, **content}, indent=1) + "\n", path)
+    """Raises: FileError: a file of others is there, or the file cannot be written. ValueError: a number that JSON has no word for."""
+    return write_text(json.dumps({_KEY: _PROGRAM, **content}, indent=1, allow_nan=False) + "\n", path)
 
 
 def write_text(text: str, path: Path) -> Path:
-    """A text that holds a mark. Raises: FileError: a file of others is there."""
-    return write_own(path, lambda file: file.write_text(text, encoding="utf-8"), is_marked)
+    """A text that holds a mark. Raises: FileError: a file of others is there, or the file cannot be written."""
+    return _write(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> Path:
+    try:
+        return write_own(path, write, is_marked)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or choose another place"
+        ) from error

@@ -108,10 +108,14 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         return (
             f" cannot be written, since {above} is no folder or is not open for writing; choose another name or folder"
         )
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:  # a name or a path that is too long
+        return f" cannot be written ({error.strerror}); choose another name or folder"
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"
-    if not os.path.lexists(path):
-        return ""
     if not path.is_file():
         return " is there already and is no file; choose another name or folder, or move it away"
     return (

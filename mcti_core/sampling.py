@@ -28,6 +28,7 @@ def generate(
     size: int | None = None,
     batch: int = 32,
     progress: Callable[[int, int], object] | None = None,
+    on_image: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
     """One image a prompt.
 
@@ -42,14 +43,15 @@ def generate(
         size: side in pixels; the host's own by default.
         batch: most images at once; where memory runs out, it is halved from there on.
         progress: called with images done and images in all.
+        on_image: called with the number and the (3, size, size) of each image as soon as it is done; images are then not held.
 
     Returns:
-        (B, 3, size, size) float32 in [0, 1] on the CPU.
+        (B, 3, size, size) float32 in [0, 1] on the CPU; with ``on_image`` none of them, (0, 3, size, size).
 
     Raises:
         ConfigError: no prompts, or no steps.
         TokenError: a prompt names a token that is not there, or is too long.
-        HostError: not even one image fits into memory.
+        HostError: not even one image fits into memory; images hold values that are not numbers.
 
     References:
         Euler's method on the probability-flow ODE: Karras et al. 2022, arXiv 2206.00364, alg. 1 without churn. For
@@ -61,7 +63,7 @@ def generate(
     side = (size or host.image_size) // codec.downscale
     sigmas = _descending(denoiser.sigmas.cpu(), steps)
     generator = torch.Generator().manual_seed(seed)
-    images = []
+    images: list[Tensor] = []
     with torch.inference_mode(), host.session("text", "denoiser", "codec"):
         pixels = 8 * codec.downscale
         channels = codec.encode(torch.zeros(1, 3, pixels, pixels, device=host.device)).shape[1]
@@ -70,10 +72,10 @@ def generate(
         done = 0
         while done < len(prompts):
             part = list(prompts[done : done + batch])
+            drawn: Tensor | None = None
             try:
                 text = _encode(host, [*part, *[negative] * len(part)], tokens)
-                images.append(_draw(host, torch.stack(noises[done : done + len(part)]), sigmas, text, guidance))
-                done += len(part)
+                drawn = _draw(host, torch.stack(noises[done : done + len(part)]), sigmas, text, guidance)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -83,11 +85,28 @@ def generate(
                         "choose a smaller size, or free memory that others hold"
                     ) from error
                 batch, text = len(part) // 2, {}
-            if not text:  # outside of the handler, which holds on to everything that failed
+            if drawn is None:  # outside of the handler, which holds on to everything that failed
                 empty_caches()
-            elif progress is not None:
+                continue
+            _refuse_broken(drawn, done)
+            if on_image is None:
+                images.append(drawn)
+            else:
+                for number, image in enumerate(drawn, done):
+                    on_image(number, image)
+            done += len(part)
+            if progress is not None:
                 progress(done, len(prompts))
-    return torch.cat(images).clone()
+    return torch.cat(images).clone() if images else torch.zeros(0, 3, side * codec.downscale, side * codec.downscale)
+
+
+def _refuse_broken(images: Tensor, first: int) -> None:
+    broken = [first + number for number, image in enumerate(images) if not image.isfinite().all()]
+    if broken:
+        raise HostError(
+            f"the model gave values that are not numbers for image {broken[0] + 1}; load it in another number format "
+            "(bf16 or fp32), or lower guidance"
+        )
 
 
 def _draw(host: Host, noise: Tensor, sigmas: Tensor, text: Mapping[str, TextFeatures], guidance: float) -> Tensor:

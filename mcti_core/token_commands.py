@@ -1,24 +1,21 @@
-"""The commands that work on learned tokens: ``mcti convert`` and ``mcti add``."""
+"""``mcti convert``: learned tokens as other files."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .commands import INTERRUPTED
-from .console import printable, progress_bar
+from .console import printable
 from .errors import ConfigError
 from .escaping import escaped
-from .options import config_of, host_of, mirror_of
 
 if TYPE_CHECKING:
     from .conversion import SourceClass
 
-__all__ = ["run_add", "run_convert"]
+__all__ = ["run_convert"]
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -99,43 +96,6 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
         _say(
             f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"
         )
-
-
-def run_add(arguments: argparse.Namespace) -> int:
-    """Train only the classes that the set lacks."""
-    from .examples import FewShotDataset
-    from .extend import extend
-    from .features import FeatureCache
-    from .token_files import SUFFIX, export_embeddings, load_tokens, refuse_foreign_tokens, save_tokens
-    from .tokens import safe_names
-    from .training import StepInfo
-
-    tokens = load_tokens(arguments.to)
-    dataset = FewShotDataset.from_folder(arguments.folder, alone=True)
-    refuse_foreign_tokens(arguments.out / f"tokens{SUFFIX}")
-    for name in (*tokens.names, *safe_names(dataset.classes)):
-        refuse_foreign_tokens(arguments.out / "embeddings" / f"{name}{SUFFIX}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    host, config = host_of(arguments), config_of(arguments)
-    if host.clip is None and config.gamma:
-        config = replace(config, gamma=0.0, warm_start=0)
-    with progress_bar("features", "image") as progress:
-        cache = FeatureCache.build(
-            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
-        )
-    with progress_bar("training", "step") as progress:
-
-        def on_step(info: StepInfo) -> None:
-            progress(info.step, info.total)
-
-        result = extend(host, cache, tokens, config, init=arguments.init, on_step=on_step)
-    path = save_tokens(result.tokens, arguments.out / "tokens.safetensors")
-    export_embeddings(result.tokens, arguments.out / "embeddings")
-    added = ", ".join(result.tokens.labels[len(tokens) :])
-    print(
-        printable(f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in {path}")
-    )
-    return INTERRUPTED if result.stopped == "stopped" else 0
 
 
 def _say(sentence: str) -> None:

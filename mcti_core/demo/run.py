@@ -32,7 +32,7 @@ from ..tokens import TokenSet
 from ..training import StepInfo
 from .judge import DigitJudge, colours
 
-__all__ = ["EDIT", "PLAIN", "Demo", "run_demo"]
+__all__ = ["EDIT", "PLAIN", "Demo", "refuse_foreign_results", "run_demo"]
 
 PLAIN = "a drawing of a {}"
 EDIT = "a drawing of a red thick {} on yellow paper"
@@ -101,9 +101,7 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
 
     torch.manual_seed(seed)
     started = time.monotonic()
-    for name in ("report.html", "metrics.json"):
-        refuse_foreign(out / name, is_marked)
-    refuse_foreign_tokens(out / "tokens.safetensors")
+    refuse_foreign_results(out)
     out.mkdir(parents=True, exist_ok=True)
     demo = Demo(shots, seed)
     with demo.stage("load"):
@@ -132,6 +130,13 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
     demo.seconds["total"] = time.monotonic() - started
     write_json(demo.metrics(), out / "metrics.json")
     return demo
+
+
+def refuse_foreign_results(out: Path) -> None:
+    """Raise a ``FileError`` where files of others are in the place of the demo's."""
+    for name in ("report.html", "metrics.json"):
+        refuse_foreign(out / name, is_marked)
+    refuse_foreign_tokens(out / "tokens.safetensors")
 
 
 def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float | str, progress: Progress) -> None:

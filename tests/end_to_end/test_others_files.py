@@ -106,20 +106,3 @@ def test_labels_do_not_forge_lines_nor_reach_the_terminal(folder, tmp_path, caps
     assert len(shown.splitlines()) == 2
     assert all(c.isprintable() or c in "\n\t" for c in shown)
     assert all(line.count("\t") == 2 for line in shown.splitlines())
-
-
-def test_own_outputs_are_written_anew(learned, tmp_path):
-    line = [
-        "generate",
-        "--tokens",
-        str(learned),
-        "--prompt",
-        "a {cat}",
-        "--count",
-        "1",
-        "--steps",
-        "1",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert [main(line), main(line)] == [0, 0]

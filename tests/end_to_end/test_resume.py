@@ -124,7 +124,7 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "_write_tokens", interrupt)
+    monkeypatch.setattr(commands, "write_tokens", interrupt)
     assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 130
     assert not (tmp_path / "tokens.safetensors").exists()
     monkeypatch.undo()

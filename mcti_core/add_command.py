@@ -1,0 +1,61 @@
+"""``mcti add``: teach a trained set more classes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from .commands import INTERRUPTED, UNFINISHED, prepare_outputs, write_tokens
+from .console import printable, progress_bar
+from .errors import TrainingError
+from .options import config_of, host_of, mirror_of
+
+__all__ = ["run_add"]
+
+
+def run_add(arguments: argparse.Namespace) -> int:
+    """Train only the classes that the set lacks. However the training ends, what was learned is written."""
+    from .endings import like_ctrl_c
+    from .examples import FewShotDataset
+    from .extend import extend
+    from .features import FeatureCache
+    from .outputs import refuse_to_replace
+    from .run_lock import lock_output
+    from .token_files import load_tokens
+    from .tokens import safe_names
+    from .training import StepInfo
+
+    tokens = load_tokens(arguments.to)
+    dataset = FewShotDataset.from_folder(arguments.folder, alone=True)
+    outputs = prepare_outputs(arguments, (*tokens.names, *safe_names(dataset.classes)))
+    with lock_output(arguments.out, folder=True), like_ctrl_c():
+        unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
+        refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
+        host, config = host_of(arguments), config_of(arguments)
+        if host.clip is None and config.gamma:
+            config = replace(config, gamma=0.0, warm_start=0)
+        with progress_bar("features", "image") as progress:
+            cache = FeatureCache.build(
+                host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
+            )
+        with progress_bar("training", "step") as progress:
+
+            def on_step(info: StepInfo) -> None:
+                progress(info.step, info.total)
+
+            try:
+                result = extend(host, cache, tokens, config, init=arguments.init, on_step=on_step)
+            except TrainingError as error:
+                write_tokens(error.tokens, arguments.out)
+                raise TrainingError(
+                    f"{error}; the last finite tokens are in {arguments.out / 'tokens.safetensors'}", error.tokens
+                ) from error
+        write_tokens(result.tokens, arguments.out)
+    added = ", ".join(result.tokens.labels[len(tokens) :])
+    print(
+        printable(
+            f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in "
+            f"{arguments.out / 'tokens.safetensors'}"
+        )
+    )
+    return INTERRUPTED if result.stopped == "stopped" else 0

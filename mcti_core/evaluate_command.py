@@ -1,0 +1,89 @@
+"""``mcti evaluate``: accuracy over shots and seeds, as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from .console import progress_bar
+from .errors import ConfigError
+from .options import config_of, host_of, mirror_of, processes_of
+
+if TYPE_CHECKING:
+    from .examples import FewShotDataset
+    from .processes import Processes
+
+__all__ = ["run_evaluate"]
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    from .examples import FewShotDataset
+    from .experiments import check_shots, usual_shots
+    from .marks import is_marked
+    from .outputs import check_writable, refuse_to_replace
+    from .own_files import refuse_foreign
+    from .run_lock import lock_output
+
+    dataset = FewShotDataset.from_folder(arguments.folder)
+    if arguments.shots is None:
+        arguments.shots = usual_shots(dataset.labels, dataset.classes)
+    check_shots(dataset.labels, dataset.classes, arguments.shots)
+    if arguments.cache is not None:
+        check_writable(arguments.cache)
+    if arguments.json is not None:
+        refuse_foreign(arguments.json, is_marked)
+        check_writable(arguments.json.parent, [arguments.json.name])
+    processes = processes_of(arguments, uneven=True)
+    if arguments.json is None or not processes.is_main:
+        return _evaluate(arguments, dataset, processes)
+    with lock_output(arguments.json, folder=False):
+        refuse_to_replace([arguments.json], overwrite=arguments.overwrite)
+        return _evaluate(arguments, dataset, processes)
+
+
+def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes: Processes) -> int:
+    from .experiments import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
+    from .features import FeatureCache
+    from .marks import write_json
+
+    host, config = host_of(arguments, processes), config_of(arguments)
+    if host.clip is None:
+        raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
+    with progress_bar("features", "image", shown=processes.is_main) as progress:
+        cache = FeatureCache.build(
+            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes
+        )
+    rows: list[Row] = []
+
+    def write() -> None:
+        if arguments.json is None or not processes.is_main:
+            return
+        content = {
+            "folder": arguments.folder.name,
+            "classes": len(dataset.classes),
+            "chance": 1 / len(dataset.classes),
+            "rows": as_json(rows),
+        }
+        write_json(content, arguments.json)
+
+    def on_row(row: Row) -> None:
+        rows.append(row)
+        print(
+            f"{row.shots} shots, seed {row.seed}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        write()
+
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    measured = evaluate(
+        host, cache, arguments.shots, seeds, config, STUDY if arguments.study else DEFAULT_VARIANTS,
+        vectors=arguments.vectors, init=arguments.init, on_row=on_row, processes=processes,
+    )  # fmt: skip
+    if processes.count > 1:  # until now it had its own rows only
+        rows[:] = measured
+        write()
+    if processes.is_main:
+        print(markdown_table(rows, 1 / len(dataset.classes)))
+    return 0

@@ -1,0 +1,60 @@
+"""``mcti generate``: images drawn with learned tokens, each written as soon as it is done."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .commands import INTERRUPTED
+from .console import printable, progress_bar
+from .options import host_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["run_generate"]
+
+_AT_ONCE, _POCKET_AT_ONCE = 4, 32
+"""Images of one batch: what a break can cost."""
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    from PIL import Image
+
+    from .endings import like_ctrl_c
+    from .marks import is_marked, write_png
+    from .outputs import check_writable, refuse_to_replace
+    from .own_files import refuse_foreign
+    from .run_lock import lock_output
+    from .sampling import generate
+    from .token_files import load_tokens
+
+    tokens = load_tokens(arguments.tokens)
+    fillings = tokens.names if "{}" in arguments.prompt else ("",)
+    prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
+    stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
+    paths = [arguments.out / f"{stem}.png" for stem in stems]
+    for path in paths:  # all of them, before anything slow
+        refuse_foreign(path, is_marked)
+    check_writable(arguments.out, (path.name for path in paths))
+    written = []
+
+    def on_image(number: int, image: Tensor) -> None:
+        picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8))
+        written.append(write_png(picture, paths[number]))
+
+    with lock_output(arguments.out, folder=True), like_ctrl_c():
+        refuse_to_replace(paths, overwrite=arguments.overwrite)
+        host = host_of(arguments)
+        try:
+            with progress_bar("generating", "image") as progress:
+                generate(
+                    host, prompts, tokens, negative=arguments.negative, steps=arguments.steps, guidance=arguments.guidance,
+                    seed=arguments.seed, batch=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            print(printable(f"interrupted: {len(written)} of {len(paths)} images are in {arguments.out}"))
+            return INTERRUPTED
+    print(printable(f"{len(paths)} images in {arguments.out}"))
+    return 0

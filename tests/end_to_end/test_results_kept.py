@@ -1,0 +1,284 @@
+"""No result is replaced unasked, none is lost by a break, and what cannot be written is found before the work."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mcti_core import generate_command, memory
+from mcti_core.cli import main
+from mcti_core.run_lock import lock_output
+from mcti_core.token_files import load_tokens, save_tokens
+from mcti_core.tokens import TokenSet
+from mcti_core.training import train
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--steps", "1", "--batch", "2", "--warm-start", "0"]
+
+
+def write_photos(folder: Path, *labels: str, count: int = 3) -> Path:
+    random = np.random.default_rng(len(labels))
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / label / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", "cat", "dog")
+
+
+@pytest.fixture
+def learned(tmp_path) -> Path:
+    return save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Any work would fail."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("it began to work")
+
+    for name in ("commands", "add_command", "generate_command", "evaluate_command", "classify_command"):
+        monkeypatch.setattr(f"mcti_core.{name}.host_of", refuse)
+    monkeypatch.setattr("mcti_core.demo.run.load_pocket", refuse)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def run(*line: object) -> int:
+    return main([str(part) for part in line])
+
+
+def told(capsys) -> str:
+    return "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("mcti: "))
+
+
+def lines(photos: Path, learned: Path, out: Path) -> dict[str, list[object]]:
+    """Each command, writing into ``out``."""
+    return {
+        "train": ["train", photos, "--out", out, *SHORT],
+        "add": ["add", photos, "--to", learned, "--out", out, *SHORT, "--gamma", 0],
+        "generate": ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 2, "--steps", 1, "--out", out],
+        "evaluate": ["evaluate", photos, "--shots", 1, "--seeds", 1, "--steps", 1, "--json", out / "rows.json"],
+        "demo": ["demo", "--out", out],
+        "classify": ["classify", photos, "--tokens", learned, "--out", out / "answers.jsonl"],
+    }
+
+
+COMMANDS = ("train", "add", "generate", "evaluate", "demo", "classify")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_while_another_run_holds_its_output_is_refused(command, photos, learned, tmp_path, no_work, capsys):
+    line = lines(photos, learned, tmp_path / "out")[command]
+    held = {"evaluate": tmp_path / "out" / "rows.json", "classify": tmp_path / "out" / "answers.jsonl"}.get(command)
+    with lock_output(held or tmp_path / "out", folder=held is None):
+        assert run(*line) == 1
+        assert "another run" in told(capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("obstacle", ["a file", "a path that is too long", "a full disk"])
+def test_command_whose_output_cannot_be_written_does_no_work(
+    command, obstacle, photos, learned, tmp_path, no_work, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    if obstacle == "a file":
+        out.write_text("mine")
+    elif obstacle == "a path that is too long":
+        out = tmp_path.joinpath(*["d" * 200] * 25)
+    else:
+
+        def full(*arguments, **options):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("mcti_core.outputs.open", full, raising=False)
+    before = content(tmp_path)
+    assert run(*lines(photos, learned, out)[command]) == 1
+    assert re.search("cannot be written|is there already and is no file", told(capsys))
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["train", "add", "evaluate"])
+def test_command_with_a_file_in_place_of_its_cache_does_no_work(command, photos, learned, tmp_path, no_work, capsys):
+    (tmp_path / "cache").write_text("mine")
+    assert run(*lines(photos, learned, tmp_path / "out")[command], "--cache", tmp_path / "cache") == 1
+    assert "a file is where a folder is meant" in told(capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "add", "generate", "evaluate"])
+def test_command_where_its_results_are_replaces_them_only_when_asked(command, photos, learned, tmp_path, capsys):
+    line = lines(photos, learned, tmp_path / "out")[command]
+    assert run(*line) == 0
+    before = content(tmp_path)
+    capsys.readouterr()
+    for more in ([], ["--resume"], ["--restart"]) if command == "train" else ([],):
+        assert run(*line, *more) == 1
+        assert "is there already; replace it with --overwrite" in told(capsys)
+        assert content(tmp_path) == before
+    assert run(*line, "--overwrite") == 0
+    assert content(tmp_path).keys() == before.keys()
+
+
+def test_train_where_only_embeddings_of_a_set_are_left_replaces_none(photos, tmp_path, no_work, capsys):
+    tokens = TokenSet(("cat", "bird"), {"clip_l": torch.zeros(2, 1, 96)})
+    from mcti_core.token_files import export_embeddings
+
+    export_embeddings(tokens, tmp_path / "out" / "embeddings")
+    assert run("train", photos, "--out", tmp_path / "out") == 1
+    assert "cat.safetensors is there already" in told(capsys)
+
+
+def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos, tmp_path, capsys):
+    renamed = write_photos(tmp_path / "renamed", "kitten", "dog")
+    assert run("train", photos, "--out", tmp_path / "out", *SHORT) == 0
+    assert "not of this set" not in told(capsys)
+    assert run("train", renamed, "--out", tmp_path / "out", *SHORT, "--overwrite") == 0
+    assert "embeddings that are not of this set: cat; move them away" in told(capsys)
+    assert (tmp_path / "out" / "embeddings" / "cat.safetensors").exists()
+
+
+def test_add_into_the_folder_of_an_unfinished_training_is_refused(photos, learned, tmp_path, no_work, capsys):
+    from mcti_core.progress_store import save_training
+    from tests.fuzz.bases import training
+
+    save_training(training(), tmp_path / "out" / "training.safetensors")
+    assert run("add", photos, "--to", learned, "--out", tmp_path / "out") == 1
+    assert "training.safetensors is there already" in told(capsys)
+
+
+def stop_after(steps, monkeypatch, stop):
+    def stopped(*arguments, on_step, **options):
+        def watched(info):
+            on_step(info)
+            if info.step == steps:
+                stop()
+
+        return train(*arguments, on_step=watched, **options)
+
+    monkeypatch.setattr(memory, "train", stopped)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_add_ended_by_a_signal_keeps_what_was_learned(kind, photos, learned, tmp_path, monkeypatch):
+    stop_after(1, monkeypatch, lambda: os.kill(os.getpid(), getattr(signal, kind)))
+    assert run("add", photos, "--to", learned, "--out", tmp_path / "out", *SHORT, "--gamma", 0, "--steps", 500) == 130
+    tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
+    assert tokens.labels == ("x", "y", "cat", "dog")
+    assert torch.equal(tokens.vectors["clip_l"][:2], load_tokens(learned).vectors["clip_l"])
+    assert len(list((tmp_path / "out" / "embeddings").iterdir())) == 4
+
+
+def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learned, tmp_path, monkeypatch, capsys):
+    def broken(*arguments, **options):
+        class Losses:
+            def sum(self):
+                return torch.tensor(float("nan"), requires_grad=True)
+
+        return Losses()
+
+    monkeypatch.setattr("mcti_core.training.reconstruction_loss", broken)
+    assert run("add", photos, "--to", learned, "--out", tmp_path / "out", *SHORT, "--gamma", 0) == 1
+    assert re.search(r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", told(capsys))
+    tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
+    assert tokens.labels == ("x", "y", "cat", "dog")
+    assert tokens.training["added"][0]["labels"] == ["cat", "dog"]
+    assert all(v.isfinite().all() for v in tokens.vectors.values())
+
+
+def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generate_command, "_POCKET_AT_ONCE", 2)
+    real, seen = generate_command.progress_bar, []
+
+    def interrupting(*arguments):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def bar():
+            with real(*arguments) as progress:
+
+                def told(done, total):
+                    progress(done, total)
+                    seen.append(len(list((tmp_path / "out").glob("*.png"))))
+                    if done == 4:
+                        raise KeyboardInterrupt
+
+                yield told
+
+        return bar()
+
+    monkeypatch.setattr(generate_command, "progress_bar", interrupting)
+    line = ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 3, "--steps", 1, "--out", tmp_path / "out"]
+    assert run(*line) == 130
+    assert seen == [2, 4]  # each is there as soon as it is done
+    assert "interrupted: 4 of 6 images are in" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["x-00.png", "x-01.png", "x-02.png", "y-00.png"]
+    kept = content(tmp_path / "out")
+    monkeypatch.undo()
+    assert run(*line, "--overwrite") == 0
+    assert content(tmp_path / "out").keys() > kept.keys()
+
+
+def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(learned, tmp_path, monkeypatch, capsys):
+    from mcti_core import marks
+
+    real = marks.write_own
+
+    def full(path, *arguments):
+        if path.name == "y-00.png":
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(marks, "write_own", full)
+    line = ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 1, "--steps", 1, "--out", tmp_path / "out"]
+    assert run(*line) == 1
+    assert re.search(r"y-00\.png cannot be written \(No space left on device\)", told(capsys))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x-00.png"]
+
+
+@pytest.mark.slow
+def test_train_killed_by_kill_9_locks_nothing_behind_it(photos, tmp_path):
+    line = [
+        "-m",
+        "mcti_core",
+        "train",
+        str(photos),
+        "--out",
+        str(tmp_path / "out"),
+        "--keep-every",
+        "0",
+        "--batch",
+        "2",
+    ]
+    process = subprocess.Popen([sys.executable, *line, "--steps", "5000"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "training.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second = subprocess.run(
+        [sys.executable, *line, "--steps", "5000", "--resume"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 1
+    assert f"another run (process {process.pid})" in second.stderr
+    process.kill()
+    process.wait()
+    third = subprocess.run(
+        [sys.executable, *line, "--steps", "3", "--restart"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert third.returncode == 0, third.stderr
+    assert not (tmp_path / "out" / ".mcti.lock").exists()
