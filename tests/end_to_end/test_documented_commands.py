@@ -1,0 +1,235 @@
+"""Every command in the README and the docs is run here, or is named with the reason why not; its options are parsed by the program it calls."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mcti_core.pocket
+from mcti_core.cli import _parser, main
+from mcti_core.pocket import POCKET_FOLDER
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").rglob("*.md")), *sorted((ROOT / "mcti_core").rglob("*.md")),
+]  # fmt: skip
+NOT_RUN = {  # what a command begins with: why it is not run here
+    "python3 -m venv": "installs packages; .ci/run begins with it",
+    "pip install": "installs packages",
+    "COMFYUI_PATH=~/ComfyUI python -m pytest -m host": "needs ComfyUI, and is what runs its tests",
+    "python -m tests.hosts.": "needs ComfyUI, and a GPU or hours",
+    "python -m benchmarks.": "takes minutes to hours; tests/benchmarks runs each on small shapes",
+    "python docs/adding_a_class.py": "takes an hour",
+    "python -m tests.end_to_end.kill_and_resume": "takes half an hour; test_resume.py runs three kills of it",
+    "python -m tests.fuzz": "takes minutes; tests/fuzz/test_fuzz.py runs a part of it",
+    "python -m mcti_core.pocket.recipe": "trains the pocket checkpoint for hours",
+    "python -m mcti_core.pocket.digits": "writes 1,797 images; test_digits.py writes some",
+    "accelerate launch --multi_gpu --num_processes 8": "needs several machines",
+    "mcti convert": "run by test_convert.py with embeddings of other programs",
+    "mcti demo": "run by test_demo.py",
+    "mcti evaluate FOLDER --study": "takes hours; test_cli.py runs a small study",
+}
+FEWER = {  # of a command: options behind its own, so that it takes a moment
+    "train": "--steps 1 --batch 2", "add": "--steps 1 --batch 2", "evaluate": "--steps 1 --batch 2 --seeds 1 --shots 1", "generate": "--steps 1 --count 1",
+    "classify": "",
+}  # fmt: skip
+LEAST = {  # of a command: arguments that it cannot be without
+    "train": "x --out y", "add": "x --to y --out z", "evaluate": "x", "generate": "--tokens x --prompt y", "classify": "x --tokens y",
+    "convert": "x --to set --out y", "demo": "--out x",
+}  # fmt: skip
+OF_OTHERS = {
+    *("--multi_gpu", "--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate's
+    *("--disable-dynamic-vram", "--lowvram", "--novram"),  # ComfyUI's
+    *("--strict", "--quiet"),  # mypy's, pip's
+}  # fmt: skip
+PROGRAMS = ("mcti", "python", "python3", "pip", "accelerate", "torchrun", "git", "curl")
+
+
+def shell_lines() -> list[str]:
+    """Every line of every block that is not of another language, without comments."""
+    blocks = [
+        found[2] for path in DOCUMENTS for found in re.finditer(r"^```(\w*)\n(.*?)^```", text(path), re.M | re.S) if found[1] not in ("python", "json")
+    ]  # fmt: skip
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    return list(dict.fromkeys(line for line in map(str.strip, lines) if line and not line.startswith("#")))
+
+
+def spans() -> list[str]:
+    """Every piece of code within a sentence."""
+    prose = [re.sub(r"^```.*?^```", "", text(path), flags=re.M | re.S) for path in DOCUMENTS]
+    return list(dict.fromkeys(span for part in prose for span in re.findall(r"`([^`\n]+)`", part)))
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def sentences() -> list[str]:
+    """Whole commands within sentences; what is shortened by dots names options only."""
+    return [span for span in spans() if span.split()[0] in PROGRAMS and len(span.split()) > 1 and "..." not in span]
+
+
+def is_listed(command: str) -> bool:
+    return any(command.startswith(beginning) for beginning in NOT_RUN)
+
+
+RUN = [
+    line for line in dict.fromkeys([*shell_lines(), *sentences()]) if line.startswith("mcti ") and not is_listed(line)
+]
+WHOLE = [line for line in RUN if line in shell_lines() or re.match(r"mcti [a-z]+ [^-]", line)]
+"""Without those that only name a command and an option."""
+LAUNCHED = [line for line in shell_lines() if line.startswith("accelerate ") and not is_listed(line)]
+MODULES = [line for line in dict.fromkeys([*shell_lines(), *sentences()]) if re.match(r"python -m (?!pytest)", line)]
+
+
+@pytest.mark.parametrize("line", shell_lines())
+def test_command_in_a_block_is_run_or_listed(line):
+    assert line in WHOLE or line in LAUNCHED or is_listed(line), "run it here, or add it to NOT_RUN with the reason"
+
+
+@pytest.mark.parametrize("beginning", NOT_RUN)
+def test_listed_command_is_in_the_docs(beginning):
+    assert any(line.startswith(beginning) for line in [*shell_lines(), *spans()]), "take it out of NOT_RUN"
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """The files that the docs name: photos of two things, others to add and to classify, and the models' folders."""
+    folder = tmp_path_factory.mktemp("docs")
+    random = np.random.default_rng(0)
+    for place in ("photos/my-cat", "photos/my-dog", "glyphs/ring", "glyphs/bar", "more/fox", "more/owl", "more-photos/fox", "more-photos/owl", "inbox"):  # fmt: skip
+        (folder / place).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / place / f"{number}.png")
+    (folder / "stable-diffusion-v1-5").symlink_to(POCKET_FOLDER, target_is_directory=True)
+    (folder / "clip-vit-large-patch14").symlink_to(POCKET_FOLDER / "clip", target_is_directory=True)
+    (line,) = [line for line in WHOLE if line.startswith("mcti train ") and "--model" in line]
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert main([*arguments_of(line), *FEWER["train"].split()]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def arguments_of(line: str) -> list[str]:
+    return shlex.split(line, comments=True)[1:]
+
+
+@pytest.fixture
+def there(material, tmp_path, monkeypatch):
+    """A copy of the files to run a command beside."""
+    folder = tmp_path / "there"
+    shutil.copytree(material, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("line", WHOLE)
+def test_documented_command_runs(line, there, capsys):
+    command, *others = arguments_of(line)
+    if command == "train":
+        shutil.rmtree("learned")
+    assert main([command, *others, *FEWER[command].split()]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", LAUNCHED)
+def test_documented_launch_runs(line, there):
+    """With a port that is free, and the pocket checkpoint where the line is shortened by dots."""
+    words = shlex.split(line.replace(" --model ...", ""))[2:]
+    command = words[words.index("mcti_core") + 1]
+    if command == "train":
+        shutil.rmtree("learned")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launch, *FEWER[command].split()], env=environment, capture_output=True, text=True, timeout=240, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+class _ParserError(Exception):
+    """Stops a program that is about to parse its arguments, and holds its parser."""
+
+
+@functools.cache
+def parser_of(module: str) -> argparse.ArgumentParser:
+    """What ``python -m MODULE`` parses its arguments with."""
+
+    def found(self, *given, **named):
+        raise _ParserError(self)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+        patch.setattr(argparse.ArgumentParser, "parse_args", found)
+        patch.setattr(sys, "argv", [module])
+        with pytest.raises(_ParserError) as stopped:
+            runpy.run_module(module, run_name="__main__")
+    return stopped.value.args[0]
+
+
+@pytest.mark.parametrize("line", MODULES)
+def test_module_takes_the_documented_options(line):
+    module, *others = arguments_of(line)[1:]
+    parser = parser_of(module)
+    if others:  # else the sentence only names it
+        parser.parse_args(others)
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+def options() -> list[str]:
+    """Every option in a sentence, with what is behind it."""
+    return sorted(
+        {found[0].strip() for span in spans() for found in re.finditer(r"(?<!\S)--[a-z][\w-]*( (?!-)\S+)?", span)}
+    )
+
+
+@pytest.mark.parametrize("written", options())
+def test_documented_option_is_one(written):
+    """Of a command or a module that the docs name, with that value; or of another program."""
+    option, *values = written.split()
+    values = ["1" if value.isupper() or value == "..." else value for value in values]
+    takes = [name for name, parser in commands().items() if option in parser._option_string_actions]
+    modules = {arguments_of(line)[1] for line in MODULES}
+    assert option in OF_OTHERS or takes or any(option in parser_of(m)._option_string_actions for m in modules)
+    if takes and values:
+        assert any(parses([name, *LEAST[name].split(), option, *values]) for name in takes)
+
+
+def parses(arguments: list[str]) -> bool:
+    try:
+        _parser().parse_args(arguments)
+    except SystemExit:
+        return False
+    return True
+
+
+def test_readme_s_library_example_runs(there, monkeypatch):
+    (block,) = re.findall(r"^```python\n(.*?)^```", text(ROOT / "README.md"), re.M | re.S)
+    monkeypatch.setattr(mcti_core.pocket, "POCKET_CONFIG", replace(mcti_core.pocket.POCKET_CONFIG, steps=1, batch=2))
+    names: dict[str, object] = {}
+    exec(
+        compile(block.replace("tokens.names], tokens)", "tokens.names], tokens, steps=1)"), "README.md", "exec"), names
+    )
+    assert len(names["answers"]) == 2
+    assert len(names["pictures"]) == 2
+    assert Path("tokens.safetensors").is_file()
