@@ -1,0 +1,126 @@
+"""Every command with labels and paths in letters that the console's encoding lacks: what cannot be printed is escaped, and nothing ends."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcti_core.cli import _parser, main
+from mcti_core.demo import run
+
+LABELS = ("Лиса", "🦊🐾", "狐狸")
+ENCODINGS = ("cp1252", "ascii")
+QUICK = ["--steps", "1", "--batch", "3"]
+RUNS = {  # by command: each must end with 0
+    "train": [["train", "фото", "--out", "学習", *QUICK]],
+    "classify": [
+        ["classify", "фото/Лиса", "--tokens", "набор.safetensors", "--top", "3"],
+        ["classify", "фото/🦊🐾", "--tokens", "набор.safetensors", "--json", "--threshold", "1"],
+        ["classify", "фото/狐狸", "--tokens", "набор.safetensors", "--out", "答え.jsonl"],
+    ],
+    "evaluate": [["evaluate", "фото", "--shots", "1", "--seeds", "1", "--json", "結果.json", *QUICK]],
+    "generate": [["generate", "--tokens", "набор.safetensors", "--prompt", "рыжая {}", "--out", "画像", "--count", "1", "--steps", "1"]],
+    "add": [["add", "ещё", "--to", "набор.safetensors", "--out", "больше", *QUICK]],
+    "convert": [
+        ["convert", "набор.safetensors", "--to", "embeddings", "--out", "埋め込み"],
+        ["convert", "набор.safetensors", "--to", "set", "--out", "🦉.safetensors", "--rename", "狐狸=Ёж", "--pick", "Ёж", "🦊🐾"],
+    ],
+}  # fmt: skip
+MISTAKES = (
+    ["generate", "--tokens", "набор.safetensors", "--prompt", "{狐}"],
+    ["classify", "нет", "--tokens", "набор.safetensors"],
+    ["convert", "набор.safetensors", "--to", "set", "--out", "x", "--pick", "🐺"],
+    ["train", "ещё/Волк", "--out", "学習"],
+)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    folder, random = tmp_path_factory.mktemp("letters"), np.random.default_rng(0)
+    for place in (*(f"фото/{label}" for label in LABELS), "ещё/Волк"):
+        (folder / place).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"снимок {number}.png")
+    assert main(["train", str(folder / "фото"), "--out", str(folder / "первый"), *QUICK]) == 0
+    (folder / "первый" / "tokens.safetensors").rename(folder / "набор.safetensors")
+    return folder
+
+
+@contextmanager
+def console(encoding: str) -> Iterator[Callable[[], list[str]]]:
+    """Standard output and error of this encoding, which refuse what it lacks; gives a function: what was written."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for _ in range(2)]
+
+    def written() -> list[str]:
+        for stream in streams:
+            stream.flush()
+        return [stream.buffer.getvalue().decode(encoding) for stream in streams]
+
+    with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        yield written
+
+
+@pytest.fixture
+def there(material, tmp_path, monkeypatch):
+    """A folder with links to the material."""
+    for path in material.iterdir():
+        (tmp_path / path.name).symlink_to(path, target_is_directory=path.is_dir())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands() -> list[str]:
+    return list(_parser()._subparsers._group_actions[0].choices)
+
+
+def test_every_command_is_tried():
+    assert set(RUNS) | {"demo"} == set(commands())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("command", commands())
+def test_help_is_printed(command, encoding):
+    with console(encoding) as written, pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert written()[0].startswith("usage: ")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("command", RUNS)
+def test_command_with_letters_that_the_console_lacks_ends_well(command, encoding, there):
+    for arguments in RUNS[command]:
+        with console(encoding) as written:
+            code = main(arguments)
+        output, errors = written()
+        assert (code, "Traceback" in errors) == (0, False), errors
+        assert re.search(r"\\[uU]", output) or command == "evaluate", output
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("arguments", MISTAKES, ids=lambda arguments: arguments[0])
+def test_mistake_with_such_letters_is_a_sentence(arguments, encoding, there):
+    with console(encoding) as written:
+        assert main(arguments) == 1
+    output, errors = written()
+    assert output == ""
+    assert errors.splitlines()[-1].startswith("mcti: ")
+    assert re.search(r"\\[uU]", errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_demo_into_such_a_folder_ends_well(encoding, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=2, batch=5, warm_start=0))
+    monkeypatch.setattr(run, "DIFFUSION_QUERIES", 10)
+    monkeypatch.setattr(run, "SAMPLES", 1)
+    with console(encoding) as written:
+        assert main(["demo", "--out", str(tmp_path / "数字"), "--shots", "2"]) == 0
+    assert "\\u6570\\u5b57" in written()[0]
