@@ -17,7 +17,8 @@ class MCTIExtension(ComfyExtension):
         from .prompts import TokenPrompts
         from .route import Route
         from .token_files import LoadTokens, SaveTokens
-        from .train import TrainingSettings, TrainTokens
+        from .train import TrainTokens
+        from .train_settings import TrainingSettings
 
         use_token_set_folder()
         return [

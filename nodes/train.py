@@ -1,4 +1,4 @@
-"""Nodes that train: Train MC-TI Tokens, and its rarely used settings."""
+"""Node that trains: Train MC-TI Tokens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..mcti_core.config import ADAPTIVE, SCHEDULES, TrainConfig
+from ..mcti_core.config import ADAPTIVE, TrainConfig
 from ..mcti_core.errors import ResumeError, TrainingError
-from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
-from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from ..mcti_core.tokens import POOLINGS, TokenSet
+from ..mcti_core.tokens import TokenSet
 from .checking import Node
 from .running import Reporter, working
+from .schema import advanced, node_schema
+from .train_settings import rare_settings, settings_of
 from .types import (
     CATEGORY,
     ClipSpaceType,
@@ -34,7 +34,7 @@ from .types import (
 )
 from .unfinished import give_up, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
 
-__all__ = ["TrainTokens", "TrainingSettings"]
+__all__ = ["TrainTokens"]
 
 _DEFAULT = TrainConfig()
 _SAMPLES_A_ROW = 5
@@ -42,13 +42,12 @@ _EXAMPLES_AT_ONCE = 4
 """Images between looks at whether the user has cancelled."""
 _LEAST_SAMPLE = 128
 """Pixels that a sample is shown in at least."""
-_TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
 class TrainTokens(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_TrainTokens",
             display_name="Train MC-TI Tokens",
             category=CATEGORY,
@@ -56,6 +55,14 @@ class TrainTokens(Node):
                 "Learn a token for every class at once. The checkpoint stays as it is. Afterwards write embedding:name in a prompt, with "
                 "the CLIP from here, and classify with the tokens. Cancelling keeps what was learned; queue again to go on."
             ),
+            search_aliases=[
+                "textual inversion",
+                "train embedding",
+                "learn concept",
+                "few-shot",
+                "personalization",
+                "multi-class textual inversion",
+            ],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The checkpoint's diffusion model: Stable Diffusion 1.x, 2.x, SDXL or 3."
@@ -102,12 +109,13 @@ class TrainTokens(Node):
                     "clip_space",
                     "CLIP's image side. Without it, training is plain textual inversion (gamma 0).",
                 ),
-                optional(SettingsType, "settings", "Rarely used settings, from MC-TI Training Settings."),
+                optional(SettingsType, "settings", "From MC-TI Training Settings; replaces all the advanced inputs of this node."),
                 optional(
                     TokensType,
                     "start_from",
                     "Learned tokens of the same classes, in the same order, to start from rather than from a word.",
                 ),
+                *advanced(rare_settings()),
             ],
             outputs=[
                 TokensType.Output("tokens", display_name="tokens", tooltip="The learned tokens."),
@@ -129,16 +137,16 @@ class TrainTokens(Node):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float | str, seed: int,
-        clip_space: Any = None, settings: Settings | None = None, start_from: TokenSet | None = None,
+        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float, seed: int,
+        clip_space: Any = None, settings: Settings | None = None, start_from: TokenSet | None = None, **rare: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.features import FeatureCache
         from ..mcti_core.hosts.comfy import clip_with_tokens, comfy_host
 
-        chosen = settings or Settings()
         with working():
-            gamma = ADAPTIVE if chosen.config.adaptive else gamma
-            alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": gamma}
+            chosen = settings or settings_of(**rare)
+            weight = ADAPTIVE if chosen.config.adaptive else gamma
+            alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": weight}
             config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
             dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
             size, seen = examples.size or host.image_size, Reporter("examples")
@@ -150,59 +158,11 @@ class TrainTokens(Node):
             curve = picture_out(loss_curves({"": result.history}))
             samples = _samples(host, result.tokens, chosen.samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
-            summary = _summary(result, len(dataset), clip_space is None and gamma != 0)
+            summary = _summary(result, len(dataset), clip_space is None and weight != 0)
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
             keeping.remove()  # not earlier: what comes after the training may be broken off too
             return output
-
-
-class TrainingSettings(Node):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        def number(name: str, least: int, most: int, tooltip: str) -> Any:
-            return io.Int.Input(name, default=getattr(_DEFAULT, name), min=least, max=most, tooltip=tooltip)
-
-        return io.Schema(
-            node_id="MCTI_TrainingSettings",
-            display_name="MC-TI Training Settings",
-            category=CATEGORY,
-            description="Settings of a training that are rarely changed.",
-            inputs=[
-                io.Combo.Input("templates", options=[*_TEMPLATES, "own"], default="object", tooltip="Prompts that tokens are trained in: of objects, of styles, or your own."),
-                io.String.Input("own_templates", multiline=True, default="", tooltip="Your own prompts, one a line, each with {} where the token goes."),
-                io.String.Input("initial_word", default="", tooltip="A word to start from, or mean or random. Empty takes a word for anything."),
-                io.Int.Input("vectors", default=1, min=1, max=16, tooltip="Vectors a token. More can hold more detail and cost prompt length."),
-                io.Boolean.Input("mirror", default=True, tooltip="Also learn from mirror images. Turn it off where left and right matter, as in writing."),
-                io.Combo.Input("direction", options=list(DIRECTIONS), default=_DEFAULT.direction, tooltip="Whether images find their text, texts their image, or both."),
-                io.Combo.Input("pooling", options=list(POOLINGS), default=_DEFAULT.pooling, tooltip="Where a prompt's text feature is read: at its end, or at the token."),
-                io.Float.Input("logit_scale", default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1, tooltip="How sharply classes are told apart in training."),
-                io.Float.Input("gamma_end", default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6, tooltip="What gamma falls to over the training. 0 keeps it constant."),
-                io.Combo.Input("lr_schedule", options=list(SCHEDULES), default=_DEFAULT.lr_schedule, tooltip="How the learning rate goes on after its rise."),
-                number("lr_warmup", 0, 10_000, "Steps over which the learning rate rises."),
-                io.Float.Input("weight_decay", default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6, tooltip="Pulls vectors towards zero."),
-                number("warm_start", 0, 10_000, "Steps on telling classes apart alone before the first; they cost little."),
-                number("text_classes", 1, 4096, "Most classes whose prompts are encoded in one step."),
-                number("probe_every", 0, 10_000, "Steps between looks at a fixed probe, to stop early. 0 never looks."),
-                number("patience", 1, 1000, "Looks without improvement after which training stops."),
-                io.Int.Input("samples", default=4, min=0, max=32, tooltip="Classes of which a sample is drawn when the training is done."),
-                io.Float.Input("gradient_ratio", optional=True, default=0.0, min=0.0, max=100.0, step=0.1, round=0.001, tooltip="Above 0, gamma follows the gradients: telling apart pulls on the tokens this many times as hard as drawing. Try 0.7. 0 takes gamma as it is given."),
-            ],
-            outputs=[SettingsType.Output("settings", display_name="settings", tooltip="For settings of Train MC-TI Tokens.")],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, templates: str, own_templates: str, initial_word: str, vectors: int, mirror: bool, samples: int, gamma_end: float,
-        gradient_ratio: float = 0.0, **config: Any,
-    ) -> io.NodeOutput:  # fmt: skip
-        with working():
-            own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
-            prompts = own if templates == "own" else _TEMPLATES[templates]
-            if gradient_ratio:
-                config |= {"gamma": ADAPTIVE, "gradient_ratio": gradient_ratio}
-            settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
-            return io.NodeOutput(Settings(settings, vectors, initial_word.strip(), mirror, samples))
 
 
 def _first_tokens(

@@ -1,0 +1,87 @@
+"""The rarely used settings of a training: advanced inputs of Train MC-TI Tokens, and the node that held them before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..mcti_core.config import ADAPTIVE, SCHEDULES, TrainConfig
+from ..mcti_core.losses import DIRECTIONS
+from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
+from ..mcti_core.tokens import POOLINGS
+from .checking import Node
+from .running import working
+from .schema import node_schema
+from .types import CATEGORY, Settings, SettingsType
+
+__all__ = ["TrainingSettings", "rare_settings", "settings_of"]
+
+_DEFAULT = TrainConfig()
+_TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
+
+
+def number(name: str, least: int, most: int, tooltip: str) -> Any:
+    """A whole number that is a field of ``TrainConfig``."""
+    return io.Int.Input(name, optional=True, default=getattr(_DEFAULT, name), min=least, max=most, tooltip=tooltip)
+
+
+def rare_settings() -> list[Any]:
+    """The inputs, all optional: graphs that were saved without them take the defaults."""
+    return [
+        io.Combo.Input("templates", optional=True, options=[*_TEMPLATES, "own"], default="object", tooltip="Prompts that tokens are trained in: of objects, of styles, or your own."),
+        io.String.Input("own_templates", optional=True, multiline=True, default="", tooltip="Your own prompts, one a line, each with {} where the token goes."),
+        io.String.Input("initial_word", optional=True, default="", tooltip="A word to start from, or mean or random. Empty takes a word for anything."),
+        io.Int.Input("vectors", optional=True, default=1, min=1, max=16, tooltip="Vectors a token. More can hold more detail and cost prompt length."),
+        io.Boolean.Input("mirror", optional=True, default=True, tooltip="Also learn from mirror images. Turn it off where left and right matter, as in writing."),
+        io.Combo.Input("direction", optional=True, options=list(DIRECTIONS), default=_DEFAULT.direction, tooltip="Whether images find their text, texts their image, or both."),
+        io.Combo.Input("pooling", optional=True, options=list(POOLINGS), default=_DEFAULT.pooling, tooltip="Where a prompt's text feature is read: at its end, or at the token."),
+        io.Float.Input("logit_scale", optional=True, default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1, tooltip="How sharply classes are told apart in training."),
+        io.Float.Input("gamma_end", optional=True, default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6, tooltip="What gamma falls to over the training. 0 keeps it constant."),
+        io.Combo.Input("lr_schedule", optional=True, options=list(SCHEDULES), default=_DEFAULT.lr_schedule, tooltip="How the learning rate goes on after its rise."),
+        number("lr_warmup", 0, 10_000, "Steps over which the learning rate rises."),
+        io.Float.Input("weight_decay", optional=True, default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6, tooltip="Pulls vectors towards zero."),
+        number("warm_start", 0, 10_000, "Steps on telling classes apart alone before the first; they cost little."),
+        number("text_classes", 1, 4096, "Most classes whose prompts are encoded in one step."),
+        number("probe_every", 0, 10_000, "Steps between looks at a fixed probe, to stop early. 0 never looks."),
+        number("patience", 1, 1000, "Looks without improvement after which training stops."),
+        io.Int.Input("samples", optional=True, default=4, min=0, max=32, tooltip="Classes of which a sample is drawn when the training is done."),
+        io.Float.Input("gradient_ratio", optional=True, default=0.0, min=0.0, max=100.0, step=0.1, round=0.001, tooltip="Above 0, gamma follows the gradients: telling apart pulls on the tokens this many times as hard as drawing. Try 0.7. 0 takes gamma as it is given."),
+        io.Boolean.Input("keep_norm", optional=True, default=False, tooltip="Keep vectors as long as the embeddings of the model's own words."),
+    ]  # fmt: skip
+
+
+class TrainingSettings(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="MCTI_TrainingSettings",
+            display_name="MC-TI Training Settings",
+            category=CATEGORY,
+            description="Not needed any more: Train MC-TI Tokens has these settings under Show advanced inputs. Graphs that use this node keep working.",
+            is_deprecated=True,
+            inputs=[*rare_settings()],
+            outputs=[SettingsType.Output("settings", display_name="settings", tooltip="For settings of Train MC-TI Tokens.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, **rare: Any) -> io.NodeOutput:
+        with working():
+            return io.NodeOutput(settings_of(**rare))
+
+
+def settings_of(
+    templates: str = "object", own_templates: str = "", initial_word: str = "", vectors: int = 1, mirror: bool = True,
+    samples: int = 4, gamma_end: float = 0.0, gradient_ratio: float = 0.0, **config: Any,
+) -> Settings:  # fmt: skip
+    """What ``rare_settings`` ask for; ``config`` are fields of ``TrainConfig``.
+
+    Raises:
+        ConfigError: a value that is not allowed.
+    """
+    own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
+    prompts = own if templates == "own" else _TEMPLATES[templates]
+    if gradient_ratio:
+        config |= {"gamma": ADAPTIVE, "gradient_ratio": gradient_ratio}
+    settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
+    return Settings(settings, vectors, initial_word.strip(), mirror, samples)
