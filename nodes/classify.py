@@ -26,14 +26,15 @@ from ..mcti_core.plots import confusion_plot, score_bars
 from ..mcti_core.sheets import image_grid, to_picture
 from ..mcti_core.tokens import TokenSet
 from .checking import Node
+from .lists import each_image, only
 from .running import Reporter, working
+from .schema import node_schema
 from .types import (
     CATEGORY,
     ClipSpaceType,
     Examples,
     ExamplesType,
     TokensType,
-    images_in,
     optional,
     picture_out,
 )
@@ -41,7 +42,7 @@ from .types import (
 __all__ = ["Classify", "Evaluate"]
 
 _BATCH = 32
-_CHARTED = 16
+_CHARTED, _CHART_ROWS = 40, 10
 _METHOD_TOOLTIP = (
     "clip compares image features with the tokens, hybrid also with the examples; diffusion asks the diffusion model (slow, needs no CLIP "
     "space); cascade asks diffusion about a few classes where clip is in doubt. auto is clip where a CLIP space is connected, else diffusion."
@@ -59,13 +60,14 @@ def _models() -> list[Any]:
 class Classify(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_Classify",
             display_name="Classify With Tokens",
             category=CATEGORY,
             description="Tell which of the learned classes each image is of.",
+            search_aliases=["classifier", "image classification", "few-shot", "zero-shot", "tag images", "caption", "textual inversion"],
             inputs=[
-                io.Image.Input("images", tooltip="A batch of images."),
+                io.Image.Input("images", tooltip="A batch of images, or a list of any sizes."),
                 TokensType.Input("tokens", tooltip="Learned tokens."),
                 io.Clip.Input("clip", tooltip="The text encoder that the tokens were trained with."),
                 io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
@@ -79,45 +81,50 @@ class Classify(Node):
                 io.Int.Output("indices", display_name="indices", tooltip="A list: the number of each image's class; -1 is unknown.", is_output_list=True),
                 io.Float.Output("confidences", display_name="confidences", tooltip="A list: how sure each answer is, from 0 to 1.", is_output_list=True),
                 io.String.Output("scores", display_name="scores (JSON)", tooltip="One text with label, unknown, index, confidence and best classes of every image."),
-                io.Image.Output("chart", display_name="score chart", tooltip="The first 16 images, each beside its best classes."),
+                io.Image.Output("chart", display_name="score chart", tooltip="The first 40 images, each beside its best classes."),
             ],
+            is_input_list=True,
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, images: Tensor, tokens: TokenSet, clip: Any, method: str, top_k: int, unknown_below: float, find_threshold: bool,
-        clip_space: Any = None, model: Any = None, vae: Any = None,
+        cls, images: list[Tensor], tokens: list[TokenSet], clip: list[Any], method: list[str], top_k: list[int],
+        unknown_below: list[float], find_threshold: list[bool],
+        clip_space: list[Any] | None = None, model: list[Any] | None = None, vae: list[Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.hosts.comfy import comfy_host
 
         with working():
-            host = comfy_host(clip, model, vae, clip_space)
-            classifier = calibrated_classifier(method, host, tokens, find_threshold=find_threshold)
-            threshold = classifier.threshold if find_threshold else unknown_below
-            report, answers = Reporter("classifying"), []
-            plain = images_in(images)
-            for part in plain.split(_BATCH):
-                scores = classifier.score(_squares(part, host.image_size))
-                answers += predict(
-                    classifier.labels, scores, temperature=classifier.temperature, threshold=threshold, top=len(tokens)
-                )
-                report(len(answers), len(plain))
-            labels, indices = [a.label for a in answers], [a.index for a in answers]
-            confidences, scores = (
-                [a.confidence for a in answers],
-                json.dumps([_record(a, top_k) for a in answers], ensure_ascii=False),
+            learned, top, find = only("tokens", tokens), only("top_k", top_k), only("find_threshold", find_threshold)
+            host = comfy_host(
+                only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space)
             )
-            return io.NodeOutput(labels, indices, confidences, scores, _chart(plain, answers, top_k))
+            classifier = calibrated_classifier(only("method", method), host, learned, find_threshold=find)
+            threshold = classifier.threshold if find else only("unknown_below", unknown_below)
+            report, answers = Reporter("classifying"), []
+            shown = each_image(images)
+            for start in range(0, len(shown), _BATCH):
+                part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
+                scores = classifier.score(torch.stack(part))
+                answers += predict(
+                    classifier.labels, scores, temperature=classifier.temperature, threshold=threshold, top=len(learned)
+                )
+                report(len(answers), len(shown))
+            labels, indices = [a.label for a in answers], [a.index for a in answers]
+            confidences = [a.confidence for a in answers]
+            records = json.dumps([_record(a, top) for a in answers], ensure_ascii=False)
+            return io.NodeOutput(labels, indices, confidences, records, _chart(shown, answers, top))
 
 
 class Evaluate(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_Evaluate",
             display_name="Evaluate Tokens",
             category=CATEGORY,
             description="Measure on held-out images how often the tokens tell the right class, beside chance and the baselines that use no tokens.",
+            search_aliases=["accuracy", "confusion matrix", "test", "benchmark", "classifier"],
             inputs=[
                 ExamplesType.Input("held_out", tooltip="Images that the tokens were not learned from."),
                 TokensType.Input("tokens", tooltip="Learned tokens of the same classes."),
@@ -162,10 +169,6 @@ class Evaluate(Node):
             return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels), picture_out(chart))
 
 
-def _squares(images: Tensor, size: int) -> Tensor:
-    return torch.stack([to_square(image, size) for image in images])
-
-
 def _square(image: Any, size: int) -> Tensor:
     return to_square(image if isinstance(image, Tensor) else load_image(image), size)
 
@@ -182,17 +185,23 @@ def _record(answer: Prediction, top: int) -> dict[str, Any]:
     }
 
 
-def _chart(images: Tensor, answers: list[Prediction], top: int) -> Tensor:
-    """The first images, each beside its best scores."""
-    rows = []
+def _chart(images: list[Tensor], answers: list[Prediction], top: int) -> Tensor:
+    """The first images, each beside its best scores, in columns from left to right."""
+    strips = []
     for image, answer in list(zip(images, answers, strict=True))[:_CHARTED]:
         bars = score_bars(*zip(*answer.top[:top], strict=True))
         thumbnail = to_picture(to_square(image, max(96, bars.height)))
         strip = Image.new("RGB", (thumbnail.width + bars.width, thumbnail.height), "white")
         strip.paste(thumbnail, (0, 0))
         strip.paste(bars, (thumbnail.width, (thumbnail.height - bars.height) // 2))
-        rows.append([picture_out(strip)[0].movedim(-1, 0)])
-    return picture_out(image_grid(rows, [answer.label for answer in answers[:_CHARTED]]))
+        strips.append([picture_out(strip)[0].movedim(-1, 0)])
+    labels = [answer.label for answer in answers[:_CHARTED]]
+    starts = range(0, len(strips), _CHART_ROWS)
+    columns = [image_grid(strips[i : i + _CHART_ROWS], labels[i : i + _CHART_ROWS]) for i in starts]
+    chart = Image.new("RGB", (sum(column.width for column in columns), columns[0].height), "white")
+    for number, column in enumerate(columns):
+        chart.paste(column, (sum(left.width for left in columns[:number]), 0))
+    return picture_out(chart)
 
 
 def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[Any], Tensor]:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..mcti_core.errors import HostError
 from .checking import Node
 from .running import working
+from .schema import node_schema
 from .types import CATEGORY, ClipSpaceType
 
 __all__ = ["LoadClipSpace"]
@@ -18,7 +19,7 @@ class LoadClipSpace(Node):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_LoadClipSpace",
             display_name="Load CLIP Space",
             category=CATEGORY,
@@ -27,6 +28,7 @@ class LoadClipSpace(Node):
                 "is model.safetensors of openai/clip-vit-large-patch14, for 2.x of laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Put it into "
                 "ComfyUI/models/clip_vision."
             ),
+            search_aliases=["clip vision", "image encoder", "load clip"],
             inputs=[
                 io.Combo.Input(
                     "clip_file",

@@ -18,7 +18,9 @@ from ..mcti_core.normal_form import index_of
 from ..mcti_core.sheets import image_grid
 from .checking import Node, checked_text
 from .folders import class_folders, example_folder, refuse_outside
+from .lists import only
 from .running import plainly, working
+from .schema import node_schema
 from .types import CATEGORY, Examples, ExamplesType, images_in, optional, picture_out
 
 __all__ = ["AddExamples", "ExamplesFromFolder"]
@@ -31,11 +33,12 @@ class ExamplesFromFolder(Node):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_ExamplesFromFolder",
             display_name="Class Examples From Folder",
             category=CATEGORY,
             description="Read a folder that holds one folder of images for each thing to learn. The folders' names are the labels.",
+            search_aliases=["training images", "load dataset", "few-shot", "textual inversion"],
             inputs=[
                 io.Combo.Input(
                     "folder",
@@ -111,38 +114,55 @@ class ExamplesFromFolder(Node):
 class AddExamples(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_AddExamples",
             display_name="Add Class Examples",
             category=CATEGORY,
-            description="Name a batch of images as one class to learn. Chain several of these, one for each class.",
+            description="Name images as one class to learn. Chain several of these, one for each class.",
+            search_aliases=["training images", "dataset", "few-shot", "textual inversion"],
             inputs=[
                 io.String.Input(
                     "label",
                     default="my thing",
-                    tooltip="What you call this class. It becomes the token's name in prompts.",
+                    tooltip="What you call this class; it becomes the token's name in prompts. A list of texts, one for each image, makes a class of every text.",
                 ),
-                io.Image.Input("images", tooltip="One to eight images of the class, or more."),
+                io.Image.Input(
+                    "images", tooltip="One to eight images of the class, or more: a batch, or a list of any sizes."
+                ),
                 optional(ExamplesType, "previous", "Classes that were added before this one."),
             ],
             outputs=[
                 ExamplesType.Output("examples", display_name="examples", tooltip="All classes so far."),
                 io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
             ],
+            is_input_list=True,
         )
 
     @classmethod
-    def execute(cls, label: str, images: Tensor, previous: Examples | None = None) -> io.NodeOutput:
+    def execute(cls, label: list[str], images: list[Tensor], previous: list[Examples] | None = None) -> io.NodeOutput:
         with working():
-            if not label.strip():
-                raise ExamplesError("the label is empty; give the class a name")
-            before = previous or Examples({})
-            known = list(before.images)
-            twin = index_of(label, known)  # such as the same word from a Mac
-            label = label if twin is None else known[twin]
-            added = (*before.images.get(label, ()), *images_in(images).cpu())
-            examples = Examples({**before.images, label: added}, before.size)
+            before = only("previous", previous) or Examples({})
+            classes = {name: list(those) for name, those in before.images.items()}
+            for text, batch in _labelled(label, images):
+                if not text.strip():
+                    raise ExamplesError("a label is empty; give every image's class a name")
+                known = list(classes)
+                twin = index_of(text.strip(), known)  # such as the same word from a Mac
+                own = text.strip() if twin is None else known[twin]
+                classes.setdefault(own, []).extend(images_in(batch).cpu())
+            examples = Examples({name: tuple(those) for name, those in classes.items()}, before.size)
             return io.NodeOutput(examples, sheet(examples))
+
+
+def _labelled(labels: list[str], batches: list[Tensor]) -> list[tuple[str, Tensor]]:
+    """Each batch with its label: one for all, one per batch, or one per image."""
+    if len(labels) not in (1, len(batches)):
+        batches = [image for batch in batches for image in batch.split(1)]
+    if len(labels) not in (1, len(batches)):
+        raise ExamplesError(
+            f"there are {len(batches)} images and {len(labels)} labels; give one label for all, or one for each"
+        )
+    return list(zip(labels * (len(batches) // len(labels)), batches, strict=True))
 
 
 def _read(folder: str) -> FewShotDataset:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from .checking import Node
 from .examples import split
 from .running import working
+from .schema import node_schema
 from .types import CATEGORY, ClipSpaceType, ExamplesType
 
 __all__ = ["LoadPocket"]
@@ -16,7 +17,7 @@ __all__ = ["LoadPocket"]
 class LoadPocket(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_Pocket",
             display_name="Load Pocket Checkpoint",
             category=CATEGORY,
@@ -24,6 +25,7 @@ class LoadPocket(Node):
                 "A tiny Stable Diffusion of coloured handwriting (64 x 64 pixels) that comes with this pack, and real handwritten digits "
                 "that it has never seen. Everything can be tried with it in minutes, without a download and without a GPU."
             ),
+            search_aliases=["demo", "tiny model", "checkpoint", "textual inversion"],
             inputs=[
                 io.Int.Input(
                     "shots",

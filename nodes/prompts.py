@@ -10,6 +10,7 @@ from ..mcti_core.errors import TokenError
 from ..mcti_core.tokens import TokenSet
 from .checking import Node
 from .running import working
+from .schema import node_schema
 from .types import CATEGORY, TokensType
 
 __all__ = ["TokenPrompts"]
@@ -18,11 +19,12 @@ __all__ = ["TokenPrompts"]
 class TokenPrompts(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_TokenPrompts",
             display_name="Token Prompts",
             category=CATEGORY,
             description="One prompt for each class, as a list: what is connected behind it runs once for each.",
+            search_aliases=["embedding", "prompt list", "textual inversion"],
             inputs=[
                 TokensType.Input("tokens", tooltip="Learned tokens."),
                 io.String.Input("template", multiline=True, default="a photo of {}", tooltip="A prompt with {} where the token goes; ({}:1.2) gives it weight."),

@@ -9,10 +9,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.classifiers.base import UNKNOWN
-from ..mcti_core.errors import ConfigError, ExamplesError
+from ..mcti_core.errors import ConfigError
 from ..mcti_core.normal_form import normal_form
 from .checking import Node
+from .lists import only
 from .running import working
+from .schema import node_schema
 from .types import CATEGORY, images_in, images_out
 
 __all__ = ["Route"]
@@ -21,11 +23,12 @@ __all__ = ["Route"]
 class Route(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_Route",
             display_name="Route Images By Class",
             category=CATEGORY,
-            description="Part a batch of images in two by what Classify With Tokens said of them. What is connected to an empty part does not run.",
+            description="Part images in two by what Classify With Tokens said of them. What is connected to an empty part does not run.",
+            search_aliases=["filter images", "sort images", "split batch", "classifier", "select by label"],
             inputs=[
                 io.Image.Input("images", tooltip="The images that were classified."),
                 io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
@@ -33,7 +36,12 @@ class Route(Node):
                 io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with this confidence at least. Needs confidences."),
                 io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
             ],
-            outputs=[io.Image.Output("matching", display_name="matching", tooltip="The images let through."), io.Image.Output("rest", display_name="the rest", tooltip="All other images.")],
+            outputs=[
+                io.Image.Output("matching", display_name="matching", tooltip="The images let through: of each batch those of it, in a list where a list came in.", is_output_list=True),
+                io.Image.Output("rest", display_name="the rest", tooltip="All other images, likewise.", is_output_list=True),
+                io.String.Output("matching_labels", display_name="matching labels", tooltip="A list: the label of each image let through, as captions for instance.", is_output_list=True),
+                io.String.Output("rest_labels", display_name="labels of the rest", tooltip="A list: the label of each other image.", is_output_list=True),
+            ],
             is_input_list=True,
         )  # fmt: skip
 
@@ -43,23 +51,26 @@ class Route(Node):
         confidences: list[float] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         with working():
-            every = torch.cat([images_in(batch) for batch in _of_one_size(images)])
-            if len(every) != len(labels):
+            count = sum(len(batch) for batch in images)
+            if count != len(labels):
                 raise ConfigError(
-                    f"there are {len(every)} images and {len(labels)} labels; connect the images that were classified"
+                    f"there are {count} images and {len(labels)} labels; connect the images that were classified"
                 )
             sure = confidences if confidences is not None else [1.0] * len(labels)
             if len(sure) != len(labels):
                 raise ConfigError(
                     f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
                 )
+            least = only("least_confidence", least_confidence)
             keep = torch.tensor(
                 [
-                    confidence >= least_confidence[0] and (normal_form(label) in names if names else label != UNKNOWN)
+                    confidence >= least and (normal_form(label) in names if names else label != UNKNOWN)
                     for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
                 ]
             )
-            return io.NodeOutput(_part(every[keep]), _part(every[~keep]))
+            return io.NodeOutput(
+                _images(images, keep), _images(images, ~keep), _labels(labels, keep), _labels(labels, ~keep)
+            )
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
@@ -76,15 +87,20 @@ def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
     ]
 
 
-def _part(images: Tensor) -> Any:
-    """A batch for the host; where it is empty, what is behind it is left out, since hardly a node takes no image."""
+def _images(batches: list[Tensor], chosen: Tensor) -> list[Any]:
+    """Of each batch the chosen images, where there are any."""
+    parts = chosen.split([len(batch) for batch in batches])
+    return _filled(
+        [images_out(images_in(batch[part])) for batch, part in zip(batches, parts, strict=True) if part.any()]
+    )
+
+
+def _labels(labels: list[str], chosen: Tensor) -> list[Any]:
+    return _filled([label for label, it in zip(labels, chosen.tolist(), strict=True) if it])
+
+
+def _filled(values: list[Any]) -> list[Any]:
+    """A list for the host; where it is empty, what is behind it is left out, since no node takes nothing."""
     from comfy_execution.graph_utils import ExecutionBlocker
 
-    return images_out(images) if len(images) else ExecutionBlocker(None)
-
-
-def _of_one_size(images: list[Tensor]) -> list[Tensor]:
-    if len({batch.shape[1:] for batch in images}) > 1:
-        sizes = ", ".join(sorted({f"{batch.shape[2]} x {batch.shape[1]}" for batch in images}))
-        raise ExamplesError(f"the images are of several sizes ({sizes}); scale them to one size before they are routed")
-    return images
+    return values or [ExecutionBlocker(None)]

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 __all__ = ["advanced", "node_schema"]
 
-_NEWER = {"search_aliases", "essentials_category"}
+_NEWER = {"search_aliases"}
 """Fields of ``io.Schema`` since about v0.16."""
 
 

@@ -26,6 +26,7 @@ from ..mcti_core.tokens import TokenSet, safe_parts
 from .checking import Node, checked_text
 from .folders import TOKEN_SETS, token_set_path, token_set_root
 from .running import plainly, working
+from .schema import node_schema
 from .types import CATEGORY, TokensType
 
 __all__ = ["LoadTokens", "SaveTokens"]
@@ -38,7 +39,7 @@ _EMBEDDING, _FOLDER = "embedding: ", "embeddings in: "
 class SaveTokens(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_SaveTokens",
             display_name="Save Token Embeddings",
             category=CATEGORY,
@@ -46,6 +47,7 @@ class SaveTokens(Node):
                 "Write tokens to disk: as one token set, which can classify, be loaded and be trained on; as one embedding file a class, for "
                 "any prompt and for other programs; or both."
             ),
+            search_aliases=["save embedding", "export embedding", "textual inversion"],
             inputs=[
                 TokensType.Input("tokens", tooltip="Learned tokens."),
                 io.String.Input("name", default="my-things", tooltip="The token set's name; a / puts it into a folder."),
@@ -76,11 +78,12 @@ class LoadTokens(Node):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="MCTI_LoadTokens",
             display_name="Load Token Embeddings",
             category=CATEGORY,
             description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:name in prompts, with the CLIP from here.",
+            search_aliases=["load embedding", "textual inversion", "import embedding"],
             inputs=[
                 io.Combo.Input("file", options=_choices(), tooltip="A token set in models/mcti_tokens, or embeddings in models/embeddings."),
                 io.Clip.Input("clip", tooltip="The checkpoint's text encoder, of the family the tokens were trained on."),

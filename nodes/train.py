@@ -109,7 +109,11 @@ class TrainTokens(Node):
                     "clip_space",
                     "CLIP's image side. Without it, training is plain textual inversion (gamma 0).",
                 ),
-                optional(SettingsType, "settings", "From MC-TI Training Settings; replaces all the advanced inputs of this node."),
+                optional(
+                    SettingsType,
+                    "settings",
+                    "From MC-TI Training Settings; replaces all the advanced inputs of this node.",
+                ),
                 optional(
                     TokensType,
                     "start_from",

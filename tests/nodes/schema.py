@@ -83,14 +83,16 @@ class _Module:
     def __init__(self, path: Path):
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.values: dict[str, Any] = {**_KNOWN, "_DEFAULT": TrainConfig()}
-        self.functions = {node.name: node for node in self.tree.body if isinstance(node, ast.FunctionDef)}
+        settings = ast.parse((ROOT / "nodes" / "train_settings.py").read_text(encoding="utf-8"))
+        bodies = (*settings.body, *self.tree.body)
+        self.functions = {node.name: node for node in bodies if isinstance(node, ast.FunctionDef)}
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call):
                 self._assign(node)
 
     def nodes(self) -> list[Node]:
         calls = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
-        return [self._node(call) for call in calls if ast.unparse(call.func) == "io.Schema"]
+        return [self._node(call) for call in calls if ast.unparse(call.func) == "node_schema"]
 
     def _assign(self, node: ast.Assign) -> None:
         try:
@@ -123,15 +125,21 @@ class _Module:
         found: list[ast.Call] = []
         for element in node.elts:
             if isinstance(element, ast.Starred):
-                assert isinstance(element.value, ast.Call), ast.unparse(element)
-                (answer,) = self.functions[ast.unparse(element.value.func)].body
-                assert isinstance(answer, ast.Return), ast.unparse(answer)
-                assert answer.value is not None
-                found += self._calls(answer.value)
+                found += self._calls(self._returned(element.value))
             else:
                 assert isinstance(element, ast.Call), ast.unparse(element)
                 found.append(element)
         return found
+
+    def _returned(self, call: ast.expr) -> ast.expr:
+        """What a function gives that is one return, here or in the module of the rarely used settings."""
+        assert isinstance(call, ast.Call), ast.unparse(call)
+        if ast.unparse(call.func) == "advanced":
+            return self._returned(call.args[0])
+        *_, answer = self.functions[ast.unparse(call.func)].body
+        assert isinstance(answer, ast.Return), ast.unparse(answer)
+        assert answer.value is not None
+        return answer.value
 
     def _input(self, call: ast.Call) -> Port:
         """``io.Kind.Input(id, ...)``, ``optional(kind, id, tooltip)`` or ``number(id, least, most, tooltip)``."""

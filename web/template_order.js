@@ -1,0 +1,12 @@
+// The host lists a pack's templates in the order in which its file system gives them; their numbers are an order, too.
+import { api } from "../../scripts/api.js"
+
+const PACK = new URL(".", import.meta.url).pathname.split("/").filter(Boolean).pop()
+const listed = api.getWorkflowTemplates
+
+if (listed)
+  api.getWorkflowTemplates = async function (...rest) {
+    const templates = await listed.apply(this, rest)
+    templates[PACK]?.sort()
+    return templates
+  }
