@@ -29,7 +29,7 @@ FREE = {("MCTI_Route", "labels"), ("MCTI_Route", "confidences")}
 
 def graph(info: dict[str, Any]) -> Graph:
     """All nodes that train and use tokens, as small as they can be."""
-    settings = {name: how[1]["default"] for name, how in info["MCTI_TrainingSettings"]["input"]["required"].items()}
+    settings = {name: how[1]["default"] for name, how in info["MCTI_TrainingSettings"]["input"]["optional"].items()}
     return {
         "p": node("MCTI_Pocket", shots=1, seed=0),
         "s": node("MCTI_TrainingSettings", **{**settings, "samples": 0}),

@@ -52,7 +52,8 @@ def load_pocket_parts(folder: Path, embeddings: Any = None) -> PocketParts:
     )
 
 
-def _model(folder: Path) -> Any:
+def _model(folder: Path, disable_dynamic: bool = False) -> Any:
+    """The diffusion model. It is a plain patcher, never one of dynamic VRAM, as the host asks for by ``disable_dynamic``."""
     config = _config(folder)
     depth = [1] * (len(config["block_out_channels"]) * config["layers_per_block"])
     unet = {  # the host's words for the same UNet
@@ -75,7 +76,9 @@ def _model(folder: Path) -> Any:
     weights = _weights(folder / "diffusion_pytorch_model.safetensors")
     model.diffusion_model.load_state_dict({names[key]: weight for key, weight in weights.items()}, strict=True)
     device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
+    patcher.cached_patcher_init = (_model, (folder,))  # for nodes that need a copy of their own, such as Train LoRA
+    return patcher
 
 
 def _clip(folder: Path, embeddings: Any) -> Any:
