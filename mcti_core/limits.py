@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from .errors import TokenError
 
 __all__ = [
+    "MAX_BRACKETS",
     "MAX_CLASSES",
     "MAX_HEADER_BYTES",
     "MAX_LABEL",
     "MAX_NUMBER",
+    "MAX_PROMPT",
     "MAX_SET_BYTES",
     "MAX_STEPS",
     "MAX_TRAINING_BYTES",
@@ -23,6 +25,8 @@ MAX_LABEL = 1000
 """Characters."""
 MAX_TEMPLATES, MAX_TEMPLATE = 1000, 2000
 """Prompts, and characters of each; a text encoder reads some hundred."""
+MAX_PROMPT, MAX_BRACKETS = 5000, 50
+"""Characters of a prompt, and brackets in one another; a text encoder reads 75 tokens."""
 MAX_ENCODED = 250_000
 """Classes times templates: each of these prompts is encoded when a classifier is made."""
 MAX_WIDTH = 8192

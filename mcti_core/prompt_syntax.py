@@ -16,9 +16,11 @@ from itertools import pairwise
 from typing import NoReturn
 
 from .errors import TokenError
-from .normal_form import find_class, normal_form
+from .limits import MAX_BRACKETS, MAX_PROMPT
+from .normal_form import normal_form
 from .references import (
     EMBEDDING,
+    class_called,
     continues_name,
     end_of_name,
     is_of_a_name,
@@ -58,7 +60,8 @@ def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = 
         labels: (C,) the classes' labels, or none.
 
     Raises:
-        TokenError: a name that is not there, brackets that do not close, or a spelling of another program that means nothing here.
+        TokenError: a name that is not there, brackets that do not close, a spelling of another program that means nothing here, or
+            more characters or brackets than ``limits.py`` allows.
     """
     return tuple(_Parser(prompt, names, labels or names).pieces())
 
@@ -69,6 +72,8 @@ class _Parser:
         self.known = known_forms(labels, names)
 
     def pieces(self) -> list[Piece]:
+        if len(self.prompt) > MAX_PROMPT:
+            self._refuse(f"has {len(self.prompt):,} characters", f"write at most {MAX_PROMPT:,}")
         text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
         for escape, literal in _LITERAL.items():
             text = text.replace(escape, literal)
@@ -113,11 +118,11 @@ class _Parser:
 
     def _index(self, name: str, written: str) -> int:
         name = without_suffix(name.strip().strip("\"'"))
-        index = find_class(name, self.labels, self.names) if name else None
+        index = class_called(name, self.labels, self.names)
         if index is not None:
             return index
         weighed = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
-        if weighed and find_class(weighed[1], self.labels, self.names) is not None:
+        if weighed and class_called(weighed[1], self.labels, self.names) is not None:
             self._refuse(f"holds {written!r}", f"write a weight as ({{{weighed[1].strip()}}}:1.2)")
         if "|" in name:
             self._refuse(f"holds {written!r}", f"write one name, such as {self._example()}")
@@ -161,6 +166,10 @@ class _Parser:
                     yield text[start:at], weight
                     start = at + 1
                 depth += 1
+                if depth > MAX_BRACKETS:
+                    self._refuse(
+                        f"has more than {MAX_BRACKETS} brackets in one another", "write weights as (words:1.2)"
+                    )
             elif character == ")":
                 depth -= 1
                 if depth == 0:

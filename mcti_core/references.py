@@ -8,9 +8,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .normal_form import find_class, normal_form
+from .normal_form import find_class, index_of, normal_form
 
-__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "nearest", "reference_at", "without_suffix"]  # fmt: skip
+__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "nearest", "reference_at", "without_suffix"]  # fmt: skip
 
 EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
 """What stands before a name."""
@@ -50,7 +50,7 @@ def reference_at(
     """
     if quoted := _QUOTED.match(text, at):
         name = without_suffix(next(filter(None, quoted.groups()), "").strip().strip("\"'"))
-        return Reference(name, find_class(name, labels, names) if name else None, quoted.end())
+        return Reference(name, class_called(name, labels, names), quoted.end())
     ends = _ends(text, at, len(known[0][0]) if known else 0)
     for form, index in known:
         if form in ends and not continues_name(text, end := _behind_suffix(text, ends[form])):
@@ -58,7 +58,13 @@ def reference_at(
     found = _WORD.match(text, at)
     word = found[0].rstrip(".!?") if found else ""
     name = without_suffix(word)
-    return Reference(name, find_class(name, labels, names) if name else None, at + len(word))
+    return Reference(name, class_called(name, labels, names), at + len(word))
+
+
+def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
+    """The class that a name or label means in a prompt, where a name goes before another class's label; None where none is."""
+    index = index_of(name, names) if name else None
+    return find_class(name, labels, names) if name and index is None else index
 
 
 def nearest(name: str, known: Sequence[tuple[str, int]]) -> int | None:

@@ -127,6 +127,7 @@ def test_limits_in_security_are_those_of_the_code():
         f"kept training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels |",
         f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
+        f"command line | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} brackets in one another |",
         f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",
         f"steps done in a kept training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",

@@ -142,3 +142,23 @@ def test_any_prompt_is_parsed_or_refused(prompt):
         return
     assert all(isinstance(piece, str) or 0 <= piece < len(NAMES) for piece, _ in pieces)
     assert not any(c > "\U000effff" for piece, _ in pieces if isinstance(piece, str) for c in piece)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("(" * 3000, "has a '\\('|50 brackets"),
+        ("(" * 400 + "{fox}" + ")" * 400, "has more than 50 brackets in one another; write weights as"),
+        ("{" * 50_000, "has 50,000 characters; write at most 5,000"),
+    ],
+)
+def test_prompt_without_end_is_refused_at_once(prompt, message):
+    with pytest.raises(TokenError, match=message):
+        parse_prompt(prompt, NAMES, LABELS)
+
+
+def test_name_goes_before_the_label_of_another_class_in_every_spelling():
+    labels = ("fox!", "fox")  # whose names are fox and fox-2
+    for prompt in ("{fox}", "embedding:fox", 'embedding:"fox"', "<fox>", "<embed:fox>"):
+        assert classes(prompt, labels) == [0], prompt
+    assert classes("{fox!} {fox-2}", labels) == [0, 1]

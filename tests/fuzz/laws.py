@@ -39,6 +39,7 @@ from mcti_core.token_formats import read_embedding
 from mcti_core.token_sets import merge, pick, rename
 from mcti_core.tokens import TokenSet, safe_names, safe_parts
 
+from . import prompts
 from .bases import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files, training
 from .damage import (
     NUMBERS,
@@ -55,7 +56,7 @@ from .damage import (
 
 __all__ = ["KINDS", "Broken", "Inputs", "watch"]
 
-KINDS = ("token files", "images", "settings")
+KINDS = ("token files", "images", "settings", "prompts")
 
 
 _done: list[str] = []
@@ -87,7 +88,12 @@ class Inputs:
         random = Random(seed)
         for file in self.given.iterdir():
             file.unlink()
-        outcomes = {"token files": self.token_file, "images": self.image, "settings": self.setting}[kind](random)
+        outcomes = {
+            "token files": self.token_file,
+            "images": self.image,
+            "settings": self.setting,
+            "prompts": self.prompt,
+        }[kind](random)
         self._nothing_else()
         return outcomes
 
@@ -142,6 +148,12 @@ class Inputs:
         self.begin()
         name = ("configuration", "arguments", "names")[kind]
         return [f"{name} {_outcome(lambda: (_config, _arguments, self._names)[kind](random))}"]
+
+    def prompt(self, random: Random) -> list[str]:
+        self._case(prompts.any_prompt, random)
+        self.begin()
+        prompts.every_spelling(random)
+        return [_outcome(lambda: prompts.any_prompt(random))]
 
     def _case(self, law: Callable[..., object], random: Random) -> None:
         (self.given / "case.txt").write_text(f"{getattr(law, '__name__', law)} {random.getstate()[1][:3]}\n")

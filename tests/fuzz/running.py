@@ -20,8 +20,10 @@ from .laws import Inputs, watch
 __all__ = ["fuzz"]
 
 SECONDS = 5.0
-"""That an input may take."""
-MEBIBYTES = {"token files": 256, "images": 3072, "settings": 64}
+"""Of the processor that an input may take; others may keep it busy."""
+HANGS = 60.0
+"""By the clock."""
+MEBIBYTES = {"token files": 256, "images": 3072, "settings": 64, "prompts": 64}
 """That an input may add to the process's memory: an image of 180 million pixels is read whole."""
 _STARTING = 120.0
 
@@ -76,7 +78,7 @@ def _follow(pipe: Connection, kind: str, numbers: list[int], found: Found) -> tu
             outcomes, seconds, largest, wrong = pipe.recv()
         except EOFError:
             return "the process ended", number
-        wait = 2 * SECONDS
+        wait = HANGS
         if number < 0:
             continue
         found.outcomes.update(outcomes)
@@ -110,11 +112,11 @@ class _Meter:
     def begin(self) -> None:
         with contextlib.suppress(OSError):  # on another system it stays the peak of the whole process
             Path("/proc/self/clear_refs").write_text("5")
-        self.before, self.begun = _memory("VmRSS"), time.perf_counter()
+        self.before, self.begun = _memory("VmRSS"), time.process_time()
 
     def end(self) -> tuple[float, float]:
-        """Seconds and MiB."""
-        seconds = time.perf_counter() - self.begun
+        """Seconds of the processor, and MiB."""
+        seconds = time.process_time() - self.begun
         return seconds, max(0.0, _memory("VmHWM") - self.before)
 
 
