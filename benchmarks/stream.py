@@ -25,8 +25,9 @@ from PIL import Image
 from mcti_core.answers import AnswerFile
 from mcti_core.classifiers import ClipClassifier
 from mcti_core.classify_command import record_of
-from mcti_core.examples import FewShotDataset, load_square
+from mcti_core.examples import FewShotDataset
 from mcti_core.experiments import new_tokens
+from mcti_core.image_files import load_square
 from mcti_core.pocket import load_pocket
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
 from mcti_core.streams import classified, find_names, read_ahead, usual_readers

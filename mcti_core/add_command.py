@@ -8,7 +8,7 @@ from dataclasses import replace
 from .commands import INTERRUPTED, UNFINISHED, prepare_outputs, write_tokens
 from .console import printable, progress_bar
 from .errors import TrainingError
-from .options import config_of, host_of, mirror_of
+from .options import config_of, examples_of, host_of, mirror_of
 
 __all__ = ["run_add"]
 
@@ -16,7 +16,6 @@ __all__ = ["run_add"]
 def run_add(arguments: argparse.Namespace) -> int:
     """Train only the classes that the set lacks. However the training ends, what was learned is written."""
     from .endings import like_ctrl_c
-    from .examples import FewShotDataset
     from .extend import extend
     from .features import FeatureCache
     from .outputs import refuse_to_replace
@@ -26,7 +25,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     from .training import StepInfo
 
     tokens = load_tokens(arguments.to)
-    dataset = FewShotDataset.from_folder(arguments.folder, alone=True)
+    dataset = examples_of(arguments, alone=True)
     outputs = prepare_outputs(arguments, (*tokens.names, *safe_names(dataset.classes)))
     with lock_output(arguments.out, folder=True), like_ctrl_c():
         unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens

@@ -51,6 +51,8 @@ def _classify(arguments: argparse.Namespace, processes: Processes) -> int:
 
     tokens = load_tokens(arguments.tokens)
     names = find_names(arguments.images, recursive=arguments.recursive)
+    if names.skipped and processes.is_main:
+        print(f"mcti: {escaped(names.skipped)}", file=sys.stderr)
     host = host_of(arguments, processes)
     classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
     classifier.threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
@@ -70,7 +72,7 @@ def _answers(
     chosen: Container[int] | None = None, readers: int,
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:  # fmt: skip
     """Batches of (path, answer or error), those of the chosen numbers or all."""
-    from .examples import load_square
+    from .image_files import load_square
     from .streams import classified, read_ahead
 
     images = read_ahead(names.batches(arguments.batch, chosen), partial(load_square, size=host.image_size), readers)

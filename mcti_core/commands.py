@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .console import new_bar, printable, progress_bar
 from .errors import MCTIError, ResumeError, StopTraining, TrainingError
 from .escaping import escaped
-from .options import config_of, host_of, mirror_of, processes_of
+from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,11 +35,10 @@ UNFINISHED = "training.safetensors"
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    from .examples import FewShotDataset
     from .run_lock import lock_output
     from .tokens import safe_names
 
-    dataset = FewShotDataset.from_folder(arguments.folder)
+    dataset = examples_of(arguments)
     outputs, processes = prepare_outputs(arguments, safe_names(dataset.classes)), processes_of(arguments)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
         return _run_train(arguments, dataset, outputs, processes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .console import progress_bar
 from .errors import ConfigError
-from .options import config_of, host_of, mirror_of, processes_of
+from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
     from .examples import FewShotDataset
@@ -18,14 +18,13 @@ __all__ = ["run_evaluate"]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from .examples import FewShotDataset
     from .experiments import check_shots, usual_shots
     from .marks import is_marked
     from .outputs import check_writable, refuse_to_replace
     from .own_files import refuse_foreign
     from .run_lock import lock_output
 
-    dataset = FewShotDataset.from_folder(arguments.folder)
+    dataset = examples_of(arguments)
     if arguments.shots is None:
         arguments.shots = usual_shots(dataset.labels, dataset.classes)
     check_shots(dataset.labels, dataset.classes, arguments.shots)

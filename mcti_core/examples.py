@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .errors import ExamplesError
+from .example_files import find_class_folders
+from .image_files import UnreadableError, load_square, one_error, open_regular, to_square
 from .image_tensors import as_image
-from .normal_form import label_of_folder, normal_form
+from .normal_form import normal_form
 from .tokens import UNKNOWN, safe_names
 
-__all__ = ["IMAGE_SUFFIXES", "FewShotDataset", "few_shot_split", "find_images", "load_image", "load_square"]
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""By content, whatever a file is called: Pillow would hand PostScript to Ghostscript, a program of its own."""
-_MAX_PIXELS = 200_000_000
-_STRIP = 256
-"""Rows at once."""
+__all__ = ["FewShotDataset", "few_shot_split"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ class FewShotDataset:
         images: (N,) each a path, read when needed, or an image as ``image_tensors.as_image`` takes it.
         labels: (N,) int64 class of each image.
         alone: one class is enough, for it is to be added to others.
+        skipped: one line about what else the folder holds and why it is not used; empty where there is nothing.
 
     Raises:
         ExamplesError: fewer than two classes, labels that name one class twice, a class without images, an image that
@@ -47,6 +44,7 @@ class FewShotDataset:
     images: tuple[Path | Tensor, ...]
     labels: Tensor
     alone: bool = False
+    skipped: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
@@ -68,34 +66,25 @@ class FewShotDataset:
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, alone: bool = False) -> FewShotDataset:
-        """Read ``folder/<class>/<image>``; classes and images sorted by name, hidden ones left out.
+        """Read ``folder/<class>/<image>``; classes and images sorted by name. ``skipped`` tells what else is there.
 
         Args:
             alone: one class folder is enough.
 
         Raises:
-            ExamplesError: no such folder, fewer than two class folders, a class folder without images.
+            ExamplesError: no such folder, fewer than two class folders, a class folder whose images cannot be used.
         """
-        root = Path(folder)
-        if not root.is_dir():
-            raise ExamplesError(f"no folder {root}; give a folder that holds one folder of images a class")
-        classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        classes, skipped = find_class_folders(folder)
+        report = skipped.report()
         if len(classes) < (1 if alone else 2):
-            found = f"only the class folder {classes[0].name!r}" if classes else "no class folders"
+            found = f"only the class folder {classes[0].label!r}" if classes else "no class folders with images"
             raise ExamplesError(
-                f"{root} holds {found}; put the images of each of at least two classes into a folder of their own there"
+                f"{folder} holds {found}{f' ({report})' * bool(report)}; put the images of each of at least "
+                f"{'one class' if alone else 'two classes'} into a folder of their own there"
             )
-        images: list[Path | Tensor] = []
-        labels: list[int] = []
-        for index, path in enumerate(classes):
-            files = find_images(path)
-            if not files:
-                raise ExamplesError(
-                    f"class {path.name!r} has no images in {path}: put at least one {', '.join(IMAGE_SUFFIXES)} there"
-                )
-            images += files
-            labels += [index] * len(files)
-        return cls(tuple(label_of_folder(path.name) for path in classes), tuple(images), torch.tensor(labels), alone)
+        images = tuple(image for each in classes for image in each.images)
+        labels = [index for index, each in enumerate(classes) for _ in each.images]
+        return cls(tuple(each.label for each in classes), images, torch.tensor(labels), alone, report)
 
     @classmethod
     def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
@@ -140,12 +129,22 @@ class FewShotDataset:
             yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
 
     def fingerprint(self) -> str:
-        """Hash of all image contents and labels, hexadecimal."""
+        """Hash of all image contents and labels, hexadecimal.
+
+        Raises:
+            ExamplesError: one for all files that cannot be read.
+        """
         digest = hashlib.sha256()
+        errors = []
         for image, label in zip(self.images, self.labels.tolist(), strict=True):
-            content = _content(image)
-            digest.update(f"{label}:{len(content)}:".encode())
-            digest.update(content)
+            try:
+                _digest(image, label, digest)
+            except UnreadableError as error:
+                errors.append(error)
+            except OSError as error:
+                errors.append(UnreadableError(str(image), error.strerror or str(error)))
+        if errors:
+            raise one_error(errors)
         return digest.hexdigest()
 
 
@@ -169,110 +168,16 @@ def few_shot_split(labels: Tensor, classes: Sequence[str], shots: int, seed: int
     return support.nonzero()[:, 0], (~support).nonzero()[:, 0]
 
 
-def find_images(path: str | Path) -> list[Path]:
-    """The image files of a folder, sorted by name; or the one file itself."""
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    return sorted(
-        file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
-
-
-def load_image(path: str | Path) -> Tensor:
-    """Read an image as (3, H, W) float32 in [0, 1]: EXIF orientation applied, transparency laid on white.
-
-    Raises:
-        ExamplesError: the file is missing, not an image, truncated, or absurdly large.
-    """
-    return _as_floats(_read(path))
-
-
-def load_square(path: str | Path, size: int) -> Tensor:
-    """``to_square(load_image(path), size)``, with less memory on the way: (3, size, size).
-
-    Raises:
-        ExamplesError: as ``load_image``.
-    """
-    pixels = _read(path)
-    top, left, side = _middle(*pixels.shape[:2])
-    return to_square(_as_floats(pixels[top : top + side, left : left + side]), size)
-
-
-def _read(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3); whatever is wrong with the file is an ``ExamplesError``."""
-    try:
-        return _pixels(path)
-    except ExamplesError:
-        raise
-    except Exception as error:  # of any kind: Pillow passes on what damaged metadata leads to, such as struct.error
-        reason = _reason(error)
-        raise ExamplesError(f"{path} cannot be read as an image ({reason}); replace it or take it out") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, MemoryError):  # how much is asked for depends on the file, so the next one may well be read
-        return "not enough memory"
-    return str(error) or type(error).__name__
-
-
-def _as_floats(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)  # (3, H, W)
-
-
-def _pixels(path: str | Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(H, W, 3); all that Pillow held of the image is given back."""
-    with Image.open(path, formats=_FORMATS) as opened:
-        if opened.width * opened.height > _MAX_PIXELS:
-            raise ExamplesError(
-                f"{path} has {opened.width} x {opened.height} pixels; at most {_MAX_PIXELS // 1_000_000} million are read"
-            )
-        opened.load()
-        image = ImageOps.exif_transpose(opened)
-        pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
-        for top in range(0, image.height, _STRIP):  # a very large image is there once, not in every step of the way
-            strip = _eight_bits(image.crop((0, top, image.width, min(top + _STRIP, image.height))))
-            if strip.has_transparency_data:
-                strip = strip.convert("RGBA")
-                strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
-            pixels[top : top + _STRIP] = np.asarray(strip.convert("RGB"))
-        return pixels
-
-
-def _content(image: Path | Tensor) -> bytes:
+def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
+    """Feed an image's content to a hash, a part at a time."""
     if isinstance(image, Tensor):
-        return f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
-    try:
-        return image.read_bytes()
-    except OSError as error:
-        raise ExamplesError(f"{image} cannot be read ({error.strerror}); put it back or take it out") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of 16 bits scaled down to 8; Pillow's own conversion would cut all but the darkest to white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-
-
-def to_square(image: Tensor, size: int) -> Tensor:
-    """(3, H, W) -> (3, size, size): centre crop to a square, then bicubic with antialiasing."""
-    top, left, side = _middle(*image.shape[1:])
-    square = image[:, top : top + side, left : left + side]
-    if side == size:
-        return square.clone()
-    resized = torch.nn.functional.interpolate(
-        square[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized[0].clamp(0, 1)
-
-
-def _middle(height: int, width: int) -> tuple[int, int, int]:
-    """(top, left, side) of the largest square there."""
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side
+        content = f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
+        digest.update(f"{label}:{len(content)}:".encode() + content)
+        return
+    with open_regular(image) as file:
+        digest.update(f"{label}:{os.fstat(file.fileno()).st_size}:".encode())
+        while part := file.read(2**20):
+            digest.update(part)
 
 
 def _each(images: Sequence[Any] | Tensor) -> Sequence[Any] | Tensor:

@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, ExamplesError
 from .examples import FewShotDataset
 from .hosts.base import Host
+from .image_files import one_error
 from .own_files import set_aside, write_own
 from .processes import ALONE, Processes
 from .tensor_files import format_of
@@ -63,6 +64,10 @@ class FeatureCache:
             latents: leave it off where only image features are wanted.
             progress: called with images done and images in all.
             processes: each sends its share of the batches through the models, and all get the whole; the first writes the file.
+
+        Raises:
+            ConfigError: a size that the VAE cannot take.
+            ExamplesError: one for all images that cannot be read.
         """
         size = size or host.image_size
         codec = host.codec if latents else None
@@ -120,9 +125,13 @@ def _compute(
     own = range(len(dataset))[share.start * batch : share.stop * batch]
     batches = [own[start : start + batch] for start in range(0, len(own), batch)]
     reading = closing(_read_ahead(dataset, size, batches, _readers(processes)))
-    done = 0
+    done, errors = 0, list[ExamplesError]()
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
-        for images in read:
+        for found in read:
+            errors += [image for image in found if isinstance(image, ExamplesError)]
+            if errors:  # the others are read all the same, so that one message names all that cannot be
+                continue
+            images = torch.stack([image for image in found if isinstance(image, Tensor)])
             plain = images.to(host.device)  # (b, 3, H, W)
             views = [plain, plain.flip(-1)] if mirror else [plain]
             if latents and host.codec is not None:
@@ -136,6 +145,8 @@ def _compute(
             done += len(plain)
             if progress is not None:
                 progress(done, len(own))
+    if errors:
+        raise one_error(errors)
     computed = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in names}
     return {name: processes.all_gather_rows(rows) for name, rows in computed.items()}
 
@@ -147,28 +158,28 @@ def _readers(processes: Processes) -> int:
 
 def _read_ahead(
     dataset: FewShotDataset, size: int, batches: Iterable[Sequence[int]], readers: int
-) -> Generator[Tensor, None, None]:
-    """(b, 3, size, size) of each batch of rows, in order; the next batch is read while the device works on this one.
+) -> Generator[list[Tensor | ExamplesError], None, None]:
+    """(3, size, size) of each row of each batch, or why it cannot be read; the next batch is read while the device works on this one.
 
     Pillow and PyTorch let other threads run while they work. Close it to be rid of the threads before it has ended.
-
-    Raises:
-        ExamplesError: as ``FewShotDataset.load``, of the first image that cannot be read.
     """
 
     @torch.inference_mode()
-    def read(row: int) -> Tensor:
-        return next(dataset.load(size, [row]))
+    def read(row: int) -> Tensor | ExamplesError:
+        try:
+            return next(dataset.load(size, [row]))
+        except ExamplesError as error:
+            return error
 
-    waiting: deque[list[Future[Tensor]]] = deque()
+    waiting: deque[list[Future[Tensor | ExamplesError]]] = deque()
     pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
     try:
         for rows in batches:
             waiting.append([pool.submit(read, row) for row in rows])
             if len(waiting) > 1:
-                yield torch.stack([image.result() for image in waiting.popleft()])
+                yield [image.result() for image in waiting.popleft()]
         while waiting:
-            yield torch.stack([image.result() for image in waiting.popleft()])
+            yield [image.result() for image in waiting.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
 

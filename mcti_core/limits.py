@@ -1,4 +1,4 @@
-"""How large a token set may be: what a file claims is held against these numbers before anything is made of it."""
+"""How large files may be: what a file claims is held against these numbers before anything is made of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from .errors import TokenError
 
 __all__ = [
+    "IMAGE_MEMORY",
     "MAX_BRACKETS",
     "MAX_CLASSES",
     "MAX_HEADER_BYTES",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "MAX_IMAGE_SIDE",
     "MAX_LABEL",
     "MAX_NUMBER",
     "MAX_PROMPT",
+    "MAX_SCANNED_PIXELS",
+    "MAX_SCANS",
     "MAX_SET_BYTES",
     "MAX_STEPS",
     "MAX_TRAINING_BYTES",
@@ -41,6 +47,17 @@ MAX_STEPS = 4_000_000
 """Done in a kept training; each has its losses."""
 MAX_HEADER_BYTES = 2**24
 """Of what describes the tensors of a safetensors file."""
+MAX_IMAGE_BYTES = 2**30
+"""Of an image's file."""
+MAX_IMAGE_PIXELS = 200_000_000
+"""The largest photos of phones are 16320 x 12240."""
+MAX_IMAGE_SIDE = 1_000_000
+IMAGE_MEMORY = 2**31
+"""Bytes that all images which are being read may take together, and so one of them."""
+MAX_SCANS = 64
+"""Passes over a JPEG's pixels. A progressive photo has about ten, and each costs time at full size."""
+MAX_SCANNED_PIXELS = 2_500_000_000
+"""Pixels times passes."""
 
 
 def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
+from .escaping import escaped
 
 if TYPE_CHECKING:
     from .config import TrainConfig
+    from .examples import FewShotDataset
     from .hosts.base import Host
     from .processes import Processes
 
-__all__ = ["config_of", "host_of", "mirror_of", "processes_of"]
+__all__ = ["config_of", "examples_of", "host_of", "mirror_of", "processes_of"]
+
+
+def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewShotDataset:
+    """The examples in the given folder. What else it holds is told, once for all processes of this machine."""
+    from .examples import FewShotDataset
+
+    dataset = FewShotDataset.from_folder(arguments.folder, alone=alone)
+    if dataset.skipped and os.environ.get("RANK", "0") == "0":
+        print(f"mcti: {escaped(dataset.skipped)}", file=sys.stderr)
+    return dataset
 
 
 def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> Processes:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .classifiers import Classifier, Prediction, predict
 from .errors import ExamplesError
-from .examples import IMAGE_SUFFIXES
+from .example_files import Skipped, is_foreign, list_folder
 
 __all__ = ["ImageNames", "classified", "find_names", "read_ahead", "usual_readers"]
 
@@ -29,6 +29,8 @@ class ImageNames:
     """The paths of very many images, each made when it is asked for: (folder, names in it) of every folder."""
 
     folders: tuple[tuple[str, list[str]], ...]
+    skipped: str = ""
+    """One line about what else the folders hold and why it is not used; empty where there is nothing."""
 
     def __len__(self) -> int:
         return sum(len(names) for _, names in self.folders)
@@ -58,37 +60,43 @@ def find_names(paths: Iterable[str | Path], *, recursive: bool = False) -> Image
     """Image files as they are given, and those in folders, sorted by name, hidden ones left out.
 
     Args:
-        recursive: also those in the folders' folders; links to folders are not followed.
+        recursive: also those in the folders' folders; each is looked into once, however many links lead to it.
 
     Raises:
-        ExamplesError: a path that is not there, or no images.
+        ExamplesError: a path that is not there, a folder that cannot be read, or no images.
     """
-    given, found = [str(path) for path in paths], list[tuple[str, list[str]]]()
+    given, skipped, seen = [str(path) for path in paths], Skipped(), set[tuple[int, int]]()
+    found: list[tuple[str, list[str]]] = []
     for path in given:
         if not os.path.exists(path):
             raise ExamplesError(f"there is no image or folder {path}")
-        found += [("", [path])] if os.path.isfile(path) else list(_in_folder("" if path == "." else path, recursive))
-    names = ImageNames(tuple(found))
+        folder = "" if path == "." else path
+        found += _in_folder(folder, recursive, skipped, seen) if os.path.isdir(path) else [("", [path])]
+    report = skipped.report()
+    names = ImageNames(tuple(found), report)
     if not len(names):
         hint = "" if recursive else "; --recursive includes those in subfolders"
-        raise ExamplesError(f"no images in {', '.join(given)}{hint}")
+        raise ExamplesError(f"no images in {', '.join(given)}{f' ({report})' * bool(report)}{hint}")
     return names
 
 
-def _in_folder(folder: str, recursive: bool) -> Iterator[tuple[str, list[str]]]:
-    names, inner = [], []
-    with os.scandir(folder or ".") as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if recursive and entry.is_dir(follow_symlinks=False):
-                inner.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                names.append(entry.name)
-    names.sort()
+def _in_folder(
+    folder: str, recursive: bool, skipped: Skipped, seen: set[tuple[int, int]]
+) -> Iterator[tuple[str, list[str]]]:
+    status = os.stat(folder or ".")
+    if (status.st_dev, status.st_ino) in seen:  # a link may lead back to where it is
+        return
+    seen.add((status.st_dev, status.st_ino))
+    names, inner = list_folder(folder, skipped, own=True)
     yield folder, names
-    for name in sorted(inner):
-        yield from _in_folder(os.path.join(folder, name), recursive)
+    for name in inner:
+        path = os.path.join(folder, name)
+        if is_foreign(name):
+            skipped.add("folder", "made by a system, not by you", path)
+        elif recursive:
+            yield from _in_folder(path, recursive, skipped, seen)
+        else:
+            skipped.add("folder", "--recursive includes the images in it", path)
 
 
 def usual_readers(processes: int = 1) -> int:

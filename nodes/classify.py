@@ -19,7 +19,7 @@ from ..mcti_core.classifiers.base import Prediction, predict
 from ..mcti_core.classifiers.clip import image_features
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.examples import load_image, to_square
+from ..mcti_core.image_files import load_squares, to_square
 from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
 from ..mcti_core.normal_form import index_of
 from ..mcti_core.plots import confusion_plot, score_bars
@@ -153,9 +153,7 @@ class Evaluate(Node):
             classifier = calibrated_classifier(method, host, tokens)
             report, logits, features = Reporter("evaluating"), [], []
             for start in range(0, len(paths), _BATCH):
-                part = torch.stack(
-                    [_square(image, held_out.size or host.image_size) for image in paths[start : start + _BATCH]]
-                )
+                part = torch.stack(load_squares(paths[start : start + _BATCH], held_out.size or host.image_size))
                 if host.clip is not None:
                     features.append(image_features(host, part))
                 by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
@@ -167,10 +165,6 @@ class Evaluate(Node):
             rows += _baselines(tokens, torch.cat(features).clone(), labels) if features else []
             chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
             return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels), picture_out(chart))
-
-
-def _square(image: Any, size: int) -> Tensor:
-    return to_square(image if isinstance(image, Tensor) else load_image(image), size)
 
 
 def _record(answer: Prediction, top: int) -> dict[str, Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.examples import FewShotDataset, few_shot_split, find_images, load_image, to_square
+from ..mcti_core.example_files import find_images
+from ..mcti_core.examples import FewShotDataset, few_shot_split
+from ..mcti_core.image_files import load_squares
 from ..mcti_core.normal_form import index_of
 from ..mcti_core.sheets import image_grid
 from .checking import Node, checked_text
@@ -191,11 +193,7 @@ def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Ex
 
 def sheet(examples: Examples) -> Tensor:
     """The first images of the first classes, a row each."""
-    rows = {
-        label: [
-            to_square(i if isinstance(i, torch.Tensor) else load_image(i), _SHEET_PIXELS)
-            for i in images[:_SHEET_COLUMNS]
-        ]
-        for label, images in list(examples.images.items())[:_SHEET_ROWS]
-    }
+    shown = list(examples.images.items())[:_SHEET_ROWS]
+    squares = iter(load_squares([image for _, images in shown for image in images[:_SHEET_COLUMNS]], _SHEET_PIXELS))
+    rows = {label: list(islice(squares, min(len(images), _SHEET_COLUMNS))) for label, images in shown}
     return picture_out(image_grid(list(rows.values()), list(rows)))

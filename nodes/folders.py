@@ -12,7 +12,7 @@ import folder_paths
 
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.examples import find_images
+from ..mcti_core.example_files import holds_images, is_foreign
 from ..mcti_core.tokens import safe_parts
 from .checking import checked_text
 
@@ -104,8 +104,8 @@ def token_set_root() -> Path:
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:
     """Folders down to ``depth`` below the root that hold at least two folders of images; none of what cannot be read."""
     try:
-        inner = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        here = [root] if itself and sum(bool(find_images(path)) for path in inner) > 1 else []
+        inner = [path for path in root.iterdir() if path.is_dir() and not is_foreign(path.name)]
+        here = [root] if itself and sum(map(holds_images, inner)) > 1 else []
     except (OSError, ValueError):
         return []
     return here + [found for path in inner if depth for found in _holding_classes(path, depth - 1, itself=True)]

@@ -8,7 +8,9 @@ import torch
 from PIL import Image, ImageOps
 
 from mcti_core.errors import ExamplesError
-from mcti_core.examples import FewShotDataset, find_images, load_image, load_square, to_square
+from mcti_core.example_files import find_images
+from mcti_core.examples import FewShotDataset
+from mcti_core.image_files import load_image, load_square, to_square
 
 
 def _picture(path: Path, colour="red", size=(8, 6)) -> Path:

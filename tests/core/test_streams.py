@@ -9,7 +9,8 @@ from PIL import Image
 
 from mcti_core.classifiers import Scores
 from mcti_core.errors import ExamplesError
-from mcti_core.examples import find_images, load_image, load_square, to_square
+from mcti_core.example_files import find_images
+from mcti_core.image_files import load_image, load_square, to_square
 from mcti_core.streams import ImageNames, classified, find_names, read_ahead, usual_readers
 
 

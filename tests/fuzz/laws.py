@@ -20,7 +20,7 @@ from mcti_core.cli import _parser, main
 from mcti_core.config import TrainConfig
 from mcti_core.errors import MCTIError
 from mcti_core.escaping import escaped
-from mcti_core.examples import load_image
+from mcti_core.image_files import load_image
 from mcti_core.limits import MAX_CLASSES, MAX_TEMPLATES
 from mcti_core.names import check_name
 from mcti_core.options import config_of

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from mcti_core.cli import main
 from mcti_core.config import TrainConfig
 from mcti_core.errors import ConfigError, ExamplesError, ResumeError, TokenError
-from mcti_core.examples import load_image
+from mcti_core.image_files import load_image
 from mcti_core.progress_store import _checksum, load_training, save_training
 from mcti_core.resuming import go_on
 from mcti_core.token_files import load_tokens, save_tokens
