@@ -221,7 +221,7 @@ def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
             factor = 1
         # In one block, which the system has back when the image goes; of many smaller ones each thread would keep its own.
-        image.im = Image.core.new_block(image.mode, image.size)
+        image.im = Image.core.new_block(image.mode, getattr(image, "_tile_size", image.size))  # type: ignore[attr-defined]
         image.load()
         orientation = image.getexif().get(_ORIENTATION, 1)
         white = _white(image)

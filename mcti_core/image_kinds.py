@@ -21,18 +21,17 @@ READ_KINDS = {
 """Kinds of image that are read, each by the class that reads it. By content, whatever a file is called."""
 
 IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
 )  # fmt: skip
 _SUFFIX_KINDS = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}
 """Those that not every installation reads."""
-_CONVERT = "convert them to JPEG or PNG"
-_RAW = "raw camera files, convert them to JPEG"
-_VIDEO = "videos"
-_OTHER_SUFFIXES = {
-    **dict.fromkeys([".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".raw", ".3fr", ".iiq", ".rwl"], _RAW),
-    **dict.fromkeys([".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".3gp", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"], _VIDEO),
-    **dict.fromkeys([".jxl", ".jp2", ".j2k", ".jpx", ".jpf", ".psd", ".psb", ".svg", ".svgz", ".ico", ".exr", ".hdr", ".tga", ".dds", ".eps", ".pdf", ".xcf", ".ai", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi", ".heics", ".jxr", ".wdp", ".apng"], _CONVERT),
+_NOT_READ = {
+    "raw camera files, convert them to JPEG": ".cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .dng .raf .orf .rw2 .pef .srw .x3f .raw .3fr .iiq .rwl",
+    "videos": ".mp4 .mov .avi .mkv .webm .m4v .3gp .mts .m2ts .mpg .mpeg .wmv .flv .ogv",
+    "convert them to JPEG or PNG": ".jxl .jp2 .j2k .jpx .jpf .jxr .wdp .psd .psb .svg .svgz .ico .exr .hdr .tga .dds .eps .pdf .xcf .ai .ppm "
+    ".pgm .pbm .pnm .qoi .heics",
 }  # fmt: skip
+_OTHER_SUFFIXES = {suffix: reason for reason, suffixes in _NOT_READ.items() for suffix in suffixes.split()}
 _FTYP = {
     b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"heim": "HEIF", b"heis": "HEIF", b"hevc": "HEIF",
     b"hevx": "HEIF", b"crx ": "it holds a raw camera file, convert it to JPEG",

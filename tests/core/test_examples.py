@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mcti_core.errors import ExamplesError
 from mcti_core.example_files import find_images
@@ -59,11 +59,6 @@ class TestFolder:
         _picture(tmp_path / "only" / "x.png")
         with pytest.raises(ExamplesError, match="only the class folder 'only'"):
             FewShotDataset.from_folder(tmp_path)
-
-    def test_empty_class(self, folder):
-        (folder / "empty one").mkdir()
-        with pytest.raises(ExamplesError, match="'empty one' has no images"):
-            FewShotDataset.from_folder(folder)
 
     @pytest.mark.parametrize("twin", ["my (cat)", "My-Cat"])
     def test_two_classes_of_one_name(self, folder, twin):
@@ -208,20 +203,15 @@ class TestLoad:
         [(KeyError("tag"), "'tag'"), (AssertionError(), "AssertionError"), (MemoryError(), "not enough memory")],
     )
     def test_whatever_pillow_raises(self, tmp_path, monkeypatch, error, reason):
-        monkeypatch.setattr(ImageOps, "exif_transpose", _raising(error))
+        monkeypatch.setattr(Image.Image, "crop", _raising(error))
         with pytest.raises(ExamplesError, match=rf"x\.png cannot be read as an image \({reason}\)") as caught:
             load_image(_picture(tmp_path / "x.png"))
         assert caught.value.__cause__ is error
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
     def test_what_ends_the_program_passes_through(self, tmp_path, monkeypatch, error):
-        monkeypatch.setattr(ImageOps, "exif_transpose", _raising(error))
+        monkeypatch.setattr(Image.Image, "crop", _raising(error))
         with pytest.raises(type(error)):
-            load_image(_picture(tmp_path / "x.png"))
-
-    def test_what_is_said_already_is_not_said_twice(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("mcti_core.examples._MAX_PIXELS", 40)
-        with pytest.raises(ExamplesError, match=r"x\.png has 8 x 6 pixels; at most 0 million are read$"):
             load_image(_picture(tmp_path / "x.png"))
 
     def test_dataset_loads_squares(self, folder):

@@ -83,8 +83,8 @@ def test_only_safetensors_is_written():
             assert not {"torch.save", "np.save", "np.savez"} & set(calls), _place(path)
 
 
-def test_images_are_opened_by_formats_that_are_named():
-    """Of others, Pillow starts programs (Ghostscript for PostScript)."""
+def test_images_are_opened_by_readers_from_a_table():
+    """Of other kinds, Pillow starts programs (Ghostscript for PostScript)."""
     opened = {}
     for path in FILES:
         if RECIPE in path.parents:
@@ -92,7 +92,10 @@ def test_images_are_opened_by_formats_that_are_named():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
                 opened[_place(path)] = {keyword.arg for keyword in node.keywords}
-    assert opened == {"mcti_core/examples.py": {"formats"}, "mcti_core/embedding_cards.py": {"formats"}}
+    assert opened == {"mcti_core/embedding_cards.py": {"formats"}}
+    from mcti_core.image_kinds import READ_KINDS
+
+    assert set(READ_KINDS) == {"PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF"}
 
 
 def test_pytorch_files_are_read_in_one_place():
@@ -132,6 +135,9 @@ def test_limits_in_security_are_those_of_the_code():
         f"steps done in a kept training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {tokens._MAX_LEVELS} |",
+        f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
+        f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} thousand million pixels times passes |",
+        f"read at once | {limits.IMAGE_MEMORY // 2**30} GiB |",
     ):
         assert text in told, text
 
