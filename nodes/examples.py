@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from itertools import islice
@@ -110,6 +111,8 @@ class ExamplesFromFolder(Node):
     def execute(cls, folder: str, shots: int, seed: int, image_size: int) -> io.NodeOutput:
         with working():
             dataset = _read(folder)
+            if dataset.skipped:
+                logging.info("MC-TI: %s", escaped(dataset.skipped))
             return io.NodeOutput(*split(dataset, shots, seed, image_size))
 
 
