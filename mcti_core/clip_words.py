@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-__all__ = ["words_among"]
+__all__ = ["describe_words", "words_among"]
 
 
 def words_among(names: Sequence[str]) -> list[str]:
@@ -16,6 +16,15 @@ def words_among(names: Sequence[str]) -> list[str]:
     ['cat']
     """
     return [name for name in names if name in _words()]
+
+
+def describe_words(names: Sequence[str], remedy: str) -> str:
+    """A sentence that names those words and what they break, with what to do; empty where there is none."""
+    words = words_among(names)
+    if not words:
+        return ""
+    shown = ", ".join(words[:10]) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
+    return f"{shown}: words of CLIP's vocabulary, by which kohya's gen_img, SD.Next and diffusers cannot load an embedding; {remedy}"
 
 
 @cache

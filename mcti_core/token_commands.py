@@ -77,7 +77,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
 
 
 def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
-    from .clip_words import words_among
+    from .clip_words import describe_words
     from .conversion import refuse_twins
     from .token_files import LAYOUTS, SUFFIX, export_embedding, refuse_foreign_tokens
 
@@ -87,11 +87,8 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
     labels = [one.label for one in classes]
     for one in classes:
         print(printable(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
-    if words := words_among([one.name for one in classes]):
-        _say(
-            f"{', '.join(words)}: words of CLIP's vocabulary, by which kohya's gen_img, SD.Next and diffusers cannot load an embedding; "
-            "--prefix my- makes them names of their own"
-        )
+    if words := describe_words([one.name for one in classes], "--prefix my- makes them names of their own"):
+        _say(words)
     if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
         _say(
             f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..mcti_core.clip_words import describe_words
 from ..mcti_core.errors import TokenError
+from ..mcti_core.escaping import escaped
 from ..mcti_core.limits import MAX_SET_BYTES
 from ..mcti_core.token_files import (
     SUFFIX,
@@ -54,7 +57,10 @@ class SaveTokens(Node):
                 io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH, tooltip="One token set, one embedding file a class, or both."),
                 io.String.Input("folder", default="", tooltip="A folder inside models/embeddings for the embedding files. Empty puts them there directly."),
             ],
-            outputs=[io.String.Output("paths", display_name="paths", tooltip="The files that were written, one a line.")],
+            outputs=[
+                io.String.Output("paths", display_name="paths", tooltip="The files that were written, one a line."),
+                io.String.Output("summary", display_name="summary", tooltip="What was written, and names that other programs cannot use."),
+            ],
             is_output_node=True,
         )  # fmt: skip
 
@@ -70,7 +76,9 @@ class SaveTokens(Node):
                 refuse_foreign_tokens(path, root=_embedding_roots()[0], twins=_looked_through(folder))
             written = [] if whole is None else [save_tokens(tokens, whole)]
             written += [] if into is None else export_embeddings(tokens, into)
-            return io.NodeOutput("\n".join(map(str, written)))
+            summary = _summary(tokens, whole, into)
+            logging.info("MC-TI: %s", summary)
+            return io.NodeOutput("\n".join(map(str, written)), summary)
 
 
 class LoadTokens(Node):
@@ -121,6 +129,14 @@ class LoadTokens(Node):
             from_embeddings = file.startswith((_EMBEDDING, _FOLDER))
             tokens = import_embeddings(paths) if from_embeddings else load_tokens(paths[0])
             return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))
+
+
+def _summary(tokens: TokenSet, whole: Path | None, into: Path | None) -> str:
+    parts = [f"{len(tokens)} classes in the token set {whole.name}"] if whole is not None else []
+    parts += [f"{len(tokens)} embeddings for prompts in {into.name}"] if into is not None else []
+    remedy = "for those programs rename the file, as in my-cat.safetensors"
+    words = describe_words(tokens.names, remedy) if into is not None else ""
+    return escaped(", ".join(parts)) + (f"\n{words}" if words else "")
 
 
 def _choices() -> list[str]:

@@ -42,7 +42,8 @@ def learning(server: Server, loader: Graph) -> Graph:
 
 def saving(server: Server, name: str, loader: Graph = POCKET, form: str = "both", folder: str = "") -> Graph:
     save = node("MCTI_SaveTokens", tokens=["3", 0], name=name, format=form, folder=folder)
-    return {**learning(server, loader), "4": save, "5": node("PreviewAny", source=["4", 0])}
+    shown = {"5": node("PreviewAny", source=["4", 0]), "6": node("PreviewAny", source=["4", 1])}
+    return {**learning(server, loader), "4": save, **shown}
 
 
 def drawing(prefix: str, clip: tuple[str, int], prompt: str) -> Graph:
@@ -78,6 +79,7 @@ def test_a_saved_embedding_draws_what_the_tokens_in_memory_draw(server: Server, 
     run = server.run(saving(server, "pets", loader, form="embeddings"))
     assert run.succeeded, run.error
     assert {Path(path).name for path in run.texts("5")[0].splitlines()} == {"cat.safetensors", "big-dog.safetensors"}
+    assert "\ncat: words of CLIP's vocabulary" in run.texts("6")[0]
     both = {
         **learn,
         **drawing("file", ("1", 1), prompt.format("big-dog")),
