@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from .commands import INTERRUPTED, UNFINISHED, prepare_outputs, write_tokens
-from .console import printable, progress_bar
+from .console import printable, progress_bar, say
 from .errors import TrainingError
 from .options import config_of, examples_of, host_of, mirror_of
 
@@ -18,6 +18,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     from .endings import like_ctrl_c
     from .extend import extend
     from .features import FeatureCache
+    from .near_copies import example_names, tell_across_classes
     from .outputs import refuse_to_replace
     from .run_lock import lock_output
     from .token_files import load_tokens
@@ -37,6 +38,10 @@ def run_add(arguments: argparse.Namespace) -> int:
             cache = FeatureCache.build(
                 host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
             )
+        if cache.alike is not None and (
+            copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+        ):
+            say(copies)
         with progress_bar("training", "step") as progress:
 
             def on_step(info: StepInfo) -> None:

@@ -238,8 +238,11 @@ def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
 
     Letters stay as they are if all can be written, else all but ASCII is escaped. Characters that ``escaping`` knows are escaped in any
     case, such as a byte 0xE9 of a file's name that is not valid UTF-8 as ``\udce9``. Reading gives the same record.
+
+    Raises:
+        ValueError: a number that JSON has no word for (NaN or infinite).
     """
-    text = json.dumps(record, ensure_ascii=False)
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     if (
         escaped(text) != text
     ):  # it may be for a terminal; all such characters stand inside strings, and have four digits
@@ -247,7 +250,7 @@ def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
-        return json.dumps(record)
+        return json.dumps(record, allow_nan=False)
     return text
 
 

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="answer '(unknown)' below a confidence that 95%% of new images of the classes should reach",
     )
-    classify.add_argument("--threshold", type=float, help="answer '(unknown)' below this confidence")
+    classify.add_argument("--threshold", type=_confidence, help="answer '(unknown)' below this confidence")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
     classify.add_argument("--batch", type=_count, default=32)
     classify.add_argument(
@@ -262,6 +262,19 @@ def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**63 - 1, got {text[:40]!r}")
     return int(text)
+
+
+def _confidence(text: str) -> float:
+    """An argument from 0 to 1. Confidences are printed in percent, so a percentage gets the number that is meant."""
+    given = text.strip()
+    try:
+        value = float(given.removesuffix("%"))
+    except ValueError:
+        value = float("nan")
+    if not given.endswith("%") and 0 <= value <= 1:
+        return value
+    meant = f"; for {value:g} % write {value / 100:g}" if 0 <= value <= 100 else ""
+    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text[:40]!r}{meant}")
 
 
 def _gamma(text: str) -> float | str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .console import new_bar, printable, progress_bar
+from .console import new_bar, printable, progress_bar, say
 from .errors import MCTIError, ResumeError, StopTraining, TrainingError
-from .escaping import escaped
 from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
@@ -35,10 +33,15 @@ UNFINISHED = "training.safetensors"
 
 
 def run_train(arguments: argparse.Namespace) -> int:
+    from .examples import few_shot_split
     from .run_lock import lock_output
     from .tokens import safe_names
 
     dataset = examples_of(arguments)
+    if arguments.shots:
+        seed = config_of(arguments).seed
+        few, _ = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
+        dataset = dataset.pick(few)
     outputs, processes = prepare_outputs(arguments, safe_names(dataset.classes)), processes_of(arguments)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
         return _run_train(arguments, dataset, outputs, processes)
@@ -50,14 +53,13 @@ def _run_train(
     from .endings import asked_to_end, like_ctrl_c
     from .experiments import new_tokens
     from .features import FeatureCache
+    from .near_copies import example_names, tell_across_classes
     from .resuming import Start, go_on
     from .training import run_identity
 
     path = arguments.out / UNFINISHED
     stored = _unfinished(path, arguments, outputs, processes)
     host, config, mirror = host_of(arguments, processes), config_of(arguments), mirror_of(arguments)
-    if arguments.shots:
-        dataset, _ = dataset.split(arguments.shots, config.seed)
     if host.clip is None and config.gamma:
         _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
         config = replace(config, gamma=0.0, warm_start=0)
@@ -65,6 +67,8 @@ def _run_train(
         cache = FeatureCache.build(
             host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
         )
+    if cache.alike is not None and (copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))):
+        _say(copies, processes)
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
     start = Start(tokens)
     if stored is not None:
@@ -195,7 +199,7 @@ def _train(
 
 def _say(sentence: str, processes: Processes | None = None) -> None:
     if processes is None or processes.is_main:
-        print(f"mcti: {escaped(sentence)}", file=sys.stderr)
+        say(sentence)
 
 
 def write_tokens(tokens: TokenSet, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .escaping import escaped
 
-__all__ = ["new_bar", "printable", "progress_bar", "set_up_streams"]
+__all__ = ["new_bar", "printable", "progress_bar", "say", "set_up_streams"]
 
 
 def set_up_streams() -> None:
@@ -39,6 +39,11 @@ def printable(text: str) -> str:
     Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as ``answers.json_line`` does in JSON.
     """
     return escaped(text)
+
+
+def say(sentence: str) -> None:
+    """A line beside the results: what a person should know of them."""
+    print(f"mcti: {escaped(sentence)}", file=sys.stderr)
 
 
 @contextmanager

@@ -6,12 +6,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from .console import progress_bar
+from .console import progress_bar, say
 from .errors import ConfigError
 from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .examples import FewShotDataset
+    from .features import FeatureCache
     from .processes import Processes
 
 __all__ = ["run_evaluate"]
@@ -53,6 +56,8 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
         cache = FeatureCache.build(
             host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes
         )
+    if processes.is_main:
+        _tell_copies(cache, dataset, arguments.shots, _seeds(arguments))
     rows: list[Row] = []
 
     def write() -> None:
@@ -75,9 +80,8 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
         )
         write()
 
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     measured = evaluate(
-        host, cache, arguments.shots, seeds, config, STUDY if arguments.study else DEFAULT_VARIANTS,
+        host, cache, arguments.shots, _seeds(arguments), config, STUDY if arguments.study else DEFAULT_VARIANTS,
         vectors=arguments.vectors, init=arguments.init, on_row=on_row, processes=processes,
     )  # fmt: skip
     if processes.count > 1:  # until now it had its own rows only
@@ -86,3 +90,31 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
     if processes.is_main:
         print(markdown_table(rows, 1 / len(dataset.classes)))
     return 0
+
+
+def _seeds(arguments: argparse.Namespace) -> range:
+    return range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+
+
+def _tell_copies(cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int]) -> None:
+    """What makes accuracies too high, or wrong, before they are measured."""
+    from .examples import few_shot_split
+    from .near_copies import across_split, example_names, tell_across_classes, told
+
+    if cache.alike is None:
+        return
+    names = example_names(dataset)
+    if sentence := tell_across_classes(cache.alike, cache.labels, names):
+        say(sentence)
+    pairs: list[tuple[int, int]] = []
+    copies = queries = 0
+    for count in shots:
+        for seed in seeds:
+            few, others = few_shot_split(cache.labels, cache.classes, count, seed)
+            found = across_split(cache.alike, few, others)
+            pairs, copies, queries = pairs or found, copies + len(found), queries + len(others)
+    if copies:
+        say(
+            f"{100 * copies / queries:.0f} % of the images to test on are the same as an image to learn from, or nearly so ({told(pairs, names)}); "
+            "accuracies will be too high, so take the copies out"
+        )

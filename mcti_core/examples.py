@@ -148,11 +148,16 @@ class FewShotDataset:
         return digest.hexdigest()
 
 
-def few_shot_split(labels: Tensor, classes: Sequence[str], shots: int, seed: int) -> tuple[Tensor, Tensor]:
+def few_shot_split(
+    labels: Tensor, classes: Sequence[str], shots: int, seed: int, *, least_left: int = 1
+) -> tuple[Tensor, Tensor]:
     """Indices of ``shots`` random members of every class, and of all the others, both ascending.
 
+    Args:
+        least_left: members of every class that must be left over; 0 where nothing is to be tested on them.
+
     Raises:
-        ExamplesError: a class has too few members to leave one over.
+        ExamplesError: a class has too few members.
     """
     if shots < 1:
         raise ExamplesError(f"shots must be at least 1, got {shots}")
@@ -160,7 +165,9 @@ def few_shot_split(labels: Tensor, classes: Sequence[str], shots: int, seed: int
     support = torch.zeros(len(labels), dtype=torch.bool)
     for index, name in enumerate(classes):
         members = order[labels[order] == index]
-        if len(members) <= shots:
+        if len(members) < shots + least_left:
+            if not least_left:
+                raise ExamplesError(f"class {name!r} has {len(members)} images: too few for {shots} shots")
             raise ExamplesError(
                 f"class {name!r} has {len(members)} images: too few for {shots} shots and at least one to test on"
             )

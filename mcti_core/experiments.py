@@ -19,6 +19,7 @@ from .features import FeatureCache
 from .hosts.base import Host
 from .memory import train_in_memory
 from .metrics import accuracy
+from .near_copies import across_split
 from .one_by_one import train_one_by_one
 from .processes import ALONE, Processes
 from .templates import PLAIN_TEMPLATES
@@ -70,6 +71,8 @@ class Row:
     queries: int
     seconds: float
     """That its training took; of baselines, the prediction."""
+    copies: int = 0
+    """Queries that are the same image as one of the support, or nearly so: what they say of the method is too good."""
 
 
 def evaluate(
@@ -109,8 +112,10 @@ def evaluate(
     for number in range(processes.index, len(splits), processes.count):
         count, seed = splits[number]
         few, others = few_shot_split(cache.labels, cache.classes, count, seed)
+        copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
         measured[number] = []
         for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, variants, vectors, init):
+            row = replace(row, copies=copies)
             measured[number].append(row)
             if on_row is not None:
                 on_row(row)
@@ -209,6 +214,10 @@ def markdown_table(rows: Sequence[Row], chance: float) -> str:
     lines = ["| method | " + " | ".join(f"{count} shot{'s' * (count > 1)}" for count in shots) + " |"]
     lines.append("|---" * (len(shots) + 1) + "|")
     lines.append("| chance | " + " | ".join(f"{100 * chance:.1f}" for _ in shots) + " |")
+    if any(row.copies for row in rows):
+        shares = [[100 * row.copies / row.queries for row in rows if row.shots == count] for count in shots]
+        cells = [f"{statistics.mean(values):.1f}" for values in shares]
+        lines.append("| (test images that are copies of examples) | " + " | ".join(cells) + " |")
     for method in dict.fromkeys(row.method for row in rows):
         cells = []
         for count in shots:

@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .errors import ConfigError, ExamplesError
+from .errors import ConfigError, ExamplesError, HostError
 from .examples import FewShotDataset
 from .hosts.base import Host
 from .image_files import one_error
+from .near_copies import example_names, first_alike, thumbnails
 from .own_files import set_aside, write_own
 from .processes import ALONE, Processes
 from .tensor_files import format_of
@@ -46,6 +47,8 @@ class FeatureCache:
     """(N, M, p) float32 of unit length on the CPU; None without a CLIP space."""
     fingerprint: str
     """Of images, labels, size, mirroring and models: equal only if everything here is."""
+    thumbnails: Tensor | None = None
+    """(N, M, 432) float32 on the CPU, see ``near_copies``; None of examples whose images are not at hand."""
 
     @classmethod
     def build(
@@ -68,6 +71,7 @@ class FeatureCache:
         Raises:
             ConfigError: a size that the VAE cannot take.
             ExamplesError: one for all images that cannot be read.
+            HostError: latents or features that are not finite.
         """
         size = size or host.image_size
         codec = host.codec if latents else None
@@ -76,13 +80,24 @@ class FeatureCache:
         key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
-        parts = {name for name, there in (("latents", codec), ("features", host.clip)) if there is not None}
+        parts = {
+            "thumbnails",
+            *(name for name, there in (("latents", codec), ("features", host.clip)) if there is not None),
+        }
         stored = None if path is None else _read(path, parts, (len(dataset), 2 if mirror else 1))
         if processes.any(stored is None) or stored is None:
             stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
+            _refuse_broken(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
-        return cls(dataset.classes, dataset.labels, stored.get("latents"), stored.get("features"), fingerprint)
+        return cls(
+            dataset.classes,
+            dataset.labels,
+            stored.get("latents"),
+            stored.get("features"),
+            fingerprint,
+            stored["thumbnails"],
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,7 +111,13 @@ class FeatureCache:
             None if self.latents is None else self.latents[index],
             None if self.features is None else self.features[index],
             hashlib.sha256(key.encode()).hexdigest()[:32],
+            None if self.thumbnails is None else self.thumbnails[index],
         )
+
+    @cached_property
+    def alike(self) -> Tensor | None:
+        """(N,) int64: of each example the first that is the same image, or nearly so."""
+        return None if self.thumbnails is None else first_alike(self.thumbnails[:, 0])
 
     @cached_property
     def by_class(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
@@ -119,8 +140,9 @@ def _compute(
     progress: Callable[[int, int], object] | None,
     processes: Processes,
 ) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {"latents": [], "features": []}
-    names = [name for name, there in (("latents", latents), ("features", host.clip is not None)) if there]
+    parts: dict[str, list[Tensor]] = {"latents": [], "features": [], "thumbnails": []}
+    there = (("latents", latents), ("features", host.clip is not None), ("thumbnails", True))
+    names = [name for name, is_there in there if is_there]
     share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
     batches = [own[start : start + batch] for start in range(0, len(own), batch)]
@@ -134,6 +156,7 @@ def _compute(
             images = torch.stack([image for image in found if isinstance(image, Tensor)])
             plain = images.to(host.device)  # (b, 3, H, W)
             views = [plain, plain.flip(-1)] if mirror else [plain]
+            parts["thumbnails"].append(torch.stack([thumbnails(view).cpu() for view in views], dim=1))
             if latents and host.codec is not None:
                 parts["latents"].append(torch.stack([host.codec.encode(view).float().cpu() for view in views], dim=1))
             if host.clip is not None:
@@ -149,6 +172,17 @@ def _compute(
         raise one_error(errors)
     computed = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in names}
     return {name: processes.all_gather_rows(rows) for name, rows in computed.items()}
+
+
+def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
+    """NaN would win every comparison, and a model in too narrow a format gives it without a word."""
+    for name, rows in computed.items():
+        broken = (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+        if broken:
+            raise HostError(
+                f"the model's {name} of {len(broken)} of {len(rows)} images, {example_names(dataset)[broken[0]]} among them, are not "
+                "numbers; load the model in another number format (bf16 or fp32)"
+            )
 
 
 def _readers(processes: Processes) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..mcti_core.config import ADAPTIVE, TrainConfig
 from ..mcti_core.errors import ResumeError, TrainingError
+from ..mcti_core.escaping import escaped
 from ..mcti_core.plots import loss_curves
 from ..mcti_core.sheets import image_grid
 from ..mcti_core.tokens import TokenSet
@@ -146,6 +147,7 @@ class TrainTokens(Node):
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.features import FeatureCache
         from ..mcti_core.hosts.comfy import clip_with_tokens, comfy_host
+        from ..mcti_core.near_copies import example_names, tell_across_classes
 
         with working():
             chosen = settings or settings_of(**rare)
@@ -163,6 +165,9 @@ class TrainTokens(Node):
             samples = _samples(host, result.tokens, chosen.samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
             summary = _summary(result, len(dataset), clip_space is None and weight != 0)
+            if cache.alike is not None:
+                copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+                summary += f"\n{escaped(copies)}" if copies else ""
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
             keeping.remove()  # not earlier: what comes after the training may be broken off too

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..errors import HostError
 from ..tokens import UNKNOWN
 
 __all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
@@ -16,12 +17,19 @@ __all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a classifier thinks of B images."""
+    """What a classifier thinks of B images.
+
+    Raises:
+        HostError: logits that are NaN.
+    """
 
     logits: Tensor
     """(B, C) float32; the greater, the likelier."""
     evaluations: Tensor
     """(B,) int64 denoiser evaluations spent on each image."""
+
+    def __post_init__(self) -> None:
+        numbers(self.logits)
 
 
 class Classifier(Protocol):
@@ -72,6 +80,17 @@ def predict(
         label = best[0][0] if known else UNKNOWN
         predictions.append(Prediction(label, index[0] if known else -1, value[0], best, int(scores.evaluations[row])))
     return predictions
+
+
+def numbers(logits: Tensor) -> Tensor:
+    """The logits themselves. argmax takes NaN for the greatest, so a model that gives it is not answered for.
+
+    Raises:
+        HostError: some are NaN.
+    """
+    if logits.isnan().any():
+        raise HostError("the model's scores are not numbers; load it in another number format (bf16 or fp32)")
+    return logits
 
 
 def no_evaluations(count: int) -> Tensor:

@@ -10,7 +10,7 @@ from ..hosts.base import Host, hidden_at, on_device
 from ..image_tensors import as_batch
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
-from .base import Scores, no_evaluations
+from .base import Scores, no_evaluations, numbers
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
@@ -41,8 +41,8 @@ class ClipClassifier:
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 
     def logits(self, features: Tensor) -> Tensor:
-        """(B, p) image features -> (B, C)."""
-        return self.logit_scale * F.normalize(features.float(), dim=-1) @ self.text.T
+        """(B, p) image features -> (B, C). Raises: HostError: values that are not numbers."""
+        return numbers(self.logit_scale * F.normalize(features.float(), dim=-1) @ self.text.T)
 
 
 def image_features(host: Host, images: Tensor) -> Tensor:
