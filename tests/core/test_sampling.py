@@ -138,3 +138,25 @@ def test_progress_counts_images(tiny_host, tokens):
     seen = []
     draw(tiny_host, tokens, ["{a}"] * 5, batch=2, steps=1, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_on_image_gets_each_image_in_order_as_soon_as_it_is_done(tiny_host, tokens, batch):
+    prompts = ["a {a}", "a {b}", "a {c}"]
+    seen, done = [], []
+    none = draw(
+        tiny_host, tokens, prompts, batch=batch,
+        on_image=lambda number, image: seen.append((number, image)), progress=lambda n, _: done.append((n, len(seen))),
+    )  # fmt: skip
+    assert none.shape == (0, 3, 32, 32)
+    assert [number for number, _ in seen] == [0, 1, 2]
+    assert done == [(n, n) for n in {1: (1, 2, 3), 2: (2, 3), 5: (3,)}[batch]]
+    assert torch.equal(torch.stack([image for _, image in seen]), draw(tiny_host, tokens, prompts, batch=batch))
+
+
+def test_images_that_are_not_numbers_are_an_error(tiny_host, tokens, clean):
+    host = replace(tiny_host, denoiser=Perfect(tiny_host.denoiser, clean * float("nan")))
+    seen = []
+    with pytest.raises(HostError, match="not numbers for image 1"):
+        draw(host, tokens, on_image=lambda number, image: seen.append(number))
+    assert seen == []
