@@ -49,6 +49,13 @@ def test_twelve_nodes_are_found() -> None:
     assert sum(len(node.inputs) + len(node.outputs) for node in NODES.values()) > 100
 
 
+@pytest.mark.parametrize("node", NODES)
+def test_no_id_is_both_an_inputs_and_an_outputs(node: str) -> None:
+    """ComfyUI before v0.4 loads none of a pack's nodes where one has such an id."""
+    ids = [port.id for port in (*NODES[node].inputs, *NODES[node].outputs)]
+    assert len(set(ids)) == len(ids)
+
+
 def test_every_page_is_of_a_node() -> None:
     assert {path for path in DOCS.rglob("*.md")} == {page(*each) for each in PAGES}
 
