@@ -60,6 +60,7 @@ class TrainTokens(Node):
                 "textual inversion",
                 "train embedding",
                 "learn concept",
+                "embedding",
                 "few-shot",
                 "personalization",
                 "multi-class textual inversion",
@@ -132,7 +133,9 @@ class TrainTokens(Node):
                 io.LossMap.Output("loss_map", display_name="loss", tooltip="For the stock node Plot Loss Graph."),
                 io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss as a picture."),
                 io.Image.Output(
-                    "sample_images", display_name="samples", tooltip="Images of the first classes, drawn with the tokens."
+                    "sample_images",
+                    display_name="samples",
+                    tooltip="Images of the first classes, drawn with the tokens.",
                 ),
                 io.String.Output(
                     "summary", display_name="summary", tooltip="What was done, and the names for prompts."
