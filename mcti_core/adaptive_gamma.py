@@ -58,7 +58,7 @@ class AdaptiveGamma:
         found = torch.autograd.grad(terms["classification"], parameters, retain_graph=True, allow_unused=True)
         reached = [index for index, gradient in enumerate(found) if gradient is not None]
         classification = [gradient for gradient in found if gradient is not None]
-        (weight * terms["reconstruction"]).backward()  # type: ignore[no-untyped-call]
+        (weight * terms["reconstruction"]).backward(inputs=parameters)  # type: ignore[no-untyped-call]
         reconstruction = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
         ]

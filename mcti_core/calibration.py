@@ -27,7 +27,7 @@ from .classifiers.cascade import CascadeClassifier
 from .classifiers.clip import ClipClassifier
 from .classifiers.diffusion import DiffusionClassifier
 from .classifiers.hybrid import HybridClassifier, left_out_gain
-from .errors import ConfigError, TokenError
+from .errors import ConfigError, TokenError, listed
 from .hosts.base import Host
 from .methods import METHODS
 from .tokens import Support, TokenSet
@@ -97,7 +97,7 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         )
     if classifier.labels != tokens.labels:
         raise ConfigError(
-            f"the classifier's classes {list(classifier.labels)} are not the tokens' {list(tokens.labels)}"
+            f"the classifier's classes ({listed(classifier.labels)}) are not the tokens' ({listed(tokens.labels)})"
         )
     text = classifier.tokens.text if isinstance(classifier, HybridClassifier) else classifier.text
     support = tokens.support.of_width(text.shape[1])

@@ -81,7 +81,7 @@ def _answers(
 
 def _print(names: ImageNames, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
     from .answers import json_line
-    from .streams import usual_readers
+    from .readers import usual_readers
 
     failed = 0
     for batch in _answers(names, host, classifier, arguments, readers=arguments.readers or usual_readers()):
@@ -142,7 +142,7 @@ def _write_batches(
     processes: Processes, progress: Callable[[int, int], object],
 ) -> int:  # fmt: skip
     """Answer this process's own batches. Returns how many images could not be read."""
-    from .streams import usual_readers
+    from .readers import usual_readers
 
     images = len(names)  # adds up all folders, so not once for every batch
     total = sum(min(arguments.batch, images - number * arguments.batch) for number in own)

@@ -38,7 +38,8 @@ class TrainConfig:
     micro_batch: int = 0
     """Most images through the denoiser at once: less memory, the same steps. 0 takes the whole batch."""
     gradient_checkpointing: bool = False
-    """Keep less of the denoiser for backward and compute it again there: much less memory, half as much time again."""
+    """Keep less of denoiser and text encoders for backward and compute it again there: much less memory, half as much time
+    again."""
     lr: float = 5e-3
     lr_schedule: str = "cosine"
     """``"constant"``, or ``"cosine"`` from ``lr`` to zero."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ __all__ = [
     "StopTraining",
     "TokenError",
     "TrainingError",
+    "listed",
 ]
+
+_LONGEST = 60
 
 
 class MCTIError(Exception):
@@ -58,3 +62,13 @@ class TrainingError(MCTIError):
 
 class StopTraining(Exception):  # noqa: N818 - a request, not an error
     """Raise it in ``on_step`` to stop: ``train`` then returns what was learned so far."""
+
+
+def listed(items: Sequence[object], most: int = 12) -> str:
+    """Names for a message: the first ones, each cut where it is long, and how many more there are.
+
+    >>> listed(["cat", "dog", "bird"], most=2)
+    'cat, dog and 1 more'
+    """
+    shown = ", ".join(text if len(text := str(item)) <= _LONGEST else f"{text[:_LONGEST]}..." for item in items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -201,10 +201,12 @@ def new_tokens(
     init = host.generic_word if init is None else init
     first = {}
     for name, encoder in host.text.items():
-        table = encoder.embed(torch.arange(encoder.vocabulary, device=host.device))
         word = [] if init in ("mean", "random") else encoder.tokenize(init)
         kind = init if init in ("mean", "random") else "mean"
-        first[name] = initial_vectors(table, len(labels), vectors, word=word, kind=kind, seed=seed)
+        # of a word only its own rows: the whole table of a large encoder is a quarter of a gigabyte
+        ids = torch.tensor(word) if word else torch.arange(encoder.vocabulary)
+        table = encoder.embed(ids.to(host.device))
+        first[name] = initial_vectors(table, len(labels), vectors, word=range(len(word)), kind=kind, seed=seed)
     return TokenSet(tuple(labels), first, base_model=host.name)
 
 

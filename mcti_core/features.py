@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -23,15 +22,19 @@ from .examples import FewShotDataset
 from .hosts.base import Host
 from .image_files import one_error
 from .near_copies import example_names, first_alike, thumbnails
+from .out_of_memory import in_parts_that_fit
 from .own_files import set_aside, write_own
 from .processes import ALONE, Processes
+from .readers import usual_readers
 from .tensor_files import format_of
 from .tokens import Support
 
 __all__ = ["FeatureCache"]
 
 _FORMAT = "mcti-features"
-_MOST_READERS = 8
+_TOO_LARGE = (
+    "a single image of {} pixels does not fit into memory; choose a smaller image size, or free memory that others hold"
+)
 
 
 @dataclass(frozen=True)
@@ -140,38 +143,31 @@ def _compute(
     progress: Callable[[int, int], object] | None,
     processes: Processes,
 ) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {"latents": [], "features": [], "thumbnails": []}
-    there = (("latents", latents), ("features", host.clip is not None), ("thumbnails", True))
-    names = [name for name, is_there in there if is_there]
+    models = _models(host, latents)
+    parts: dict[str, list[Tensor]] = {name: [] for name in models}
     share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
     batches = [own[start : start + batch] for start in range(0, len(own), batch)]
-    reading = closing(_read_ahead(dataset, size, batches, _readers(processes)))
-    done, errors = 0, list[ExamplesError]()
+    reading = closing(_read_ahead(dataset, size, batches, usual_readers(processes.local_count)))
+    fits, done, errors = dict.fromkeys(models, batch), 0, list[ExamplesError]()
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:
             errors += [image for image in found if isinstance(image, ExamplesError)]
             if errors:  # the others are read all the same, so that one message names all that cannot be
                 continue
             images = torch.stack([image for image in found if isinstance(image, Tensor)])
-            plain = images.to(host.device)  # (b, 3, H, W)
-            views = [plain, plain.flip(-1)] if mirror else [plain]
-            parts["thumbnails"].append(torch.stack([thumbnails(view).cpu() for view in views], dim=1))
-            if latents and host.codec is not None:
-                parts["latents"].append(torch.stack([host.codec.encode(view).float().cpu() for view in views], dim=1))
-            if host.clip is not None:
-                parts["features"].append(
-                    torch.stack(
-                        [F.normalize(host.clip.image_features(view).float(), dim=-1).cpu() for view in views], dim=1
-                    )
-                )
-            done += len(plain)
+            for name, model in models.items():
+                of_part = partial(_of_views, model, images, mirror, host.device)
+                computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
+                fits[name] = min(fits[name], len(computed[0]))
+                parts[name] += computed
+            done += len(images)
             if progress is not None:
                 progress(done, len(own))
     if errors:
         raise one_error(errors)
-    computed = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in names}
-    return {name: processes.all_gather_rows(rows) for name, rows in computed.items()}
+    rows = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in models}
+    return {name: processes.all_gather_rows(mine) for name, mine in rows.items()}
 
 
 def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
@@ -185,9 +181,24 @@ def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None
             )
 
 
-def _readers(processes: Processes) -> int:
-    """Threads that read images: as many as this machine has cores for each process, and at most 8."""
-    return max(1, min(_MOST_READERS, (os.cpu_count() or 1) // processes.count))
+def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+    """By the result's name, what (b, 3, H, W) images are sent through."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
+    if latents and host.codec is not None:
+        found["latents"] = host.codec.encode
+    if host.clip is not None:
+        clip = host.clip
+        found["features"] = lambda view: F.normalize(clip.image_features(view).float(), dim=-1)
+    return found
+
+
+def _of_views(
+    model: Callable[[Tensor], Tensor], images: Tensor, mirror: bool, device: torch.device, part: slice
+) -> Tensor:
+    """(b, M, ...) float32 on the CPU, of these rows of the images."""
+    plain = images[part].to(device)  # (b, 3, H, W)
+    views = [plain, plain.flip(-1)] if mirror else [plain]
+    return torch.stack([model(view).float().cpu() for view in views], dim=1)
 
 
 def _read_ahead(

@@ -40,15 +40,21 @@ def as_image(image: Any, name: str) -> Tensor:
     return _in_range(image.detach() if image.requires_grad else image, name).float().cpu()
 
 
-def as_batch(images: Tensor) -> Tensor:
-    """A batch of images as (B, 3, H, W) floating-point in [0, 1]; floating-point values stay as they are.
+def as_batch(images: Any) -> Tensor:
+    """A batch of images as (B, 3, H, W) floating-point in [0, 1]; floating-point values of a tensor stay as they are.
 
     Args:
-        images: a tensor (B, 3, H, W), or one image (3, H, W); uint8 from 0 to 255, or floating-point in [0, 1].
+        images: a tensor (B, 3, H, W) or an array (B, H, W, 3) or (B, 3, H, W); one image as ``as_image`` takes it; or a list
+            of such images, all of one size. uint8 from 0 to 255, or floating-point in [0, 1].
 
     Raises:
-        ExamplesError: it is not a tensor, of another shape, type or range, or has values that are not finite.
+        ExamplesError: it is of another kind, shape, type or range, has values that are not finite, or holds images of
+            several sizes.
     """
+    if isinstance(images, list | tuple):
+        return _stacked([as_image(image, f"image {number}") for number, image in enumerate(images)])
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = _of_numpy(images, "the batch of images")
     if not isinstance(images, Tensor):
         return as_image(images, "the image")[None]
     if images.ndim == 3:
@@ -56,6 +62,16 @@ def as_batch(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3:
         raise ExamplesError(f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W)")
     return _in_range(images, "the batch of images")
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
+    if len(sizes) != 1:
+        found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1])) if sizes else "none"
+        raise ExamplesError(
+            f"a list of images must hold images of one size, got {found}; resize them, or give each by itself"
+        )
+    return torch.stack(images)
 
 
 def _in_range(pixels: Tensor, name: str) -> Tensor:
@@ -81,7 +97,7 @@ def _of_numpy(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     native = pixels.astype(pixels.dtype.newbyteorder("="))  # a copy, which PyTorch may write to
     tensor = torch.from_numpy(np.ascontiguousarray(native))
-    return tensor.permute(2, 0, 1) if tensor.ndim == 3 and tensor.shape[2] == 3 else tensor
+    return tensor.movedim(-1, -3) if tensor.ndim in (3, 4) and tensor.shape[-1] == 3 else tensor
 
 
 def _of_pillow(image: Image.Image, name: str) -> np.ndarray[Any, Any]:

@@ -11,6 +11,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .config import TrainConfig
 from .diffusion import noise_error
@@ -51,6 +52,7 @@ def encode_classes(
     conditioning: Tensor,
     pooling: str,
     generator: torch.Generator,
+    at_once: int = 0,
 ) -> ClassPrompts:
     """Encode the chosen classes, each in a random template, the same for all encoders.
 
@@ -65,6 +67,7 @@ def encode_classes(
         chosen: (S,) int64, ascending, a part of the active ones.
         conditioning: (U,) int64, ascending, a part of the chosen ones: whose prompts condition the denoiser.
         pooling: ``"eot"`` or ``"token"``.
+        at_once: most prompts whose graph is in memory; they are encoded again in backward. 0 keeps all of it.
     """
     templates = len(next(iter(prompts.values())).ids)
     row = torch.searchsorted(active, chosen)
@@ -79,7 +82,7 @@ def encode_classes(
         picked = {name: prompts[name].rows(template[part]) for name in (prompts if conditions else pooled)}
         picked = picked if conditions else {name: p.without_padding() for name, p in picked.items()}
         own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
-        features = encode_prompts(host, picked, own)
+        features = _encoded(host, picked, own, at_once)
         if conditions:
             text = {name: of_prompts.conditioning() for name, of_prompts in features.items()}
         for name, rows in pooled.items():
@@ -87,6 +90,27 @@ def encode_classes(
     order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
     in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items()}
     return ClassPrompts(chosen, in_order, conditioning, text)
+
+
+def _encoded(
+    host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor], at_once: int
+) -> dict[str, TextFeatures]:
+    """``encode_prompts`` of each row with its own vectors, in parts of which backward keeps nothing but these."""
+    rows = torch.arange(len(next(iter(vectors.values()))))
+    if not 0 < at_once < len(rows):
+        return encode_prompts(host, prompts, vectors)
+    parts = [
+        checkpoint(
+            encode_prompts,
+            host,
+            {name: p.rows(part) for name, p in prompts.items()},
+            {name: v[part[0] : part[-1] + 1] for name, v in vectors.items()},
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for part in rows.split(at_once)
+    ]
+    return {name: TextFeatures.joined([part[name] for part in parts]) for name in parts[0]}
 
 
 def reconstruction_loss(

@@ -59,16 +59,22 @@ class Probe:
             torch.randn(latents.shape, generator=generator),
             sigma,
         )
-        own = torch.arange(samples)[processes.share(samples)].split(at_once)
-        self.parts = [tuple(each[part].to(host.device) for each in drawn) for part in own if len(part)]
+        own = torch.arange(samples)[processes.share(samples)]
+        drawn_classes, rows = drawn[0][own].unique(return_inverse=True)
+        self.classes = drawn_classes.to(host.device)
+        """(U,) rows of the vectors: only their prompts are encoded, however many classes there are."""
+        drawn = (rows, *(each[own] for each in drawn[1:]))
+        parts = torch.arange(len(own)).split(at_once)
+        self.parts = [tuple(each[part].to(host.device) for each in drawn) for part in parts if len(part)]
         """Rows of the prompts, latents, noise and noise levels, on the device."""
-        self.prompts = {name: p.rows(torch.zeros(len(active), dtype=torch.long)) for name, p in prompts.items()}
+        self.prompts = {name: p.rows(torch.zeros_like(drawn_classes)) for name, p in prompts.items()}
 
     @torch.no_grad()
     def error(self, vectors: Mapping[str, Tensor]) -> float:
         """Mean over the samples."""
-        text = encode_prompts(self.host, self.prompts, vectors)
         total = torch.zeros((), device=self.host.device)
+        own_vectors = {name: v[self.classes] for name, v in vectors.items()}
+        text = encode_prompts(self.host, self.prompts, own_vectors) if self.parts else {}
         for rows, latents, noise, sigma in self.parts:
             own = {name: features.rows(rows) for name, features in text.items()}
             estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)

@@ -65,10 +65,8 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     images: list[Tensor] = []
     with torch.inference_mode(), host.session("text", "denoiser", "codec"):
-        pixels = 8 * codec.downscale
-        channels = codec.encode(torch.zeros(1, 3, pixels, pixels, device=host.device)).shape[1]
         # one by one: what a generator draws can depend on how much is drawn at once
-        noises = [torch.randn(channels, side, side, generator=generator) for _ in prompts]
+        noises = [torch.randn(codec.channels, side, side, generator=generator) for _ in prompts]
         done = 0
         while done < len(prompts):
             part = list(prompts[done : done + batch])

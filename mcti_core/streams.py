@@ -18,9 +18,8 @@ from .classifiers import Classifier, Prediction, predict
 from .errors import ExamplesError
 from .example_files import Skipped, is_foreign, list_folder
 
-__all__ = ["ImageNames", "classified", "find_names", "read_ahead", "usual_readers"]
+__all__ = ["ImageNames", "classified", "find_names", "read_ahead"]
 
-_MOST_READERS = 8
 _Answered = list[tuple[str, Prediction | ExamplesError]]
 
 
@@ -97,12 +96,6 @@ def _in_folder(
             yield from _in_folder(path, recursive, skipped, seen)
         else:
             skipped.add("folder", "--recursive includes the images in it", path)
-
-
-def usual_readers(processes: int = 1) -> int:
-    """Threads that read images: as many as this machine has cores for each of its processes, and at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_READERS, cores // processes))
 
 
 def read_ahead(

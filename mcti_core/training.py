@@ -21,9 +21,7 @@ from .errors import ConfigError, StopTraining, TrainingError
 from .features import FeatureCache
 from .history import History, gradients
 from .hosts.base import Host
-from .limits import check_counts
 from .losses import gamma_at
-from .normal_form import normal_form
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .probe import Best, Probe
 from .processes import ALONE, Processes
@@ -31,6 +29,7 @@ from .prompts import template_prompts
 from .saved_tensors import saved_tensors_verified
 from .tokens import TokenSet
 from .train_state import Progress, TrainState
+from .training_inputs import check_training
 from .vector_norms import rescale_, vocabulary_norm
 
 __all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train"]
@@ -108,7 +107,7 @@ def train(
             are computed from.
     """
     active = torch.arange(len(tokens)) if classes is None else torch.tensor(sorted(classes), dtype=torch.long)
-    _check(host, cache, tokens, config, active.tolist())
+    check_training(host, cache, tokens, config, active.tolist())
     if config.reconstruction and config.batch < processes.count:
         raise ConfigError(f"{processes.count} processes need a batch of as many images at least, got {config.batch}")
     started, stopped, best = time.monotonic(), "finished", Best(config.patience)
@@ -131,6 +130,7 @@ def train(
             if config.keep_norm
             else {}
         )
+        prompts_at_once = (config.micro_batch or config.batch) if config.gradient_checkpointing else 0
         history = History(vectors)
         probe = None
         if config.probe_every and config.reconstruction:
@@ -177,7 +177,17 @@ def train(
                 verify = host.moves_weights and (step == config.warm_start or (step - first) % _VERIFY_EVERY == 0)
                 optimizer.zero_grad()
                 with saved_tensors_verified() if verify else nullcontext():
-                    prompts = encode_classes(host, templates, vectors, active, chosen, drawn, config.pooling, generator)
+                    prompts = encode_classes(
+                        host,
+                        templates,
+                        vectors,
+                        active,
+                        chosen,
+                        drawn,
+                        config.pooling,
+                        generator,
+                        at_once=prompts_at_once,
+                    )
                     terms: dict[str, Tensor] = {}  # this process's parts of them
                     if share.start < share.stop:
                         errors = reconstruction_loss(
@@ -193,7 +203,7 @@ def train(
                     else:
                         weights = {"reconstruction": config.reconstruction, "classification": gamma}
                         terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-                        terms["loss"].backward()
+                        terms["loss"].backward(inputs=list(vectors.values()))  # not into weights that are not frozen
                         processes.all_reduce_sum([*gradients(vectors), *terms.values()])
                 history.add(terms)
                 optimizer.step()
@@ -286,32 +296,3 @@ def _asks_to_stop(on_step: Callable[[StepInfo], object], seen: StepInfo) -> bool
     except StopTraining:
         return True
     return False
-
-
-def _check(host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]) -> None:
-    if list(map(normal_form, cache.classes)) != list(map(normal_form, tokens.labels)):
-        raise ConfigError(f"the examples' classes {list(cache.classes)} are not the tokens' {list(tokens.labels)}")
-    check_counts(tokens.labels, config.templates)
-    if set(host.text) != set(tokens.vectors):
-        raise ConfigError(
-            f"the tokens have vectors for {', '.join(tokens.vectors)}, the model's text encoders are {', '.join(host.text)}"
-        )
-    for name, encoder in host.text.items():
-        if tokens.vectors[name].shape[-1] != encoder.width:
-            raise ConfigError(
-                f"the tokens' vectors are {tokens.vectors[name].shape[-1]} wide, the model's text encoder {name} takes {encoder.width}"
-            )
-    if not active or len(set(active)) != len(active) or not set(active) <= set(range(len(tokens))):
-        raise ConfigError(f"classes to train must be distinct numbers from 0 to {len(tokens) - 1}, got {list(active)}")
-    if config.reconstruction:
-        host.need_denoiser()
-        if cache.latents is None:
-            raise ConfigError("the examples hold no latents; build the cache with a VAE")
-    if config.gamma:
-        if len(active) == 1 and config.direction != "text_to_image":
-            raise ConfigError("one class at a time there is one text a step: direction must be 'text_to_image'")
-        host.need_clip()
-        if cache.features is None:
-            raise ConfigError(
-                "gamma is above 0 but the examples hold no image features; build the cache with a CLIP space, or set gamma to 0"
-            )

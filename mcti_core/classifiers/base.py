@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import HostError
+from ..errors import ConfigError, HostError
 from ..tokens import UNKNOWN
 
 __all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
@@ -39,11 +40,11 @@ class Classifier(Protocol):
     threshold: float
     """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
 
-    def score(self, images: Tensor) -> Scores:
-        """(B, 3, H, W), or one (3, H, W); uint8, or float in [0, 1] -> scores.
+    def score(self, images: Any) -> Scores:
+        """A batch, a list of images, or one image, as ``image_tensors.as_batch`` takes them -> scores.
 
         Raises:
-            ExamplesError: images of another kind, shape or range, or with values that are not finite.
+            ExamplesError: images of another kind, shape or range, of several sizes, or with values that are not finite.
         """
 
 
@@ -70,8 +71,22 @@ class Prediction:
 def predict(
     labels: Sequence[str], scores: Scores, *, temperature: float = 1.0, threshold: float = 0.0, top: int = 1
 ) -> list[Prediction]:
-    """One prediction an image; ``top`` is cut to the number of classes."""
-    confidences = (scores.logits.float() / temperature).softmax(1).cpu()
+    """One prediction an image; ``top`` is cut to the number of classes.
+
+    Raises:
+        ConfigError: the scores are of another number of classes; ``temperature``, ``threshold`` or ``top`` is out of range.
+        HostError: the scores hold values that are not numbers.
+    """
+    if scores.logits.ndim != 2 or scores.logits.shape[1] != len(labels):
+        raise ConfigError(
+            f"the scores have the shape {tuple(scores.logits.shape)}; for {len(labels)} labels give (B, {len(labels)})"
+        )
+    if not 0 < temperature < math.inf or not 0 <= threshold <= 1 or top < 1:
+        raise ConfigError(
+            "temperature must be above 0, threshold from 0 to 1 and top at least 1, "
+            f"got {temperature!s:.40}, {threshold!s:.40} and {top!s:.40}"
+        )
+    confidences = (numbers(scores.logits).float() / temperature).softmax(1).cpu()
     values, order = confidences.topk(min(top, len(labels)), dim=1)
     predictions = []
     for row, (value, index) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):

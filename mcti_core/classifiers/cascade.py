@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
 
 from ..image_tensors import as_batch
 from .base import Scores
@@ -45,7 +46,7 @@ class CascadeClassifier:
         self.shortlist, self.margin, self.weight = min(shortlist, len(second.labels)), margin, weight
         self.temperature, self.threshold = 1.0, 0.0
 
-    def score(self, images: Tensor) -> Scores:
+    def score(self, images: Any) -> Scores:
         images = as_batch(images)
         fast = self.first.score(images)
         logits, evaluations = fast.logits / self.first.temperature, fast.evaluations.clone()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..hosts.base import Host, hidden_at, on_device
 from ..image_tensors import as_batch
+from ..out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores, no_evaluations, numbers
@@ -17,6 +20,7 @@ __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 _AT_ONCE, _PIXELS = 16, 16 * 512 * 512
 """Images through the vision tower at once: with ViT-L enough to keep a GPU busy, and what a 4 GB card has room for beside SD 1.5;
 more of them where a model's images, and so its tower, are small."""
+_TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that others hold"
 
 
 class ClipClassifier:
@@ -36,7 +40,7 @@ class ClipClassifier:
         self.temperature, self.threshold = 1.0, 0.0
         self.text = class_text_features(host, tokens, templates)  # (C, p)
 
-    def score(self, images: Tensor) -> Scores:
+    def score(self, images: Any) -> Scores:
         images = as_batch(images)
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 
@@ -49,7 +53,9 @@ def image_features(host: Host, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> CLIP image features (B, p) float32 on the CPU, not normalised."""
     clip, at_once = host.need_clip(), max(_AT_ONCE, _PIXELS // (images.shape[-1] * images.shape[-2]))
     with torch.inference_mode(), host.session("clip"):
-        features = [clip.image_features(part.to(host.device)).cpu() for part in images.split(at_once)]
+        features = in_parts_that_fit(
+            lambda part: clip.image_features(images[part].to(host.device)).cpu(), len(images), at_once, _TOO_LARGE
+        )
     return torch.cat(features)
 
 
@@ -62,13 +68,16 @@ def class_text_features(
     # the other encoders' features are for the denoiser
     prompts = template_prompts(host.text[clip.encoder], templates, tokens.vectors_per_token).without_padding()
     rows = torch.cartesian_prod(torch.arange(len(tokens)), torch.arange(len(templates))).view(-1, 2)  # (C * K, 2)
-    parts = []
+
+    def encoded(part: slice) -> Tensor:
+        classes, template = rows[part].T
+        picked = prompts.rows(template)
+        vectors = {name: on_device(v[classes], host.device) for name, v in tokens.vectors.items()}
+        text = encode_prompts(host, {clip.encoder: picked}, vectors)[clip.encoder]
+        pooled = hidden_at(text.hidden, picked.pooled_at(tokens.pooling))
+        return F.normalize(clip.project_text(pooled), dim=-1).cpu()
+
     with torch.inference_mode(), host.session("text"):
-        for part in rows.split(batch):
-            picked = prompts.rows(part[:, 1])
-            vectors = {name: on_device(v[part[:, 0]], host.device) for name, v in tokens.vectors.items()}
-            text = encode_prompts(host, {clip.encoder: picked}, vectors)[clip.encoder]
-            pooled = hidden_at(text.hidden, picked.pooled_at(tokens.pooling))
-            parts.append(F.normalize(clip.project_text(pooled), dim=-1).cpu())
+        parts = in_parts_that_fit(encoded, len(rows), batch, TEXT_TOO_LARGE)
     features = torch.cat(parts).view(len(tokens), len(templates), -1).mean(1)  # (C, p)
     return F.normalize(features, dim=-1).clone()

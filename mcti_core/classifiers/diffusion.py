@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..diffusion import noise_error, spread_sigmas
 from ..errors import ConfigError, HostError
-from ..hosts.base import Host, TextFeatures
+from ..hosts.base import Host, TextFeatures, on_device
 from ..image_tensors import as_batch
-from ..out_of_memory import is_out_of_memory
+from ..out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit, is_out_of_memory
 from ..prompts import encode_prompts, template_prompts
 from ..tokens import TokenSet
 from .base import Scores
@@ -23,6 +25,11 @@ _TOGETHER = 256
 """Images whose evaluations share batches, and whose errors are kept."""
 _AT_ONCE = 128
 """Most evaluations at once."""
+_PROMPTS = 64
+"""Classes whose prompts are encoded at once."""
+_ON_DEVICE = 128
+"""Most classes whose contexts stay on the device: 80 MB of SDXL's. Those of more are sent there as they are needed."""
+_TOO_LARGE = "a single image does not fit into memory in the VAE; give smaller images, or free memory that others hold"
 _LEAST_ROOM = 4 * 64 * 64
 """Latent elements that a batch may always have: four of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
 _BYTES = 24_000
@@ -75,12 +82,14 @@ class DiffusionClassifier:
         self.temperature, self.threshold = 1.0, 0.0
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
-    def score(self, images: Tensor, candidates: Tensor | None = None) -> Scores:
-        """Scores of any number of images (B, 3, H, W); ``candidates`` (B, C) bool leaves classes out from the start."""
+    def score(self, images: Any, candidates: Tensor | None = None) -> Scores:
+        """Scores of any number of images; ``candidates`` (B, C) bool leaves classes out from the start."""
         images = as_batch(images)
         at_once = max(1, _PIXELS // (images.shape[-1] * images.shape[-2]))
         with torch.inference_mode(), self.host.session("codec"):
-            latents = [self.codec.encode(part.to(self.host.device)) for part in images.split(at_once)]
+            latents = in_parts_that_fit(
+                lambda part: self.codec.encode(images[part].to(self.host.device)), len(images), at_once, _TOO_LARGE
+            )
         return self.score_latents(torch.cat(latents), candidates)
 
     @torch.inference_mode()
@@ -119,7 +128,8 @@ class DiffusionClassifier:
 
     def _errors(self, latents: Tensor, going: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
         """(J, n) float32 noise errors on n pairs of the J (image, class) that go on, in full batches across images."""
-        image, label = (index.to(latents.device) for index in going.nonzero(as_tuple=True))
+        image, label = going.nonzero(as_tuple=True)
+        image = image.to(latents.device)
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
         errors, done = torch.empty(len(jobs), device=latents.device), 0
         at_once = self._fits or self.batch or evaluations_at_once(latents[0, 0].numel(), latents.device)
@@ -127,7 +137,7 @@ class DiffusionClassifier:
             part = jobs[done : done + at_once]
             which, pair = part // len(sigmas), part % len(sigmas)
             clean, sigma = latents[image[which]], sigmas[pair]
-            text = {name: features.rows(label[which]) for name, features in self.text.items()}
+            text = self._contexts_of(label[torch.arange(done, done + len(part)) // len(sigmas)])
             try:
                 estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
             except (RuntimeError, MemoryError) as error:
@@ -148,6 +158,14 @@ class DiffusionClassifier:
                 "the diffusion model's noise errors are not finite numbers; use a wider number format (bf16 or fp32)"
             )
         return fetched
+
+    def _contexts_of(self, label: Tensor) -> dict[str, TextFeatures]:
+        """What the denoiser reads of these classes' prompts (n,), on the device."""
+        device = self.host.device
+        return {
+            name: features.rows(on_device(label, features.context.device)).to(device)
+            for name, features in self.text.items()
+        }
 
 
 def evaluations_at_once(area: int, device: torch.device) -> int:
@@ -184,15 +202,18 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, TextFeatures]:
-    """By encoder, what the denoiser reads of each class's prompt, C rows."""
+    """By encoder, what the denoiser reads of each class's prompt, C rows; of many classes on the CPU, for want of room elsewhere."""
     prompts = {
         name: template_prompts(encoder, [template], tokens.vectors_per_token) for name, encoder in host.text.items()
     }
-    every = torch.zeros(len(tokens), dtype=torch.long)
+    place = host.device if len(tokens) <= _ON_DEVICE else torch.device("cpu")
+
+    def encoded(part: slice) -> dict[str, TextFeatures]:
+        vectors = {name: v[part].to(host.device) for name, v in tokens.vectors.items()}
+        first = torch.zeros(len(next(iter(vectors.values()))), dtype=torch.long)
+        text = encode_prompts(host, {name: p.rows(first) for name, p in prompts.items()}, vectors)
+        return {name: features.conditioning().to(place) for name, features in text.items()}
+
     with torch.inference_mode(), host.session("text"):
-        text = encode_prompts(
-            host,
-            {name: p.rows(every) for name, p in prompts.items()},
-            {name: v.to(host.device) for name, v in tokens.vectors.items()},
-        )
-    return {name: features.conditioning() for name, features in text.items()}
+        parts = in_parts_that_fit(encoded, len(tokens), _PROMPTS, TEXT_TOO_LARGE)
+    return {name: TextFeatures.joined([part[name] for part in parts]) for name in prompts}

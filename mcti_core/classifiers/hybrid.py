@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -83,7 +85,7 @@ class HybridClassifier:
         )
         self.weights = stacking_weights([token, self._left_out_affinity(), self._held_out], labels, _FIRST)
 
-    def score(self, images: Tensor) -> Scores:
+    def score(self, images: Any) -> Scores:
         images = as_batch(images)
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 

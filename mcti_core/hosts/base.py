@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -54,6 +54,24 @@ class TextFeatures:
         """The features of prompts ``index`` (N,), in that order, with repetition."""
         pooled = None if self.pooled is None else self.pooled[index]
         return TextFeatures(self.context[index], self.hidden[index], self.end[index], pooled)
+
+    def to(self, device: torch.device) -> TextFeatures:
+        """The features there, without waiting for a device that is busy."""
+        context, hidden, end = (on_device(tensor, device) for tensor in (self.context, self.hidden, self.end))
+        return TextFeatures(context, hidden, end, None if self.pooled is None else on_device(self.pooled, device))
+
+    @staticmethod
+    def joined(parts: Sequence[TextFeatures]) -> TextFeatures:
+        """The rows of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return TextFeatures(
+            torch.cat([part.context for part in parts]),
+            torch.cat([part.hidden for part in parts]),
+            torch.cat([part.end for part in parts]),
+            torch.cat(pooled) if pooled else None,
+        )
 
     def conditioning(self) -> TextFeatures:
         """Only what a denoiser reads; of the hidden states, which ``rows`` would copy each time, none (B, 0, d)."""
@@ -107,6 +125,8 @@ class LatentCodec(Protocol):
 
     downscale: int
     """Pixels a latent element, usually 8."""
+    channels: int
+    """c of its latents, 4 in Stable Diffusion 1.x, 2.x and XL, 16 in 3."""
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> scaled latents (B, c, H/8, W/8) float32."""

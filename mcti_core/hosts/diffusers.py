@@ -200,6 +200,7 @@ class VaeCodec:
         self.scale = float(vae.config.scaling_factor)
         channels = vae.config.block_out_channels  # diffusers sets it for AutoencoderTiny too
         self.downscale = int(2 ** (len(channels) - 1))
+        self.channels = int(vae.config.latent_channels)
 
     def encode(self, images: Tensor) -> Tensor:
         return torch.cat([self._encode(part) for part in _in_memory(images)])

@@ -18,7 +18,7 @@ class Small:
 
     def denoise(self, noised, *rest):
         if len(noised) > self.room:
-            raise torch.OutOfMemoryError("out of memory")
+            raise torch.cuda.OutOfMemoryError("out of memory")
         self.sizes.append(len(noised))
         return self.denoiser.denoise(noised, *rest)
 

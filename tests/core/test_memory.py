@@ -24,7 +24,7 @@ class SmallMemory:
 
     def denoise(self, noised, sigma, text):
         if len(noised) > self.room and len(self.sizes) >= self.after:
-            raise torch.OutOfMemoryError("out of memory")
+            raise torch.cuda.OutOfMemoryError("out of memory")
         self.sizes.append(len(noised))
         return self.denoiser.denoise(noised, sigma, text)
 
@@ -100,7 +100,7 @@ def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, c
     class Small(SmallMemory):
         def denoise(self, *arguments):
             if not on[-1]:
-                raise torch.OutOfMemoryError("out of memory")
+                raise torch.cuda.OutOfMemoryError("out of memory")
             return super().denoise(*arguments)
 
     small = Small(tiny_host.denoiser, 1)

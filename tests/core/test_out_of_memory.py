@@ -1,13 +1,17 @@
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.classifiers import ClipClassifier, DiffusionClassifier, HybridClassifier
+from mcti_core.config import TrainConfig
 from mcti_core.errors import HostError
+from mcti_core.features import FeatureCache
+from mcti_core.memory import train_in_memory
 from mcti_core.options import host_of
-from mcti_core.out_of_memory import is_out_of_memory
+from mcti_core.out_of_memory import in_parts_that_fit, is_out_of_memory
 from mcti_core.sampling import generate
 
 PROMPTS = [f"a photo of {number}" for number in "abcde"]
@@ -38,7 +42,12 @@ def small_host(host, place, room, **options):
     if place == "text":
         small = {name: Small(encoder, "encode", room, **options) for name, encoder in host.text.items()}
         return replace(host, text=small), small["clip_l"].sizes
-    method = {"denoiser": "denoise", "codec": "decode"}[place]
+    place, method = {
+        "denoiser": ("denoiser", "denoise"),
+        "codec": ("codec", "decode"),
+        "encoder": ("codec", "encode"),
+        "clip": ("clip", "image_features"),
+    }[place]
     small = Small(getattr(host, place), method, room, **options)
     return replace(host, **{place: small}), small.sizes
 
@@ -76,9 +85,81 @@ def test_diffusion_classifier_on_mps_takes_smaller_parts(tiny_host, tokens):
     assert torch.allclose(scores.logits, whole.logits, atol=1e-3)
 
 
+@pytest.mark.parametrize("room", [1, 2, 3])
+@pytest.mark.parametrize("place", ["encoder", "clip"])
+def test_feature_cache_with_little_memory_holds_the_same(tiny_host, dataset, place, room):
+    host, sizes = small_host(tiny_host, place, room)
+    small, whole = FeatureCache.build(host, dataset, batch=5), FeatureCache.build(tiny_host, dataset, batch=5)
+    assert max(sizes) <= room
+    assert torch.allclose(small.latents, whole.latents, atol=1e-5)
+    assert torch.allclose(small.features, whole.features, atol=1e-5)
+
+
+@pytest.mark.parametrize("room", [1, 4, 9])
+@pytest.mark.parametrize("place", ["text", "encoder", "clip"])
+@pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier, partial(DiffusionClassifier, pairs=2)])
+def test_classifier_with_little_memory_gives_the_same_scores(tiny_host, tokens, place, room, kind):
+    host, sizes = small_host(tiny_host, place, room)
+    images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    scores, whole = (kind(one, tokens).score(images) for one in (host, tiny_host))
+    assert max(sizes, default=0) <= room
+    assert torch.allclose(scores.logits, whole.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "sentence"),
+    [
+        ("text", ClipClassifier, "a single prompt .* text encoder; free memory"),
+        ("text", DiffusionClassifier, "a single prompt .* text encoder; free memory"),
+        ("clip", ClipClassifier, "a single image .* CLIP image encoder; give smaller images"),
+        ("encoder", DiffusionClassifier, "a single image .* VAE; give smaller images"),
+    ],
+)
+def test_classifier_without_memory_for_one_row_names_what_to_lower(tiny_host, tokens, place, kind, sentence):
+    host, _ = small_host(tiny_host, place, 0)
+    with pytest.raises(HostError, match=sentence):
+        kind(host, tokens).score(torch.rand(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("place", ["encoder", "clip"])
+def test_feature_cache_without_memory_for_one_image_names_what_to_lower(tiny_host, dataset, place):
+    host, _ = small_host(tiny_host, place, 0)
+    with pytest.raises(HostError, match=r"a single image of 32 pixels .* smaller image size"):
+        FeatureCache.build(host, dataset)
+
+
+def test_training_with_little_memory_for_text_learns_the_same_in_smaller_parts(tiny_host, cache, tokens):
+    config = TrainConfig(steps=3, batch=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
+    host, sizes = small_host(tiny_host, "text", 1)
+    small, whole = train_in_memory(host, cache, tokens, config), train_in_memory(tiny_host, cache, tokens, config)
+    assert max(sizes) == 1
+    assert torch.allclose(small.tokens.vectors["clip_l"], whole.tokens.vectors["clip_l"], atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "room"), [(1, 1), (7, 7), (7, 3), (8, 1), (5, 100)])
+def test_in_parts_that_fit_gives_every_row_once_and_in_order(rows, room):
+    asked = []
+
+    def compute(part):
+        asked.append(part.stop - part.start)
+        if asked[-1] > room:
+            raise MemoryError
+        return list(range(part.start, part.stop))
+
+    results = in_parts_that_fit(compute, rows, 8, "too large")
+    assert [number for part in results for number in part] == list(range(rows))
+    assert len(asked) <= len(results) + 3  # what fits is found once, and not again for each part
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
+        (RuntimeError("Invalid buffer size: 24.00 GiB"), True),
+        (RuntimeError("Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"), True),
+        (RuntimeError("Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] data. DefaultCPUAllocator: not enough memory"), True),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("MPS backend out of memory"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),

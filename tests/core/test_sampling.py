@@ -92,7 +92,7 @@ def test_known_distribution_is_sampled(tiny_host, tokens, clean):
 
     class Raw:
         downscale, encode = tiny_host.codec.downscale, staticmethod(tiny_host.codec.encode)
-        decode = staticmethod(lambda latents: latents)
+        decode, channels = staticmethod(lambda latents: latents), tiny_host.codec.channels
 
     host = replace(tiny_host, denoiser=Gaussian(tiny_host.denoiser, clean), codec=Raw())
     latents = draw(host, tokens, ["{a}"] * 20, steps=500, guidance=1.0)

@@ -11,7 +11,7 @@ from mcti_core.classifiers import Scores
 from mcti_core.errors import ExamplesError
 from mcti_core.example_files import find_images
 from mcti_core.image_files import load_image, load_square, to_square
-from mcti_core.streams import ImageNames, classified, find_names, read_ahead, usual_readers
+from mcti_core.streams import ImageNames, classified, find_names, read_ahead
 
 
 @pytest.fixture
@@ -160,7 +160,3 @@ def test_a_square_is_the_same_with_less_memory(tmp_path, size):
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "image.png")
     assert torch.equal(load_square(tmp_path / "image.png", 16), to_square(load_image(tmp_path / "image.png"), 16))
-
-
-def test_readers():
-    assert 1 <= usual_readers(10_000) == 1 <= usual_readers() <= 8

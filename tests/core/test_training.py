@@ -371,13 +371,13 @@ def test_what_does_not_fit_together_is_refused(tiny_host, cache, tokens):
     foreign = TokenSet(cache.classes, {"clip_g": torch.zeros(3, 1, 32)})
     renamed = TokenSet(("a", "b", "x"), tokens.vectors)
     cases = [
-        (ConfigError, r"\['a', 'b', 'c'\].*\['a', 'b', 'x'\]", tiny_host, cache, renamed),
+        (ConfigError, r"\(a, b, c\).*\(a, b, x\)", tiny_host, cache, renamed),
         (ConfigError, r"33 wide.*clip_l takes 32", tiny_host, cache, wide),
         (ConfigError, "clip_g.*clip_l", tiny_host, cache, foreign),
         (ConfigError, "no latents.*VAE", tiny_host, replace(cache, latents=None), tokens),
         (ConfigError, "no image features.*gamma to 0", tiny_host, replace(cache, features=None), tokens),
         (HostError, "no diffusion model", replace(tiny_host, denoiser=None), cache, tokens),
-        (HostError, "no CLIP space", replace(tiny_host, clip=None), cache, tokens),
+        (HostError, "no CLIP space.*set gamma to 0", replace(tiny_host, clip=None), cache, tokens),
     ]
     for error, message, host, examples, start in cases:
         with pytest.raises(error, match=message):

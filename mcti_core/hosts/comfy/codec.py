@@ -34,6 +34,7 @@ class ComfyCodec:
             )
         self._vae, self._format, self._residency = vae, latent_format, residency
         self.downscale = int(vae.spacial_compression_encode())
+        self.channels = int(latent_format.latent_channels)
 
     def encode(self, images: Tensor) -> Tensor:
         with self._residency.interlude(), torch.no_grad():
