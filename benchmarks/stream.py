@@ -30,7 +30,8 @@ from mcti_core.experiments import new_tokens
 from mcti_core.image_files import load_square
 from mcti_core.pocket import load_pocket
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
-from mcti_core.streams import classified, find_names, read_ahead, usual_readers
+from mcti_core.readers import usual_readers
+from mcti_core.streams import classified, find_names, read_ahead
 
 from .report import machine, parsed, show, write_json
 from .timing import resident
