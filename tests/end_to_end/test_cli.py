@@ -243,7 +243,7 @@ def test_an_unreadable_image_does_not_stop_the_others(folder, trained, tmp_path,
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("option", [["--threshold", "1.1"], ["--unknown"]])
+@pytest.mark.parametrize("option", [["--threshold", "1"], ["--unknown"]])
 def test_below_the_threshold_is_unknown(folder, trained, capsys, option):
     arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", *option]
     assert main(["classify", str(folder / "ring"), str(folder / "bar"), str(folder / "cross"), *arguments]) == 0
@@ -316,7 +316,7 @@ def test_bad_settings(folder, trained, tmp_path, capsys):
     assert "'quantum'" in fails(capsys, *training, "--device", "quantum")
     assert "steps must be at least 1" in fails(capsys, *training, "--steps", "0")
     assert "lr and logit_scale" in fails(capsys, *training, "--lr", "-1")
-    assert "too few for 4 shots" in fails(capsys, *training, "--shots", "4")
+    assert "too few for 5 shots" in fails(capsys, *training, "--shots", "5")
     assert "warm start" in fails(capsys, *training, "--gamma", "0", "--warm-start", "3")
     known = ["classify", folder / "ring", "--tokens", tokens, "--unknown", "--method"]
     for method in ("diffusion", "cascade"):

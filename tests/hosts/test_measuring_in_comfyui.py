@@ -1,0 +1,30 @@
+"""What makes a measurement worth less than it looks is told by the nodes, too."""
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def found(in_comfyui, tmp_path_factory):
+    return in_comfyui("measuring_in_comfyui.py", tmp_path_factory.mktemp("measuring"))
+
+
+def test_train_with_one_image_in_two_classes_says_so_in_its_summary(found):
+    assert "1 image is in more than one class" in found["told"]
+    assert "image 2 (a) and image 4 (b)" in found["told"]
+    assert "more than one class" not in found["summary"]
+
+
+def test_evaluate_counts_held_out_images_that_were_learned_from(found):
+    assert "2 of the held-out images are the same as images that the tokens were learned from" in found["copies"]
+    assert "the same as" not in found["fresh"]
+
+
+def test_evaluate_at_most_is_a_random_part_and_always_the_same(found):
+    everything, part, again, *whole = found["samples"]
+    assert [everything, *whole] == [list(range(100))] * 3
+    assert part == again == sorted(part)
+    assert len(set(part)) == 5
+    assert part != [0, 1, 2, 3, 4]
+    assert found["rows"].startswith("4 held-out images, 2 classes")
