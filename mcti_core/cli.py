@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import add_command, classify_command, commands, evaluate_command, generate_command, token_commands
+from . import add_command, classify_command, commands, evaluate_command, generate_command
 from .console import set_up_streams
+from .convert_arguments import add_converting
 from .errors import ConfigError, MCTIError
 from .escaping import escaped
 from .methods import METHODS
@@ -18,7 +19,6 @@ from .processes import shut_down, started
 
 __all__ = ["main"]
 
-LAYOUTS = ("comfyui", "diffusers", "onetrainer")
 SHARED = (commands.run_train, evaluate_command.run_evaluate, classify_command.run_classify)
 """Commands that several processes do together."""
 
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=generate_command.run_generate)
 
     _add_adding(subcommands)
-    _add_converting(subcommands)
+    add_converting(subcommands)
 
     demo = subcommands.add_parser(
         "demo", help="the whole method on handwritten digits", formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -209,52 +209,6 @@ def _add_adding(subcommands: Any) -> None:
     add.add_argument("--cache", type=Path, help="keep image features here for the next run")
     # how the tokens are read is the set's own
     add.set_defaults(run=add_command.run_add, direction=None, pooling=None, templates=None, template=None)
-
-
-def _add_converting(subcommands: Any) -> None:
-    convert = subcommands.add_parser(
-        "convert", help="turn embeddings into a token set or back; merge, pick, rename",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    convert.add_argument(
-        "inputs",
-        type=Path,
-        nargs="+",
-        metavar="IN",
-        help="token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them",
-    )
-    convert.add_argument("--out", type=Path, required=True, help="the set's file, or the embeddings' folder")
-    convert.add_argument("--to", choices=("set", "embeddings"), required=True)
-    convert.add_argument(
-        "--layout", choices=LAYOUTS, default=LAYOUTS[0],
-        help="of the embeddings of SD 1.x and 2.x; InvokeAI recognises comfyui only",
-    )  # fmt: skip
-    for name, metavar, what in (
-        ("pick", "LABEL", "only these classes, in this order"),
-        ("names", "LABEL", "new labels for all classes, in their order"),
-        ("rename", "OLD=NEW", "new labels for some classes"),
-    ):
-        convert.add_argument(
-            f"--{name}", nargs="+", action=_InOrder, metavar=metavar, dest="operations", default=argparse.SUPPRESS,
-            help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
-        )  # fmt: skip
-    convert.add_argument("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
-    convert.set_defaults(run=token_commands.run_convert, operations=())
-
-
-class _InOrder(argparse.Action):
-    """Options that act one after the other: (option, what was written behind it) of each."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        kind, before = str(option).lstrip("-"), list(namespace.operations)
-        for value in values:
-            if kind == "rename" and "=" not in value:
-                raise argparse.ArgumentError(self, f"must be OLD=NEW, got {value!r}")
-        if before and before[-1][0] == kind == "pick":  # --pick a --pick b is --pick a b
-            values = [*before.pop()[1], *values]
-        namespace.operations = (*before, (kind, tuple(values)))
 
 
 def _seed(text: str) -> int:

@@ -13,20 +13,20 @@ from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .embedding_cards import CARD_SUFFIXES
 from .errors import TokenError
-from .limits import MAX_CLASSES, MAX_NUMBER
+from .limits import MAX_CLASSES
 from .modelspec import embedding_metadata
 from .own_files import refuse_foreign, write_own
 from .tensor_files import format_of, read_safetensors
 from .token_formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
+from .token_set_format import FEATURES, FORMAT, LABELS, VERSION, check_format, metadata_value, parse_token_set
 from .token_sets import class_index, merge, rename
-from .tokens import Support, TokenSet, safe_names
+from .tokens import TokenSet, safe_names
 
 __all__ = [
     "LAYOUTS",
@@ -46,8 +46,6 @@ __all__ = [
 SUFFIX = ".safetensors"
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
 """Whose embedding files are written; the first ones are what nearly all programs read."""
-_FORMAT, _VERSION = "mcti-token-set", 1
-_FEATURES, _LABELS = "support.features", "support.labels"
 _LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
 _TRAINED = ("shots", "gamma", "seed", "base_fingerprint")
 """What of the training's settings goes into each embedding, where it is known."""
@@ -72,10 +70,10 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
     """
     tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
     if tokens.support is not None:
-        tensors |= {_FEATURES: _plain(tokens.support.features), _LABELS: tokens.support.labels.cpu().clone()}
+        tensors |= {FEATURES: _plain(tokens.support.features), LABELS: tokens.support.labels.cpu().clone()}
     values = {
-        "format": _FORMAT,
-        "format_version": _VERSION,
+        "format": FORMAT,
+        "format_version": VERSION,
         "labels": tokens.labels,
         "names": tokens.names,
         "encoders": list(tokens.vectors),
@@ -105,7 +103,7 @@ def load_tokens(path: str | Path) -> TokenSet:
             f"{path} is no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
         )
     try:
-        return _token_set(*read_safetensors(path, _check_format))
+        return parse_token_set(*read_safetensors(path, check_format))
     except TokenError as error:
         raise TokenError(f"{path}: {error}") from error
 
@@ -218,12 +216,12 @@ def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
 
 def is_token_set(path: str | Path) -> bool:
     """Whether ``load_tokens`` is what reads this file."""
-    return format_of(path) == json.dumps(_FORMAT)
+    return format_of(path) == json.dumps(FORMAT)
 
 
 def is_own_file(path: str | Path) -> bool:
     """Whether a file was written here, so that it may be written anew."""
-    return format_of(path) in (json.dumps(_FORMAT), EMBEDDING)
+    return format_of(path) in (json.dumps(FORMAT), EMBEDDING)
 
 
 def refuse_foreign_tokens(path: str | Path, *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
@@ -248,13 +246,13 @@ def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[
     values = found.metadata
     described = replace(
         tokens,
-        labels=(_value(values, "label", str),),
-        templates=tuple(_value(values, "templates", list)),
-        pooling=_value(values, "pooling", str),
-        base_model=_value(values, "base_model", str),
-        training=_value(values, "training", dict) if "training" in values else {},
+        labels=(metadata_value(values, "label", str),),
+        templates=tuple(metadata_value(values, "templates", list)),
+        pooling=metadata_value(values, "pooling", str),
+        base_model=metadata_value(values, "base_model", str),
+        training=metadata_value(values, "training", dict) if "training" in values else {},
     )
-    return described, tuple(_value(values, "labels", list)) if "labels" in values else ()
+    return described, tuple(metadata_value(values, "labels", list)) if "labels" in values else ()
 
 
 def _write(
@@ -269,66 +267,6 @@ def _write(
         return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_own_file)
     except (OSError, SafetensorError) as error:
         raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
-
-
-def _check_format(values: Mapping[str, str]) -> None:
-    if values.get("format") != json.dumps(_FORMAT):
-        raise TokenError("no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE")
-    if (version := _value(values, "format_version", int)) > _VERSION:
-        raise TokenError(f"format version {version} is newer than {_VERSION}, which this program knows; update it")
-
-
-def _token_set(values: Mapping[str, str], tensors: Mapping[str, Tensor]) -> TokenSet:
-    templates = _value(values, "templates", list)
-    if not templates:
-        raise TokenError("the token set names no templates; it is damaged")
-    tokens = TokenSet(
-        labels=tuple(_value(values, "labels", list)),
-        vectors={name: _tensor(tensors, name, 3) for name in _value(values, "encoders", list)},
-        names=tuple(_value(values, "names", list)),
-        templates=tuple(templates),
-        pooling=_value(values, "pooling", str),
-        base_model=_value(values, "base_model", str),
-        training=_value(values, "training", dict),
-    )
-    return replace(tokens, support=_support(tensors, len(tokens)))
-
-
-def _value(values: Mapping[str, str], key: str, kind: type) -> Any:
-    """One value of the metadata; lists are of strings."""
-    try:
-        value = json.loads(values[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise TokenError(f"the token set lacks {key!r}, or it is damaged; save or copy the file anew") from error
-    if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
-        raise TokenError(
-            f"the token set's {key!r} is of the wrong kind ({str(value)[:80]}); save or copy the file anew"
-        )
-    return value
-
-
-def _tensor(tensors: Mapping[str, Tensor], key: str, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    if key not in tensors:
-        raise TokenError(f"the file holds no tensor {key!r}; there are: {', '.join(sorted(tensors)) or 'none'}")
-    tensor = tensors[key]
-    if tensor.ndim != dimensions or tensor.dtype != dtype or not tensor.numel():
-        raise TokenError(
-            f"tensor {key!r} must be {dtype} with {dimensions} dimensions and not empty, got {tensor.dtype} {tuple(tensor.shape)}"
-        )
-    if not tensor.abs().max() <= MAX_NUMBER:
-        raise TokenError(
-            f"tensor {key!r} holds numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the file is damaged"
-        )
-    return tensor
-
-
-def _support(tensors: Mapping[str, Tensor], classes: int) -> Support | None:
-    if _FEATURES not in tensors:
-        return None
-    features, labels = _tensor(tensors, _FEATURES, 2), _tensor(tensors, _LABELS, 1, torch.int64)
-    if len(features) != len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise TokenError("the examples' features and labels do not fit together or the classes")
-    return Support(features, labels)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -143,3 +145,22 @@ def test_a_card_cut_anywhere_is_refused_or_whole(tmp_path):
         except TokenError:
             continue
         assert torch.equal(found, ROWS[:1])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=6), st.integers(0, 9)), max_size=4),
+    st.sampled_from([with_text, with_pixels]),
+)
+def test_a_card_changed_anywhere_is_read_or_refused(tmp_path_factory, changes, write):
+    """In its JSON; other errors than ``TokenError`` would end a command."""
+    data = content(ROWS[:1, :])
+    for place, put_in, taken in changes:
+        spot = place % len(data) if place % 2 else place % 120  # mostly not in the numbers
+        data = data[:spot] + put_in + data[spot + taken :]
+    path = write(tmp_path_factory.mktemp("any") / "x.png", data)
+    try:
+        (found,) = read_embedding(path).vectors.values()
+    except TokenError:
+        return
+    assert found.shape == (1, 768)
+    assert found.isfinite().all()

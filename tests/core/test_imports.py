@@ -38,7 +38,9 @@ MAY_IMPORT = {
     "modelspec": "",
     "clip_words": "",
     "conversion": "embedding_cards errors normal_form token_files token_formats token_sets tokens",
-    "token_files": "embedding_cards errors limits modelspec own_files tensor_files token_formats token_sets tokens",
+    "token_set_format": "errors limits tokens",
+    "token_files": "embedding_cards errors limits modelspec own_files tensor_files token_formats token_set_format token_sets "
+    "tokens",
     "config": "errors limits losses templates tokens",
     "prompts": "errors hosts prompt_syntax tokens",
     "image_tensors": "errors",
