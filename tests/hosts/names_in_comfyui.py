@@ -131,24 +131,27 @@ def prompts(named: dict[str, Any], clip: Any, tokens: Any) -> dict[str, Any]:
 
 
 def routes(route: Any) -> dict[str, Any]:
-    pixels = torch.zeros(4, 2, 2, 3) + torch.arange(4.0)[:, None, None, None] / 4
+    images = torch.zeros(4, 2, 2, 3)
     labels = [nfd("Ýr"), "unknown", "(unknown)", "fox"]
     found = {}
     for wanted in ("", nfc("ýr"), "Unknown, fox", "(unknown)"):
-        part = route.execute([pixels], labels, [wanted], [0.0]).args[0]
-        found[wanted] = [] if not torch.is_tensor(part) else (part[:, 0, 0, 0] * 4).int().tolist()
+        passed = route.execute([images], labels, [wanted], [0.0]).args[2]
+        found[wanted] = [labels.index(label) for label in passed]
     return {"routes": found}
 
 
 def answers(named: dict[str, Any], parts: Any, own: Any) -> dict[str, Any]:
     """Classify and evaluate with a class called unknown, and another that a Mac wrote."""
     images = torch.rand(4, 64, 64, 3, generator=generator())
-    first = named["AddExamples"].execute(nfd("Ýr"), images[:2]).args[0]
-    first = named["AddExamples"].execute(nfc("Ýr"), images[2:3], first).args[0]
-    examples = named["AddExamples"].execute("unknown", images[3:], first).args[0]
+    labels = [nfd("Ýr"), nfd("Ýr"), nfc("Ýr"), "unknown"]
+    examples = None
+    for label, image in zip(labels, images.split(1), strict=True):
+        given = {} if examples is None else {"previous": [examples]}
+        examples = named["AddExamples"].execute(label=[label], images=[image], **given).args[0]
     given = {"clip": parts.clip, "clip_space": parts.clip_file, "method": "clip", "tokens": own}
-    sure = named["Classify"].execute(images=images, top_k=1, unknown_below=0.0, find_threshold=False, **given).args
-    unsure = named["Classify"].execute(images=images, top_k=1, unknown_below=1.0, find_threshold=False, **given).args
+    many = {name: [value] for name, value in given.items()} | {"images": [images], "top_k": [1], "find_threshold": [False]}
+    sure = named["Classify"].execute(unknown_below=[0.0], **many).args
+    unsure = named["Classify"].execute(unknown_below=[1.0], **many).args
     accuracy, report, _ = named["Evaluate"].execute(held_out=examples, at_most=0, **given).args
     return {
         "examples": {label: len(of) for label, of in examples.images.items()},
