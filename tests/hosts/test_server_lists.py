@@ -114,9 +114,7 @@ def sorting(batch: list[Any]) -> Graph:
 
 def test_list_of_sizes_is_classified_routed_and_saved_with_its_labels(server: Server, info: dict[str, Any]) -> None:
     graph = two_lists() | {"q": node(IMAGES, folder="pairs")} | sorting(["q", 0])
-    save = {"images": ["r", 0], "texts": ["r", 2], "folder_name": "rings", "filename_prefix": "ring"}
-    save |= {name: default(info, SAVE, name) for name in wanted(info, SAVE) if name not in save}
-    run = server.run(graph | {"save": node(SAVE, **save)})
+    run = server.run(graph | {"save": saving(info, "rings")})
     assert run.succeeded, run.error
     assert len(json.loads(run.texts("scores")[0])) == 6
     kept, others = run.texts("labels"), run.texts("others")
@@ -136,6 +134,18 @@ def test_batch_is_classified_and_routed_as_a_batch(server: Server, info: dict[st
     assert len(labels) == 3
     shown = server.images(run).get("shown", [])
     assert len(shown) == labels.count("ring")
+
+
+def test_batch_is_saved_with_its_labels_when_it_is_taken_apart(server: Server, info: dict[str, Any]) -> None:
+    """The host's node saves single images only, not batches; its Rebatch Images makes a list of them."""
+    graph = two_lists() | {"b": node("EmptyImage", width=64, height=64, batch_size=3, color=0)} | sorting(["q", 0])
+    graph |= {"q": node("RebatchImages", images=["b", 0], batch_size=1), "save": saving(info, "batch")}
+    graph["r"]["inputs"]["wanted"] = ""
+    run = server.run(graph)
+    assert run.succeeded, run.error
+    saved = server.base / "output" / "batch"
+    assert [file.read_text(encoding="utf-8") for file in sorted(saved.glob("*.txt"))] == run.texts("labels")
+    assert len(list(saved.glob("*.png"))) == len(run.texts("labels")) == 3
 
 
 def test_loss_is_drawn_by_the_hosts_plot(server: Server, info: dict[str, Any]) -> None:
@@ -161,6 +171,12 @@ def test_lora_of_the_pocket_model_is_trained_by_the_hosts_node(server: Server, i
     run = server.run(graph)
     assert run.succeeded, run.error
     assert run.texts("steps") == ["2"]
+
+
+def saving(info: dict[str, Any], folder: str) -> dict[str, Any]:
+    """The host's node that saves what Route lets through, with its labels as captions."""
+    inputs = {"images": ["r", 0], "texts": ["r", 2], "folder_name": folder, "filename_prefix": "image"}
+    return node(SAVE, **{name: default(info, SAVE, name) for name in wanted(info, SAVE)} | inputs)
 
 
 def wanted(info: dict[str, Any], kind: str) -> list[str]:
