@@ -58,6 +58,8 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
             for name, each in checks.items():
                 if name in values or not each.optional:
                     values[name] = _checked(each, values.get(name), node.LOOKED_UP, schema().is_input_list)
+            # where nothing came, the default of execute holds
+            values = {name: value for name, value in values.items() if value is not None}
         comfy.model_management.throw_exception_if_processing_interrupted()
         return execute(cls, **values)
 

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 __all__ = ["advanced", "node_schema"]
 
 _NEWER = {"search_aliases"}
-"""Fields of ``io.Schema`` since about v0.16."""
+"""Fields of ``io.Schema`` since v0.16.0. ``essentials_category`` is not among them: up to v0.33.0 the page shows there only its own
+list of nodes, and would move ours from the pack's place in the library to the host's."""
 
 
 def node_schema(**fields: Any) -> io.Schema:

@@ -99,7 +99,18 @@ def held(kinds: dict[str, Any], checking: Any, count: int) -> dict[str, Any]:
                 if not right(each, item, node)
             ]
         slowest = max(slowest, time.perf_counter() - begun)
-    return {"found": found, "broken": broken[:20], "slowest": slowest}
+    return {
+        "found": found,
+        "broken": broken[:20],
+        "slowest": slowest,
+        "nothing": nothing(kinds["MCTI_TrainingSettings"]),
+    }
+
+
+def nothing(settings: Any) -> list[str]:
+    """The optional widgets for which nothing, through a link, is not the default."""
+    names = [each.id for each in settings.define_schema().inputs]
+    return [name for name in names if settings.execute(**{name: None}).args != settings.execute().args]
 
 
 def any_value(random: Random, each: Any, lists: bool) -> Any:
