@@ -11,6 +11,7 @@ from torch import Tensor
 from ..mcti_core.classifiers.base import UNKNOWN
 from ..mcti_core.errors import ConfigError
 from ..mcti_core.normal_form import normal_form
+from ..mcti_core.tokens import safe_names
 from .checking import Node
 from .lists import only
 from .running import working
@@ -64,13 +65,22 @@ class Route(Node):
             least = only("least_confidence", least_confidence)
             keep = torch.tensor(
                 [
-                    confidence >= least and (normal_form(label) in names if names else label != UNKNOWN)
+                    confidence >= least and _is_wanted(label, names, labels)
                     for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
                 ]
             )
             return io.NodeOutput(
                 _images(images, keep), _images(images, ~keep), _labels(labels, keep), _labels(labels, ~keep)
             )
+
+
+def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:
+    """By its label, or by the name that its token has in prompts where that is nobody's label; without any, every class."""
+    if not wanted:
+        return label != UNKNOWN
+    own = normal_form(label)
+    name = own if label == UNKNOWN else normal_form(safe_names([label])[0])
+    return own in wanted or (name in wanted and name not in map(normal_form, labels))
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:

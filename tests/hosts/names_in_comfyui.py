@@ -131,12 +131,12 @@ def prompts(named: dict[str, Any], clip: Any, tokens: Any) -> dict[str, Any]:
 
 
 def routes(route: Any) -> dict[str, Any]:
-    images = torch.zeros(4, 2, 2, 3)
-    labels = [nfd("Ýr"), "unknown", "(unknown)", "fox"]
+    images = torch.zeros(6, 2, 2, 3)
+    labels = [nfd("Ýr"), "(unknown)", "my fox", "fox", "fox!", "unknown"]
     found = {}
-    for wanted in ("", nfc("ýr"), "Unknown, fox", "(unknown)"):
+    for wanted in ("", nfc("ýr"), "My-Fox", "fox, MY FOX", "(unknown)", "Unknown", "nobody"):
         passed = route.execute([images], labels, [wanted], [0.0]).args[2]
-        found[wanted] = [labels.index(label) for label in passed]
+        found[wanted] = [labels.index(label) for label in passed if isinstance(label, str)]
     return {"routes": found}
 
 
@@ -149,7 +149,11 @@ def answers(named: dict[str, Any], parts: Any, own: Any) -> dict[str, Any]:
         given = {} if examples is None else {"previous": [examples]}
         examples = named["AddExamples"].execute(label=[label], images=[image], **given).args[0]
     given = {"clip": parts.clip, "clip_space": parts.clip_file, "method": "clip", "tokens": own}
-    many = {name: [value] for name, value in given.items()} | {"images": [images], "top_k": [1], "find_threshold": [False]}
+    many = {name: [value] for name, value in given.items()} | {
+        "images": [images],
+        "top_k": [1],
+        "find_threshold": [False],
+    }
     sure = named["Classify"].execute(unknown_below=[0.0], **many).args
     unsure = named["Classify"].execute(unknown_below=[1.0], **many).args
     accuracy, report, _ = named["Evaluate"].execute(held_out=examples, at_most=0, **given).args

@@ -31,8 +31,11 @@ def test_token_prompts_name_each_class_wherever_the_slot_is(named):
         assert found == [[index] * template.count("{}") for index in range(len(named["names"]))], template
 
 
-def test_route_compares_labels_in_one_form_and_knows_the_class_unknown(named):
-    assert named["nodes"]["routes"] == {"": [0, 1, 3], "ýr": [0], "Unknown, fox": [1, 3], "(unknown)": [2]}
+def test_route_takes_labels_and_names_in_any_form_and_no_unrecognised_image_for_a_class(named):
+    """The labels are Ýr, (unknown), my fox, fox, fox! and unknown."""
+    assert named["nodes"]["routes"] == {
+        "": [0, 2, 3, 4, 5], "ýr": [0], "My-Fox": [2], "fox, MY FOX": [2, 3], "(unknown)": [1], "Unknown": [5], "nobody": [],
+    }  # fmt: skip
 
 
 def test_class_unknown_is_an_answer_like_others(named):
