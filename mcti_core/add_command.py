@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from .commands import INTERRUPTED, UNFINISHED, prepare_outputs, write_tokens
+from .commands import INTERRUPTED, UNFINISHED, config_for, prepare_outputs, write_tokens
 from .console import printable, progress_bar, say
 from .errors import TrainingError
-from .options import config_of, examples_of, host_of, mirror_of
+from .option_checks import check_new_tokens
+from .options import examples_of, host_of, mirror_of
 
 __all__ = ["run_add"]
 
@@ -31,9 +32,9 @@ def run_add(arguments: argparse.Namespace) -> int:
     with lock_output(arguments.out, folder=True), like_ctrl_c():
         unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
-        host, config = host_of(arguments), config_of(arguments)
-        if host.clip is None and config.gamma:
-            config = replace(config, gamma=0.0, warm_start=0)
+        host = host_of(arguments)
+        config = config_for(host, arguments)
+        check_new_tokens(host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.init)
         with progress_bar("features", "image") as progress:
             cache = FeatureCache.build(
                 host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress

@@ -38,6 +38,7 @@ __all__ = [
     "answered_share",
     "calibrate",
     "calibrated_classifier",
+    "check_threshold_examples",
     "fit_temperature",
     "left_out_gain",
     "resolved",
@@ -147,16 +148,26 @@ def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_thr
         )
     if method == "diffusion":
         return DiffusionClassifier(host, tokens)
+    if find_threshold:
+        check_threshold_examples(tokens)
     first = HybridClassifier(host, tokens) if method == "hybrid" else ClipClassifier(host, tokens)
     if tokens.support is not None:
         calibration = calibrate(first, tokens)
         if find_threshold:
             _LOG.info("%s", calibration.describe())
-    elif find_threshold:
+    return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first
+
+
+def check_threshold_examples(tokens: TokenSet) -> None:
+    """Raise a ``ConfigError`` unless a threshold can be found: it takes a class with two examples, one of which is left out."""
+    if tokens.support is None:
         raise ConfigError(
             "these tokens carry no features of their examples to find a threshold with; give a threshold yourself"
         )
-    return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first
+    if not (torch.bincount(tokens.support.labels) > 1).any():
+        raise ConfigError(
+            "each class of these tokens has one example, and to find a threshold a class needs two; give a threshold yourself"
+        )
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -44,12 +44,14 @@ def run_classify(arguments: argparse.Namespace) -> int:
 
 
 def _classify(arguments: argparse.Namespace, processes: Processes) -> int:
-    from .calibration import calibrated_classifier
+    from .calibration import calibrated_classifier, check_threshold_examples
     from .endings import like_ctrl_c
     from .streams import find_names
     from .token_files import load_tokens
 
     tokens = load_tokens(arguments.tokens)
+    if arguments.unknown:
+        check_threshold_examples(tokens)
     names = find_names(arguments.images, recursive=arguments.recursive)
     if names.skipped and processes.is_main:
         print(f"mcti: {escaped(names.skipped)}", file=sys.stderr)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import add_command, classify_command, commands, evaluate_command, generate_command
+from . import argument_kinds as kinds
 from .console import set_up_streams
 from .convert_arguments import add_converting
 from .errors import ConfigError, MCTIError
 from .escaping import escaped
+from .limits import MAX_STEPS
 from .methods import METHODS
+from .option_checks import check_options
 from .processes import shut_down, started
 
 __all__ = ["main"]
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 "only train, classify and evaluate can share their work among processes; start it without a launcher"
             )
+        check_options(arguments)
         code: int = arguments.run(arguments)
         shut_down()
         return code
@@ -69,36 +73,43 @@ def _parser() -> argparse.ArgumentParser:
     train = subcommands.add_parser(
         "train", help="learn a token for each class folder", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    train.add_argument("folder", type=Path, help="holds one folder of images a class")
-    train.add_argument("--out", type=Path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go")
+    train.add_argument("folder", type=kinds.path, help="holds one folder of images a class")
+    train.add_argument(
+        "--out", type=kinds.folder_path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go"
+    )
     _add_overwriting(train)
     _add_model(train)
     _add_training(train)
-    train.add_argument("--shots", type=_count, help="train on this many random images of each class instead of all")
-    train.add_argument("--cache", type=Path, help="keep image features here for the next run")
+    train.add_argument(
+        "--shots", type=kinds.count, help="train on this many random images of each class instead of all"
+    )
+    train.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
     _add_resuming(train)
     train.set_defaults(run=commands.run_train)
 
     classify = subcommands.add_parser(
         "classify", help="tell what images show", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    classify.add_argument("images", type=Path, nargs="+", help="images, or folders of images")
+    classify.add_argument("images", type=kinds.path, nargs="+", help="images, or folders of images")
     classify.add_argument("--recursive", action="store_true", help="images in the folders' folders, too")
-    classify.add_argument("--tokens", type=Path, required=True, help="a token set file")
+    classify.add_argument("--tokens", type=kinds.path, required=True, help="a token set file")
     classify.add_argument(
         "--method", choices=METHODS, default="auto", help="auto is clip where there is a CLIP space, else diffusion"
     )
-    classify.add_argument("--top", type=_count, default=1, help="how many classes to name")
-    classify.add_argument(
+    classify.add_argument("--top", type=kinds.count, default=1, help="how many classes to name")
+    either = classify.add_mutually_exclusive_group()
+    either.add_argument(
         "--unknown",
         action="store_true",
         help="answer '(unknown)' below a confidence that 95%% of new images of the classes should reach",
     )
-    classify.add_argument("--threshold", type=_confidence, help="answer '(unknown)' below this confidence")
+    either.add_argument("--threshold", type=kinds.confidence, help="answer '(unknown)' below this confidence")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
-    classify.add_argument("--batch", type=_count, default=32)
+    classify.add_argument("--batch", type=kinds.count, default=32)
     classify.add_argument(
-        "--readers", type=_count, help="threads that read images ahead; if not given, one for each core, 8 at most"
+        "--readers",
+        type=kinds.whole(1, 256),
+        help="threads that read images ahead; if not given, one for each core, 8 at most",
     )
     _add_answers(classify)
     _add_model(classify)
@@ -107,18 +118,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = subcommands.add_parser(
         "evaluate", help="measure accuracy over shots and seeds", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    evaluate.add_argument("folder", type=Path, help="holds one folder of images a class")
+    evaluate.add_argument("folder", type=kinds.path, help="holds one folder of images a class")
     evaluate.add_argument(
-        "--shots", type=_count, nargs="+", help="if not given, those of 1, 2, 4 and 8 that leave an image to test on"
+        "--shots",
+        type=kinds.count,
+        nargs="+",
+        help="if not given, those of 1, 2, 4 and 8 that leave an image to test on",
     )
-    evaluate.add_argument("--seeds", type=_count, default=3, help="how many random splits")
-    evaluate.add_argument("--first-seed", type=_seed, default=0)
+    evaluate.add_argument("--seeds", type=kinds.count, default=3, help="how many random splits")
+    evaluate.add_argument("--first-seed", type=kinds.seed, default=0)
     evaluate.add_argument(
         "--study", action="store_true", help="compare settings too: gamma, direction, pooling, templates, one by one"
     )
-    evaluate.add_argument("--json", type=Path, help="write all measurements here, as they come")
+    evaluate.add_argument(
+        "--json", type=kinds.file_path("accuracies.json"), help="write all measurements here, as they come"
+    )
     _add_overwriting(evaluate)
-    evaluate.add_argument("--cache", type=Path, help="keep image features here for the next run")
+    evaluate.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
     _add_model(evaluate)
     _add_training(evaluate)
     evaluate.set_defaults(run=evaluate_command.run_evaluate)
@@ -126,16 +142,16 @@ def _parser() -> argparse.ArgumentParser:
     generate = subcommands.add_parser(
         "generate", help="draw with learned tokens", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    generate.add_argument("--tokens", type=Path, required=True, help="a token set file")
+    generate.add_argument("--tokens", type=kinds.path, required=True, help="a token set file")
     generate.add_argument(
         "--prompt", required=True, help="'{}' draws every class; '{name}' or 'embedding:name' is one of them"
     )
     generate.add_argument("--negative", default="", help="what to stay away from")
-    generate.add_argument("--out", type=Path, default=Path("generated"), help="folder for the images")
-    generate.add_argument("--count", type=_count, default=4, help="images of each prompt")
-    generate.add_argument("--steps", type=_count, default=25)
-    generate.add_argument("--guidance", type=float, default=5.0)
-    generate.add_argument("--seed", type=_seed, default=0)
+    generate.add_argument("--out", type=kinds.folder_path, default=Path("generated"), help="folder for the images")
+    generate.add_argument("--count", type=kinds.count, default=4, help="images of each prompt")
+    generate.add_argument("--steps", type=kinds.count, default=25)
+    generate.add_argument("--guidance", type=kinds.number(), default=5.0)
+    generate.add_argument("--seed", type=kinds.seed, default=0)
     _add_overwriting(generate)
     _add_model(generate)
     generate.set_defaults(run=generate_command.run_generate)
@@ -147,11 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="the whole method on handwritten digits", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     demo.add_argument(
-        "--out", type=Path, required=True, help="where report.html, metrics.json and tokens.safetensors go"
+        "--out", type=kinds.folder_path, required=True, help="where report.html, metrics.json and tokens.safetensors go"
     )
     _add_overwriting(demo)
-    demo.add_argument("--seed", type=_seed, default=0)
-    demo.add_argument("--shots", type=_count, default=5)
+    demo.add_argument("--seed", type=kinds.seed, default=0)
+    demo.add_argument("--shots", type=kinds.count, default=5)
     demo.set_defaults(run=commands.run_demo)
     return parser
 
@@ -172,26 +188,21 @@ def _add_resuming(parser: argparse.ArgumentParser) -> None:
         help="resume an interrupted training from --out; with 'anyway', a different training may start from its vectors",
     )  # fmt: skip
     either.add_argument("--restart", action="store_true", help="start over, discarding the training in --out")
-    group.add_argument("--keep-every", type=_seconds, default=10.0, help="seconds between saves; 0 saves every step")
+    group.add_argument(
+        "--keep-every", type=kinds.number(least=0), default=10.0, help="seconds between saves; 0 saves every step"
+    )
 
 
 def _add_answers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("very many images")
-    group.add_argument("--out", type=Path, help="write one JSON object a line here, as they come, instead of printing")
+    group.add_argument(
+        "--out",
+        type=kinds.file_path("answers.jsonl"),
+        help="write one JSON object a line here, as they come, instead of printing",
+    )
     either = group.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="resume an interrupted run from --out")
     either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --out")
-
-
-def _seconds(text: str) -> float:
-    """An argument that is a number of seconds, 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, got {text!r}")
-    return value
 
 
 def _add_adding(subcommands: Any) -> None:
@@ -199,64 +210,32 @@ def _add_adding(subcommands: Any) -> None:
         "add", help="teach a trained set more classes; its own stay as they are", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )  # fmt: skip
     add.add_argument(
-        "folder", type=Path, help="holds one folder of images for each new class; the set's own may be there too"
+        "folder", type=kinds.path, help="holds one folder of images for each new class; the set's own may be there too"
     )
-    add.add_argument("--to", type=Path, required=True, help="the token set file")
-    add.add_argument("--out", type=Path, required=True, help="where the larger tokens.safetensors and embeddings/ go")
+    add.add_argument("--to", type=kinds.path, required=True, help="the token set file")
+    add.add_argument(
+        "--out", type=kinds.folder_path, required=True, help="where the larger tokens.safetensors and embeddings/ go"
+    )
     _add_overwriting(add)
     _add_model(add)
     _add_steps(add)
-    add.add_argument("--cache", type=Path, help="keep image features here for the next run")
+    add.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
     # how the tokens are read is the set's own
     add.set_defaults(run=add_command.run_add, direction=None, pooling=None, templates=None, template=None)
-
-
-def _seed(text: str) -> int:
-    """An argument that random generators take."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**63 - 1, got {text[:40]!r}")
-    return int(text)
-
-
-def _confidence(text: str) -> float:
-    """An argument from 0 to 1. Confidences are printed in percent, so a percentage gets the number that is meant."""
-    given = text.strip()
-    try:
-        value = float(given.removesuffix("%"))
-    except ValueError:
-        value = float("nan")
-    if not given.endswith("%") and 0 <= value <= 1:
-        return value
-    meant = f"; for {value:g} % write {value / 100:g}" if 0 <= value <= 100 else ""
-    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text[:40]!r}{meant}")
-
-
-def _gamma(text: str) -> float | str:
-    if text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
-
-
-def _count(text: str) -> int:
-    """An argument that is a number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", type=Path, help="a diffusers folder or single-file checkpoint; the pocket checkpoint if not given"
+        "--model",
+        type=kinds.path,
+        help="a diffusers folder or single-file checkpoint; the pocket checkpoint if not given",
     )
     group.add_argument(
-        "--clip", type=Path, help="a folder with the CLIP model that the checkpoint's text encoder comes from"
+        "--clip", type=kinds.path, help="a folder with the CLIP model that the checkpoint's text encoder comes from"
     )
     group.add_argument(
-        "--config", type=Path, help="for a single file without network: a diffusers folder of its family"
+        "--config", type=kinds.path, help="for a single file without network: a diffusers folder of its family"
     )
     group.add_argument(
         "--device", default="auto", help="auto (cuda, xpu or mps where there is one, else cpu), cpu, cuda, ..."
@@ -273,28 +252,31 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group = _add_steps(parser)
     group.add_argument("--direction", choices=("text_to_image", "image_to_text", "symmetric"))
     group.add_argument("--pooling", choices=("eot", "token"))
-    group.add_argument("--templates", choices=("object", "style"))
-    group.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
-    group.add_argument("--vectors", type=_count, default=1, help="vectors a token")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--templates", choices=("object", "style"))
+    either.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
+    group.add_argument("--vectors", type=kinds.count, default=1, help="vectors a token")
 
 
 def _add_steps(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("training", "what is not given is the model's own default")
     for name, kind in (
-        ("steps", int),
-        ("batch", int),
-        ("micro-batch", int),
-        ("lr", float),
-        ("gamma-end", float),
-        ("warm-start", int),
-        ("seed", int),
+        ("steps", kinds.whole(1, MAX_STEPS)),
+        ("batch", kinds.count),
+        ("micro-batch", kinds.whole(0)),
+        ("lr", kinds.number(0)),
+        ("gamma-end", kinds.number(0)),
+        ("warm-start", kinds.whole(0, MAX_STEPS)),
+        ("seed", kinds.seed),
     ):
         group.add_argument(f"--{name}", type=kind)
     group.add_argument(
-        "--gamma", type=_gamma, help="weight of the classification term: a number, or 'auto' to follow the gradients"
+        "--gamma",
+        type=kinds.gamma,
+        help="weight of the classification term: a number, or 'auto' to follow the gradients",
     )
     group.add_argument(
-        "--gradient-ratio", type=float, help="with --gamma auto: how hard that term pulls beside the other"
+        "--gradient-ratio", type=kinds.number(0), help="with --gamma auto: how hard that term pulls beside the other"
     )
     group.add_argument(
         "--gradient-checkpointing", action="store_true", default=None,

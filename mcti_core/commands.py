@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .console import new_bar, printable, progress_bar, say
 from .errors import MCTIError, ResumeError, StopTraining, TrainingError
+from .option_checks import check_new_tokens
 from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .resuming import Start
     from .tokens import TokenSet
 
-__all__ = ["INTERRUPTED", "UNFINISHED", "prepare_outputs", "run_demo", "run_train", "write_tokens"]
+__all__ = ["INTERRUPTED", "UNFINISHED", "config_for", "prepare_outputs", "run_demo", "run_train", "write_tokens"]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -59,10 +60,9 @@ def _run_train(
 
     path = arguments.out / UNFINISHED
     stored = _unfinished(path, arguments, outputs, processes)
-    host, config, mirror = host_of(arguments, processes), config_of(arguments), mirror_of(arguments)
-    if host.clip is None and config.gamma:
-        _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
-        config = replace(config, gamma=0.0, warm_start=0)
+    host, mirror = host_of(arguments, processes), mirror_of(arguments)
+    config = config_for(host, arguments, processes)
+    check_new_tokens(host, config, arguments.vectors, arguments.init)
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
@@ -78,6 +78,15 @@ def _run_train(
         _say(kept, processes)
     with like_ctrl_c() if processes.count == 1 else asked_to_end() as asked:
         return _train(host, cache, config, start, arguments, processes, asked)
+
+
+def config_for(host: Host, arguments: argparse.Namespace, processes: Processes | None = None) -> TrainConfig:
+    """The settings; without a CLIP space those of plain textual inversion, which is told."""
+    config = config_of(arguments)
+    if host.clip is not None or not config.gamma:
+        return config
+    _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
+    return replace(config, gamma=0.0, warm_start=0)
 
 
 def prepare_outputs(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from . import argument_kinds as kinds
 from . import token_commands
 
 __all__ = ["add_converting"]
@@ -22,12 +22,12 @@ def add_converting(subcommands: Any) -> None:
     )  # fmt: skip
     convert.add_argument(
         "inputs",
-        type=Path,
+        type=kinds.path,
         nargs="+",
         metavar="IN",
         help="token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them",
     )
-    convert.add_argument("--out", type=Path, required=True, help="the set's file, or the embeddings' folder")
+    convert.add_argument("--out", type=kinds.path_text, required=True, help="the set's file, or the embeddings' folder")
     convert.add_argument("--to", choices=("set", "embeddings"), required=True)
     convert.add_argument(
         "--layout", choices=LAYOUTS, default=LAYOUTS[0],

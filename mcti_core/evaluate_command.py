@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .console import progress_bar, say
 from .errors import ConfigError
+from .option_checks import check_new_tokens
 from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
     host, config = host_of(arguments, processes), config_of(arguments)
     if host.clip is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
+    check_new_tokens(host, config, arguments.vectors, arguments.init)
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes

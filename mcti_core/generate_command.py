@@ -26,6 +26,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     from .marks import is_marked, write_png
     from .outputs import check_writable, refuse_to_replace
     from .own_files import refuse_foreign
+    from .prompt_syntax import parse_prompt
     from .run_lock import lock_output
     from .sampling import generate
     from .token_files import load_tokens
@@ -33,6 +34,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
     prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
+    for prompt in dict.fromkeys((*prompts, arguments.negative)):
+        parse_prompt(prompt, tokens.names, tokens.labels)  # what cannot be drawn is told before the model is loaded
     stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
     paths = [arguments.out / f"{stem}.png" for stem in stems]
     for path in paths:  # all of them, before anything slow

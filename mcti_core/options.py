@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .hosts.base import Host
     from .processes import Processes
 
-__all__ = ["config_of", "examples_of", "host_of", "mirror_of", "processes_of"]
+__all__ = ["check_device", "config_of", "examples_of", "host_of", "mirror_of", "processes_of"]
 
 
 def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewShotDataset:
@@ -49,10 +49,7 @@ def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -
     if device == "auto":
         found = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
         device = next((name for name, backend in found if backend.is_available()), "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    check_device(device)
     if arguments.model is None:
         from .pocket import load_pocket
 
@@ -61,6 +58,16 @@ def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -
 
     dtype = _usual_dtype(device) if arguments.dtype == "auto" else arguments.dtype
     return load_host(arguments.model, arguments.clip, device=device, dtype=dtype, config=arguments.config)
+
+
+def check_device(device: str) -> None:
+    """Raise a ``ConfigError`` unless PyTorch can compute there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()  # which the device meta cannot
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _usual_dtype(device: str) -> str:

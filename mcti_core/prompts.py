@@ -13,7 +13,7 @@ from .errors import TokenError
 from .hosts.base import Host, TextEncoder, TextFeatures, on_device
 from .prompt_syntax import Piece, parse_prompt
 
-__all__ = ["Prompts", "encode_prompts", "named_prompts", "splice", "template_prompts"]
+__all__ = ["Prompts", "check_templates", "encode_prompts", "named_prompts", "splice", "template_prompts"]
 
 _NO_VECTOR = -1
 
@@ -52,12 +52,8 @@ class Prompts:
         return torch.where((self.spots > _NO_VECTOR).any(1), position.argmax(1), self.end)
 
 
-def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: int) -> Prompts:
-    """One prompt a template, its ``{}`` replaced by ``vectors`` spots.
-
-    Raises:
-        TokenError: a template without exactly one ``{}``, or too long for the encoder.
-    """
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise a ``TokenError`` unless each holds ``{}`` exactly once, among plain words."""
     for template in templates:
         if template.count("{}") != 1:
             raise TokenError(f"template {template!r} must hold {{}} exactly once, where the token goes")
@@ -65,6 +61,15 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: in
             raise TokenError(
                 f"template {template!r} holds a weight or another sign that only prompts have; write plain words around {{}}"
             )
+
+
+def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: int) -> Prompts:
+    """One prompt a template, its ``{}`` replaced by ``vectors`` spots.
+
+    Raises:
+        TokenError: a template without exactly one ``{}``, or too long for the encoder.
+    """
+    check_templates(templates)
     parts = [[part for part in re.split(r"(\{\})", template) if part] for template in templates]
     rows = [[(0 if part == "{}" else part, 1.0) for part in row] for row in parts]
     return _lay_out(encoder, rows, vectors, templates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -49,7 +50,7 @@ def generate(
         (B, 3, size, size) float32 in [0, 1] on the CPU; with ``on_image`` none of them, (0, 3, size, size).
 
     Raises:
-        ConfigError: no prompts, or no steps.
+        ConfigError: no prompts, steps or batch, guidance that is not finite, or a size that is not a multiple of the VAE's.
         TokenError: a prompt names a token that is not there, or is too long.
         HostError: not even one image fits into memory; images hold values that are not numbers.
 
@@ -57,10 +58,17 @@ def generate(
         Euler's method on the probability-flow ODE: Karras et al. 2022, arXiv 2206.00364, alg. 1 without churn. For
         epsilon models it is DDIM (Song et al. 2021).
     """
-    if not prompts or steps < 1:
-        raise ConfigError(f"generating takes at least one prompt and one step, got {len(prompts)} and {steps}")
+    if not prompts or steps < 1 or batch < 1:
+        raise ConfigError(
+            f"generating takes at least one prompt, step and image at once, got {len(prompts)}, {steps} and {batch}"
+        )
+    if not math.isfinite(guidance):
+        raise ConfigError(f"guidance must be a finite number, got {guidance}")
     denoiser, codec = host.need_denoiser(), host.need_codec()
-    side = (size or host.image_size) // codec.downscale
+    pixels = host.image_size if size is None else size
+    if pixels < 1 or pixels % codec.downscale:
+        raise ConfigError(f"the image size {pixels} is not a multiple of {codec.downscale}")
+    side = pixels // codec.downscale
     sigmas = _descending(denoiser.sigmas.cpu(), steps)
     generator = torch.Generator().manual_seed(seed)
     images: list[Tensor] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +39,11 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
-    """A folder where a file is meant, and the reverse."""
+    """A folder where a file is meant, and the reverse. From here on ``out`` is a path."""
     from .token_files import SUFFIX
 
-    if arguments.to == "set" and arguments.out.is_dir():
+    is_folder, arguments.out = str(arguments.out).endswith(("/", os.sep)), Path(arguments.out)
+    if arguments.to == "set" and (is_folder or arguments.out.is_dir()):
         raise ConfigError(
             f"--out {arguments.out} is a folder; name the set's file, as in {arguments.out / 'tokens.safetensors'}"
         )

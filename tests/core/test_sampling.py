@@ -121,10 +121,22 @@ def test_an_unknown_name_is_refused(tiny_host, tokens):
         draw(tiny_host, None, ["a photo of {a}"])
 
 
-@pytest.mark.parametrize(("prompts", "steps"), [([], 4), (["{a}"], 0)])
-def test_nothing_to_do_is_refused(tiny_host, tokens, prompts, steps):
-    with pytest.raises(ConfigError, match="at least one prompt and one step"):
-        draw(tiny_host, tokens, prompts, steps=steps)
+@pytest.mark.parametrize(
+    ("prompts", "options", "sentence"),
+    [
+        ([], {}, "at least one prompt"), (["{a}"], {"steps": 0}, "at least one prompt, step"), (["{a}"], {"batch": 0}, "image at once"),
+        (["{a}"], {"guidance": float("nan")}, "guidance must be a finite"), (["{a}"], {"guidance": float("inf")}, "guidance must be"),
+        (["{a}"], {"size": 0}, "image size 0"), (["{a}"], {"size": -32}, "image size -32"), (["{a}"], {"size": 33}, "multiple of 4"),
+    ],
+)  # fmt: skip
+def test_generate_of_nothing_or_out_of_range_is_refused(tiny_host, tokens, prompts, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        generate(tiny_host, prompts, tokens, **options)
+
+
+def test_generate_without_a_diffusion_model_is_refused(tiny_host, tokens):
+    with pytest.raises(HostError, match="no diffusion model"):
+        draw(replace(tiny_host, denoiser=None), tokens)
 
 
 def test_parts_of_the_model_are_needed(tiny_host, tokens):

@@ -142,7 +142,7 @@ def test_gamma_auto_is_recorded_and_shown(folder, tmp_path, capsys):
     assert f"gamma {training['gamma_last']:.2g} at the end" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*arguments, "--gamma", "much"])
-    assert "must be a number or auto, got 'much'" in capsys.readouterr().err
+    assert "must be a number of 0 or more, or auto, got 'much'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps_done", [0, 2])
@@ -314,13 +314,11 @@ def test_bad_settings(folder, trained, tmp_path, capsys):
     assert "'zebra'" in fails(capsys, *wanted, "a photo of embedding:zebra")
     training = ["train", folder, "--out", tmp_path]
     assert "'quantum'" in fails(capsys, *training, "--device", "quantum")
-    assert "steps must be at least 1" in fails(capsys, *training, "--steps", "0")
-    assert "lr and logit_scale" in fails(capsys, *training, "--lr", "-1")
     assert "too few for 5 shots" in fails(capsys, *training, "--shots", "5")
     assert "warm start" in fails(capsys, *training, "--gamma", "0", "--warm-start", "3")
     known = ["classify", folder / "ring", "--tokens", tokens, "--unknown", "--method"]
     for method in ("diffusion", "cascade"):
-        assert "give a threshold yourself" in fails(capsys, *known, method)
+        assert "give --threshold" in fails(capsys, *known, method)
 
 
 def test_too_many_shots_are_known_before_the_first_row(folder, tmp_path, capsys):

@@ -1,0 +1,165 @@
+"""A command line that cannot be meant is answered in a sentence, before a model is loaded or anything is written."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import mcti_core.pocket
+from mcti_core.cli import main
+from mcti_core.hosts import diffusers
+from mcti_core.token_files import save_tokens
+from mcti_core.tokens import Support, TokenSet
+
+BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "", "much", "1e999", "0x10", "1" * 5000)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A home folder; token sets of two classes with one example and with two, examples, and no model to be had."""
+
+    def load(*_, **__):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(mcti_core.pocket, "load_pocket", load)
+    monkeypatch.setattr(diffusers, "load_host", load)
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    Path("home").mkdir()
+    features = torch.nn.functional.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    for name, support in (
+        ("one", Support(features[:2], torch.tensor([0, 1]))),
+        ("two", Support(features, torch.tensor([0, 0, 1, 1]))),
+        ("none", None),
+    ):
+        save_tokens(TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 64)}, support=support), f"{name}.safetensors")
+    for label in ("a", "b"):
+        Path("photos", label).mkdir(parents=True)
+        for number in range(2):
+            _picture(Path("photos", label, f"{number}.png"), number)
+    Path("folder").mkdir()
+    Path("file").write_text("not ours")
+    return tmp_path
+
+
+def _picture(path, shade):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), (40 * shade, 10, 10)).save(path)
+
+
+def _answer(capsys, arguments):
+    """Exit code and the sentence; nothing else may be said, and nothing written."""
+    before = sorted(map(str, Path().rglob("*")))
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as error:
+        code = error.code
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert sorted(map(str, Path().rglob("*"))) == before
+    return code, told.strip().splitlines()[-1]
+
+
+OPTIONS = {
+    "train": ("steps", "batch", "micro-batch", "lr", "gamma", "gamma-end", "gradient-ratio", "warm-start", "seed", "shots",
+              "vectors", "keep-every"),
+    "classify": ("top", "threshold", "batch", "readers"),
+    "evaluate": ("shots", "seeds", "first-seed", "lr"),
+    "generate": ("count", "steps", "guidance", "seed"),
+    "demo": ("shots", "seed"),
+}  # fmt: skip
+COMMANDS = {
+    "train": ["train", "photos", "--out", "new"],
+    "classify": ["classify", "photos/a", "--tokens", "two.safetensors"],
+    "evaluate": ["evaluate", "photos"],
+    "generate": ["generate", "--tokens", "two.safetensors", "--prompt", "{a}"],
+    "demo": ["demo", "--out", "new"],
+}
+
+
+@pytest.mark.parametrize(("command", "option"), [(c, o) for c, options in OPTIONS.items() for o in options])
+def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, option):
+    bad = [value for value in BAD_NUMBERS if not (option == "guidance" and value == "-1")]
+    bad += ["0"] if option in ("steps", "batch", "lr", "shots", "count", "top", "seeds", "vectors", "readers") else []
+    for value in bad:
+        code, told = _answer(capsys, [*COMMANDS[command], f"--{option}={value}"])
+        assert code == 2
+        assert f"argument --{option}: must be a" in told
+        assert len(told) < 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("classify photos/a --tokens two.safetensors --out folder", "'folder' is a folder; name a file, as in 'folder/answers.jsonl'"),
+        ("classify photos/a --tokens two.safetensors --out new/", "'new/' is a folder; name a file"),
+        ("evaluate photos --json folder", "'folder' is a folder; name a file, as in 'folder/accuracies.json'"),
+        ("train photos --out file", "'file' is a file's name; name a folder"),
+        ("train photos --out learned.safetensors", "is a file's name; name a folder, as in 'learned'"),
+        ("generate --tokens two.safetensors --prompt {a} --out cat.png", "is a file's name; name a folder, as in 'cat'"),
+        ("add photos --to two.safetensors --out file", "'file' is a file's name; name a folder"),
+        ("demo --out report.html", "is a file's name; name a folder, as in 'report'"),
+        ("train photos --out new --cache file", "'file' is a file's name; name a folder"),
+        ("convert two.safetensors --to set --out folder/", "folder is a folder; name the set's file"),
+        ("convert two.safetensors --to set --out new/", "new is a folder; name the set's file"),
+        ("convert two.safetensors --to embeddings --out new.safetensors", "is a file's name"),
+        ("train photos --out=", "must be a path, got ''"),
+        ("classify photos/a --tokens folder", "folder is a folder without a token set; name the set's file"),
+        ("classify photos/a --tokens photos/a", "photos/a is a folder"),
+        ("generate --prompt {a} --tokens cat.pt", "cat.pt is not a token set but an embedding; make a set of it with: mcti convert cat.pt"),
+        ("add photos --out new --to embeddings", "embeddings is a folder, and not a token set; make a set of it with: mcti convert"),
+        ("classify photos/a --tokens missing", "there is no token set missing"),
+        ("classify photos/a --tokens one.safetensors --unknown", "each class of these tokens has one example"),
+        ("classify photos/a --tokens none.safetensors --unknown", "no features of their examples"),
+        ("classify photos/a --tokens two.safetensors --unknown --threshold 0.5", "not allowed with argument --unknown"),
+        ("classify photos/a --tokens two.safetensors --unknown --method diffusion", "give --threshold, or --method clip"),
+        ("classify photos/a --tokens two.safetensors --unknown --model folder", "--method clip or hybrid with --clip"),
+        ("classify photos/a --tokens two.safetensors --method hybrid --model folder", "--method hybrid needs --clip"),
+        ("classify photos/a --tokens two.safetensors --clip folder", "--clip goes with --model"),
+        ("train photos --out new --model missing", "no model at missing"),
+        ("train photos --out new --model folder --clip missing", "--clip takes a transformers CLIPModel folder"),
+        ("train photos --out new --model folder --clip file", "which holds config.json; file is a file"),
+        ("train photos --out new --model folder --config folder", "--config goes with a single-file checkpoint"),
+        ("train photos --out new --model file --config folder", "--config takes a diffusers folder"),
+        ("train photos --out new --gradient-ratio 2", "--gradient-ratio goes with --gamma auto"),
+        ("train photos --out new --gamma auto --gamma-end 0.1", "gamma_end None"),
+        ("train photos --out new --template x{} --templates style", "not allowed with argument"),
+        ("train photos --out new --template x", "must hold {} exactly once"),
+        ("evaluate photos --model folder", "give a CLIP space with --clip"),
+        ("evaluate photos --first-seed 9223372036854775807 --seeds 3", "choose a smaller first one"),
+        ("generate --tokens two.safetensors --prompt {zebra}", "zebra"),
+        ("generate --tokens two.safetensors --prompt {a} --negative {zebra}", "zebra"),
+        ("train photos --out new --device meta", "the device 'meta' cannot be used here"),
+        ("train photos --out new --device toaster", "the device 'toaster' cannot be used here"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_meant_get_the_sentence(place, capsys, arguments, sentence):
+    Path("cat.pt").write_bytes(b"PK")
+    Path("embeddings").mkdir()
+    Path("embeddings", "cat.pt").write_bytes(b"PK")
+    code, told = _answer(capsys, arguments.split(" "))
+    assert code in (1, 2)
+    assert sentence in told
+
+
+@pytest.mark.parametrize("written", ["--out=~/sets/new.safetensors", "--out=~/sets/../sets/new"])
+def test_tilde_behind_an_equals_sign_is_the_home_folder(place, written):
+    assert main(["convert", "two.safetensors", "--to", "set", written]) == 0
+    assert Path("home", "sets", "new.safetensors").is_file()
+    assert not os.path.lexists("~")
+
+
+def test_tilde_that_is_a_folder_here_is_that_folder(place):
+    Path("~").mkdir()
+    assert main(["convert", "two.safetensors", "--to", "set", "--out=~/new.safetensors"]) == 0
+    assert Path("~", "new.safetensors").is_file()
+
+
+def test_tokens_of_a_training_folder_are_its_token_set(place, capsys):
+    save_tokens(TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 64)}), "learned/tokens.safetensors")
+    code, told = _answer(capsys, ["generate", "--tokens", "learned", "--prompt", "{zebra}"])
+    assert code == 1
+    assert "zebra" in told
