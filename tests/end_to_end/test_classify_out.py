@@ -83,8 +83,9 @@ def broken(classify, tmp_path, monkeypatch):
 
 
 def told(capsys):
-    """What was said, one line each."""
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("mcti: ")]
+    """What was said, one line each, but for the folder that is not looked into."""
+    lines = capsys.readouterr().err.splitlines()
+    return [line for line in lines if line.startswith("mcti: ") and "--recursive includes" not in line]
 
 
 def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, capsys):
@@ -100,7 +101,9 @@ def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, caps
     record = json.loads(last)
     assert set(record) == {"image", "error"}
     assert Path(record["image"]).name == f"{IMAGES - 1}.png"
-    assert printed.err.splitlines() == [f"mcti: {record['error']}"]
+    skipped, error = printed.err.splitlines()
+    assert skipped.startswith("mcti: 1 folder skipped: --recursive includes the images in it (")
+    assert error == f"mcti: {record['error']}"
     assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
