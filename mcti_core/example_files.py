@@ -128,7 +128,7 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
 def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
     """(kind, reason) why this file is not an image to use; None if it is one."""
     suffix = os.path.splitext(entry.name)[1].lower()
-    kind = f"{suffix} file" if suffix else "file without suffix"
+    kind = f"{suffix} file" if len(suffix) > 1 else "file without suffix"
     if not os.path.isfile(entry.path):
         leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
         return kind, "a link that leads nowhere" if leads_nowhere else "not a regular file"

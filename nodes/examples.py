@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -82,6 +83,11 @@ class ExamplesFromFolder(Node):
                     tooltip="The other images, for Evaluate Tokens; none with shots 0.",
                 ),
                 io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
+                io.String.Output(
+                    "summary",
+                    display_name="summary",
+                    tooltip="How many images of each class there are, and what else is in the folder and is not used.",
+                ),
             ],
         )
 
@@ -113,7 +119,7 @@ class ExamplesFromFolder(Node):
             dataset = _read(folder)
             if dataset.skipped:
                 logging.info("MC-TI: %s", escaped(dataset.skipped))
-            return io.NodeOutput(*split(dataset, shots, seed, image_size))
+            return io.NodeOutput(*split(dataset, shots, seed, image_size), summary(dataset))
 
 
 class AddExamples(Node):
@@ -192,6 +198,14 @@ def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Ex
         raise ExamplesError(f"{error}; lower shots, or set it to 0 to learn from all images") from error
     examples = Examples.of(dataset, size, few)
     return examples, Examples.of(dataset, size, others), sheet(examples)
+
+
+def summary(dataset: FewShotDataset) -> str:
+    """Images of each class, and what else the folder holds, one kind per line."""
+    counts = torch.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    lines = [f"{len(dataset)} images, {len(dataset.classes)} classes"]
+    lines += [f"{label}: {count}" for label, count in zip(dataset.classes, counts, strict=True)]
+    return "\n".join(escaped(line) for line in [*lines, *dataset.skipped.split("; ")] if line)
 
 
 def sheet(examples: Examples) -> Tensor:

@@ -18,7 +18,7 @@ from .running import fuzz
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
-    for kind, count in zip(KINDS, (10_000, 2_000, 1_000, 2_000), strict=True):
+    for kind, count in zip(KINDS, (10_000, 2_000, 1_000, 2_000, 1_000), strict=True):
         parser.add_argument(f"--{kind.replace(' ', '-')}", type=int, default=count)
     parser.add_argument(
         "--seed",

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, features
 from safetensors.torch import save
 from torch import Tensor
 
@@ -136,6 +136,7 @@ def image_files() -> list[bytes]:
         ("TIFF", image, {}), ("TIFF", wide, {}), ("TIFF", image.convert("CMYK"), {}), ("TIFF", image.convert("F"), {}),
         ("ICO", image, {}), ("PPM", frames[0], {}), ("PDF", frames[0], {}), ("EPS", frames[0], {}),
     ]  # fmt: skip
+    kinds += [("AVIF", image, {"exif": exif}), ("AVIF", frames[0], {"speed": 10})] if features.check("avif") else []
     files = []
     for kind, picture, options in kinds:
         file = io.BytesIO()

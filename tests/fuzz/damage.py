@@ -379,3 +379,15 @@ def png_changed(random: Random, content: bytes) -> bytes:
     for name, part in chunks:
         made += struct.pack(">I", len(part)) + name + part + struct.pack(">I", binascii.crc32(name + part))
     return made
+
+
+def scans_added(random: Random, content: bytes) -> bytes:
+    """A JPEG with further passes over its pixels, or with very many segments."""
+    table = b"\xff\xc4\0\x14\x10\1" + bytes(15) + b"\xe0"  # one code: the next 16,384 blocks and more are empty
+    scan = b"\xff\xda\0\x08\1" + bytes([random.choice((1, 1, 2, 9)), 0, random.choice((0, 1)), 63, 0]) + b"\x7f\x7f"
+    added = random.choice((table + scan, scan, b"\xff\xc4\0\2", b"\xff\xfe\0\3x")) * random.choice((1, 63, 200, 20_000))
+    size = struct.pack(">HH", *random.choices((1, 24, 2000, 12_000, 14_000, 65_535), k=2))
+    frame = content.find(b"\xff\xc2")
+    if frame > 0 and random.random() < 0.3:
+        content = content[: frame + 5] + size + content[frame + 9 :]
+    return content[:-2] + added + content[-2:]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import unicodedata
 import warnings
@@ -20,6 +21,7 @@ from mcti_core.cli import _parser, main
 from mcti_core.config import TrainConfig
 from mcti_core.errors import MCTIError
 from mcti_core.escaping import escaped
+from mcti_core.examples import FewShotDataset
 from mcti_core.image_files import load_image
 from mcti_core.limits import MAX_CLASSES, MAX_TEMPLATES
 from mcti_core.names import check_name
@@ -51,12 +53,14 @@ from .damage import (
     hostile_pickle,
     metadata_changed,
     png_changed,
+    scans_added,
     signed_again,
 )
+from .folders import check_folder, make_folder, make_irregular
 
 __all__ = ["KINDS", "Broken", "Inputs", "watch"]
 
-KINDS = ("token files", "images", "settings", "prompts")
+KINDS = ("token files", "images", "settings", "prompts", "folders")
 
 
 _done: list[str] = []
@@ -86,13 +90,14 @@ class Inputs:
     def one(self, kind: str, seed: str) -> list[str]:
         """What became of one input: "read", or the class of the error, by each reader."""
         random = Random(seed)
-        for file in self.given.iterdir():
-            file.unlink()
+        shutil.rmtree(self.given)
+        self.given.mkdir()
         outcomes = {
             "token files": self.token_file,
             "images": self.image,
             "settings": self.setting,
             "prompts": self.prompt,
+            "folders": self.of_examples,
         }[kind](random)
         self._nothing_else()
         return outcomes
@@ -124,10 +129,15 @@ class Inputs:
             content = metadata_changed(random, self.exif)
         elif content.startswith(b"\x89PNG") and random.random() < 0.5:
             content = png_changed(random, content)
+        elif content.startswith(b"\xff\xd8") and random.random() < 0.2:
+            content = scans_added(random, content)
         elif random.random() < 0.97:
             content = bytes_changed(random, content, self.images)
         path = self.given / f"x{random.choice(('.png', '.jpg', '.webp', '.bmp'))}"
-        path.write_bytes(content)
+        if random.random() < 0.02:
+            make_irregular(random, path)
+        else:
+            path.write_bytes(content)
 
         def read() -> None:
             self.begin()
@@ -137,6 +147,17 @@ class Inputs:
             some = pixels[:, :1000, :1000]
             if not (some.min() >= 0 and some.max() <= 1):
                 raise Broken("pixels outside [0, 1]")
+
+        return [_outcome(read)]
+
+    def of_examples(self, random: Random) -> list[str]:
+        make_folder(random, self.given, self.images)
+        self.begin()
+
+        def read() -> None:
+            if wrong := check_folder(self.given):
+                raise Broken(wrong)
+            FewShotDataset.from_folder(self.given).fingerprint()
 
         return [_outcome(read)]
 

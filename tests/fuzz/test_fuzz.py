@@ -26,7 +26,9 @@ from .damage import bytes_changed, call, number_op, text_op
 from .running import fuzz
 
 
-@pytest.mark.parametrize(("kind", "count"), [("token files", 300), ("images", 60), ("settings", 100), ("prompts", 200)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("token files", 300), ("images", 60), ("settings", 100), ("prompts", 200), ("folders", 60)]
+)
 def test_a_result_or_a_refusal(kind, count, tmp_path):
     assert fuzz(kind, "tests", list(range(count)), tmp_path / "kept")
 

@@ -105,6 +105,40 @@ def test_tokens_that_are_not_there_are_a_mistake(server: Server) -> None:
     assert "nothing.safetensors" in mistake(server, wanted)
 
 
+def test_summary_of_a_folder_names_what_is_not_used(server: Server) -> None:
+    folder = server.base / "input" / "mixed"
+    write_classes(folder)
+    for name in ("cat/a.cr3", "cat/b.CR3", "dog/c.mov", "@eaDir/x.png", "dog/deeper/x.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"content")
+    (folder / "empty").mkdir()
+    run = server.run({**reading("mixed"), "3": node("PreviewAny", source=["1", 3])})
+    assert run.succeeded, run.error
+    (text,) = run.texts("3")
+    assert text.splitlines()[:3] == ["4 images, 2 classes", "cat: 2", "dog: 2"]
+    for told in (
+        "2 .cr3 files skipped: raw camera files",
+        "1 .mov file skipped: videos",
+        "made by a system",
+        "1 folder skipped: empty",
+        "not looked into",
+    ):
+        assert told in text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_unreadable_images_are_named_in_one_sentence_and_pipes_are_not_waited_for(server: Server) -> None:
+    folder = server.base / "input" / "broken"
+    write_classes(folder)
+    os.mkfifo(folder / "cat" / "pipe.png")
+    for name in ("cat/0.png", "dog/1.png"):
+        (folder / name).write_bytes(b"<html>")
+    shown = {**reading("broken"), "1": node("MCTI_ExamplesFromFolder", folder="broken", shots=0, seed=0, image_size=64)}
+    told = mistake(server, shown)
+    assert told.startswith("2 images cannot be read: ")
+    assert told.count("a web page") == 2
+
+
 def test_the_server_goes_on_after_all_that(server: Server) -> None:
     assert server.run(needed(graph("1"), "18")).succeeded
 
