@@ -117,7 +117,7 @@ def _parts_of(folder: Path) -> dict[str, str]:
         raise HostError(f"{folder} has no UNet; only Stable Diffusion 1.x, 2.x and XL are loaded here")
     if "vae" not in parts:
         raise HostError(f"{folder} has no VAE; give a whole Stable Diffusion folder")
-    for part in CLASSES:
+    for part in ("", *CLASSES):  # transformers and peft look into the folder itself, too
         check_component(folder, part)
     return parts
 

@@ -31,10 +31,18 @@ CLASSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 1.x, 2.x and XL have. Parts with other names are passed over, here and by diffusers."""
 _FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "adapter_config.json")
 _MAX_BYTES, _MAX_DEPTH = 2**20, 32
-_CODE = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code", "quantization_config")
-"""Settings by which libraries look for code beside the weights or elsewhere, or for classes by name."""
+_CODE = (
+    "auto_map", "configuration_files", "custom_pipeline", "custom_pipelines", "trust_remote_code", "quantization_config",
+)  # fmt: skip
+"""Settings by which libraries look for code beside the weights or elsewhere, for classes by name, or for other settings."""
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 """transformers fetches a kernel where one of these holds a slash."""
+_SIZED = ("config.json", "scheduler_config.json")
+_MAX_SETTING, _MAX_COUNT, _MAX_LEVELS = 10_000, 1_000_000, 8
+"""Of a size, such as a width; of words, steps and labels; and of the entries of a list that describes a UNet or a VAE level by level."""
+_MAX_LAYERS = {"num_hidden_layers": 64}
+_MAX_BLOCKS = 16
+"""Of all other layers and blocks, which multiply: libraries build them one by one before they look for their weights."""
 
 
 def named_classes(folder: Path) -> dict[str, str]:
@@ -63,10 +71,10 @@ def named_classes(folder: Path) -> dict[str, str]:
 
 
 def check_component(folder: Path, part: str = "") -> None:
-    """Look through the settings of one part, or of a CLIP model that is a folder by itself.
+    """Look through the settings of one part, or of what lies in the folder itself, such as a CLIP model.
 
     Raises:
-        HostError: they name another class than the part's, or code.
+        HostError: they name another class than the part's, code, or a size that no Stable Diffusion or CLIP model has.
     """
     for path in (folder / part / name for name in _FILES):
         if not path.is_file():
@@ -75,6 +83,8 @@ def check_component(folder: Path, part: str = "") -> None:
             raise HostError(f"{path} asks for the weights of another model; give a folder with the weights themselves")
         settings = read_settings(path)
         _refuse_code(path, settings)
+        if path.name in _SIZED:
+            _refuse_large(path, settings)
         for key in ("_class_name", "tokenizer_class"):
             if part and settings.get(key) is not None and settings[key] not in CLASSES[part][1]:
                 raise _other_class(path, part, settings[key], CLASSES[part][1])
@@ -113,6 +123,32 @@ def _refuse_code(path: Path, settings: Any, depth: int = 0) -> None:
                 "Stable Diffusion or CLIP folder"
             )
         _refuse_code(path, value, depth + 1)
+
+
+def _refuse_large(path: Path, settings: Any, key: str = "") -> None:
+    """Sizes that would take all memory or all time before it is seen that the weights do not fit."""
+    if isinstance(settings, dict):
+        for inner, value in settings.items():
+            _refuse_large(path, value, inner)
+    elif isinstance(settings, list):
+        if len(settings) > _MAX_LEVELS and key.endswith(("_blocks", "_block", "_block_types", "_channels")):
+            raise _too_large(path, key, f"{len(settings):,} entries", _MAX_LEVELS)
+        for value in settings:
+            _refuse_large(path, value, key)
+    elif isinstance(settings, int):  # sizes are; others may be infinite
+        most = _MAX_COUNT if key.endswith(("_token_id", "vocab_size", "_timesteps", "num_labels")) else _MAX_SETTING
+        if "layers" in key or key.endswith("_blocks"):
+            most = _MAX_LAYERS.get(key, _MAX_BLOCKS)
+        if abs(settings) > most:
+            raise _too_large(
+                path, key, f"{settings:,}" if abs(settings) < 10**30 else "a number of more than 30 digits", most
+            )
+
+
+def _too_large(path: Path, key: str, given: str, most: int) -> HostError:
+    return HostError(
+        f"{path} sets {key[:80]!r} to {given}, where Stable Diffusion and CLIP have at most {most:,}; copy the folder again"
+    )
 
 
 def _other_class(path: Path, part: str, given: Any, classes: tuple[str, ...]) -> HostError:

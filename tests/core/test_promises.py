@@ -1,6 +1,7 @@
 """What SECURITY.md promises, as far as it can be read in the source."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,16 @@ def test_no_routes_are_added_to_the_server_and_one_file_names_the_folders():
     for path in FILES:
         assert "PromptServer" not in path.read_text(encoding="utf-8"), _place(path)
     assert "mcti_folders.txt" in (ROOT / "nodes" / "folders.py").read_text(encoding="utf-8")
-    assert not list((ROOT / "web").rglob("*.js"))
+
+
+def test_scripts_of_the_page_fetch_nothing_and_write_no_text_into_it():
+    scripts = sorted((ROOT / "web").rglob("*.js"))
+    assert [path.name for path in scripts] == ["advanced_inputs.js", "template_order.js"]
+    other = r"HTML|document|window|eval|Function|fetch|Socket|XMLHttp|import\(|storage|beacon|https?:"
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(other, text), path.name
+        assert set(re.findall(r'from "(.*)"', text)) <= {"../../scripts/app.js", "../../scripts/api.js"}
 
 
 def test_limits_in_security_are_those_of_the_code():
@@ -128,7 +138,9 @@ def test_limits_in_security_are_those_of_the_code():
         f"{limits.MAX_TEMPLATE:,} characters; {limits.MAX_ENCODED:,} classes times templates",
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
         f"kept training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
-        f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels |",
+        f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "
+        f"{model_folders._MAX_SETTING:,} (words, steps and labels {model_folders._MAX_COUNT:,}), "
+        f"{model_folders._MAX_LAYERS['num_hidden_layers']} hidden layers, {model_folders._MAX_BLOCKS} layers or blocks elsewhere |",
         f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
         f"command line | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} brackets in one another |",
         f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mcti_core.errors import HostError
 from mcti_core.hosts.clip_model import load_clip_space
 from mcti_core.hosts.diffusers import load_host
-from mcti_core.hosts.model_folders import CLASSES
+from mcti_core.hosts.model_folders import CLASSES, check_component
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = "from pathlib import Path\nPath('RAN').touch()\nclass Evil:\n    pass\n"
@@ -92,11 +92,14 @@ def test_load_host_with_a_pipeline_of_its_own_calls_nothing(copy, called):
         ("unet/config.json", {"quantization_config": {"quant_method": "evil"}}),
         ("vae/config.json", {"trust_remote_code": True}),
         ("text_encoder/adapter_config.json", {"base_model_name_or_path": "someone/else"}),
+        ("adapter_config.json", {"base_model_name_or_path": "someone/else"}),
+        ("config.json", {"auto_map": {"AutoConfig": "evil.Evil"}}),
+        ("text_encoder/config.json", {"configuration_files": ["config.4.0.0.json"]}),
     ],
 )
 def test_load_host_with_code_in_a_part_calls_nothing(place, values, copy, called):
     change(copy / place, **values)
-    with pytest.raises(HostError, match=re.escape(place.split("/")[1])):
+    with pytest.raises(HostError, match=re.escape(Path(place).name)):
         load_host(copy)
     assert not called
 
@@ -110,6 +113,63 @@ def test_load_host_with_damaged_settings_is_a_sentence(place, content, copy):
     with pytest.raises(HostError, match=r"cannot be read|has no UNet|nested too deeply") as refused:
         load_host(copy)
     assert len(str(refused.value)) < 500
+
+
+def test_clip_space_whose_settings_lead_to_other_settings_is_refused(copy, tiny_host):
+    """transformers would follow them after the look at the first ones, to a kernel for one."""
+    config = copy / "clip" / "config.json"
+    shutil.copy(config, config.with_name("config.4.0.0.json"))
+    change(config.with_name("config.4.0.0.json"), attn_implementation="someone/kernel")
+    change(config, configuration_files=["config.4.0.0.json"])
+    with pytest.raises(HostError, match="'configuration_files'"):
+        load_clip_space(copy / "clip", {"clip_l": tiny_host.text["clip_l"].width})
+
+
+@pytest.mark.parametrize(
+    ("place", "values"),
+    [
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 3 * 10**8}),
+        ("text_encoder/config.json", {"num_hidden_layers": 20_000}),
+        ("text_encoder/config.json", {"num_labels": 10**8}),
+        ("text_encoder/config.json", {"text_config": {"max_position_embeddings": 10**9}}),
+        ("unet/config.json", {"layers_per_block": 2_000}),
+        ("unet/config.json", {"transformer_layers_per_block": [[1], [1, 2_000]]}),
+        ("unet/config.json", {"down_block_types": ["DownBlock2D"] * 2_000}),
+        ("unet/config.json", {"cross_attention_dim": 10 ** 4_000}),
+        ("vae/config.json", {"num_decoder_blocks": [10_000, 1, 1]}),
+    ],
+)  # fmt: skip
+def test_load_host_with_sizes_of_no_model_makes_nothing(place, values, copy, called):
+    change(copy / place, **values)
+    with pytest.raises(HostError, match=f"{place}.*where Stable Diffusion and CLIP have at most") as refused:
+        load_host(copy)
+    assert len(str(refused.value)) < 500
+    assert not called
+
+
+def test_check_component_with_sizes_of_the_largest_models_passes(tmp_path):
+    text = {
+        "num_hidden_layers": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "vocab_size": 49408,
+        "eos_token_id": 49407,
+    }
+    change(
+        tmp_path / "config.json", text_config=text, vision_config={"num_hidden_layers": 48, "intermediate_size": 8192}
+    )
+    change(
+        tmp_path / "scheduler_config.json",
+        num_train_timesteps=1000,
+        trained_betas=[0.1] * 1000,
+        lambda_min_clipped=-float("inf"),
+    )
+    check_component(tmp_path)
+    change(
+        tmp_path / "config.json", block_out_channels=[320, 640, 1280, 1280], transformer_layers_per_block=[1, 2, 10], sample_size=1024,
+        projection_class_embeddings_input_dim=2816, _use_default_values=["a"] * 40,
+    )  # fmt: skip
+    check_component(tmp_path)
 
 
 def test_single_file_with_a_config_that_names_another_class_calls_nothing(copy, called, tmp_path):
