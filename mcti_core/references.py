@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .normal_form import find_class, index_of, normal_form
 
-__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "nearest", "reference_at", "without_suffix"]  # fmt: skip
+__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "hyphenated", "is_of_a_name", "known_forms", "nearest", "reference_at", "without_suffix"]  # fmt: skip
 
 EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
 """What stands before a name."""
@@ -69,10 +69,25 @@ def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int 
 
 def nearest(name: str, known: Sequence[tuple[str, int]]) -> int | None:
     """The class that a name, which is none's, is probably meant for; None where none is close."""
-    folded, forms = normal_form(name), [form for form, _ in known]
+    folded, forms = _plain(name), {_plain(form): index for form, index in known}
     close = difflib.get_close_matches(folded, forms, 1, _CLOSE)
-    close += [form for form in forms if folded.startswith(form) and (len(form) > 2 or not form.isascii())]  # 猫が好き
-    return dict(known)[close[0]] if close else None
+    close += [
+        form for form in forms if form and folded.startswith(form) and (len(form) > 2 or not form.isascii())
+    ]  # 猫が好き
+    return forms[close[0]] if close else None
+
+
+def _plain(text: str) -> str:
+    """Without accents, and wide letters as narrow ones: ｃａｆé is cafe."""
+    letters = unicodedata.normalize("NFKD", normal_form(text))
+    return "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Cf"))
+
+
+def hyphenated(text: str, known: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """(normal form, class) of each name with a hyphen or low line that stands in a text as a word of its own."""
+    folded = normal_form(text)
+    among = [(form, index) for form, index in known if ("-" in form or "_" in form) and form in folded]
+    return [one for one in among if re.search(rf"(?<![\w:/-]){re.escape(one[0])}(?![\w-])", folded)]
 
 
 def end_of_name(text: str, at: int, form: str) -> int | None:

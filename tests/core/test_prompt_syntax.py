@@ -162,3 +162,10 @@ def test_name_goes_before_the_label_of_another_class_in_every_spelling():
     for prompt in ("{fox}", "embedding:fox", 'embedding:"fox"', "<fox>", "<embed:fox>"):
         assert classes(prompt, labels) == [0], prompt
     assert classes("{fox!} {fox-2}", labels) == [0, 1]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("ｆｏｘ", "fox"), ("cafe", "Café"), ("fo\u200bx", "fox"), ("fos", "fox"), ("noel_2", "noël-2"), ("नमस्त", "नमस्ते")])  # fmt: skip
+def test_name_close_to_a_tokens_is_asked_about(written, meant):
+    for prompt in (f"{{{written}}}", f"embedding:{written}, red"):
+        with pytest.raises(TokenError, match=f"did you mean {{{meant}}}"):
+            parse_prompt(prompt, NAMES, LABELS)

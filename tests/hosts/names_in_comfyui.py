@@ -30,8 +30,11 @@ TOGETHER = {  # a prompt, and the classes in it
     "embedding:ox": [],
     "an embedding: of words": [],
 }
+WORDS = {  # a prompt, and the tokens that stand in it without embedding:
+    "a Großer-Fuchs and an OWL-2, red": ["Großer-Fuchs", "owl-2"], "a fox": [], "embedding:owl-2": [], "owl-22 x-owl-2": [], "{owl-2} <a-b-c>": ["a-b-c", "owl-2"],
+}  # fmt: skip
 CLOSE = {  # a name that is no token's, and the one it is close to
-    "embedding:fos": "fox", "embedding:oxf": "fox", "embedding:foxes, red": "fox", "a (embedding:owl-3:1.2)": "owl-2", "embedding:Yr": None,
+    "embedding:fos": "fox", "embedding:oxf": "fox", "embedding:foxes, red": "fox", "a (embedding:owl-3:1.2)": "owl-2", "embedding:Yr": "Ýr", "embedding:ｆｏｘ９９": "fox",
     "embedding:grosser-fuch": "Großer-Fuchs", "embedding:சிங்கம": "சிங்கம்", "embedding:猫頭鷹が好き": "猫頭鷹", "embedding:nobody": None, "fos": None,
     "embedding:fox9": None, "embedding:fox": None, "embedding:unknwon": "unknown",
 }  # fmt: skip
@@ -63,6 +66,7 @@ def main(comfyui: str, folder: Path) -> None:
             "missed": missed(clip, tokens),
             "together": {prompt: (classes(clip, prompt), wanted) for prompt, wanted in TOGETHER.items()},
             "logged": {prompt: (logged(pack, clip, prompt), meant) for prompt, meant in CLOSE.items()},
+            "words": {prompt: (logged(pack, clip, prompt), names) for prompt, names in WORDS.items()},
             "nodes": in_nodes(TokenSet, parts, clip, tokens),
         }
     )

@@ -26,6 +26,13 @@ def test_name_close_to_a_tokens_is_logged(named):
         assert all(text.endswith(f"did you mean embedding:{meant}?") for text in said)
 
 
+def test_name_without_embedding_is_logged_where_it_can_be_no_word(named):
+    for prompt, (said, names) in named["words"].items():
+        assert sorted(said) == [
+            f"a prompt holds {n} as words; write embedding:{n} for the learned token" for n in names
+        ], prompt
+
+
 def test_token_prompts_name_each_class_wherever_the_slot_is(named):
     for template, found in named["nodes"]["prompts"].items():
         assert found == [[index] * template.count("{}") for index in range(len(named["names"]))], template

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from ...atomic import write_atomically
 from ...errors import TokenError
 from ...escaping import escaped
-from ...references import EMBEDDING, SUFFIXES, known_forms, nearest, reference_at
+from ...references import EMBEDDING, SUFFIXES, hyphenated, known_forms, nearest, reference_at
 from ...tokens import TokenSet
 from .text import text_encoders
 
@@ -92,6 +92,10 @@ class _TokenFiles:
         index = nearest(name, self.known)
         return None if index is None else self._tokens.names[index]
 
+    def hyphenated(self, text: str) -> list[str]:
+        """The tokens whose names, which nobody writes as words, stand in a text without ``embedding:``."""
+        return list(dict.fromkeys(self._tokens.names[index] for _, index in hyphenated(text, self.known)))
+
     def _file(self, token: int) -> str:
         """Its name without the suffix; the file is there afterwards."""
         name = f"{_FILE}{self._id}-{token}"
@@ -125,12 +129,12 @@ class _Knowing:
             text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
             for files in self.mcti_files:
                 text = files.referred(text)
-            if self.mcti_logs:
-                self._log_others(text)
+        if self.mcti_logs:
+            self._log_others(text)
         return super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
 
     def _log_others(self, text: str) -> None:
-        """Log every name that is neither a token's nor a file's, and close to a token's."""
+        """Log every name that is neither a token's nor a file's and close to a token's, and names without ``embedding:``."""
         for found in EMBEDDING.finditer(text):
             name = reference_at(text, found.end(), (), (), ()).name
             meant = next(filter(None, (files.meant(name) for files in self.mcti_files)), None)
@@ -139,6 +143,10 @@ class _Knowing:
                     "a prompt names embedding:%s, which is no token and no file, and is drawn without it; did you mean embedding:%s?",
                     escaped(name), meant,
                 )  # fmt: skip
+
+        for files in self.mcti_files:
+            for name in files.hyphenated(text):
+                _LOG.warning("a prompt holds %s as words; write embedding:%s for the learned token", name, name)
 
 
 def _is_file(name: str, folders: list[str]) -> bool:
