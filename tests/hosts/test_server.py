@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,19 @@ def test_an_absolute_path_is_refused_until_it_is_opened(server: Server, tmp_path
         server.submit(reading(str(tmp_path)))  # the folder above it stays closed
 
 
-def test_a_folder_without_images_is_refused_by_name(server: Server) -> None:
+def test_a_folder_whose_images_cannot_be_used_is_refused_by_name(server: Server) -> None:
     write_classes(server.base / "input" / "half")
     (server.base / "input" / "half" / "cup").mkdir()
-    with pytest.raises(RefusedError, match=r"'?cup'? .*\.png"):
+    (server.base / "input" / "half" / "cup" / "1.heic").write_bytes(b"")
+    with pytest.raises(RefusedError, match=r"class 'cup' has no image that can be used: .*1\.heic"):
         server.submit(reading("half"))
+
+
+def test_an_empty_folder_is_left_out_and_logged(server: Server) -> None:
+    write_classes(server.base / "input" / "two")
+    (server.base / "input" / "two" / "cup").mkdir()
+    assert server.run(reading("two")).succeeded
+    assert re.search(r"1 folder skipped: empty \(.*cup\)", server.log())
 
 
 @pytest.mark.parametrize(
