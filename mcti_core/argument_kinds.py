@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 from collections.abc import Callable
@@ -31,7 +32,12 @@ def path_text(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
     if text.startswith("~") and not os.path.lexists(Path(text).parts[0]):
-        return os.path.expanduser(text)
+        text = os.path.expanduser(text)
+    try:
+        os.lstat(text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise argparse.ArgumentTypeError(f"must be a path, got one that is too long: {text[:40]!r}...") from error
     return text
 
 
@@ -48,8 +54,8 @@ def file_path(example: str) -> Callable[[str], Path]:
 
     def kind(text: str) -> Path:
         given = path(text)
-        if given.is_dir() or text.endswith(("/", os.sep)):
-            raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file, as in {str(given / example)!r}")
+        if os.path.isdir(given) or text.endswith(("/", os.sep)):
+            raise argparse.ArgumentTypeError(f"{text!r:.200} is a folder; name a file, as in {str(given / example)!r}")
         return given
 
     return kind
@@ -58,7 +64,7 @@ def file_path(example: str) -> Callable[[str], Path]:
 def folder_path(text: str) -> Path:
     """A folder to write to."""
     given = path(text)
-    if given.is_file() or (given.suffix.lower() in _FILES and not given.is_dir()):
+    if os.path.isfile(given) or (given.suffix.lower() in _FILES and not os.path.isdir(given)):
         raise argparse.ArgumentTypeError(
             f"{text!r} is a file's name; name a folder, as in {str(given.with_suffix(''))!r}"
         )

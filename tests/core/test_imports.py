@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "methods": "",
     "calibration": "classifiers errors hosts methods tokens",
     "sampling": "out_of_memory errors hosts prompts tokens",
-    "hosts": "atomic errors escaping references tokens",
+    "hosts": "atomic errors escaping normal_form references tokens",
 }
 """Module or package of mcti_core -> what else of mcti_core it may import. Those not named are the outer layers."""
 

@@ -41,7 +41,7 @@ from mcti_core.token_formats import read_embedding
 from mcti_core.token_sets import merge, pick, rename
 from mcti_core.tokens import TokenSet, safe_names, safe_parts
 
-from . import prompts
+from . import options, prompts
 from .bases import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files, training
 from .damage import (
     NUMBERS,
@@ -60,7 +60,7 @@ from .folders import check_folder, make_folder, make_irregular
 
 __all__ = ["KINDS", "Broken", "Inputs", "watch"]
 
-KINDS = ("token files", "images", "settings", "prompts", "folders")
+KINDS = ("token files", "images", "settings", "prompts", "folders", "options")
 
 
 _done: list[str] = []
@@ -96,6 +96,7 @@ class Inputs:
             "token files": self.token_file,
             "images": self.image,
             "settings": self.setting,
+            "options": self.option,
             "prompts": self.prompt,
             "folders": self.of_examples,
         }[kind](random)
@@ -175,6 +176,19 @@ class Inputs:
         self.begin()
         prompts.every_spelling(random)
         return [_outcome(lambda: prompts.any_prompt(random))]
+
+    def option(self, random: Random) -> list[str]:
+        wrong: list[str | None] = []
+
+        def given() -> None:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                wrong.append(options.any_option(random, self.given))
+
+        self.begin()
+        outcome = _outcome(given)
+        if any(wrong):
+            raise Broken(str(wrong[0]))
+        return [f"option {outcome}"]
 
     def _case(self, law: Callable[..., object], random: Random) -> None:
         (self.given / "case.txt").write_text(f"{getattr(law, '__name__', law)} {random.getstate()[1][:3]}\n")

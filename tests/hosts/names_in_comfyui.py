@@ -68,6 +68,7 @@ def main(comfyui: str, folder: Path) -> None:
             "logged": {prompt: (logged(pack, clip, prompt), meant) for prompt, meant in CLOSE.items()},
             "words": {prompt: (logged(pack, clip, prompt), names) for prompt, names in WORDS.items()},
             "nodes": in_nodes(TokenSet, parts, clip, tokens),
+            "twins": twins(pack, clip_with_tokens, clip, TokenSet),
         }
     )
 
@@ -107,14 +108,32 @@ def missed(clip: Any, tokens: Any) -> list[str]:
 
 def logged(pack: str, clip: Any, prompt: str) -> list[str]:
     """What this pack logs of a prompt, in the words of its message."""
-    said: list[str] = []
+    return said(pack, lambda: clip.tokenize(prompt))
+
+
+def said(pack: str, act: Any) -> list[str]:
+    found: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: found.append(record.getMessage())
     logger = logging.getLogger(f"{pack}.hosts.comfy.prompt_tokens")
     logger.addHandler(handler)
-    clip.tokenize(prompt)
+    act()
     logger.removeHandler(handler)
-    return said
+    return found
+
+
+def twins(pack: str, clip_with_tokens: Any, clip: Any, token_set: Any) -> dict[str, Any]:
+    """What is logged where a second set is loaded behind the first, by the second set's labels."""
+    found = {}
+    for labels, shift in (
+        (("fox",), 50.0), (("FOX", "new"), 50.0), ((nfd("Ýr"), "fox"), 50.0), (("new", "other"), 50.0), (LABELS, 0.0),
+    ):  # fmt: skip
+        numbers = torch.arange(1.0, len(labels) + 1)[:, None, None].expand(-1, 2, 96) + shift
+        second = token_set(labels, {"clip_l": numbers.clone()})
+        messages = said(pack, lambda second=second: clip_with_tokens(clip, second))
+        drawn = classes(clip_with_tokens(clip, second), "embedding:fox")
+        found[",".join(labels)] = (messages, drawn)
+    return found
 
 
 def in_nodes(token_set: Any, parts: Any, clip: Any, tokens: Any) -> dict[str, Any]:

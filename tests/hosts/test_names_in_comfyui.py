@@ -59,3 +59,13 @@ def test_class_unknown_is_an_answer_like_others(named):
 def test_labels_of_two_systems_are_one_class(named):
     assert sorted(named["nodes"]["examples"].values()) == [1, 3]
     assert named["nodes"]["accuracy"] == named["nodes"]["right"]
+
+
+def test_second_set_with_a_name_of_the_first_is_used_and_told(named):
+    """Not where it is the same set again, or has no name of the first."""
+    fox, upper, both, others, again = named["twins"].values()
+    assert (others, again) == ([[], [6]], [[], [6]])
+    for (messages, drawn), place, names in ((fox, 0, ["fox"]), (upper, 0, ["FOX"]), (both, 1, ["Ýr", "fox"])):
+        (message,) = messages
+        assert drawn == [50 + place]
+        assert f"the tokens {', '.join(f'embedding:{name}' for name in names)};" in message

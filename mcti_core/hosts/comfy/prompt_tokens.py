@@ -12,16 +12,18 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import folder_paths
+import torch
 from safetensors.torch import save_file
 
 from ...atomic import write_atomically
-from ...errors import TokenError
+from ...errors import TokenError, listed
 from ...escaping import escaped
+from ...normal_form import index_of
 from ...references import EMBEDDING, SUFFIXES, hyphenated, known_forms, nearest, reference_at
 from ...tokens import TokenSet
 from .text import text_encoders
@@ -38,7 +40,7 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
 
     A token goes by its name or its class's label, in any case and composition of letters, also in quotes or with a file's
     suffix. What is not of the set is looked for where the given CLIP looks: in the host's embeddings folder, or among tokens
-    added before.
+    added before; where two sets have tokens of one name, the set added last is used, and a warning names them.
 
     Raises:
         TokenError: the tokens are for other text encoders.
@@ -49,11 +51,31 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}, the CLIP connected here has {_widths(theirs)}")
     files = _TokenFiles(tokens)
+    _tell_replaced(tokens, getattr(getattr(clip.tokenizer, next(iter(tokens.vectors))), "mcti_files", ()))
     knowing = clip.clone()
     knowing.tokenizer = copy.copy(clip.tokenizer)
     for place, name in enumerate(tokens.vectors):
         setattr(knowing.tokenizer, name, _knowing(getattr(clip.tokenizer, name), files, logs=place == 0))
     return knowing
+
+
+def _tell_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
+    """Warn of tokens that an earlier set has under the same name, with other vectors."""
+    replaced = []
+    for index, name in enumerate(tokens.names):
+        for files in before:
+            twin = index_of(name, files.tokens.names)
+            if twin is not None and any(
+                not torch.equal(vectors[index], files.tokens.vectors[encoder][twin])
+                for encoder, vectors in tokens.vectors.items()
+            ):
+                replaced.append(f"embedding:{name}")
+                break
+    if replaced:
+        _LOG.warning(
+            "MC-TI: two sets have the tokens %s; prompts take those of the set that was loaded last, so rename one of the two",
+            escaped(listed(replaced)),
+        )
 
 
 class _TokenFiles:
@@ -64,7 +86,7 @@ class _TokenFiles:
     """
 
     def __init__(self, tokens: TokenSet):
-        self._tokens = tokens
+        self.tokens = tokens
         self.known = known_forms(tokens.labels, tokens.names)
         digest = hashlib.sha256()
         for name, vectors in sorted(tokens.vectors.items()):
@@ -77,7 +99,7 @@ class _TokenFiles:
         """A prompt with the name of a file, and room around it, wherever a token of the set is named."""
         parts, done = [], 0
         for found in EMBEDDING.finditer(text):
-            reference = reference_at(text, found.end(), self._tokens.labels, self._tokens.names, self.known)
+            reference = reference_at(text, found.end(), self.tokens.labels, self.tokens.names, self.known)
             if reference.class_index is None or found.start() < done:
                 continue
             parts.append(text[done : found.start()])
@@ -90,18 +112,18 @@ class _TokenFiles:
     def meant(self, name: str) -> str | None:
         """The token that a name is close to."""
         index = nearest(name, self.known)
-        return None if index is None else self._tokens.names[index]
+        return None if index is None else self.tokens.names[index]
 
     def hyphenated(self, text: str) -> list[str]:
         """The tokens whose names, which nobody writes as words, stand in a text without ``embedding:``."""
-        return list(dict.fromkeys(self._tokens.names[index] for _, index in hyphenated(text, self.known)))
+        return list(dict.fromkeys(self.tokens.names[index] for _, index in hyphenated(text, self.known)))
 
     def _file(self, token: int) -> str:
         """Its name without the suffix; the file is there afterwards."""
         name = f"{_FILE}{self._id}-{token}"
         path = self.folder / f"{name}.safetensors"
         if not path.is_file():
-            vectors = {key: v[token].detach().float().contiguous() for key, v in self._tokens.vectors.items()}
+            vectors = {key: v[token].detach().float().contiguous() for key, v in self.tokens.vectors.items()}
             write_atomically(path, lambda temporary: save_file(vectors, temporary))
         return name
 
