@@ -7,9 +7,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from mcti_core.token_files import save_tokens
+from mcti_core.tokens import TokenSet
+
+from .browser import opened_page
 from .server import Server
+from .synthetic_checkpoints import write_clip, write_sd15
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +52,42 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A real server with the pack in it, for the tests of a file."""
     with Server(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def nodes2() -> bool:
+    """Whether the page draws Nodes 2.0; a file whose tests are of both kinds of page overrides this."""
+    return False
+
+
+@pytest.fixture(scope="module")
+def page(server: Server, nodes2: bool) -> Iterator[Any]:
+    """The page of the server, in Chromium."""
+    with opened_page(server, nodes2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def sd15(server: Server) -> Server:
+    """With a checkpoint, a CLIP model and a folder of examples."""
+    folders = [server.base / "models" / name for name in ("checkpoints", "clip_vision")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    write_sd15(folders[0] / "synthetic.ckpt")
+    write_clip(folders[1] / "clip.bin", text=False)  # whose words would be others than the checkpoint's
+    noise = np.random.default_rng(0)
+    for label in ("my cup", "Shoe"):
+        folder = server.base / "input" / "my-things" / label
+        folder.mkdir(parents=True)
+        Image.fromarray(noise.integers(0, 256, (80, 100, 3), dtype=np.uint8)).save(folder / "1.png")
+    return server
+
+
+@pytest.fixture(scope="module")
+def own_tokens(sd15: Server) -> Path:
+    """A file of tokens for that checkpoint."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = {"clip_l": 0.03 * torch.randn(2, 1, 768, generator=generator)}
+    file = sd15.base / "models" / "mcti_tokens" / "own.safetensors"
+    save_tokens(TokenSet(("my cup", "shoe"), vectors), file)
+    return file

@@ -1,49 +1,21 @@
-"""ComfyUI's own page in a browser: the sample workflows load, are the graphs of ``api/``, and run by a click.
-
-Needs Chromium (or ``CHROMIUM`` set to such a browser) and the Python package ``playwright``.
-"""
+"""ComfyUI's own page in a browser: the sample workflows load and are the graphs of ``api/``; search and cancelling work."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import time
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .browser import change, finished, load, press_run
 from .server import Server, graph
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 WORKFLOWS = sorted((Path(__file__).parents[2] / "workflows").glob("*.json"))
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--no-first-run"]
-SWITCHES += ["--disable-background-networking", "--disable-component-update"]
-READY = "window.app?.graph && window.app.extensionManager && document.querySelector('#graph-canvas')"
-QUICK = {"MCTI_TrainTokens": {"steps": 15}, "MCTI_TrainingSettings": {"samples": 2}, "MCTI_Evaluate": {"at_most": 5}}
-
-
-@pytest.fixture(scope="module")
-def page(server: Server) -> Iterator[Any]:
-    driver = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        pytest.skip("no Chromium: install it, or set CHROMIUM to such a browser")
-    server.post("/settings", {"Comfy.TutorialCompleted": True})  # or its dialog lies over everything
-    with driver.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=SWITCHES)
-        opened = chromium.new_page(viewport={"width": 1600, "height": 1000})
-        opened.set_default_timeout(60_000)
-        opened.goto(server.url)
-        opened.wait_for_function(READY)
-        yield opened
-        chromium.close()
 
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
@@ -81,24 +53,9 @@ def test_it_is_offered_as_a_template_with_a_thumbnail(server: Server, path: Path
     assert server.read(place + ".jpg").startswith(b"\xff\xd8\xff")
 
 
-def test_the_quick_start_runs_by_a_click_and_shows_all(server: Server, page: Any) -> None:
-    load(page, WORKFLOWS[0])
-    change(page, QUICK)
-    page.evaluate("window.previews = 0; app.api.addEventListener('b_preview', () => window.previews++)")
-    press_run(page)
-    (run,) = finished(server, 1)
-    assert run["status"]["status_str"] == "success"
-    pictures = {"6": 1, "7": 1, "8": 1, "15": 20, "17": 10, "18": 1}
-    for node, count in pictures.items():
-        page.wait_for_function("([id, n]) => app.graph.getNodeById(+id).imgs?.length === n", arg=[node, count])
-    assert page.evaluate("window.previews") >= 1
-    assert "10 classes" in text_of(page, 5)
-    assert "embedding:0" in text_of(page, 19)
-
-
 def test_training_is_cancelled_by_a_click(server: Server, page: Any) -> None:
     load(page, WORKFLOWS[0])
-    change(page, {**QUICK, "MCTI_TrainTokens": {"steps": 5000, "seed": 1}})
+    change(page, {"MCTI_TrainTokens": {"steps": 5000, "seed": 1}})
     page.evaluate("window.step = 0; app.api.addEventListener('progress', e => window.step = e.detail.value)")
     done = len(server.get("/history"))
     press_run(page)
@@ -106,37 +63,6 @@ def test_training_is_cancelled_by_a_click(server: Server, page: Any) -> None:
     page.get_by_role("button", name=re.compile("cancel|interrupt", re.IGNORECASE)).first.click()
     *_, run = finished(server, done + 1)
     assert "execution_interrupted" in dict(run["status"]["messages"])
-
-
-def load(page: Any, path: Path) -> None:
-    page.evaluate("async graph => { await app.loadGraphData(graph) }", json.loads(path.read_text(encoding="utf-8")))
-    page.wait_for_function("n => app.graph._nodes.length === n", arg=len(json.loads(path.read_text())["nodes"]))
-    page.keyboard.press("Escape")  # a list of models that are not there
-
-
-def change(page: Any, values: dict[str, dict[str, Any]]) -> None:
-    """Other values for the widgets of nodes of a type."""
-    script = """values => { for (const n of app.graph._nodes) for (const [name, value] of Object.entries(values[n.type] ?? {}))
-                n.widgets.find(w => w.name === name).value = value }"""
-    page.evaluate(script, values)
-
-
-def press_run(page: Any) -> None:
-    page.get_by_role("button", name="Run", exact=True).first.click()
-
-
-def finished(server: Server, count: int, timeout: float = 300) -> list[dict[str, Any]]:
-    """The history, when it holds so many runs."""
-    end = time.monotonic() + timeout
-    while len(server.get("/history")) < count:
-        assert time.monotonic() < end, server.log()[-4000:]
-        time.sleep(0.2)
-    return list(server.get("/history").values())
-
-
-def text_of(page: Any, node: int) -> str:
-    page.wait_for_function("id => app.graph.getNodeById(id).widgets.some(w => w.value)", arg=node)
-    return page.evaluate("id => app.graph.getNodeById(id).widgets.map(w => w.value).join()", node)
 
 
 def as_the_host_reads(server: Server, node: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Each sample workflow runs by a click on Run, on the classic canvas and in Nodes 2.0, and nothing hides anything then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .browser import boxes, change, finished, load, overlapping, press_run, text_of
+from .server import Server
+from .test_page_layout import WORKFLOWS, nodes2
+
+__all__ = ["nodes2"]
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+QUICK = {
+    "MCTI_TrainTokens": {"steps": 15},
+    "MCTI_Evaluate": {"at_most": 5},
+    "KSampler": {"steps": 4},
+}
+SD15 = {
+    "CheckpointLoaderSimple": {"ckpt_name": "synthetic.ckpt"},
+    "MCTI_LoadClipSpace": {"clip_file": "clip.bin"},
+    "MCTI_ExamplesFromFolder": {"image_size": 64},
+    "MCTI_TrainTokens": {"steps": 3},
+    "MCTI_LoadTokens": {"file": "own.safetensors"},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "KSampler": {"steps": 4},
+}
+PICTURES = {
+    "1": {"7": 1, "8": 1, "18": 1},
+    "2": {"7": 1, "8": 1, "9": 1, "16": 2},
+    "3": {"9": 1},
+    "4": {"12": 10},
+    "5": {"14": 10},
+    "6": {"6": 1, "15": 20, "17": 10},
+}
+"""How many pictures which node shows."""
+TEXTS = {"1": (5, "10 classes"), "2": (6, "my-cup.safetensors"), "3": (11, "my-cup"), "6": (5, "10 classes")}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("own_tokens")
+def test_template_runs_by_a_click(server: Server, page: Any, path: Path) -> None:
+    number = path.stem.split()[0]
+    load(page, path)
+    change(page, SD15 if number in "23" else QUICK)
+    before, runs = page.evaluate("window.previews"), len(server.get("/history"))
+    press_run(page)
+    if number in "1456":
+        page.wait_for_function("n => window.previews > n", arg=before, timeout=300_000)
+        assert overlapping(boxes(page)) == []  # with the live preview
+    *_, run = finished(server, runs + 1)
+    assert run["status"]["status_str"] == "success"
+    for node, count in PICTURES[number].items():
+        page.wait_for_function("([id, n]) => app.graph.getNodeById(+id).imgs?.length === n", arg=[node, count])
+    if number in TEXTS:
+        node, text = TEXTS[number]
+        assert text in text_of(page, node)
+    assert overlapping(boxes(page)) == []
