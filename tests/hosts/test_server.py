@@ -78,7 +78,7 @@ def test_an_empty_folder_is_left_out_and_logged(server: Server) -> None:
         ("MCTI_TrainTokens.lr", "fast"),
         ("MCTI_TrainTokens.gamma", -1.0),
         ("MCTI_TrainTokens.examples", ["1", 0]),
-        ("MCTI_TrainingSettings.vectors", 17),
+        ("MCTI_TrainTokens.vectors", 17),
         ("MCTI_Pocket.shots", 0),
         ("MCTI_Classify.unknown_below", 2.0),
         ("MCTI_Evaluate.at_most", -1),
@@ -86,23 +86,23 @@ def test_an_empty_folder_is_left_out_and_logged(server: Server) -> None:
 )
 def test_a_value_out_of_range_is_refused_by_name(server: Server, place: str, value: object) -> None:
     with pytest.raises(RefusedError, match=place.split(".")[1]):
-        server.submit(changed(graph("1"), {place: value}))
+        server.submit(changed(graph("6"), {place: value}))
 
 
 @pytest.mark.parametrize(
     ("place", "value", "last"),
     [
-        ("MCTI_TrainingSettings.direction", "sideways", "8"),
-        ("MCTI_TrainingSettings.templates", "poems", "8"),
+        ("MCTI_TrainTokens.direction", "sideways", "15"),
+        ("MCTI_TrainTokens.templates", "poems", "15"),
         ("MCTI_Classify.method", "guess", "17"),
         ("MCTI_Evaluate.method", "guess", "5"),
     ],
 )
 def test_a_value_that_is_no_choice_is_a_mistake(server: Server, place: str, value: str, last: str) -> None:
     """ComfyUI v0.3 does not look at choices, so that the nodes must."""
-    quick = {"MCTI_TrainTokens.steps": 1, "MCTI_TrainingSettings.samples": 0, "MCTI_Evaluate.at_most": 1}
+    quick = {"MCTI_TrainTokens.steps": 1, "MCTI_TrainTokens.samples": 0, "MCTI_Evaluate.at_most": 1}
     quick |= {"KSampler.steps": 1, "EmptyLatentImage.batch_size": 1}
-    told = mistake(server, needed(changed(graph("1"), {**quick, place: value}), last))
+    told = mistake(server, needed(changed(graph("6"), {**quick, place: value}), last))
     assert value in told
     assert place.split(".")[1] in told
 

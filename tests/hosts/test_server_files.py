@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mcti_core.token_files import load_tokens, save_tokens
 
-from .server import Graph, Server, changed, graph, needed, node
+from .server import Graph, Server, changed, needed, node
 from .synthetic_checkpoints import write_sd15
 
 pytestmark = pytest.mark.host
@@ -31,11 +31,10 @@ def learning(server: Server, loader: Graph) -> Graph:
     models = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2]}
     return {
         **loader,
-        "2": graph("5")["2"],
         "e": node("MCTI_ExamplesFromFolder", folder="pets", shots=0, seed=0, image_size=64),
         "3": node(
-            "MCTI_TrainTokens", **models, examples=["e", 0], settings=["2", 0],
-            steps=3, batch=4, lr=0.1, gamma=0.0, seed=0,
+            "MCTI_TrainTokens", **models, examples=["e", 0],
+            steps=3, batch=4, lr=0.1, gamma=0.0, seed=0, mirror=False, samples=0,
         ),
     }  # fmt: skip
 
@@ -135,7 +134,7 @@ def test_files_of_others_are_not_overwritten(server: Server) -> None:
 
 def test_own_files_are_written_anew(server: Server) -> None:
     for seed in (0, 1):
-        what = changed(saving(server, "own", folder="own"), {"3.seed": seed, "2.templates": ["object", "style"][seed]})
+        what = changed(saving(server, "own", folder="own"), {"3.seed": seed, "3.templates": ["object", "style"][seed]})
         assert server.run(what).succeeded
     kept = load_tokens(server.base / "models" / "mcti_tokens" / "own.safetensors")
     assert kept.training["seed"] == 1

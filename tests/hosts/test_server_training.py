@@ -111,7 +111,7 @@ def assert_steps(told, first, last):
 
 
 def test_gamma_follows_the_gradients_where_the_settings_ask_for_it(server: Server) -> None:
-    balanced = changed(training(3, name="balanced"), {"2.gradient_ratio": 0.5})
+    balanced = changed(training(3, name="balanced"), {"3.gradient_ratio": 0.5})
     balanced["5"] = node("PreviewAny", source=["3", 5])
     run = server.run(balanced)
     assert run.succeeded
@@ -125,12 +125,11 @@ def test_gamma_follows_the_gradients_where_the_settings_ask_for_it(server: Serve
 
 def with_examples(nodes: Graph, last: str, loader: Graph = POCKET) -> Graph:
     """Plain textual inversion on the examples that a node gives."""
-    inputs = {"model": ["0", 0], "clip": ["0", 1], "vae": ["0", 2], "examples": [last, 0], "settings": ["2", 0]}
+    inputs = {"model": ["0", 0], "clip": ["0", 1], "vae": ["0", 2], "examples": [last, 0]}
     return {
         **loader,
         **nodes,
-        "2": {**graph("5")["2"]},
-        "3": node("MCTI_TrainTokens", **inputs, steps=3, batch=4, lr=0.01, gamma=0.0, seed=0),
+        "3": node("MCTI_TrainTokens", **inputs, steps=3, batch=4, lr=0.01, gamma=0.0, seed=0, mirror=False, samples=0),
         "9": node("PreviewImage", images=["3", 3]),
     }
 

@@ -1,4 +1,4 @@
-"""The sample workflows are whole, fit the nodes as they are, and are the graphs that the host tests run."""
+"""The sample workflows and subgraph blueprints are whole, fit the nodes as they are, and are the graphs that the host tests run."""
 
 from __future__ import annotations
 
@@ -45,8 +45,13 @@ def workflow(path: Path) -> dict[str, Any]:
     return read(path)
 
 
-def test_there_are_five_numbered_workflows_and_nothing_else():
-    assert [path.stem.split()[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5"]
+@pytest.fixture(params=sorted((ROOT / "subgraphs").glob("*.json")), ids=lambda path: path.stem)
+def blueprint(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return read(request.param)
+
+
+def test_there_are_six_numbered_workflows_and_nothing_else():
+    assert [path.stem.split()[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5", "6"]
     assert {path.stem for path in (ROOT / "workflows").iterdir()} == {path.stem for path in WORKFLOWS}
 
 
@@ -60,7 +65,7 @@ def test_a_square_thumbnail_lies_beside_each(path: Path):
 
 def test_each_has_an_id_of_its_own():
     """By which the page tells workflows apart."""
-    assert len({read(path)["id"] for path in WORKFLOWS}) == 5
+    assert len({read(path)["id"] for path in WORKFLOWS}) == len(WORKFLOWS)
 
 
 def test_nodes_are_ours_or_known_stock_ones(workflow: dict[str, Any]):
@@ -93,6 +98,29 @@ def test_links_have_both_ends(workflow: dict[str, Any]):
     assert linked == {link[0] for link in workflow["links"]}
 
 
+def test_blueprint_holds_one_subgraph_of_nodes_as_they_are(blueprint: dict[str, Any]):
+    """The page takes a blueprint only if its one node is of its one subgraph."""
+    (outer,), (inner,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    assert (outer["type"], outer["title"]) == (inner["id"], inner["name"])
+    assert blueprint["extra"]["BlueprintDescription"] == inner["description"]
+    assert [port["name"] for port in outer["inputs"]] == [port["name"] for port in inner["inputs"]]
+    assert [port["name"] for port in outer["outputs"]] == [port["name"] for port in inner["outputs"]]
+    test_inputs_and_outputs_are_the_nodes_own(inner)
+    test_each_widget_has_a_value(inner)
+
+
+def test_links_of_a_blueprint_have_both_ends(blueprint: dict[str, Any]):
+    (inner,) = blueprint["definitions"]["subgraphs"]
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    for link in inner["links"]:
+        outputs = nodes[link["origin_id"]]["outputs"] if link["origin_id"] != -10 else inner["inputs"]
+        inputs = nodes[link["target_id"]]["inputs"] if link["target_id"] != -20 else inner["outputs"]
+        source, target = outputs[link["origin_slot"]], inputs[link["target_slot"]]
+        assert link["type"] == source["type"] == target["type"]
+        assert link["id"] in (source.get("links") or source.get("linkIds"))
+        assert link["id"] == target.get("link") or link["id"] in target["linkIds"]
+
+
 def test_it_is_the_graph_that_the_host_tests_run(path: Path, workflow: dict[str, Any]):
     (graph,) = [file for file in GRAPHS.glob("*.json") if file.stem.split("_")[0] == path.stem.split()[0]]
     assert as_graph(workflow) == read(graph)
@@ -105,11 +133,13 @@ def test_no_node_lies_over_another_and_each_is_in_a_group(workflow: dict[str, An
         assert any(holds(group["bounding"], one) for group in workflow["groups"])
 
 
-def test_a_note_tells_what_happens(workflow: dict[str, Any]):
+def test_note_of_a_workflow_names_where_files_go(workflow: dict[str, Any]):
     (note,) = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
     (text,) = note["widgets_values"]
     assert text.startswith("# ")
-    assert "output" in text  # where files go
+    assert "`" not in text  # Nodes 2.0 draws code in a coloured note in a colour that cannot be read
+    saves = {"SaveImage", "MCTI_SaveTokens"} & {node["type"] for node in workflow["nodes"]}
+    assert ("output" in text) == bool(saves)
 
 
 def as_graph(workflow: dict[str, Any]) -> dict[str, Any]:
