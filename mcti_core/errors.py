@@ -24,8 +24,15 @@ __all__ = [
 _LONGEST = 60
 
 
+_LONGEST = 4000
+
+
 class MCTIError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose. What it quotes of a file cannot make its message endless."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
 
 
 class ExamplesError(MCTIError):

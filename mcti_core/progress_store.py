@@ -78,6 +78,8 @@ def load_training(path: str | Path) -> StoredTraining:
         ResumeError: no such file, one that is damaged or of something else, or one that a newer version wrote.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a named pipe would be waited for
+            raise ValueError("it is no file")
         if Path(path).stat().st_size > MAX_TRAINING_BYTES:
             raise ValueError(f"it is larger than {MAX_TRAINING_BYTES // 2**30} GiB")
         with safe_open(path, framework="pt") as file:

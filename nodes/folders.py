@@ -57,7 +57,9 @@ def example_folder(name: str) -> Path:
     """
     inputs = Path(folder_paths.get_input_directory())
     try:
-        path = Path(os.path.realpath(inputs / name))
+        if not _inside(Path(os.path.normpath(inputs / name)), [*_roots(), *map(_followed, _roots())]):
+            raise _outside(name)  # before it is looked for: to do so, Windows logs in at the server that a name tells
+        path = _followed(inputs / name)
         refuse_outside([path], name)
         there = bool(name.strip()) and path.is_dir()
     except (OSError, ValueError):  # a name that no system takes
@@ -75,15 +77,35 @@ def refuse_outside(paths: Iterable[Path], name: str) -> None:
     Args:
         name: of the folder that led there, for the message.
     """
-    inputs = Path(folder_paths.get_input_directory())
-    own = [inputs, *map(Path, (folder_paths.get_output_directory(), folder_paths.get_temp_directory()))]
-    roots = [Path(os.path.realpath(root)) for root in (*own, *_opened())]
-    for path in {Path(os.path.realpath(path)) for path in paths}:
-        if not any(path.is_relative_to(root) for root in roots):
-            raise ExamplesError(
-                f"the folder {name!r:.200} is outside ComfyUI's input folder, or a link in it leads there; copy it into {inputs}, or "
-                f"write its path as a line into {_settings_file()}"
-            )
+    roots = [_followed(root) for root in _roots()]
+    for path in set(map(_followed, paths)):
+        if not _inside(path, roots):
+            raise _outside(name)
+
+
+def _roots() -> list[Path]:
+    """The folders that a graph may read, as they are named."""
+    own = (
+        folder_paths.get_input_directory(),
+        folder_paths.get_output_directory(),
+        folder_paths.get_temp_directory(),
+    )
+    return [*(Path(os.path.normpath(path)) for path in own), *_opened()]
+
+
+def _followed(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _inside(path: Path, roots: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _outside(name: str) -> ExamplesError:
+    return ExamplesError(
+        f"the folder {name!r:.200} is outside ComfyUI's input folder, or a link in it leads there; copy it into "
+        f"{folder_paths.get_input_directory()}, or write its path as a line into {_settings_file()}"
+    )
 
 
 def token_set_path(name: str, suffix: str) -> Path:

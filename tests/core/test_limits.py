@@ -139,3 +139,25 @@ def test_example_features_of_another_clip_space_are_a_sentence(tiny_host, method
     tokens = TokenSet(("a", "b"), {"clip_l": torch.randn(2, 1, tiny_host.text["clip_l"].width)}, support=support)
     with pytest.raises(TokenError, match="example features are 7 wide"):
         calibrated_classifier(method, tiny_host, tokens)
+
+
+def test_message_about_a_file_of_many_names_is_short(tmp_path):
+    values = {
+        "format": '"mcti-token-set"',
+        "format_version": "1",
+        "labels": '["a"]',
+        "names": '["a"]',
+        "templates": '["{}"]',
+    }
+    values |= {"encoders": '["none"]', "pooling": '"eot"', "base_model": '""', "training": "{}"}
+    save_file({f"{'y' * 60}{i}": ONE.clone() for i in range(1000)}, tmp_path / "x.safetensors", metadata=values)
+    with pytest.raises(TokenError, match="holds no tensor 'none'") as refused:
+        load_tokens(tmp_path / "x.safetensors")
+    assert len(str(refused.value)) < 5000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are named pipes on POSIX alone")
+def test_pipe_in_place_of_a_training_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "training.safetensors")
+    with pytest.raises(ResumeError, match="no file"):
+        load_training(tmp_path / "training.safetensors")

@@ -10,6 +10,7 @@ def test_value_of_any_kind_is_what_the_schema_allows_or_refused(in_comfyui):
     assert told["broken"] == []
     assert told["slowest"] < 1
     assert told["nothing"] == []
+    assert told["looked for"] == []
     for kind in ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN", "IMAGE"):
         assert told["found"][f"{kind} taken"] > 5
         assert told["found"][f"{kind} refused"] > 5

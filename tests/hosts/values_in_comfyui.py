@@ -9,10 +9,12 @@ import asyncio
 import json
 import logging
 import math
+import os
 import sys
 import time
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -68,7 +70,26 @@ def main(comfyui: Path, count: int) -> None:
         for name, module in sys.modules.items()
         if name.endswith("mcti.nodes.checking") or name.endswith(".nodes.checking")
     ]
-    print(json.dumps(held(kinds, checking, count)))
+    print(
+        json.dumps(
+            {
+                **held(kinds, checking, count),
+                "looked for": looked_for(sys.modules[checking.Node.__module__[:-8] + "folders"]),
+            }
+        )
+    )
+
+
+def looked_for(folders: Any) -> list[str]:
+    """Of folders outside that a graph names, those that are looked for: on Windows that is a log-in at somebody's server."""
+    found: list[str] = []
+    follow = os.path.realpath
+    os.path.realpath = lambda path: found.append(str(path)) or follow(path)
+    for name in ("/elsewhere/share", "//elsewhere/share", "../../elsewhere/share", "x/../../../elsewhere"):
+        with suppress(folders.ExamplesError):
+            folders.example_folder(name)
+    os.path.realpath = follow
+    return [path for path in found if "elsewhere" in path]
 
 
 def held(kinds: dict[str, Any], checking: Any, count: int) -> dict[str, Any]:
