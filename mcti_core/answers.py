@@ -218,10 +218,9 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
         ResumeError: so it is.
         FileError: a file there is no file of answers.
     """
-    if resume or restart:
-        for file in (path, *_parts(path)):
-            refuse_foreign(file, _is_answers)
-        refuse_foreign(_mark(path), _is_mark)
+    for file in (path, *_parts(path)):
+        refuse_foreign(file, _is_answers)
+    refuse_foreign(_mark(path), _is_mark)
     if restart:
         return
     if _mark(path).exists():

@@ -243,7 +243,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from .outputs import check_writable, refuse_to_replace
     from .run_lock import lock_output
 
-    quiet_libraries()
     results = [arguments.out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
 
     bars: dict[str, Any] = {}
@@ -259,6 +258,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out, (path.name for path in results))
     with lock_output(arguments.out, folder=True):
         refuse_to_replace(results, overwrite=arguments.overwrite)
+        quiet_libraries()
         demo = run_demo(arguments.out, shots=arguments.shots, seed=arguments.seed, progress=progress)
     print(f"chance {100 / len(demo.classes):.1f}%")
     for name, share in demo.accuracy.items():

@@ -12,19 +12,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import FileError
+from .own_files import refuse_foreign
 
 __all__ = ["lock_output"]
 
 _LOG = logging.getLogger(__name__)
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """What a system answers where another process holds the lock."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _LOCKED_BYTE = 2**30
 """Windows lets nobody read a byte that is locked, so it is one far behind the process's number."""
 
 
 @contextmanager
 def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
-    """Hold an output folder, or the place of an output file, for this run; folders that are missing are made.
+    """Hold an output folder, or the place of an output file, for this run. Missing folders are made, and go if nothing is written there.
 
     The lock is on a small hidden file in the folder, or beside the file. It is the system's, so a file that is left there
     locks nothing. Where a file system knows no locks, a line in the log says so.
@@ -34,11 +36,13 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
         folder: whether it is a folder; else it is a file.
 
     Raises:
-        FileError: another run holds it, or the folder cannot be written to.
+        FileError: another run holds it, the folder cannot be written to, or something of others has the lock's name.
     """
     path = Path(path)
     hashed = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     lock = path / ".mcti.lock" if folder else path.parent / f".mcti-{hashed}.lock"
+    refuse_foreign(lock, _is_lock)
+    missing = [above for above in lock.parents if not os.path.lexists(above)]
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _opened(lock, path)
@@ -55,12 +59,15 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
         if os.name != "posix":
             with suppress(OSError):  # another run has opened it by now
                 lock.unlink(missing_ok=True)
+        for made in missing:
+            with suppress(OSError):  # there are results
+                made.rmdir()
 
 
 def _opened(lock: Path, path: Path) -> int:
     """The locked file's descriptor."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         try:
             _lock(descriptor)
             if os.name != "posix" or _is_still(lock, descriptor):
@@ -96,6 +103,15 @@ def _is_still(lock: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(lock), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file holds a process's number, or nothing, and so is a lock."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        content = file.read(21)
+    return not content or (content.isdigit() and len(content) < 21)
 
 
 def _holder(descriptor: int) -> str:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "limits": "errors",
     "own_files": "atomic errors",
     "marks": "errors own_files",
-    "run_lock": "errors",
+    "run_lock": "errors own_files",
     "outputs": "errors token_files",
     "batches": "",
     "diffusion": "errors",

@@ -102,3 +102,37 @@ def test_lock_waits_for_nothing(held):
     with pytest.raises(FileError), lock_output(held[0], folder=True):
         raise AssertionError
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("kind", ["a file of others", "a link", "a folder"])
+def test_lock_whose_name_is_taken_by_others_is_refused_and_changes_nothing(tmp_path, kind):
+    mine, lock = tmp_path / "mine", tmp_path / "out" / ".mcti.lock"
+    mine.write_text("mine")
+    lock.parent.mkdir()
+    if kind == "a file of others":
+        lock.write_text("notes")
+    elif kind == "a link":
+        lock.symlink_to(mine)
+    else:
+        lock.mkdir()
+    with (
+        pytest.raises(FileError, match=r"not written by MC-TI|is a link|is no file"),
+        lock_output(lock.parent, folder=True),
+    ):
+        raise AssertionError
+    assert mine.read_text() == "mine"
+    assert lock.is_dir() or lock.read_text() in ("notes", "mine")
+
+
+def test_lock_of_a_run_that_was_killed_is_taken_over(tmp_path):
+    (tmp_path / ".mcti.lock").write_text("99999999")
+    with lock_output(tmp_path, folder=True):
+        assert (tmp_path / ".mcti.lock").read_text() == str(os.getpid())
+
+
+def test_lock_in_which_nothing_was_written_leaves_no_folder(tmp_path):
+    with lock_output(tmp_path / "new" / "er", folder=True):
+        pass
+    with lock_output(tmp_path / "file" / "x.json", folder=False):
+        (tmp_path / "file" / "x.json").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

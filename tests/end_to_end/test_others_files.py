@@ -73,6 +73,13 @@ def test_classify_does_not_remove_files_of_others(folder, learned, tmp_path, cap
     refused(tmp_path, capsys, "classify", folder / "cat", "--tokens", learned, "--out", tmp_path / "x.jsonl", more)
 
 
+def test_classify_does_not_write_through_a_link_that_leads_nowhere(folder, learned, tmp_path, capsys):
+    (tmp_path / "x.jsonl").symlink_to(tmp_path / "elsewhere")
+    assert main(["classify", str(folder / "cat"), "--tokens", str(learned), "--out", str(tmp_path / "x.jsonl")]) == 1
+    assert "is a link" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_demo_does_not_replace_files_of_others(tmp_path, capsys):
     (tmp_path / "report.html").write_text("<html>mine</html>")
     refused(tmp_path, capsys, "demo", "--out", tmp_path)

@@ -1,6 +1,6 @@
-"""Feed damaged and hostile inputs to all that reads files, settings, names, prompts and options, and stop at the first that is not refused in order.
+"""Feed damaged and hostile inputs to all that reads files, settings, names, prompts and options or writes outputs, and stop at the first that is not refused in order.
 
-    python -m tests.fuzz --token-files 10000 --images 2000 --settings 1000 --prompts 2000 --folders 1000 --options 2000
+    python -m tests.fuzz --token-files 10000 --images 2000 --settings 1000 --prompts 2000 --folders 1000 --options 2000 --outputs 2000
 
 Every input must give a result or an ``MCTIError`` (at the command line also exit code 2), within five seconds of the processor and a bound of memory, run
 nothing, and write nothing outside its folder. Inputs are read in a process of their own, so that a hang or a crash is seen too.
@@ -18,7 +18,7 @@ from .running import fuzz
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0])
-    for kind, count in zip(KINDS, (10_000, 2_000, 1_000, 2_000, 1_000, 2_000), strict=True):
+    for kind, count in zip(KINDS, (10_000, 2_000, 1_000, 2_000, 1_000, 2_000, 2_000), strict=True):
         parser.add_argument(f"--{kind.replace(' ', '-')}", type=int, default=count)
     parser.add_argument(
         "--seed",

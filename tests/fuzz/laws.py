@@ -41,7 +41,7 @@ from mcti_core.token_formats import read_embedding
 from mcti_core.token_sets import merge, pick, rename
 from mcti_core.tokens import TokenSet, safe_names, safe_parts
 
-from . import options, prompts
+from . import options, outputs, prompts
 from .bases import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files, training
 from .damage import (
     NUMBERS,
@@ -60,7 +60,7 @@ from .folders import check_folder, make_folder, make_irregular
 
 __all__ = ["KINDS", "Broken", "Inputs", "watch"]
 
-KINDS = ("token files", "images", "settings", "prompts", "folders", "options")
+KINDS = ("token files", "images", "settings", "prompts", "folders", "options", "outputs")
 
 
 _done: list[str] = []
@@ -99,6 +99,7 @@ class Inputs:
             "options": self.option,
             "prompts": self.prompt,
             "folders": self.of_examples,
+            "outputs": self.output,
         }[kind](random)
         self._nothing_else()
         return outcomes
@@ -189,6 +190,11 @@ class Inputs:
         if any(wrong):
             raise Broken(str(wrong[0]))
         return [f"option {outcome}"]
+
+    def output(self, random: Random) -> list[str]:
+        self._case(outputs.any_output, random)
+        self.begin()
+        return [outputs.any_output(random, self.out)]
 
     def _case(self, law: Callable[..., object], random: Random) -> None:
         (self.given / "case.txt").write_text(f"{getattr(law, '__name__', law)} {random.getstate()[1][:3]}\n")
@@ -560,6 +566,8 @@ def _arguments(random: Random) -> None:
         if hasattr(arguments, "steps") and hasattr(arguments, "lr"):
             config = config_of(arguments)
             torch.Generator().manual_seed(config.seed)
+        if not 0 <= (getattr(arguments, "threshold", None) or 0) <= 1:
+            raise Broken(f"threshold {arguments.threshold}")
         for name in ("seed", "first_seed"):
             if isinstance(getattr(arguments, name, None), int):
                 torch.Generator().manual_seed(getattr(arguments, name))
