@@ -23,7 +23,15 @@ SECONDS = 5.0
 """Of the processor that an input may take; others may keep it busy."""
 HANGS = 60.0
 """By the clock."""
-MEBIBYTES = {"token files": 256, "images": 3072, "settings": 64, "prompts": 64, "folders": 256, "options": 64, "outputs": 128}
+MEBIBYTES = {
+    "token files": 256,
+    "images": 3072,
+    "settings": 64,
+    "prompts": 64,
+    "folders": 256,
+    "options": 64,
+    "outputs": 128,
+}
 """That an input may add to the process's memory: an image of 180 million pixels is read whole."""
 _STARTING = 120.0
 

@@ -28,7 +28,15 @@ from .running import fuzz
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("token files", 300), ("images", 60), ("settings", 100), ("prompts", 200), ("folders", 60), ("options", 100), ("outputs", 150)],
+    [
+        ("token files", 300),
+        ("images", 60),
+        ("settings", 100),
+        ("prompts", 200),
+        ("folders", 60),
+        ("options", 100),
+        ("outputs", 150),
+    ],
 )
 def test_a_result_or_a_refusal(kind, count, tmp_path):
     assert fuzz(kind, "tests", list(range(count)), tmp_path / "kept")
