@@ -119,7 +119,7 @@ def test_command_whose_output_cannot_be_written_does_no_work(
         monkeypatch.setattr("mcti_core.outputs.open", full, raising=False)
     before = content(tmp_path)
     error = refused(capsys, *lines(photos, learned, out)[command])
-    assert re.search("cannot be written|is there already and is no file|is a file's name", error)
+    assert re.search("cannot be written|is there already and is no file|is a file's name|must be a path", error)
     assert content(tmp_path) == before
 
 
