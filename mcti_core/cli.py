@@ -48,6 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         return 0
+    except UnicodeEncodeError as error:  # a label or a path in letters that this locale's file names lack
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        print(
+            f"mcti: {escaped(repr(error.object)[:200])} cannot be the name of a file in this locale, whose encoding is {error.encoding}; "
+            "set PYTHONUTF8=1 in the environment",
+            file=sys.stderr,
+        )
+        return 1
     except OSError as error:  # a folder that cannot be written to, a full disk
         print(f"mcti: {escaped(str(error))}", file=sys.stderr)
         return 1

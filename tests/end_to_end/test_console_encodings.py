@@ -1,7 +1,10 @@
 """Every command with labels and paths in letters that the console's encoding lacks: what cannot be printed is escaped, and nothing ends."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -14,6 +17,7 @@ from PIL import Image
 from mcti_core.cli import _parser, main
 from mcti_core.demo import run
 
+ROOT = Path(__file__).parents[2]
 LABELS = ("Лиса", "🦊🐾", "狐狸")
 ENCODINGS = ("cp1252", "ascii")
 QUICK = ["--steps", "1", "--batch", "3"]
@@ -113,6 +117,17 @@ def test_mistake_with_such_letters_is_a_sentence(arguments, encoding, there):
     assert output == ""
     assert errors.splitlines()[-1].startswith("mcti: ")
     assert re.search(r"\\[uU]", errors)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems name files in Unicode whatever the locale")
+def test_file_that_the_locale_cannot_name_is_a_sentence(there):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mcti_core", "convert", "набор.safetensors", "--to", "embeddings", "--out", "out"]
+    done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("mcti: 'out/")
+    assert done.stderr.endswith("whose encoding is ascii; set PYTHONUTF8=1 in the environment\n")
 
 
 @pytest.mark.slow
