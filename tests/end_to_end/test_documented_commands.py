@@ -187,7 +187,10 @@ def parser_of(module: str) -> argparse.ArgumentParser:
 def test_module_takes_the_documented_options(line):
     module, *others = arguments_of(line)[1:]
     parser = parser_of(module)
-    if others:  # else the sentence only names it
+    last = parser._option_string_actions.get(others[-1]) if others else None
+    if last is not None and last.nargs is None:  # a sentence names the option alone
+        others.append("1")
+    if others:  # else a sentence names the module alone
         parser.parse_args(others)
 
 
