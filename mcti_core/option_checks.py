@@ -122,5 +122,9 @@ def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | 
     from .prompts import template_prompts
 
     new_tokens(host, ("x",), vectors=vectors, init=init)
-    for encoder in host.text.values():
-        template_prompts(encoder, config.templates, vectors)
+    try:
+        for encoder in host.text.values():
+            template_prompts(encoder, config.templates, vectors)
+    except TokenError as error:
+        more = f"; give fewer --vectors than {vectors}" if vectors > 1 else ""
+        raise TokenError(f"{error}{more}") from error

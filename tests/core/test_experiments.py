@@ -11,6 +11,7 @@ from mcti_core.errors import ConfigError, ExamplesError, TokenError
 from mcti_core.examples import few_shot_split
 from mcti_core.experiments import DEFAULT_VARIANTS, STUDY, Row, Variant, as_json, evaluate, markdown_table, new_tokens
 from mcti_core.features import FeatureCache
+from mcti_core.option_checks import check_new_tokens
 from mcti_core.training import TrainConfig, train
 
 from .beside import together
@@ -178,3 +179,11 @@ def test_processes_share_the_splits_and_all_have_all_rows(tiny_host, pool, count
     assert plain(found[0]) == plain(alone)
     assert sum(map(len, own)) == len(alone)
     assert max(map(len, own)) == -(-4 // count) * len(BASELINES)
+
+
+def test_new_tokens_that_do_not_fit_the_prompts_are_refused_before_training(tiny_host):
+    with pytest.raises(TokenError, match="fewer --vectors than 75"):
+        check_new_tokens(tiny_host, TrainConfig(), 75, None)
+    with pytest.raises(TokenError, match="the initial word has"):
+        check_new_tokens(tiny_host, TrainConfig(), 1, "cat dog bowl")
+    check_new_tokens(tiny_host, TrainConfig(), 4, "mean")
