@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .browser import change, finished, load, press_run
+from .browser import add_from_search, change, clear, finished, load, need_page_of_today, press_run
 from .server import Server, graph
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
@@ -51,6 +51,14 @@ def test_it_is_offered_as_a_template_with_a_thumbnail(server: Server, path: Path
     place = "/api/workflow_templates/mcti/" + urllib.parse.quote(path.stem)
     assert json.loads(server.read(place + ".json")) == json.loads(path.read_text(encoding="utf-8"))
     assert server.read(place + ".jpg").startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize("words", ["textual inversion", "few-shot"])
+def test_search_by_other_words_finds_training(server: Server, page: Any, words: str) -> None:
+    need_page_of_today(server)
+    clear(page)
+    add_from_search(page, "Train MC-TI Tokens", words)
+    assert page.evaluate("app.graph._nodes.map(node => node.type)") == ["MCTI_TrainTokens"]
 
 
 def test_training_is_cancelled_by_a_click(server: Server, page: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .browser import boxes, load, overlapping
+from .browser import boxes, load, need_page_of_today, overlapping
 from .server import Server
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
@@ -21,9 +21,7 @@ _HEIGHTS = f"[...document.querySelectorAll('{_NOTES}')].map(note => [note.scroll
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes2"])
 def nodes2(server: Server, request: pytest.FixtureRequest) -> bool:
-    version = server.get("/system_stats")["system"]["comfyui_version"].lstrip("v").split(".")
-    if tuple(map(int, version[:2])) < (0, 33):
-        pytest.skip("the sample workflows are laid out for the page of ComfyUI 0.33.0 and newer")
+    need_page_of_today(server)
     return request.param
 
 
