@@ -126,9 +126,9 @@ def _unfinished(
     """The training to go on with. Told before anything slow: that there is none, or that a result would be lost."""
     from .outputs import refuse_to_replace
 
-    stored = _stored(path, arguments, processes)
     if not path.exists():  # else the results there are those of the unfinished training
         refuse_to_replace(outputs, overwrite=arguments.overwrite)
+    stored = _stored(path, arguments, processes)
     read = processes.gather(None if stored is None else stored.state.step)  # and nobody writes before all have read
     if any(step != read[0] for step in read):
         raise ResumeError(

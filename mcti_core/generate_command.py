@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_generate"]
 
-_AT_ONCE, _POCKET_AT_ONCE = 4, 32
+_AT_ONCE, _POCKET_AT_ONCE = 4, 8
 """Images of one batch: what a break can cost."""
 
 
