@@ -160,6 +160,7 @@ def add_from_search(page: Any, name: str, words: str = "") -> None:
     """Double-click the canvas, type words (default: the node's name), choose the node, put it down."""
     x, y = SIZE["width"] // 2, SIZE["height"] // 3
     count = page.evaluate("app.graph._nodes.length")
+    page.evaluate("app.canvas.ds.offset[1] += 5000; app.canvas.setDirty(true, true)")  # where no node is
     for _ in range(60):  # a page just opened overlooks clicks
         page.mouse.dblclick(x, y)
         page.wait_for_timeout(1000)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .browser import add_from_search, change, clear, finished, press_run, text_of
+from .browser import add_from_search, change, clear, finished, press_run
 from .server import Server
 from .test_page_layout import nodes2
 
@@ -44,23 +44,25 @@ def test_blueprints_on_the_canvas_run_by_a_click(server: Server, page: Any) -> N
     train += [(1, "examples", 0, "examples"), (1, "held-out examples", 0, "held_out")]
     train += [(0, "report", 2, "source"), (0, "samples", 3, "images")]
     *_, report, samples = page.evaluate(JOIN, [["MCTI_Pocket", "PreviewAny", "PreviewImage"], train])
-    run_by_a_click(server, page)
-    assert "held-out images, 10 classes" in text_of(page, report)
-    page.wait_for_function("id => app.graph.getNodeById(id).imgs?.length === 1", arg=samples)
+    shown = run_by_a_click(server, page)
+    assert "held-out images, 10 classes" in shown[str(report)]["text"][0]
+    assert len(shown[str(samples)]["images"]) == 1
 
     add_from_search(page, "Classify and route")
     route = [(1, output, 4, name) for output, name in FROM_POCKET]
     route += [(0, "tokens", 4, "tokens"), (1, "contact sheet", 4, "images")]
     route += [(4, "labels", 5, "source"), (4, "matching", 6, "images"), (4, "the rest", 7, "images")]
     *_, labels, matching, rest = page.evaluate(JOIN, [["PreviewAny", "PreviewImage", "PreviewImage"], route])
-    run_by_a_click(server, page)
-    assert re.search(r"\b\d\b", text_of(page, labels))
-    page.wait_for_function("id => app.graph.getNodeById(id).imgs?.length === 1", arg=matching)
-    assert not page.evaluate("id => app.graph.getNodeById(id).imgs?.length", rest)
+    shown = run_by_a_click(server, page)
+    assert re.fullmatch(r"\d", shown[str(labels)]["text"][0])
+    assert len(shown[str(matching)]["images"]) == 1
+    assert str(rest) not in shown  # no image is left for it
 
 
-def run_by_a_click(server: Server, page: Any) -> None:
+def run_by_a_click(server: Server, page: Any) -> dict[str, Any]:
+    """What the nodes show, by their ids."""
     runs = len(server.get("/history"))
     press_run(page)
     *_, run = finished(server, runs + 1)
     assert run["status"]["status_str"] == "success", run["status"]
+    return run["outputs"]
