@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from .errors import ExamplesError
 from .image_kinds import READ_KINDS, kind_of, reader_hint, webp_size
 from .image_memory import image_budget, memory_of
+from .image_opening import bytes_to_open, open_metered
 from .jpeg_scans import count_scans
 from .limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MAX_SCANNED_PIXELS, MAX_SCANS
 
@@ -27,8 +27,6 @@ _HALVED_FROM = 50_000_000
 _STRIP = 256
 """Rows that are converted at once, fewer of wide images."""
 _STRIP_PIXELS = 2**21
-_READ_WHOLE = ("WEBP", "AVIF", "HEIF")
-"""Kinds whose readers take the whole file into memory when they open it."""
 _NAMED = 20
 """Files that one error names."""
 _ORIENTATION = 0x0112
@@ -175,14 +173,15 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
         raise ValueError(f"it holds {kind}: {hint}")
     if size > MAX_IMAGE_BYTES:
         raise ValueError(f"its file has {size / 2**30:.1f} GiB; at most {MAX_IMAGE_BYTES / 2**30:.0f} GiB are read")
-    whole = 2 * size if kind in _READ_WHOLE else 0
     if kind == "WEBP":
         _refuse_large(*webp_size(beginning))
-    with image_budget.reserved(whole), _opened(file, kind) as image:
-        _refuse_large(*image.size)
-        pixels = image.width * image.height
-        factor = 2 if pixels > _HALVED_FROM else 1
-        memory = whole + memory_of(image, kind, factor)
+    with image_budget.reserved(2 * bytes_to_open(file, kind)):
+        image, taken = open_metered(file, kind)
+        with image:
+            _refuse_large(*image.size)
+            pixels = image.width * image.height
+            factor = 2 if pixels > _HALVED_FROM else 1
+            memory = 2 * taken + memory_of(image, kind, factor)
     if memory > image_budget.total:
         most = image_budget.total / 2**30
         raise ValueError(f"reading it takes {memory / 2**30:.1f} GiB of memory; at most {most:.0f} GiB are used")
@@ -190,16 +189,6 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
         _refuse_scans(file, pixels)
     with image_budget.reserved(memory):
         return use(_decoded(file, kind, factor))
-
-
-def _opened(file: IO[bytes], kind: str) -> Any:
-    """Pillow's reader of this kind of file.
-
-    Not by ``Image.open``: its own limit is lower, and a warning for all programs in this process.
-    """
-    file.seek(0)
-    module, name = READ_KINDS[kind]
-    return getattr(import_module(module), name)(file)
 
 
 def _refuse_large(width: int, height: int) -> None:
@@ -217,7 +206,7 @@ def _refuse_scans(file: IO[bytes], pixels: int) -> None:
 
 def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
     """(H, W, 3) upright, at 1 / factor of its size; all that Pillow held of the image is given back."""
-    with _opened(file, kind) as image:
+    with open_metered(file, kind)[0] as image:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
             factor = 1
         # In one block, which the system has back when the image goes; of many smaller ones each thread would keep its own.

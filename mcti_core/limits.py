@@ -13,8 +13,10 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "MAX_IMAGE_BYTES",
     "MAX_IMAGE_PIXELS",
+    "MAX_IMAGE_READS",
     "MAX_IMAGE_SIDE",
     "MAX_LABEL",
+    "MAX_METADATA_BYTES",
     "MAX_NUMBER",
     "MAX_PROMPT",
     "MAX_SCANNED_PIXELS",
@@ -52,6 +54,10 @@ MAX_IMAGE_BYTES = 2**30
 MAX_IMAGE_PIXELS = 200_000_000
 """The largest photos of phones are 16320 x 12240."""
 MAX_IMAGE_SIDE = 1_000_000
+MAX_METADATA_BYTES = 2**24
+"""That an image's reader takes beside the pixels; of TIFF, WebP, AVIF and HEIC up to the whole file."""
+MAX_IMAGE_READS = 2_000_000
+"""Of an image's file while its pixels are read; each block of it takes a few."""
 IMAGE_MEMORY = 2**31
 """Bytes that all images which are being read may take together, and so one of them."""
 MAX_SCANS = 64

@@ -125,7 +125,16 @@ def test_scripts_of_the_page_fetch_nothing_and_write_no_text_into_it():
 
 
 def test_limits_in_security_are_those_of_the_code():
-    from mcti_core import embedding_cards, limits, names, tensor_files, token_formats, tokens
+    from mcti_core import (
+        embedding_cards,
+        image_opening,
+        limits,
+        names,
+        tensor_files,
+        tiff_claims,
+        token_formats,
+        tokens,
+    )
     from mcti_core.hosts import model_folders
 
     told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -148,6 +157,9 @@ def test_limits_in_security_are_those_of_the_code():
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {tokens._MAX_LEVELS} |",
         f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
+        f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {image_opening._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
+        f"| {tiff_claims._MAX_TAGS:,}; {tiff_claims._MAX_VALUES:,}; {tiff_claims._MAX_TILE_BEYOND:,} |",
+        f"a BMP with run lengths | {image_opening._MAX_DECODED_IN_PYTHON // 10**6} million |",
         f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} thousand million pixels times passes |",
         f"read at once | {limits.IMAGE_MEMORY // 2**30} GiB |",
     ):

@@ -1,0 +1,61 @@
+"""What a TIFF file says of its strips and tiles, before a reader makes room for it."""
+
+from __future__ import annotations
+
+from struct import error as StructError
+from struct import unpack
+from typing import IO
+
+__all__ = ["refuse_tiff_claims"]
+
+_MAX_TAGS, _MAX_VALUES = 4096, 2**18
+"""Of the image; of one tag, but bytes and text: each becomes a number, a fraction, or a strip with a reader of its own."""
+_MAX_TILE_BEYOND = 2**23
+"""Pixels by which a tile may be larger than its image; it is unpacked whole."""
+_AS_BYTES = (1, 2, 6, 7)
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_INTEGERS = {3: 2, 4: 4, 16: 8}
+"""Type -> its bytes."""
+
+
+def refuse_tiff_claims(file: IO[bytes]) -> None:
+    """Look through the first image's tags.
+
+    Args:
+        file: is read from its beginning on, and left anywhere.
+
+    Raises:
+        ValueError: no TIFF file, or one with more tags, values or larger tiles than images have.
+    """
+    file.seek(0)
+    begin = file.read(16)
+    order = "<" if begin[:2] == b"II" else ">"
+    big = begin[2:4] in (b"+\0", b"\0+")
+    form, inline = (f"{order}HHQ", 8) if big else (f"{order}HHL", 4)
+    claims = dict.fromkeys((_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT), 0)
+    try:
+        file.seek(unpack(f"{order}Q", begin[8:16])[0] if big else unpack(f"{order}L", begin[4:8])[0])
+        (count,) = unpack(f"{order}Q", file.read(8)) if big else unpack(f"{order}H", file.read(2))
+        if count > _MAX_TAGS:
+            raise ValueError(f"it has {count:,} tags; at most {_MAX_TAGS:,} are read")
+        for _ in range(count):
+            entry = file.read(4 + 2 * inline)
+            tag, kind, values = unpack(form, entry[: 4 + inline])
+            if values > _MAX_VALUES and kind not in _AS_BYTES:
+                raise ValueError(
+                    f"tag {tag} has {values:,} values; at most {_MAX_VALUES:,} are read, save it with larger strips"
+                )
+            if tag in claims:
+                size = _INTEGERS.get(kind, inline + 1)
+                if size > inline or values != 1:
+                    raise ValueError(f"tag {tag} is no whole number; save it anew as PNG or TIFF")
+                value = int.from_bytes(entry[4 + inline :][:size], "little" if order == "<" else "big")
+                # Of a tag that is there twice, readers take the one or the other.
+                least = tag in (_WIDTH, _HEIGHT) and claims[tag] > 0
+                claims[tag] = min(claims[tag], value) if least else max(claims[tag], value)
+    except (StructError, OverflowError) as error:
+        raise ValueError("its tags are cut short") from error
+    if claims[_TILE_WIDTH] * claims[_TILE_HEIGHT] > claims[_WIDTH] * claims[_HEIGHT] + _MAX_TILE_BEYOND:
+        raise ValueError(
+            f"its tiles of {claims[_TILE_WIDTH]} x {claims[_TILE_HEIGHT]} pixels are larger than the image; save it with smaller ones"
+        )
