@@ -15,6 +15,8 @@ _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """In which Pillow holds an image; 4 in all other modes."""
 _DECODER = {"WEBP": 12, "AVIF": 16, "HEIF": 16}
 """Bytes per pixel that a decoder holds beside Pillow's image."""
+_UNKNOWN = ("AVIF", "HEIF")
+"""Kinds whose pictures may be larger than their files say: 2 KB that claim 16 x 16 pixels unpack to 268 million, and are made smaller then."""
 _COEFFICIENTS = 2
 """Bytes per pixel and channel that a JPEG of several scans is collected in."""
 _FIXED = 2**24
@@ -67,5 +69,7 @@ def memory_of(image: Any, kind: str, factor: int) -> int:
         count += pixels * _COEFFICIENTS * len(image.getbands())
     if kind in ("TIFF", "GIF"):  # turned upright, or laid onto the frame, as a copy
         count += held * 4
+    if kind in _UNKNOWN:  # two at once, whatever they say
+        count = max(count, image_budget.total // 2 - 2 * _FIXED - 3 * smaller)
     floats = 4 * min(image.width, image.height) ** 2 // factor**2  # one channel of the square in the middle
     return max(count + 3 * smaller, 3 * smaller + 2 * floats) + _FIXED

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import HostError
 from .clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
-from .loading import DTYPES, first_line, whole
+from .loading import DTYPES, first_line, refuse_unstored, whole
 from .model_folders import check_component, read_settings
 
 __all__ = ["ClipModelSpace", "load_clip_space"]
@@ -37,10 +37,13 @@ def load_clip_space(
         )
     check_component(Path(folder))
     try:
+        refuse_unstored(CLIPModel, Path(folder))
         model = whole(
             CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
             ("vision_model.", "visual_projection.", "text_projection."),
         )
+    except HostError:
+        raise
     except Exception as error:
         raise HostError(f"the CLIP model at {folder} cannot be loaded: {first_line(error)}") from error
     width = model.text_projection.in_features

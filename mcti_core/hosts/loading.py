@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import HostError
 from .model_folders import CLASSES, check_component, named_classes
 
-__all__ = ["DTYPES", "Parts", "first_line", "load_parts", "quiet_libraries", "whole"]
+__all__ = ["DTYPES", "Parts", "first_line", "load_parts", "quiet_libraries", "refuse_unstored", "whole"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _REFINER = "is the SDXL refiner, which finishes images of another model; give the SDXL base model"
@@ -70,6 +70,7 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
 
     def text(tower: Any, suffix: str = "") -> tuple[Any, Any]:
         _need_tokenizer(path, f"tokenizer{suffix}")
+        refuse_unstored(tower, path / f"text_encoder{suffix}")
         return (
             whole(tower.from_pretrained(path, subfolder=f"text_encoder{suffix}", **told)),
             CLIPTokenizer.from_pretrained(path, subfolder=f"tokenizer{suffix}", local_files_only=True),
@@ -166,6 +167,25 @@ def _refuse_others(path: Path, parts: Parts) -> None:
         )
     if vae.get("latents_mean") is not None:
         raise HostError(f"{path} shifts its latents by channel, as Playground 2.5 does; give a Stable Diffusion model")
+
+
+def refuse_unstored(tower: Any, folder: Path) -> None:
+    """transformers makes room for all numbers that a folder's settings ask for, stored or not; so they are counted before.
+
+    Args:
+        tower: a model class of transformers.
+
+    Raises:
+        HostError: its settings ask for more numbers than the weights beside them have bytes.
+    """
+    config = tower.config_class.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        asked = sum(weight.numel() for weight in tower(config).parameters())
+    stored = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
+    if asked > stored:
+        raise HostError(
+            f"{folder} asks for {asked:,} numbers, and its weights have {stored:,} bytes; copy the folder again"
+        )
 
 
 def whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:

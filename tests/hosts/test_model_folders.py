@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from mcti_core.errors import HostError
@@ -216,3 +217,40 @@ def test_diffusers_that_runs_code_of_folders_is_not_asked_for():
     """0.30.3, 0.32.2 and 0.37.1 run a folder's ``pipeline.py``; 0.38 and newer refuse by themselves."""
     (bound,) = re.findall(r'"diffusers>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert tuple(map(int, bound)) >= (0, 38)
+
+
+WIDE = {
+    "hidden_size": 1024,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "projection_dim": 8,
+}
+
+
+def test_clip_space_that_asks_for_more_than_it_stores_is_refused_before_room_is_made(tmp_path, monkeypatch):
+    """500 bytes of weights took 7 GiB, and more layers all memory."""
+    from transformers import CLIPModel
+
+    change(
+        tmp_path / "config.json",
+        model_type="clip", projection_dim=8, text_config=WIDE, vision_config={**WIDE, "image_size": 32, "patch_size": 16},
+    )  # fmt: skip
+    save_file({"logit_scale": torch.zeros(())}, tmp_path / "model.safetensors", {"format": "pt"})
+    called = list[str]()
+    monkeypatch.setattr(CLIPModel, "from_pretrained", lambda *_, **__: called.append("loaded"))
+    with pytest.raises(HostError, match=r"asks for [0-9,]{9,} numbers, and its weights have \d+ bytes"):
+        load_clip_space(tmp_path, {"clip_l": 1024})
+    assert not called
+
+
+@pytest.mark.parametrize("part", ["text_encoder"])
+def test_load_host_with_a_part_that_asks_for_more_than_it_stores_is_refused(part, copy, monkeypatch):
+    from transformers import CLIPTextModel
+
+    called = list[str]()
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", lambda *_, **__: called.append("loaded"))
+    change(copy / part / "config.json", num_hidden_layers=60, intermediate_size=9000)
+    with pytest.raises(HostError, match="asks for"):
+        load_host(copy)
+    assert not called
