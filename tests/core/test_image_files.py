@@ -32,7 +32,7 @@ def quickly():
 def refused(path):
     with pytest.raises(UnreadableError) as caught:
         load_image(path)
-    assert str(path) in str(caught.value)
+    assert str(path)[:100] in str(caught.value)  # messages shorten very long ones
     return caught.value.reason
 
 
