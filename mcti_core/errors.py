@@ -21,10 +21,8 @@ __all__ = [
     "listed",
 ]
 
-_LONGEST = 60
-
-
-_LONGEST = 4000
+_LONGEST_NAME, _LONGEST_MESSAGE = 60, 4000
+"""Characters that are shown."""
 
 
 class MCTIError(Exception):
@@ -32,7 +30,11 @@ class MCTIError(Exception):
 
     def __str__(self) -> str:
         message = super().__str__()
-        return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        return (
+            message
+            if len(message) <= _LONGEST_MESSAGE
+            else f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 2 :]}"
+        )
 
 
 class ExamplesError(MCTIError):
@@ -77,5 +79,7 @@ def listed(items: Sequence[object], most: int = 12) -> str:
     >>> listed(["cat", "dog", "bird"], most=2)
     'cat, dog and 1 more'
     """
-    shown = ", ".join(text if len(text := str(item)) <= _LONGEST else f"{text[:_LONGEST]}..." for item in items[:most])
+    shown = ", ".join(
+        text if len(text := str(item)) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..." for item in items[:most]
+    )
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
