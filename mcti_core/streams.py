@@ -82,20 +82,24 @@ def find_names(paths: Iterable[str | Path], *, recursive: bool = False) -> Image
 def _in_folder(
     folder: str, recursive: bool, skipped: Skipped, seen: set[tuple[int, int]]
 ) -> Iterator[tuple[str, list[str]]]:
-    status = os.stat(folder or ".")
-    if (status.st_dev, status.st_ino) in seen:  # a link may lead back to where it is
-        return
-    seen.add((status.st_dev, status.st_ino))
-    names, inner = list_folder(folder, skipped, own=True)
-    yield folder, names
-    for name in inner:
-        path = os.path.join(folder, name)
-        if is_foreign(name):
-            skipped.add("folder", "made by a system, not by you", path)
-        elif recursive:
-            yield from _in_folder(path, recursive, skipped, seen)
-        else:
-            skipped.add("folder", "--recursive includes the images in it", path)
+    waiting = [folder]
+    while waiting:  # folders in one another may be a thousand deep, more than Python's stack
+        folder, deeper = waiting.pop(), list[str]()
+        status = os.stat(folder or ".")
+        if (status.st_dev, status.st_ino) in seen:  # a link may lead back to where it is
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names, inner = list_folder(folder, skipped, own=True)
+        yield folder, names
+        for name in inner:
+            path = os.path.join(folder, name)
+            if is_foreign(name):
+                skipped.add("folder", "made by a system, not by you", path)
+            elif recursive:
+                deeper.append(path)
+            else:
+                skipped.add("folder", "--recursive includes the images in it", path)
+        waiting += reversed(deeper)
 
 
 def read_ahead(

@@ -160,3 +160,22 @@ def test_a_square_is_the_same_with_less_memory(tmp_path, size):
     pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(tmp_path / "image.png")
     assert torch.equal(load_square(tmp_path / "image.png", 16), to_square(load_image(tmp_path / "image.png"), 16))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="paths are shorter there")
+def test_folders_deeper_than_pythons_stack_are_looked_into(tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=folder)
+        folder, above = os.open("d", os.O_RDONLY, dir_fd=folder), folder
+        os.close(above)
+    os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    try:
+        (path,) = find_names([tmp_path], recursive=True)
+        assert path.endswith("/d/d/x.png")
+    finally:  # pytest cannot remove what is that deep, nor can shutil before Python 3.14
+        inner = path
+        os.unlink(inner)
+        while (inner := os.path.dirname(inner)) != str(tmp_path):
+            os.rmdir(inner)
