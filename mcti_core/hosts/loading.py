@@ -184,7 +184,8 @@ def refuse_unstored(tower: Any, folder: Path) -> None:
     stored = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
     if asked > stored:
         raise HostError(
-            f"{folder} asks for {asked:,} numbers, and its weights have {stored:,} bytes; copy the folder again"
+            f"{folder} cannot be loaded: it lacks weights (it asks for {asked:,} numbers, and its files have {stored:,} bytes); "
+            "copy the folder again"
         )
 
 

@@ -239,7 +239,7 @@ def test_clip_space_that_asks_for_more_than_it_stores_is_refused_before_room_is_
     save_file({"logit_scale": torch.zeros(())}, tmp_path / "model.safetensors", {"format": "pt"})
     called = list[str]()
     monkeypatch.setattr(CLIPModel, "from_pretrained", lambda *_, **__: called.append("loaded"))
-    with pytest.raises(HostError, match=r"asks for [0-9,]{9,} numbers, and its weights have \d+ bytes"):
+    with pytest.raises(HostError, match=r"asks for [0-9,]{9,} numbers, and its files have \d+ bytes"):
         load_clip_space(tmp_path, {"clip_l": 1024})
     assert not called
 
