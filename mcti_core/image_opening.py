@@ -18,7 +18,7 @@ __all__ = ["MeteredFile", "bytes_to_open", "open_metered"]
 
 _TAKEN_WHOLE = ("WEBP", "AVIF", "HEIF", "TIFF")
 """Kinds of which readers may take the whole file when they open it; of TIFF, its tags."""
-_MAX_READS_TO_OPEN = 20_000
+_MAX_READS_TO_OPEN = 2_500
 _HEADERS = 2**16
 """Bytes that are read more than once."""
 _MAX_DECODED_IN_PYTHON = 20_000_000

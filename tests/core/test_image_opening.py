@@ -63,6 +63,7 @@ def refused(path, seconds=5):
         lambda folder: png(before=chunk(b"prVt") * MANY),
         lambda folder: png(inside=chunk(b"IDAT") * MANY),
         lambda folder: png(after=chunk(b"prVt") * MANY),
+        lambda folder: png(before=chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(1_000_000), 9)) * 1500),
         lambda folder: png(before=chunk(b"prVt", bytes(2**24 + 2**17))),
         lambda folder: png(after=chunk(b"prVt", bytes(2**24 + 2**17))),
         lambda folder: gif(b"!\xfe\x01a\0" * MANY, folder),
@@ -70,7 +71,7 @@ def refused(path, seconds=5):
         lambda folder: saved("JPEG", folder)[:2] + b"\xff" * MANY + saved("JPEG", folder)[2:],
         lambda folder: saved("JPEG", folder)[:2] + b"\xff\xe5\0\2" * MANY + saved("JPEG", folder)[2:],
     ],
-    ids=["chunks", "empty data", "chunks behind", "large chunk", "large chunk behind", "comments", "extensions", "fill", "segments"],
+    ids=["chunks", "empty data", "chunks behind", "packed", "large chunk", "large chunk behind", "comments", "extensions", "fill", "segments"],
 )  # fmt: skip
 def test_blocks_without_end_are_refused(content, tmp_path, monkeypatch):
     monkeypatch.setattr(image_opening, "MAX_IMAGE_READS", 200_000)
