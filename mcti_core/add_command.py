@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from .commands import INTERRUPTED, UNFINISHED, config_for, prepare_outputs, write_tokens
+from .commands import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
 from .console import printable, progress_bar, say
 from .errors import TrainingError
 from .option_checks import check_new_tokens
@@ -28,7 +28,8 @@ def run_add(arguments: argparse.Namespace) -> int:
 
     tokens = load_tokens(arguments.to)
     dataset = examples_of(arguments, alone=True)
-    outputs = prepare_outputs(arguments, (*tokens.names, *safe_names(dataset.classes)))
+    outputs = outputs_of(arguments, (*tokens.names, *safe_names(dataset.classes)))
+    check_outputs(arguments, outputs)
     with lock_output(arguments.out, folder=True), like_ctrl_c():
         unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)

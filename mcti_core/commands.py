@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from .resuming import Start
     from .tokens import TokenSet
 
-__all__ = ["INTERRUPTED", "UNFINISHED", "config_for", "prepare_outputs", "run_demo", "run_train", "write_tokens"]
+__all__ = [
+    "INTERRUPTED",
+    "UNFINISHED",
+    "check_outputs",
+    "config_for",
+    "outputs_of",
+    "run_demo",
+    "run_train",
+    "write_tokens",
+]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -43,7 +52,10 @@ def run_train(arguments: argparse.Namespace) -> int:
         seed = config_of(arguments).seed
         few, _ = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
         dataset = dataset.pick(few)
-    outputs, processes = prepare_outputs(arguments, safe_names(dataset.classes)), processes_of(arguments)
+    processes = processes_of(arguments)
+    outputs = outputs_of(arguments, safe_names(dataset.classes))
+    if processes.is_main:  # alone, since it makes and removes folders
+        check_outputs(arguments, outputs)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
         return _run_train(arguments, dataset, outputs, processes)
 
@@ -89,14 +101,19 @@ def config_for(host: Host, arguments: argparse.Namespace, processes: Processes |
     return replace(config, gamma=0.0, warm_start=0)
 
 
-def prepare_outputs(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    """The results of a training in ``--out``: the token set, its embeddings by their names, and the picture of the loss."""
+    from .token_files import SUFFIX
+
+    out = arguments.out
+    return [out / f"tokens{SUFFIX}", *(out / "embeddings" / f"{name}{SUFFIX}" for name in names), out / "loss.png"]
+
+
+def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> None:
     """Look at all that a training will write in ``--out`` and ``--cache``, before anything slow.
 
     Args:
-        names: of the tokens.
-
-    Returns:
-        The results: the token set, its embeddings, and the picture of the loss.
+        outputs: of ``outputs_of``.
 
     Raises:
         FileError: files of others are in their place, or a folder cannot be written to.
@@ -105,19 +122,17 @@ def prepare_outputs(arguments: argparse.Namespace, names: Sequence[str]) -> list
     from .outputs import check_writable
     from .own_files import refuse_foreign
     from .progress_store import is_training
-    from .token_files import SUFFIX, refuse_foreign_tokens
+    from .token_files import refuse_foreign_tokens
 
-    out, embeddings = arguments.out, arguments.out / "embeddings"
-    tokens = [out / f"tokens{SUFFIX}", *(embeddings / f"{name}{SUFFIX}" for name in names)]
-    refuse_foreign(out / UNFINISHED, is_training)
-    refuse_foreign(out / "loss.png", is_marked)
+    *tokens, picture = outputs
+    refuse_foreign(arguments.out / UNFINISHED, is_training)
+    refuse_foreign(picture, is_marked)
     for path in tokens:
         refuse_foreign_tokens(path)
-    check_writable(out, [UNFINISHED])
-    check_writable(embeddings, (path.name for path in tokens))
+    check_writable(arguments.out, [UNFINISHED])
+    check_writable(arguments.out / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:
         check_writable(arguments.cache)
-    return [*tokens, out / "loss.png"]
 
 
 def _unfinished(

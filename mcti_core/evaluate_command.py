@@ -32,14 +32,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.shots is None:
         arguments.shots = usual_shots(dataset.labels, dataset.classes)
     check_shots(dataset.labels, dataset.classes, arguments.shots)
-    if arguments.cache is not None:
-        check_writable(arguments.cache)
-    if arguments.json is not None:
-        refuse_foreign(arguments.json, is_marked)
-        check_writable(arguments.json.parent, [arguments.json.name])
     processes = processes_of(arguments, uneven=True)
+    if processes.is_main and arguments.cache is not None:
+        check_writable(arguments.cache)
     if arguments.json is None or not processes.is_main:
         return _evaluate(arguments, dataset, processes)
+    refuse_foreign(arguments.json, is_marked)
+    check_writable(arguments.json.parent, [arguments.json.name])
     with lock_output(arguments.json, folder=False):
         refuse_to_replace([arguments.json], overwrite=arguments.overwrite)
         return _evaluate(arguments, dataset, processes)
