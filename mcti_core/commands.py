@@ -127,8 +127,8 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> Non
     *tokens, picture = outputs
     refuse_foreign(arguments.out / UNFINISHED, is_training)
     refuse_foreign(picture, is_marked)
-    for path in tokens:
-        refuse_foreign_tokens(path)
+    refuse_foreign_tokens(tokens[:1])
+    refuse_foreign_tokens(tokens[1:])  # of another folder
     check_writable(arguments.out, [UNFINISHED])
     check_writable(arguments.out / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:

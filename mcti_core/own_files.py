@@ -10,7 +10,7 @@ from pathlib import Path
 from .atomic import write_atomically
 from .errors import FileError
 
-__all__ = ["delete_own", "foreign_twin", "refuse_foreign", "set_aside", "write_own"]
+__all__ = ["delete_own", "refuse_foreign", "refuse_foreign_twins", "set_aside", "write_own"]
 
 IsOwn = Callable[[Path], bool]
 """Whether this program wrote a file, by its content."""
@@ -40,48 +40,45 @@ def delete_own(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> 
     return True
 
 
-def refuse_foreign(
-    path: str | Path,
-    is_own: IsOwn,
-    *,
-    root: Path | None = None,
-    twins: Iterable[Path] = (),
-    suffixes: Iterable[str] = (),
-) -> None:
+def refuse_foreign(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> None:
     """Check that ``path`` can be written, before anything is: nothing is created here.
 
     Args:
         is_own: of a file that is there already.
         root: the folder that ``path`` must stay in when links are followed; it may itself be a link.
-        twins: folders in which a file of the same name in other case, or with another of the ``suffixes``, would be taken
-            for this one.
 
     Raises:
-        FileError: a file of others is there, or a twin of it; ``path`` is a link or a folder, or leads out of ``root``.
+        FileError: a file of others is there; ``path`` is a link or a folder, or leads out of ``root``.
     """
     path = Path(path)
     if reason := _obstacle(path, is_own, root):
         raise FileError(f"{path}{reason}")
-    for folder in twins:
-        if twin := foreign_twin(folder, path, is_own, suffixes):
-            raise FileError(
-                f"{twin} was not written by MC-TI, and programs would take it for {path.name}; choose another name or folder, or "
-                "move it away"
-            )
 
 
-def foreign_twin(folder: Path, path: Path, is_own: IsOwn, suffixes: Iterable[str] = ()) -> Path | None:
-    """Another file of others in ``folder`` with the name of ``path``, compared without case, and any of the suffixes."""
-    wanted = {_folded(path.name), *(_folded(path.stem + suffix) for suffix in suffixes)}
-    try:
-        entries = sorted(os.listdir(folder))
-    except OSError:
-        return None
-    for entry in entries:
-        twin = folder / entry
-        if twin != path and _folded(entry) in wanted and not is_own(twin):
-            return twin
-    return None
+def refuse_foreign_twins(
+    paths: Iterable[Path], folders: Iterable[Path], is_own: IsOwn, suffixes: Iterable[str] = ()
+) -> None:
+    """Check that no file of others in ``folders`` would be taken for one of ``paths``: none has its name in other case, or with
+    another of the ``suffixes``. Each folder is read once.
+
+    Raises:
+        FileError: there is one.
+    """
+    names: dict[str, Path] = {}
+    for path in paths:
+        names |= dict.fromkeys((_folded(path.name), *(_folded(path.stem + suffix) for suffix in suffixes)), path)
+    for folder in folders:
+        try:
+            entries = sorted(os.listdir(folder))
+        except OSError:  # it is made later
+            continue
+        for entry in entries:
+            meant, twin = names.get(_folded(entry)), folder / entry
+            if meant is not None and twin != meant and not is_own(twin):
+                raise FileError(
+                    f"{twin} was not written by MC-TI, and programs would take it for {meant.name}; choose another name or folder, "
+                    "or move it away"
+                )
 
 
 def set_aside(path: str | Path) -> Path:

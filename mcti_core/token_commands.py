@@ -68,8 +68,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
         Path(f"{stem}-{name}{SUFFIX}" if name else f"{stem}{SUFFIX}"): merge(*(one.tokens for one in together))
         for name, together in groups.items()
     }
-    for path in sets:  # all of them, before anything is written
-        refuse_foreign_tokens(path)
+    refuse_foreign_tokens(sets)
     for path, tokens in sets.items():
         print(printable(str(save_tokens(tokens, path))))
     if len(sets) > 1:
@@ -84,8 +83,7 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
     from .token_files import LAYOUTS, SUFFIX, export_embedding, refuse_foreign_tokens
 
     refuse_twins(classes)
-    for one in classes:  # all of them, before anything is written
-        refuse_foreign_tokens(arguments.out / f"{one.name}{SUFFIX}")
+    refuse_foreign_tokens(arguments.out / f"{one.name}{SUFFIX}" for one in classes)
     labels = [one.label for one in classes]
     for one in classes:
         print(printable(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))

@@ -21,7 +21,7 @@ from .embedding_cards import CARD_SUFFIXES
 from .errors import TokenError
 from .limits import MAX_CLASSES
 from .modelspec import embedding_metadata
-from .own_files import refuse_foreign, write_own
+from .own_files import refuse_foreign, refuse_foreign_twins, write_own
 from .tensor_files import format_of, read_safetensors
 from .token_formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .token_set_format import FEATURES, FORMAT, LABELS, VERSION, check_format, metadata_value, parse_token_set
@@ -224,13 +224,23 @@ def is_own_file(path: str | Path) -> bool:
     return format_of(path) in (json.dumps(FORMAT), EMBEDDING)
 
 
-def refuse_foreign_tokens(path: str | Path, *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
-    """``own_files.refuse_foreign`` for a token set or an embedding: programs read embeddings of any of ``SUFFIXES``.
+def refuse_foreign_tokens(paths: Iterable[Path], *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
+    """``own_files.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
+
+    Programs read embeddings of any of ``SUFFIXES``, so a file of others with another suffix is a twin too.
+
+    Args:
+        paths: the files to write.
+        root: the folder that they must stay in.
+        twins: further folders that are looked through by name, beside the files' own.
 
     Raises:
         FileError: something of others is in the way.
     """
-    refuse_foreign(path, is_own_file, root=root, twins=(Path(path).parent, *twins), suffixes=SUFFIXES)
+    paths = list(paths)
+    for path in paths:
+        refuse_foreign(path, is_own_file, root=root)
+    refuse_foreign_twins(paths, dict.fromkeys((*(path.parent for path in paths), *twins)), is_own_file, SUFFIXES)
 
 
 def _key(layout: str, name: str) -> str:

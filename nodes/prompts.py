@@ -7,6 +7,7 @@ import re
 from comfy_api.latest import io
 
 from ..mcti_core.errors import TokenError
+from ..mcti_core.limits import MAX_PROMPT
 from ..mcti_core.tokens import TokenSet
 from .checking import Node
 from .running import working
@@ -43,6 +44,11 @@ class TokenPrompts(Node):
             # the host's own look-up ends a name only at a space, a bracket or a weight
             ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", template)
             apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)
+            count, longest = apart.count("{}"), max(map(len, tokens.names))
+            if len(apart) + count * (len("embedding:") + longest) > MAX_PROMPT:
+                raise TokenError(
+                    f"the prompts would have more than {MAX_PROMPT:,} characters, with {{}} {count:,} times in the template; shorten it"
+                )
             return io.NodeOutput(
                 [apart.replace("{}", f"embedding:{name}") for name in tokens.names], list(tokens.labels)
             )

@@ -71,9 +71,9 @@ class SaveTokens(Node):
             into = _embedding_folder(folder) if format != _SET else None
             singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
             if whole is not None:  # all of them, before anything is written
-                refuse_foreign_tokens(whole, root=token_set_root())
-            for path in singles:
-                refuse_foreign_tokens(path, root=_embedding_roots()[0], twins=_looked_through(folder))
+                refuse_foreign_tokens([whole], root=token_set_root())
+            if into is not None:
+                refuse_foreign_tokens(singles, root=_embedding_roots()[0], twins=_looked_through(folder))
             written = [] if whole is None else [save_tokens(tokens, whole)]
             written += [] if into is None else export_embeddings(tokens, into)
             summary = _summary(tokens, whole, into)

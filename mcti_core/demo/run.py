@@ -136,7 +136,7 @@ def refuse_foreign_results(out: Path) -> None:
     """Raise a ``FileError`` where files of others are in the place of the demo's."""
     for name in ("report.html", "metrics.json"):
         refuse_foreign(out / name, is_marked)
-    refuse_foreign_tokens(out / "tokens.safetensors")
+    refuse_foreign_tokens([out / "tokens.safetensors"])
 
 
 def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float | str, progress: Progress) -> None:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from mcti_core.errors import FileError
-from mcti_core.own_files import delete_own, foreign_twin, refuse_foreign, set_aside, write_own
+from mcti_core.own_files import delete_own, refuse_foreign, refuse_foreign_twins, set_aside, write_own
 from mcti_core.token_files import refuse_foreign_tokens, save_tokens
 from mcti_core.tokens import TokenSet
 
@@ -78,15 +78,24 @@ def test_write_own_takes_a_root_that_is_a_link(tmp_path):
 def test_embedding_beside_a_user_s_own_is_refused(theirs, tmp_path):
     save_file({"emb_params": torch.ones(1, 4)}, tmp_path / theirs)
     with pytest.raises(FileError, match="was not written by MC-TI"):
-        refuse_foreign_tokens(tmp_path / "cat.safetensors")
+        refuse_foreign_tokens([tmp_path / "cat.safetensors"])
 
 
 def test_embedding_beside_other_files_and_its_own_is_written(tmp_path):
     save_tokens(TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 4)}), tmp_path / "CAT")
     (tmp_path / "cat.txt").touch()
     (tmp_path / "cats.pt").touch()
-    refuse_foreign_tokens(tmp_path / "cat.safetensors")
-    assert foreign_twin(tmp_path / "nowhere", tmp_path / "x", is_own) is None
+    refuse_foreign_tokens([tmp_path / "cat.safetensors"])
+    refuse_foreign_twins([tmp_path / "x"], [tmp_path / "nowhere"], is_own)
+
+
+def test_refuse_foreign_tokens_of_many_paths_lists_a_folder_once(tmp_path, monkeypatch):
+    listed = []
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or [])
+    refuse_foreign_tokens(
+        [tmp_path / f"{number}.safetensors" for number in range(50)], twins=[tmp_path, tmp_path / "x"]
+    )
+    assert listed == [tmp_path, tmp_path / "x"]
 
 
 def test_set_aside_never_replaces(tmp_path):

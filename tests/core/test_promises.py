@@ -151,7 +151,7 @@ def test_limits_in_security_are_those_of_the_code():
         f"{model_folders._MAX_SETTING:,} (words, steps and labels {model_folders._MAX_COUNT:,}), "
         f"{model_folders._MAX_LAYERS['num_hidden_layers']} hidden layers, {model_folders._MAX_BLOCKS} layers or blocks elsewhere |",
         f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
-        f"command line | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} brackets in one another |",
+        f"command line, or of Token Prompts | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} brackets in one another |",
         f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",
         f"steps done in a kept training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",

@@ -112,6 +112,7 @@ def test_link_with_a_value_outside_the_schema_is_a_sentence_everywhere(server: S
         ("t.batch", "PrimitiveInt", 257), ("t.batch", "PrimitiveInt", 0), ("t.steps", "PrimitiveInt", 100_001), ("s.vectors", "PrimitiveInt", 17),
         ("e.image_size", "PrimitiveInt", -64), ("s.text_classes", "PrimitiveInt", 4097), ("c.unknown_below", "PrimitiveFloat", 1.01),
         ("w.name", "PrimitiveString", "a/" * 1000 + "b"), ("w.folder", "PrimitiveString", "a/" * 1000 + "b"), ("w.folder", "PrimitiveString", "\x7f"),
+        ("o.template", "PrimitiveStringMultiline", "{}" * 2000),
     ],
 )  # fmt: skip
 def test_link_just_outside_a_limit_is_a_sentence(
