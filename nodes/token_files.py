@@ -69,10 +69,10 @@ class SaveTokens(Node):
         with working():
             whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
             into = _embedding_folder(folder) if format != _SET else None
-            singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
             if whole is not None:  # all of them, before anything is written
                 refuse_foreign_tokens([whole], root=token_set_root())
             if into is not None:
+                singles = (into / f"{token}{SUFFIX}" for token in tokens.names)
                 refuse_foreign_tokens(singles, root=_embedding_roots()[0], twins=_looked_through(folder))
             written = [] if whole is None else [save_tokens(tokens, whole)]
             written += [] if into is None else export_embeddings(tokens, into)

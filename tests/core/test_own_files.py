@@ -87,6 +87,7 @@ def test_embedding_beside_other_files_and_its_own_is_written(tmp_path):
     (tmp_path / "cats.pt").touch()
     refuse_foreign_tokens([tmp_path / "cat.safetensors"])
     refuse_foreign_twins([tmp_path / "x"], [tmp_path / "nowhere"], is_own)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["CAT.safetensors", "cat.txt", "cats.pt"]
 
 
 def test_refuse_foreign_tokens_of_many_paths_lists_a_folder_once(tmp_path, monkeypatch):

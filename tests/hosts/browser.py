@@ -168,5 +168,9 @@ def add_from_search(page: Any, name: str, words: str = "") -> None:
             break
     page.keyboard.type(words or name)
     page.locator("[data-testid=result-item]").filter(has_text=name).first.click()
-    page.mouse.click(x, y)
     page.wait_for_function("n => app.graph._nodes.length === n", arg=count + 1)
+    while page.evaluate(
+        "app.canvas.state.ghostNodeId != null"
+    ):  # it still follows the mouse, and Escape would remove it
+        page.mouse.click(x, y)
+        page.wait_for_timeout(200)

@@ -30,7 +30,9 @@ JOIN = """([names, links]) => {
 FROM_POCKET = [("MODEL", "model"), ("CLIP", "clip"), ("VAE", "vae"), ("CLIP space", "clip_space")]
 
 
-def test_blueprints_are_offered_by_the_server(server: Server) -> None:
+def test_blueprints_are_offered_by_the_server(server: Server, comfyui: Path) -> None:
+    if not (comfyui / "app" / "subgraph_manager.py").is_file():
+        pytest.skip("this ComfyUI offers no blueprints")
     offered = [each for each in server.get("/global_subgraphs").values() if each["source"] == "custom_node"]
     assert {each["name"] for each in offered} == BLUEPRINTS
     assert {each["info"]["node_pack"] for each in offered} == {"custom_nodes.mcti"}

@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on every stage's seconds")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of every stage")
     arguments = parser.parse_args()
     parts = arguments.out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
