@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 __all__ = [
+    "add_overwriting",
     "confidence",
     "count",
     "file_path",
@@ -127,3 +128,12 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def add_overwriting(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite``, of every command that writes results."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the results of an earlier run; without it they are never replaced",
+    )

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", type=kinds.folder_path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go"
     )
-    _add_overwriting(train)
+    kinds.add_overwriting(train)
     _add_model(train)
     _add_training(train)
     train.add_argument(
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--json", type=kinds.file_path("accuracies.json"), help="write all measurements here, as they come"
     )
-    _add_overwriting(evaluate)
+    kinds.add_overwriting(evaluate)
     evaluate.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
     _add_model(evaluate)
     _add_training(evaluate)
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--steps", type=kinds.count, default=25)
     generate.add_argument("--guidance", type=kinds.number(), default=5.0)
     generate.add_argument("--seed", type=kinds.seed, default=0)
-    _add_overwriting(generate)
+    kinds.add_overwriting(generate)
     _add_model(generate)
     generate.set_defaults(run=generate_command.run_generate)
 
@@ -174,19 +174,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=kinds.folder_path, required=True, help="where report.html, metrics.json and tokens.safetensors go"
     )
-    _add_overwriting(demo)
+    kinds.add_overwriting(demo)
     demo.add_argument("--seed", type=kinds.seed, default=0)
     demo.add_argument("--shots", type=kinds.count, default=5)
     demo.set_defaults(run=commands.run_demo)
     return parser
-
-
-def _add_overwriting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace the results of an earlier run; without it they are never replaced",
-    )
 
 
 def _add_resuming(parser: argparse.ArgumentParser) -> None:
@@ -225,7 +217,7 @@ def _add_adding(subcommands: Any) -> None:
     add.add_argument(
         "--out", type=kinds.folder_path, required=True, help="where the larger tokens.safetensors and embeddings/ go"
     )
-    _add_overwriting(add)
+    kinds.add_overwriting(add)
     _add_model(add)
     _add_steps(add)
     add.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")

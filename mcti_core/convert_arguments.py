@@ -43,6 +43,7 @@ def add_converting(subcommands: Any) -> None:
             help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
         )  # fmt: skip
     convert.add_argument("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
+    kinds.add_overwriting(convert)
     convert.set_defaults(run=token_commands.run_convert, operations=())
 
 

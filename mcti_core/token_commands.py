@@ -69,6 +69,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
         for name, together in groups.items()
     }
     refuse_foreign_tokens(sets)
+    _refuse_results(list(sets), arguments)
     for path, tokens in sets.items():
         print(printable(str(save_tokens(tokens, path))))
     if len(sets) > 1:
@@ -83,7 +84,9 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
     from .token_files import LAYOUTS, SUFFIX, export_embedding, refuse_foreign_tokens
 
     refuse_twins(classes)
-    refuse_foreign_tokens(arguments.out / f"{one.name}{SUFFIX}" for one in classes)
+    paths = [arguments.out / f"{one.name}{SUFFIX}" for one in classes]
+    refuse_foreign_tokens(paths)
+    _refuse_results(paths, arguments)
     labels = [one.label for one in classes]
     for one in classes:
         print(printable(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
@@ -93,6 +96,14 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
         _say(
             f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"
         )
+
+
+def _refuse_results(paths: Sequence[Path], arguments: argparse.Namespace) -> None:
+    """Raise a ``FileError``, before the first file is written, where one of them is already or cannot be written."""
+    from .outputs import check_writable, refuse_to_replace
+
+    refuse_to_replace(paths, overwrite=arguments.overwrite)
+    check_writable(paths[0].parent, (path.name for path in paths))
 
 
 def _say(sentence: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mcti_core.cli import main
-from mcti_core.token_files import export_embedding, export_embeddings, load_tokens, save_tokens
+from mcti_core.token_files import export_embedding, export_embeddings, import_embeddings, load_tokens, save_tokens
 from mcti_core.tokens import TokenSet
 
 ROOT = Path(__file__).parents[2]
@@ -267,6 +267,34 @@ def test_convert_out_of_the_wrong_kind_is_refused_before_anything_is_read(folder
     assert convert("set.safetensors", "--to", "embeddings", "--out", "x.safetensors") == 1
     assert "name a folder" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["place", "set.safetensors"]
+
+
+@pytest.mark.parametrize(("to", "out"), [("set", "new.safetensors"), ("embeddings", "new")])
+def test_convert_results_are_replaced_only_when_asked(folder, to, out, capsys):
+    """Also where it is the set that is converted, or where only one of the embeddings is there already."""
+    save_tokens(made("ibis"), out if to == "set" else "new/set")
+    if to == "embeddings":
+        export_embedding(made("ibis"), 0, "new")
+    save_tokens(made("heron", "ibis", seed=1), "set")
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+    assert convert("set.safetensors", "--to", to, "--out", out) == 1
+    assert "is there already; replace it with --overwrite" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))} == before
+    assert convert("set.safetensors", "--to", to, "--out", out, "--overwrite") == 0
+    written = load_tokens(out) if to == "set" else import_embeddings(["new/heron.safetensors", "new/ibis.safetensors"])
+    assert written.labels == ("heron", "ibis")
+    assert torch.equal(written.vectors["clip_l"], made("heron", "ibis", seed=1).vectors["clip_l"])
+
+
+def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    save_tokens(made("ibis", "heron"), "set")
+    monkeypatch.setattr("mcti_core.outputs.open", full, raising=False)
+    assert convert("set.safetensors", "--to", "embeddings", "--out", "place/in") == 1
+    assert "in cannot be written to (No space left on device)" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["set.safetensors"]
 
 
 def examples() -> list[str]:

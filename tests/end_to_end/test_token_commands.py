@@ -89,7 +89,8 @@ class TestConvert:
         assert run("convert", one, "--rename", "vase=old vase", "red-cup=cup", *options) == 0
         renamed = load_tokens(tmp_path / "new.safetensors")
         assert renamed.labels == ("cup", "blue cup", "old vase")
-        assert run("convert", tmp_path / "new.safetensors", other, "--pick", "jug", "old-vase", *options) == 0
+        again = [*options, "--overwrite"]
+        assert run("convert", tmp_path / "new.safetensors", other, "--pick", "jug", "old-vase", *again) == 0
         assert load_tokens(tmp_path / "new.safetensors").labels == ("jug", "old vase")
 
     def test_layout(self, tokens, tmp_path):
