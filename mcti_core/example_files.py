@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from .errors import ExamplesError
@@ -26,7 +27,9 @@ _FOREIGN_FOLDERS = {
     "recycled",
 }  # fmt: skip
 """What systems and NAS devices put beside people's folders, in lower case; hidden ones are foreign too."""
-_KOHYA = re.compile(r"\d+_(\S.*)")
+_KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
+_DEEPEST = 4
+"""Folders in one another that are looked into for the level that is meant."""
 _FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
 
 
@@ -170,7 +173,10 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise ExamplesError(f"there is no folder {root}; give a folder that holds one folder of images for each class")
+        wrong = (
+            f"{root} is a file; unpack it if it is an archive, and" if root.is_file() else f"there is no folder {root};"
+        )
+        raise ExamplesError(f"{wrong} give a folder that holds one folder of images for each class")
     skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[str, list[str]]]()
     beside, names = list_folder(root, Skipped())
     for name in beside:
@@ -193,13 +199,32 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
             deeper.append((name, holding))
         elif found.has_lost_images():
             raise ExamplesError(f"class {name!r} has no image that can be used: {found.report()}")
+        elif inner and not found.counts:
+            skipped.add(_FOLDER, "no images in it, nor in the folders directly in it", str(path))
         else:
             skipped.add(_FOLDER, "no images in it to learn from" if found.counts else "empty", str(path))
-            continue
         skipped.update(found)
     if deeper:
         raise ExamplesError(_one_level_down(root, deeper, bool(classes)))
+    if not classes and (levels := list(islice(_levels(root, _DEEPEST), 3))):
+        raise ExamplesError(
+            f"the folders in {root} hold no images, but folders further down do; give the level above those: "
+            f"{' or '.join(map(str, levels))}"
+        )
     return _without_repeats(classes, skipped), skipped
+
+
+def _levels(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders down to this depth that hold two folders of images at least, by their names alone."""
+    try:
+        inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_foreign(entry.name)]
+        if sum(map(holds_images, inner)) > 1:
+            yield folder
+            return
+    except OSError:  # one that may not be read is told where it is given
+        return
+    for each in inner if depth else ():
+        yield from _levels(each, depth - 1)
 
 
 def _holds_results(folder: Path) -> bool:
@@ -213,10 +238,13 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _without_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
-    """Of folders that are all named as kohya's scripts want it, ``10_cat``, the label is ``cat``."""
+    """Of folders that are all named as kohya's scripts want it, ``10_cat``, the label is ``cat``; not of years, ``2021_rome``."""
     matches = [_KOHYA.fullmatch(each.label) for each in classes]
     labels = [match[1] for match in matches if match]
     if not classes or len(set(labels)) < len(classes):
+        if example := next((each.label for each, match in zip(classes, matches, strict=True) if match), None):
+            why = "two classes would have one label" if len(labels) == len(classes) else "others are not"
+            skipped.notes.append(f"{example!r} is named as for kohya's scripts, but {why}: the whole name is the label")
         return classes
     skipped.notes.append(
         f"the folders are named as for kohya's scripts, so the label of {classes[0].label!r} is {labels[0]!r}; the number of "
@@ -226,12 +254,13 @@ def _without_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[Class
 
 
 def _one_level_down(root: Path, deeper: Sequence[tuple[str, list[str]]], mixed: bool) -> str:
-    name, inner = deeper[0]
+    levels = [] if mixed else [(name, inner) for name, inner in deeper if len(inner) > 1]
+    name, inner = (levels or deeper)[0]
     shown = ", ".join(inner[:4]) + (", ..." if len(inner) > 4 else "")
-    if mixed:
+    if not levels:
         return (
             f"the class folder {root / name} has no images of its own, but the folders in it do ({shown}); move those images up "
             "into it"
         )
-    choices = " or ".join(str(root / each) for each, _ in deeper[:3])
+    choices = " or ".join(str(root / each) for each, _ in levels[:3])
     return f"{root / name} holds no images but folders of images ({shown}); give the level above them: {choices}"

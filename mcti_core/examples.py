@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,10 @@ def _refuse_twins(classes: Iterable[str]) -> None:
     for index, name in enumerate(alone):
         nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?": they are numbered
         if name in alone[:index] and not nameless:
-            raise ExamplesError(
-                f"classes {classes[alone.index(name)]!r} and {classes[index]!r} become the same token name {name!r}; rename one"
-            )
+            twin, label = classes[alone.index(name)], classes[index]
+            if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", label):
+                raise ExamplesError(
+                    f"two classes are called {label!r}, written with other characters ({twin!a} and {label!a}), as a Mac "
+                    "and other systems do; put their images into one folder"
+                )
+            raise ExamplesError(f"classes {twin!r} and {label!r} become the same token name {name!r}; rename one")

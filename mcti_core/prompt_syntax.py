@@ -25,6 +25,7 @@ from .references import (
     end_of_name,
     is_of_a_name,
     known_forms,
+    loose_weight,
     nearest,
     reference_at,
     without_suffix,
@@ -41,7 +42,14 @@ _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}"
 _WEIGHT = 1.1
 """Of brackets without a number."""
 _BRACES = re.compile(r"[{｛]+([^{}｛｝]*)[}｝]+")
+_KIND = re.compile(r"^(?:embed|embedding|ti)\s*[:：]\s*", re.IGNORECASE)
+"""Before a name in braces or angles."""
 _ANGLES = re.compile(r"<([^\s<>][^<>]*)>")
+_WILDCARD = re.compile(r"(?<![^\W_])__[^\W_](?:\S*?[^\W_])?__(?![^\W_])")
+_COMPEL = re.compile(
+    r"[\U000f0000-\U000fffef)](\++|--+)(?=[\s,.;)]|$)|[\U000f0000-\U000fffef)\"'](\.(?:and|blend|swap)\()"
+)
+"""Signs behind a token or a bracket, by which InvokeAI's prompts weigh and mix."""
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _SHOWN = 20
 _LOG = logging.getLogger(__name__)
@@ -111,13 +119,12 @@ class _Parser:
         return index, found.end
 
     def _in_angles(self, inside: str, whole: str) -> int:
-        kind, _, name = inside.rpartition(":")
-        if kind.lower().startswith(("lora", "lyco", "hypernet")):
+        if re.match(r"(lora|lyco|hypernet)\w*:", inside, re.IGNORECASE):
             self._refuse(f"holds {whole!r}, and a prompt loads no files here", f"write tokens as {self._example()}")
-        return self._index(name if kind.lower() in ("embed", "embedding", "ti") else inside, whole)
+        return self._index(inside, whole)
 
     def _index(self, name: str, written: str) -> int:
-        name = without_suffix(name.strip().strip("\"'"))
+        name = without_suffix(_KIND.sub("", name.strip()).strip("\"'"))
         index = class_called(name, self.labels, self.names)
         if index is not None:
             return index
@@ -199,13 +206,17 @@ class _Parser:
         yield from self._weighted(words, own)
 
     def _refuse_words_of_others(self, text: str) -> None:
-        if re.search(r"\bBREAK\b", text):
+        if part := re.search(r"\b(BREAK|AND)\b", text):
             self._refuse(
-                "holds BREAK, by which other programs begin a further part",
-                "a prompt is one part here: leave BREAK out, or write it in small letters where the word is meant",
+                f"holds {part[0]}, by which other programs begin a further part",
+                f"a prompt is one part here: leave {part[0]} out, or write it in small letters where the word is meant",
             )
-        brackets = re.search(r"\[[^\[\]]*\]", text)
-        if brackets:
+        if wildcard := _WILDCARD.search(text):
+            self._refuse(
+                f"holds {wildcard[0][:40]!r}, which stands for a line of a file in other programs",
+                f"write a token as {self._example()}, and words without low lines around them",
+            )
+        if brackets := re.search(r"\[[^\[\]]*\]", text):
             self._refuse(
                 f"holds {brackets[0][:40]!r}, a spelling of other programs",
                 "write a lower weight as (words:0.9), and a plain bracket as \\[",
@@ -218,10 +229,15 @@ class _Parser:
                     f"has a {sign!r} without its {other!r}",
                     f"write a token as {self._example()}, and a plain brace as \\{sign}",
                 )
+        if found := _COMPEL.search(marked):
+            self._refuse(
+                f"has {found[1] or found[2]!r} behind a token or a bracket, a spelling of other programs",
+                f"write a weight as ({self._example()}:1.2)",
+            )
 
     def _refuse_weights_outside(self, pieces: Sequence[Piece]) -> None:
         for (piece, _), (behind, _) in pairwise(pieces):
-            if isinstance(piece, int) and isinstance(behind, str) and re.match(r"\s*:\s*[-+]?\.?\d", behind):
+            if isinstance(piece, int) and isinstance(behind, str) and loose_weight(behind, 0):
                 name = self.names[piece]
                 self._refuse(f"has a weight behind {name!r} that brackets do not end", f"write ({{{name}}}:1.2)")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .normal_form import find_class, index_of, normal_form
 
-__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "hyphenated", "is_of_a_name", "known_forms", "nearest", "reference_at", "without_suffix"]  # fmt: skip
+__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "reference_at", "without_suffix"]  # fmt: skip
 
 EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
 """What stands before a name."""
@@ -18,6 +18,7 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 """Of embedding files, which may stand behind a name."""
 _QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}｝]+")
 _WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
+_LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?(?:\d+\.?\d*|\.\d+)(?![\d.]*\s*\))")
 _CLOSE = 0.65
 """One letter off in a name of three letters is 0.67."""
 _PRIVATE = 0xF0000
@@ -53,7 +54,10 @@ def reference_at(
         return Reference(name, class_called(name, labels, names), quoted.end())
     ends = _ends(text, at, len(known[0][0]) if known else 0)
     for form, index in known:
-        if form in ends and not continues_name(text, end := _behind_suffix(text, ends[form])):
+        if form not in ends:
+            continue
+        end = _behind_suffix(text, ends[form])
+        if not continues_name(text, end) or EMBEDDING.match(text, end):  # as where prompts were joined without a space
             return Reference(without_suffix(text[at:end]), index, end)
     found = _WORD.match(text, at)
     word = found[0].rstrip(".!?") if found else ""
@@ -68,7 +72,8 @@ def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int 
 
 
 def nearest(name: str, known: Sequence[tuple[str, int]]) -> int | None:
-    """The class that a name, which is none's, is probably meant for; None where none is close."""
+    """The class that a name, which is none's, is probably meant for, also behind folders; None where none is close."""
+    name = without_suffix(re.split(r"[/\\]", name)[-1])
     folded, forms = _plain(name), {_plain(form): index for form, index in known}
     close = difflib.get_close_matches(folded, forms, 1, _CLOSE)
     close += [
@@ -83,11 +88,21 @@ def _plain(text: str) -> str:
     return "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Cf"))
 
 
-def hyphenated(text: str, known: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """(normal form, class) of each name with a hyphen or low line that stands in a text as a word of its own."""
+def names_as_words(text: str, known: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """(normal form, class) of each name that stands in a text and is no word: in braces or angles, or with a hyphen or low line."""
     folded = normal_form(text)
-    among = [(form, index) for form, index in known if ("-" in form or "_" in form) and form in folded]
-    return [one for one in among if re.search(rf"(?<![\w:/-]){re.escape(one[0])}(?![\w-])", folded)]
+    return [(form, index) for form, index in known if form in folded and _is_meant(folded, form)]
+
+
+def _is_meant(folded: str, form: str) -> bool:
+    name = re.escape(form)
+    alone = rf"(?<![\w:/\\-]){name}(?![\w-])" if "-" in form or "_" in form else None
+    return any(re.search(each, folded) for each in (rf"\{{\s*{name}\s*\}}", rf"<\s*{name}\s*>", alone) if each)
+
+
+def loose_weight(text: str, end: int) -> bool:
+    """Whether a weight stands behind a name that ends here, and no bracket behind the weight."""
+    return bool(_LOOSE_WEIGHT.match(text, end))
 
 
 def end_of_name(text: str, at: int, form: str) -> int | None:

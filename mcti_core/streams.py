@@ -98,7 +98,7 @@ def _in_folder(
             elif recursive:
                 deeper.append(path)
             else:
-                skipped.add("folder", "--recursive includes the images in it", path)
+                skipped.add("folder", "--recursive includes images in folders", path)
         waiting += reversed(deeper)
 
 

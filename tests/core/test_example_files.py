@@ -173,10 +173,38 @@ class TestFolders:
         with pytest.raises(ExamplesError, match=r"bird has no images of its own, but the folders in it do \(monday\)"):
             find_class_folders(photos)
 
+    def test_class_folders_some_levels_down_are_named(self, photos):
+        for label in ("cat", "dog"):
+            (photos / "all" / "data" / "v2" / "images" / label).mkdir(parents=True)
+            PICTURE.save(photos / "all" / "data" / "v2" / "images" / label / "x.png")
+        with pytest.raises(ExamplesError, match=r"further down do; give the level above those: .*images$"):
+            find_class_folders(photos / "all")
+
+    def test_one_folder_in_each_class_folder_is_no_level(self, photos):
+        (photos / "all" / "cat" / "images").mkdir(parents=True)
+        PICTURE.save(photos / "all" / "cat" / "images" / "x.png")
+        with pytest.raises(ExamplesError, match=r"cat has no images of its own.* \(images\); move those images up"):
+            find_class_folders(photos / "all")
+
+    def test_folder_of_folders_is_not_called_empty(self, photos):
+        (photos / "cat.photoslibrary" / "originals" / "0").mkdir(parents=True)
+        PICTURE.save(photos / "cat.photoslibrary" / "originals" / "0" / "x.png")
+        assert "no images in it, nor in the folders directly in it" in report(photos)
+
+    def test_files_of_a_folder_that_is_no_class_are_counted(self, photos):
+        (photos / "z").mkdir()
+        (photos / "z" / "photo.crdownload").touch()
+        assert "1 .crdownload file skipped: not an image" in report(photos)
+
+    def test_file_in_place_of_the_folder_is_told(self, photos):
+        (photos / "x.zip").touch()
+        with pytest.raises(ExamplesError, match=r"x\.zip is a file; unpack it if it is an archive"):
+            find_class_folders(photos / "x.zip")
+
     @pytest.mark.parametrize(
         ("names", "expected"),
         [
-            (("10_cat", "3_my dog"), ["cat", "my dog"]), (("1_cat", "2_cat"), ["1_cat", "2_cat"]), (("10_cat", "dog"), ["10_cat", "dog"]),
+            (("2021_rome", "2022_oslo"), ["2021_rome", "2022_oslo"]), (("01_cat", "02_dog"), ["01_cat", "02_dog"]), (("10_cat", "3_my dog"), ["cat", "my dog"]), (("1_cat", "2_cat"), ["1_cat", "2_cat"]), (("10_cat", "dog"), ["10_cat", "dog"]),
             (("10_", "5_x"), ["10_", "5_x"]),
         ],
     )  # fmt: skip
@@ -186,6 +214,17 @@ class TestFolders:
             PICTURE.save(tmp_path / name / "x.png")
         assert labels(tmp_path) == expected
         assert ("the number of repeats is not used" in report(tmp_path)) == (expected[0] != names[0])
+
+    @pytest.mark.parametrize(
+        ("names", "why"),
+        [(("10_cat", "dog"), "but others are not"), (("1_cat", "2_cat"), "two classes would have one label")],
+    )
+    def test_folder_of_kohya_whose_whole_name_is_the_label_is_told(self, tmp_path, names, why):
+        for name in names:
+            (tmp_path / name).mkdir()
+            PICTURE.save(tmp_path / name / "x.png")
+        assert why in report(tmp_path)
+        assert f"{names[0]!r} is named as for kohya's scripts" in report(tmp_path)
 
 
 def _tokens(folder):
@@ -255,7 +294,7 @@ class TestNames:
         names = find_names([photos / "cat"])
         assert len(names) == 2
         assert "1 .mov file skipped: videos" in names.skipped
-        assert "1 folder skipped: --recursive includes the images in it" in names.skipped
+        assert "1 folder skipped: --recursive includes images in folders" in names.skipped
 
     def test_folders_that_are_links_are_looked_into_once(self, photos):
         (photos / "all").mkdir()

@@ -68,6 +68,13 @@ class TestFolder:
             FewShotDataset.from_folder(folder)
         assert twin in str(caught.value)
 
+    def test_two_classes_whose_names_look_alike_are_shown_with_their_characters(self, folder):
+        """A Mac writes é as two characters, most other systems as one."""
+        for name in ("caf\u00e9", "cafe\u0301"):
+            _picture(folder / name / "0.png")
+        with pytest.raises(ExamplesError, match=r"'cafe\\u0301' and 'caf\\xe9'.*into one folder"):
+            FewShotDataset.from_folder(folder)
+
     def test_classes_without_letters_are_told_apart(self, tmp_path):
         for name in ("!", "+"):
             _picture(tmp_path / name / "x.png")

@@ -34,7 +34,8 @@ def spellings(text: str) -> list[str]:
     ]
     quoted = [f'embedding:"{text}"', f"embedding:<{text}>", f"embedding:{{{text}}}", f"EMBEDDING：{text}"]
     files = [f"embedding:{text}.safetensors", f"embedding:{text}.PT", f"embedding:{text}.bin"]
-    return [*plain, *quoted, *files, f"<{text}>", f"<embed:{text}>", f"<embedding:{text}>"]
+    kinds = [f"{{embedding:{text}}}", f"{{ti:{text}}}", f"<ti:{text}>"]
+    return [*plain, *quoted, *files, *kinds, f"<{text}>", f"<embed:{text}>", f"<embedding:{text}>"]
 
 
 @pytest.mark.parametrize("index", range(len(LABELS)))
@@ -56,6 +57,9 @@ def test_every_spelling_of_a_name_or_label_is_the_token(index):
         ("a noël-2", [5]),
         ("a fox", []),
         ("embedding:fox's den", [0]),
+        ("embedding:foxembedding:blue-mugembedding:fox", [0, 1, 0]),  # prompts that were joined without a space
+        ("{fox}-like {fox}+{Café}, C++ __", [0, 0, 2]),
+        ("snake_case__name", []),
         ("embedding:नमस्ते,", [4]),
         ("\\{fox\\}", []),
         ("3 < 4 > 2, <3", []),
@@ -75,6 +79,18 @@ def test_prompt_names_these_classes(prompt, found):
         ("{fox|blue mug}", "write one name"),
         ("{fox} BREAK {blue mug}", "leave BREAK out"),
         ("a [fox:0.4]", r"write a lower weight as \(words:0.9\)"),
+        ("{fox} AND {blue mug}", "leave AND out"),
+        ("a __fox__ here", r"holds '__fox__'.*write a token as {fox}"),
+        ("a __animals/fox-*1__", "stands for a line of a file"),
+        ("a {fox}++ here", r"has '\+\+' behind a token.*write a weight as \({fox}:1.2\)"),
+        ("a (fox)+", r"has '\+' behind"),
+        ("{fox}--, red", "has '--' behind"),
+        ('("{fox}", "{Café}").blend(1, 1)', r"has '.blend\(' behind"),
+        ("{fox}.swap({Café})", r"has '.swap\(' behind"),
+        ("{fox}::2", r"write \({fox}:1.2\)"),
+        ("<ti:fox:0.8>", r"write a weight as \({fox}:1.2\)"),
+        ("embedding:pets/fox", "did you mean {fox}?"),
+        ("embedding:embeddings\\fox.pt", "did you mean {fox}?"),
         ("a [[embedding:fox]]", "lower weight"),
         ("(embedding:fox:1.2", r"has a '\(' without its other half"),
         ("embedding:fox)", r"plain bracket as \\\)"),

@@ -102,7 +102,7 @@ def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, caps
     assert set(record) == {"image", "error"}
     assert Path(record["image"]).name == f"{IMAGES - 1}.png"
     skipped, error = printed.err.splitlines()
-    assert skipped.startswith("mcti: 1 folder skipped: --recursive includes the images in it (")
+    assert skipped.startswith("mcti: 1 folder skipped: --recursive includes images in folders (")
     assert error == f"mcti: {record['error']}"
     assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 

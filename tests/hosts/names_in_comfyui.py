@@ -26,17 +26,24 @@ TOGETHER = {  # a prompt, and the classes in it
     "embedding:fox.safetensors,embedding:owl_2.pt": [6, 5],
     'embedding:"Großer Fuchs" embedding:<fox>': [0, 6],
     "embedding:unknown": [11],
+    "embedding:foxembedding:owl_2embedding:fox": [6, 5, 6],
     "embedding:foxes": [],
     "embedding:ox": [],
     "an embedding: of words": [],
 }
 WORDS = {  # a prompt, and the tokens that stand in it without embedding:
-    "a Großer-Fuchs and an OWL-2, red": ["Großer-Fuchs", "owl-2"], "a fox": [], "embedding:owl-2": [], "owl-22 x-owl-2": [], "{owl-2} <a-b-c>": ["a-b-c", "owl-2"],
+    "a Großer-Fuchs and an OWL-2, red": ["Großer-Fuchs", "owl-2"], "a fox": [], "embedding:owl-2": [], "owl-22 x-owl-2": [], "{owl-2} <a-b-c>": ["a-b-c", "owl-2"], "{fox} < Ýr >": ["fox", "Ýr"],
+    "{猫頭鷹}": ["猫頭鷹"], "a (fox) [fox] 'fox'": [],
+}  # fmt: skip
+WEIGHTS = {  # a prompt, and the token with a weight that no bracket ends
+    "embedding:fox:1.2": "fox", "a embedding:owl-2.pt : 0.5 x": "owl-2", "embedding:ʻōʻō::2, (red)": "ʻōʻō", "(embedding:fox:1.2)": None, "(a embedding:fox:1.2 )": None,
+    "embedding:fox: red": None, "embedding:fox, 2": None,
 }  # fmt: skip
 CLOSE = {  # a name that is no token's, and the one it is close to
     "embedding:fos": "fox", "embedding:oxf": "fox", "embedding:foxes, red": "fox", "a (embedding:owl-3:1.2)": "owl-2", "embedding:Yr": "Ýr", "embedding:ｆｏｘ９９": "fox",
     "embedding:grosser-fuch": "Großer-Fuchs", "embedding:சிங்கம": "சிங்கம்", "embedding:猫頭鷹が好き": "猫頭鷹", "embedding:nobody": None, "fos": None,
-    "embedding:fox9": None, "embedding:fox": None, "embedding:unknwon": "unknown",
+    "embedding:fox9": None, "embedding:fox": None, "embedding:unknwon": "unknown", "embedding:pets/fox": "fox",
+    "embedding:pets\\owl-2.pt": "owl-2",
 }  # fmt: skip
 
 
@@ -67,6 +74,7 @@ def main(comfyui: str, folder: Path) -> None:
             "together": {prompt: (classes(clip, prompt), wanted) for prompt, wanted in TOGETHER.items()},
             "logged": {prompt: (logged(pack, clip, prompt), meant) for prompt, meant in CLOSE.items()},
             "words": {prompt: (logged(pack, clip, prompt), names) for prompt, names in WORDS.items()},
+            "weights": {prompt: (logged(pack, clip, prompt), name) for prompt, name in WEIGHTS.items()},
             "nodes": in_nodes(TokenSet, parts, clip, tokens),
             "twins": twins(pack, clip_with_tokens, clip, TokenSet),
         }

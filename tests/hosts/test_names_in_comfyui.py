@@ -33,6 +33,12 @@ def test_name_without_embedding_is_logged_where_it_can_be_no_word(named):
         ], prompt
 
 
+def test_weight_without_brackets_is_logged(named):
+    for prompt, (said, name) in named["weights"].items():
+        expected = f"a prompt has a weight behind embedding:{name} without brackets; write (embedding:{name}:1.2)"
+        assert said == ([expected] if name else []), prompt
+
+
 def test_token_prompts_name_each_class_wherever_the_slot_is(named):
     for template, found in named["nodes"]["prompts"].items():
         assert found == [[index] * template.count("{}") for index in range(len(named["names"]))], template

@@ -24,7 +24,7 @@ from ...atomic import write_atomically
 from ...errors import TokenError, listed
 from ...escaping import escaped
 from ...normal_form import index_of
-from ...references import EMBEDDING, SUFFIXES, hyphenated, known_forms, nearest, reference_at
+from ...references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
 from ...tokens import TokenSet
 from .text import text_encoders
 
@@ -95,7 +95,7 @@ class _TokenFiles:
         self._id = digest.hexdigest()[:16]
         self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE}tokens-{self._id}"
 
-    def referred(self, text: str) -> str:
+    def referred(self, text: str, logs: bool) -> str:
         """A prompt with the name of a file, and room around it, wherever a token of the set is named."""
         parts, done = [], 0
         for found in EMBEDDING.finditer(text):
@@ -107,6 +107,11 @@ class _TokenFiles:
             file = f"embedding:{self._file(reference.class_index)}"
             parts.append(f"{' ' if before.strip() else ''}{file}{' ' if behind.strip() else ''}")
             done = reference.end
+            if logs and loose_weight(text, done):
+                name = self.tokens.names[reference.class_index]
+                _LOG.warning(
+                    "a prompt has a weight behind embedding:%s without brackets; write (embedding:%s:1.2)", name, name
+                )
         return "".join(parts) + text[done:]
 
     def meant(self, name: str) -> str | None:
@@ -114,9 +119,9 @@ class _TokenFiles:
         index = nearest(name, self.known)
         return None if index is None else self.tokens.names[index]
 
-    def hyphenated(self, text: str) -> list[str]:
-        """The tokens whose names, which nobody writes as words, stand in a text without ``embedding:``."""
-        return list(dict.fromkeys(self.tokens.names[index] for _, index in hyphenated(text, self.known)))
+    def as_words(self, text: str) -> list[str]:
+        """The tokens that a text names as nobody writes words, and without ``embedding:``."""
+        return list(dict.fromkeys(self.tokens.names[index] for _, index in names_as_words(text, self.known)))
 
     def _file(self, token: int) -> str:
         """Its name without the suffix; the file is there afterwards."""
@@ -150,7 +155,7 @@ class _Knowing:
         if EMBEDDING.search(text):
             text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
             for files in self.mcti_files:
-                text = files.referred(text)
+                text = files.referred(text, self.mcti_logs)
         if self.mcti_logs:
             self._log_others(text)
         return super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
@@ -167,7 +172,7 @@ class _Knowing:
                 )  # fmt: skip
 
         for files in self.mcti_files:
-            for name in files.hyphenated(text):
+            for name in files.as_words(text):
                 _LOG.warning("a prompt holds %s as words; write embedding:%s for the learned token", name, name)
 
 
