@@ -17,8 +17,9 @@ from .errors import ExamplesError
 from .image_kinds import READ_KINDS, kind_of, reader_hint, webp_size
 from .image_memory import image_budget, memory_of
 from .image_opening import bytes_to_open, open_metered
-from .jpeg_scans import count_scans
+from .jpeg_scans import count_most_scans
 from .limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MAX_SCANNED_PIXELS, MAX_SCANS
+from .tiff_claims import jpeg_places
 
 __all__ = ["UnreadableError", "load_image", "load_square", "load_squares", "one_error", "open_regular", "to_square"]
 
@@ -182,11 +183,11 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
             pixels = image.width * image.height
             factor = 2 if pixels > _HALVED_FROM else 1
             memory = 2 * taken + memory_of(image, kind, factor)
+            jpegs = jpeg_places(image, size) if kind == "TIFF" else {(0, size)} if kind == "JPEG" else set()
     if memory > image_budget.total:
         most = image_budget.total / 2**30
         raise ValueError(f"reading it takes {memory / 2**30:.1f} GiB of memory; at most {most:.0f} GiB are used")
-    if kind == "JPEG":
-        _refuse_scans(file, pixels)
+    _refuse_scans(file, pixels, jpegs)
     with image_budget.reserved(memory):
         return use(_decoded(file, kind, factor))
 
@@ -198,9 +199,9 @@ def _refuse_large(width: int, height: int) -> None:
         )
 
 
-def _refuse_scans(file: IO[bytes], pixels: int) -> None:
+def _refuse_scans(file: IO[bytes], pixels: int, jpegs: Iterable[tuple[int, int]]) -> None:
     most = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
-    if count_scans(file, most) > most:
+    if count_most_scans(file, jpegs, most) > most:
         raise ValueError(f"a JPEG of more than {most} passes over its pixels; save it as a plain JPEG")
 
 
@@ -210,7 +211,8 @@ def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
             factor = 1
         # In one block, which the system has back when the image goes; of many smaller ones each thread would keep its own.
-        image.im = Image.core.new_block(image.mode, getattr(image, "_tile_size", image.size))  # type: ignore[attr-defined]
+        if new_block := getattr(Image.core, "new_block", None):  # type: ignore[attr-defined]  # since Pillow 11
+            image.im = new_block(image.mode, getattr(image, "_tile_size", image.size))
         image.load()
         orientation = image.getexif().get(_ORIENTATION, 1)
         white = _white(image)

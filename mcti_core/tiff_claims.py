@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from struct import error as StructError
 from struct import unpack
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["refuse_tiff_claims"]
+__all__ = ["jpeg_places", "refuse_tiff_claims"]
 
 _MAX_TAGS, _MAX_VALUES = 4096, 2**18
 """Of the image; of one tag, but bytes and text: each becomes a number, a fraction, or a strip with a reader of its own."""
@@ -14,6 +14,10 @@ _MAX_TILE_BEYOND = 2**23
 """Pixels by which a tile may be larger than its image; it is unpacked whole."""
 _AS_BYTES = (1, 2, 6, 7)
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_COMPRESSION, _STRIPS, _TILES = 259, (273, 279), (324, 325)
+"""The latter with the offset and the bytes of each."""
+_JPEG = (6, 7)
+"""Compressions that keep each strip or tile as a JPEG."""
 _INTEGERS = {3: 2, 4: 4, 16: 8}
 """Type -> its bytes."""
 
@@ -25,7 +29,8 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
         file: is read from its beginning on, and left anywhere.
 
     Raises:
-        ValueError: no TIFF file, or one with more tags, values or larger tiles than images have.
+        ValueError: no TIFF file, or one with more tags, values or larger tiles than images have, or with two places for
+            one strip.
     """
     file.seek(0)
     begin = file.read(16)
@@ -33,6 +38,7 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
     big = begin[2:4] in (b"+\0", b"\0+")
     form, inline = (f"{order}HHQ", 8) if big else (f"{order}HHL", 4)
     claims = dict.fromkeys((_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT), 0)
+    once = {_COMPRESSION, *_STRIPS, *_TILES}  # looked up again where the image is read, by another reader
     try:
         file.seek(unpack(f"{order}Q", begin[8:16])[0] if big else unpack(f"{order}L", begin[4:8])[0])
         (count,) = unpack(f"{order}Q", file.read(8)) if big else unpack(f"{order}H", file.read(2))
@@ -45,6 +51,10 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
                 raise ValueError(
                     f"tag {tag} has {values:,} values; at most {_MAX_VALUES:,} are read, save it with larger strips"
                 )
+            if tag in (_COMPRESSION, *_STRIPS, *_TILES):
+                if tag not in once:
+                    raise ValueError(f"tag {tag} is there twice; save it anew as PNG or TIFF")
+                once.remove(tag)
             if tag in claims:
                 size = _INTEGERS.get(kind, inline + 1)
                 if size > inline or values != 1:
@@ -59,3 +69,24 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
         raise ValueError(
             f"its tiles of {claims[_TILE_WIDTH]} x {claims[_TILE_HEIGHT]} pixels are larger than the image; save it with smaller ones"
         )
+
+
+def jpeg_places(image: Any, size: int) -> set[tuple[int, int]]:
+    """Where the JPEGs inside a TIFF file begin, and the bytes of each; none in one of another compression.
+
+    Args:
+        image: Pillow's reader of a file that ``refuse_tiff_claims`` has let pass.
+        size: of the file.
+
+    Raises:
+        ValueError: strips or tiles without bytes, or whose bytes lie in one another.
+    """
+    tags = image.tag_v2
+    if tags.get(_COMPRESSION) not in _JPEG:
+        return set()
+    places = {
+        place for offsets, counts in (_STRIPS, _TILES) for place in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=True)
+    }  # fmt: skip
+    if not places or not all(count > 0 for _, count in places) or sum(count for _, count in places) > size:
+        raise ValueError("the places of its strips are empty or lie in one another; save it anew as PNG or JPEG")
+    return places

@@ -1,5 +1,6 @@
 """Image files that make a reader loop, or make room, for what they only say."""
 
+import io
 import struct
 import time
 import zlib
@@ -7,9 +8,10 @@ import zlib
 import pytest
 from PIL import Image
 
-from mcti_core import image_opening
+from mcti_core import image_files, image_opening
 from mcti_core.image_files import UnreadableError, load_image
 from mcti_core.image_opening import MeteredFile
+from mcti_core.jpeg_scans import count_scans
 
 MANY = 150_000
 """Enough to be refused with the limits of these tests; a real file has a hundred million."""
@@ -98,6 +100,56 @@ def test_tiff_that_says_more_than_images_hold_is_refused(changes, reason, order,
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_tiff_of_few_tags_is_read(order, tmp_path):
     (tmp_path / "x").write_bytes(tiff({}, order=order))
+    assert load_image(tmp_path / "x").shape == (3, 8, 8)
+
+
+def jpeg(scans):
+    """8 x 8 pixels, whose last pass is there again and again."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 128).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * (scans - count_scans(file, 1000)) + b"\xff\xd9"
+
+
+def tiff_of_jpegs(stored, places):
+    """Strips of eight rows, one below the other; as many as there are places (offset in what is stored, bytes)."""
+    count, behind = len(places), 8 + 2 + 9 * 12 + 4
+    lists = b"".join(struct.pack(f"<{count}L", *column) for column in zip(*((at + behind + 8 * count, size) for at, size in places), strict=True))  # fmt: skip
+    many = {273: (4, count, behind), 279: (4, count, behind + 4 * count)}
+    return tiff({257: (4, 1, 8 * count), 259: (3, 1, 7), 262: (3, 1, 1), **many}, lists + stored)
+
+
+@pytest.mark.parametrize("scans", [40, 70, 90])
+def test_tiff_of_jpegs_is_held_against_the_limits_of_a_jpeg(scans, tmp_path, monkeypatch):
+    """One JPEG in place of every strip: 60 MB took 47 s."""
+    monkeypatch.setattr(image_files, "MAX_SCANNED_PIXELS", 48 * 64 * 30)
+    content = jpeg(scans)
+    (tmp_path / "x").write_bytes(tiff_of_jpegs(content, [(0, len(content))] * 48))
+    assert "more than 30 passes" in refused(tmp_path / "x")
+    (tmp_path / "x").write_bytes(tiff_of_jpegs(jpeg(12), [(0, len(jpeg(12)))] * 48))
+    assert load_image(tmp_path / "x").shape == (3, 384, 8)
+
+
+@pytest.mark.parametrize("places", [[(0, 0)] * 2, [(0, 2**31), (9, 9)], [(0, 4000), (1, 4000)]], ids=["empty", "beyond", "overlapping"])  # fmt: skip
+def test_tiff_of_jpegs_whose_places_cannot_be_is_refused(places, tmp_path):
+    (tmp_path / "x").write_bytes(tiff_of_jpegs(jpeg(12), places))
+    assert "lie in one another" in refused(tmp_path / "x")
+
+
+@pytest.mark.parametrize("tag", [259, 273, 279])
+def test_tiff_with_two_places_for_one_strip_is_refused(tag, tmp_path):
+    """Pillow would take the second and count, its decoder the first and decode."""
+    plain = tiff({})
+    entry = next(plain[at : at + 12] for at in range(10, 200, 12) if plain[at : at + 2] == struct.pack("<H", tag))
+    (tmp_path / "x").write_bytes(plain[:8] + struct.pack("<H", 10) + entry + plain[10:])
+    assert f"tag {tag} is there twice" in refused(tmp_path / "x")
+
+
+def test_image_is_read_by_a_pillow_without_blocks(tmp_path, monkeypatch):
+    """Before Pillow 11."""
+    monkeypatch.delattr(Image.core, "new_block", raising=False)
+    (tmp_path / "x").write_bytes(png())
     assert load_image(tmp_path / "x").shape == (3, 8, 8)
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from PIL import Image
 
-from mcti_core.jpeg_scans import count_scans
+from mcti_core.jpeg_scans import count_most_scans, count_scans
 
 SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
 
@@ -63,3 +63,13 @@ def test_very_many_segments_are_not_followed():
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xda", b"\xff\xd8\xff\xda\0"])
 def test_file_that_is_cut_short_has_no_scan(content):
     assert counted(content) == 0
+
+
+def test_only_the_jpeg_at_a_place_is_counted():
+    first, second = photo(), photo()[:-2] + SCAN * 30 + b"\xff\xd9"
+    both = io.BytesIO(b"before" + first + second)
+    places = [(6, len(first)), (6 + len(first), len(second))]
+    assert [count_scans(both, 1000, *place) for place in places] == [1, 31]
+    assert count_most_scans(both, places, 1000) == 31
+    assert count_most_scans(both, places, 10) == 11
+    assert count_most_scans(both, places[:1], 10) == 1
