@@ -122,8 +122,8 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
         is_card = kind in CARD_SUFFIXES and not path.stem.lower().endswith(".preview") and has_card(path)
         if not path.name.startswith("."):
             (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
-    counts = Counter("folders" if path.is_dir() else path.suffix or "without suffix" for path in others)
-    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in others)
+    listed = ", ".join(f"{n} {kind}{'s' * (kind == 'folder' and n > 1)}" for kind, n in sorted(counts.items()))
     if not read:
         known = f"{', '.join(SUFFIXES)} or image with an embedding"
         found.failed.append(f"{folder} holds no {known}" + (f"; it holds {listed}" if listed else ""))

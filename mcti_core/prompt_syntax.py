@@ -142,7 +142,8 @@ class _Parser:
     def _bare(self, text: str) -> str:
         """Names without any sign of a reference: a token if it can be nothing else, else words, which is logged."""
         folded = normal_form(text)
-        for form, index in self.known:
+        forms = {re.sub("[-_]", " ", form): index for form, index in self.known} | dict(self.known)
+        for form, index in sorted(forms.items(), key=lambda item: -len(item[0])):
             if form not in folded:
                 continue
             distinct = "-" in form or "_" in form or not form.isascii()

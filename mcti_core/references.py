@@ -35,8 +35,13 @@ class Reference(NamedTuple):
 
 
 def known_forms(labels: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """(normal form, class) of all labels and names, the longest first; a name goes before another class's label."""
+    """(normal form, class) of all labels and names, the longest first; a name goes before another class's label.
+
+    Names with low lines for hyphens are among them, where they are nobody's.
+    """
     known = {normal_form(text): index for texts in (labels, names) for index, text in enumerate(texts) if text}
+    for form, index in list(known.items()):
+        known.setdefault(form.replace("-", "_"), index)
     return tuple(sorted(known.items(), key=lambda item: -len(item[0])))
 
 

@@ -284,27 +284,3 @@ class TestOutputs:
         assert len(find_images(photos / "cat")) == 2
         assert "4 .png files skipped: written by MC-TI" in report(photos)
         assert len(find_names([photos / "cat"])) == 5
-
-
-class TestNames:
-    def test_what_is_not_classified_is_told(self, photos):
-        for name in ("a.mov", "b.txt"):
-            (photos / "cat" / name).touch()
-        (photos / "cat" / "more").mkdir()
-        names = find_names([photos / "cat"])
-        assert len(names) == 2
-        assert "1 .mov file skipped: videos" in names.skipped
-        assert "1 folder skipped: --recursive includes images in folders" in names.skipped
-
-    def test_folders_that_are_links_are_looked_into_once(self, photos):
-        (photos / "all").mkdir()
-        for name in ("cat", "dog"):
-            (photos / "all" / name).symlink_to(photos / name)
-        (photos / "all" / "again").symlink_to(photos / "cat")
-        (photos / "cat" / "loop").symlink_to(photos)
-        assert len(find_names([photos / "all"], recursive=True)) == 4
-
-    def test_folder_without_images_names_what_is_in_it(self, tmp_path):
-        (tmp_path / "a.cr2").touch()
-        with pytest.raises(ExamplesError, match=r"no images in .* \(1 \.cr2 file skipped: raw camera files"):
-            find_names([tmp_path])

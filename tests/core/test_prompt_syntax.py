@@ -55,6 +55,8 @@ def test_every_spelling_of_a_name_or_label_is_the_token(index):
         ("(embedding:fox,{blue mug}:0.8)", [0, 1]),
         ("a blue-mug on a table", [1]),  # a name that is no word
         ("a noël-2", [5]),
+        ("a BLUE_MUG and a noël_2", [1, 5]),
+        ("a große_straße", [6]),
         ("a fox", []),
         ("embedding:fox's den", [0]),
         ("embedding:foxembedding:blue-mugembedding:fox", [0, 1, 0]),  # prompts that were joined without a space
@@ -116,11 +118,13 @@ def test_a_name_inside_another_letter_with_marks_is_not_the_token():
         parse_prompt("embedding:कि", ("क",))
 
 
-@pytest.mark.parametrize(("prompt", "word"), [("a Fox here", "Fox"), ("my blue mug", "blue mug")])
+@pytest.mark.parametrize(
+    ("prompt", "word"), [("a Fox here", "Fox"), ("my blue mug", "blue mug"), ("noël 3 and a Big Cat.", "Big Cat")]
+)
 def test_a_name_drawn_as_a_word_is_logged(prompt, word, caplog):
     parse_prompt.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert words(prompt) == prompt
+        assert parse_prompt(prompt, (*NAMES, "big-cat")) == ((prompt, 1.0),)
     assert f"{word!r} is drawn as a word; write {{" in caplog.text
 
 

@@ -179,3 +179,38 @@ def test_folders_deeper_than_pythons_stack_are_looked_into(tmp_path):
         os.unlink(inner)
         while (inner := os.path.dirname(inner)) != str(tmp_path):
             os.rmdir(inner)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two folders of two images."""
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for name in ("0.png", "1.png"):
+            Image.new("RGB", (8, 6), "red").save(tmp_path / label / name)
+    return tmp_path
+
+
+def test_what_is_not_classified_is_told(photos):
+    for name in ("a.mov", "b.txt"):
+        (photos / "cat" / name).touch()
+    (photos / "cat" / "more").mkdir()
+    names = find_names([photos / "cat"])
+    assert len(names) == 2
+    assert "1 .mov file skipped: videos" in names.skipped
+    assert "1 folder skipped: --recursive includes images in folders" in names.skipped
+
+
+def test_folders_that_are_links_are_looked_into_once(photos):
+    (photos / "all").mkdir()
+    for name in ("cat", "dog"):
+        (photos / "all" / name).symlink_to(photos / name)
+    (photos / "all" / "again").symlink_to(photos / "cat")
+    (photos / "cat" / "loop").symlink_to(photos)
+    assert len(find_names([photos / "all"], recursive=True)) == 4
+
+
+def test_folder_without_images_names_what_is_in_it(tmp_path):
+    (tmp_path / "a.cr2").touch()
+    with pytest.raises(ExamplesError, match=r"no images in .* \(1 \.cr2 file skipped: raw camera files"):
+        find_names([tmp_path])

@@ -184,7 +184,7 @@ class TestFolders:
         assert [line.split(":")[1].strip() for line in lines[-5:]] == [
             "dl", "dl/broken.bin", "dl/code.pt", "dl/html.safetensors", "dl/nan.safetensors",
         ]  # fmt: skip
-        assert "dl: 1 .md, 1 folders not read" in lines[-5]
+        assert "dl: 1 .md, 1 folder not read" in lines[-5]
 
     def test_convert_other_files_in_a_folder_are_no_failure(self, mixed, capsys):
         Path("dl/readme.md").write_text("x")
