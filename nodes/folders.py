@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.example_files import holds_images, is_foreign
 from ..mcti_core.tokens import safe_parts
+from ..mcti_core.written_paths import decoded_lines, folder_of
 from .checking import checked_text
 
 __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]
@@ -102,9 +102,11 @@ def _inside(path: Path, roots: Iterable[Path]) -> bool:
 
 
 def _outside(name: str) -> ExamplesError:
+    useless = _read_settings()[1]
+    written = f", where line {useless[0]} opens no folder" if useless else ""
     return ExamplesError(
         f"the folder {name!r:.200} is outside ComfyUI's input folder, or a link in it leads there; copy it into "
-        f"{folder_paths.get_input_directory()}, or write its path as a line into {_settings_file()}"
+        f"{folder_paths.get_input_directory()}, or write its path as a line into {_settings_file()}{written}"
     )
 
 
@@ -134,46 +136,36 @@ def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]
 
 
 def _opened() -> list[Path]:
-    """The folders that the settings file names. A line that cannot be used opens nothing and is logged once."""
+    """The folders that the settings file names."""
+    return _read_settings()[0]
+
+
+def _read_settings() -> tuple[list[Path], list[int]]:
+    """The folders that the settings file opens, and the numbers of its lines that open none. Those are logged once each."""
     file = _settings_file()
     try:
         if not file.is_file():
-            return []
+            return [], []
         if file.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 1024} KiB")
-        lines = _decoded(file.read_bytes()).splitlines()
+        lines = decoded_lines(file.read_bytes())
     except (OSError, ValueError) as error:
         _tell(f"{file} cannot be read ({error}); no folder in it is opened")
-        return []
-    opened = []
+        return [], []
+    opened, useless = list[Path](), list[int]()
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
-        if path := _folder_of(line):
+        if path := folder_of(line):
             opened.append(path)
             if len(opened) == _MAX_OPENED:
                 break
         else:
-            _tell(f"line {number} of {file} opens no folder; write the whole path of a folder, such as {Path.home()}")
-    return opened
-
-
-def _decoded(content: bytes) -> str:
-    """UTF-8 with or without a mark at its begin, or UTF-16 as Windows writes it; other bytes stand for themselves in file names."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    return content.decode("utf-8-sig", "surrogateescape")
-
-
-def _folder_of(line: str) -> Path | None:
-    """A line's folder, quotes around it taken off and ~ filled in."""
-    if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
-        line = line[1:-1].strip()
-    try:
-        path = Path(line).expanduser()
-        return path if path.is_absolute() and path.is_dir() else None
-    except (OSError, ValueError, RuntimeError):
-        return None
+            useless.append(number)
+            _tell(
+                f"line {number} of {file} opens no folder: {line[:200]!r}; write the whole path of a folder, such as {Path.home()}"
+            )
+    return opened, useless
 
 
 def _tell(sentence: str) -> None:

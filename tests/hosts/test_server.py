@@ -49,6 +49,11 @@ def test_an_absolute_path_is_refused_until_it_is_opened(server: Server, tmp_path
     with pytest.raises(RefusedError, match=r"write its path as a line into .*mcti_folders\.txt"):
         server.submit(reading(str(tmp_path / "photos")))
     opened = server.base / "user" / "mcti_folders.txt"
+    for wrong in ("photos", f"- {tmp_path / 'photos'}"):  # each is logged as it is written
+        opened.write_text(f"# mine\n{wrong}\n", encoding="utf-8")
+        with pytest.raises(RefusedError, match=r"mcti_folders\.txt, where line 2 opens no folder"):
+            server.submit(reading(str(tmp_path / "photos")))
+        assert f"opens no folder: {wrong!r}" in server.log()
     opened.write_text(f"# mine\n{tmp_path / 'photos'}\n", encoding="utf-8")
     assert server.run(reading(str(tmp_path / "photos"))).succeeded
     assert str(tmp_path / "photos") in choices(server)

@@ -121,6 +121,7 @@ def test_set_with_an_unsafe_name_is_not_loaded(server: Server) -> None:
     [
         "# é\n{}\n".encode("latin-1"), b"\xff\xfe" + "{}\r\n".encode("utf-16-le"), b"\xef\xbb\xbf{}\n", b'"{}"\n', b"  '{}'  \n", b"x" * 5000 + b"\n{}\n",
         b"\x00\x00\n{}\n", b"relative\n{}\n", b"~nobody-of-this-name/x\n{}\n", b"{}",
+        "“{}”\n".encode(), b"file://{}\n",
     ],
 )  # fmt: skip
 def test_settings_file_in_any_encoding_opens_its_folders_and_takes_no_node_away(
