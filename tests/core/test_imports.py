@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "image_kinds": "",
     "image_memory": "limits",
     "jpeg_scans": "",
-    "image_files": "errors image_kinds image_memory image_opening jpeg_scans limits",
+    "image_files": "errors image_kinds image_memory image_opening jpeg_scans limits tiff_claims",
     "example_files": "errors image_files image_kinds marks normal_form tensor_files",
     "examples": "image_files image_tensors errors example_files normal_form tokens",
     "near_copies": "examples",
