@@ -24,8 +24,13 @@ from .resuming import told_differences
 
 __all__ = ["AnswerFile", "Part", "json_line", "refuse_to_lose"]
 
-_RECORD = b'{"image": "'
-"""How every answer begins."""
+_BEGIN = b'{"image": "'
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_RECORD = re.compile(
+    rb'(?:\d+\t)?\{"image": %s, "(?:error": "|label": (?:null|%s), "unknown": (?:true|false), "index": )'
+    % (_TEXT, _TEXT)
+)
+"""How every answer begins; other programs' lists of images begin with ``image`` too."""
 _FLUSH = 10.0
 """Seconds of answers that a power cut may cost."""
 
@@ -49,7 +54,7 @@ class AnswerFile:
         path: the file.
         images: N.
         batch: images that are answered together.
-        identity: what the answers are of; those of two runs that differ here are never mixed.
+        identity: what the answers are of, ``list of images`` among it; those of two runs that differ here are never mixed.
     """
 
     path: Path
@@ -254,16 +259,16 @@ def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
 
 
 def _is_answers(path: Path) -> bool:
-    """Whether a file begins as answers do, those of a part after the image's number, as far as a break let them come.
-
-    A power cut may leave nothing, or zeros.
-    """
+    """Whether a file begins as answers do, as far as a break let them come. A power cut may leave nothing, or zeros."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        begin = file.read(64)
-    record = re.sub(rb"^\d+(\t|$)", b"", begin.strip(b"\0"))
-    return record.startswith(_RECORD) or _RECORD.startswith(record)
+        line, ended, _ = file.read(2**16).strip(b"\0").partition(b"\n")
+    if _RECORD.match(line):
+        return True
+    record = re.sub(rb"^\d+(\t|$)" if ".part-" in path.name else rb"^\d+\t", b"", line)
+    cut = not ended and not record.endswith(b"}")
+    return cut and (record.startswith(_BEGIN) or _BEGIN.startswith(record))
 
 
 def _is_mark(path: Path) -> bool:
@@ -273,7 +278,7 @@ def _is_mark(path: Path) -> bool:
         named = json.loads(path.read_bytes()[: 2**20])
     except (ValueError, RecursionError):
         return False
-    return isinstance(named, dict) and all(isinstance(value, str) for value in named.values())
+    return isinstance(named, dict) and "list of images" in named and all(isinstance(v, str) for v in named.values())
 
 
 def _mark(path: Path) -> Path:

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcti_core.answers import AnswerFile, json_line, refuse_to_lose
-from mcti_core.errors import ResumeError
+from mcti_core.errors import FileError, ResumeError
 
-IDENTITY = {"set of tokens": "a" * 64, "top": "1"}
+IDENTITY = {"set of tokens": "a" * 64, "top": "1", "list of images": "b" * 64}
 
 
 def record(number):
     if number % 7 == 3:
         return {"image": f"{number}.png", "error": "broken"}
-    return {"image": f"{number}.png", "label": "größer\n", "index": number}
+    return {"image": f"{number}.png", "label": "größer\n", "unknown": False, "index": number}
 
 
 def batch_of(answers, number):
@@ -254,3 +254,41 @@ def test_a_line_is_readable_where_that_can_be_written(encoding, image, escaped):
     line = json_line({"image": image, "index": 1}, encoding).encode(encoding)
     assert json.loads(line.decode(encoding)) == {"image": image, "index": 1}
     assert (b"\\u" in line) == escaped
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        '{"image": "1.png", "caption": "a mug"}\n', '{"image": "1.png", "label": "mug"}\n', '{"image": "1.png", "label": "mug"}',
+        '{"image": "1.png", "label": null, "unknown": "x", "index": 1}\n', '{"image": {"index": 1}}\n', "12345", '{"image": ""}',
+    ],
+)  # fmt: skip
+def test_lists_of_images_of_other_programs_are_left_alone(answers, theirs):
+    answers.path.parent.mkdir()
+    answers.path.write_text(theirs)
+    with pytest.raises(FileError, match="not written by MC-TI"):
+        refuse_to_lose(answers.path, resume=False, restart=True)
+    with pytest.raises(FileError, match="not written by MC-TI"):
+        answers.begin(resume=False)
+    assert answers.path.read_text() == theirs
+
+
+@pytest.mark.parametrize("theirs", ['{"author": "me"}', "{}", '{"list of images": 1}'])
+def test_mark_of_others_is_left_alone(answers, theirs):
+    answers.path.parent.mkdir()
+    mark = answers.path.with_name(answers.path.name + ".unfinished")
+    mark.write_text(theirs)
+    with pytest.raises(FileError, match="not written by MC-TI"):
+        refuse_to_lose(answers.path, resume=False, restart=True)
+    assert mark.read_text() == theirs
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 11, 20, 31, 60])
+def test_answers_that_a_break_has_cut_off_anywhere_are_ours(answers, length):
+    answers.path.parent.mkdir()
+    line = '{"image": "a \\"b\\".png", "label": "a \\"c\\"", "unknown": false, "index": 3, "confidence": 1.0}'
+    answers.path.write_text(line[:length])
+    refuse_to_lose(answers.path, resume=False, restart=True)
+    part = answers.path.with_name(answers.path.name + ".part-0001-00000")
+    part.write_text(f"12\t{line}"[:length])
+    refuse_to_lose(answers.path, resume=False, restart=True)
