@@ -200,9 +200,9 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
         elif found.has_lost_images():
             raise ExamplesError(f"class {name!r} has no image that can be used: {found.report()}")
         elif inner and not found.counts:
-            skipped.add(_FOLDER, "no images in it, nor in the folders directly in it", str(path))
+            skipped.add(_FOLDER, "no images to learn from, nor one folder further down", str(path))
         else:
-            skipped.add(_FOLDER, "no images in it to learn from" if found.counts else "empty", str(path))
+            skipped.add(_FOLDER, "no images to learn from" if found.counts else "empty", str(path))
         skipped.update(found)
     if deeper:
         raise ExamplesError(_one_level_down(root, deeper, bool(classes)))

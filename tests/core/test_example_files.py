@@ -152,7 +152,7 @@ class TestFolders:
         assert "2 folders skipped: empty" in report(photos)
         (photos / "c").mkdir()
         (photos / "c" / "notes.txt").touch()
-        assert f"no images in it to learn from ({photos / 'c'})" in report(photos)
+        assert f"no images to learn from ({photos / 'c'})" in report(photos)
         assert labels(photos) == ["cat", "dog"]
 
     @pytest.mark.parametrize("levels", [("train",), ("train", "val"), ("photos",)])
@@ -189,7 +189,7 @@ class TestFolders:
     def test_folder_of_folders_is_not_called_empty(self, photos):
         (photos / "cat.photoslibrary" / "originals" / "0").mkdir(parents=True)
         PICTURE.save(photos / "cat.photoslibrary" / "originals" / "0" / "x.png")
-        assert "no images in it, nor in the folders directly in it" in report(photos)
+        assert "no images to learn from, nor one folder further down" in report(photos)
 
     def test_files_of_a_folder_that_is_no_class_are_counted(self, photos):
         (photos / "z").mkdir()
