@@ -17,7 +17,7 @@ __all__ = ["run_add"]
 def run_add(arguments: argparse.Namespace) -> int:
     """Train only the classes that the set lacks. However the training ends, what was learned is written."""
     from .endings import like_ctrl_c
-    from .extend import extend
+    from .extend import extend, tell_learned_before
     from .features import FeatureCache
     from .near_copies import example_names, tell_across_classes
     from .outputs import refuse_to_replace
@@ -44,6 +44,8 @@ def run_add(arguments: argparse.Namespace) -> int:
             copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))
         ):
             say(copies)
+        if learned := tell_learned_before(cache, tokens, example_names(dataset)):
+            say(learned)
         with progress_bar("training", "step") as progress:
 
             def on_step(info: StepInfo) -> None:

@@ -88,6 +88,17 @@ def test_command_with_one_image_in_two_classes_names_it(command, photos, tmp_pat
     )
 
 
+def test_add_of_an_image_that_is_known_as_another_class_names_it(photos, tmp_path, capsys):
+    assert run("train", photos, "--out", tmp_path / "set", *SHORT) == 0
+    more = tmp_path / "more"
+    write(more / "new" / "0.png", 77)
+    write(more / "new" / "1.png", 1)
+    write(more / "cat" / "2.png", 2)  # which is right as the class that it is of
+    capsys.readouterr()
+    assert run("add", more, "--to", tmp_path / "set", "--out", tmp_path / "out", *SHORT) == 0
+    assert "1 image is among those that the set has learned as another class (new/1.png of cat)" in told(capsys)
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_shots_beyond_the_images_are_refused_before_the_work(command, photos, tmp_path, no_work, capsys):
     line = {"train": ["train", photos, "--out", tmp_path / "out"], "evaluate": ["evaluate", photos]}[command]
