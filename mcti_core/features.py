@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from .errors import ConfigError, ExamplesError, HostError
 from .examples import FewShotDataset
-from .hosts.base import Host
+from .hosts.base import Host, LatentCodec
 from .image_files import one_error
-from .near_copies import example_names, first_alike, thumbnails
+from .limits import MAX_HEADER_BYTES, MAX_NUMBER
+from .near_copies import THUMBNAIL, example_names, first_alike, thumbnails
 from .out_of_memory import in_parts_that_fit
 from .own_files import set_aside, write_own
 from .processes import ALONE, Processes
@@ -83,11 +85,7 @@ class FeatureCache:
         key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
-        parts = {
-            "thumbnails",
-            *(name for name, there in (("latents", codec), ("features", host.clip)) if there is not None),
-        }
-        stored = None if path is None else _read(path, parts, (len(dataset), 2 if mirror else 1))
+        stored = None if path is None else _read(path, _shapes(host, (len(dataset), 2 if mirror else 1), size, codec))
         if processes.any(stored is None) or stored is None:
             stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
             _refuse_broken(stored, dataset)
@@ -229,17 +227,29 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(path: Path, parts: set[str], rows: tuple[int, int]) -> dict[str, Tensor] | None:
-    """What is kept, if it is of these parts and of as many images and views; else it is computed again."""
-    if not path.is_file():
+def _shapes(host: Host, rows: tuple[int, int], size: int, codec: LatentCodec | None) -> dict[str, tuple[int, ...]]:
+    """Of all that is kept of so many images and views; width and lengths are those of the models."""
+    shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
+    if codec is not None:
+        shapes["latents"] = (*rows, codec.channels, size // codec.downscale, size // codec.downscale)
+    if host.clip is not None:
+        pooled = torch.zeros(1, host.text[host.clip.encoder].width, device=host.device)
+        with torch.inference_mode(), host.session("clip"):
+            shapes["features"] = (*rows, host.clip.project_text(pooled).shape[1])
+    return shapes
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+    """What is kept, if it is of these parts and shapes; else it is computed again. A larger file is not looked into."""
+    bytes_needed = sum(4 * math.prod(shape) for shape in shapes.values())
+    if not path.is_file() or not _is_own(path) or path.stat().st_size > bytes_needed + MAX_HEADER_BYTES:
         return None
     try:
         stored: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError):
         return None
-    fits = stored.keys() == parts and all(
-        tensor.dtype == torch.float32 and tuple(tensor.shape[:2]) == rows and bool(tensor.isfinite().all())
-        for tensor in stored.values()
+    fits = {name: tuple(tensor.shape) for name, tensor in stored.items()} == dict(shapes) and all(
+        tensor.dtype == torch.float32 and bool((tensor.abs() <= MAX_NUMBER).all()) for tensor in stored.values()
     )
     return stored if fits else None
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .examples import FewShotDataset
 
 __all__ = [
+    "THUMBNAIL",
     "across_classes",
     "across_split",
     "example_names",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 _SIDE = 12
+THUMBNAIL = 3 * _SIDE**2
+"""432."""
 _CORRELATION = 0.99
 _BRIGHTNESS = 0.15
 _FLAT = 0.002
@@ -37,7 +40,7 @@ _AT_ONCE = 2**24
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> what is compared, (B, 432) float32."""
+    """(B, 3, H, W) in [0, 1] -> what is compared, (B, ``THUMBNAIL``) float32."""
     small = F.interpolate(images.float(), size=(_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
     return small.flatten(1)
 

@@ -1,3 +1,5 @@
+import json
+import math
 import threading
 from dataclasses import replace
 
@@ -6,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mcti_core import features
 from mcti_core.errors import ConfigError, ExamplesError
@@ -256,3 +259,39 @@ def test_a_file_that_only_one_process_sees_is_computed_by_all(tiny_host, dataset
         ),
     )
     assert torch.equal(caches[0].latents, caches[1].latents)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"latents": torch.zeros(4, 2, 5, 8, 8)}, {"latents": torch.zeros(4, 2, 7)}, {"features": torch.zeros(4, 2, 3)}, {"features": torch.zeros(4, 2)},
+        {"thumbnails": torch.zeros(4, 2, 1)}, {"latents": torch.full((4, 2, 4, 8, 8), 1e30)}, {"latents": torch.zeros(4, 2, 4, 8, 8).half()},
+    ],
+)  # fmt: skip
+def test_kept_features_that_cannot_be_of_these_models_are_computed_again(build, tmp_path, other):
+    cache, _ = build()
+    (path,) = (tmp_path / "kept").iterdir()
+    save_file({**load_file(path), **other}, path, metadata={"format": "mcti-features"})
+    again, done = build()
+    assert done == 4
+    assert torch.equal(again.latents, cache.latents)
+    assert torch.equal(again.features, cache.features)
+
+
+def test_kept_features_of_another_size_are_not_read(build, tmp_path, monkeypatch):
+    """A sparse file of 2.4 GB took 9.6 GiB."""
+    build()
+    (path,) = (tmp_path / "kept").iterdir()
+    stored = load_file(path)
+    header = {"__metadata__": {"format": "mcti-features"}}
+    places = {"latents": [4, 2, 2**24], **{name: list(stored[name].shape) for name in ("features", "thumbnails")}}
+    end = 0
+    for name, shape in places.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    monkeypatch.setattr(features, "load_file", lambda path: pytest.fail("it is read"))
+    assert build()[1] == 4

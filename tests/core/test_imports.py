@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "example_files": "errors image_files image_kinds marks normal_form tensor_files",
     "examples": "image_files image_tensors errors example_files normal_form tokens",
     "near_copies": "examples",
-    "features": "errors image_files examples hosts near_copies out_of_memory own_files processes readers tensor_files tokens",
+    "features": "errors examples hosts image_files limits near_copies out_of_memory own_files processes readers tensor_files tokens",
     "micro_batches": "hosts",
     "objective": "config diffusion errors features hosts losses micro_batches prompts tokens",
     "probe": "batches diffusion errors features hosts processes prompts tokens",
