@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .normal_form import find_class, index_of, normal_form
 
-__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "reference_at", "without_suffix"]  # fmt: skip
+__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "plain_letters", "reference_at", "without_suffix"]  # fmt: skip
 
 EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
 """What stands before a name."""
@@ -79,7 +79,7 @@ def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int 
 def nearest(name: str, known: Sequence[tuple[str, int]]) -> int | None:
     """The class that a name, which is none's, is probably meant for, also behind folders; None where none is close."""
     name = without_suffix(re.split(r"[/\\]", name)[-1])
-    folded, forms = _plain(name), {_plain(form): index for form, index in known}
+    folded, forms = plain_letters(name), {plain_letters(form): index for form, index in known}
     close = difflib.get_close_matches(folded, forms, 1, _CLOSE)
     close += [
         form for form in forms if form and folded.startswith(form) and (len(form) > 2 or not form.isascii())
@@ -87,7 +87,7 @@ def nearest(name: str, known: Sequence[tuple[str, int]]) -> int | None:
     return forms[close[0]] if close else None
 
 
-def _plain(text: str) -> str:
+def plain_letters(text: str) -> str:
     """Without accents, and wide letters as narrow ones: ｃａｆé is cafe."""
     letters = unicodedata.normalize("NFKD", normal_form(text))
     return "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Cf"))

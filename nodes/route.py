@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from ..mcti_core.classifiers.base import UNKNOWN
 from ..mcti_core.errors import ConfigError
+from ..mcti_core.escaping import escaped
 from ..mcti_core.normal_form import normal_form
+from ..mcti_core.references import plain_letters
 from ..mcti_core.tokens import safe_names
 from .checking import Node
 from .lists import only
@@ -19,6 +22,8 @@ from .schema import node_schema
 from .types import CATEGORY, images_in, images_out
 
 __all__ = ["Route"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Route(Node):
@@ -63,6 +68,7 @@ class Route(Node):
                     f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
                 )
             least = only("least_confidence", least_confidence)
+            _log_close(wanted, labels)
             keep = torch.tensor(
                 [
                     confidence >= least and _is_wanted(label, names, labels)
@@ -81,6 +87,18 @@ def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:
     own = normal_form(label)
     name = own if label == UNKNOWN else normal_form(safe_names([label])[0])
     return own in wanted or (name in wanted and name not in map(normal_form, labels))
+
+
+def _log_close(wanted: list[str], labels: list[str]) -> None:
+    """Log a wanted name that is no label here, and differs from one by accents or the width of letters only."""
+    known = {plain_letters(label): label for label in labels}
+    forms = set(map(normal_form, labels))
+    for name in dict.fromkeys(part.strip() for text in wanted for part in (text, *text.split(","))):
+        close = known.get(plain_letters(name))
+        if close is not None and normal_form(name) not in forms:
+            _LOG.warning(
+                "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)
+            )
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:

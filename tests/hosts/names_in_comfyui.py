@@ -75,6 +75,7 @@ def main(comfyui: str, folder: Path) -> None:
             "logged": {prompt: (logged(pack, clip, prompt), meant) for prompt, meant in CLOSE.items()},
             "words": {prompt: (logged(pack, clip, prompt), names) for prompt, names in WORDS.items()},
             "weights": {prompt: (logged(pack, clip, prompt), name) for prompt, name in WEIGHTS.items()},
+            "routed": routed(pack),
             "nodes": in_nodes(TokenSet, parts, clip, tokens),
             "twins": twins(pack, clip_with_tokens, clip, TokenSet),
         }
@@ -116,14 +117,27 @@ def missed(clip: Any, tokens: Any) -> list[str]:
 
 def logged(pack: str, clip: Any, prompt: str) -> list[str]:
     """What this pack logs of a prompt, in the words of its message."""
-    return said(pack, lambda: clip.tokenize(prompt))
+    return said(f"{pack}.hosts.comfy.prompt_tokens", lambda: clip.tokenize(prompt))
 
 
-def said(pack: str, act: Any) -> list[str]:
+def routed(pack: str) -> dict[str, list[str]]:
+    """What Route logs of wanted names, by them; the labels are Ýr and fox."""
+    import nodes
+
+    route, place = nodes.NODE_CLASS_MAPPINGS["MCTI_Route"], pack.removesuffix(".mcti_core") + ".nodes.route"
+    images = [torch.zeros(2, 2, 2, 3)]
+
+    def passing(wanted: str) -> list[str]:
+        return said(place, lambda: route.execute(images, [nfd("Ýr"), "fox"], [wanted], [0.0]))
+
+    return {wanted: passing(wanted) for wanted in ("yr", "ｆｏｘ, Yr", nfc("Ýr"), "FOX", "fax", "", "nobody")}
+
+
+def said(place: str, act: Any) -> list[str]:
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())
-    logger = logging.getLogger(f"{pack}.hosts.comfy.prompt_tokens")
+    logger = logging.getLogger(place)
     logger.addHandler(handler)
     act()
     logger.removeHandler(handler)
@@ -138,7 +152,7 @@ def twins(pack: str, clip_with_tokens: Any, clip: Any, token_set: Any) -> dict[s
     ):  # fmt: skip
         numbers = torch.arange(1.0, len(labels) + 1)[:, None, None].expand(-1, 2, 96) + shift
         second = token_set(labels, {"clip_l": numbers.clone()})
-        messages = said(pack, lambda second=second: clip_with_tokens(clip, second))
+        messages = said(f"{pack}.hosts.comfy.prompt_tokens", lambda second=second: clip_with_tokens(clip, second))
         drawn = classes(clip_with_tokens(clip, second), "embedding:fox")
         found[",".join(labels)] = (messages, drawn)
     return found

@@ -1,6 +1,7 @@
 """Names of tokens in ComfyUI's prompts and nodes, in all spellings that the library takes."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -49,6 +50,14 @@ def test_route_takes_labels_and_names_in_any_form_and_no_unrecognised_image_for_
     assert named["nodes"]["routes"] == {
         "": [0, 2, 3, 4, 5], "ýr": [0], "My-Fox": [2], "fox, MY FOX": [2, 3], "(unknown)": [1], "Unknown": [5], "nobody": [],
     }  # fmt: skip
+
+
+def test_route_logs_a_wanted_name_that_differs_by_accents_or_width_only(named):
+    messages = {wanted: [text.rpartition("; ")[2] for text in said] for wanted, said in named["routed"].items()}
+    yr, fox = "did you mean Ýr?", "did you mean fox?"
+    assert [[unicodedata.normalize("NFC", text) for text in said] for said in messages.values()] == [
+        [yr], [fox, yr], [], [], [], [], [],
+    ]  # fmt: skip
 
 
 def test_class_unknown_is_an_answer_like_others(named):
