@@ -13,6 +13,7 @@ from .adaptive_gamma import AdaptiveGamma
 from .batches import BalancedBatches
 from .errors import ConfigError, ResumeError
 from .history import TERMS, History
+from .limits import MAX_NUMBER, MAX_STEPS
 from .probe import Best
 
 __all__ = ["Progress", "TrainState", "differences"]
@@ -111,8 +112,8 @@ class Progress:
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
         if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
             raise ValueError("its vectors have other shapes")
-        if not all(vector.isfinite().all() for vector in state.vectors.values()):
-            raise ValueError("its vectors are not finite numbers")
+        if not all((vector.abs() <= MAX_NUMBER).all() for vector in state.vectors.values()):
+            raise ValueError(f"its vectors hold numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
         sizes = [vector.shape for vector in self.vectors.values()]
         for index, moment in state.moments.items():
             if set(moment) != {"step", "exp_avg", "exp_avg_sq"} or not 0 <= index < len(sizes):
@@ -122,6 +123,11 @@ class Progress:
                 or moment["step"].numel() != 1
             ):
                 raise ValueError("its averages have other shapes")
+            steps, mean, square = moment["step"], moment["exp_avg"], moment["exp_avg_sq"]
+            if not (
+                0 <= steps <= MAX_STEPS and mean.isfinite().all() and square.isfinite().all() and (square >= 0).all()
+            ):
+                raise ValueError("its averages are not those of numbers and of their squares")
 
     def _restore(self, state: TrainState) -> None:
         with torch.no_grad():

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "history": "",
     "processes": "errors",
     "adaptive_gamma": "processes",
-    "train_state": "adaptive_gamma batches errors history probe",
+    "train_state": "adaptive_gamma batches errors history limits probe",
     "saved_tensors": "errors",
     "training_inputs": "config errors features hosts limits normal_form tokens",
     "training": "adaptive_gamma batches config errors features history hosts losses objective probe "
