@@ -85,8 +85,8 @@ class _Parser:
         text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
         for escape, literal in _LITERAL.items():
             text = text.replace(escape, literal)
-        self._refuse_words_of_others(text)
         marked = self._marked(text)
+        self._refuse_words_of_others(marked)  # a class may be called BREAK
         self._refuse_leftovers(marked)
         marked = self._bare(marked)
         found: list[Piece] = []
@@ -219,7 +219,7 @@ class _Parser:
             )
         if brackets := re.search(r"\[[^\[\]]*\]", text):
             self._refuse(
-                f"holds {brackets[0][:40]!r}, a spelling of other programs",
+                f"holds {self._unmarked(brackets[0])[:40]!r}, a spelling of other programs",
                 "write a lower weight as (words:0.9), and a plain bracket as \\[",
             )
 
@@ -241,6 +241,9 @@ class _Parser:
             if isinstance(piece, int) and isinstance(behind, str) and loose_weight(behind, 0):
                 name = self.names[piece]
                 self._refuse(f"has a weight behind {name!r} that brackets do not end", f"write ({{{name}}}:1.2)")
+
+    def _unmarked(self, marked: str) -> str:
+        return "".join(f"{{{self.names[ord(c) - _MARK]}}}" if ord(c) in range(_MARK, 0xFFFF0) else c for c in marked)
 
     def _example(self) -> str:
         return f"{{{self.names[0]}}}" if self.names else "{name}"

@@ -62,7 +62,7 @@ def reference_at(
         if form not in ends:
             continue
         end = _behind_suffix(text, ends[form])
-        if not continues_name(text, end) or EMBEDDING.match(text, end):  # as where prompts were joined without a space
+        if _ends_at(text, end):
             return Reference(without_suffix(text[at:end]), index, end)
     found = _WORD.match(text, at)
     word = found[0].rstrip(".!?") if found else ""
@@ -129,7 +129,12 @@ def _ends(text: str, at: int, longest: int) -> dict[str, int]:
 
 def _behind_suffix(text: str, end: int) -> int:
     suffix = next((s for s in SUFFIXES if text[end : end + len(s)].lower() == s), "")
-    return end if not suffix or continues_name(text, end + len(suffix)) else end + len(suffix)
+    return end + len(suffix) if suffix and _ends_at(text, end + len(suffix)) else end
+
+
+def _ends_at(text: str, end: int) -> bool:
+    """Whether a name ends here: also where the next reference begins, as in prompts that were joined without a space."""
+    return not continues_name(text, end) or bool(EMBEDDING.match(text, end))
 
 
 def continues_name(text: str, end: int) -> bool:

@@ -60,6 +60,7 @@ def test_every_spelling_of_a_name_or_label_is_the_token(index):
         ("a fox", []),
         ("embedding:fox's den", [0]),
         ("embedding:foxembedding:blue-mugembedding:fox", [0, 1, 0]),  # prompts that were joined without a space
+        ("embedding:fox.safetensorsembedding:blue_mug.ptembedding:fox.bin", [0, 1, 0]),
         ("{fox}-like {fox}+{Café}, C++ __", [0, 0, 2]),
         ("snake_case__name", []),
         ("embedding:नमस्ते,", [4]),
@@ -93,7 +94,7 @@ def test_prompt_names_these_classes(prompt, found):
         ("<ti:fox:0.8>", r"write a weight as \({fox}:1.2\)"),
         ("embedding:pets/fox", "did you mean {fox}?"),
         ("embedding:embeddings\\fox.pt", "did you mean {fox}?"),
-        ("a [[embedding:fox]]", "lower weight"),
+        ("a [[embedding:fox]]", r"holds '\[{fox}\]'.* lower weight"),
         ("(embedding:fox:1.2", r"has a '\(' without its other half"),
         ("embedding:fox)", r"plain bracket as \\\)"),
         ("(fox:inf)", "a weight is a number"),
@@ -111,6 +112,13 @@ def test_prompt_names_these_classes(prompt, found):
 def test_prompt_that_cannot_be_understood_shows_the_right_spelling(prompt, message):
     with pytest.raises(TokenError, match=message.replace("{", r"\{").replace("?", r"\?")):
         parse_prompt(prompt, NAMES, LABELS)
+
+
+@pytest.mark.parametrize("label", ["BREAK", "AND", "__dunder__", "[x]", "lora:x", "a++"])
+def test_class_that_is_called_as_a_sign_of_others_is_found(label):
+    (name,) = safe_names([label])
+    for prompt in (f"a {{{name}}}", f"embedding:{name}", f"<{name}>"):
+        assert classes(prompt, (label,)) == [0], prompt
 
 
 def test_a_name_inside_another_letter_with_marks_is_not_the_token():

@@ -24,11 +24,13 @@ _LETTERS = (
 _SIGNS = (
     "{", "}", "{{", "}}", "{}", "(", ")", "((", "))", "[", "]", "<", ">", "｛", "｝", "embedding:", "embedding : ", "EMBEDDING：", "<lora:x:1>", "<embed:", "BREAK", "AND", "\\(", "\\{", "\\",
     ":1.2", ":1.2)", ":-1)", ":1e400)", ":nan)", ":inf)", "|", ",", ", ", ".", ".safetensors", ".pt", "\"", "'", "“", "\n", "\t", " ", "　", "、", "\ue000", "\U000f0000", "\U000f0001", "\U000ffff0", "\U0010ffff",
+    "++", "--", "__", "__a__", ".blend(", ".and(", "::2", "a_b",
 )  # fmt: skip
 _SPELLINGS = (
     "{%s}", "{ %s }", "{{%s}}", "embedding:%s", "embedding: %s", "Embedding:%s", "embedding:%s.safetensors", "embedding:%s.pt", "embedding:\"%s\"", "embedding:<%s>", "embedding:{%s}", "<%s>", "<embedding:%s>",
+    "{embedding:%s}", "<ti:%s>", "{embed: %s }",
 )  # fmt: skip
-_AROUND = ("%s", "(%s:1.3)", "((%s))", "%s, %s", "%s,%s", "(%s,%s:0.5)", "\n%s\n", "%s;", "(%s)")
+_AROUND = ("%s", "(%s:1.3)", "((%s))", "%s, %s", "%s,%s", "(%s,%s:0.5)", "\n%s\n", "%s;", "(%s)", "%s%s", "%s%s%s,")
 
 
 def _labels(random: Random) -> tuple[str, ...]:
