@@ -45,8 +45,9 @@ def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Par
         if any(weight.is_meta for module in parts.modules for weight in module.parameters()):
             raise ValueError("it lacks some of its weights")
         _refuse_others(path, parts)
-        for tower, _ in parts.text.values():
+        for tower, tokenizer in parts.text.values():
             tower.to(dtype=dtype)  # the others are loaded in it
+            tokenizer.encode("a")  # one whose words do not fit together fails at the first
         if parts.xl and dtype == torch.float16 and parts.vae.config.get("force_upcast"):
             parts.vae.float()
         return parts

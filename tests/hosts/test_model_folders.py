@@ -254,3 +254,13 @@ def test_load_host_with_a_part_that_asks_for_more_than_it_stores_is_refused(part
     with pytest.raises(HostError, match="asks for"):
         load_host(copy)
     assert not called
+
+
+def test_tokenizer_whose_words_do_not_fit_together_is_refused_when_it_is_loaded(copy):
+    """Its exception came with the first prompt, as it was."""
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
+    parts = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    tokenizer = {"version": "1.0", "added_tokens": [], **parts, "model": model}
+    (copy / "tokenizer" / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(HostError, match="cannot be loaded"):
+        load_host(copy)
