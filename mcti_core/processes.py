@@ -126,7 +126,7 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> Processes:
         uneven: they meet only at the end, where one may have to wait for hours; otherwise they meet at every step.
 
     Raises:
-        ConfigError: there are several processes, but Hugging Face Accelerate is not installed.
+        ConfigError: there are several processes, but Hugging Face Accelerate is not installed, or cannot tell where they meet.
     """
     if started() == 1:
         return ALONE
@@ -140,9 +140,13 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> Processes:
             "pip install 'mcti[processes]' or 'accelerate', or start a single process"
         ) from error
     cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
-    state = PartialState(
-        cpu=cpu, timeout=_LONG_PATIENCE if uneven else _PATIENCE, **({"backend": "gloo"} if cpu else {})
-    )
+    patience = _LONG_PATIENCE if uneven else _PATIENCE
+    try:
+        state = PartialState(cpu=cpu, timeout=patience, **({"backend": "gloo"} if cpu else {}))
+    except ValueError as error:
+        raise ConfigError(
+            f"the launcher's variables do not go together ({error}); start with accelerate launch, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+        ) from error
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
     device = "cpu" if cpu else str(state.device)
     return Processes(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)

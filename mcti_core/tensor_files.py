@@ -85,7 +85,7 @@ def read_safetensors(
     except SafetensorError as error:
         what = "cut short or damaged; copy it anew" if is_safetensors(path) else "not a safetensors file"
         raise TokenError(f"{what} ({error})") from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter of PyTorch, where a file has become shorter meanwhile
         raise TokenError(f"cannot be read ({error}); give a token file") from error
 
 

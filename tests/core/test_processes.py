@@ -76,3 +76,16 @@ def test_alone_imports_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_variables_of_a_launcher_without_its_address_are_a_sentence(monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+
+    def refuse(**options):
+        raise ValueError("`MASTER_ADDR` env was not set")
+
+    monkeypatch.setattr(accelerate, "PartialState", refuse)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"do not go together .*MASTER_ADDR"):
+        launched()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from mcti_core import tensor_files
 from mcti_core.errors import FileError, TokenError
 from mcti_core.token_files import (
     LAYOUTS,
@@ -387,3 +388,15 @@ class TestImport:
         with pytest.raises(TokenError, match=message) as caught:
             import_embeddings([_damaged(export_embedding(tokens, 0, tmp_path), **changes)])
         assert "a.safetensors: " in str(caught.value)
+
+
+def test_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """PyTorch maps it and compares its size anew."""
+    path = save_tokens(TokenSet(("cat",), {"clip_l": torch.ones(1, 1, 768)}), tmp_path / "x.safetensors")
+
+    def shorter(*arguments, **named):
+        raise RuntimeError("file size <0> is smaller than the required mapping size")
+
+    monkeypatch.setattr(tensor_files, "safe_open", shorter)
+    with pytest.raises(TokenError, match="cannot be read"):
+        load_tokens(path)
