@@ -40,6 +40,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 UNFINISHED = "training.safetensors"
 """In a training's folder, until it is finished."""
+_LEAST_ROOM, _ROOM_OF_A_CLASS = 2**20, 2**16
+"""Bytes on the disk: of a class, a vector in both encoders of SDXL and what AdamW knows of it, kept twice while a file is replaced."""
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -129,7 +131,7 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> Non
     refuse_foreign(picture, is_marked)
     refuse_foreign_tokens(tokens[:1])
     refuse_foreign_tokens(tokens[1:])  # of another folder
-    check_writable(arguments.out, [UNFINISHED])
+    check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(outputs) * _ROOM_OF_A_CLASS)
     check_writable(arguments.out / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:
         check_writable(arguments.cache)
@@ -228,11 +230,15 @@ def _say(sentence: str, processes: Processes | None = None) -> None:
 
 def write_tokens(tokens: TokenSet, folder: Path) -> None:
     """The set and its embeddings; tells of embeddings that an earlier run has left beside them."""
+    from .clip_words import describe_words
     from .outputs import stale_embeddings
     from .token_files import export_embeddings, save_tokens
 
-    save_tokens(tokens, folder / "tokens.safetensors")
+    path = save_tokens(tokens, folder / "tokens.safetensors")
     export_embeddings(tokens, folder / "embeddings")
+    remedy = f"mcti convert {path} --to embeddings --prefix my- --out FOLDER makes names of their own"
+    if words := describe_words(tokens.names, remedy):
+        _say(words)
     if stale := stale_embeddings(folder / "embeddings", tokens.names):
         _say(
             f"{folder / 'embeddings'} also holds embeddings that are not of this set: {', '.join(stale)}; move them away, since "

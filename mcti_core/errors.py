@@ -18,6 +18,7 @@ __all__ = [
     "StopTraining",
     "TokenError",
     "TrainingError",
+    "counted",
     "listed",
 ]
 
@@ -83,3 +84,12 @@ def listed(items: Sequence[object], most: int = 12) -> str:
         text if len(text := str(item)) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..." for item in items[:most]
     )
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .console import progress_bar, say
-from .errors import ConfigError
+from .errors import ConfigError, counted
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
@@ -75,7 +75,7 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
     def on_row(row: Row) -> None:
         rows.append(row)
         print(
-            f"{row.shots} shots, seed {row.seed}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)",
+            f"{counted(row.shots, 'shot')}, seed {row.seed}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)",
             file=sys.stderr,
             flush=True,
         )

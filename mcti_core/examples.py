@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import ExamplesError
+from .errors import ExamplesError, counted
 from .example_files import find_class_folders
 from .image_files import UnreadableError, load_square, one_error, open_regular, to_square
 from .image_tensors import as_image
@@ -168,9 +168,11 @@ def few_shot_split(
         members = order[labels[order] == index]
         if len(members) < shots + least_left:
             if not least_left:
-                raise ExamplesError(f"class {name!r} has {len(members)} images: too few for {shots} shots")
+                raise ExamplesError(
+                    f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')}"
+                )
             raise ExamplesError(
-                f"class {name!r} has {len(members)} images: too few for {shots} shots and at least one to test on"
+                f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')} and at least one to test on"
             )
         support[members[:shots]] = True
     return support.nonzero()[:, 0], (~support).nonzero()[:, 0]

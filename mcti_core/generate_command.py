@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .commands import INTERRUPTED
-from .console import printable, progress_bar
+from .console import printable, progress_bar, say
+from .errors import counted, listed
 from .options import host_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ def run_generate(arguments: argparse.Namespace) -> int:
                     seed=arguments.seed, batch=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
                 )  # fmt: skip
         except KeyboardInterrupt:
-            print(printable(f"interrupted: {len(written)} of {len(paths)} images are in {arguments.out}"))
+            print(printable(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.out}"))
             return INTERRUPTED
-    print(printable(f"{len(paths)} images in {arguments.out}"))
+    print(printable(f"{counted(len(paths), 'image')} in {arguments.out}"))
+    earlier = [path.name for path in sorted(set(arguments.out.glob("*.png")) - set(paths)) if is_marked(path)]
+    if arguments.overwrite and earlier:
+        say(f"{arguments.out} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")
     return 0

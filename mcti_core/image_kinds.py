@@ -61,6 +61,9 @@ _BEGINNINGS = (
 )
 
 
+UNKNOWN_KIND = "it holds none of the kinds of image that are read"
+
+
 def kind_of(beginning: bytes) -> str:
     """A key of ``READ_KINDS``, or what else a file holds that begins with these (64) bytes, in a few words."""
     if not beginning:
@@ -78,7 +81,7 @@ def kind_of(beginning: bytes) -> str:
         return "it holds a web page, perhaps an error of a download"
     if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
         return "it holds SVG or XML, convert it to PNG"
-    return "it holds none of the kinds of image that are read"
+    return UNKNOWN_KIND
 
 
 @cache

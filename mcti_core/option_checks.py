@@ -121,10 +121,17 @@ def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | 
     from .experiments import new_tokens
     from .prompts import template_prompts
 
+    def refusal(count: int) -> TokenError | None:
+        try:
+            for encoder in host.text.values():
+                template_prompts(encoder, config.templates, count)
+        except TokenError as error:
+            return error
+        return None
+
     new_tokens(host, ("x",), vectors=vectors, init=init)
-    try:
-        for encoder in host.text.values():
-            template_prompts(encoder, config.templates, vectors)
-    except TokenError as error:
-        more = f"; give fewer --vectors than {vectors}" if vectors > 1 else ""
+    if error := refusal(vectors):
+        most = min(vectors, *(encoder.length for encoder in host.text.values()))
+        fitting = next((count for count in range(most - 1, 0, -1) if refusal(count) is None), 0)
+        more = f"; --vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
         raise TokenError(f"{error}{more}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ _REASONS = {
 }
 
 
-def check_writable(folder: str | Path, names: Iterable[str] = ()) -> None:
+def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int = 1) -> None:
     """Write a file in the folder, and remove it again; missing folders are made for the while.
 
     Nothing but writing tells: permissions, read-only and full disks, and limits of path lengths differ among systems.
@@ -28,9 +29,10 @@ def check_writable(folder: str | Path, names: Iterable[str] = ()) -> None:
     Args:
         folder: where results go.
         names: of the files there. The file that is tried has a name as long as the longest of them.
+        room: bytes that the results take, more or less.
 
     Raises:
-        FileError: it cannot be written, or its path is too long.
+        FileError: it cannot be written, its path is too long, or its disk has less room.
     """
     folder = Path(folder)
     missing = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
@@ -40,6 +42,11 @@ def check_writable(folder: str | Path, names: Iterable[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with open(tried, "xb") as file:
             file.write(b"0")
+        if (free := shutil.disk_usage(folder).free) < room:
+            raise FileError(
+                f"{folder} is on a disk with {free / 2**20:.1f} MiB left, and the results take about {room / 2**20:.1f}; make room, "
+                "or choose another place"
+            )
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror)
         raise FileError(f"{folder} cannot be written to ({reason}); choose another place") from error

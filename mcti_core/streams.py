@@ -87,6 +87,7 @@ def _in_folder(
         folder, deeper = waiting.pop(), list[str]()
         status = os.stat(folder or ".")
         if (status.st_dev, status.st_ino) in seen:  # a link may lead back to where it is
+            skipped.add("folder", "read already under another name", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
         names, inner = list_folder(folder, skipped, own=True)

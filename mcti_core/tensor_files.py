@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 from .errors import TokenError
+from .image_kinds import READ_KINDS, UNKNOWN_KIND, kind_of
 from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
 
 __all__ = ["MOST_BYTES", "format_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
@@ -84,9 +85,18 @@ def read_safetensors(
         raise TokenError("there is no such token file") from error
     except SafetensorError as error:
         what = "cut short or damaged; copy it anew" if is_safetensors(path) else "not a safetensors file"
-        raise TokenError(f"{what} ({error})") from error
+        raise TokenError(f"{what} ({_content(path) or error})") from error
     except (OSError, RuntimeError) as error:  # the latter of PyTorch, where a file has become shorter meanwhile
         raise TokenError(f"cannot be read ({error}); give a token file") from error
+
+
+def _content(path: Path) -> str:
+    """What a file holds that somebody took for tensors, such as a web page; empty where that is not known."""
+    with open(path, "rb") as file:
+        kind = kind_of(file.read(64))
+    if kind in READ_KINDS:
+        return f"it holds an image, {kind}"
+    return "" if kind == UNKNOWN_KIND else kind
 
 
 def _refuse_claims(path: Path) -> None:

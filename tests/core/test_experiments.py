@@ -1,6 +1,7 @@
 import statistics
 from dataclasses import replace
 
+import re
 import pytest
 import torch
 import torch.nn.functional as F
@@ -182,8 +183,14 @@ def test_processes_share_the_splits_and_all_have_all_rows(tiny_host, pool, count
 
 
 def test_new_tokens_that_do_not_fit_the_prompts_are_refused_before_training(tiny_host):
-    with pytest.raises(TokenError, match="fewer --vectors than 75"):
+    with pytest.raises(TokenError, match=r"--vectors (\d+) is the most that fits") as refused:
         check_new_tokens(tiny_host, TrainConfig(), 75, None)
+    most = int(re.findall(r"--vectors (\d+)", str(refused.value))[0])
+    check_new_tokens(tiny_host, TrainConfig(), most, None)
+    with pytest.raises(TokenError, match=f"--vectors {most} is the most"):
+        check_new_tokens(tiny_host, TrainConfig(), most + 1, None)
+    with pytest.raises(TokenError, match="give shorter templates"):
+        check_new_tokens(tiny_host, TrainConfig(templates=("cat " * 80 + "{}",)), 1, None)
     with pytest.raises(TokenError, match="the initial word has"):
         check_new_tokens(tiny_host, TrainConfig(), 1, "cat dog bowl")
     check_new_tokens(tiny_host, TrainConfig(), 4, "mean")

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "sheets": "errors lettering",
     "tokens": "errors limits names normal_form templates",
     "token_sets": "errors normal_form templates tokens",
-    "tensor_files": "errors limits",
+    "tensor_files": "errors image_kinds limits",
     "embedding_cards": "errors tensor_files",
     "token_formats": "embedding_cards errors limits tensor_files",
     "modelspec": "",

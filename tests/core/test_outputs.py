@@ -60,6 +60,13 @@ def test_check_writable_tries_to_write(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_check_writable_on_a_disk_with_too_little_room_says_how_much(tmp_path):
+    check_writable(tmp_path, room=2**20)
+    with pytest.raises(FileError, match=r"MiB left, and the results take about 1099511627776\.0; make room"):
+        check_writable(tmp_path / "new", room=2**60)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refuse_to_replace_counts_what_is_there(tmp_path):
     paths = [tmp_path / name for name in "abc"]
     refuse_to_replace(paths, overwrite=False)

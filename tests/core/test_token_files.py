@@ -138,6 +138,20 @@ class TestLoadErrors:
         with pytest.raises(TokenError, match=r"file\.safetensors: not a safetensors file"):
             load_tokens(tmp_path / "file.safetensors")
 
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            (b"", "it is empty"),
+            (b"<!DOCTYPE html><html>" + b" " * 99, "a web page, perhaps an error of a download"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "a pointer of Git LFS"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(99), "an image, PNG"),
+        ],
+    )
+    def test_load_tokens_of_another_download_says_what_it_is(self, content, named, tmp_path):
+        (tmp_path / "file.safetensors").write_bytes(content)
+        with pytest.raises(TokenError, match=named):
+            load_tokens(tmp_path / "file.safetensors")
+
     @pytest.mark.parametrize("suffix", [".pt", ".BIN", ".png"])
     def test_load_tokens_of_an_embedding_names_convert(self, suffix, tmp_path):
         path = tmp_path / f"cat{suffix}"

@@ -156,7 +156,9 @@ def test_train_where_only_embeddings_of_a_set_are_left_replaces_none(photos, tmp
 def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos, tmp_path, capsys):
     renamed = write_photos(tmp_path / "renamed", "kitten", "dog")
     assert run("train", photos, "--out", tmp_path / "out", *SHORT) == 0
-    assert "not of this set" not in told(capsys)
+    said = told(capsys)
+    assert "not of this set" not in said
+    assert "cat, dog: words of CLIP's vocabulary" in said
     assert run("train", renamed, "--out", tmp_path / "out", *SHORT, "--overwrite") == 0
     assert "embeddings that are not of this set: cat; move them away" in told(capsys)
     assert (tmp_path / "out" / "embeddings" / "cat.safetensors").exists()
@@ -243,6 +245,15 @@ def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp
     monkeypatch.undo()
     assert run(*line, "--overwrite") == 0
     assert content(tmp_path / "out").keys() > kept.keys()
+
+
+def test_generate_names_images_of_an_earlier_run_beside_its_own(learned, tmp_path, capsys):
+    line = ["generate", "--tokens", learned, "--prompt", "a {x}", "--steps", 1, "--out", tmp_path / "out"]
+    assert run(*line, "--count", 2) == 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "out" / "mine.png")
+    capsys.readouterr()
+    assert run(*line, "--count", 1, "--overwrite") == 0
+    assert told(capsys) == f"mcti: {tmp_path / 'out'} also holds 1 image of an earlier run: image-01.png"
 
 
 def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(learned, tmp_path, monkeypatch, capsys):
