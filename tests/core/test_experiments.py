@@ -1,7 +1,7 @@
+import re
 import statistics
 from dataclasses import replace
 
-import re
 import pytest
 import torch
 import torch.nn.functional as F
