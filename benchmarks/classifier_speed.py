@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
-from mcti_core.examples import FewShotDataset
-from mcti_core.experiments import new_tokens
-from mcti_core.features import FeatureCache
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.hosts.base import Host
-from mcti_core.hosts.clip_image import CLIP_MEAN, CLIP_STD, clip_pixels
-from mcti_core.hosts.clip_model import ClipModelSpace
-from mcti_core.hosts.loading import DTYPES
-from mcti_core.training import TrainConfig, train
+from mcti_core.hosts.clip_preprocess import CLIP_MEAN, CLIP_STD, clip_pixels
+from mcti_core.hosts.diffusers.clip_space import ClipModelSpace
+from mcti_core.hosts.diffusers.loading import DTYPES
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import TrainConfig, train
 
 from .models import clip_model
 from .timing import Case, interleaved

@@ -13,17 +13,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mcti_core.calibration import calibrate
-from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
-from mcti_core.demo.run import PLAIN
-from mcti_core.examples import FewShotDataset, few_shot_split
-from mcti_core.experiments import new_tokens
-from mcti_core.features import FeatureCache
+from mcti_core.classifiers.calibration import calibrate
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.data.dataset import FewShotDataset, few_shot_split
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.demo.results import PLAIN
 from mcti_core.hosts.base import Host
 from mcti_core.pocket import POCKET_CONFIG
 from mcti_core.pocket.digits import digit_dataset
 from mcti_core.pocket.recipe.omniglot import HELD_OUT, held_out_images, load_masks
-from mcti_core.training import run_identity, train
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import run_identity, train
 
 __all__ = ["ALPHABET", "DIGITS", "TUNING", "Table", "Task", "make_table"]
 

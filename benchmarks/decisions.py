@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mcti_core.classifiers.cascade import MARGIN, SHORTLIST
-from mcti_core.classifiers.stopping import race, winner
-from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.classifiers.sequential_test import race, winner
+from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.pocket import load_pocket
 
 from .decision_tables import ALPHABET, DIGITS, TUNING, Table, Task, make_table

@@ -1,4 +1,4 @@
-"""Plots of points joined by lines, drawn with Pillow as ``mcti_core.plots`` draws its own."""
+"""Plots of points joined by lines, drawn with Pillow as ``mcti_core.viz.plots`` draws its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from mcti_core.axes import FAINT, LINE, TICK_SIZE, Ticks, round_ticks
-from mcti_core.lettering import INK, PAPER, SOFT, text_width, write
+from mcti_core.viz.axes import FAINT, LINE, TICK_SIZE, Ticks, round_ticks
+from mcti_core.viz.text import INK, PAPER, SOFT, text_width, write
 
 __all__ = ["Panel", "draw_panels"]
 

@@ -19,13 +19,14 @@ from typing import Any, Protocol
 
 import torch
 
-from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
-from mcti_core.config import TrainConfig
-from mcti_core.features import FeatureCache
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.hosts.base import Host
-from mcti_core.hosts.loading import quiet_libraries
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.hosts.diffusers.loading import quiet_libraries
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.loop import train
 
 from .live_bytes import LiveBytes, gpu_workspace
 from .models import host_of, model_folder, random_examples

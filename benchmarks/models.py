@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from mcti_core.examples import FewShotDataset
+from mcti_core.data.dataset import FewShotDataset
 from mcti_core.hosts.base import Host
-from mcti_core.hosts.diffusers import load_host
+from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.pocket import POCKET_FOLDER
 
 from .timing import flops_of

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcti_core.examples import FewShotDataset
-from mcti_core.hosts.clip_image import clip_pixels
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.hosts.clip_preprocess import clip_pixels
 from mcti_core.templates import OBJECT_TEMPLATES
 
 __all__ = ["Draws", "Examples", "PlainRecipe", "PlainSettings", "Run"]

@@ -10,16 +10,10 @@ import torch
 from torch import nn
 
 from mcti_core.hosts.base import Host
-from mcti_core.hosts.clip_image import CLIP_MEAN, CLIP_STD
-from mcti_core.hosts.clip_model import ClipModelSpace
-from mcti_core.hosts.diffusers import (
-    ClipTextEncoder,
-    SDXLDenoiser,
-    Sessions,
-    UNetDenoiser,
-    VaeCodec,
-)
-from mcti_core.hosts.loading import DTYPES
+from mcti_core.hosts.clip_preprocess import CLIP_MEAN, CLIP_STD
+from mcti_core.hosts.diffusers.clip_space import ClipModelSpace
+from mcti_core.hosts.diffusers.host import ClipTextEncoder, SDXLDenoiser, Sessions, UNetDenoiser, VaeCodec
+from mcti_core.hosts.diffusers.loading import DTYPES
 
 from . import models
 from .shapes_only import Border

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.pocket import POCKET_CONFIG
 from mcti_core.pocket.digits import digit_dataset
 

@@ -22,16 +22,17 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from mcti_core.answers import AnswerFile
-from mcti_core.classifiers import ClipClassifier
-from mcti_core.classify_command import record_of
-from mcti_core.examples import FewShotDataset
-from mcti_core.experiments import new_tokens
-from mcti_core.image_files import load_square
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.streaming import classified
+from mcti_core.cli.classify import record_of
+from mcti_core.cli.results_file import AnswerFile
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.image_stream import find_names, read_ahead
+from mcti_core.data.num_workers import usual_readers
+from mcti_core.images.reading import load_square
 from mcti_core.pocket import load_pocket
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
-from mcti_core.readers import usual_readers
-from mcti_core.streams import classified, find_names, read_ahead
+from mcti_core.training.initial import new_tokens
 
 from .report import machine, parsed, show, write_json
 from .timing import resident

@@ -24,18 +24,18 @@ from typing import Any
 
 import torch
 
-from mcti_core.classifiers import ClipClassifier
-from mcti_core.config import TrainConfig
-from mcti_core.examples import FewShotDataset
-from mcti_core.experiments import new_tokens
-from mcti_core.features import FeatureCache
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.hosts.base import Host
-from mcti_core.hosts.loading import quiet_libraries
-from mcti_core.one_by_one import train_one_by_one
+from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.pocket import POCKET_CONFIG, POCKET_FOLDER, load_pocket
 from mcti_core.pocket.digits import digit_dataset
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import train
+from mcti_core.training.per_class import train_one_by_one
 
 from .lines import Panel, draw_panels
 from .plain_recipe import PlainRecipe, PlainSettings

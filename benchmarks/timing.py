@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mcti_core.hosts.loading import DTYPES
+from mcti_core.hosts.diffusers.loading import DTYPES
 
 __all__ = ["Case", "Peak", "Timed", "flops_of", "interleaved", "matrix_product", "resident", "seconds"]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from mcti_core.config import TrainConfig
-from mcti_core.examples import FewShotDataset
-from mcti_core.experiments import new_tokens
-from mcti_core.features import FeatureCache
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.hosts.base import Host
-from mcti_core.training import train
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import train
 
 from .models import host_of, random_examples
 from .plain_recipe import Examples, PlainRecipe, PlainSettings

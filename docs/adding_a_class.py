@@ -12,17 +12,17 @@ from dataclasses import replace
 
 import torch
 
-from mcti_core.baselines import class_mean
-from mcti_core.classifiers import ClipClassifier
-from mcti_core.examples import few_shot_split
-from mcti_core.experiments import new_tokens
-from mcti_core.extend import extend
-from mcti_core.features import FeatureCache
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.data.dataset import few_shot_split
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.evaluation.baselines import class_mean
 from mcti_core.pocket import POCKET_CONFIG, load_pocket
 from mcti_core.pocket.digits import digit_dataset
-from mcti_core.token_sets import merge, pick
-from mcti_core.tokens import Support
-from mcti_core.training import train
+from mcti_core.tokens.ops import merge, pick
+from mcti_core.tokens.token_set import Support
+from mcti_core.training.extend import extend
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import train
 
 SHOTS, ADDED = 5, (9, 3, 0)
 

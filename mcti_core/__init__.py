@@ -12,36 +12,40 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "MCTIError": "errors",
-    "TokenSet": "tokens",
-    "save_tokens": "token_files",
-    "load_tokens": "token_files",
-    "FewShotDataset": "examples",
-    "FeatureCache": "features",
-    "TrainConfig": "config",
-    "TrainResult": "training",
-    "train": "training",
-    "new_tokens": "experiments",
+    "TokenSet": "tokens.token_set",
+    "save_tokens": "tokens.io",
+    "load_tokens": "tokens.io",
+    "FewShotDataset": "data.dataset",
+    "FeatureCache": "data.feature_cache",
+    "TrainConfig": "training.config",
+    "TrainResult": "training.loop",
+    "train": "training.loop",
+    "new_tokens": "training.initial",
     "generate": "sampling",
-    "ClipClassifier": "classifiers",
-    "DiffusionClassifier": "classifiers",
-    "CascadeClassifier": "classifiers",
-    "HybridClassifier": "classifiers",
-    "predict": "classifiers",
+    "ClipClassifier": "classifiers.clip",
+    "DiffusionClassifier": "classifiers.diffusion",
+    "CascadeClassifier": "classifiers.cascade",
+    "HybridClassifier": "classifiers.hybrid",
+    "predict": "classifiers.base",
     "load_pocket": "pocket",
 }
 
 if TYPE_CHECKING:
-    from .classifiers import CascadeClassifier, ClipClassifier, DiffusionClassifier, HybridClassifier, predict
-    from .config import TrainConfig
+    from .classifiers.base import predict
+    from .classifiers.cascade import CascadeClassifier
+    from .classifiers.clip import ClipClassifier
+    from .classifiers.diffusion import DiffusionClassifier
+    from .classifiers.hybrid import HybridClassifier
+    from .data.dataset import FewShotDataset
+    from .data.feature_cache import FeatureCache
     from .errors import MCTIError
-    from .examples import FewShotDataset
-    from .experiments import new_tokens
-    from .features import FeatureCache
     from .pocket import load_pocket
     from .sampling import generate
-    from .token_files import load_tokens, save_tokens
-    from .tokens import TokenSet
-    from .training import TrainResult, train
+    from .tokens.io import load_tokens, save_tokens
+    from .tokens.token_set import TokenSet
+    from .training.config import TrainConfig
+    from .training.initial import new_tokens
+    from .training.loop import TrainResult, train
 
 __all__ = [
     "CascadeClassifier",

@@ -1,6 +1,6 @@
 """``python -m mcti_core`` is ``mcti``."""
 
-from .cli import main
+from .cli.parser import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

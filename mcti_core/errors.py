@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .tokens import TokenSet
 
 __all__ = [
     "ConfigError",
@@ -15,9 +11,7 @@ __all__ = [
     "HostError",
     "MCTIError",
     "ResumeError",
-    "StopTraining",
     "TokenError",
-    "TrainingError",
     "counted",
     "listed",
 ]
@@ -60,18 +54,6 @@ class HostError(MCTIError):
 
 class ResumeError(MCTIError):
     """An interrupted training cannot be kept, read or resumed."""
-
-
-class TrainingError(MCTIError):
-    """Training went wrong; ``tokens`` holds the last finite ones."""
-
-    def __init__(self, message: str, tokens: TokenSet):
-        super().__init__(message)
-        self.tokens = tokens
-
-
-class StopTraining(Exception):  # noqa: N818 - a request, not an error
-    """Raise it in ``on_step`` to stop: ``train`` then returns what was learned so far."""
 
 
 def listed(items: Sequence[object], most: int = 12) -> str:

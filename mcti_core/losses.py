@@ -1,6 +1,6 @@
 """The loss of MC-TI: L = L_ldm + gamma * L_cls. Pure functions, one value a sample; the caller takes the mean.
 
-L_ldm is ``diffusion.noise_error``. This file holds L_cls and gamma's schedule.
+``noise_error`` is L_ldm, ``classification_loss`` is L_cls, and ``gamma_at`` is the schedule of gamma.
 
 References:
     "Multi-Class Textual-Inversion Secretly Yields a Semantic-Agnostic Classifier", WACV 2025, arXiv 2410.22317.
@@ -14,9 +14,28 @@ from torch import Tensor
 
 from .errors import ConfigError
 
-__all__ = ["DIRECTIONS", "class_logits", "classification_loss", "gamma_at"]
+__all__ = ["DIRECTIONS", "class_logits", "classification_loss", "gamma_at", "noise_error"]
 
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
+
+
+def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
+    """Mean squared error of the predicted noise, from a denoised estimate.
+
+    The predicted noise is (x - x0_hat) / sigma and the true one (x - x0) / sigma, whatever x is; their difference is
+    (x0 - x0_hat) / sigma. For x = x0 + sigma * eps this is the epsilon error of DDPM (Ho et al. 2020, eq. 14) also when the
+    model predicts v; for a rectified flow, x = (1 - sigma) * x0 + sigma * eps, it is the velocity's error.
+
+    Args:
+        latents: (B, c, h, w) the clean x0.
+        estimate: (B, c, h, w) the model's x0_hat.
+        sigma: (B,).
+
+    Returns:
+        (B,) float32.
+    """
+    difference = (latents.float() - estimate.float()) / sigma.float().view(-1, 1, 1, 1)
+    return difference.square().mean(dim=(1, 2, 3))
 
 
 def class_logits(text: Tensor, images: Tensor, scale: float) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .errors import ConfigError, HostError
 from .hosts.base import Host, TextFeatures
-from .out_of_memory import empty_caches, is_out_of_memory
-from .prompts import encode_prompts, named_prompts
-from .tokens import TokenSet
+from .hosts.out_of_memory import empty_caches, is_out_of_memory
+from .prompts.splicing import encode_prompts, named_prompts
+from .tokens.token_set import TokenSet
 
 __all__ = ["generate"]
 

@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.errors import ConfigError
-from ..mcti_core.tokens import TokenSet
+from ..mcti_core.tokens.token_set import TokenSet
 from .running import plainly
 from .types import Examples, Settings
 
@@ -141,7 +141,7 @@ def _image(name: str, value: Any) -> Tensor:
 def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
     own: Mapping[str, type] = _OWN
     if kind == "MCTI_CLIP_SPACE":
-        from ..mcti_core.hosts.comfy import ClipFile
+        from ..mcti_core.hosts.comfy.host import ClipFile
 
         own = {kind: ClipFile}
     right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN)

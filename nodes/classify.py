@@ -14,18 +14,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..mcti_core.calibration import METHODS, calibrated_classifier, resolved
-from ..mcti_core.classifiers import ClipClassifier, HybridClassifier
 from ..mcti_core.classifiers.base import Prediction, predict
-from ..mcti_core.classifiers.clip import image_features
+from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolved
+from ..mcti_core.classifiers.clip import ClipClassifier, image_features
+from ..mcti_core.classifiers.hybrid import HybridClassifier
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.image_files import load_squares, to_square
-from ..mcti_core.metrics import accuracy, confusion_matrix, per_class_table
-from ..mcti_core.normal_form import index_of
-from ..mcti_core.plots import confusion_plot, score_bars
-from ..mcti_core.sheets import image_grid, to_picture
-from ..mcti_core.tokens import TokenSet
+from ..mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class_table
+from ..mcti_core.images.reading import load_squares, to_square
+from ..mcti_core.tokens.normal_form import index_of
+from ..mcti_core.tokens.token_set import TokenSet
+from ..mcti_core.viz.image_grid import image_grid, to_picture
+from ..mcti_core.viz.plots import confusion_plot, score_bars
 from .checking import Node
 from .lists import each_image, only
 from .running import Reporter, working
@@ -95,7 +95,7 @@ class Classify(Node):
         unknown_below: list[float], find_threshold: list[bool],
         clip_space: list[Any] | None = None, model: list[Any] | None = None, vae: list[Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..mcti_core.hosts.comfy import comfy_host
+        from ..mcti_core.hosts.comfy.host import comfy_host
 
         with working():
             learned, top, find = only("tokens", tokens), only("top_k", top_k), only("find_threshold", find_threshold)
@@ -148,7 +148,7 @@ class Evaluate(Node):
         cls, held_out: Examples, tokens: TokenSet, clip: Any, method: str, at_most: int,
         clip_space: Any = None, model: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..mcti_core.hosts.comfy import comfy_host
+        from ..mcti_core.hosts.comfy.host import comfy_host
 
         with working():
             paths, labels = _queries(held_out, tokens, at_most)
@@ -239,7 +239,7 @@ def _copies(tokens: TokenSet, features: Tensor) -> list[str]:
 
 def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple[str, float]]:
     """What the examples' own image features can do without tokens, on the same images."""
-    from ..mcti_core.baselines import class_mean, logistic_probe
+    from ..mcti_core.evaluation.baselines import class_mean, logistic_probe
 
     if tokens.support is None:
         return []

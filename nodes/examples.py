@@ -13,13 +13,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..mcti_core.data.dataset import FewShotDataset, few_shot_split
+from ..mcti_core.data.example_files import find_images
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.example_files import find_images
-from ..mcti_core.examples import FewShotDataset, few_shot_split
-from ..mcti_core.image_files import load_squares
-from ..mcti_core.normal_form import index_of
-from ..mcti_core.sheets import image_grid
+from ..mcti_core.images.reading import load_squares
+from ..mcti_core.tokens.normal_form import index_of
+from ..mcti_core.viz.image_grid import image_grid
 from .checking import Node, checked_text
 from .folders import class_folders, example_folder, refuse_outside
 from .lists import only

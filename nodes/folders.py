@@ -9,11 +9,11 @@ from pathlib import Path
 
 import folder_paths
 
+from ..mcti_core.data.example_files import holds_images, is_foreign
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.example_files import holds_images, is_foreign
-from ..mcti_core.tokens import safe_parts
-from ..mcti_core.written_paths import decoded_lines, folder_of
+from ..mcti_core.files.written_paths import decoded_lines, folder_of
+from ..mcti_core.tokens.names import safe_parts
 from .checking import checked_text
 
 __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]

@@ -7,8 +7,8 @@ import re
 from comfy_api.latest import io
 
 from ..mcti_core.errors import TokenError
-from ..mcti_core.limits import MAX_PROMPT
-from ..mcti_core.tokens import TokenSet
+from ..mcti_core.files.limits import MAX_PROMPT
+from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node
 from .running import working
 from .schema import node_schema

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..mcti_core.classifiers.base import UNKNOWN
 from ..mcti_core.errors import ConfigError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.normal_form import normal_form
-from ..mcti_core.references import plain_letters
-from ..mcti_core.tokens import safe_names
+from ..mcti_core.tokens.names import safe_names
+from ..mcti_core.tokens.normal_form import normal_form
+from ..mcti_core.tokens.references import plain_letters
 from .checking import Node
 from .lists import only
 from .running import working

@@ -12,11 +12,12 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..mcti_core.clip_words import describe_words
 from ..mcti_core.errors import TokenError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.limits import MAX_SET_BYTES
-from ..mcti_core.token_files import (
+from ..mcti_core.files.limits import MAX_SET_BYTES
+from ..mcti_core.tokens.clip_words import describe_words
+from ..mcti_core.tokens.formats import SUFFIXES
+from ..mcti_core.tokens.io import (
     SUFFIX,
     export_embeddings,
     import_embeddings,
@@ -24,8 +25,8 @@ from ..mcti_core.token_files import (
     refuse_foreign_tokens,
     save_tokens,
 )
-from ..mcti_core.token_formats import SUFFIXES
-from ..mcti_core.tokens import TokenSet, safe_parts
+from ..mcti_core.tokens.names import safe_parts
+from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node, checked_text
 from .folders import TOKEN_SETS, token_set_path, token_set_root
 from .running import plainly, working
@@ -122,7 +123,7 @@ class LoadTokens(Node):
 
     @classmethod
     def execute(cls, file: str, clip: Any) -> io.NodeOutput:
-        from ..mcti_core.hosts.comfy import clip_with_tokens
+        from ..mcti_core.hosts.comfy.host import clip_with_tokens
 
         with working():
             paths = _paths(file)

@@ -12,12 +12,13 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..mcti_core.config import ADAPTIVE, TrainConfig
-from ..mcti_core.errors import ResumeError, TrainingError
+from ..mcti_core.errors import ResumeError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.plots import loss_curves
-from ..mcti_core.sheets import image_grid
-from ..mcti_core.tokens import TokenSet
+from ..mcti_core.tokens.token_set import TokenSet
+from ..mcti_core.training.config import ADAPTIVE, TrainConfig
+from ..mcti_core.training.errors import TrainingError
+from ..mcti_core.viz.image_grid import image_grid
+from ..mcti_core.viz.plots import loss_curves
 from .checking import Node
 from .running import Reporter, working
 from .schema import advanced, node_schema
@@ -148,9 +149,9 @@ class TrainTokens(Node):
         cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float, seed: int,
         clip_space: Any = None, settings: Settings | None = None, start_from: TokenSet | None = None, **rare: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..mcti_core.features import FeatureCache
-        from ..mcti_core.hosts.comfy import clip_with_tokens, comfy_host
-        from ..mcti_core.near_copies import example_names, tell_across_classes
+        from ..mcti_core.data.feature_cache import FeatureCache
+        from ..mcti_core.data.near_duplicates import example_names, tell_across_classes
+        from ..mcti_core.hosts.comfy.host import clip_with_tokens, comfy_host
 
         with working():
             chosen = settings or settings_of(**rare)
@@ -180,7 +181,7 @@ class TrainTokens(Node):
 def _first_tokens(
     host: Any, labels: tuple[str, ...], chosen: Settings, seed: int, start_from: TokenSet | None
 ) -> TokenSet:
-    from ..mcti_core.experiments import new_tokens
+    from ..mcti_core.training.initial import new_tokens
 
     if start_from is not None:
         return start_from
@@ -193,9 +194,9 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
     Returns:
         The result, and what keeps the training until it is told to remove it.
     """
-    from ..mcti_core.keeping import Keeping
-    from ..mcti_core.memory import train_in_memory
-    from ..mcti_core.training import StepInfo, run_identity
+    from ..mcti_core.training.autosave import Keeping
+    from ..mcti_core.training.loop import StepInfo, run_identity
+    from ..mcti_core.training.oom import train_in_memory
 
     identity, report = run_identity(host, cache, tokens, config), Reporter("training")
     comfy.model_management.throw_exception_if_processing_interrupted()

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..mcti_core.config import ADAPTIVE, SCHEDULES, TrainConfig
 from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from ..mcti_core.tokens import POOLINGS
+from ..mcti_core.tokens.token_set import POOLINGS
+from ..mcti_core.training.config import ADAPTIVE, SCHEDULES, TrainConfig
 from .checking import Node
 from .running import working
 from .schema import node_schema

@@ -12,10 +12,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..mcti_core.config import TrainConfig
+from ..mcti_core.data.dataset import FewShotDataset
 from ..mcti_core.errors import ExamplesError
-from ..mcti_core.examples import FewShotDataset
-from ..mcti_core.limits import check_counts
+from ..mcti_core.files.limits import check_counts
+from ..mcti_core.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,7 @@ CATEGORY = "MC-TI"
 ExamplesType = io.Custom("MCTI_EXAMPLES")
 """Carries ``Examples``."""
 TokensType = io.Custom("MCTI_TOKENS")
-"""Carries ``mcti_core.tokens.TokenSet``."""
+"""Carries ``mcti_core.tokens.token_set.TokenSet``."""
 ClipSpaceType = io.Custom("MCTI_CLIP_SPACE")
 """Carries ``mcti_core.hosts.comfy.ClipFile``."""
 SettingsType = io.Custom("MCTI_SETTINGS")

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import folder_paths
 
-from ..mcti_core.errors import FileError, ResumeError, TrainingError
+from ..mcti_core.errors import FileError, ResumeError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.own_files import delete_own, refuse_foreign, set_aside
-from ..mcti_core.progress_store import is_training
+from ..mcti_core.files.ownership import delete_own, refuse_foreign, set_aside
+from ..mcti_core.training.checkpoint import is_training
+from ..mcti_core.training.errors import TrainingError
 from .folders import token_set_path, token_set_root
 
 if TYPE_CHECKING:
-    from ..mcti_core.config import TrainConfig
-    from ..mcti_core.tokens import TokenSet
-    from ..mcti_core.train_state import TrainState
+    from ..mcti_core.tokens.token_set import TokenSet
+    from ..mcti_core.training.config import TrainConfig
+    from ..mcti_core.training.state import TrainState
 
 __all__ = ["give_up", "keep_tokens", "tokens_so_far", "unfinished_path", "unfinished_state"]
 
@@ -55,7 +56,7 @@ def give_up(path: Path, error: ResumeError) -> None:
 
 def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | None:
     """Where the training of this identity stood, if it was broken off."""
-    from ..mcti_core.progress_store import load_training
+    from ..mcti_core.training.checkpoint import load_training
 
     if not path.is_file():
         return None
@@ -76,7 +77,7 @@ def tokens_so_far(info: Any) -> TokenSet:
 
 
 def keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
-    from ..mcti_core.token_files import save_tokens
+    from ..mcti_core.tokens.io import save_tokens
 
     path = save_tokens(tokens, _free_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more"))
     logging.info(
@@ -87,7 +88,7 @@ def keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
 
 def _free_path(name: str) -> Path:
     """Where nothing of others is in the way: under this name or, since what was learned is worth keeping, a numbered one."""
-    from ..mcti_core.token_files import SUFFIX, refuse_foreign_tokens
+    from ..mcti_core.tokens.io import SUFFIX, refuse_foreign_tokens
 
     for number in itertools.count(1):
         path = token_set_path(name if number == 1 else f"{number}-{name}", SUFFIX)

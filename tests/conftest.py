@@ -93,7 +93,7 @@ def xl_model(tiny_model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_host(tiny_model):
     """The tiny model as a host with all its parts."""
-    from mcti_core.hosts.diffusers import load_host
+    from mcti_core.hosts.diffusers.host import load_host
 
     return load_host(tiny_model, tiny_model / "clip")
 
@@ -101,7 +101,7 @@ def tiny_host(tiny_model):
 @pytest.fixture(scope="session")
 def dataset():
     """Three classes of 2, 3 and 4 random images of 32 x 32, in memory."""
-    from mcti_core.examples import FewShotDataset
+    from mcti_core.data.dataset import FewShotDataset
 
     generator = torch.Generator().manual_seed(1)
     return FewShotDataset.from_images(
@@ -111,7 +111,7 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def cache(tiny_host, dataset):
-    from mcti_core.features import FeatureCache
+    from mcti_core.data.feature_cache import FeatureCache
 
     return FeatureCache.build(tiny_host, dataset)
 
@@ -119,7 +119,7 @@ def cache(tiny_host, dataset):
 @pytest.fixture
 def tokens(tiny_host, cache):
     """Three classes of two random vectors, with the cache's support."""
-    from mcti_core.tokens import TokenSet
+    from mcti_core.tokens.token_set import TokenSet
 
     generator = torch.Generator().manual_seed(2)
     return TokenSet(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, HostError
-from ..tokens import UNKNOWN
+from ..tokens.token_set import UNKNOWN
 
 __all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
 
@@ -41,7 +41,7 @@ class Classifier(Protocol):
     """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
 
     def score(self, images: Any) -> Scores:
-        """A batch, a list of images, or one image, as ``image_tensors.as_batch`` takes them -> scores.
+        """A batch, a list of images, or one image, as ``images.tensors.as_batch`` takes them -> scores.
 
         Raises:
             ExamplesError: images of another kind, shape or range, of several sizes, or with values that are not finite.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..image_tensors import as_batch
+from ..images.tensors import as_batch
 from .base import Scores
 from .clip import ClipClassifier
 from .diffusion import DiffusionClassifier

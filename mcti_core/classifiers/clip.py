@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..hosts.base import Host, hidden_at, on_device
-from ..image_tensors import as_batch
-from ..out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
-from ..prompts import encode_prompts, template_prompts
-from ..tokens import TokenSet
+from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
+from ..images.tensors import as_batch
+from ..prompts.splicing import encode_prompts, template_prompts
+from ..tokens.token_set import TokenSet
 from .base import Scores, no_evaluations, numbers
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion import noise_error, spread_sigmas
 from ..errors import ConfigError, HostError
 from ..hosts.base import Host, TextFeatures, on_device
-from ..image_tensors import as_batch
-from ..out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit, is_out_of_memory
-from ..prompts import encode_prompts, template_prompts
-from ..tokens import TokenSet
+from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit, is_out_of_memory
+from ..images.tensors import as_batch
+from ..losses import noise_error
+from ..noise_levels import spread_sigmas
+from ..prompts.splicing import encode_prompts, template_prompts
+from ..tokens.token_set import TokenSet
 from .base import Scores
-from .stopping import race, winner
+from .sequential_test import race, winner
 
 __all__ = ["DiffusionClassifier"]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..errors import ConfigError, TokenError
 from ..hosts.base import Host
-from ..image_tensors import as_batch
-from ..logistic import LogisticRegression
-from ..tokens import Support, TokenSet
+from ..images.tensors import as_batch
+from ..tokens.token_set import Support, TokenSet
 from .base import Scores, no_evaluations
 from .clip import ClipClassifier, image_features
+from .logistic import LogisticRegression
 from .stacking import held_out_logits, stacking_weights
 
 __all__ = ["AUTO", "HybridClassifier", "class_means", "left_out_gain"]

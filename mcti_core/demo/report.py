@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..marks import GENERATOR, write_text
-from ..plots import confusion_plot, loss_curves
-from ..sheets import image_grid
-from .run import EDIT, PLAIN, Demo
+from ..files.provenance import GENERATOR, write_text
+from ..viz.image_grid import image_grid
+from ..viz.plots import confusion_plot, loss_curves
+from .results import EDIT, PLAIN, Demo
 
 __all__ = ["write_report"]
 

@@ -3,89 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..baselines import class_mean, logistic_probe
-from ..classifiers import ClipClassifier, DiffusionClassifier, HybridClassifier
-from ..classifiers.hybrid import class_means
-from ..examples import few_shot_split
-from ..experiments import new_tokens
-from ..features import FeatureCache
+from ..classifiers.clip import ClipClassifier
+from ..classifiers.diffusion import DiffusionClassifier
+from ..classifiers.hybrid import HybridClassifier, class_means
+from ..data.dataset import few_shot_split
+from ..data.feature_cache import FeatureCache
+from ..evaluation.baselines import class_mean, logistic_probe
+from ..evaluation.metrics import accuracy, confusion_matrix
+from ..files.ownership import refuse_foreign
+from ..files.provenance import is_marked, write_json
 from ..hosts.base import Host
-from ..marks import is_marked, write_json
-from ..memory import train_in_memory
-from ..metrics import accuracy, confusion_matrix
-from ..own_files import refuse_foreign
 from ..pocket import POCKET_CONFIG, load_pocket
 from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
-from ..token_files import refuse_foreign_tokens, save_tokens
-from ..tokens import TokenSet
-from ..training import StepInfo
+from ..tokens.io import refuse_foreign_tokens, save_tokens
+from ..training.initial import new_tokens
+from ..training.loop import StepInfo
+from ..training.oom import train_in_memory
 from .judge import DigitJudge, colours
+from .results import EDIT, PLAIN, SAMPLES, Demo
 
-__all__ = ["EDIT", "PLAIN", "Demo", "refuse_foreign_results", "run_demo"]
+__all__ = ["refuse_foreign_results", "run_demo"]
 
-PLAIN = "a drawing of a {}"
-EDIT = "a drawing of a red thick {} on yellow paper"
 DIFFUSION_QUERIES, DIFFUSION_PAIRS = 200, 32
 """Images for the diffusion classifier, and half its usual budget: the demo is to take minutes."""
-SAMPLES = 8
-"""Images generated of each class in each prompt."""
-
-
-@dataclass
-class Demo:
-    """All that the demo found, for the metrics file and for the report."""
-
-    shots: int
-    seed: int
-    classes: tuple[str, ...] = ()
-    support: Tensor | None = None
-    """(C, shots, 3, 64, 64) the examples."""
-    tokens: dict[str, TokenSet] = field(default_factory=dict)
-    histories: dict[str, Any] = field(default_factory=dict)
-    accuracy: dict[str, float] = field(default_factory=dict)
-    queries: dict[str, int] = field(default_factory=dict)
-    evaluations: dict[str, float] = field(default_factory=dict)
-    agreement: dict[str, dict[str, float]] = field(default_factory=dict)
-    similarity: dict[str, dict[str, float]] = field(default_factory=dict)
-    colours_right: dict[str, dict[str, float]] = field(default_factory=dict)
-    judge_accuracy: float = 0.0
-    confusion: Tensor | None = None
-    samples: dict[str, Tensor] = field(default_factory=dict)
-    """"mcti plain" and so on -> (C, SAMPLES, 3, 64, 64)."""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def metrics(self) -> dict[str, Any]:
-        """What goes into metrics.json."""
-        return {
-            "shots": self.shots,
-            "seed": self.seed,
-            "chance": 1 / len(self.classes),
-            "accuracy": self.accuracy,
-            "queries": self.queries,
-            "unet_evaluations_per_image": self.evaluations,
-            "generation_agreement": self.agreement,
-            "generation_similarity": self.similarity,
-            "generation_colours_right": self.colours_right,
-            "judge_accuracy": self.judge_accuracy,
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-        }
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started
 
 
 Progress = Callable[[str, int, int], object]

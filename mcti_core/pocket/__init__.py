@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import TrainConfig
 from ..hosts.base import Host
+from ..training.config import TrainConfig
 
 __all__ = ["POCKET_CONFIG", "POCKET_FOLDER", "load_pocket"]
 
@@ -22,7 +22,7 @@ Its token embeddings are longer than Stable Diffusion's, a step costs little, an
 
 def load_pocket(*, device: str = "cpu", dtype: str = "fp32") -> Host:
     """The pocket checkpoint as a host: 64 x 64 pixels, with a CLIP space."""
-    from ..hosts.diffusers import load_host
+    from ..hosts.diffusers.host import load_host
 
     host = load_host(POCKET_FOLDER, POCKET_FOLDER / "clip", device=device, dtype=dtype)
     return replace(host, name="MC-TI pocket checkpoint", generic_word="glyph")

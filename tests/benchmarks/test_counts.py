@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_iter
 
 from benchmarks.models import VOCABULARY, write_whole_tokenizer
 from benchmarks.plain_recipe import PlainRecipe, PlainSettings
-from mcti_core.config import TrainConfig
-from mcti_core.examples import FewShotDataset
-from mcti_core.features import FeatureCache
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.loop import train
 
 CONFIG = TrainConfig(steps=4, batch=6, lr=1e-3, templates=("a photo of a {}", "a drawing of the {}"))
 
@@ -145,7 +145,7 @@ def test_the_usual_recipe_sends_every_image_through_all_of_it_every_time(tiny_mo
 
 
 def _wide_training(folder):
-    from mcti_core.hosts.diffusers import load_host
+    from mcti_core.hosts.diffusers.host import load_host
 
     host = load_host(folder, folder / "clip")
     data = _photos()

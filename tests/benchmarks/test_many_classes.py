@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from mcti_core.batches import BalancedBatches
-from mcti_core.classifiers import DiffusionClassifier
-from mcti_core.config import TrainConfig
-from mcti_core.experiments import new_tokens
-from mcti_core.features import FeatureCache
-from mcti_core.probe import Probe
-from mcti_core.prompts import template_prompts
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.data.samplers import BalancedBatches
+from mcti_core.prompts.splicing import template_prompts
 from mcti_core.sampling import generate
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.early_stopping import Probe
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import train
 
 CLASSES = 500
 LABELS = tuple(f"thing {number}" for number in range(CLASSES))

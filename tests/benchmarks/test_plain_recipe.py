@@ -8,11 +8,11 @@ import torch
 from torch.nn import Parameter
 
 from benchmarks.plain_recipe import PlainRecipe, PlainSettings
-from mcti_core.config import TrainConfig
-from mcti_core.features import FeatureCache
-from mcti_core.hosts.diffusers import load_host
-from mcti_core.objective import ClassPrompts, discriminative_loss, reconstruction_loss
-from mcti_core.prompts import encode_prompts, template_prompts
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.hosts.diffusers.host import load_host
+from mcti_core.prompts.splicing import encode_prompts, template_prompts
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.objective import ClassPrompts, discriminative_loss, reconstruction_loss
 
 SETTINGS = PlainSettings(steps=3, mirror=False, templates=("a cropped photo of the {}",))
 

@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from mcti_core.answers import json_line
-from mcti_core.console import printable
+from mcti_core.cli.console import printable
+from mcti_core.cli.results_file import json_line
 from mcti_core.escaping import escaped
 
 

@@ -5,7 +5,7 @@ import torch
 
 from mcti_core.errors import ConfigError, HostError, TokenError
 from mcti_core.sampling import generate
-from mcti_core.tokens import TokenSet
+from mcti_core.tokens.token_set import TokenSet
 
 
 class Perfect:

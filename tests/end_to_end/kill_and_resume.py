@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from mcti_core.examples import FewShotDataset
+from mcti_core.data.dataset import FewShotDataset
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
-from mcti_core.progress_store import load_training
-from mcti_core.token_files import load_tokens
+from mcti_core.tokens.io import load_tokens
+from mcti_core.training.checkpoint import load_training
 
 __all__ = ["Trial", "write_examples"]
 

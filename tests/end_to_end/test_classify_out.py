@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from mcti_core import classify_command
-from mcti_core.answers import AnswerFile
-from mcti_core.classifiers import ClipClassifier
-from mcti_core.cli import main
-from mcti_core.console import printable, set_up_streams
-from mcti_core.options import host_of
-from mcti_core.processes import Processes
-from mcti_core.streams import ImageNames
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.cli import classify as classify_command
+from mcti_core.cli.console import printable, set_up_streams
+from mcti_core.cli.options import host_of
+from mcti_core.cli.parser import main
+from mcti_core.cli.results_file import AnswerFile
+from mcti_core.data.image_stream import ImageNames
+from mcti_core.distributed import Processes
 
-from ..core.beside import Beside
+from ..fake_processes import Beside
 from .kill_and_resume import write_examples
 
 IMAGES = 19
@@ -191,7 +191,7 @@ def test_what_is_about_a_file_needs_one(folder, option, capsys):
 
 
 def test_several_processes_need_a_file(folder, monkeypatch, capsys):
-    from mcti_core import processes
+    from mcti_core import distributed as processes
 
     monkeypatch.setattr(processes, "launched", lambda **options: Processes(0, 2))
     tokens = folder / "trained" / "tokens.safetensors"
@@ -203,7 +203,7 @@ def test_several_processes_need_a_file(folder, monkeypatch, capsys):
 
 def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monkeypatch, capsys):
     """Of a shared folder the second may see less: had it decided for itself, batch 2 were answered twice and 3 never."""
-    from mcti_core import processes
+    from mcti_core import distributed as processes
 
     assert classify(out="whole.jsonl") == 1
     capsys.readouterr()

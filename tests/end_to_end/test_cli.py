@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core import commands, marks, training
-from mcti_core.cli import main
-from mcti_core.examples import FewShotDataset
-from mcti_core.features import FeatureCache
+from mcti_core.cli import train as commands
+from mcti_core.cli.parser import main
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.files import provenance as marks
 from mcti_core.pocket.digits import draw_digits, write_class_folders
-from mcti_core.token_files import load_tokens
+from mcti_core.tokens.io import load_tokens
+from mcti_core.training import loop as training
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("ring", "bar", "cross")
@@ -371,7 +373,7 @@ def test_it_runs_as_a_module():
 
 def test_importing_costs_nothing():
     heavy = "{'torch', 'numpy', 'transformers', 'diffusers', 'PIL', 'sklearn'}"
-    done = python("-c", f"import sys, mcti_core, mcti_core.cli; print(sorted({heavy} & set(sys.modules)))")
+    done = python("-c", f"import sys, mcti_core, mcti_core.cli.parser; print(sorted({heavy} & set(sys.modules)))")
     assert done.stdout.strip() == "[]"
     assert done.returncode == 0
 

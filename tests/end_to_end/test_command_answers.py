@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import mcti_core.pocket
-from mcti_core.cli import main
-from mcti_core.hosts import diffusers
-from mcti_core.token_files import save_tokens
-from mcti_core.tokens import Support, TokenSet
+from mcti_core.cli.parser import main
+from mcti_core.hosts.diffusers import host as diffusers
+from mcti_core.tokens.io import save_tokens
+from mcti_core.tokens.token_set import Support, TokenSet
 
 BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "", "much", "1e999", "0x10", "1" * 5000)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcti_core.cli import _parser, main
+from mcti_core.cli.parser import _parser, main
 from mcti_core.demo import run
 
 ROOT = Path(__file__).parents[2]

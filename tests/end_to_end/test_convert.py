@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mcti_core.cli import main
-from mcti_core.token_files import export_embedding, export_embeddings, import_embeddings, load_tokens, save_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.cli.parser import main
+from mcti_core.tokens.io import export_embedding, export_embeddings, import_embeddings, load_tokens, save_tokens
+from mcti_core.tokens.token_set import TokenSet
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -212,7 +212,7 @@ class TestFolders:
                 raise PermissionError(13, "Permission denied")
             return False
 
-        monkeypatch.setattr("mcti_core.conversion.is_token_set", failing)
+        monkeypatch.setattr("mcti_core.tokens.conversion.is_token_set", failing)
         assert convert("dl", "--to", "embeddings", "--out", "out") == 1
         assert "ash.safetensors: cannot be read (Permission denied)" in capsys.readouterr().err
         assert len(list(Path("out").iterdir())) == 6
@@ -291,7 +291,7 @@ def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, mon
         raise OSError(28, "No space left on device")
 
     save_tokens(made("ibis", "heron"), "set")
-    monkeypatch.setattr("mcti_core.outputs.open", full, raising=False)
+    monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
     assert convert("set.safetensors", "--to", "embeddings", "--out", "place/in") == 1
     assert "in cannot be written to (No space left on device)" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["set.safetensors"]

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcti_core.cli import main
+from mcti_core.cli.parser import main
 from mcti_core.demo import run
 from mcti_core.demo.judge import DigitJudge, colours, ink_mask
 from mcti_core.pocket.digits import digit_dataset, digit_masks, draw_digits
 from mcti_core.pocket.glyphs import INKS, PAPERS
-from mcti_core.token_files import load_tokens
+from mcti_core.tokens.io import load_tokens
 
 CLASSIFIERS = {"class_mean", "logistic_probe", "ti_clip", "mcti_clip", "mcti_hybrid", "ti_diffusion", "mcti_diffusion"}
 

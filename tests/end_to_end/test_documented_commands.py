@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import mcti_core.pocket
-from mcti_core.cli import _parser, main
+from mcti_core.cli.parser import _parser, main
 from mcti_core.pocket import POCKET_FOLDER
 
 ROOT = Path(__file__).parents[2]

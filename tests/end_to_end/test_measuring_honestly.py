@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.cli import main
-from mcti_core.token_files import save_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.cli.parser import main
+from mcti_core.tokens.io import save_tokens
+from mcti_core.tokens.token_set import TokenSet
 
 SHORT = ["--steps", "1", "--batch", "2", "--warm-start", "0"]
 
@@ -36,8 +36,8 @@ def no_work(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("it began to work")
 
-    for name in ("commands", "evaluate_command", "classify_command"):
-        monkeypatch.setattr(f"mcti_core.{name}.host_of", refuse)
+    for name in ("train", "evaluate", "classify"):
+        monkeypatch.setattr(f"mcti_core.cli.{name}.host_of", refuse)
 
 
 def run(*line: object) -> int:
@@ -134,7 +134,7 @@ def test_threshold_that_is_no_confidence_is_refused_with_the_number_that_is_mean
 
 @pytest.mark.parametrize("given", ["0", "1", "0.25", " .5 ", "1e-3"])
 def test_threshold_from_0_to_1_is_taken(given):
-    from mcti_core.cli import _parser
+    from mcti_core.cli.parser import _parser
 
     arguments = _parser().parse_args(["classify", "photos", "--tokens", "x", f"--threshold={given}"])
     assert arguments.threshold == float(given)
@@ -142,7 +142,7 @@ def test_threshold_from_0_to_1_is_taken(given):
 
 @pytest.mark.parametrize("out", [False, True])
 def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_path, monkeypatch, capsys, out):
-    from mcti_core.hosts import clip_model
+    from mcti_core.hosts.diffusers import clip_space as clip_model
 
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
     real = clip_model.ClipModelSpace.image_features
@@ -166,7 +166,7 @@ def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_p
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_json_line_never_holds_what_is_no_json(value):
-    from mcti_core.answers import json_line
+    from mcti_core.cli.results_file import json_line
 
     for encoding in ("utf-8", "ascii"):
         with pytest.raises(ValueError, match="JSON compliant"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.cli import main
-from mcti_core.token_files import save_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.cli.parser import main
+from mcti_core.tokens.io import save_tokens
+from mcti_core.tokens.token_set import TokenSet
 
 THEIRS = b"somebody's own"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcti_core.cli import main
-from mcti_core.progress_store import load_training
-from mcti_core.token_files import load_tokens
+from mcti_core.cli.parser import main
+from mcti_core.tokens.io import load_tokens
+from mcti_core.training.checkpoint import load_training
 
 from .kill_and_resume import write_examples
-from .together import CLASSIFY, ROOT, TRAIN, commands
+from .run_processes import CLASSIFY, ROOT, TRAIN, commands
 
 SECONDS = 240
 """Nothing here takes so long, but where one process waits for ever for another."""
@@ -99,7 +99,7 @@ def both(folder, tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     codes = {name: main(arguments) for name, arguments in commands(folder, one).items()}
     assert codes == {"train": 0, "evaluate": 0, "classify": 1}  # 1: an image could not be read
-    with launch(2, Path(__file__).with_name("together.py"), folder, two) as process:
+    with launch(2, Path(__file__).with_name("run_processes.py"), folder, two) as process:
         output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
     (two / "output.txt").write_text(output)

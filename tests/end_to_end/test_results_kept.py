@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core import generate_command, memory
-from mcti_core.cli import main
-from mcti_core.run_lock import lock_output
-from mcti_core.token_files import load_tokens, save_tokens
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.cli import generate as generate_command
+from mcti_core.cli.parser import main
+from mcti_core.files.output_lock import lock_output
+from mcti_core.tokens.io import load_tokens, save_tokens
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training import oom as memory
+from mcti_core.training.loop import train
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--steps", "1", "--batch", "2", "--warm-start", "0"]
@@ -50,8 +51,8 @@ def no_work(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("it began to work")
 
-    for name in ("commands", "add_command", "generate_command", "evaluate_command", "classify_command"):
-        monkeypatch.setattr(f"mcti_core.{name}.host_of", refuse)
+    for name in ("train", "add", "generate", "evaluate", "classify"):
+        monkeypatch.setattr(f"mcti_core.cli.{name}.host_of", refuse)
     monkeypatch.setattr("mcti_core.demo.run.load_pocket", refuse)
 
 
@@ -116,7 +117,7 @@ def test_command_whose_output_cannot_be_written_does_no_work(
         def full(*arguments, **options):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("mcti_core.outputs.open", full, raising=False)
+        monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
     before = content(tmp_path)
     error = refused(capsys, *lines(photos, learned, out)[command])
     assert re.search("cannot be written|is there already and is no file|is a file's name|must be a path", error)
@@ -146,7 +147,7 @@ def test_command_where_its_results_are_replaces_them_only_when_asked(command, ph
 
 def test_train_where_only_embeddings_of_a_set_are_left_replaces_none(photos, tmp_path, no_work, capsys):
     tokens = TokenSet(("cat", "bird"), {"clip_l": torch.zeros(2, 1, 96)})
-    from mcti_core.token_files import export_embeddings
+    from mcti_core.tokens.io import export_embeddings
 
     export_embeddings(tokens, tmp_path / "out" / "embeddings")
     assert run("train", photos, "--out", tmp_path / "out") == 1
@@ -165,8 +166,8 @@ def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos
 
 
 def test_add_into_the_folder_of_an_unfinished_training_is_refused(photos, learned, tmp_path, no_work, capsys):
-    from mcti_core.progress_store import save_training
-    from tests.fuzz.bases import training
+    from mcti_core.training.checkpoint import save_training
+    from tests.fuzz.seeds import training
 
     save_training(training(), tmp_path / "out" / "training.safetensors")
     assert run("add", photos, "--to", learned, "--out", tmp_path / "out") == 1
@@ -204,7 +205,7 @@ def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learn
 
         return Losses()
 
-    monkeypatch.setattr("mcti_core.training.reconstruction_loss", broken)
+    monkeypatch.setattr("mcti_core.training.loop.reconstruction_loss", broken)
     assert run("add", photos, "--to", learned, "--out", tmp_path / "out", *SHORT, "--gamma", 0) == 1
     assert re.search(r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", told(capsys))
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
@@ -257,7 +258,7 @@ def test_generate_names_images_of_an_earlier_run_beside_its_own(learned, tmp_pat
 
 
 def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(learned, tmp_path, monkeypatch, capsys):
-    from mcti_core import marks
+    from mcti_core.files import provenance as marks
 
     real = marks.write_own
 

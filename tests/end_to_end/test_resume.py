@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 
-from mcti_core import commands
-from mcti_core.cli import main
-from mcti_core.progress_store import load_training
-from mcti_core.token_files import load_tokens
-from mcti_core.training import train
+from mcti_core.cli import train as commands
+from mcti_core.cli.parser import main
+from mcti_core.tokens.io import load_tokens
+from mcti_core.training.checkpoint import load_training
+from mcti_core.training.loop import train
 
 from .kill_and_resume import Trial, write_examples
 
@@ -47,7 +47,7 @@ def broken(folder, tmp_path, monkeypatch, capsys):
 
 
 def stop_after(steps, monkeypatch):
-    from mcti_core import memory
+    from mcti_core.training import oom as memory
 
     def stopped(*arguments, on_step, **options):
         def stop(info):

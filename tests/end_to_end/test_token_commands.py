@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcti_core.cli import main
-from mcti_core.examples import FewShotDataset
-from mcti_core.experiments import new_tokens
-from mcti_core.features import FeatureCache
+from mcti_core.cli.parser import main
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.pocket import POCKET_CONFIG, load_pocket
 from mcti_core.pocket.digits import digit_dataset, write_class_folders
-from mcti_core.token_files import export_embeddings, load_tokens, save_tokens
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.tokens.io import export_embeddings, load_tokens, save_tokens
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import train
 
 
 def run(*arguments) -> int:

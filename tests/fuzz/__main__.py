@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .laws import KINDS
-from .running import fuzz
+from .properties import KINDS
+from .runner import fuzz
 
 
 def main() -> int:

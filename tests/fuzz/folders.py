@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.example_files import find_class_folders
+from mcti_core.data.image_stream import find_names
 from mcti_core.errors import ExamplesError
-from mcti_core.example_files import find_class_folders
-from mcti_core.examples import FewShotDataset
-from mcti_core.marks import is_marked
-from mcti_core.streams import find_names
+from mcti_core.files.provenance import is_marked
 
 __all__ = ["check_folder", "make_folder", "make_irregular"]
 

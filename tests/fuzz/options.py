@@ -8,12 +8,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from mcti_core.cli import _parser
-from mcti_core.option_checks import check_options
-from mcti_core.token_files import save_tokens
+from mcti_core.cli.option_checks import check_options
+from mcti_core.cli.parser import _parser
+from mcti_core.tokens.io import save_tokens
 
-from .bases import token_set
-from .damage import NUMBERS, TEXTS
+from .mutations import NUMBERS, TEXTS
+from .seeds import token_set
 
 __all__ = ["any_option"]
 

@@ -16,17 +16,21 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mcti_core import add_command, classify_command, commands, evaluate_command, generate_command
-from mcti_core.cli import main
+from mcti_core.cli import add as add_command
+from mcti_core.cli import classify as classify_command
+from mcti_core.cli import evaluate as evaluate_command
+from mcti_core.cli import generate as generate_command
+from mcti_core.cli import train as commands
+from mcti_core.cli.parser import main
 from mcti_core.demo import run as demo
-from mcti_core.hosts import loading
-from mcti_core.marks import write_json, write_png, write_text
-from mcti_core.progress_store import save_training
-from mcti_core.run_lock import lock_output
-from mcti_core.token_files import export_embeddings, save_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.files.output_lock import lock_output
+from mcti_core.files.provenance import write_json, write_png, write_text
+from mcti_core.hosts.diffusers import loading
+from mcti_core.tokens.io import export_embeddings, save_tokens
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.checkpoint import save_training
 
-from .bases import training
+from .seeds import training
 
 __all__ = ["Lost", "any_output"]
 

@@ -7,12 +7,12 @@ import math
 import unicodedata
 from random import Random
 
-from mcti_core.normal_form import find_class, normal_form
-from mcti_core.prompt_syntax import parse_prompt
-from mcti_core.references import known_forms, nearest, reference_at
-from mcti_core.tokens import safe_names
+from mcti_core.prompts.syntax import parse_prompt
+from mcti_core.tokens.names import find_class, safe_names
+from mcti_core.tokens.normal_form import normal_form
+from mcti_core.tokens.references import known_forms, nearest, reference_at
 
-from .damage import TEXTS
+from .mutations import TEXTS
 
 __all__ = ["any_prompt", "every_spelling"]
 

@@ -11,19 +11,20 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mcti_core.cli import main
-from mcti_core.config import TrainConfig
+from mcti_core.cli.parser import main
 from mcti_core.errors import ConfigError, ExamplesError, ResumeError, TokenError
-from mcti_core.image_files import load_image
-from mcti_core.progress_store import _checksum, load_training, save_training
-from mcti_core.resuming import go_on
-from mcti_core.token_files import load_tokens, save_tokens
-from mcti_core.token_formats import read_embedding
-from mcti_core.tokens import TokenSet, safe_names
+from mcti_core.images.reading import load_image
+from mcti_core.tokens.formats import read_embedding
+from mcti_core.tokens.io import load_tokens, save_tokens
+from mcti_core.tokens.names import safe_names
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.checkpoint import _checksum, load_training, save_training
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.resume import go_on
 
-from .bases import token_set, training
-from .damage import bytes_changed, call, number_op, text_op
-from .running import fuzz
+from .mutations import bytes_changed, call, number_op, text_op
+from .runner import fuzz
+from .seeds import token_set, training
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.token_files import save_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.tokens.io import save_tokens
+from mcti_core.tokens.token_set import TokenSet
 
 from .browser import opened_page
 from .server import Server

@@ -103,7 +103,7 @@ def with_lora(parts: Parts, family: str) -> Parts:
 
 
 def fingerprint(model: Any, clip: Any, vae: Any, clip_file: Any) -> str:
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     return comfy_host(clip, model, vae, clip_file).fingerprint
 
@@ -117,11 +117,11 @@ def encode(vae: Any) -> None:
 @torch.no_grad()
 def train(model: Any, clip: Any, vae: Any, clip_file: Any, **settings: Any) -> dict[str, Tensor]:
     """Vectors after STEPS steps from the same start."""
-    from mcti_core.experiments import new_tokens
-    from mcti_core.features import FeatureCache
-    from mcti_core.hosts.comfy import comfy_host
-    from mcti_core.training import TrainConfig
-    from mcti_core.training import train as learn
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.hosts.comfy.host import comfy_host
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import TrainConfig
+    from mcti_core.training.loop import train as learn
 
     host, dataset = comfy_host(clip, model, vae, clip_file), two_images()
     cache = FeatureCache.build(host, dataset, mirror=False, size=64)
@@ -145,9 +145,10 @@ def sample(model: Any, clip: Any, *_: Any) -> Tensor:
 @torch.no_grad()
 def classify(model: Any, clip: Any, vae: Any, clip_file: Any) -> Tensor:
     """Scores by the diffusion classifier, and by CLIP where there is a CLIP space."""
-    from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
-    from mcti_core.experiments import new_tokens
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.classifiers.clip import ClipClassifier
+    from mcti_core.classifiers.diffusion import DiffusionClassifier
+    from mcti_core.hosts.comfy.host import comfy_host
+    from mcti_core.training.initial import new_tokens
 
     host = comfy_host(clip, model, vae, clip_file)
     tokens = new_tokens(host, ("first", "second"), init="random", seed=1)
@@ -161,20 +162,20 @@ def classify(model: Any, clip: Any, vae: Any, clip_file: Any) -> Tensor:
 @contextmanager
 def too_little_memory() -> Iterator[None]:
     """Weights do not fit, and more of them are unmapped whenever a backward begins."""
-    import mcti_core.training
+    import mcti_core.training.loop
 
-    stock = mcti_core.training.reconstruction_loss
+    stock = mcti_core.training.loop.reconstruction_loss
 
     def pressing(*arguments: Any, **options: Any) -> Tensor:
         losses = stock(*arguments, **options)
         losses.register_hook(lambda gradient: pressure(300 * 2**20))
         return losses
 
-    mcti_core.training.reconstruction_loss, Vram.budget = pressing, LITTLE
+    mcti_core.training.loop.reconstruction_loss, Vram.budget = pressing, LITTLE
     try:
         yield
     finally:
-        mcti_core.training.reconstruction_loss, Vram.budget = stock, MUCH
+        mcti_core.training.loop.reconstruction_loss, Vram.budget = stock, MUCH
 
 
 def unprotected(parts: Parts) -> str:

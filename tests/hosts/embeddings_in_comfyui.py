@@ -18,7 +18,7 @@ def main(comfyui: str, folder: Path) -> None:
     start(comfyui)
     from comfy.sd1_clip import load_embed
 
-    from mcti_core.token_formats import read_embedding
+    from mcti_core.tokens.formats import read_embedding
 
     found = {}
     for path in sorted(file for file in folder.iterdir() if file.suffix != ".yaml"):
@@ -37,7 +37,7 @@ def choices(folder: Path) -> dict[str, list[str]]:
     sys.modules["the_pack"] = module_from_spec(
         spec
     )  # as ComfyUI names packs by itself, whatever their folder is called
-    node, reader = (import_module(f"the_pack.{name}.token_files") for name in ("nodes", "mcti_core"))
+    node, reader = (import_module(f"the_pack.{name}") for name in ("nodes.token_files", "mcti_core.tokens.io"))
     offered = {}
     for choice in node._choices():
         assert node.LoadTokens.fingerprint_inputs(choice)

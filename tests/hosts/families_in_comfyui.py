@@ -27,7 +27,7 @@ LACKING = "clip_l.transformer.text_projection.weight"
 
 def main(comfyui: str, folder: Path, name: str) -> None:
     start(comfyui)
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     model, clip, vae = load_checkpoint(CHECKPOINTS[name](folder / "checkpoint.ckpt"))
     host = comfy_host(clip, model, vae)
@@ -81,7 +81,7 @@ def with_attention_patch(model: Any) -> Any:
 
 
 def compare_text(model: Any, clips: dict[str, Any]) -> dict[str, dict[str, float]]:
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     found, plain = {}, None
     for name, clip in clips.items():
@@ -97,7 +97,7 @@ def compare_text(model: Any, clips: dict[str, Any]) -> dict[str, dict[str, float
 
 
 def compare_denoised(models: dict[str, Any], clip: Any) -> dict[str, dict[str, float]]:
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     found, plain = {}, {}
     for name, model in models.items():
@@ -165,16 +165,16 @@ def describe(host: Any) -> dict[str, Any]:
 
 
 def two_images() -> Any:
-    from mcti_core.examples import FewShotDataset
+    from mcti_core.data.dataset import FewShotDataset
 
     images = torch.rand(2, 3, 64, 64, generator=generator(3))
     return FewShotDataset.from_images({"first": images[:1], "second": images[1:]})
 
 
 def train_a_little(host: Any) -> dict[str, Any]:
-    from mcti_core.experiments import new_tokens
-    from mcti_core.features import FeatureCache
-    from mcti_core.training import TrainConfig, train
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import TrainConfig, train
 
     dataset = two_images()
     cache = FeatureCache.build(host, dataset, mirror=False, size=64)
@@ -190,8 +190,8 @@ def train_a_little(host: Any) -> dict[str, Any]:
 
 def error(host: Any, cache: Any, tokens: Any) -> float:
     """Of fixed images, noise levels and noise."""
-    from mcti_core.probe import Probe
-    from mcti_core.prompts import template_prompts
+    from mcti_core.prompts.splicing import template_prompts
+    from mcti_core.training.early_stopping import Probe
 
     templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
     with host.session("text", "denoiser"):
@@ -200,9 +200,9 @@ def error(host: Any, cache: Any, tokens: Any) -> float:
 
 def check_gradients(host: Any) -> dict[str, Any]:
     """By encoder: the loss's slope along its gradient by small steps, over what the gradient says."""
-    from mcti_core.features import FeatureCache
-    from mcti_core.objective import encode_classes, reconstruction_loss
-    from mcti_core.prompts import template_prompts
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.prompts.splicing import template_prompts
+    from mcti_core.training.objective import encode_classes, reconstruction_loss
 
     cache = FeatureCache.build(host, two_images(), mirror=False, size=64)
     templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
@@ -244,7 +244,7 @@ def check_gradients(host: Any) -> dict[str, Any]:
 
 def unpadded(host: Any) -> float:
     """How far text features without the prompts' padding are from those with it."""
-    from mcti_core.prompts import encode_prompts, template_prompts
+    from mcti_core.prompts.splicing import encode_prompts, template_prompts
 
     apart = 0.0
     with host.session("text"):
@@ -284,7 +284,7 @@ def indexed_by_lists(clip: Any, host: Any) -> dict[str, int]:
 
 def fingerprints(clip: Any, model: Any, folder: Path) -> dict[str, bool]:
     """Whether the file loaded once more is the same model to us, and whether a patched one is."""
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     again_model, again_clip, _ = load_checkpoint(folder / "checkpoint.ckpt")
     if LACKING in again_clip.cond_stage_model.state_dict():

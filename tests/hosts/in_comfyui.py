@@ -78,7 +78,7 @@ def patched(part: Any, like: str, seed: int = 0) -> Any:
 
 def prompt_rows(host: Any, prompts: list[str], tokens: Any = None) -> dict[str, Any]:
     """Every encoder's features of prompts, in which ``embedding:<name>`` is one of the tokens."""
-    from mcti_core.prompts import encode_prompts, named_prompts
+    from mcti_core.prompts.splicing import encode_prompts, named_prompts
 
     names, count = ((), 1) if tokens is None else (tokens.names, tokens.vectors_per_token)
     rows = {name: named_prompts(encoder, prompts, names, count) for name, encoder in host.text.items()}

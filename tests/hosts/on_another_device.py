@@ -10,19 +10,22 @@ from pathlib import Path
 
 import torch
 
-from mcti_core.calibration import calibrate
-from mcti_core.classifiers import CascadeClassifier, ClipClassifier, DiffusionClassifier, HybridClassifier
-from mcti_core.config import TrainConfig
-from mcti_core.errors import StopTraining
-from mcti_core.examples import FewShotDataset
-from mcti_core.features import FeatureCache
-from mcti_core.hosts.diffusers import load_host
-from mcti_core.hosts.loading import quiet_libraries
+from mcti_core.classifiers.calibration import calibrate
+from mcti_core.classifiers.cascade import CascadeClassifier
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.classifiers.hybrid import HybridClassifier
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.hosts.diffusers.host import load_host
+from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.sampling import generate
-from mcti_core.tokens import TokenSet
-from mcti_core.training import train
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.errors import StopTraining
+from mcti_core.training.loop import train
 
-from .elsewhere import COPIES, DEVICE, WAITS
+from .fake_device import COPIES, DEVICE, WAITS
 
 BASE = TrainConfig(steps=4, batch=6, lr=1e-3, templates=("a photo of a {}", "a drawing of a {}"))
 TRAININGS = {

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from mcti_core.token_files import load_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.tokens.io import load_tokens
+from mcti_core.tokens.token_set import TokenSet
 
 from .server import Graph, Server, node
 

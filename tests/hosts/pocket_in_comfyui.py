@@ -33,8 +33,8 @@ def main(comfyui: str, folder: Path) -> None:
 
 def learned(folder: Path):
     """Two tokens of two random vectors, and a folder with their files."""
-    from mcti_core.token_files import export_embeddings
-    from mcti_core.tokens import TokenSet
+    from mcti_core.tokens.io import export_embeddings
+    from mcti_core.tokens.token_set import TokenSet
 
     tokens = TokenSet(("one", "two"), {"clip_l": torch.randn(2, 2, 96, generator=generator())})
     embeddings = folder / "embeddings"
@@ -44,7 +44,7 @@ def learned(folder: Path):
 
 
 def compare(parts, theirs, tokens, references) -> dict[str, float]:
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     ours = comfy_host(parts.clip, parts.model, parts.vae, parts.clip_file)
     with torch.inference_mode(False), torch.no_grad():
@@ -127,11 +127,11 @@ def train_a_little(host):
     """Tokens, losses and the scores of a classifier that they make."""
     from dataclasses import replace
 
-    from mcti_core.classifiers import ClipClassifier
-    from mcti_core.experiments import new_tokens
-    from mcti_core.features import FeatureCache
+    from mcti_core.classifiers.clip import ClipClassifier
+    from mcti_core.data.feature_cache import FeatureCache
     from mcti_core.pocket import POCKET_CONFIG
-    from mcti_core.training import train
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import train
 
     dataset = digits()
     cache = FeatureCache.build(host, dataset, mirror=False)

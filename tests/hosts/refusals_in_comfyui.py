@@ -50,7 +50,7 @@ def said(call: Any, *args: Any) -> str:
 
 
 def refuse_files(folder: Path, sd15: Any) -> dict[str, str]:
-    from mcti_core.hosts.comfy import comfy_host, load_clip_file
+    from mcti_core.hosts.comfy.host import comfy_host, load_clip_file
 
     write_clip(folder / "whole.bin")
     weights = torch.load(folder / "whole.bin")["state_dict"]
@@ -74,7 +74,7 @@ def refuse_files(folder: Path, sd15: Any) -> dict[str, str]:
 
 def use_clip_file(folder: Path, sd15: Any) -> dict[str, Any]:
     """The file whose words are the checkpoint's own, and one without words."""
-    from mcti_core.hosts.comfy import comfy_host, load_clip_file
+    from mcti_core.hosts.comfy.host import comfy_host, load_clip_file
 
     weights = torch.load(folder / "whole.bin")["state_dict"]
     own = torch.load(folder / "sd15.ckpt")["state_dict"][f"cond_stage_model.transformer.text_model.{WORDS}"]
@@ -93,11 +93,11 @@ def use_clip_file(folder: Path, sd15: Any) -> dict[str, Any]:
 
 def train_a_little(host: Any, clip: Any, file: Any) -> dict[str, Any]:
     """On telling two images apart alone."""
-    from mcti_core.classifiers import ClipClassifier
-    from mcti_core.examples import FewShotDataset
-    from mcti_core.experiments import new_tokens
-    from mcti_core.features import FeatureCache
-    from mcti_core.training import TrainConfig, train
+    from mcti_core.classifiers.clip import ClipClassifier
+    from mcti_core.data.dataset import FewShotDataset
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import TrainConfig, train
 
     images = torch.rand(2, 3, 64, 64, generator=generator(3))
     images[1] = images[1, :1] > 0.5
@@ -121,7 +121,7 @@ def train_a_little(host: Any, clip: Any, file: Any) -> dict[str, Any]:
 
 def compare_layouts(folder: Path) -> dict[str, float]:
     """The same model as transformers writes it and as OpenCLIP does."""
-    from mcti_core.hosts.comfy import load_clip_file
+    from mcti_core.hosts.comfy.host import load_clip_file
 
     files = []
     for name, weights in zip(("theirs.bin", "open.bin"), in_both_layouts(folder), strict=True):
@@ -168,7 +168,7 @@ def in_both_layouts(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def refuse_models(folder: Path, sd15: Any) -> dict[str, Any]:
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     model, clip, vae = sd15
     sd20 = load_checkpoint(write_sd20(folder / "sd20.ckpt"))

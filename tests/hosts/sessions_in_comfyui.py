@@ -46,7 +46,7 @@ class Models:
     @torch.inference_mode(False)
     @torch.no_grad()
     def trained(self, on_step: Any = None, **settings: Any) -> torch.Tensor:
-        from mcti_core.training import TrainConfig, train
+        from mcti_core.training.loop import TrainConfig, train
 
         config = TrainConfig(**{"steps": 4, "batch": 4, "lr": 2e-2, "templates": ("a drawing of {}",), **settings})
         return train(self.host, self.cache, self.tokens, config, on_step=on_step).tokens.vectors["clip_l"]
@@ -76,11 +76,11 @@ def main(comfyui: str) -> None:
 def load() -> Models:
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    from mcti_core.experiments import new_tokens
-    from mcti_core.features import FeatureCache
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.hosts.comfy.host import comfy_host
     from mcti_core.hosts.comfy.pocket import load_pocket_parts
     from mcti_core.pocket import POCKET_FOLDER
+    from mcti_core.training.initial import new_tokens
 
     with torch.inference_mode():
         parts = load_pocket_parts(POCKET_FOLDER)
@@ -96,7 +96,7 @@ def load() -> Models:
 
 @cache
 def three_digits():
-    from mcti_core.examples import FewShotDataset
+    from mcti_core.data.dataset import FewShotDataset
     from mcti_core.pocket.digits import digit_dataset
 
     images = digit_dataset().images
@@ -172,7 +172,7 @@ def nested(models: Models) -> None:
 
 
 def features(models: Models) -> None:
-    from mcti_core.features import FeatureCache
+    from mcti_core.data.feature_cache import FeatureCache
 
     FeatureCache.build(models.host, three_digits())
 
@@ -204,7 +204,8 @@ def draw(models: Models) -> torch.Tensor:
 
 
 def classify(models: Models) -> None:
-    from mcti_core.classifiers import ClipClassifier, DiffusionClassifier
+    from mcti_core.classifiers.clip import ClipClassifier
+    from mcti_core.classifiers.diffusion import DiffusionClassifier
 
     images = torch.rand(1, 3, 64, 64, generator=generator())
     ClipClassifier(models.host, models.tokens).score(images)

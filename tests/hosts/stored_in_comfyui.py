@@ -99,7 +99,7 @@ def eight_bits(weights: dict[str, Tensor], plain: Any) -> dict[str, Any]:
 
 
 def checked(model: Any, plain: Any) -> dict[str, Any]:
-    from mcti_core.hosts.comfy import comfy_host
+    from mcti_core.hosts.comfy.host import comfy_host
 
     with torch.inference_mode(False), torch.no_grad():
         slope = check_gradients(comfy_host(plain[1], model, plain[2]))["slope"]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from mcti_core.diffusion import noise_error
 from mcti_core.errors import HostError
-from mcti_core.hosts.clip_model import load_clip_space
-from mcti_core.hosts.diffusers import UNetDenoiser, load_host
-from mcti_core.prompts import encode_prompts, named_prompts
-from mcti_core.training import TrainConfig, train
+from mcti_core.hosts.diffusers.clip_space import load_clip_space
+from mcti_core.hosts.diffusers.host import UNetDenoiser, load_host
+from mcti_core.losses import noise_error
+from mcti_core.prompts.splicing import encode_prompts, named_prompts
+from mcti_core.training.loop import TrainConfig, train
 
 SHORT = TrainConfig(steps=2, batch=3, lr=0.01, lr_warmup=0, templates=("a photo of a {}",))
 

@@ -11,17 +11,17 @@ from safetensors.torch import load_file, save_file
 
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.diffusion import DiffusionClassifier
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import HostError
-from mcti_core.features import FeatureCache
-from mcti_core.hosts.clip_model import load_clip_space
-from mcti_core.hosts.diffusers import load_host
-from mcti_core.objective import discriminative_loss, encode_classes, reconstruction_loss
-from mcti_core.probe import Probe
-from mcti_core.prompts import encode_prompts, named_prompts, template_prompts
+from mcti_core.hosts.diffusers.clip_space import load_clip_space
+from mcti_core.hosts.diffusers.host import load_host
+from mcti_core.prompts.splicing import encode_prompts, named_prompts, template_prompts
 from mcti_core.sampling import generate
-from mcti_core.token_files import load_tokens, save_tokens
-from mcti_core.tokens import TokenSet
-from mcti_core.training import TrainConfig, train
+from mcti_core.tokens.io import load_tokens, save_tokens
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.early_stopping import Probe
+from mcti_core.training.loop import TrainConfig, train
+from mcti_core.training.objective import discriminative_loss, encode_classes, reconstruction_loss
 
 SHORT = TrainConfig(steps=2, batch=3, lr=0.01, lr_warmup=0, templates=("a photo of a {}", "a drawing of the {}"))
 WIDTHS = {"clip_l": 32, "clip_g": 40}

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcti_core.features import FeatureCache
-from mcti_core.hosts.half import enlarged_gradients
-from mcti_core.objective import encode_classes, reconstruction_loss
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.hosts.gradient_scaling import enlarged_gradients
 from mcti_core.pocket import load_pocket
-from mcti_core.prompts import template_prompts
+from mcti_core.prompts.splicing import template_prompts
+from mcti_core.training.objective import encode_classes, reconstruction_loss
 
 
 def _gradient(host, labels, latents):

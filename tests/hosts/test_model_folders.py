@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from mcti_core.errors import HostError
-from mcti_core.hosts.clip_model import load_clip_space
-from mcti_core.hosts.diffusers import load_host
-from mcti_core.hosts.model_folders import CLASSES, check_component
+from mcti_core.hosts.diffusers.clip_space import load_clip_space
+from mcti_core.hosts.diffusers.host import load_host
+from mcti_core.hosts.diffusers.model_folders import CLASSES, check_component
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = "from pathlib import Path\nPath('RAN').touch()\nclass Evil:\n    pass\n"
@@ -206,7 +206,7 @@ def test_clip_space_with_code_or_damage_in_its_folder_is_refused(name, values, c
 def test_classes_are_checked_before_diffusers_is_imported(copy):
     change(copy / "model_index.json", vae=["evil", "Evil"])
     code = (
-        "import sys; from mcti_core.errors import HostError; from mcti_core.hosts.loading import load_parts; from pathlib import Path\n"
+        "import sys; from mcti_core.errors import HostError; from mcti_core.hosts.diffusers.loading import load_parts; from pathlib import Path\n"
         f"try:\n    load_parts(Path({str(copy)!r}), None, None)\nexcept HostError:\n    print([m for m in sys.modules if 'diffusers' == m])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

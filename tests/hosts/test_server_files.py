@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from mcti_core.token_files import load_tokens, save_tokens
+from mcti_core.tokens.io import load_tokens, save_tokens
 
 from .server import Graph, Server, changed, needed, node
 from .synthetic_checkpoints import write_sd15

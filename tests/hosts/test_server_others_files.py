@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mcti_core.progress_store import _checksum, is_training
-from mcti_core.token_files import is_own_file, save_tokens
-from mcti_core.tokens import TokenSet
+from mcti_core.tokens.io import is_own_file, save_tokens
+from mcti_core.tokens.token_set import TokenSet
+from mcti_core.training.checkpoint import _checksum, is_training
 
 from .server import Graph, Server, node
 from .test_server_files import files, saving

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mcti_core.token_files import load_tokens
+from mcti_core.tokens.io import load_tokens
 
 from .server import Graph, Listener, Run, Server, changed, graph, needed, node
 from .synthetic_checkpoints import write_sd15

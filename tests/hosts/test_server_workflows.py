@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcti_core.token_files import load_tokens
+from mcti_core.tokens.io import load_tokens
 
 from .server import Graph, Server, changed, graph, node
 
@@ -40,13 +40,13 @@ def test_1_quick_start(server: Server) -> None:
 @pytest.mark.slow
 def test_1_quick_start_is_as_good_as_the_library(server: Server) -> None:
     """With the settings it comes with; the library runs the same checkpoint in diffusers."""
-    from mcti_core.classifiers import ClipClassifier
-    from mcti_core.examples import few_shot_split
-    from mcti_core.experiments import new_tokens
-    from mcti_core.features import FeatureCache
+    from mcti_core.classifiers.clip import ClipClassifier
+    from mcti_core.data.dataset import few_shot_split
+    from mcti_core.data.feature_cache import FeatureCache
     from mcti_core.pocket import POCKET_CONFIG, load_pocket
     from mcti_core.pocket.digits import digit_dataset
-    from mcti_core.training import train
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import train
 
     run = server.run(graph("1"))
     assert run.succeeded, run.error

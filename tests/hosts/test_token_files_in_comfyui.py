@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mcti_core.token_files import LAYOUTS, export_embedding
-from mcti_core.tokens import TokenSet
+from mcti_core.tokens.io import LAYOUTS, export_embedding
+from mcti_core.tokens.token_set import TokenSet
 
 pytestmark = pytest.mark.host
 

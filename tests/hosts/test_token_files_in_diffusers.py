@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcti_core.prompts import encode_prompts, named_prompts
-from mcti_core.token_files import export_embedding, export_embeddings, import_embeddings
-from mcti_core.tokens import TokenSet
+from mcti_core.prompts.splicing import encode_prompts, named_prompts
+from mcti_core.tokens.io import export_embedding, export_embeddings, import_embeddings
+from mcti_core.tokens.token_set import TokenSet
 
 PROMPTS = ("a photo of a {}", "{}", "the cat and a {} in a bowl, {}")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcti_core.calibration import METHODS
-from mcti_core.config import SCHEDULES, TrainConfig
+from mcti_core.classifiers.calibration import METHODS
 from mcti_core.losses import DIRECTIONS
-from mcti_core.tokens import POOLINGS
+from mcti_core.tokens.token_set import POOLINGS
+from mcti_core.training.config import SCHEDULES, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 _KNOWN = {"METHODS": METHODS, "SCHEDULES": SCHEDULES, "DIRECTIONS": DIRECTIONS, "POOLINGS": POOLINGS}

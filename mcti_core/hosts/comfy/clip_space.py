@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
-from ..clip_image import clip_pixels
+from ..clip_preprocess import clip_pixels
 from .text import ComfyTextEncoder
 
 __all__ = ["ClipFile", "ComfyClipSpace", "load_clip_file"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import HostError
 from ..base import TextFeatures
-from ..half import enlarged_gradients
+from ..gradient_scaling import enlarged_gradients
 
 __all__ = ["ComfyDenoiser"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fingerprint import sample
-from ..patches import patches_fingerprint
+from .lora_fingerprint import patches_fingerprint
 
 __all__ = ["model_fingerprint"]
 

@@ -24,8 +24,8 @@ from comfy.supported_models_base import BASE, ClipTarget
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..taesd import widen_to_taesd
 from .clip_space import ClipFile
+from .taesd import widen_to_taesd
 
 __all__ = ["PocketParts", "load_pocket_parts"]
 

@@ -20,12 +20,12 @@ import folder_paths
 import torch
 from safetensors.torch import save_file
 
-from ...atomic import write_atomically
 from ...errors import TokenError, listed
 from ...escaping import escaped
-from ...normal_form import index_of
-from ...references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
-from ...tokens import TokenSet
+from ...files.atomic import write_atomically
+from ...tokens.normal_form import index_of
+from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
+from ...tokens.token_set import TokenSet
 from .text import text_encoders
 
 __all__ = ["clip_with_tokens"]

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...examples import FewShotDataset
+from ...data.dataset import FewShotDataset
 from ..glyphs import MASK_SIZE, centred, render, sample_styles, sharpen
 
 __all__ = ["DIGITS_FILE", "digit_dataset", "digit_masks", "draw_digits", "write_class_folders"]

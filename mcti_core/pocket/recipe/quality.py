@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from ...classifiers import ClipClassifier, DiffusionClassifier
+from ...classifiers.clip import ClipClassifier
+from ...classifiers.diffusion import DiffusionClassifier
 from ...hosts.base import Host
-from ...hosts.diffusers import load_host
-from ...tokens import TokenSet
+from ...hosts.diffusers.host import load_host
+from ...tokens.token_set import TokenSet
 from .omniglot import Glyphs
 
 __all__ = ["pocket_figures", "word_tokens"]

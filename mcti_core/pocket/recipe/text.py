@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from ...hosts.clip_text import run_text_tower
+from ...hosts.diffusers.text_encoder import run_text_tower
 from ..glyphs import IMAGE_SIZE, INKS, PAPERS, SIZES, SLANTS, Styles, caption, sample_styles
 from .clock import ticks
 from .optimizer import MuonWithAdamW

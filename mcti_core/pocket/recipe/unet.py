@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from ...hosts.clip_text import run_text_tower
+from ...hosts.diffusers.text_encoder import run_text_tower
 from ..glyphs import IMAGE_SIZE
 from .autoencoder import LATENT_CHANNELS
 from .clock import ticks

@@ -1,0 +1,69 @@
+"""``mcti add``: teach a trained set more classes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from ..training.errors import TrainingError
+from .console import printable, progress_bar, say
+from .option_checks import check_new_tokens
+from .options import examples_of, host_of, mirror_of
+from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
+
+__all__ = ["run_add"]
+
+
+def run_add(arguments: argparse.Namespace) -> int:
+    """Train only the classes that the set lacks. However the training ends, what was learned is written."""
+    from ..data.feature_cache import FeatureCache
+    from ..data.near_duplicates import example_names, tell_across_classes
+    from ..files.output_lock import lock_output
+    from ..files.outputs import refuse_to_replace
+    from ..tokens.io import load_tokens
+    from ..tokens.names import safe_names
+    from ..training.extend import extend, tell_learned_before
+    from ..training.loop import StepInfo
+    from .signals import like_ctrl_c
+
+    tokens = load_tokens(arguments.to)
+    dataset = examples_of(arguments, alone=True)
+    outputs = outputs_of(arguments, (*tokens.names, *safe_names(dataset.classes)))
+    check_outputs(arguments, outputs)
+    with lock_output(arguments.out, folder=True), like_ctrl_c():
+        unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
+        refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
+        host = host_of(arguments)
+        config = config_for(host, arguments)
+        check_new_tokens(host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.init)
+        with progress_bar("features", "image") as progress:
+            cache = FeatureCache.build(
+                host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
+            )
+        if cache.alike is not None and (
+            copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+        ):
+            say(copies)
+        if learned := tell_learned_before(cache, tokens, example_names(dataset)):
+            say(learned)
+        with progress_bar("training", "step") as progress:
+
+            def on_step(info: StepInfo) -> None:
+                progress(info.step, info.total)
+
+            try:
+                result = extend(host, cache, tokens, config, init=arguments.init, on_step=on_step)
+            except TrainingError as error:
+                write_tokens(error.tokens, arguments.out)
+                raise TrainingError(
+                    f"{error}; the last finite tokens are in {arguments.out / 'tokens.safetensors'}", error.tokens
+                ) from error
+        write_tokens(result.tokens, arguments.out)
+    added = ", ".join(result.tokens.labels[len(tokens) :])
+    print(
+        printable(
+            f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in "
+            f"{arguments.out / 'tokens.safetensors'}"
+        )
+    )
+    return INTERRUPTED if result.stopped == "stopped" else 0

@@ -1,0 +1,72 @@
+"""What a person sees while a command runs: lines of text, progress bars."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..escaping import escaped
+
+__all__ = ["new_bar", "printable", "progress_bar", "say", "set_up_streams"]
+
+
+def set_up_streams() -> None:
+    r"""Let nothing that is printed end a command: what a stream's encoding cannot hold is escaped, as 猫 to ``\u732b``.
+
+    Standard error does so by itself. What the library logs goes there too, a line each.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logger = logging.getLogger(__name__.partition(".")[0])
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
+    logger.setLevel(logging.INFO)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"mcti: {escaped(record.getMessage())}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    r"""The text as one line: ``escaping.escaped``.
+
+    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as ``cli.results_file.json_line`` does in JSON.
+    """
+    return escaped(text)
+
+
+def say(sentence: str) -> None:
+    """A line beside the results: what a person should know of them."""
+    print(f"mcti: {escaped(sentence)}", file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(description: str, unit: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with the time left; the callback takes what is done and what there is."""
+    bar: Any = None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        if not shown:
+            return
+        if bar is None:
+            bar = new_bar(description, unit, total)
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def new_bar(description: str, unit: str, total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True)

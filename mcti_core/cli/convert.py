@@ -1,0 +1,110 @@
+"""``mcti convert``: learned tokens as other files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..escaping import escaped
+from .console import printable
+
+if TYPE_CHECKING:
+    from ..tokens.conversion import SourceClass
+
+__all__ = ["run_convert"]
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Pick and rename the classes of everything given, as written, and write them. What could not be read is told at the end."""
+    from ..tokens.conversion import apply_operations, read_inputs, with_prefix
+
+    _refuse_wrong_out(arguments)
+    inputs = read_inputs(arguments.inputs)
+    try:
+        if inputs.classes:
+            classes = with_prefix(apply_operations(inputs.classes, arguments.operations), arguments.prefix)
+            if arguments.to == "set":
+                _write_sets(classes, arguments)
+            else:
+                _write_embeddings(classes, arguments)
+    finally:
+        for problem in inputs.skipped + inputs.failed:
+            _say(problem)
+    return 1 if inputs.failed else 0
+
+
+def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
+    """A folder where a file is meant, and the reverse. From here on ``out`` is a path."""
+    from ..tokens.io import SUFFIX
+
+    is_folder, arguments.out = str(arguments.out).endswith(("/", os.sep)), Path(arguments.out)
+    if arguments.to == "set" and (is_folder or arguments.out.is_dir()):
+        raise ConfigError(
+            f"--out {arguments.out} is a folder; name the set's file, as in {arguments.out / 'tokens.safetensors'}"
+        )
+    if arguments.to == "embeddings" and arguments.out.suffix == SUFFIX and not arguments.out.is_dir():
+        raise ConfigError(f"--out {arguments.out} is a file's name; embeddings are a file each, so name a folder")
+
+
+def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
+    """One set, or one for each group where embeddings do not go together."""
+    from ..tokens.conversion import group, refuse_twins
+    from ..tokens.io import SUFFIX, is_token_set, refuse_foreign_tokens, save_tokens
+    from ..tokens.ops import merge
+
+    stem, groups = str(arguments.out).removesuffix(SUFFIX), group(classes)
+    if len(groups) == 1 or any(
+        is_token_set(path) for path in arguments.inputs
+    ):  # whose merge says what does not go together
+        groups = {"": list(classes)}
+    for together in groups.values():
+        refuse_twins(together)
+    sets = {
+        Path(f"{stem}-{name}{SUFFIX}" if name else f"{stem}{SUFFIX}"): merge(*(one.tokens for one in together))
+        for name, together in groups.items()
+    }
+    refuse_foreign_tokens(sets)
+    _refuse_results(list(sets), arguments)
+    for path, tokens in sets.items():
+        print(printable(str(save_tokens(tokens, path))))
+    if len(sets) > 1:
+        _say(
+            "embeddings of other text encoders, numbers of vectors or templates do not go together; each kind has its own set"
+        )
+
+
+def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
+    from ..tokens.clip_words import describe_words
+    from ..tokens.conversion import refuse_twins
+    from ..tokens.io import LAYOUTS, SUFFIX, export_embedding, refuse_foreign_tokens
+
+    refuse_twins(classes)
+    paths = [arguments.out / f"{one.name}{SUFFIX}" for one in classes]
+    refuse_foreign_tokens(paths)
+    _refuse_results(paths, arguments)
+    labels = [one.label for one in classes]
+    for one in classes:
+        print(printable(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
+    if words := describe_words([one.name for one in classes], "--prefix my- makes them names of their own"):
+        _say(words)
+    if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
+        _say(
+            f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"
+        )
+
+
+def _refuse_results(paths: Sequence[Path], arguments: argparse.Namespace) -> None:
+    """Raise a ``FileError``, before the first file is written, where one of them is already or cannot be written."""
+    from ..files.outputs import check_writable, refuse_to_replace
+
+    refuse_to_replace(paths, overwrite=arguments.overwrite)
+    check_writable(paths[0].parent, (path.name for path in paths))
+
+
+def _say(sentence: str) -> None:
+    print(f"mcti: {escaped(sentence)}", file=sys.stderr)

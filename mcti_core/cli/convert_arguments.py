@@ -1,0 +1,62 @@
+"""The arguments of ``mcti convert``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import argument_types as kinds
+from . import convert as token_commands
+
+__all__ = ["add_converting"]
+
+LAYOUTS = ("comfyui", "diffusers", "onetrainer")
+"""``tokens.io.LAYOUTS``, without what that imports."""
+
+
+def add_converting(subcommands: Any) -> None:
+    """Add the command to the parser of ``mcti``."""
+    convert = subcommands.add_parser(
+        "convert", help="turn embeddings into a token set or back; merge, pick, rename",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    convert.add_argument(
+        "inputs",
+        type=kinds.path,
+        nargs="+",
+        metavar="IN",
+        help="token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them",
+    )
+    convert.add_argument("--out", type=kinds.path_text, required=True, help="the set's file, or the embeddings' folder")
+    convert.add_argument("--to", choices=("set", "embeddings"), required=True)
+    convert.add_argument(
+        "--layout", choices=LAYOUTS, default=LAYOUTS[0],
+        help="of the embeddings of SD 1.x and 2.x; InvokeAI recognises comfyui only",
+    )  # fmt: skip
+    for name, metavar, what in (
+        ("pick", "LABEL", "only these classes, in this order"),
+        ("names", "LABEL", "new labels for all classes, in their order"),
+        ("rename", "OLD=NEW", "new labels for some classes"),
+    ):
+        convert.add_argument(
+            f"--{name}", nargs="+", action=_InOrder, metavar=metavar, dest="operations", default=argparse.SUPPRESS,
+            help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
+        )  # fmt: skip
+    convert.add_argument("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
+    kinds.add_overwriting(convert)
+    convert.set_defaults(run=token_commands.run_convert, operations=())
+
+
+class _InOrder(argparse.Action):
+    """Options that act one after the other: (option, what was written behind it) of each."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        kind, before = str(option).lstrip("-"), list(namespace.operations)
+        for value in values:
+            if kind == "rename" and "=" not in value:
+                raise argparse.ArgumentError(self, f"must be OLD=NEW, got {value!r}")
+        if before and before[-1][0] == kind == "pick":  # --pick a --pick b is --pick a b
+            values = [*before.pop()[1], *values]
+        namespace.operations = (*before, (kind, tuple(values)))

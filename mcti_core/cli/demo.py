@@ -1,0 +1,40 @@
+"""``mcti demo``: the whole method on real handwriting."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .console import new_bar, printable
+
+__all__ = ["run_demo"]
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from ..demo.run import refuse_foreign_results, run_demo
+    from ..files.output_lock import lock_output
+    from ..files.outputs import check_writable, refuse_to_replace
+    from ..hosts.diffusers.loading import quiet_libraries
+
+    results = [arguments.out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
+
+    bars: dict[str, Any] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = new_bar(stage, "step", total)
+        bars[stage].update(done - bars[stage].n)
+        if done >= total:
+            bars[stage].close()
+
+    refuse_foreign_results(arguments.out)
+    check_writable(arguments.out, (path.name for path in results))
+    with lock_output(arguments.out, folder=True):
+        refuse_to_replace(results, overwrite=arguments.overwrite)
+        quiet_libraries()
+        demo = run_demo(arguments.out, shots=arguments.shots, seed=arguments.seed, progress=progress)
+    print(f"chance {100 / len(demo.classes):.1f}%")
+    for name, share in demo.accuracy.items():
+        print(f"{name} {100 * share:.1f}%")
+    print(printable(f"report: {arguments.out / 'report.html'}"))
+    return 0

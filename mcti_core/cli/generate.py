@@ -1,0 +1,67 @@
+"""``mcti generate``: images drawn with learned tokens, each written as soon as it is done."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import counted, listed
+from .console import printable, progress_bar, say
+from .options import host_of
+from .train import INTERRUPTED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["run_generate"]
+
+_AT_ONCE, _POCKET_AT_ONCE = 4, 8
+"""Images of one batch: what a break can cost."""
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    import numpy as np
+    from PIL import Image
+
+    from ..files.output_lock import lock_output
+    from ..files.outputs import check_writable, refuse_to_replace
+    from ..files.ownership import refuse_foreign
+    from ..files.provenance import is_marked, write_png
+    from ..prompts.syntax import parse_prompt
+    from ..sampling import generate
+    from ..tokens.io import load_tokens
+    from .signals import like_ctrl_c
+
+    tokens = load_tokens(arguments.tokens)
+    fillings = tokens.names if "{}" in arguments.prompt else ("",)
+    prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
+    for prompt in dict.fromkeys((*prompts, arguments.negative)):
+        parse_prompt(prompt, tokens.names, tokens.labels)  # what cannot be drawn is told before the model is loaded
+    stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
+    paths = [arguments.out / f"{stem}.png" for stem in stems]
+    for path in paths:  # all of them, before anything slow
+        refuse_foreign(path, is_marked)
+    check_writable(arguments.out, (path.name for path in paths))
+    written = []
+
+    def on_image(number: int, image: Tensor) -> None:
+        picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8))
+        written.append(write_png(picture, paths[number]))
+
+    with lock_output(arguments.out, folder=True), like_ctrl_c():
+        refuse_to_replace(paths, overwrite=arguments.overwrite)
+        host = host_of(arguments)
+        try:
+            with progress_bar("generating", "image") as progress:
+                generate(
+                    host, prompts, tokens, negative=arguments.negative, steps=arguments.steps, guidance=arguments.guidance,
+                    seed=arguments.seed, batch=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            print(printable(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.out}"))
+            return INTERRUPTED
+    print(printable(f"{counted(len(paths), 'image')} in {arguments.out}"))
+    earlier = [path.name for path in sorted(set(arguments.out.glob("*.png")) - set(paths)) if is_marked(path)]
+    if arguments.overwrite and earlier:
+        say(f"{arguments.out} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")
+    return 0

@@ -1,0 +1,137 @@
+"""Whether a command's options go together, and what they name is there: told before a model or an image is read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, HostError, TokenError
+from .options import check_device, config_of
+
+if TYPE_CHECKING:
+    from ..hosts.base import Host
+    from ..training.config import TrainConfig
+
+__all__ = ["check_new_tokens", "check_options"]
+
+_FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --to set --out NAME.safetensors"
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Look at all options that a command has.
+
+    ``tokens`` and ``to`` may name a training's folder; they then are the token set in it.
+
+    Raises:
+        MCTIError: options that do not go together or that would not be used, or paths to nothing or to another kind of file.
+    """
+    if hasattr(arguments, "model"):
+        _check_model(arguments)
+        if arguments.device not in (
+            "auto",
+            "cpu",
+            "cuda",
+        ):  # of several processes each has its own GPU, and asks for no other's
+            check_device(arguments.device)
+    if hasattr(arguments, "method"):
+        _check_method(arguments)
+    if hasattr(arguments, "lr"):
+        _check_training(arguments)
+    if hasattr(arguments, "first_seed"):
+        _check_evaluation(arguments)
+    for name in ("tokens", "to"):
+        if isinstance(given := getattr(arguments, name, None), Path):
+            setattr(arguments, name, _token_set(given))
+
+
+def _check_model(arguments: argparse.Namespace) -> None:
+    model, clip, config = arguments.model, arguments.clip, arguments.config
+    if model is None:
+        if clip or config:
+            option = "--clip" if clip else "--config"
+            raise ConfigError(
+                f"{option} goes with --model; the pocket checkpoint, which is used without it, brings its own"
+            )
+        return
+    if not model.exists():
+        raise HostError(f"no model at {model}; give a diffusers folder or a single-file checkpoint")
+    if config is not None and model.is_dir():
+        raise ConfigError(f"--config goes with a single-file checkpoint; {model} is a folder, which has its own")
+    for option, folder, inside in (("--clip", clip, "config.json"), ("--config", config, "model_index.json")):
+        if folder is not None and not (folder / inside).is_file():
+            what = "a file" if folder.is_file() else "there, but without one" if folder.is_dir() else "not there"
+            kind = "transformers CLIPModel" if option == "--clip" else "diffusers"
+            raise HostError(f"{option} takes a {kind} folder, which holds {inside}; {folder} is {what}")
+
+
+def _check_method(arguments: argparse.Namespace) -> None:
+    """Of classify. Only the pocket checkpoint comes with a CLIP space."""
+    has_clip, method = arguments.model is None or arguments.clip is not None, arguments.method
+    if method in ("clip", "hybrid", "cascade") and not has_clip:
+        raise HostError(
+            f"--method {method} needs --clip, the CLIP model that the checkpoint's text encoder comes from; or take --method diffusion"
+        )
+    if arguments.unknown and (method in ("diffusion", "cascade") or not has_clip):
+        raise ConfigError(
+            "--unknown finds its threshold with the examples' image features, by which the diffusion model does not decide; give "
+            "--threshold, or --method clip or hybrid" + ("" if has_clip else " with --clip")
+        )
+
+
+def _check_evaluation(arguments: argparse.Namespace) -> None:
+    if arguments.first_seed + arguments.seeds > 2**63:
+        raise ConfigError(
+            "--first-seed and --seeds lead beyond 2**63 - 1, the largest seed; choose a smaller first one"
+        )
+    if arguments.model is not None and arguments.clip is None:
+        raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
+
+
+def _check_training(arguments: argparse.Namespace) -> None:
+    from ..prompts.splicing import check_templates
+
+    config = config_of(arguments)
+    check_templates(config.templates)
+    if arguments.gradient_ratio is not None and not config.adaptive:
+        raise ConfigError("--gradient-ratio goes with --gamma auto; give both, or neither")
+
+
+def _token_set(path: Path) -> Path:
+    """The file itself, or the one that a training has written into this folder."""
+    from ..tokens.formats import SUFFIXES
+    from ..tokens.io import SUFFIX
+
+    if path.is_dir():
+        inside = path / f"tokens{SUFFIX}"
+        if inside.is_file():
+            return inside
+        if any(each.suffix.lower() in SUFFIXES for each in path.iterdir()):
+            raise TokenError(f"{path} is a folder, and not a token set; {_FROM_EMBEDDINGS.format(path)}")
+        raise TokenError(f"{path} is a folder without a token set; name the set's file, tokens{SUFFIX} of a training")
+    if not path.exists():
+        raise TokenError(f"there is no token set {path}; name the file tokens{SUFFIX} that a training has written")
+    if path.suffix.lower() in SUFFIXES and path.suffix.lower() != SUFFIX:
+        raise TokenError(f"{path} is not a token set but an embedding; {_FROM_EMBEDDINGS.format(path)}")
+    return path
+
+
+def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | None) -> None:
+    """Raise a ``TokenError`` where such tokens cannot be made, or do not fit into the prompts; before features are computed."""
+    from ..prompts.splicing import template_prompts
+    from ..training.initial import new_tokens
+
+    def refusal(count: int) -> TokenError | None:
+        try:
+            for encoder in host.text.values():
+                template_prompts(encoder, config.templates, count)
+        except TokenError as error:
+            return error
+        return None
+
+    new_tokens(host, ("x",), vectors=vectors, init=init)
+    if error := refusal(vectors):
+        most = min(vectors, *(encoder.length for encoder in host.text.values()))
+        fitting = next((count for count in range(most - 1, 0, -1) if refusal(count) is None), 0)
+        more = f"; --vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
+        raise TokenError(f"{error}{more}") from error

@@ -1,0 +1,114 @@
+"""What the command line's arguments mean: a host, a configuration, the processes that share the work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..escaping import escaped
+
+if TYPE_CHECKING:
+    from ..data.dataset import FewShotDataset
+    from ..distributed import Processes
+    from ..hosts.base import Host
+    from ..training.config import TrainConfig
+
+__all__ = ["check_device", "config_of", "examples_of", "host_of", "mirror_of", "processes_of"]
+
+
+def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewShotDataset:
+    """The examples in the given folder. What else it holds is told, once for all processes of this machine."""
+    from ..data.dataset import FewShotDataset
+
+    dataset = FewShotDataset.from_folder(arguments.folder, alone=alone)
+    if dataset.skipped and os.environ.get("RANK", "0") == "0":
+        print(f"mcti: {escaped(dataset.skipped)}", file=sys.stderr)
+    return dataset
+
+
+def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> Processes:
+    """The processes that share this command's work; each is given a GPU of its own unless a device is named."""
+    from ..distributed import launched
+
+    return launched(cpu=arguments.device == "cpu", uneven=uneven)
+
+
+def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -> Host:
+    import torch
+
+    from ..hosts.diffusers.loading import quiet_libraries
+
+    quiet_libraries()
+    device = arguments.device
+    if device in ("auto", "cuda") and processes is not None and processes.count > 1:
+        device = processes.device
+    if device == "auto":
+        found = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
+        device = next((name for name, backend in found if backend.is_available()), "cpu")
+    check_device(device)
+    if arguments.model is None:
+        from ..pocket import load_pocket
+
+        return load_pocket(device=device, dtype="fp32" if arguments.dtype == "auto" else arguments.dtype)
+    from ..hosts.diffusers.host import load_host
+
+    dtype = _usual_dtype(device) if arguments.dtype == "auto" else arguments.dtype
+    return load_host(arguments.model, arguments.clip, device=device, dtype=dtype, config=arguments.config)
+
+
+def check_device(device: str) -> None:
+    """Raise a ``ConfigError`` unless PyTorch can compute there."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()  # which the device meta cannot
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _usual_dtype(device: str) -> str:
+    """Half precision halves memory and more than doubles the speed on GPUs; bf16 cannot overflow, but not all have it."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def config_of(arguments: argparse.Namespace) -> TrainConfig:
+    from ..pocket import POCKET_CONFIG
+    from ..templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
+    from ..training.config import TrainConfig
+
+    names = (
+        "steps",
+        "batch",
+        "micro_batch",
+        "gradient_checkpointing",
+        "lr",
+        "gamma",
+        "gamma_end",
+        "gradient_ratio",
+        "warm_start",
+        "keep_norm",
+        "seed",
+        "direction",
+        "pooling",
+    )
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.templates is not None:
+        given["templates"] = STYLE_TEMPLATES if arguments.templates == "style" else OBJECT_TEMPLATES
+    if arguments.template:
+        given["templates"] = tuple(arguments.template)
+    if given.get("gamma") == 0:
+        given.setdefault("warm_start", 0)
+    return replace(POCKET_CONFIG if arguments.model is None else TrainConfig(), **given)
+
+
+def mirror_of(arguments: argparse.Namespace) -> bool:
+    """Mirrored writing is other writing: the pocket checkpoint's default is not to mirror."""
+    return arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)

@@ -1,0 +1,268 @@
+"""The commands of ``mcti``, one function each: they read arguments, call the library, and tell what came of it."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MCTIError, ResumeError
+from ..training.errors import StopTraining, TrainingError
+from .console import printable, progress_bar, say
+from .option_checks import check_new_tokens
+from .options import config_of, examples_of, host_of, mirror_of, processes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from ..data.dataset import FewShotDataset
+    from ..data.feature_cache import FeatureCache
+    from ..distributed import Processes
+    from ..hosts.base import Host
+    from ..tokens.token_set import TokenSet
+    from ..training.checkpoint import StoredTraining
+    from ..training.config import TrainConfig
+    from ..training.resume import Start
+
+__all__ = [
+    "INTERRUPTED",
+    "UNFINISHED",
+    "check_outputs",
+    "config_for",
+    "outputs_of",
+    "run_train",
+    "stale_embeddings",
+    "write_tokens",
+]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+UNFINISHED = "training.safetensors"
+"""In a training's folder, until it is finished."""
+_LEAST_ROOM, _ROOM_OF_A_CLASS = 2**20, 2**16
+"""Bytes on the disk: of a class, a vector in both encoders of SDXL and what AdamW knows of it, kept twice while a file is replaced."""
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from ..data.dataset import few_shot_split
+    from ..files.output_lock import lock_output
+    from ..tokens.names import safe_names
+
+    dataset = examples_of(arguments)
+    if arguments.shots:
+        seed = config_of(arguments).seed
+        few, _ = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
+        dataset = dataset.pick(few)
+    processes = processes_of(arguments)
+    outputs = outputs_of(arguments, safe_names(dataset.classes))
+    if processes.is_main:  # alone, since it makes and removes folders
+        check_outputs(arguments, outputs)
+    with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
+        return _run_train(arguments, dataset, outputs, processes)
+
+
+def _run_train(
+    arguments: argparse.Namespace, dataset: FewShotDataset, outputs: Sequence[Path], processes: Processes
+) -> int:
+    from ..data.feature_cache import FeatureCache
+    from ..data.near_duplicates import example_names, tell_across_classes
+    from ..training.initial import new_tokens
+    from ..training.loop import run_identity
+    from ..training.resume import Start, go_on
+    from .signals import asked_to_end, like_ctrl_c
+
+    path = arguments.out / UNFINISHED
+    stored = _unfinished(path, arguments, outputs, processes)
+    host, mirror = host_of(arguments, processes), mirror_of(arguments)
+    config = config_for(host, arguments, processes)
+    check_new_tokens(host, config, arguments.vectors, arguments.init)
+    with progress_bar("features", "image", shown=processes.is_main) as progress:
+        cache = FeatureCache.build(
+            host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
+        )
+    if cache.alike is not None and (copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))):
+        _say(copies, processes)
+    tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
+    start = Start(tokens)
+    if stored is not None:
+        anyway = arguments.resume == "anyway"
+        start = go_on(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
+        kept = f"resuming after {start.state.step} steps" if start.state else "starting from the vectors learned so far"
+        _say(kept, processes)
+    with like_ctrl_c() if processes.count == 1 else asked_to_end() as asked:
+        return _train(host, cache, config, start, arguments, processes, asked)
+
+
+def config_for(host: Host, arguments: argparse.Namespace, processes: Processes | None = None) -> TrainConfig:
+    """The settings; without a CLIP space those of plain textual inversion, which is told."""
+    config = config_of(arguments)
+    if host.clip is not None or not config.gamma:
+        return config
+    _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
+    return replace(config, gamma=0.0, warm_start=0)
+
+
+def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    """The results of a training in ``--out``: the token set, its embeddings by their names, and the picture of the loss."""
+    from ..tokens.io import SUFFIX
+
+    out = arguments.out
+    return [out / f"tokens{SUFFIX}", *(out / "embeddings" / f"{name}{SUFFIX}" for name in names), out / "loss.png"]
+
+
+def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> None:
+    """Look at all that a training will write in ``--out`` and ``--cache``, before anything slow.
+
+    Args:
+        outputs: of ``outputs_of``.
+
+    Raises:
+        FileError: files of others are in their place, or a folder cannot be written to.
+    """
+    from ..files.outputs import check_writable
+    from ..files.ownership import refuse_foreign
+    from ..files.provenance import is_marked
+    from ..tokens.io import refuse_foreign_tokens
+    from ..training.checkpoint import is_training
+
+    *tokens, picture = outputs
+    refuse_foreign(arguments.out / UNFINISHED, is_training)
+    refuse_foreign(picture, is_marked)
+    refuse_foreign_tokens(tokens[:1])
+    refuse_foreign_tokens(tokens[1:])  # of another folder
+    check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(outputs) * _ROOM_OF_A_CLASS)
+    check_writable(arguments.out / "embeddings", (path.name for path in tokens))
+    if arguments.cache is not None:
+        check_writable(arguments.cache)
+
+
+def _unfinished(
+    path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: Processes
+) -> StoredTraining | None:
+    """The training to go on with. Told before anything slow: that there is none, or that a result would be lost."""
+    from ..files.outputs import refuse_to_replace
+
+    if not path.exists():  # else the results there are those of the unfinished training
+        refuse_to_replace(outputs, overwrite=arguments.overwrite)
+    stored = _stored(path, arguments, processes)
+    read = processes.gather(None if stored is None else stored.state.step)  # and nobody writes before all have read
+    if any(step != read[0] for step in read):
+        raise ResumeError(
+            f"the processes do not read the same {path}; choose a folder that all machines share for --out"
+        )
+    return stored
+
+
+def _stored(path: Path, arguments: argparse.Namespace, processes: Processes) -> StoredTraining | None:
+    from ..training.checkpoint import load_training
+
+    if arguments.restart:
+        return None
+    if not path.exists():
+        if arguments.resume:
+            _say(f"there is no unfinished training in {path.parent}; starting from the beginning", processes)
+        return None
+    if arguments.resume:
+        try:
+            return load_training(path)
+        except ResumeError as error:
+            raise ResumeError(f"{error}; start over with --restart, or choose another --out") from error
+    raise ResumeError(
+        f"{path} holds an unfinished training; continue with --resume, start over with --restart, or choose another --out"
+    )
+
+
+def _train(
+    host: Host, cache: FeatureCache, config: TrainConfig, start: Start, arguments: argparse.Namespace,
+    processes: Processes, asked: Callable[[], bool] | None,
+) -> int:  # fmt: skip
+    """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
+    from ..training.autosave import Keeping
+    from ..training.loop import StepInfo
+    from ..training.oom import train_in_memory
+
+    out, path = arguments.out, arguments.out / UNFINISHED
+    keeping = Keeping(path, first=start.first, every=arguments.keep_every, tell=_say)
+    with (
+        keeping if processes.is_main else nullcontext(),
+        progress_bar("training", "step", shown=processes.is_main) as progress,
+    ):
+
+        def on_step(info: StepInfo) -> None:
+            if processes.is_main:
+                keeping.on_step(info)
+            progress(info.step, info.total)
+            if asked is not None and asked():
+                raise StopTraining
+
+        try:
+            result = train_in_memory(
+                host, cache, start.tokens, config, on_step=on_step, resume=start.state, processes=processes
+            )
+        except TrainingError as error:
+            if processes.is_main:
+                write_tokens(error.tokens, out)
+            processes.barrier()  # the first one to leave ends the others
+            raise TrainingError(
+                f"{error}; the last finite tokens are in {out / 'tokens.safetensors'}", error.tokens
+            ) from error
+    if not processes.is_main:
+        return INTERRUPTED if result.stopped == "stopped" else 0
+    write_tokens(result.tokens, out)
+    _write_loss_curve(result.history, out)
+    done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
+    if "gamma_last" in result.tokens.training:
+        done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"
+    print(printable(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}"))
+    if result.stopped == "stopped":
+        if path.exists():
+            print("run the same command with --resume to continue")
+        return INTERRUPTED
+    keeping.remove()
+    return 0
+
+
+def _say(sentence: str, processes: Processes | None = None) -> None:
+    if processes is None or processes.is_main:
+        say(sentence)
+
+
+def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:
+    """Embeddings that an earlier run left in the folder: those of ours under other names, sorted."""
+    from ..tokens.io import SUFFIX, is_own_file
+
+    wanted = {f"{name}{SUFFIX}" for name in names}
+    if not folder.is_dir():
+        return []
+    return sorted(path.stem for path in folder.glob(f"*{SUFFIX}") if path.name not in wanted and is_own_file(path))
+
+
+def write_tokens(tokens: TokenSet, folder: Path) -> None:
+    """The set and its embeddings; tells of embeddings that an earlier run has left beside them."""
+    from ..tokens.clip_words import describe_words
+    from ..tokens.io import export_embeddings, save_tokens
+
+    path = save_tokens(tokens, folder / "tokens.safetensors")
+    export_embeddings(tokens, folder / "embeddings")
+    remedy = f"mcti convert {path} --to embeddings --prefix my- --out FOLDER makes names of their own"
+    if words := describe_words(tokens.names, remedy):
+        _say(words)
+    if stale := stale_embeddings(folder / "embeddings", tokens.names):
+        _say(
+            f"{folder / 'embeddings'} also holds embeddings that are not of this set: {', '.join(stale)}; move them away, since "
+            "programs read all of a folder"
+        )
+
+
+def _write_loss_curve(history: Any, folder: Path) -> None:
+    from ..files.provenance import write_png
+    from ..viz.plots import loss_curves
+
+    try:
+        picture = loss_curves({"": history})
+    except MCTIError as error:  # there is no finished step to draw
+        _say(f"no loss.png: {error}")
+        return
+    write_png(picture, folder / "loss.png")

@@ -1,0 +1,214 @@
+"""Few-shot examples: a folder of class folders, or images in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ExamplesError, counted
+from ..images.reading import UnreadableError, load_square, one_error, open_regular, to_square
+from ..images.tensors import as_image
+from ..tokens.names import safe_names
+from ..tokens.normal_form import normal_form
+from ..tokens.token_set import UNKNOWN
+from .example_files import find_class_folders
+
+__all__ = ["FewShotDataset", "few_shot_split"]
+
+
+@dataclass(frozen=True)
+class FewShotDataset:
+    """N images of C classes.
+
+    Args:
+        classes: (C,) labels in label order.
+        images: (N,) each a path, read when needed, or an image as ``images.tensors.as_image`` takes it.
+        labels: (N,) int64 class of each image.
+        alone: one class is enough, for it is to be added to others.
+        skipped: one line about what else the folder holds and why it is not used; empty where there is nothing.
+
+    Raises:
+        ExamplesError: fewer than two classes, labels that name one class twice, a class without images, an image that
+            ``as_image`` refuses.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[Path | Tensor, ...]
+    labels: Tensor
+    alone: bool = False
+    skipped: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
+        if len(self.images) != len(self.labels):
+            raise ExamplesError(f"{len(self.images)} images but {len(self.labels)} labels")
+        if len(self.classes) < (1 if self.alone else 2):
+            raise ExamplesError(
+                f"there is only the class {', '.join(self.classes) or '(none)'}; telling things apart needs at least two"
+            )
+        _refuse_twins(self.classes)
+        for index, name in enumerate(self.classes):
+            if not (self.labels == index).any():
+                raise ExamplesError(f"class {name!r} has no images; give it at least one")
+        images = (
+            image if isinstance(image, Path) else as_image(image, f"image {index}")
+            for index, image in enumerate(self.images)
+        )
+        object.__setattr__(self, "images", tuple(images))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, *, alone: bool = False) -> FewShotDataset:
+        """Read ``folder/<class>/<image>``; classes and images sorted by name. ``skipped`` tells what else is there.
+
+        Args:
+            alone: one class folder is enough.
+
+        Raises:
+            ExamplesError: no such folder, fewer than two class folders, a class folder whose images cannot be used.
+        """
+        classes, skipped = find_class_folders(folder)
+        report = skipped.report()
+        if len(classes) < (1 if alone else 2):
+            found = f"only the class folder {classes[0].label!r}" if classes else "no class folders with images"
+            raise ExamplesError(
+                f"{folder} holds {found}{f' ({report})' * bool(report)}; put the images of each of at least "
+                f"{'one class' if alone else 'two classes'} into a folder of their own there"
+            )
+        images = tuple(image for each in classes for image in each.images)
+        labels = [index for index, each in enumerate(classes) for _ in each.images]
+        return cls(tuple(each.label for each in classes), images, torch.tensor(labels), alone, report)
+
+    @classmethod
+    def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
+        """Label -> images as ``images.tensors.as_image`` takes them, one (n, 3, H, W) batch, or one image (3, H, W).
+
+        Label order is the mapping's.
+
+        Raises:
+            ExamplesError: as ``as_image``, and as the class itself.
+        """
+        flat = [
+            (index, as_image(image, f"an image of class {label!r}"))
+            for index, (label, batch) in enumerate(images.items())
+            for image in _each(batch)
+        ]
+        return cls(tuple(images), tuple(image for _, image in flat), torch.tensor([index for index, _ in flat]))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def split(self, shots: int, seed: int = 0) -> tuple[FewShotDataset, FewShotDataset]:
+        """``shots`` random images of every class as support, and all the others as query.
+
+        The support of fewer shots is part of the support of more, for the same seed.
+
+        Raises:
+            ExamplesError: a class has too few images to leave one for the query.
+        """
+        support, query = few_shot_split(self.labels, self.classes, shots, seed)
+        return self.pick(support), self.pick(query)
+
+    def pick(self, index: Tensor | Sequence[int]) -> FewShotDataset:
+        """The images at these indices; every class must keep one."""
+        chosen = torch.as_tensor(index, dtype=torch.long)
+        images = tuple(self.images[i] for i in chosen.tolist())
+        return FewShotDataset(self.classes, images, self.labels[chosen], self.alone)
+
+    def load(self, size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
+        """Each image, or those in these rows, as (3, size, size) float32 in [0, 1]."""
+        for row in range(len(self)) if rows is None else rows:
+            image = self.images[row]
+            yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
+
+    def fingerprint(self) -> str:
+        """Hash of all image contents and labels, hexadecimal.
+
+        Raises:
+            ExamplesError: one for all files that cannot be read.
+        """
+        digest = hashlib.sha256()
+        errors = []
+        for image, label in zip(self.images, self.labels.tolist(), strict=True):
+            try:
+                _digest(image, label, digest)
+            except UnreadableError as error:
+                errors.append(error)
+            except OSError as error:
+                errors.append(UnreadableError(str(image), error.strerror or str(error)))
+        if errors:
+            raise one_error(errors)
+        return digest.hexdigest()
+
+
+def few_shot_split(
+    labels: Tensor, classes: Sequence[str], shots: int, seed: int, *, least_left: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Indices of ``shots`` random members of every class, and of all the others, both ascending.
+
+    Args:
+        least_left: members of every class that must be left over; 0 where nothing is to be tested on them.
+
+    Raises:
+        ExamplesError: a class has too few members.
+    """
+    if shots < 1:
+        raise ExamplesError(f"shots must be at least 1, got {shots}")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    support = torch.zeros(len(labels), dtype=torch.bool)
+    for index, name in enumerate(classes):
+        members = order[labels[order] == index]
+        if len(members) < shots + least_left:
+            if not least_left:
+                raise ExamplesError(
+                    f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')}"
+                )
+            raise ExamplesError(
+                f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')} and at least one to test on"
+            )
+        support[members[:shots]] = True
+    return support.nonzero()[:, 0], (~support).nonzero()[:, 0]
+
+
+def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
+    """Feed an image's content to a hash, a part at a time."""
+    if isinstance(image, Tensor):
+        content = f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
+        digest.update(f"{label}:{len(content)}:".encode() + content)
+        return
+    with open_regular(image) as file:
+        digest.update(f"{label}:{os.fstat(file.fileno()).st_size}:".encode())
+        while part := file.read(2**20):
+            digest.update(part)
+
+
+def _each(images: Sequence[Any] | Tensor) -> Sequence[Any] | Tensor:
+    """One image that stands without a list around it is a list of one."""
+    single = isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)
+    return [images] if single else images
+
+
+def _refuse_twins(classes: Iterable[str]) -> None:
+    classes = list(classes)
+    if UNKNOWN in classes:
+        raise ExamplesError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
+    alone = [normal_form(safe_names([name])[0]) for name in classes]
+    for index, name in enumerate(alone):
+        nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?": they are numbered
+        if name in alone[:index] and not nameless:
+            twin, label = classes[alone.index(name)], classes[index]
+            if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", label):
+                raise ExamplesError(
+                    f"two classes are called {label!r}, written with other characters ({twin!a} and {label!a}), as a Mac "
+                    "and other systems do; put their images into one folder"
+                )
+            raise ExamplesError(f"classes {twin!r} and {label!r} become the same token name {name!r}; rename one")

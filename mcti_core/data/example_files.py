@@ -1,0 +1,266 @@
+"""Which files of a folder are images to use, and what else is there: each file is used, or counted with the reason why not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from ..errors import ExamplesError
+from ..files.kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of, reader_hint, suffix_reason
+from ..files.provenance import is_marked
+from ..files.safe_load import format_of
+from ..images.reading import open_regular
+from ..tokens.normal_form import label_of_folder
+
+__all__ = ["ClassFolder", "Skipped", "find_class_folders", "find_images", "holds_images", "is_foreign", "list_folder"]
+
+_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "zbthumbnail.info", "picasa.ini"}
+"""What systems put into every folder and nobody means."""
+_FOREIGN_FOLDERS = {
+    "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@synoresource", "__macosx", "$recycle.bin",
+    "system volume information", "lost+found", "found.000", "__pycache__", "network trash folder", "temporary items", "recycler",
+    "recycled",
+}  # fmt: skip
+"""What systems and NAS devices put beside people's folders, in lower case; hidden ones are foreign too."""
+_KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
+_DEEPEST = 4
+"""Folders in one another that are looked into for the level that is meant."""
+_FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
+
+
+@dataclass
+class Skipped:
+    """What is there and not used, each thing under its kind and the reason."""
+
+    first: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(kind, reason) -> a path. The kind is such as ".heic file" or "folder"."""
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    """Other sentences about what was found."""
+
+    def add(self, kind: str, reason: str, path: str) -> None:
+        self.counts[kind, reason] += 1
+        self.first.setdefault((kind, reason), path)
+
+    def update(self, other: Skipped) -> None:
+        self.counts.update(other.counts)
+        self.first = {**other.first, **self.first}
+        self.notes += other.notes
+
+    def has_lost_images(self) -> bool:
+        """Whether files are among them that may be meant as images."""
+        return any(kind != _FOLDER and reason not in (_NO_IMAGE, _OWN) for kind, reason in self.counts)
+
+    def report(self) -> str:
+        """One line for a person, the most frequent kind first; empty where everything is used."""
+        groups = [
+            f"{count} {_plural(kind) if count > 1 else kind} skipped: {reason} "
+            f"({'the first is ' * (count > 1)}{self.first[kind, reason]})"
+            for (kind, reason), count in self.counts.most_common()
+        ]
+        return "; ".join([*groups, *self.notes])
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A folder of one class."""
+
+    label: str
+    images: tuple[Path, ...]
+
+
+def _plural(kind: str) -> str:
+    return kind.replace("file", "files", 1) if "file" in kind else f"{kind}s"
+
+
+def find_images(path: str | Path) -> list[Path]:
+    """The image files of a folder that can be used, sorted by name; or the one file itself."""
+    path = Path(path)
+    return [path] if path.is_file() else [path / name for name in list_folder(path, Skipped())[0]]
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a folder seems to hold images, by their names alone."""
+    with os.scandir(folder) as entries:
+        return any(
+            os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+            for entry in entries
+        )
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a folder of this name is one that systems make."""
+    return name.startswith(".") or name.lower() in _FOREIGN_FOLDERS
+
+
+def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> tuple[list[str], list[str]]:
+    """Names of the images in a folder, and of the folders in it, each sorted.
+
+    Links count as what they lead to. Hidden files and folders, and files that systems make, are left out without a word.
+
+    Args:
+        folder: "" is the current one.
+        skipped: all other files are counted here.
+        own: images that this program wrote are wanted too; its loss curves never are.
+
+    Raises:
+        ExamplesError: the folder cannot be read.
+    """
+    images, folders = [], []
+    try:
+        with os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+                    continue
+                if os.path.isdir(entry.path):
+                    folders.append(entry.name)
+                elif reason := _reason(entry, own):
+                    skipped.add(*reason, os.path.join(folder, entry.name))
+                else:
+                    images.append(entry.name)
+    except OSError as error:
+        raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); see to its permissions") from error
+    return sorted(images), sorted(folders)
+
+
+def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
+    """(kind, reason) why this file is not an image to use; None if it is one."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    kind = f"{suffix} file" if len(suffix) > 1 else "file without suffix"
+    if not os.path.isfile(entry.path):
+        leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
+        return kind, "a link that leads nowhere" if leads_nowhere else "not a regular file"
+    reason = suffix_reason(suffix)
+    if reason is None:
+        reason = _NO_IMAGE if len(suffix) > 1 and suffix[1:].isalnum() else _by_content(entry.path)
+    if reason:
+        return kind, reason
+    if suffix == ".png" and (not own or entry.name == "loss.png") and _is_own_picture(entry.path):
+        return kind, _OWN
+    return None
+
+
+def _is_own_picture(path: str) -> bool:
+    try:
+        return is_marked(Path(path))
+    except OSError:  # who reads it says what is wrong
+        return False
+
+
+def _by_content(path: str) -> str:
+    """Downloads have names without a suffix."""
+    try:
+        with open_regular(path) as file:
+            kind = kind_of(file.read(64))
+    except (ExamplesError, OSError):
+        return "cannot be read"
+    return reader_hint(kind) if kind in READ_KINDS else _NO_IMAGE
+
+
+def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
+    """``root/<class>/<image>``: the class folders sorted by name, and what of the folder is not used.
+
+    Folders that this program wrote, that systems make, and that hold nothing meant as an image are not classes.
+
+    Raises:
+        ExamplesError: no such folder, one that cannot be read, or a class folder whose images cannot be used or lie a
+            level further down.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        wrong = (
+            f"{root} is a file; unpack it if it is an archive, and" if root.is_file() else f"there is no folder {root};"
+        )
+        raise ExamplesError(f"{wrong} give a folder that holds one folder of images for each class")
+    skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[str, list[str]]]()
+    beside, names = list_folder(root, Skipped())
+    for name in beside:
+        skipped.add("image", "beside the class folders, so of no class", str(root / name))
+    for name in names:
+        path, found = root / name, Skipped()
+        if is_foreign(name):
+            skipped.add(_FOLDER, "made by a system, not by you", str(path))
+            continue
+        images, inner = list_folder(path, found)
+        inner = [each for each in inner if not is_foreign(each)]
+        if set(images) <= {"loss.png"} and _holds_results(path):
+            skipped.add(_FOLDER, _OWN, str(path))
+            continue
+        if images:
+            classes.append(ClassFolder(label_of_folder(name), tuple(path / image for image in images)))
+            for each in inner:
+                found.add(_FOLDER, "folders in a class folder are not looked into", str(path / each))
+        elif holding := [each for each in inner if list_folder(path / each, Skipped())[0]]:
+            deeper.append((name, holding))
+        elif found.has_lost_images():
+            raise ExamplesError(f"class {name!r} has no image that can be used: {found.report()}")
+        elif inner and not found.counts:
+            skipped.add(_FOLDER, "no images to learn from, nor one folder further down", str(path))
+        else:
+            skipped.add(_FOLDER, "no images to learn from" if found.counts else "empty", str(path))
+        skipped.update(found)
+    if deeper:
+        raise ExamplesError(_one_level_down(root, deeper, bool(classes)))
+    if not classes and (levels := list(islice(_levels(root, _DEEPEST), 3))):
+        raise ExamplesError(
+            f"the folders in {root} hold no images, but folders further down do; give the level above those: "
+            f"{' or '.join(map(str, levels))}"
+        )
+    return _without_repeats(classes, skipped), skipped
+
+
+def _levels(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders down to this depth that hold two folders of images at least, by their names alone."""
+    try:
+        inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_foreign(entry.name)]
+        if sum(map(holds_images, inner)) > 1:
+            yield folder
+            return
+    except OSError:  # one that may not be read is told where it is given
+        return
+    for each in inner if depth else ():
+        yield from _levels(each, depth - 1)
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether this program wrote tokens, a training, features or a report into a folder."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors" and path.is_file() and "mcti-" in (format_of(path) or ""):
+            return True
+        if path.suffix in (".json", ".html", ".png") and _is_own_picture(str(path)):
+            return True
+    return False
+
+
+def _without_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
+    """Of folders that are all named as kohya's scripts want it, ``10_cat``, the label is ``cat``; not of years, ``2021_rome``."""
+    matches = [_KOHYA.fullmatch(each.label) for each in classes]
+    labels = [match[1] for match in matches if match]
+    if not classes or len(set(labels)) < len(classes):
+        if example := next((each.label for each, match in zip(classes, matches, strict=True) if match), None):
+            why = "two classes would have one label" if len(labels) == len(classes) else "others are not"
+            skipped.notes.append(f"{example!r} is named as for kohya's scripts, but {why}: the whole name is the label")
+        return classes
+    skipped.notes.append(
+        f"the folders are named as for kohya's scripts, so the label of {classes[0].label!r} is {labels[0]!r}; the number of "
+        "repeats is not used, since each class is drawn equally often"
+    )
+    return [ClassFolder(label, each.images) for label, each in zip(labels, classes, strict=True)]
+
+
+def _one_level_down(root: Path, deeper: Sequence[tuple[str, list[str]]], mixed: bool) -> str:
+    levels = [] if mixed else [(name, inner) for name, inner in deeper if len(inner) > 1]
+    name, inner = (levels or deeper)[0]
+    shown = ", ".join(inner[:4]) + (", ..." if len(inner) > 4 else "")
+    if not levels:
+        return (
+            f"the class folder {root / name} has no images of its own, but the folders in it do ({shown}); move those images up "
+            "into it"
+        )
+    choices = " or ".join(str(root / each) for each, _ in levels[:3])
+    return f"{root / name} holds no images but folders of images ({shown}); give the level above them: {choices}"

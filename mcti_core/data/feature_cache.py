@@ -1,0 +1,265 @@
+"""What training needs of the example images, computed once: latents and CLIP image features."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..distributed import ALONE, Processes
+from ..errors import ConfigError, ExamplesError, HostError
+from ..files.limits import MAX_HEADER_BYTES, MAX_NUMBER
+from ..files.ownership import set_aside, write_own
+from ..files.safe_load import format_of
+from ..hosts.base import Host, LatentCodec
+from ..hosts.out_of_memory import in_parts_that_fit
+from ..images.reading import one_error
+from ..tokens.token_set import Support
+from .dataset import FewShotDataset
+from .near_duplicates import THUMBNAIL, example_names, first_alike, thumbnails
+from .num_workers import usual_readers
+
+__all__ = ["FeatureCache"]
+
+_FORMAT = "mcti-features"
+_TOO_LARGE = (
+    "a single image of {} pixels does not fit into memory; choose a smaller image size, or free memory that others hold"
+)
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """N examples of C classes as the loss sees them. M is 2 where the mirror image is kept beside each, else 1."""
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    """(N,) int64."""
+    latents: Tensor | None
+    """(N, M, c, h, w) float32 on the CPU; None without a VAE."""
+    features: Tensor | None
+    """(N, M, p) float32 of unit length on the CPU; None without a CLIP space."""
+    fingerprint: str
+    """Of images, labels, size, mirroring and models: equal only if everything here is."""
+    thumbnails: Tensor | None = None
+    """(N, M, 432) float32 on the CPU, see ``near_copies``; None of examples whose images are not at hand."""
+
+    @classmethod
+    def build(
+        cls, host: Host, dataset: FewShotDataset, *, mirror: bool = True, size: int | None = None, folder: str | Path | None = None,
+        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None, processes: Processes = ALONE,
+    ) -> FeatureCache:  # fmt: skip
+        """Send every image, and its mirror image, through VAE and vision tower once.
+
+        Args:
+            host: lends both; what it lacks is left out.
+            dataset: the examples.
+            mirror: keep mirror images too. Leave it off where left and right matter, as in writing.
+            size: side of the images in pixels, the host's own by default; a multiple of the VAE's downscale.
+            folder: where results are kept for the next run with the same images and models.
+            batch: images at once.
+            latents: leave it off where only image features are wanted.
+            progress: called with images done and images in all.
+            processes: each sends its share of the batches through the models, and all get the whole; the first writes the file.
+
+        Raises:
+            ConfigError: a size that the VAE cannot take.
+            ExamplesError: one for all images that cannot be read.
+            HostError: latents or features that are not finite.
+        """
+        size = size or host.image_size
+        codec = host.codec if latents else None
+        if codec is not None and size % codec.downscale:
+            raise ConfigError(f"image size {size} is not a multiple of {codec.downscale}")
+        key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
+        fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
+        path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
+        stored = None if path is None else _read(path, _shapes(host, (len(dataset), 2 if mirror else 1), size, codec))
+        if processes.any(stored is None) or stored is None:
+            stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
+            _refuse_broken(stored, dataset)
+            if path is not None and processes.is_main:
+                _write(path, stored)
+        return cls(
+            dataset.classes,
+            dataset.labels,
+            stored.get("latents"),
+            stored.get("features"),
+            fingerprint,
+            stored["thumbnails"],
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pick(self, index: Tensor) -> FeatureCache:
+        """The examples at these indices, of the same classes."""
+        key = f"{self.fingerprint}:{index.tolist()}"
+        return FeatureCache(
+            self.classes,
+            self.labels[index],
+            None if self.latents is None else self.latents[index],
+            None if self.features is None else self.features[index],
+            hashlib.sha256(key.encode()).hexdigest()[:32],
+            None if self.thumbnails is None else self.thumbnails[index],
+        )
+
+    @cached_property
+    def alike(self) -> Tensor | None:
+        """(N,) int64: of each example the first that is the same image, or nearly so."""
+        return None if self.thumbnails is None else first_alike(self.thumbnails[:, 0])
+
+    @cached_property
+    def by_class(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """(N,) indices of all examples, class after class; (C,) where in them each class begins; and how many it has."""
+        counts = torch.bincount(self.labels, minlength=len(self.classes))
+        return self.labels.argsort(stable=True), counts.cumsum(0) - counts, tuple(counts.tolist())
+
+    def support(self) -> Support | None:
+        """The features of the images themselves, to be kept with the tokens."""
+        return None if self.features is None else Support(self.features[:, 0].clone(), self.labels.clone())
+
+
+def _compute(
+    host: Host,
+    dataset: FewShotDataset,
+    mirror: bool,
+    size: int,
+    batch: int,
+    latents: bool,
+    progress: Callable[[int, int], object] | None,
+    processes: Processes,
+) -> dict[str, Tensor]:
+    models = _models(host, latents)
+    parts: dict[str, list[Tensor]] = {name: [] for name in models}
+    share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
+    own = range(len(dataset))[share.start * batch : share.stop * batch]
+    batches = [own[start : start + batch] for start in range(0, len(own), batch)]
+    reading = closing(_read_ahead(dataset, size, batches, usual_readers(processes.local_count)))
+    fits, done, errors = dict.fromkeys(models, batch), 0, list[ExamplesError]()
+    with torch.inference_mode(), host.session("codec", "clip"), reading as read:
+        for found in read:
+            errors += [image for image in found if isinstance(image, ExamplesError)]
+            if errors:  # the others are read all the same, so that one message names all that cannot be
+                continue
+            images = torch.stack([image for image in found if isinstance(image, Tensor)])
+            for name, model in models.items():
+                of_part = partial(_of_views, model, images, mirror, host.device)
+                computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
+                fits[name] = min(fits[name], len(computed[0]))
+                parts[name] += computed
+            done += len(images)
+            if progress is not None:
+                progress(done, len(own))
+    if errors:
+        raise one_error(errors)
+    rows = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in models}
+    return {name: processes.all_gather_rows(mine) for name, mine in rows.items()}
+
+
+def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
+    """NaN would win every comparison, and a model in too narrow a format gives it without a word."""
+    for name, rows in computed.items():
+        broken = (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+        if broken:
+            raise HostError(
+                f"the model's {name} of {len(broken)} of {len(rows)} images, {example_names(dataset)[broken[0]]} among them, are not "
+                "numbers; load the model in another number format (bf16 or fp32)"
+            )
+
+
+def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+    """By the result's name, what (b, 3, H, W) images are sent through."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
+    if latents and host.codec is not None:
+        found["latents"] = host.codec.encode
+    if host.clip is not None:
+        clip = host.clip
+        found["features"] = lambda view: F.normalize(clip.image_features(view).float(), dim=-1)
+    return found
+
+
+def _of_views(
+    model: Callable[[Tensor], Tensor], images: Tensor, mirror: bool, device: torch.device, part: slice
+) -> Tensor:
+    """(b, M, ...) float32 on the CPU, of these rows of the images."""
+    plain = images[part].to(device)  # (b, 3, H, W)
+    views = [plain, plain.flip(-1)] if mirror else [plain]
+    return torch.stack([model(view).float().cpu() for view in views], dim=1)
+
+
+def _read_ahead(
+    dataset: FewShotDataset, size: int, batches: Iterable[Sequence[int]], readers: int
+) -> Generator[list[Tensor | ExamplesError], None, None]:
+    """(3, size, size) of each row of each batch, or why it cannot be read; the next batch is read while the device works on this one.
+
+    Pillow and PyTorch let other threads run while they work. Close it to be rid of the threads before it has ended.
+    """
+
+    @torch.inference_mode()
+    def read(row: int) -> Tensor | ExamplesError:
+        try:
+            return next(dataset.load(size, [row]))
+        except ExamplesError as error:
+            return error
+
+    waiting: deque[list[Future[Tensor | ExamplesError]]] = deque()
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
+    try:
+        for rows in batches:
+            waiting.append([pool.submit(read, row) for row in rows])
+            if len(waiting) > 1:
+                yield [image.result() for image in waiting.popleft()]
+        while waiting:
+            yield [image.result() for image in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _shapes(host: Host, rows: tuple[int, int], size: int, codec: LatentCodec | None) -> dict[str, tuple[int, ...]]:
+    """Of all that is kept of so many images and views; width and lengths are those of the models."""
+    shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
+    if codec is not None:
+        shapes["latents"] = (*rows, codec.channels, size // codec.downscale, size // codec.downscale)
+    if host.clip is not None:
+        pooled = torch.zeros(1, host.text[host.clip.encoder].width, device=host.device)
+        with torch.inference_mode(), host.session("clip"):
+            shapes["features"] = (*rows, host.clip.project_text(pooled).shape[1])
+    return shapes
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+    """What is kept, if it is of these parts and shapes; else it is computed again. A larger file is not looked into."""
+    bytes_needed = sum(4 * math.prod(shape) for shape in shapes.values())
+    if not path.is_file() or not _is_own(path) or path.stat().st_size > bytes_needed + MAX_HEADER_BYTES:
+        return None
+    try:
+        stored: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    fits = {name: tuple(tensor.shape) for name, tensor in stored.items()} == dict(shapes) and all(
+        tensor.dtype == torch.float32 and bool((tensor.abs() <= MAX_NUMBER).all()) for tensor in stored.values()
+    )
+    return stored if fits else None
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    whole = {name: t.contiguous() for name, t in tensors.items()}
+    if path.is_file() and not _is_own(path):
+        set_aside(path)
+    write_own(path, lambda file: save_file(whole, file, metadata={"format": _FORMAT}), _is_own)
+
+
+def _is_own(path: Path) -> bool:
+    return format_of(path) == _FORMAT

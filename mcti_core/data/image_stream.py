@@ -1,0 +1,129 @@
+"""Images by the million: only their names are held, and their pixels are read ahead of the model that looks at them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import ExamplesError
+from .example_files import Skipped, is_foreign, list_folder
+
+__all__ = ["ImageNames", "find_names", "read_ahead"]
+
+
+@dataclass(frozen=True)
+class ImageNames:
+    """The paths of very many images, each made when it is asked for: (folder, names in it) of every folder."""
+
+    folders: tuple[tuple[str, list[str]], ...]
+    skipped: str = ""
+    """One line about what else the folders hold and why it is not used; empty where there is nothing."""
+
+    def __len__(self) -> int:
+        return sum(len(names) for _, names in self.folders)
+
+    def __iter__(self) -> Iterator[str]:
+        for folder, names in self.folders:
+            for name in names:
+                yield os.path.join(folder, name)
+
+    def batches(self, size: int, chosen: Container[int] | None = None) -> Iterator[list[str]]:
+        """As many at once, the last ones fewer; or of these batches only those with the chosen numbers, in order."""
+        paths, number = iter(self), 0
+        while batch := list(islice(paths, size)):
+            if chosen is None or number in chosen:
+                yield batch
+            number += 1
+
+    def fingerprint(self) -> str:
+        """Of names and order, hexadecimal; pixels are not looked at."""
+        digest = hashlib.sha256()
+        for path in self:
+            digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
+
+
+def find_names(paths: Iterable[str | Path], *, recursive: bool = False) -> ImageNames:
+    """Image files as they are given, and those in folders, sorted by name, hidden ones left out.
+
+    Args:
+        recursive: also those in the folders' folders; each is looked into once, however many links lead to it.
+
+    Raises:
+        ExamplesError: a path that is not there, a folder that cannot be read, or no images.
+    """
+    given, skipped, seen = [str(path) for path in paths], Skipped(), set[tuple[int, int]]()
+    found: list[tuple[str, list[str]]] = []
+    for path in given:
+        if not os.path.exists(path):
+            raise ExamplesError(f"there is no image or folder {path}")
+        folder = "" if path == "." else path
+        found += _in_folder(folder, recursive, skipped, seen) if os.path.isdir(path) else [("", [path])]
+    report = skipped.report()
+    names = ImageNames(tuple(found), report)
+    if not len(names):
+        hint = "" if recursive else "; --recursive includes those in subfolders"
+        raise ExamplesError(f"no images in {', '.join(given)}{f' ({report})' * bool(report)}{hint}")
+    return names
+
+
+def _in_folder(
+    folder: str, recursive: bool, skipped: Skipped, seen: set[tuple[int, int]]
+) -> Iterator[tuple[str, list[str]]]:
+    waiting = [folder]
+    while waiting:  # folders in one another may be a thousand deep, more than Python's stack
+        folder, deeper = waiting.pop(), list[str]()
+        status = os.stat(folder or ".")
+        if (status.st_dev, status.st_ino) in seen:  # a link may lead back to where it is
+            skipped.add("folder", "read already under another name", folder)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names, inner = list_folder(folder, skipped, own=True)
+        yield folder, names
+        for name in inner:
+            path = os.path.join(folder, name)
+            if is_foreign(name):
+                skipped.add("folder", "made by a system, not by you", path)
+            elif recursive:
+                deeper.append(path)
+            else:
+                skipped.add("folder", "--recursive includes images in folders", path)
+        waiting += reversed(deeper)
+
+
+def read_ahead(
+    batches: Iterable[Sequence[str]], read: Callable[[str], Tensor], readers: int
+) -> Iterator[list[tuple[str, Tensor | ExamplesError]]]:
+    """Each batch of paths with what ``read`` gives, or its ``ExamplesError``, in order; the next batch is read meanwhile.
+
+    No more than two batches are held, however slowly they are taken.
+
+    Args:
+        readers: threads. Pillow and PyTorch let others run while they work.
+    """
+    waiting: deque[list[tuple[str, Future[Tensor | ExamplesError]]]] = deque()
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
+    try:
+        for batch in batches:
+            waiting.append([(path, pool.submit(_tried, read, path)) for path in batch])
+            if len(waiting) > 1:
+                yield [(path, image.result()) for path, image in waiting.popleft()]
+        while waiting:
+            yield [(path, image.result()) for path, image in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _tried(read: Callable[[str], Tensor], path: str) -> Tensor | ExamplesError:
+    try:
+        return read(path)
+    except ExamplesError as error:
+        return error

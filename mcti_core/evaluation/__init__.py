@@ -1,0 +1,1 @@
+"""Evaluation: metrics, baselines and the benchmark over shots and seeds."""

@@ -1,0 +1,112 @@
+"""How good predictions are: accuracy, who is taken for whom, and whether confidences can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+__all__ = ["ClassRow", "accuracy", "confusion_matrix", "expected_calibration_error", "per_class_table"]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class's line of the table."""
+
+    label: str
+    images: int
+    precision: float
+    """Share of the images taken for this class that are of it; nan where none was."""
+    recall: float
+    """Share of this class's images that were recognised; nan where there are none."""
+    taken_for: str | None
+    """The other class its images are most often taken for; None where they never are."""
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Share of right answers.
+
+    Args:
+        predicted: (N,) int64 class of each image; -1, which is unknown, counts as wrong.
+        labels: (N,) int64 true classes.
+    """
+    _check_pairs(predicted, labels)
+    return float((predicted == labels).double().mean())
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """How often each true class (row) is taken for each class (column).
+
+    Args:
+        predicted: (N,) int64; images with -1, which is unknown, are in no column.
+        labels: (N,) int64 true classes.
+        classes: C.
+
+    Returns:
+        (C, C) int64.
+
+    Raises:
+        ConfigError: numbers that name no class, or nothing to count.
+    """
+    _check_pairs(predicted, labels)
+    if labels.min() < 0 or predicted.min() < -1 or max(labels.max(), predicted.max()) >= classes:
+        raise ConfigError(f"labels must be from 0 to {classes - 1}, and predictions too or -1 for unknown")
+    known = predicted >= 0
+    cells = labels[known] * classes + predicted[known]
+    return torch.bincount(cells, minlength=classes * classes).view(classes, classes)
+
+
+def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> list[ClassRow]:
+    """One row a class, in label order; ``predicted`` and ``labels`` as in ``confusion_matrix``."""
+    matrix = confusion_matrix(predicted, labels, len(names))
+    images = torch.bincount(labels, minlength=len(names))
+    rows = []
+    for index, name in enumerate(names):
+        right, others = int(matrix[index, index]), matrix[index].clone()
+        others[index] = 0
+        rows.append(
+            ClassRow(
+                label=name,
+                images=int(images[index]),
+                precision=_share(right, int(matrix[:, index].sum())),
+                recall=_share(right, int(images[index])),
+                taken_for=names[int(others.argmax())] if others.any() else None,
+            )
+        )
+    return rows
+
+
+def expected_calibration_error(confidences: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy over bins of equal width, weighted by their images.
+
+    Args:
+        confidences: (N,) of the answers, in [0, 1].
+        correct: (N,) bool, whether each answer is right.
+        bins: M.
+
+    References:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, eq. 3.
+    """
+    _check_pairs(confidences, correct)
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, got {bins}")
+    if not ((confidences >= 0) & (confidences <= 1)).all():
+        raise ConfigError("confidences must be in [0, 1]")
+    place = (confidences.double() * bins).long().clamp(max=bins - 1)  # (N,)
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, place, confidences.double() - correct.double())
+    return float(gaps.abs().sum() / len(confidences))
+
+
+def _check_pairs(first: Tensor, second: Tensor) -> None:
+    if first.ndim != 1 or first.shape != second.shape or not len(first):
+        raise ConfigError(
+            f"there must be as many answers as true classes, at least one, in one row each; got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

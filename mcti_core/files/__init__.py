@@ -1,0 +1,1 @@
+"""Files: read and written so that nothing of others is trusted, replaced or lost."""

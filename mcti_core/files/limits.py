@@ -1,0 +1,85 @@
+"""How large files may be: what a file claims is held against these numbers before anything is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import TokenError
+
+__all__ = [
+    "IMAGE_MEMORY",
+    "MAX_BRACKETS",
+    "MAX_CLASSES",
+    "MAX_HEADER_BYTES",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "MAX_IMAGE_READS",
+    "MAX_IMAGE_SIDE",
+    "MAX_LABEL",
+    "MAX_METADATA_BYTES",
+    "MAX_NUMBER",
+    "MAX_PROMPT",
+    "MAX_SCANNED_PIXELS",
+    "MAX_SCANS",
+    "MAX_SET_BYTES",
+    "MAX_STEPS",
+    "MAX_TRAINING_BYTES",
+    "MAX_WIDTH",
+    "check_counts",
+]
+
+MAX_CLASSES = 4096
+MAX_LABEL = 1000
+"""Characters."""
+MAX_TEMPLATES, MAX_TEMPLATE = 1000, 2000
+"""Prompts, and characters of each; a text encoder reads some hundred."""
+MAX_PROMPT, MAX_BRACKETS = 5000, 50
+"""Characters of a prompt, and brackets in one another; a text encoder reads 75 tokens."""
+MAX_ENCODED = 250_000
+"""Classes times templates: each of these prompts is encoded when a classifier is made."""
+MAX_WIDTH = 8192
+"""Of a vector; the widest text encoder of Stable Diffusion has 1280."""
+MAX_NUMBER = 1e6
+"""In a vector that is read from a file; learned ones are below 100, and the square of a larger one may overflow."""
+MAX_SET_BYTES = 2**30
+"""Of a token set's file."""
+MAX_TRAINING_BYTES = 2**32
+"""Of a kept training's file, which holds the vectors four times."""
+MAX_STEPS = 4_000_000
+"""Done in a kept training; each has its losses."""
+MAX_HEADER_BYTES = 2**24
+"""Of what describes the tensors of a safetensors file."""
+MAX_IMAGE_BYTES = 2**30
+"""Of an image's file."""
+MAX_IMAGE_PIXELS = 200_000_000
+"""The largest photos of phones are 16320 x 12240."""
+MAX_IMAGE_SIDE = 1_000_000
+MAX_METADATA_BYTES = 2**24
+"""That an image's reader takes beside the pixels; of TIFF, WebP, AVIF and HEIC up to the whole file."""
+MAX_IMAGE_READS = 2_000_000
+"""Of an image's file while its pixels are read; each block of it takes a few."""
+IMAGE_MEMORY = 2**31
+"""Bytes that all images which are being read may take together, and so one of them."""
+MAX_SCANS = 64
+"""Passes over a JPEG's pixels. A progressive photo has about ten, and each costs time at full size."""
+MAX_SCANNED_PIXELS = 2_500_000_000
+"""Pixels times passes."""
+
+
+def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises: TokenError: too many classes or templates, or too long ones; something that is no text."""
+    for what, texts, most, longest in (
+        ("classes", labels, MAX_CLASSES, MAX_LABEL),
+        ("templates", templates, MAX_TEMPLATES, MAX_TEMPLATE),
+    ):
+        if len(texts) > most:
+            raise TokenError(f"there are {len(texts):,} {what}; a token set has at most {most:,}")
+        for text in texts:
+            if not isinstance(text, str) or len(text) > longest:
+                size = f"one of {len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+                raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
+    if len(labels) * len(templates) > MAX_ENCODED:
+        raise TokenError(
+            f"{len(labels):,} classes in {len(templates):,} templates are {len(labels) * len(templates):,} prompts; at most "
+            f"{MAX_ENCODED:,} are encoded, so use fewer of either"
+        )

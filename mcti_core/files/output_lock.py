@@ -1,0 +1,123 @@
+"""One run for each output: a lock that the system releases however the run ends, also by ``kill -9`` or a power cut."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import FileError
+from .ownership import refuse_foreign
+
+__all__ = ["lock_output"]
+
+_LOG = logging.getLogger(__name__)
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""What a system answers where another process holds the lock."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_LOCKED_BYTE = 2**30
+"""Windows lets nobody read a byte that is locked, so it is one far behind the process's number."""
+
+
+@contextmanager
+def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
+    """Hold an output folder, or the place of an output file, for this run. Missing folders are made, and go if nothing is written there.
+
+    The lock is on a small hidden file in the folder, or beside the file. It is the system's, so a file that is left there
+    locks nothing. Where a file system knows no locks, a line in the log says so.
+
+    Args:
+        path: the output.
+        folder: whether it is a folder; else it is a file.
+
+    Raises:
+        FileError: another run holds it, the folder cannot be written to, or something of others has the lock's name.
+    """
+    path = Path(path)
+    hashed = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    lock = path / ".mcti.lock" if folder else path.parent / f".mcti-{hashed}.lock"
+    refuse_foreign(lock, _is_lock)
+    missing = [above for above in lock.parents if not os.path.lexists(above)]
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _opened(lock, path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written ({error.strerror}); choose another place") from error
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        if os.name == "posix":  # while it is held, so that nobody locks a file that has lost its name
+            lock.unlink(missing_ok=True)
+        os.close(descriptor)
+        if os.name != "posix":
+            with suppress(OSError):  # another run has opened it by now
+                lock.unlink(missing_ok=True)
+        for made in missing:
+            with suppress(OSError):  # there are results
+                made.rmdir()
+
+
+def _opened(lock: Path, path: Path) -> int:
+    """The locked file's descriptor."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        try:
+            _lock(descriptor)
+            if os.name != "posix" or _is_still(lock, descriptor):
+                return descriptor
+        except OSError as error:
+            if error.errno not in _HELD:
+                _LOG.warning("%s cannot be locked (%s); let no other run write there", path, error.strerror)
+                return descriptor
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            raise FileError(
+                f"another run{holder} is writing to {path}; wait for its end, or choose another place"
+            ) from None
+        os.close(descriptor)  # its holder has removed it in between
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_still(lock: Path, descriptor: int) -> bool:
+    """Whether the file still has this name."""
+    try:
+        return os.path.samestat(os.stat(lock), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file holds a process's number, or nothing, and so is a lock."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        content = file.read(21)
+    return not content or (content.isdigit() and len(content) < 21)
+
+
+def _holder(descriptor: int) -> str:
+    """The other process's number, where it can be read."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with suppress(OSError):
+        number = os.read(descriptor, 20)
+        return f" (process {number.decode()})" if number.isdigit() else ""
+    return ""

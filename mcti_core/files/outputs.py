@@ -1,0 +1,69 @@
+"""What a run is going to write, looked at before the work: can it be written, and is there an earlier result in its place?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from ..errors import FileError
+
+__all__ = [
+    "check_writable",
+    "refuse_to_replace",
+]
+
+_REASONS = {
+    errno.ENOTDIR: "a file is where a folder is meant",
+    errno.EEXIST: "a file is where a folder is meant",
+    errno.ENAMETOOLONG: "the path is too long",
+}
+
+
+def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int = 1) -> None:
+    """Write a file in the folder, and remove it again; missing folders are made for the while.
+
+    Nothing but writing tells: permissions, read-only and full disks, and limits of path lengths differ among systems.
+
+    Args:
+        folder: where results go.
+        names: of the files there. The file that is tried has a name as long as the longest of them.
+        room: bytes that the results take, more or less.
+
+    Raises:
+        FileError: it cannot be written, its path is too long, or its disk has less room.
+    """
+    folder = Path(folder)
+    missing = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
+    most = max((len(os.fsencode(name) if os.name == "posix" else name) for name in names), default=0)
+    tried = folder / f".mcti-{uuid4().hex:0<{max(32, most - 10)}}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(tried, "xb") as file:
+            file.write(b"0")
+        if (free := shutil.disk_usage(folder).free) < room:
+            raise FileError(
+                f"{folder} is on a disk with {free / 2**20:.1f} MiB left, and the results take about {room / 2**20:.1f}; make room, "
+                "or choose another place"
+            )
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror)
+        raise FileError(f"{folder} cannot be written to ({reason}); choose another place") from error
+    finally:
+        with suppress(OSError):
+            tried.unlink(missing_ok=True)
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+
+
+def refuse_to_replace(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise a ``FileError`` where an earlier result is, unless it is to be overwritten."""
+    there = [] if overwrite else [path for path in paths if os.path.lexists(path)]
+    if there:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise FileError(f"{there[0]}{more} is there already; replace it with --overwrite, or choose another place")

@@ -1,0 +1,126 @@
+"""The one guarded write and the one guarded delete: a file that this program did not write is never replaced or removed."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..errors import FileError
+from .atomic import write_atomically
+
+__all__ = ["delete_own", "refuse_foreign", "refuse_foreign_twins", "set_aside", "write_own"]
+
+IsOwn = Callable[[Path], bool]
+"""Whether this program wrote a file, by its content."""
+
+
+def write_own(path: str | Path, write: Callable[[Path], object], is_own: IsOwn, *, root: Path | None = None) -> Path:
+    """``files.atomic.write_atomically``, where nothing of others is in the way.
+
+    Raises:
+        FileError: see ``refuse_foreign``.
+        OSError: the folder cannot be written to. What ``write`` raises passes through.
+    """
+    refuse_foreign(path, is_own, root=root)
+    return write_atomically(path, write)
+
+
+def delete_own(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> bool:
+    """Remove a file of ours. A file of others, a link, or a file outside ``root`` stays.
+
+    Returns:
+        Whether it was removed.
+    """
+    path = Path(path)
+    if not os.path.lexists(path) or _obstacle(path, is_own, root):
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def refuse_foreign(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> None:
+    """Check that ``path`` can be written, before anything is: nothing is created here.
+
+    Args:
+        is_own: of a file that is there already.
+        root: the folder that ``path`` must stay in when links are followed; it may itself be a link.
+
+    Raises:
+        FileError: a file of others is there; ``path`` is a link or a folder, or leads out of ``root``.
+    """
+    path = Path(path)
+    if reason := _obstacle(path, is_own, root):
+        raise FileError(f"{path}{reason}")
+
+
+def refuse_foreign_twins(
+    paths: Iterable[Path], folders: Iterable[Path], is_own: IsOwn, suffixes: Iterable[str] = ()
+) -> None:
+    """Check that no file of others in ``folders`` would be taken for one of ``paths``: none has its name in other case, or with
+    another of the ``suffixes``. Each folder is read once.
+
+    Raises:
+        FileError: there is one.
+    """
+    names: dict[str, Path] = {}
+    for path in paths:
+        names |= dict.fromkeys((_folded(path.name), *(_folded(path.stem + suffix) for suffix in suffixes)), path)
+    for folder in folders:
+        try:
+            entries = sorted(os.listdir(folder))
+        except OSError:  # it is made later
+            continue
+        for entry in entries:
+            meant, twin = names.get(_folded(entry)), folder / entry
+            if meant is not None and twin != meant and not is_own(twin):
+                raise FileError(
+                    f"{twin} was not written by MC-TI, and programs would take it for {meant.name}; choose another name or folder, "
+                    "or move it away"
+                )
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename a file that cannot be used and may be of value to somebody; nothing is replaced by it.
+
+    Returns:
+        Its new path, ``<name>.unusable`` or ``<name>.unusable-2`` and so on.
+    """
+    path, number = Path(path), 1
+    while True:
+        other = path.with_name(f"{path.name}.unusable" + (f"-{number}" if number > 1 else ""))
+        if not os.path.lexists(other):
+            return path.rename(other)
+        number += 1
+
+
+def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
+    if root is not None:
+        inside, whole = os.path.realpath(root), os.path.realpath(path.parent)
+        if os.path.commonpath([inside, whole]) != inside:
+            return f" is outside {root}, where a link leads; choose another name or folder"
+    above = next(folder for folder in path.parents if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        return (
+            f" cannot be written, since {above} is no folder or is not open for writing; choose another name or folder"
+        )
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:  # a name or a path that is too long
+        return f" cannot be written ({error.strerror}); choose another name or folder"
+    if path.is_symlink():
+        return " is a link; choose another name or folder, or move it away"
+    if not path.is_file():
+        return " is there already and is no file; choose another name or folder, or move it away"
+    return (
+        ""
+        if is_own(path)
+        else " is there already and was not written by MC-TI; choose another name or folder, or move it away"
+    )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

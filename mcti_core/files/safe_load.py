@@ -1,0 +1,236 @@
+"""Files of tensors that others may have written: read whole or not at all, and never as code.
+
+safetensors can hold nothing but tensors. PyTorch's own files hold a pickle; they are read by its reader for plain content,
+which runs nothing, and only after their sizes were looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import ParameterDict
+
+from ..errors import TokenError
+from .kinds import READ_KINDS, UNKNOWN_KIND, kind_of
+from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
+
+__all__ = ["MOST_BYTES", "format_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
+
+MOST_BYTES = 32 * 2**20
+"""Of an embedding file, and of what it unpacks to: a hundred times the largest that prompts have room for."""
+
+_MOST_PICKLE, _MOST_TUPLES = 2**18, 2000
+"""Bytes and tuples in what describes the tensors; an embedding has some hundred bytes and some dozen tuples."""
+_NAMES = {
+    "__builtin__ set",
+    "builtins set",
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+    "torch.nn.modules.container ParameterDict",
+    *(f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "parameter", "parameter_with_state")),
+    *(f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
+    *(
+        f"torch {name}Storage"
+        for name in (
+            "Double",
+            "Float",
+            "Half",
+            "BFloat16",
+            "Long",
+            "Int",
+            "Short",
+            "Char",
+            "Byte",
+            "Bool",
+            "ComplexFloat",
+        )
+    ),
+}
+"""What a file may name. PyTorch's reader takes more: ``bytearray``, for one, which fills as much memory as the file says."""
+
+_OLD = b"\x80"
+"""How a pickle begins; PyTorch's files before version 1.6 are several in a row."""
+
+
+def read_safetensors(
+    path: Path, check: Callable[[Mapping[str, str]], object] = lambda metadata: None
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors.
+
+    Args:
+        check: called with the metadata before any tensor is read; may raise.
+
+    Raises:
+        TokenError: no such file, not a whole safetensors file, or one larger than ``files/limits.py`` allows.
+    """
+    try:
+        _refuse_claims(path)
+        with safe_open(path, framework="pt") as file:
+            values = file.metadata() or {}
+            check(values)
+            # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
+            return values, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise TokenError("there is no such token file") from error
+    except SafetensorError as error:
+        what = "cut short or damaged; copy it anew" if is_safetensors(path) else "not a safetensors file"
+        raise TokenError(f"{what} ({_content(path) or error})") from error
+    except (OSError, RuntimeError) as error:  # the latter of PyTorch, where a file has become shorter meanwhile
+        raise TokenError(f"cannot be read ({error}); give a token file") from error
+
+
+def _content(path: Path) -> str:
+    """What a file holds that somebody took for tensors, such as a web page; empty where that is not known."""
+    with open(path, "rb") as file:
+        kind = kind_of(file.read(64))
+    if kind in READ_KINDS:
+        return f"it holds an image, {kind}"
+    return "" if kind == UNKNOWN_KIND else kind
+
+
+def _refuse_claims(path: Path) -> None:
+    """Sizes, before the file is mapped into memory.
+
+    Raises:
+        TokenError: a token set is not that large.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise TokenError("cannot be read (it is no file); give a token file")
+    refuse_large(path, MAX_SET_BYTES)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < length <= path.stat().st_size:
+        raise TokenError(f"what describes its tensors has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether it starts as a safetensors file does: eight bytes of length, then JSON."""
+    return _begin(path)[8:] == b"{"
+
+
+def format_of(path: str | Path) -> str | None:
+    """What stands under ``format`` in a safetensors file's metadata, also where its tensors are cut short; else None."""
+    if not Path(path).is_file():  # a named pipe would be waited for
+        return None
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER_BYTES:
+                return None
+            named = json.loads(file.read(length))["__metadata__"]["format"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return named if isinstance(named, str) else None
+
+
+def read_torch(path: Path) -> Any:
+    """What ``torch.save`` wrote: tensors, and plain values and containers around them.
+
+    Raises:
+        TokenError: no such file, not a whole one, too large, or with anything else in it.
+    """
+    begin = _begin(path)
+    if not begin.startswith(b"PK"):
+        known = "a pickle or a PyTorch file from before 2020" if begin.startswith(_OLD) else "no file of tensors"
+        raise TokenError(f"{known}; read are .safetensors, and the .pt and .bin that PyTorch writes since version 1.6")
+    refuse_large(path)
+    archive = _checked_copy(path)
+    # ParameterDict is what the first textual inversions were kept in; it is filled, and none of its methods is called.
+    allowing = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
+    try:
+        with nullcontext() if allowing is None else allowing([ParameterDict]):
+            return torch.load(archive, weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever damaged or hostile content makes of the reader
+        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0][:200] if str(error) else ""
+        raise TokenError(_not_plain(reason)) from error
+
+
+def refuse_large(path: Path, most: int = MOST_BYTES) -> None:
+    """Raises: TokenError: an embedding, or what else has ``most`` bytes at most, is not that large."""
+    size = path.stat().st_size
+    if size > most:
+        what = "embeddings" if most == MOST_BYTES else "token sets"
+        raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is something else")
+
+
+def _checked_copy(path: Path) -> io.BytesIO:
+    """The archive with exactly the content whose sizes were checked: two readers may see one file in two ways."""
+    copy = io.BytesIO()
+    try:
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > MOST_BYTES:
+                raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MOST_BYTES)}")
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
+            for name in dict.fromkeys(member.filename for member in members):
+                content = archive.read(name)
+                if name.lower().endswith("data.pkl"):  # PyTorch's reader of archives does not mind the case
+                    _refuse_unusual(content)
+                checked.writestr(name, content)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise TokenError(f"cut short or damaged; copy it anew ({error})") from error
+    copy.seek(0)
+    return copy
+
+
+def _refuse_unusual(content: bytes) -> None:
+    """What the reader for plain content would take, and no embedding has.
+
+    A tuple that is taken twice, and its result again and again, is a key whose hash never ends; one in another, a hundred
+    thousand deep, ends the process.
+
+    Raises:
+        TokenError: it holds something of that kind.
+        ValueError: no pickle.
+    """
+    kept: set[object] = set()
+    tuples, last = 0, ""
+    if len(content) > _MOST_PICKLE:
+        raise TokenError(f"what describes its tensors has {len(content):,} bytes; embeddings have some hundred")
+    for operation, argument, _ in pickletools.genops(content):
+        name = operation.name
+        tuples += name.startswith("TUPLE")
+        if name == "GLOBAL" and argument not in _NAMES:
+            raise TokenError(_not_plain(f"it names {str(argument)[:80]}"))
+        if name.endswith("PUT"):
+            (kept.add if last.startswith("TUPLE") else kept.discard)(argument)
+        if tuples > _MOST_TUPLES or (name.endswith("GET") and argument in kept):
+            raise TokenError(_not_plain("its tuples are nested as in no embedding"))
+        last = name if not name.endswith("PUT") else last
+
+
+def _not_plain(reason: str) -> str:
+    return (
+        f"it holds something else than tensors and plain values, which is not run, or it is damaged ({reason}); "
+        "get it as .safetensors"
+    )
+
+
+def _begin(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise TokenError("cannot be read (it is no file); give a token file")
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)
+    except FileNotFoundError as error:
+        raise TokenError("there is no such token file") from error
+    except OSError as error:
+        raise TokenError(f"cannot be read ({error}); give a token file") from error
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

@@ -1,0 +1,117 @@
+"""Widen the pocket checkpoint's slim autoencoder to TAESD, the one tiny autoencoder that ComfyUI can build.
+
+ComfyUI's TAESD (comfy/taesd/taesd.py, after https://github.com/madebyollin/taesd) has one size: 64 channels, blocks
+(1, 3, 3, 3) in the encoder and (3, 3, 3, 1) in the decoder. A slimmer network of the same kind is a special case of it:
+
+- a channel that is lacking is a channel of zeros;
+- a block that is lacking is a block of zeros, which is relu(x + 0) = x, because x >= 0 behind another block;
+- behind a convolution with no block at all x may be negative. There the spare channels carry [x, -x], a block of zeros
+  makes it [relu(x), relu(-x)], and the next convolution takes the difference of the two, which is x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product, zip_longest
+
+import torch
+from torch import Tensor
+
+from ...errors import HostError
+
+__all__ = ["SD15_LATENT_SCALE", "widen_to_taesd"]
+
+SD15_LATENT_SCALE = 0.18215
+"""ComfyUI's ``latent_formats.SD15`` multiplies what a VAE encodes by this, and divides what it is to decode."""
+
+_WIDTH = 64
+_BLOCK = {"weight": (_WIDTH, _WIDTH, 3, 3), "bias": (_WIDTH,)}
+_ENCODER = {0: (1,), 2: (3, 4, 5), 6: (7, 8, 9), 10: (11, 12, 13), 14: ()}
+_DECODER = {1: (3, 4, 5), 7: (8, 9, 10), 12: (13, 14, 15), 17: (18,), 19: ()}
+"""Places in TAESD's two ``nn.Sequential``: of each convolution, and of the blocks behind it."""
+_BEFORE_RELU = 1
+"""Behind the decoder's first convolution, and there alone, stands a ReLU of its own."""
+
+
+def widen_to_taesd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same autoencoder in ComfyUI's shapes. It encodes and decodes alike, but for the order in which sums are rounded.
+
+    Args:
+        state_dict: of a diffusers ``AutoencoderTiny`` (ReLU, nearest upsampling) with no more blocks than TAESD and one
+            width of at most 64, or 32 where a level has no block: ``encoder.layers.N.*`` and ``decoder.layers.N.*``.
+
+    Returns:
+        What ``comfy.sd.VAE(sd=...)`` takes: ``taesd_encoder.N.*`` and ``taesd_decoder.N.*`` in the dtype given, and the
+        float32 scalars ``vae_scale`` and ``vae_shift``. ComfyUI encodes to ``encoder(x) / vae_scale + vae_shift``, which its
+        SD 1.5 latent format multiplies by 0.18215; so a scale of 0.18215 hands its UNet the same latents, of unit
+        variance, that the autoencoder gives here, and back.
+
+    Raises:
+        HostError: it is another kind of autoencoder, or too large.
+    """
+    wide = {"vae_scale": torch.tensor(SD15_LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
+    for part, layout in (("encoder", _ENCODER), ("decoder", _DECODER)):
+        start = f"{part}.layers."
+        slim = {key.removeprefix(start): value for key, value in state_dict.items() if key.startswith(start)}
+        try:
+            widened = _widen(slim, layout)
+        except (LookupError, ValueError) as error:
+            blocks = tuple(len(places) for places in layout.values())[:-1]
+            raise HostError(
+                f"the {part} does not fit in TAESD: {error}. It must be that of an AutoencoderTiny of at most {_WIDTH} "
+                f"channels ({_WIDTH // 2} where a level has no block) with at most {blocks} blocks"
+            ) from error
+        wide |= {f"taesd_{part}.{key}": value for key, value in widened.items()}
+    return wide
+
+
+def _widen(slim: dict[str, Tensor], layout: dict[int, tuple[int, ...]]) -> dict[str, Tensor]:
+    """One ``nn.Sequential``; takes every tensor out of ``slim``."""
+    wide: dict[str, Tensor] = {}
+    levels = _levels(slim)
+    if len(levels) != len(layout):
+        raise ValueError(f"it has {len(levels)} convolutions and not {len(layout)}")
+    paired = False  # whether x comes as [x, -x]
+    for (place, places), (index, blocks) in zip(layout.items(), levels.items(), strict=True):
+        if len(blocks) > len(places):
+            raise ValueError(f"it has {len(blocks)} blocks behind layer {index}")
+        kernel, bias = slim.pop(f"{index}.weight"), slim.pop(f"{index}.bias", None)
+        outputs, inputs = (_WIDTH if places else kernel.shape[0]), (_WIDTH if wide else kernel.shape[1])
+        if paired:
+            kernel = torch.cat([kernel, -kernel], dim=1)
+        paired = bool(places) and not blocks and place != _BEFORE_RELU
+        if paired:
+            kernel, bias = torch.cat([kernel, -kernel]), None if bias is None else torch.cat([bias, -bias])
+        wide[f"{place}.weight"] = _pad(kernel, outputs, inputs, 3, 3)
+        if bias is not None:
+            wide[f"{place}.bias"] = _pad(bias, outputs)
+        for to, block in zip_longest(places, blocks):
+            for layer, (kind, shape) in product((0, 2, 4), _BLOCK.items()):
+                name = f"conv.{layer}.{kind}"
+                tensor = kernel.new_zeros(0, *shape[1:]) if block is None else slim.pop(f"{block}.{name}")
+                wide[f"{to}.{name}"] = _pad(tensor, *shape)
+    if slim:
+        raise ValueError(f"there is no place for {', '.join(sorted(slim))}")
+    return wide
+
+
+def _levels(keys: Iterable[str]) -> dict[int, list[int]]:
+    """Which layer is a convolution, and which layers are the blocks behind it."""
+    layers = sorted({(int(layer), rest.startswith("conv.")) for layer, _, rest in (key.partition(".") for key in keys)})
+    levels: dict[int, list[int]] = {}
+    for layer, is_block in layers:
+        if is_block:
+            list(levels.values())[-1].append(layer)
+        else:
+            levels[layer] = []
+    return levels
+
+
+def _pad(tensor: Tensor, *shape: int) -> Tensor:
+    """``tensor`` in the first corner of zeros: more channels, the same kernel."""
+    fits = all(have <= room for have, room in zip(tensor.shape[:2], shape[:2], strict=True))
+    if not fits or tensor.shape[2:] != shape[2:]:
+        raise ValueError(f"a tensor of {tuple(tensor.shape)} does not go into {shape}")
+    padded = tensor.new_zeros(shape)
+    padded[tuple(slice(size) for size in tensor.shape)] = tensor
+    return padded

@@ -1,0 +1,1 @@
+"""Hosts made of diffusers and transformers models."""

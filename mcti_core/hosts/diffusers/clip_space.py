@@ -1,0 +1,92 @@
+"""A transformers ``CLIPModel`` as the CLIP space beside a diffusers model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import HostError
+from ..clip_preprocess import CLIP_MEAN, CLIP_STD, clip_pixels
+from .loading import DTYPES, first_line, refuse_unstored, whole
+from .model_folders import check_component, read_settings
+
+__all__ = ["ClipModelSpace", "load_clip_space"]
+
+
+def load_clip_space(
+    folder: str | Path, widths: Mapping[str, int], *, device: str | torch.device = "cpu", dtype: str = "fp32"
+) -> ClipModelSpace:
+    """Vision tower, visual projection and text projection of a ``CLIPModel`` folder.
+
+    Args:
+        widths: by name, of the text encoders at hand; the space is of the first one as wide as the model's.
+
+    Raises:
+        HostError: not found, not a whole ``CLIPModel``, or none of the text encoders is as wide.
+    """
+    from transformers import CLIPModel
+
+    if not (Path(folder) / "config.json").is_file():
+        raise HostError(
+            f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
+        )
+    check_component(Path(folder))
+    try:
+        refuse_unstored(CLIPModel, Path(folder))
+        model = whole(
+            CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
+            ("vision_model.", "visual_projection.", "text_projection."),
+        )
+    except HostError:
+        raise
+    except Exception as error:
+        raise HostError(f"the CLIP model at {folder} cannot be loaded: {first_line(error)}") from error
+    width = model.text_projection.in_features
+    encoder = next((name for name, own in widths.items() if own == width), None)
+    if encoder is None:
+        have = " and ".join(f"{name} ({own} wide)" for name, own in widths.items())
+        raise HostError(
+            f"the CLIP model at {folder} is for text encoders {width} wide, this checkpoint has {have}; "
+            "give the CLIP model that its text encoder comes from"
+        )
+    size = model.config.vision_config.image_size
+    mean, std = _normalisation(Path(folder))
+    del model.text_model  # the checkpoint has its own
+    model.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
+    return ClipModelSpace(model, encoder, size, mean, std)
+
+
+class ClipModelSpace:
+    """Vision tower and both projections of a transformers ``CLIPModel`` as the ``ClipSpace`` of one text encoder."""
+
+    def __init__(self, model: Any, encoder: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.module, self.dtype = model, model.dtype
+        self.encoder, self.size = encoder, size
+        self.mean, self.std = mean, std
+
+    def image_features(self, images: Tensor) -> Tensor:
+        pixels = clip_pixels(images, self.size, self.mean, self.std)
+        pooled = self.module.vision_model(pixel_values=pixels.to(self.dtype)).pooler_output
+        return self.module.visual_projection(pooled).float()
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        return F.linear(pooled.float(), self.module.text_projection.weight.float())
+
+
+def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    path = folder / "preprocessor_config.json"
+    stored = read_settings(path) if path.is_file() else {}
+    mean, std = (stored.get(name, usual) for name, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
+    for values in (mean, std):
+        if (
+            not isinstance(values, (list, tuple))
+            or len(values) != 3
+            or not all(type(v) in (int, float) for v in values)
+        ):
+            raise HostError(f"{path} holds {str(values)[:80]!r} where three numbers belong; copy the folder again")
+    return tuple(mean), tuple(std)

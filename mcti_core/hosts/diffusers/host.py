@@ -1,0 +1,256 @@
+"""A host made of diffusers and transformers models: SD 1.x, 2.x and XL, epsilon- and v-prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import HostError
+from ..base import Host, TextFeatures, hidden_at, on_device
+from ..checkpointing import checkpointed
+from ..fingerprint import fingerprint
+from ..gradient_scaling import enlarged_gradients
+from .clip_space import load_clip_space
+from .loading import DTYPES, load_parts
+from .text_encoder import run_text_tower
+
+__all__ = ["load_host"]
+
+_PIXELS_AT_ONCE = 512 * 512
+"""They take 0.4 GB of Stable Diffusion's autoencoder (docs/performance.md)."""
+_BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
+"""Of a UNet; between them little is kept for backward."""
+
+
+def load_host(
+    model: str | Path,
+    clip: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str = "fp32",
+    config: str | Path | None = None,
+) -> Host:
+    """Load a Stable Diffusion 1.x, 2.x or XL (base) model, and a CLIP space beside it.
+
+    Args:
+        model: a diffusers folder, or a single-file checkpoint (.safetensors or .ckpt).
+        clip: a folder with a transformers ``CLIPModel``, the one that a text encoder of the model comes from; without it
+            there is no CLIP space.
+        device: where the weights go.
+        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32, and so do
+            text encoders in ``"fp16"``. An SDXL
+            autoencoder that overflows in fp16, as the original one does, stays float32.
+        config: for a single file without network access, a diffusers folder of the same family (weights not needed).
+
+    Raises:
+        HostError: not found, not a model of these families, or the CLIP model fits no text encoder.
+    """
+    if dtype not in DTYPES:
+        raise HostError(f"number format {dtype!r} is not one of {', '.join(DTYPES)}")
+    path = Path(model)
+    if not path.exists():
+        raise HostError(f"no model at {path}; give a diffusers folder or a single-file checkpoint")
+    parts = load_parts(path, config, DTYPES[dtype])
+    for tower, _ in parts.text.values():
+        if dtype == "fp16":
+            tower.float()  # what flows back through it would underflow
+    for module in parts.modules:
+        module.to(device=device).eval().requires_grad_(False)
+    for module in (parts.unet, parts.vae):
+        module.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
+    text = {name: ClipTextEncoder(*pair, penultimate=parts.xl) for name, pair in parts.text.items()}
+    codec = VaeCodec(parts.vae)
+    denoiser = UNetDenoiser(parts.unet, parts.scheduler)
+    if parts.xl:
+        denoiser = SDXLDenoiser(parts.unet, parts.scheduler, codec.downscale)
+    widths = {name: encoder.width for name, encoder in text.items()}
+    space = None if clip is None else load_clip_space(clip, widths, device=device, dtype=dtype)
+    modules = [*parts.modules, *([space.module] if space else [])]
+    return Host(
+        text=text,
+        denoiser=denoiser,
+        codec=codec,
+        clip=space,
+        device=torch.device(device),
+        name=path.name,
+        fingerprint=":".join([*map(fingerprint, modules), dtype]),
+        image_size=int(parts.unet.config.sample_size) * codec.downscale,
+        session=Sessions(modules, parts.unet),
+    )
+
+
+class ClipTextEncoder:
+    """A transformers CLIP text tower and tokenizer as a ``TextEncoder``.
+
+    Args:
+        tower: ``CLIPTextModel``, or ``CLIPTextModelWithProjection``, whose features have ``pooled`` too.
+        tokenizer: its ``CLIPTokenizer``.
+        penultimate: the denoiser attends to the last layer's input, without layer norm, as SDXL's does.
+    """
+
+    def __init__(self, tower: nn.Module, tokenizer: Any, *, penultimate: bool = False):
+        self.tower, self.tokenizer, self.penultimate = tower, tokenizer, penultimate
+        self.table: nn.Embedding = tower.get_input_embeddings()  # type: ignore[operator]
+        self.vocabulary, self.width = self.table.weight.shape
+        self.length = int(tower.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
+        self.begin, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.pad = int(tokenizer.pad_token_id)
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.table.weight).float()
+
+    def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
+        embeds = embeds.to(self.table.weight.dtype)
+        output = run_text_tower(self.tower, ids, embeds, output_hidden_states=self.penultimate)
+        hidden = output.last_hidden_state
+        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
+        return TextFeatures(
+            context=output.hidden_states[-2] if self.penultimate else hidden,
+            hidden=hidden,
+            end=end,
+            pooled=self._pooled(hidden, end),
+        )
+
+    def _pooled(self, hidden: Tensor, end: Tensor) -> Tensor | None:
+        projection = getattr(self.tower, "text_projection", None)
+        return None if projection is None else projection(hidden_at(hidden, end))
+
+
+class UNetDenoiser:
+    """A diffusers UNet as a ``Denoiser``, in x = x0 + sigma * eps."""
+
+    def __init__(self, unet: Any, scheduler: Any):
+        self.unet = unet
+        self.dtype: torch.dtype = unet.dtype  # which looks through all of the model's modules each time
+        self.prediction = str(scheduler.config.prediction_type)
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise HostError(f"the model predicts {self.prediction!r}; only epsilon and v_prediction are known here")
+        # zero for schedules that end in pure noise, which no finite sigma describes
+        alpha_bar = scheduler.alphas_cumprod.double().clamp(min=2**-24)
+        device = next(unet.parameters()).device
+        self.sigmas = ((1 - alpha_bar) / alpha_bar).sqrt().float().to(device)  # (T,)
+        self._log_sigmas = self.sigmas.log()
+
+    def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        return latents + noise * sigma.view(-1, 1, 1, 1)
+
+    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+        s = sigma.view(-1, 1, 1, 1)
+        scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
+        step = (self._log_sigmas[None] - sigma.log()[:, None]).abs().argmin(1)
+        text, enlarged = enlarged_gradients(text, self.dtype)
+        context = torch.cat([features.context for features in text.values()], dim=-1).to(self.dtype)
+        output = enlarged(
+            self.unet(
+                scaled.to(self.dtype),
+                step,
+                encoder_hidden_states=context,
+                added_cond_kwargs=self.added(noised, text),
+            ).sample
+        )
+        if self.prediction == "epsilon":
+            return noised - s * output
+        return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v
+
+    def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor] | None:
+        """What the UNet is told beside time and context."""
+        return None
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return torch.ones_like(sigma) if self.prediction == "epsilon" else sigma.square() + 1
+
+
+class SDXLDenoiser(UNetDenoiser):
+    """An SDXL UNet as a ``Denoiser``: it is told the pooled text and the image's size too.
+
+    Args:
+        downscale: of the autoencoder: sizes are told in pixels.
+
+    References:
+        Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv 2307.01952,
+        section 2.2.
+    """
+
+    def __init__(self, unet: Any, scheduler: Any, downscale: int):
+        super().__init__(unet, scheduler)
+        self.downscale = downscale
+
+    def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor]:
+        (pooled,) = (features.pooled for features in text.values() if features.pooled is not None)
+        height, width = (side * self.downscale for side in noised.shape[-2:])
+        # as of an image that was neither resized nor cropped: original size, crop, target size
+        sizes = on_device(torch.tensor([height, width, 0, 0, height, width]), noised.device)
+        return {"text_embeds": pooled.to(self.dtype), "time_ids": sizes.expand(len(noised), -1)}
+
+
+class VaeCodec:
+    """A diffusers autoencoder as a ``LatentCodec``."""
+
+    def __init__(self, vae: Any):
+        self.vae, self.dtype = vae, vae.dtype
+        self.scale = float(vae.config.scaling_factor)
+        channels = vae.config.block_out_channels  # diffusers sets it for AutoencoderTiny too
+        self.downscale = int(2 ** (len(channels) - 1))
+        self.channels = int(vae.config.latent_channels)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return torch.cat([self._encode(part) for part in _in_memory(images)])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.cat([self._decode(part) for part in _in_memory(latents, self.downscale)])
+
+    def _encode(self, images: Tensor) -> Tensor:
+        encoded = self.vae.encode((images * 2 - 1).to(self.dtype))
+        latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+        return latents.float() * self.scale
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return ((self.vae.decode((latents / self.scale).to(self.dtype)).sample.float() + 1) / 2).clamp(0, 1)
+
+
+def _in_memory(rows: Tensor, pixels: int = 1) -> tuple[Tensor, ...]:
+    """Parts of (B, c, h, w) that an autoencoder takes at once: one image of 512 x 512 pixels already keeps a GPU busy.
+
+    Args:
+        pixels: across an element.
+    """
+    return rows.split(max(1, _PIXELS_AT_ONCE // (rows.shape[-2] * rows.shape[-1] * pixels**2)))
+
+
+class Sessions:
+    """``hosts.base.Session`` of models that stay where they are; ``unet`` is the one that can be checkpointed."""
+
+    def __init__(self, modules: Iterable[nn.Module], unet: nn.Module):
+        # listed once: to walk through full-size models takes as long as a small batch of images
+        self._weights = [weight for module in modules for weight in module.parameters()]
+        self._blocks = [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
+
+    @contextmanager
+    def __call__(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(_frozen(self._weights))
+            if checkpointing:
+                stack.enter_context(checkpointed(self._blocks))
+            yield
+
+
+@contextmanager
+def _frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """No weight asks for a gradient inside; afterwards each does as before."""
+    asking = [weight for weight in weights if weight.requires_grad]
+    for weight in asking:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in asking:
+            weight.requires_grad_()

@@ -1,0 +1,219 @@
+"""Read the parts of a Stable Diffusion model from disk, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from ...errors import HostError
+from .model_folders import CLASSES, check_component, named_classes
+
+__all__ = ["DTYPES", "Parts", "first_line", "load_parts", "quiet_libraries", "refuse_unstored", "whole"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_REFINER = "is the SDXL refiner, which finishes images of another model; give the SDXL base model"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A Stable Diffusion model in pieces."""
+
+    text: Mapping[str, tuple[Any, Any]]
+    """Text tower and tokenizer by the encoder's name, in the order in which the denoiser's context holds them."""
+    unet: Any
+    vae: Any
+    scheduler: Any
+
+    @property
+    def xl(self) -> bool:
+        return len(self.text) == 2
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [*(tower for tower, _ in self.text.values()), self.unet, self.vae]
+
+
+def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Parts:
+    try:
+        parts = _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, config, dtype)
+        if any(weight.is_meta for module in parts.modules for weight in module.parameters()):
+            raise ValueError("it lacks some of its weights")
+        _refuse_others(path, parts)
+        for tower, tokenizer in parts.text.values():
+            tower.to(dtype=dtype)  # the others are loaded in it
+            tokenizer.encode("a")  # one whose words do not fit together fails at the first
+        if parts.xl and dtype == torch.float16 and parts.vae.config.get("force_upcast"):
+            parts.vae.float()
+        return parts
+    except HostError:
+        raise
+    except Exception as error:  # what the libraries raise for a file that they cannot use is anyone's guess
+        alone = path.is_file() and config is None
+        hint = "; without network access, give a diffusers folder of its family as config" if alone else ""
+        message = f"{path} cannot be loaded as a Stable Diffusion 1.x, 2.x or XL model: {first_line(error)}{hint}"
+        raise HostError(message) from error
+
+
+def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
+    """The parts of a diffusers folder, without the pipeline around them, which would load more than is needed."""
+    parts = _parts_of(path)
+    from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    autoencoder = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[parts["vae"]]
+    told = {"local_files_only": True, "output_loading_info": True}
+
+    def text(tower: Any, suffix: str = "") -> tuple[Any, Any]:
+        _need_tokenizer(path, f"tokenizer{suffix}")
+        refuse_unstored(tower, path / f"text_encoder{suffix}")
+        return (
+            whole(tower.from_pretrained(path, subfolder=f"text_encoder{suffix}", **told)),
+            CLIPTokenizer.from_pretrained(path, subfolder=f"tokenizer{suffix}", local_files_only=True),
+        )
+
+    return Parts(
+        _by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if _is_xl(parts) else None),
+        whole(UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
+        whole(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **told)),
+        DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
+    )
+
+
+def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> Parts:
+    from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    options: dict[str, Any] = {"torch_dtype": dtype, "feature_extractor": None}  # not needed, and not in the file
+    xl = _is_xl_file(path, config)
+    if config is not None:
+        for part in ("tokenizer", "tokenizer_2") if xl else ("tokenizer",):
+            _need_tokenizer(Path(config), part)
+        options |= {"config": str(config), "local_files_only": True}
+    if xl:
+        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), image_encoder=None, **options)
+        text = _by_name((pipeline.text_encoder, pipeline.tokenizer), (pipeline.text_encoder_2, pipeline.tokenizer_2))
+    else:
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+        pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
+        text = _by_name((pipeline.text_encoder, pipeline.tokenizer))
+    return Parts(text, pipeline.unet, pipeline.vae, DDPMScheduler.from_config(pipeline.scheduler.config))
+
+
+def _by_name(first: tuple[Any, Any], second: tuple[Any, Any] | None = None) -> dict[str, tuple[Any, Any]]:
+    if second is not None:
+        return {"clip_l": first, "clip_g": second}
+    return {"clip_h" if first[0].config.hidden_size == 1024 else "clip_l": first}
+
+
+def _parts_of(folder: Path) -> dict[str, str]:
+    """The parts that a diffusers folder names, and the class of each; nothing in it asks for code."""
+    parts = named_classes(folder)
+    if "text_encoder_2" in parts and "text_encoder" not in parts:
+        raise HostError(f"{folder} {_REFINER}")
+    if "unet" not in parts:
+        raise HostError(f"{folder} has no UNet; only Stable Diffusion 1.x, 2.x and XL are loaded here")
+    if "vae" not in parts:
+        raise HostError(f"{folder} has no VAE; give a whole Stable Diffusion folder")
+    for part in ("", *CLASSES):  # transformers and peft look into the folder itself, too
+        check_component(folder, part)
+    return parts
+
+
+def _is_xl(parts: Mapping[str, str]) -> bool:
+    return "text_encoder_2" in parts
+
+
+def _is_xl_file(path: Path, config: str | Path | None) -> bool:
+    """Whether a single file is of SDXL: a folder of its family says so, or else its own names do, if it is safetensors."""
+    names = _tensor_names(path)
+    if any(name.startswith("conditioner.embedders.0.model.") for name in names):
+        raise HostError(f"{path} {_REFINER}")
+    xl, older = (any(name.startswith(prefix) for name in names) for prefix in ("conditioner.", "cond_stage_model."))
+    if config is None:
+        return xl
+    told = _is_xl(_parts_of(Path(config)))
+    if (xl and not told) or (older and told):
+        kind = {True: "Stable Diffusion XL", False: "Stable Diffusion 1.x or 2.x"}
+        raise HostError(
+            f"{path} is {kind[xl]}, its config {config} is of {kind[told]}; give a folder of the file's family"
+        )
+    return told
+
+
+def _tensor_names(path: Path) -> list[str]:
+    """Of a safetensors file. Those of a pickled one are not known before it is loaded."""
+    if path.suffix != ".safetensors":
+        return []
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _refuse_others(path: Path, parts: Parts) -> None:
+    """Models of a similar make that take other inputs."""
+    unet, vae = parts.unet.config, parts.vae.config
+    if unet.in_channels != 4:
+        raise HostError(
+            f"{path} takes {unet.in_channels} channels where 4 are latents (as models for inpainting, depth or editing do); "
+            "give the text-to-image model"
+        )
+    if unet.addition_embed_type != ("text_time" if parts.xl else None):
+        raise HostError(
+            f"{path} has the text encoders {', '.join(parts.text)} and {unet.addition_embed_type!r} conditioning; Stable Diffusion 1.x "
+            "and 2.x have one and None, XL two and 'text_time'; for a .ckpt of SDXL, give a diffusers folder of SDXL as config"
+        )
+    if vae.get("latents_mean") is not None:
+        raise HostError(f"{path} shifts its latents by channel, as Playground 2.5 does; give a Stable Diffusion model")
+
+
+def refuse_unstored(tower: Any, folder: Path) -> None:
+    """transformers makes room for all numbers that a folder's settings ask for, stored or not; so they are counted before.
+
+    Args:
+        tower: a model class of transformers.
+
+    Raises:
+        HostError: its settings ask for more numbers than the weights beside them have bytes.
+    """
+    config = tower.config_class.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        asked = sum(weight.numel() for weight in tower(config).parameters())
+    stored = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
+    if asked > stored:
+        raise HostError(
+            f"{folder} cannot be loaded: it lacks weights (it asks for {asked:,} numbers, and its files have {stored:,} bytes); "
+            "copy the folder again"
+        )
+
+
+def whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:
+    """The model of (model, loading info), if no weight of these prefixes was left at random for want of a stored one."""
+    model, info = loaded
+    missing = sorted(name for name in info["missing_keys"] if name.startswith(prefixes))
+    if missing:
+        raise ValueError(f"it lacks {len(missing)} of its weights, such as {missing[0]}")
+    return model
+
+
+def _need_tokenizer(folder: Path, part: str) -> None:
+    """Where there are no files, transformers makes a tokenizer that knows no words."""
+    if not any((folder / part / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise HostError(f"{folder} is not a whole diffusers folder: it holds no {part}/vocab.json")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def quiet_libraries() -> None:
+    """Model libraries announce what they load; a person at the command line did not ask."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -1,0 +1,157 @@
+"""Which classes a model folder may name. Looked at as plain JSON, before any library that would import what it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import HostError
+
+__all__ = ["CLASSES", "check_component", "named_classes", "read_settings"]
+
+_SCHEDULERS = (
+    "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete",
+    "EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "TCD", "UniPCMultistep",
+)  # fmt: skip
+CLASSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "unet": (("diffusers",), ("UNet2DConditionModel",)),
+    "vae": (("diffusers",), ("AutoencoderKL", "AutoencoderTiny")),
+    "scheduler": (("diffusers",), tuple(f"{name}Scheduler" for name in _SCHEDULERS)),
+    "text_encoder": (("transformers",), ("CLIPTextModel",)),
+    "text_encoder_2": (("transformers",), ("CLIPTextModelWithProjection",)),
+    "tokenizer": (("transformers",), ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "tokenizer_2": (("transformers",), ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "safety_checker": (("stable_diffusion",), ("StableDiffusionSafetyChecker",)),
+    "feature_extractor": (("transformers",), ("CLIPImageProcessor", "CLIPFeatureExtractor")),
+    "image_encoder": (("transformers",), ("CLIPVisionModelWithProjection",)),
+}
+"""Part -> the libraries and the classes that ``model_index.json`` may name for it: all that the pipelines of Stable Diffusion
+1.x, 2.x and XL have. Parts with other names are passed over, here and by diffusers."""
+_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "adapter_config.json")
+_MAX_BYTES, _MAX_DEPTH = 2**20, 32
+_CODE = (
+    "auto_map", "configuration_files", "custom_pipeline", "custom_pipelines", "trust_remote_code", "quantization_config",
+)  # fmt: skip
+"""Settings by which libraries look for code beside the weights or elsewhere, for classes by name, or for other settings."""
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+"""transformers fetches a kernel where one of these holds a slash."""
+_SIZED = ("config.json", "scheduler_config.json")
+_MAX_SETTING, _MAX_COUNT, _MAX_LEVELS = 10_000, 1_000_000, 8
+"""Of a size, such as a width; of words, steps and labels; and of the entries of a list that describes a UNet or a VAE level by level."""
+_MAX_LAYERS = {"num_hidden_layers": 64}
+_MAX_BLOCKS = 16
+"""Of all other layers and blocks, which multiply: libraries build them one by one before they look for their weights."""
+
+
+def named_classes(folder: Path) -> dict[str, str]:
+    """Part -> class, of the parts that ``model_index.json`` names and that are there.
+
+    Raises:
+        HostError: no diffusers folder, or one that names a class which is not in ``CLASSES``.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise HostError(f"{folder} is not a diffusers folder: it holds no model_index.json")
+    named = read_settings(index)
+    if not isinstance(named.get("_class_name", ""), str):
+        raise HostError(
+            f"{index} names a pipeline class of its own, which is not run; give a plain Stable Diffusion folder"
+        )
+    parts = {}
+    for part, given in named.items():
+        if part not in CLASSES or not isinstance(given, list) or given == [None, None]:
+            continue
+        libraries, classes = CLASSES[part]
+        if len(given) != 2 or given[0] not in libraries or given[1] not in classes:
+            raise _other_class(index, part, given, classes)
+        parts[part] = given[1]
+    return parts
+
+
+def check_component(folder: Path, part: str = "") -> None:
+    """Look through the settings of one part, or of what lies in the folder itself, such as a CLIP model.
+
+    Raises:
+        HostError: they name another class than the part's, code, or a size that no Stable Diffusion or CLIP model has.
+    """
+    for path in (folder / part / name for name in _FILES):
+        if not path.is_file():
+            continue
+        if path.name == "adapter_config.json":
+            raise HostError(f"{path} asks for the weights of another model; give a folder with the weights themselves")
+        settings = read_settings(path)
+        _refuse_code(path, settings)
+        if path.name in _SIZED:
+            _refuse_large(path, settings)
+        for key in ("_class_name", "tokenizer_class"):
+            if part and settings.get(key) is not None and settings[key] not in CLASSES[part][1]:
+                raise _other_class(path, part, settings[key], CLASSES[part][1])
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        HostError: it cannot be read, is larger than 1 MiB, or is something else.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise HostError(f"{path} cannot be read ({error}); copy the folder again") from error
+    return settings
+
+
+def _refuse_code(path: Path, settings: Any, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise HostError(f"{path} is nested too deeply; copy the folder again")
+    if isinstance(settings, list):
+        for value in settings:
+            _refuse_code(path, value, depth + 1)
+    if not isinstance(settings, dict):
+        return
+    for key, value in settings.items():
+        kernel = key in _ATTENTION and value is not None and not (isinstance(value, str) and value.isidentifier())
+        if kernel or (key in _CODE and value):
+            raise HostError(
+                f"{path} sets {key!r}, which stands for code or for weights of another kind and is not followed; give a plain "
+                "Stable Diffusion or CLIP folder"
+            )
+        _refuse_code(path, value, depth + 1)
+
+
+def _refuse_large(path: Path, settings: Any, key: str = "") -> None:
+    """Sizes that would take all memory or all time before it is seen that the weights do not fit."""
+    if isinstance(settings, dict):
+        for inner, value in settings.items():
+            _refuse_large(path, value, inner)
+    elif isinstance(settings, list):
+        if len(settings) > _MAX_LEVELS and key.endswith(("_blocks", "_block", "_block_types", "_channels")):
+            raise _too_large(path, key, f"{len(settings):,} entries", _MAX_LEVELS)
+        for value in settings:
+            _refuse_large(path, value, key)
+    elif isinstance(settings, int):  # sizes are; others may be infinite
+        most = _MAX_COUNT if key.endswith(("_token_id", "vocab_size", "_timesteps", "num_labels")) else _MAX_SETTING
+        if "layers" in key or key.endswith("_blocks"):
+            most = _MAX_LAYERS.get(key, _MAX_BLOCKS)
+        if abs(settings) > most:
+            raise _too_large(
+                path, key, f"{settings:,}" if abs(settings) < 10**30 else "a number of more than 30 digits", most
+            )
+
+
+def _too_large(path: Path, key: str, given: str, most: int) -> HostError:
+    return HostError(
+        f"{path} sets {key[:80]!r} to {given}, where Stable Diffusion and CLIP have at most {most:,}; copy the folder again"
+    )
+
+
+def _other_class(path: Path, part: str, given: Any, classes: tuple[str, ...]) -> HostError:
+    return HostError(
+        f"{path} names {str(given)[:80]!r} as the {part}, which is not loaded; known are {', '.join(classes)}"
+    )

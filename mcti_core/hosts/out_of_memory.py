@@ -1,0 +1,80 @@
+"""Recognise that memory has run out, continue in smaller parts, and give back what PyTorch keeps for later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from ..errors import HostError
+
+__all__ = ["TEXT_TOO_LARGE", "empty_caches", "in_parts_that_fit", "is_out_of_memory"]
+
+TEXT_TOO_LARGE = (
+    "a single prompt does not fit into memory in the text encoder; free memory that others hold, or use another device"
+)
+_Result = TypeVar("_Result")
+_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",  # cuBLAS and cuDNN
+    "invalid buffer size",  # Metal
+    "out_of_device_memory",  # XPU, as the next two
+    "out_of_host_memory",
+    "out_of_resources",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is an error of too little memory, on any device.
+
+    PyTorch 2.4 has no ``torch.OutOfMemoryError``, and MPS, the CPU and cuBLAS raise plain ``RuntimeError``: the text tells.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def empty_caches() -> None:
+    """Give back memory that is kept but not used. Call it outside of the handler, which holds on to what failed."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
+
+
+def in_parts_that_fit(compute: Callable[[slice], _Result], rows: int, at_once: int, advice: str) -> list[_Result]:
+    """Compute consecutive rows in parts; where memory runs out, in parts of half the size from there on.
+
+    Args:
+        compute: of one part, for example the features of these images.
+        rows: in all.
+        at_once: most rows of a part, at least 1.
+        advice: the message where a single row does not fit: what does not, and what to lower.
+
+    Returns:
+        The result of each part, in order.
+
+    Raises:
+        HostError: a single row does not fit into memory.
+    """
+    results: list[_Result] = []
+    done = 0
+    while done < rows or not results:  # of no rows, the result is empty and still has its shape
+        part = slice(done, min(done + at_once, rows))
+        try:
+            results.append(compute(part))
+            done = part.stop
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if part.stop - part.start <= 1:
+                raise HostError(advice) from error
+            at_once = (part.stop - part.start) // 2
+        empty_caches()  # outside of the handler, which holds on to everything that failed
+    return results

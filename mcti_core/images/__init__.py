@@ -1,0 +1,1 @@
+"""Image files and tensors that anybody may have made."""

@@ -1,0 +1,90 @@
+"""Pillow's readers over files that may be used only so much: how often a reader reads, and how many bytes.
+
+Readers loop over what a file says, such as a hundred million empty blocks, and keep what they do not know.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from importlib import import_module
+from typing import IO, Any
+
+from ..files.kinds import READ_KINDS
+from ..files.limits import MAX_IMAGE_READS, MAX_METADATA_BYTES
+from .tiff_claims import refuse_tiff_claims
+
+__all__ = ["MeteredFile", "bytes_to_open", "open_metered"]
+
+_TAKEN_WHOLE = ("WEBP", "AVIF", "HEIF", "TIFF")
+"""Kinds of which readers may take the whole file when they open it; of TIFF, its tags."""
+_MAX_READS_TO_OPEN = 2_500
+_HEADERS = 2**16
+"""Bytes that are read more than once."""
+_MAX_DECODED_IN_PYTHON = 20_000_000
+"""Pixels of a BMP with run lengths, which Pillow fills in one at a time."""
+
+
+class MeteredFile:
+    """A binary file; reads beyond what ``allow`` gives are a ``ValueError``.
+
+    Args:
+        file: is used from its beginning on, and stays open.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        file.seek(0)
+        self._file = file
+        self._calls = self._bytes = 0
+        self.taken = 0
+        """Bytes read since ``allow``."""
+
+    def allow(self, count: int, calls: int) -> None:
+        """From now on, ``calls`` reads of ``count`` bytes together."""
+        self._bytes, self._calls, self.taken = count, calls, 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(size)
+        self._calls -= 1
+        self.taken += len(content)
+        if self._calls < 0 or self.taken > self._bytes:
+            raise ValueError("its metadata or its blocks are too many or too large; save it anew as PNG or JPEG")
+        return content
+
+    def __getattr__(self, name: str) -> Any:  # seek, tell, fileno: they move no content
+        return getattr(self._file, name)
+
+
+def bytes_to_open(file: IO[bytes], kind: str) -> int:
+    """What the reader of this kind may take before it decodes."""
+    size = os.fstat(file.fileno()).st_size
+    return size if kind in _TAKEN_WHOLE else min(size, MAX_METADATA_BYTES)
+
+
+def open_metered(file: IO[bytes], kind: str) -> tuple[Any, int]:
+    """Pillow's reader of this kind of file, and the bytes that it took.
+
+    Not by ``Image.open``: its own limit is lower, and a warning for all programs in this process.
+
+    Raises:
+        ValueError: more blocks, tags or metadata than images have. What the reader raises passes through.
+    """
+    if kind == "TIFF":
+        refuse_tiff_claims(file)
+    metered = MeteredFile(file)
+    metered.allow(bytes_to_open(file, kind) + _HEADERS, _MAX_READS_TO_OPEN)
+    module, name = READ_KINDS[kind]
+    image = getattr(import_module(module), name)(metered)
+    taken = metered.taken
+    if image.tile and image.tile[0][0] == "bmp_rle" and image.width * image.height > _MAX_DECODED_IN_PYTHON:
+        raise ValueError("a BMP with run lengths of more than 20 million pixels; save it as PNG")
+    metered.allow(2 * os.fstat(file.fileno()).st_size + MAX_METADATA_BYTES, MAX_IMAGE_READS)
+    itself = weakref.ref(image)  # in a circle, its memory would be given back late
+
+    def load_end() -> Any:  # called when the pixels are there; what follows them is metadata again
+        metered.allow(MAX_METADATA_BYTES, _MAX_READS_TO_OPEN)
+        reader: Any = itself()
+        return type(reader).load_end(reader)
+
+    image.load_end = load_end
+    return image, taken

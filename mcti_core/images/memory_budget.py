@@ -1,0 +1,75 @@
+"""One budget for the memory of all images that are being read, whichever threads read them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..files.limits import IMAGE_MEMORY
+
+__all__ = ["MemoryBudget", "image_budget", "memory_of"]
+
+_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+"""In which Pillow holds an image; 4 in all other modes."""
+_DECODER = {"WEBP": 12, "AVIF": 16, "HEIF": 16}
+"""Bytes per pixel that a decoder holds beside Pillow's image."""
+_UNKNOWN = ("AVIF", "HEIF")
+"""Kinds whose pictures may be larger than their files say: 2 KB that claim 16 x 16 pixels unpack to 268 million, and are made smaller then."""
+_COEFFICIENTS = 2
+"""Bytes per pixel and channel that a JPEG of several scans is collected in."""
+_FIXED = 2**24
+"""Strips, blocks that are filled in part, and tables."""
+
+
+class MemoryBudget:
+    """Memory that threads share: who asks for more than is left waits until others give theirs back.
+
+    Args:
+        total: bytes.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self._used = 0
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, count: int) -> Iterator[None]:
+        """Hold ``count`` bytes, at most the total. Reservations are given in the order in which they are asked for."""
+        with self._turn, self._changed:  # in order, so that small images do not keep a large one waiting for ever
+            self._changed.wait_for(lambda: self._used + count <= self.total)
+            self._used += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= count
+                self._changed.notify_all()
+
+
+image_budget = MemoryBudget(IMAGE_MEMORY)
+
+
+def memory_of(image: Any, kind: str, factor: int) -> int:
+    """Bytes that reading an opened image takes at most, about.
+
+    Args:
+        image: Pillow's reader, of which only size, mode and info are looked at.
+        kind: a key of ``images.kinds.READ_KINDS``.
+        factor: the image is read at 1 / factor of its size.
+    """
+    pixels, each = image.width * image.height, _BYTES_PER_PIXEL.get(image.mode, 4)
+    smaller = -(-pixels // factor**2)
+    held = smaller if kind == "JPEG" else pixels
+    count = held * each + pixels * _DECODER.get(kind, 0)
+    if kind == "JPEG" and image.info.get("progressive"):
+        count += pixels * _COEFFICIENTS * len(image.getbands())
+    if kind in ("TIFF", "GIF"):  # turned upright, or laid onto the frame, as a copy
+        count += held * 4
+    if kind in _UNKNOWN:  # two at once, whatever they say
+        count = max(count, image_budget.total // 2 - 2 * _FIXED - 3 * smaller)
+    floats = 4 * min(image.width, image.height) ** 2 // factor**2  # one channel of the square in the middle
+    return max(count + 3 * smaller, 3 * smaller + 2 * floats) + _FIXED

@@ -1,0 +1,281 @@
+"""Read image files that anybody may have made: what is opened, how large it may be, and how much memory it may take."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ExamplesError
+from ..files.kinds import READ_KINDS, kind_of, reader_hint, webp_size
+from ..files.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MAX_SCANNED_PIXELS, MAX_SCANS
+from .jpeg_scans import count_most_scans
+from .limited_readers import bytes_to_open, open_metered
+from .memory_budget import image_budget, memory_of
+from .tiff_claims import jpeg_places
+
+__all__ = ["UnreadableError", "load_image", "load_square", "load_squares", "one_error", "open_regular", "to_square"]
+
+_HALVED_FROM = 50_000_000
+"""Pixels above which an image is read at half its width and height."""
+_STRIP = 256
+"""Rows that are converted at once, fewer of wide images."""
+_STRIP_PIXELS = 2**21
+_NAMED = 20
+"""Files that one error names."""
+_ORIENTATION = 0x0112
+_UPRIGHT: dict[int, Callable[[Any], Any]] = {
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2),
+    6: lambda p: p.transpose(1, 0, 2)[:, ::-1],
+    7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda p: p.transpose(1, 0, 2)[::-1],
+}
+"""Orientation in the metadata -> the view of (H, W, 3) pixels that stands upright."""
+_NOT_A_FILE = (
+    (stat.S_ISDIR, "it is a folder"),
+    (stat.S_ISFIFO, "it is a named pipe, not a file"),
+    (stat.S_ISSOCK, "it is a socket, not a file"),
+)
+_Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class UnreadableError(ExamplesError):
+    """One image file cannot be used.
+
+    Args:
+        path: the file.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path} cannot be read as an image ({reason}); replace it or take it out")
+        self.path, self.reason = str(path), reason
+
+
+def one_error(errors: Sequence[ExamplesError]) -> ExamplesError:
+    """One error for those of several images; it names the first twenty files."""
+    if len(errors) == 1:
+        return errors[0]
+    named = [f"{e.path} ({e.reason})" if isinstance(e, UnreadableError) else str(e) for e in errors[:_NAMED]]
+    more = f" and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+    return ExamplesError(
+        f"{len(errors)} images cannot be read: {', '.join(named)}{more}; replace them or take them out"
+    )
+
+
+def load_image(path: str | Path) -> Tensor:
+    """Read an image as (3, H, W) float32 in [0, 1]: upright as its metadata says, transparency laid on white.
+
+    Images of more than 50 million pixels come at half their width and height.
+
+    Raises:
+        UnreadableError: the file is missing, no regular file, not an image of a kind that is read, damaged, or beyond one of
+            the limits for images in ``limits``.
+    """
+    return _read(path, lambda pixels: _channels(pixels).float().div_(255))
+
+
+def load_square(path: str | Path, size: int) -> Tensor:
+    """``to_square(load_image(path), size)``, with less memory on the way: (3, size, size).
+
+    Raises:
+        UnreadableError: as ``load_image``.
+    """
+
+    def square(pixels: _Pixels) -> Tensor:
+        top, left, side = _middle(*pixels.shape[:2])
+        channels = _channels(pixels[top : top + side, left : left + side])
+        return torch.cat([to_square(channel.float().div_(255), size) for channel in channels.split(1)])
+
+    return _read(path, square)
+
+
+def load_squares(images: Iterable[Path | Tensor], size: int) -> list[Tensor]:
+    """Each image as (3, size, size) float32 in [0, 1].
+
+    Raises:
+        ExamplesError: one for all files that cannot be read.
+    """
+    squares, errors = list[Tensor](), list[ExamplesError]()
+    for image in images:
+        try:
+            squares.append(to_square(image, size) if isinstance(image, Tensor) else load_square(image, size))
+        except ExamplesError as error:
+            errors.append(error)
+    if errors:
+        raise one_error(errors)
+    return squares
+
+
+def to_square(image: Tensor, size: int) -> Tensor:
+    """(C, H, W) -> (C, size, size): centre crop to a square, then bicubic with antialiasing."""
+    top, left, side = _middle(*image.shape[1:])
+    square = image[:, top : top + side, left : left + side]
+    if side == size:
+        return square.clone()
+    resized = torch.nn.functional.interpolate(
+        square[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return resized[0].clamp(0, 1)
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a file for reading that is a regular file: a named pipe would wait for ever, and a device never end.
+
+    Raises:
+        UnreadableError: it is missing, not a regular file, or may not be read.
+    """
+    try:
+        _refuse_irregular(path, os.stat(path).st_mode)  # before it is opened, which may already start a device
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        raise UnreadableError(path, _reason(error)) from error
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _refuse_irregular(path, os.fstat(descriptor).st_mode)  # it may be another one by now
+    except UnreadableError:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_irregular(path: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        reason = next((told for test, told in _NOT_A_FILE if test(mode)), "it is a device, not a file")
+        raise UnreadableError(path, reason)
+
+
+def _read(path: str | Path, use: Callable[[_Pixels], Tensor]) -> Tensor:
+    """What ``use`` makes of the (H, W, 3) pixels; whatever is wrong with the file is an ``UnreadableError``."""
+    try:
+        with open_regular(path) as file:
+            return _used(file, use)
+    except UnreadableError:
+        raise
+    except Exception as error:  # of any kind: Pillow passes on what damaged metadata leads to, such as struct.error
+        raise UnreadableError(path, _reason(error)) from error
+
+
+def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
+    kind, size = kind_of(beginning := file.read(64)), os.fstat(file.fileno()).st_size
+    if kind not in READ_KINDS:
+        raise ValueError(kind)
+    if hint := reader_hint(kind):
+        raise ValueError(f"it holds {kind}: {hint}")
+    if size > MAX_IMAGE_BYTES:
+        raise ValueError(f"its file has {size / 2**30:.1f} GiB; at most {MAX_IMAGE_BYTES / 2**30:.0f} GiB are read")
+    if kind == "WEBP":
+        _refuse_large(*webp_size(beginning))
+    with image_budget.reserved(2 * bytes_to_open(file, kind)):
+        image, taken = open_metered(file, kind)
+        with image:
+            _refuse_large(*image.size)
+            pixels = image.width * image.height
+            factor = 2 if pixels > _HALVED_FROM else 1
+            memory = 2 * taken + memory_of(image, kind, factor)
+            jpegs = jpeg_places(image, size) if kind == "TIFF" else {(0, size)} if kind == "JPEG" else set()
+    if memory > image_budget.total:
+        most = image_budget.total / 2**30
+        raise ValueError(f"reading it takes {memory / 2**30:.1f} GiB of memory; at most {most:.0f} GiB are used")
+    _refuse_scans(file, pixels, jpegs)
+    with image_budget.reserved(memory):
+        return use(_decoded(file, kind, factor))
+
+
+def _refuse_large(width: int, height: int) -> None:
+    if width * height > MAX_IMAGE_PIXELS or max(width, height) > MAX_IMAGE_SIDE:
+        raise ValueError(
+            f"{width} x {height} pixels; at most {MAX_IMAGE_PIXELS // 1_000_000} million are read, {MAX_IMAGE_SIDE:,} on a side"
+        )
+
+
+def _refuse_scans(file: IO[bytes], pixels: int, jpegs: Iterable[tuple[int, int]]) -> None:
+    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
+    if count_most_scans(file, jpegs, most) > most:
+        raise ValueError(f"a JPEG of more than {most} passes over its pixels; save it as a plain JPEG")
+
+
+def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
+    """(H, W, 3) upright, at 1 / factor of its size; all that Pillow held of the image is given back."""
+    with open_metered(file, kind)[0] as image:
+        if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
+            factor = 1
+        # In one block, which the system has back when the image goes; of many smaller ones each thread would keep its own.
+        if new_block := getattr(Image.core, "new_block", None):  # type: ignore[attr-defined]  # since Pillow 11
+            image.im = new_block(image.mode, getattr(image, "_tile_size", image.size))
+        image.load()
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        white = _white(image)
+        rows = max(1, min(_STRIP, _STRIP_PIXELS // image.width) // factor) * factor
+        size = (-(-image.height // factor), -(-image.width // factor), 3)
+        pixels = np.empty(size, dtype=np.uint8)
+        for top in range(0, image.height, rows):  # a very large image is there once, not in every step of the way
+            strip = _in_colour(image.crop((0, top, image.width, min(top + rows, image.height))), white)
+            pixels[top // factor : (top + rows) // factor] = np.asarray(strip.reduce(factor) if factor > 1 else strip)
+    return _UPRIGHT.get(orientation, lambda p: p)(pixels)
+
+
+def _in_colour(image: Image.Image, white: float | None) -> Image.Image:
+    """Eight bits, red, green and blue, on white."""
+    if white is not None:
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / white)).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _white(image: Image.Image) -> float | None:
+    """The value of white, where grey has more than eight bits; Pillow's own conversion cuts values off instead.
+
+    Whole numbers have it at the top of 8, 12 or 16 bits, whichever holds the brightest of the image; floating-point ones at 1.
+
+    Raises:
+        ValueError: values whose black and white cannot be known.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return None
+    low, high = 0.0, 0.0
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        low, high = float(np.minimum(low, strip.min())), float(np.maximum(high, strip.max()))  # which pass on NaN
+    floating = image.mode == "F"
+    whites = (1.0,) if floating else (255.0, 4095.0, 65535.0)
+    if not (low >= 0 and high <= whites[-1]):
+        kind = "floating-point" if floating else "32-bit"
+        raise ValueError(
+            f"its {kind} values from {low:g} to {high:g} have no known black and white, save it with 8 or 16 bits"
+        )
+    return next(white for white in whites if high <= white)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError) and error.strerror:
+        return error.strerror.lower()
+    if isinstance(error, MemoryError):  # how much is asked for depends on the file, so the next one may well be read
+        return "not enough memory"
+    return str(error) or type(error).__name__
+
+
+def _channels(pixels: _Pixels) -> Tensor:
+    """(H, W, 3) -> (3, H, W), a copy where PyTorch cannot have a view."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def _middle(height: int, width: int) -> tuple[int, int, int]:
+    """(top, left, side) of the largest square there."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side

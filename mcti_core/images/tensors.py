@@ -1,0 +1,110 @@
+"""Images that a program hands over, in the one form that models take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ExamplesError
+
+__all__ = ["as_batch", "as_image"]
+
+_ROUNDING = 1e-3
+
+
+def as_image(image: Any, name: str) -> Tensor:
+    """One image as (3, H, W) float32 in [0, 1] on the CPU.
+
+    Args:
+        image: a tensor (3, H, W), a NumPy array (H, W, 3) or (3, H, W), each uint8 from 0 to 255 or floating-point in
+            [0, 1], or a Pillow image of 8 bits a channel.
+        name: what a message calls it.
+
+    Raises:
+        ExamplesError: it is of another kind, shape, type or range, or has values that are not finite.
+    """
+    if isinstance(image, Image.Image):
+        image = _of_pillow(image, name)
+    if isinstance(image, np.ndarray):
+        image = _of_numpy(image, name)
+    if not isinstance(image, Tensor):
+        raise ExamplesError(
+            f"{name} is of type {type(image).__name__}; give a tensor (3, H, W), a NumPy array (H, W, 3) or a Pillow image"
+        )
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ExamplesError(f"{name} has the shape {tuple(image.shape)}; give a tensor (3, H, W)")
+    return _in_range(image.detach() if image.requires_grad else image, name).float().cpu()
+
+
+def as_batch(images: Any) -> Tensor:
+    """A batch of images as (B, 3, H, W) floating-point in [0, 1]; floating-point values of a tensor stay as they are.
+
+    Args:
+        images: a tensor (B, 3, H, W) or an array (B, H, W, 3) or (B, 3, H, W); one image as ``as_image`` takes it; or a list
+            of such images, all of one size. uint8 from 0 to 255, or floating-point in [0, 1].
+
+    Raises:
+        ExamplesError: it is of another kind, shape, type or range, has values that are not finite, or holds images of
+            several sizes.
+    """
+    if isinstance(images, list | tuple):
+        return _stacked([as_image(image, f"image {number}") for number, image in enumerate(images)])
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = _of_numpy(images, "the batch of images")
+    if not isinstance(images, Tensor):
+        return as_image(images, "the image")[None]
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ExamplesError(f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W)")
+    return _in_range(images, "the batch of images")
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
+    if len(sizes) != 1:
+        found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1])) if sizes else "none"
+        raise ExamplesError(
+            f"a list of images must hold images of one size, got {found}; resize them, or give each by itself"
+        )
+    return torch.stack(images)
+
+
+def _in_range(pixels: Tensor, name: str) -> Tensor:
+    """Bytes are scaled. Whether floating-point values above 1 were meant as bytes cannot be known, so they are refused."""
+    if pixels.dtype == torch.uint8:
+        return pixels.float() / 255
+    if not pixels.is_floating_point():
+        raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
+    if not pixels.numel():
+        return pixels
+    low, high = (float(value) for value in pixels.aminmax())
+    if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # of NaN, both are NaN
+        raise ExamplesError(
+            f"{name} has values from {low:.4g} to {high:.4g}, outside [0, 1]; divide values from 0 to 255 by 255"
+            if low - low == high - high == 0
+            else f"{name} has values that are not finite numbers; give values in [0, 1]"
+        )
+    return pixels
+
+
+def _of_numpy(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
+    if pixels.dtype.kind not in "fu" or pixels.dtype.itemsize > 8:
+        raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
+    native = pixels.astype(pixels.dtype.newbyteorder("="))  # a copy, which PyTorch may write to
+    tensor = torch.from_numpy(np.ascontiguousarray(native))
+    return tensor.movedim(-1, -3) if tensor.ndim in (3, 4) and tensor.shape[-1] == 3 else tensor
+
+
+def _of_pillow(image: Image.Image, name: str) -> np.ndarray[Any, Any]:
+    """(H, W, 3) uint8; transparency is laid on white, as in files."""
+    if image.mode[0] in "IF":
+        raise ExamplesError(f"{name} is a Pillow image of mode {image.mode}; convert it to 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,1 @@
+"""Prompts: how they are written, and token vectors spliced into embedded text."""

@@ -1,0 +1,179 @@
+"""Prompts with learned vectors in them: text -> token ids and spots -> spliced embeddings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import TokenError
+from ..hosts.base import Host, TextEncoder, TextFeatures, on_device
+from .syntax import Piece, parse_prompt
+
+__all__ = ["Prompts", "check_templates", "encode_prompts", "named_prompts", "splice", "template_prompts"]
+
+_NO_VECTOR = -1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """B tokenized prompts of one text encoder, with spots for learned vectors."""
+
+    ids: Tensor
+    """(B, L) int64; at a spot, the id of the beginning, which cannot be taken for the end as padding can."""
+    spots: Tensor
+    """(B, L) int64: which of the row's vectors stands here, or -1 for the token table's own."""
+    end: Tensor
+    """(B,) int64 position of end-of-text."""
+    weights: Tensor | None = None
+    """(B, L) float32, how much what the denoiser reads there differs from the empty prompt's; None where all are 1."""
+
+    def rows(self, index: Tensor) -> Prompts:
+        weights = None if self.weights is None else self.weights[index]
+        return Prompts(self.ids[index], self.spots[index], self.end[index], weights)
+
+    def without_padding(self) -> Prompts:
+        """Cut after the longest prompt's end-of-text. Text features are the same; what the denoiser attends to is not."""
+        length = int(self.end.max()) + 1
+        weights = None if self.weights is None else self.weights[:, :length]
+        return Prompts(self.ids[:, :length], self.spots[:, :length], self.end, weights)
+
+    def pooled_at(self, pooling: str) -> Tensor:
+        """(B,) where the text feature is read: ``"eot"`` or ``"token"``."""
+        return self.token if pooling == "token" else self.end
+
+    @property
+    def token(self) -> Tensor:
+        """(B,) position of the last learned vector; end-of-text where a prompt has none."""
+        position = torch.arange(self.spots.shape[1]) * (self.spots > _NO_VECTOR)
+        return torch.where((self.spots > _NO_VECTOR).any(1), position.argmax(1), self.end)
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise a ``TokenError`` unless each holds ``{}`` exactly once, among plain words."""
+    for template in templates:
+        if template.count("{}") != 1:
+            raise TokenError(f"template {template!r} must hold {{}} exactly once, where the token goes")
+        if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
+            raise TokenError(
+                f"template {template!r} holds a weight or another sign that only prompts have; write plain words around {{}}"
+            )
+
+
+def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: int) -> Prompts:
+    """One prompt a template, its ``{}`` replaced by ``vectors`` spots.
+
+    Raises:
+        TokenError: a template without exactly one ``{}``, or too long for the encoder.
+    """
+    check_templates(templates)
+    parts = [[part for part in re.split(r"(\{\})", template) if part] for template in templates]
+    rows = [[(0 if part == "{}" else part, 1.0) for part in row] for row in parts]
+    return _lay_out(encoder, rows, vectors, templates)
+
+
+def named_prompts(
+    encoder: TextEncoder, texts: Sequence[str], names: Sequence[str], vectors: int, labels: Sequence[str] = ()
+) -> Prompts:
+    """Free prompts in which tokens of the set are named and words weighted, see ``prompts.syntax.parse_prompt``.
+
+    Spots count through all C * V vectors.
+
+    Raises:
+        TokenError: as ``parse_prompt``, or a prompt too long for the encoder.
+    """
+    rows = [parse_prompt(text, tuple(names), tuple(labels)) for text in texts]
+    return _lay_out(encoder, rows, vectors, texts)
+
+
+def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], vectors: int, texts: Sequence[str]) -> Prompts:
+    ids = torch.full((len(rows), encoder.length), encoder.pad)
+    spots = torch.full_like(ids, _NO_VECTOR)
+    weights = torch.ones(ids.shape)
+    end = torch.zeros(len(rows), dtype=torch.long)
+    for i, row in enumerate(rows):
+        line, at, weighed = [encoder.begin], [_NO_VECTOR], [1.0]
+        for piece, weight in row:
+            own = list(range(piece * vectors, (piece + 1) * vectors)) if isinstance(piece, int) else None
+            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.begin] * vectors
+            line += new
+            at += own or [_NO_VECTOR] * len(new)
+            weighed += [weight] * len(new)
+        if len(line) >= encoder.length:
+            raise TokenError(f"prompt {texts[i]!r} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
+        ids[i, : len(line)] = torch.tensor(line)
+        ids[i, len(line)] = encoder.end
+        spots[i, : len(line)] = torch.tensor(at)
+        weights[i, : len(line)] = torch.tensor(weighed)
+        end[i] = len(line)
+    return Prompts(ids, spots, end, weights if (weights != 1).any() else None)
+
+
+def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
+    """Embed prompts with each row's own vectors at its spots.
+
+    Args:
+        prompts: B prompts.
+        vectors: (B, M, d) or (1, M, d) for all rows; gradients flow to them and nowhere else.
+
+    Returns:
+        (B, L, d) float32.
+    """
+    table = encoder.embed(on_device(prompts.ids, vectors.device))
+    spots = on_device(prompts.spots, vectors.device)
+    rows = vectors.expand(len(spots), -1, -1)
+    chosen = rows.gather(1, spots.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, L, d)
+    return torch.where((spots > _NO_VECTOR)[..., None], chosen, table)
+
+
+def encode_prompts(
+    host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor]
+) -> dict[str, TextFeatures]:
+    """Features of the same B prompts from each encoder that has them in ``prompts``; the others are not run.
+
+    Args:
+        prompts: by encoder. A denoiser wants all encoders' features; a text feature is read from one, the CLIP space's.
+        vectors: by encoder, of all of them; as in ``splice``.
+
+    Returns:
+        By encoder, in the host's order.
+
+    Raises:
+        TokenError: the vectors are for other text encoders.
+    """
+    ours = {name: v.shape[-1] for name, v in vectors.items()}
+    theirs = {name: encoder.width for name, encoder in host.text.items()}
+    if ours != theirs:
+        raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
+    return {
+        name: _weighed(encoder, prompts[name], _encode(host, encoder, prompts[name], vectors[name]), host)
+        for name, encoder in host.text.items()
+        if name in prompts
+    }
+
+
+def _encode(host: Host, encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> TextFeatures:
+    return encoder.encode(on_device(prompts.ids, host.device), splice(encoder, prompts, vectors))
+
+
+def _weighed(encoder: TextEncoder, prompts: Prompts, features: TextFeatures, host: Host) -> TextFeatures:
+    """The context at each weighted place moved away from the empty prompt's, or towards it.
+
+    References: ``ClipTokenWeightEncoder.encode_token_weights`` in ComfyUI's comfy/sd1_clip.py.
+    """
+    if prompts.weights is None:
+        return features
+    empty = _lay_out(encoder, [()], 1, [""])
+    length = prompts.ids.shape[1]
+    cut = Prompts(empty.ids[:, :length], empty.spots[:, :length], empty.end)
+    nothing = _encode(host, encoder, cut, torch.zeros(1, 1, encoder.width, device=host.device)).context
+    weights = on_device(prompts.weights, host.device)[..., None]
+    context = torch.where(weights == 1, features.context, (features.context - nothing) * weights + nothing)
+    return replace(features, context=context)
+
+
+def _widths(encoders: Mapping[str, int]) -> str:
+    return " and ".join(f"{name}, {width} wide" for name, width in encoders.items())

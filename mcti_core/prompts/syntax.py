@@ -1,0 +1,275 @@
+"""How a prompt is written: references to learned tokens in all usual spellings, and weights by ComfyUI's rule.
+
+A prompt is text of others, copied from other programs as often as not. So what looks like a reference or a weight is either
+understood or refused with the spelling that is meant; it never becomes letters without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NoReturn
+
+from ..errors import TokenError
+from ..files.limits import MAX_BRACKETS, MAX_PROMPT
+from ..tokens.normal_form import normal_form
+from ..tokens.references import (
+    EMBEDDING,
+    class_called,
+    continues_name,
+    end_of_name,
+    is_of_a_name,
+    known_forms,
+    loose_weight,
+    nearest,
+    reference_at,
+    without_suffix,
+)
+
+__all__ = ["Piece", "parse_prompt"]
+
+Piece = tuple[str | int, float]
+"""A text, or the index of a class, and its weight."""
+
+_MARK = 0xF0000
+"""A class in the text, while weights are read: a character of a plane for private use."""
+_LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
+_WEIGHT = 1.1
+"""Of brackets without a number."""
+_BRACES = re.compile(r"[{｛]+([^{}｛｝]*)[}｝]+")
+_KIND = re.compile(r"^(?:embed|embedding|ti)\s*[:：]\s*", re.IGNORECASE)
+"""Before a name in braces or angles."""
+_ANGLES = re.compile(r"<([^\s<>][^<>]*)>")
+_WILDCARD = re.compile(r"(?<![^\W_])__[^\W_](?:\S*?[^\W_])?__(?![^\W_])")
+_COMPEL = re.compile(
+    r"[\U000f0000-\U000fffef)](\++|--+)(?=[\s,.;)]|$)|[\U000f0000-\U000fffef)\"'](\.(?:and|blend|swap)\()"
+)
+"""Signs behind a token or a bracket, by which InvokeAI's prompts weigh and mix."""
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+_SHOWN = 20
+_LOG = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=4096)
+def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = ()) -> tuple[Piece, ...]:
+    """A prompt in pieces, in order.
+
+    A token of the set is ``{name}`` or ``embedding:name``, by its name or its label, in any case and composition; also with a file's
+    suffix, in quotes, as ``<name>``, or bare where the name is no word (``my-cat``). ``(words:1.2)`` weighs words as ComfyUI
+    does, ``\\(`` is a bracket. A name that stands among the words as a word is drawn as one, which is logged.
+
+    Args:
+        names: (C,) names of the tokens.
+        labels: (C,) the classes' labels, or none.
+
+    Raises:
+        TokenError: a name that is not there, brackets that do not close, a spelling of another program that means nothing here, or
+            more characters or brackets than ``files/limits.py`` allows.
+    """
+    return tuple(_Parser(prompt, names, labels or names).pieces())
+
+
+class _Parser:
+    def __init__(self, prompt: str, names: Sequence[str], labels: Sequence[str]):
+        self.prompt, self.names, self.labels = prompt, names, labels
+        self.known = known_forms(labels, names)
+
+    def pieces(self) -> list[Piece]:
+        if len(self.prompt) > MAX_PROMPT:
+            self._refuse(f"has {len(self.prompt):,} characters", f"write at most {MAX_PROMPT:,}")
+        text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
+        for escape, literal in _LITERAL.items():
+            text = text.replace(escape, literal)
+        marked = self._marked(text)
+        self._refuse_words_of_others(marked)  # a class may be called BREAK
+        self._refuse_leftovers(marked)
+        marked = self._bare(marked)
+        found: list[Piece] = []
+        for part, weight in self._weighted(marked, 1.0):
+            found += [(piece, weight) for piece in _split(part)]
+        self._refuse_weights_outside(found)
+        return found
+
+    def _marked(self, text: str) -> str:
+        """Every reference as one character."""
+        parts, at = [], 0
+        while at < len(text):
+            if found := EMBEDDING.match(text, at):
+                index, at = self._named(text, found.end())
+            elif found := _BRACES.match(text, at):
+                index, at = self._index(found[1], found[0]), found.end()
+            elif found := _ANGLES.match(text, at):
+                index, at = self._in_angles(found[1], found[0]), found.end()
+            else:
+                parts.append(text[at])
+                at += 1
+                continue
+            parts.append(chr(_MARK + index))
+        return "".join(parts)
+
+    def _named(self, text: str, at: int) -> tuple[int, int]:
+        """The class behind ``embedding:``, and where its name ends."""
+        found = reference_at(text, at, self.labels, self.names, self.known)
+        index = self._index(found.name, f"embedding:{found.name}") if found.class_index is None else found.class_index
+        return index, found.end
+
+    def _in_angles(self, inside: str, whole: str) -> int:
+        if re.match(r"(lora|lyco|hypernet)\w*:", inside, re.IGNORECASE):
+            self._refuse(f"holds {whole!r}, and a prompt loads no files here", f"write tokens as {self._example()}")
+        return self._index(inside, whole)
+
+    def _index(self, name: str, written: str) -> int:
+        name = without_suffix(_KIND.sub("", name.strip()).strip("\"'"))
+        index = class_called(name, self.labels, self.names)
+        if index is not None:
+            return index
+        weighed = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
+        if weighed and class_called(weighed[1], self.labels, self.names) is not None:
+            self._refuse(f"holds {written!r}", f"write a weight as ({{{weighed[1].strip()}}}:1.2)")
+        if "|" in name:
+            self._refuse(f"holds {written!r}", f"write one name, such as {self._example()}")
+        if not name:
+            self._refuse(f"holds {written!r}, which names no token", f"there are: {self._listed()}")
+        close = nearest(name, self.known)
+        meant = "" if close is None else f"; did you mean {{{self.names[close]}}}?"
+        self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{meant}")
+
+    def _bare(self, text: str) -> str:
+        """Names without any sign of a reference: a token if it can be nothing else, else words, which is logged."""
+        folded = normal_form(text)
+        forms = {re.sub("[-_]", " ", form): index for form, index in self.known} | dict(self.known)
+        for form, index in sorted(forms.items(), key=lambda item: -len(item[0])):
+            if form not in folded:
+                continue
+            distinct = "-" in form or "_" in form or not form.isascii()
+            for at in range(len(text)):
+                end = end_of_name(text, at, form)
+                alone = end is not None and not continues_name(text, end) and not (at and is_of_a_name(text[at - 1]))
+                if end is None or not (alone or _without_spaces(form)):
+                    continue
+                if alone and distinct:
+                    text = f"{text[:at]}{chr(_MARK + index)}{text[end:]}"
+                    continue
+                _LOG.warning(
+                    "prompt %r: %r is drawn as a word; write {%s} for the learned token",
+                    self.prompt[:120], text[at:end], self.names[index],
+                )  # fmt: skip
+                break
+        return text
+
+    def _weighted(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
+        """(text, weight) of every part: ``(x)`` weighs 1.1 times, ``(x:w)`` weighs w, whatever is around it.
+
+        References: ``token_weights`` in ComfyUI's comfy/sd1_clip.py.
+        """
+        start = depth = 0
+        for at, character in enumerate(text):
+            if character == "(":
+                if depth == 0:
+                    yield text[start:at], weight
+                    start = at + 1
+                depth += 1
+                if depth > MAX_BRACKETS:
+                    self._refuse(
+                        f"has more than {MAX_BRACKETS} brackets in one another", "write weights as (words:1.2)"
+                    )
+            elif character == ")":
+                depth -= 1
+                if depth == 0:
+                    yield from self._bracket(text[start:at], weight)
+                    start = at + 1
+            if depth < 0:
+                break
+        if depth:
+            sign = "(" if depth > 0 else ")"
+            self._refuse(
+                f"has a {sign!r} without its other half",
+                f"write weights as ({self._example()}:1.2), and a plain bracket as \\{sign}",
+            )
+        yield text[start:], weight
+
+    def _bracket(self, inside: str, weight: float) -> Iterator[tuple[str, float]]:
+        words, colon, number = inside.rpartition(":")
+        try:
+            own = float(number) if colon and words else None
+        except ValueError:
+            own = None
+        if own is None:
+            yield from self._weighted(inside, weight * _WEIGHT)
+            return
+        if not math.isfinite(own):
+            self._refuse(f"has the weight {number.strip()!r}", "a weight is a number such as 1.2")
+        yield from self._weighted(words, own)
+
+    def _refuse_words_of_others(self, text: str) -> None:
+        if part := re.search(r"\b(BREAK|AND)\b", text):
+            self._refuse(
+                f"holds {part[0]}, by which other programs begin a further part",
+                f"a prompt is one part here: leave {part[0]} out, or write it in small letters where the word is meant",
+            )
+        if wildcard := _WILDCARD.search(text):
+            self._refuse(
+                f"holds {wildcard[0][:40]!r}, which stands for a line of a file in other programs",
+                f"write a token as {self._example()}, and words without low lines around them",
+            )
+        if brackets := re.search(r"\[[^\[\]]*\]", text):
+            self._refuse(
+                f"holds {self._unmarked(brackets[0])[:40]!r}, a spelling of other programs",
+                "write a lower weight as (words:0.9), and a plain bracket as \\[",
+            )
+
+    def _refuse_leftovers(self, marked: str) -> None:
+        for sign, other in ("{}", "}{", "｛｝", "｝｛"):
+            if sign in marked:
+                self._refuse(
+                    f"has a {sign!r} without its {other!r}",
+                    f"write a token as {self._example()}, and a plain brace as \\{sign}",
+                )
+        if found := _COMPEL.search(marked):
+            self._refuse(
+                f"has {found[1] or found[2]!r} behind a token or a bracket, a spelling of other programs",
+                f"write a weight as ({self._example()}:1.2)",
+            )
+
+    def _refuse_weights_outside(self, pieces: Sequence[Piece]) -> None:
+        for (piece, _), (behind, _) in pairwise(pieces):
+            if isinstance(piece, int) and isinstance(behind, str) and loose_weight(behind, 0):
+                name = self.names[piece]
+                self._refuse(f"has a weight behind {name!r} that brackets do not end", f"write ({{{name}}}:1.2)")
+
+    def _unmarked(self, marked: str) -> str:
+        return "".join(f"{{{self.names[ord(c) - _MARK]}}}" if ord(c) in range(_MARK, 0xFFFF0) else c for c in marked)
+
+    def _example(self) -> str:
+        return f"{{{self.names[0]}}}" if self.names else "{name}"
+
+    def _listed(self) -> str:
+        shown = [
+            name if normal_form(name) == normal_form(label) else f"{name} ({label})"
+            for name, label in zip(self.names, self.labels, strict=True)
+        ]
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        return (", ".join(shown[:_SHOWN]) or "none") + more
+
+    def _refuse(self, wrong: str, remedy: str) -> NoReturn:
+        shown = self.prompt if len(self.prompt) <= 120 else f"{self.prompt[:119]}…"
+        raise TokenError(f"prompt {shown!r} {wrong}; {remedy}")
+
+
+def _split(text: str) -> Iterator[str | int]:
+    """Texts and classes of a marked text."""
+    for literal, plain in ((literal, escape[1]) for escape, literal in _LITERAL.items()):
+        text = text.replace(literal, plain)
+    for part in re.split(r"([\U000f0000-\U000fffef])", text):
+        if part:
+            yield ord(part) - _MARK if len(part) == 1 and ord(part) >= _MARK else part
+
+
+def _without_spaces(form: str) -> bool:
+    """Whether a name's script puts no spaces between words, so that it can stand inside of others."""
+    return unicodedata.name(form[0], "").startswith(_SPACELESS)

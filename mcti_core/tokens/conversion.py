@@ -1,0 +1,266 @@
+"""What ``mcti convert`` works on: single classes, each with the file it was read from, until they are written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ..errors import TokenError
+from .embedding_cards import CARD_SUFFIXES, has_card
+from .formats import SUFFIXES
+from .io import import_embedding, in_set_order, is_token_set, load_tokens
+from .names import find_classes, safe_names
+from .normal_form import normal_form
+from .ops import rename
+from .token_set import TokenSet
+
+__all__ = [
+    "Inputs",
+    "Operation",
+    "SourceClass",
+    "apply_operations",
+    "group",
+    "read_inputs",
+    "refuse_twins",
+    "with_prefix",
+]
+
+Operation = tuple[str, Sequence[str]]
+"""``"pick"``, ``"names"`` or ``"rename"``, and what was written behind it."""
+
+
+@dataclass(frozen=True)
+class SourceClass:
+    """One class and where it was read."""
+
+    path: Path
+    original: str
+    """Its label in that file."""
+    tokens: TokenSet
+    """Of this class alone."""
+
+    @property
+    def label(self) -> str:
+        return self.tokens.labels[0]
+
+    @property
+    def name(self) -> str:
+        return self.tokens.names[0]
+
+
+@dataclass
+class Inputs:
+    """What was read, and what was not."""
+
+    classes: list[SourceClass] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Files that should have been read, a sentence each."""
+    skipped: list[str] = field(default_factory=list)
+    """What is not needed: other files in folders, and copies of embeddings; a sentence each."""
+
+    def add(self, path: Path, tokens: TokenSet) -> None:
+        """Each class of a file; an embedding that is there already is skipped."""
+        for index, label in enumerate(tokens.labels):
+            one = SourceClass(path, label, tokens.select([index]))
+            copy = next((other for other in self.classes if _is_copy(one, other)), None) if len(tokens) == 1 else None
+            if copy is None:
+                self.classes.append(one)
+            else:
+                self.skipped.append(f"{path}: left out, the same embedding as in {copy.path}")
+
+
+def _is_copy(one: SourceClass, other: SourceClass) -> bool:
+    a, b = one.tokens, other.tokens
+    if a.labels != b.labels or (a.pooling, a.templates) != (b.pooling, b.templates):
+        return False
+    return a.vectors.keys() == b.vectors.keys() and all(
+        torch.equal(v, b.vectors[name]) for name, v in a.vectors.items()
+    )
+
+
+def read_inputs(inputs: Sequence[Path]) -> Inputs:
+    """Read token sets, embeddings, and folders of both, in the order given. A file that cannot be read stops no other.
+
+    Embeddings in a folder are in their set's order, where they are all of one set.
+    """
+    found = Inputs()
+    for given in inputs:
+        try:
+            files = _files_of(given, found) if given.is_dir() else [given]
+        except OSError as error:
+            found.failed.append(_unreadable(given, error))
+            continue
+        embeddings: list[tuple[Path, TokenSet, tuple[str, ...]]] = []
+        for path in files:
+            try:
+                if is_token_set(path):
+                    found.add(path, load_tokens(path))
+                else:
+                    embeddings.append((path, *import_embedding(path)))
+            except TokenError as error:
+                found.failed.append(str(error))
+            except OSError as error:
+                found.failed.append(_unreadable(path, error))
+        for index in in_set_order([(tokens, whole) for _, tokens, whole in embeddings]):
+            found.add(*embeddings[index][:2])
+    return found
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be read ({error.strerror or error})"
+
+
+def _files_of(folder: Path, found: Inputs) -> list[Path]:
+    """What is read of a folder; the rest is counted by kind."""
+    read: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        kind = path.suffix.lower()
+        is_card = kind in CARD_SUFFIXES and not path.stem.lower().endswith(".preview") and has_card(path)
+        if not path.name.startswith("."):
+            (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
+    counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in others)
+    listed = ", ".join(f"{n} {kind}{'s' * (kind == 'folder' and n > 1)}" for kind, n in sorted(counts.items()))
+    if not read:
+        known = f"{', '.join(SUFFIXES)} or image with an embedding"
+        found.failed.append(f"{folder} holds no {known}" + (f"; it holds {listed}" if listed else ""))
+    elif listed:
+        found.skipped.append(f"{folder}: {listed} not read")
+    return read
+
+
+def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation]) -> list[SourceClass]:
+    """Pick and rename, one after the other.
+
+    Raises:
+        TokenError: a class that is not there, is named twice, or may be of several files.
+    """
+    now = list(classes)
+    for kind, values in operations:
+        if kind == "pick":
+            now = [now[index] for index in _distinct([_find(now, value) for value in values], values)]
+        elif kind == "names":
+            if len(values) != len(now):
+                raise TokenError(
+                    f"there are {len(now)} classes ({_labels(now)}) and {len(values)} names; give one name each"
+                )
+            now = [_renamed(one, label) for one, label in zip(now, values, strict=True)]
+        else:
+            pairs = [_parse_renaming(now, value) for value in values]
+            _distinct([index for index, _ in pairs], values)
+            new = dict(pairs)
+            now = [_renamed(one, new[index]) if index in new else one for index, one in enumerate(now)]
+    return now
+
+
+def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass]:
+    """The classes with a text before each token's name; labels stay.
+
+    Raises:
+        TokenError: this makes no safe name.
+    """
+    return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in classes]
+
+
+def refuse_twins(classes: Sequence[SourceClass]) -> None:
+    """Raise a ``TokenError`` where classes have one token name; it names all of them and says how to rename one."""
+    seen: dict[str, list[SourceClass]] = {}
+    for one in classes:
+        seen.setdefault(normal_form(one.name), []).append(one)
+    twins = [alike for alike in seen.values() if len(alike) > 1]
+    for first, second, *_ in twins:
+        if (first.path.absolute(), first.original) == (second.path.absolute(), second.original):
+            raise TokenError(f"{first.path} is given twice; give it once")
+    if twins:
+        listed = "; ".join(f"{alike[0].name!r}: {_listed(alike, classes)}" for alike in twins)
+        raise TokenError(
+            f"classes share a token name ({listed}); rename all but one, as in --rename {_address(twins[0][1], classes)!r}=NEW, or "
+            "--pick those you want"
+        )
+
+
+def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
+    """What goes together in one set, in the order read.
+
+    Returns:
+        The classes by the group's name: text encoders and number of vectors, as in ``clip_l-4``; a number follows where groups differ in
+        something else (widths, pooling, templates).
+    """
+    found: dict[str, list[SourceClass]] = {}
+    kinds: dict[object, str] = {}
+    for one in classes:
+        tokens = one.tokens
+        shapes = tuple(sorted((name, *v.shape[1:]) for name, v in tokens.vectors.items()))
+        kind = (shapes, tokens.pooling, tokens.templates)
+        if kind not in kinds:
+            name = "-".join((*(shape[0] for shape in shapes), str(tokens.vectors_per_token)))
+            like = sum(known == name or known.startswith(f"{name}-") for known in found)
+            kinds[kind] = f"{name}-{like + 1}" if like else name
+        found.setdefault(kinds[kind], []).append(one)
+    return found
+
+
+def _find(classes: Sequence[SourceClass], wanted: str) -> int:
+    """The one class that a label, a token name or ``FILE:LABEL`` means."""
+    found = _find_all(classes, wanted)
+    if not found:
+        raise TokenError(f"there is no class {wanted!r} here; there are: {_labels(classes)}")
+    if len(found) > 1:
+        meant = _listed([classes[index] for index in found], classes)
+        raise TokenError(f"there are {len(found)} classes {wanted!r}; say which: {meant}")
+    return found[0]
+
+
+def _find_all(classes: Sequence[SourceClass], wanted: str) -> list[int]:
+    found = find_classes(wanted, [one.label for one in classes], [one.name for one in classes])
+    for at, character in enumerate(wanted):
+        if found:
+            break
+        file, label = normal_form(wanted[:at]), wanted[at + 1 :]
+        if character == ":":
+            of_file = [i for i, one in enumerate(classes) if file in map(normal_form, (str(one.path), one.path.name))]
+            originals = [classes[index].original for index in of_file]
+            found = [of_file[index] for index in find_classes(label, originals, safe_names(originals))]
+    return found
+
+
+def _address(one: SourceClass, classes: Sequence[SourceClass]) -> str:
+    """``FILE:LABEL``, with the file's whole path where its name would not do."""
+    alike = {other.path for other in classes if normal_form(other.path.name) == normal_form(one.path.name)}
+    return f"{one.path.name if len(alike) == 1 else one.path}:{one.original}"
+
+
+def _listed(some: Sequence[SourceClass], classes: Sequence[SourceClass]) -> str:
+    return " and ".join(repr(_address(one, classes)) for one in some)
+
+
+def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str]:
+    """``OLD=NEW`` -> the class and its new label. Both may hold a ``=``: OLD is the longest part that is a class, best to the letter."""
+    places = [at for at, character in enumerate(text) if character == "=" and text[:at] and text[at + 1 :]]
+    if not places:
+        raise TokenError(f"a new label is written OLD=NEW, got {text!r}")
+    known = {one.label for one in classes}
+    meant = (
+        [at for at in places if text[:at] in known]
+        or [at for at in places if _find_all(classes, text[:at])]
+        or places[:1]
+    )
+    return _find(classes, text[: meant[-1]]), text[meant[-1] + 1 :]
+
+
+def _distinct(indices: list[int], values: Sequence[str]) -> list[int]:
+    if len(set(indices)) != len(indices):
+        raise TokenError(f"a class is named twice: {', '.join(values)}")
+    return indices
+
+
+def _renamed(one: SourceClass, label: str) -> SourceClass:
+    return replace(one, tokens=rename(one.tokens, {one.label: label}))
+
+
+def _labels(classes: Sequence[SourceClass]) -> str:
+    return ", ".join(one.label for one in classes)

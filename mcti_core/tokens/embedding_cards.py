@@ -1,0 +1,131 @@
+"""Embeddings inside images, as AUTOMATIC1111's web UI writes them: a preview that carries the embedding.
+
+It is there twice: as text of the PNG file, and in the pixels left and right of the picture, which survive programs that drop the text.
+
+References: ``modules/textual_inversion/image_embedding.py`` of stable-diffusion-webui.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import TokenError
+from ..files.safe_load import refuse_large
+
+__all__ = ["CARD_SUFFIXES", "has_card", "read_card"]
+
+CARD_SUFFIXES = (".png", ".webp")
+_TEXT = "sd-ti-embedding"
+_MAX_JSON = 8 * 2**20
+"""Bytes; 75 vectors of SDXL, each number with 20 digits, have half of it."""
+_MAX_PIXELS = 16_000_000
+_ZLIB = 0x78
+"""A zlib stream's first byte."""
+
+
+def has_card(path: str | Path) -> bool:
+    """Whether an image carries an embedding, also a damaged one; what cannot be read carries none."""
+    try:
+        return _find_json(Path(path)) is not None
+    except (TokenError, OSError):
+        return False
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The embedding, as a ``.pt`` file of the same program holds it: ``{"string_to_param": {"*": (V, d)}, ...}``.
+
+    Raises:
+        TokenError: not an image, too large, or one without an embedding.
+    """
+    content = _find_json(Path(path))
+    if content is None:
+        raise TokenError("this image carries no embedding; give it as the web UI wrote it, unchanged, or a .pt file")
+    if len(content) >= _MAX_JSON:
+        raise TokenError(f"the embedding in this image has more than {_MAX_JSON // 2**20} MiB, so it is something else")
+    try:
+        found = json.loads(content)
+        kept = found["string_to_param"]
+        return {**found, "string_to_param": {key: _tensors(value) for key, value in kept.items()}}
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
+        raise TokenError(f"the embedding in this image is damaged ({str(error)[:80]}); get it anew") from error
+
+
+def _tensors(value: Any) -> Any:
+    """What the web UI's JSON encoder made of a tensor, or of a dict of them, for SDXL."""
+    if "TORCHTENSOR" in value:
+        return torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
+    return {key: torch.tensor(part["TORCHTENSOR"], dtype=torch.float32) for key, part in value.items()}
+
+
+def _find_json(path: Path) -> bytes | None:
+    """The embedding as JSON, of ``_MAX_JSON`` bytes at most, from the file's text or from its pixels.
+
+    Raises:
+        TokenError: no image, or a file larger than embeddings are.
+    """
+    from PIL import Image
+
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise TokenError("cannot be read (it is no file); give a token file")
+    if not path.exists():
+        raise TokenError("there is no such token file")
+    refuse_large(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are compared below
+            with Image.open(path, formats=("PNG", "WEBP")) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    return None
+                text = getattr(image, "text", {}).get(_TEXT)
+                return (
+                    _from_pixels(image.convert("RGB"))
+                    if text is None
+                    else base64.b64decode(text[: 2 * _MAX_JSON])[:_MAX_JSON]
+                )
+    except Exception as error:  # whatever Pillow passes on of a damaged image
+        raise TokenError(f"cannot be read as an image ({str(error)[:80] or type(error).__name__})") from error
+
+
+def _from_pixels(image: Any) -> bytes | None:
+    """The low four bits of two blocks, parted from the picture by a black column each: halves of a zlib stream's bytes."""
+    import numpy as np
+
+    pixels: Any = np.asarray(image)
+    lit: Any = (pixels > 0).all(2)
+    if not lit.any():
+        return None
+    columns, rows = np.flatnonzero(lit.any(0)), np.flatnonzero(lit.any(1))
+    low = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & 0x0F
+    black = np.flatnonzero(low.max((0, 2)) == 0)
+    if len(black) < 2 or not 0 < black[0] == low.shape[1] - 1 - black[-1]:
+        return None
+    left, right = low[:, : black[0]].reshape(-1), low[:, black[-1] + 1 :].reshape(-1)
+    if (right[0] ^ _noise(1)[0]) << 4 | (left[0] ^ _noise(1)[0]) != _ZLIB:  # a picture with dark columns
+        return None
+    noise = _noise(left.size)
+    data = ((right ^ noise) << 4 | (left ^ noise)).tobytes()
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_JSON)
+    except zlib.error:
+        return None
+
+
+def _noise(count: int) -> Any:
+    """(count,) uint8 that both blocks are mixed with: s % 255 & 15 of s <- 1664525 s + 1013904223 mod 2**32, from s = 0 on."""
+    import numpy as np
+
+    states = np.empty(count, dtype=np.uint32)
+    states[0], known = 1013904223, 1
+    factor, summand = 1664525, 1013904223  # ``known`` steps at once
+    while known < count:
+        more = min(known, count - known)
+        states[known : known + more] = states[:more] * np.uint32(factor) + np.uint32(summand)
+        factor, summand, known = factor * factor % 2**32, (factor + 1) * summand % 2**32, known + more
+    return (states % 255 & 0x0F).astype(np.uint8)

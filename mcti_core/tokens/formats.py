@@ -1,0 +1,206 @@
+"""Embedding files as the programs around Stable Diffusion write them. docs/token-files.md tells who writes what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TokenError
+from ..files.limits import MAX_NUMBER, MAX_WIDTH
+from ..files.safe_load import is_safetensors, read_safetensors, read_torch, refuse_large
+from .embedding_cards import CARD_SUFFIXES, read_card
+
+__all__ = ["EMBEDDING", "SUFFIXES", "WIDTHS", "Embedding", "read_embedding"]
+
+SUFFIXES = (".safetensors", ".pt", ".bin")
+EMBEDDING = json.dumps("mcti-embedding")
+"""What stands under ``format`` in the metadata of our own."""
+WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}
+"""The text encoders that embeddings of other programs are for."""
+
+_SINGLE = {"emb_params": "ComfyUI, A1111, InvokeAI and kohya", "emp_params": "OneTrainer"}
+"""Keys of a token of one text encoder, and whose they are."""
+_MOST_VECTORS = 75
+"""A prompt has room for no more."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_KNOWN = (
+    "known are 'emb_params', 'clip_l' and 'clip_g' (ComfyUI, kohya, OneTrainer), 'string_to_param' (A1111, InvokeAI), "
+    "'emp_params' (OneTrainer), and a single tensor, bare or under its token (diffusers)"
+)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What one file holds."""
+
+    vectors: Mapping[str, Tensor]
+    """Encoder name -> (V, d) float32, of equal V."""
+    layout: str
+    """Whose layout it is, for people."""
+    token: str = ""
+    """What the file itself calls its token."""
+    base_model: str = ""
+    """What the file says it was trained on."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of safetensors."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether we wrote it; then the metadata tells the rest."""
+        return self.metadata.get("format") == EMBEDDING
+
+
+def read_embedding(path: str | Path) -> Embedding:
+    """Read one token, whoever wrote it: safetensors, PyTorch's ``.pt`` and ``.bin`` as far as they hold no code, and the images of
+    ``tokens/embedding_cards.py``.
+
+    Numbers of half or double precision become float32.
+
+    Raises:
+        TokenError: no such file, a damaged or too large one, code in it, another layout than the known ones, or vectors of
+            a wrong shape, type or number, or that are not finite.
+    """
+    path = Path(path)
+    if is_safetensors(path) or path.suffix.lower() == ".safetensors":
+        refuse_large(path)
+        metadata, tensors = read_safetensors(path)
+        if metadata.get("format") == EMBEDDING:
+            return _own(metadata, tensors)
+        found = _recognised(tensors)
+        return Embedding(found.vectors, found.layout, found.token, found.base_model, metadata)
+    return _recognised(read_card(path) if path.suffix.lower() in CARD_SUFFIXES else read_torch(path))
+
+
+def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embedding:
+    """Of any width: the file says what it is for."""
+    try:
+        encoders = json.loads(metadata["encoders"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise TokenError("its 'encoders' are missing or damaged; save or copy the file anew") from error
+    if not isinstance(encoders, list) or not all(isinstance(name, str) for name in encoders):
+        raise TokenError("its 'encoders' are of the wrong kind; save or copy the file anew")
+    keyed = dict(zip(encoders, tensors.values(), strict=True)) if len(encoders) == len(tensors) == 1 else tensors
+    if set(keyed) != set(encoders):
+        raise TokenError(f"it should hold {_listed(encoders)}, it holds {_listed(tensors)}; save or copy the file anew")
+    return Embedding(_equal({name: _checked(keyed[name], name) for name in encoders}), "MC-TI", metadata=metadata)
+
+
+def _recognised(content: Any) -> Embedding:
+    """Whose layout is this?"""
+    if isinstance(content, Tensor):
+        return Embedding(_by_width(content, "the tensor"), "diffusers")
+    if not isinstance(content, dict):
+        raise TokenError(f"it holds a {type(content).__name__}; {_KNOWN}")
+    if "string_to_param" in content:
+        return _of_a1111(content)
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    _refuse_others(tensors)
+    if len(tensors) == 1:
+        (key,) = tensors
+        if key not in WIDTHS:
+            return Embedding(
+                _by_width(tensors[key], _named(key)), _SINGLE.get(key, "diffusers"), "" if key in _SINGLE else key
+            )
+    if tensors and set(tensors) <= set(WIDTHS):
+        return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya and OneTrainer")
+    raise TokenError(f"it holds {_listed(content)}; {_KNOWN}")
+
+
+def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
+    """What looks like an embedding and is another thing."""
+    if any(key.startswith("bundle_emb.") for key in tensors):
+        raise TokenError("it is a LoRA with embeddings inside; take the embeddings out, one file each")
+    if any(key.endswith("_out") for key in tensors):
+        raise TokenError(
+            f"it holds {_listed(tensors)}: OneTrainer's output embedding, which stands behind the text encoder and not before it; "
+            "train it as an ordinary embedding"
+        )
+
+
+def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
+    """``{"string_to_param": {"*": (V, d)}, "name": ..., "sd_checkpoint_name": ...}``, the first one of all; for SDXL ``*`` is a dict."""
+    kept = content["string_to_param"]
+    if isinstance(kept, torch.nn.Module):  # a ParameterDict, looked into without calling it
+        kept = vars(kept).get("_parameters")
+    if not isinstance(kept, dict) or len(kept) != 1:
+        count = len(kept) if isinstance(kept, dict) else "no"
+        raise TokenError(f"its 'string_to_param' holds {count} tokens; read are files of one token")
+    ((key, tensor),) = kept.items()
+    name, base = (value if isinstance(value := content.get(key), str) else "" for key in ("name", "sd_checkpoint_name"))
+    if isinstance(tensor, dict):
+        if not tensor or not all(isinstance(encoder, str) and encoder in WIDTHS for encoder in tensor):
+            raise TokenError(f"its 'string_to_param' holds {_listed(tensor)}; known are {_widths()}")
+        return Embedding(_by_encoder(tensor), "A1111", name, base)
+    return Embedding(_by_width(tensor, f"'string_to_param' {_named(key)}"), "A1111 and InvokeAI", name, base)
+
+
+def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Of a token that names its encoders."""
+    return _equal({name: _of_width(_checked(tensors[name], name), name) for name in WIDTHS if name in tensors})
+
+
+def _by_width(tensor: Any, what: str) -> dict[str, Tensor]:
+    """Which encoder a token is for that does not say so."""
+    vectors = _checked(tensor, what)
+    for name, width in WIDTHS.items():
+        if vectors.shape[1] == width:
+            return {name: vectors}
+    raise TokenError(f"its vectors are {vectors.shape[1]} wide; known are {_widths()}")
+
+
+def _of_width(vectors: Tensor, name: str) -> Tensor:
+    if vectors.shape[1] != WIDTHS[name]:
+        raise TokenError(f"its {name!r} vectors are {vectors.shape[1]} wide; known are {_widths()}")
+    return vectors
+
+
+def _checked(tensor: Any, what: str) -> Tensor:
+    """(V, d) or (d,) of any floating type -> (V, d) float32 of its own. The shape is looked at before any number is."""
+    if not isinstance(tensor, Tensor):
+        raise TokenError(f"{what} is a {type(tensor).__name__} and no tensor")
+    if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise TokenError(f"{what} is a tensor of {tensor.dtype}; embeddings are plain floating point numbers")
+    if tensor.ndim not in (1, 2) or not tensor.numel():
+        raise TokenError(f"{what} has the shape {tuple(tensor.shape)}; known are (vectors, width) and (width,)")
+    if tensor.shape[-1] > MAX_WIDTH:
+        raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; known are {_widths()}")
+    rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
+    if len(rows) > _MOST_VECTORS:
+        raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MOST_VECTORS}")
+    if rows.numel() * rows.element_size() > rows.untyped_storage().nbytes():  # one number may stand for any many
+        raise TokenError(
+            f"{what} says to hold {rows.numel():,} numbers, and does not store as many; the file is damaged"
+        )
+    vectors = rows.float().contiguous().clone()
+    if not vectors.abs().max() <= MAX_NUMBER:
+        raise TokenError(
+            f"{what} holds numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the embedding is broken"
+        )
+    return vectors
+
+
+def _equal(vectors: dict[str, Tensor]) -> dict[str, Tensor]:
+    counts = {name: len(rows) for name, rows in vectors.items()}
+    if len(set(counts.values())) != 1:
+        raise TokenError(f"its encoders have different numbers of vectors: {counts}")
+    return vectors
+
+
+def _listed(keys: Any) -> str:
+    shown = [_named(key) for key in list(keys)[:6]]
+    return ", ".join(shown + ["..."] * (len(keys) > 6)) or "nothing"
+
+
+def _named(key: Any) -> str:
+    """Other keys than strings may be as deep as they like."""
+    return repr(key[:40]) if isinstance(key, str) else f"a {type(key).__name__}"
+
+
+def _widths() -> str:
+    return ", ".join(f"{width} ({name})" for name, width in WIDTHS.items())

@@ -1,0 +1,301 @@
+"""Token files: a whole set in one file, to be loaded again; and one embedding file a class, for prompts elsewhere.
+
+Only safetensors is written: unlike pickled files, it cannot carry code. Embeddings of other programs are read in
+``tokens/formats.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import TokenError
+from ..files.limits import MAX_CLASSES
+from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
+from ..files.safe_load import format_of, read_safetensors
+from .embedding_cards import CARD_SUFFIXES
+from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
+from .modelspec import embedding_metadata
+from .names import safe_names
+from .ops import class_index, merge, rename
+from .set_format import FEATURES, FORMAT, LABELS, VERSION, check_format, metadata_value, parse_token_set
+from .token_set import TokenSet
+
+__all__ = [
+    "LAYOUTS",
+    "SUFFIX",
+    "export_embedding",
+    "export_embeddings",
+    "import_embedding",
+    "import_embeddings",
+    "in_set_order",
+    "is_own_file",
+    "is_token_set",
+    "load_tokens",
+    "refuse_foreign_tokens",
+    "save_tokens",
+]
+
+SUFFIX = ".safetensors"
+LAYOUTS = ("comfyui", "diffusers", "onetrainer")
+"""Whose embedding files are written; the first ones are what nearly all programs read."""
+_LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
+_TRAINED = ("shots", "gamma", "seed", "base_fingerprint")
+"""What of the training's settings goes into each embedding, where it is known."""
+
+
+def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
+    """Write a token set into one file, whole or not at all.
+
+    The file holds ``<encoder>`` (C, V, d) float32 for each text encoder, ``support.features`` (N, p) float32 and
+    ``support.labels`` (N,) int64 where there are any, and all else as metadata, each value as JSON.
+
+    Args:
+        tokens: what to save; ``tokens.training`` of values that JSON knows.
+        path: ``.safetensors`` is added where it is missing.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        TokenError: the file cannot be written, or ``tokens.training`` holds something else.
+        FileError: a file of others is there.
+    """
+    tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
+    if tokens.support is not None:
+        tensors |= {FEATURES: _plain(tokens.support.features), LABELS: tokens.support.labels.cpu().clone()}
+    values = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "labels": tokens.labels,
+        "names": tokens.names,
+        "encoders": list(tokens.vectors),
+        "templates": tokens.templates,
+        "pooling": tokens.pooling,
+        "base_model": tokens.base_model,
+        "training": dict(tokens.training),
+        "versions": _versions(),
+    }
+    return _write(_with_suffix(path), tensors, values)
+
+
+def load_tokens(path: str | Path) -> TokenSet:
+    """Read what ``save_tokens`` wrote, equal to the bit.
+
+    Raises:
+        TokenError: no such file, not a whole safetensors file, not a token set, one with wrong content, or one written
+            by a newer version of this project.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise TokenError(
+            f"{path} cannot be read, since it is a folder; name the token set's file, as in {path / 'tokens.safetensors'}"
+        )
+    if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and path.is_file() and not is_token_set(path):
+        raise TokenError(
+            f"{path} is no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
+        )
+    try:
+        return parse_token_set(*read_safetensors(path, check_format))
+    except TokenError as error:
+        raise TokenError(f"{path}: {error}") from error
+
+
+def export_embedding(
+    tokens: TokenSet, which: str | int, folder: str | Path, *, layout: str = "comfyui", labels: Sequence[str] = ()
+) -> Path:
+    """Write one class as an embedding file for prompts, named after its token.
+
+    A token of one text encoder becomes ``emb_params`` (V, d) float32, as for SD 1.x and 2.x; one of several has a key
+    for each encoder (``clip_l``, ``clip_g``), as for SDXL. docs/token-files.md tells which programs were checked.
+
+    Args:
+        which: the class's label, its token name in any case, or its index.
+        layout: ``"comfyui"``; for a token of one encoder also ``"diffusers"``, whose key is the token itself, or
+            ``"onetrainer"``, which wants ``emp_params``. Of several encoders all three are the same.
+        labels: of all classes that are exported together, in order, where ``tokens`` holds only some; the file keeps them.
+
+    Returns:
+        ``folder/<token name>.safetensors``.
+
+    Raises:
+        TokenError: no such class or layout, or the file cannot be written.
+        FileError: a file of others is there.
+    """
+    index = class_index(tokens, which)
+    name, label = tokens.names[index], tokens.labels[index]
+    vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
+    tensors = vectors if len(vectors) > 1 else {_key(layout, name): next(iter(vectors.values()))}
+    values = {
+        "name": name,
+        "label": label,
+        "labels": tuple(labels) or tokens.labels,
+        "encoders": list(tokens.vectors),
+        "templates": tokens.templates,
+        "pooling": tokens.pooling,
+        "base_model": tokens.base_model,
+        "training": {key: tokens.training[key] for key in _TRAINED if key in tokens.training},
+    }
+    described = {"format": EMBEDDING, **embedding_metadata(vectors, tensors, name, label)}
+    return _write(Path(folder) / f"{name}{SUFFIX}", tensors, values, described)
+
+
+def export_embeddings(tokens: TokenSet, folder: str | Path, *, layout: str = "comfyui") -> list[Path]:
+    """``export_embedding`` of every class, in label order."""
+    return [export_embedding(tokens, index, folder, layout=layout) for index in range(len(tokens))]
+
+
+def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
+    """Read one embedding file as a set of one class.
+
+    Returns:
+        The set, and the labels of the set that the file was written from, in order; none of other programs' files.
+
+    Raises:
+        TokenError: as ``tokens.formats.read_embedding``.
+    """
+    path = Path(path)
+    try:
+        found = read_embedding(path)
+        vectors = {name: rows[None] for name, rows in found.vectors.items()}
+        stem = path.stem
+        # diffusers calls all of its files alike, and images with an embedding are passed on under any name
+        if found.token and (stem.startswith("learned_embeds") or path.suffix.lower() in CARD_SUFFIXES):
+            stem = found.token.strip("<>")
+        tokens = TokenSet((stem,), vectors, safe_names([stem]), base_model=found.base_model)
+        return _with_metadata(tokens, found) if found.is_own else (tokens, ())
+    except TokenError as error:
+        raise TokenError(f"{path}: {error}") from error
+
+
+def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) -> TokenSet:
+    """Read embedding files as one token set, a class each.
+
+    Files that ``export_embedding`` wrote bring back labels, templates and pooling, and where they are a whole set, its
+    label order. Of other programs' files the label is the file's name, and templates and pooling are the defaults; the
+    order is the one given.
+
+    Args:
+        names: labels in place of the files' own, one a file, in the order of ``paths``.
+
+    Raises:
+        TokenError: no files, none that ``tokens.formats.read_embedding`` reads, or tokens that do not go together.
+    """
+    if not paths:
+        raise TokenError("there are no embedding files to read")
+    if len(paths) > MAX_CLASSES:
+        raise TokenError(f"there are {len(paths):,} embedding files; a token set has at most {MAX_CLASSES:,}")
+    if names and len(names) != len(paths):
+        raise TokenError(f"there are {len(paths)} embeddings and {len(names)} names; give one name each")
+    read = [import_embedding(path) for path in paths]
+    tokens = [one for one, _ in read]
+    if names:
+        return merge(*(rename(one, {one.labels[0]: name}) for one, name in zip(tokens, names, strict=True)))
+    return merge(*(tokens[index] for index in in_set_order(read)))
+
+
+def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
+    """The order that embeddings had in their set, if they are the whole of one set; else the order given.
+
+    Args:
+        read: what ``import_embedding`` returned for each.
+    """
+    labels = [tokens.labels[0] for tokens, _ in read]
+    whole = read[0][1] if read else ()
+    if any(order != whole for _, order in read) or sorted(whole) != sorted(labels):
+        return list(range(len(read)))
+    return [labels.index(label) for label in whole]
+
+
+def is_token_set(path: str | Path) -> bool:
+    """Whether ``load_tokens`` is what reads this file."""
+    return format_of(path) == json.dumps(FORMAT)
+
+
+def is_own_file(path: str | Path) -> bool:
+    """Whether a file was written here, so that it may be written anew."""
+    return format_of(path) in (json.dumps(FORMAT), EMBEDDING)
+
+
+def refuse_foreign_tokens(paths: Iterable[Path], *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
+    """``files.ownership.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
+
+    Programs read embeddings of any of ``SUFFIXES``, so a file of others with another suffix is a twin too.
+
+    Args:
+        paths: the files to write.
+        root: the folder that they must stay in.
+        twins: further folders that are looked through by name, beside the files' own.
+
+    Raises:
+        FileError: something of others is in the way.
+    """
+    paths = list(paths)
+    for path in paths:
+        refuse_foreign(path, is_own_file, root=root)
+    refuse_foreign_twins(paths, dict.fromkeys((*(path.parent for path in paths), *twins)), is_own_file, SUFFIXES)
+
+
+def _key(layout: str, name: str) -> str:
+    """Under which a token of one encoder is kept."""
+    keys = dict(zip(LAYOUTS, ("emb_params", f"<{name}>", "emp_params"), strict=True))
+    if layout not in keys:
+        raise TokenError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    return keys[layout]
+
+
+def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[str, ...]]:
+    """Of one that we wrote; older ones say less."""
+    values = found.metadata
+    described = replace(
+        tokens,
+        labels=(metadata_value(values, "label", str),),
+        templates=tuple(metadata_value(values, "templates", list)),
+        pooling=metadata_value(values, "pooling", str),
+        base_model=metadata_value(values, "base_model", str),
+        training=metadata_value(values, "training", dict) if "training" in values else {},
+    )
+    return described, tuple(metadata_value(values, "labels", list)) if "labels" in values else ()
+
+
+def _write(
+    path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any], plain: Mapping[str, str] | None = None
+) -> Path:
+    """Args: values: metadata, each to be written as JSON; plain: metadata as it is."""
+    try:
+        described = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
+    except (TypeError, ValueError) as error:
+        raise TokenError(f"{path} is not written: what describes the tokens must be plain values ({error})") from error
+    try:
+        return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_own_file)
+    except (OSError, SafetensorError) as error:
+        raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy of its own: safetensors refuses tensors that share memory."""
+    return tensor.detach().float().cpu().contiguous().clone()
+
+
+def _with_suffix(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that are installed."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = distributions.version(name)
+        except distributions.PackageNotFoundError:
+            continue
+    return versions

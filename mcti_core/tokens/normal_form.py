@@ -1,0 +1,38 @@
+"""The one form in which names and labels are compared: in prompts, pick, rename, add, merge, Route and resuming."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+
+__all__ = ["index_of", "indices_of", "label_of_folder", "normal_form"]
+
+
+def normal_form(text: str) -> str:
+    """The text without the differences that a reader does not see or mean: composed letters (NFC), and no case.
+
+    Systems store the same name in different ways: a Mac writes é as two code points, most others as one.
+
+    >>> normal_form("Cafe\\u0301") == normal_form("CAFÉ")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def index_of(wanted: str, texts: Sequence[str]) -> int | None:
+    """Where a text is among others: exactly so if it is, else in normal form; None where it is not."""
+    return next(iter(indices_of(wanted, texts)), None)
+
+
+def indices_of(wanted: str, texts: Sequence[str]) -> list[int]:
+    """Like ``index_of``, all of them."""
+    if exact := [index for index, text in enumerate(texts) if text == wanted]:
+        return exact
+    wanted = normal_form(wanted)
+    return [index for index, text in enumerate(texts) if normal_form(text) == wanted]
+
+
+def label_of_folder(name: str) -> str:
+    r"""A folder's name as a label that every encoding can carry: of one that is not UTF-8, a byte 0xE9 becomes ``\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,146 @@
+"""Token sets put together, taken apart and renamed. Nothing is trained and no file is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import TokenError
+from .names import find_class, safe_names
+from .normal_form import normal_form
+from .token_set import Support, TokenSet
+
+__all__ = ["class_index", "merge", "pick", "rename"]
+
+
+def class_index(tokens: TokenSet, which: str | int) -> int:
+    """The class that a label, a token name in any case, or an index means.
+
+    Raises:
+        TokenError: there is no such class.
+    """
+    if isinstance(which, str):
+        index = find_class(which, tokens.labels, tokens.names)
+        if index is not None:
+            return index
+    elif 0 <= which < len(tokens):
+        return which
+    raise TokenError(f"there is no class {which!r} here; there are: {', '.join(tokens.labels)}")
+
+
+def pick(tokens: TokenSet, classes: Sequence[str | int]) -> TokenSet:
+    """Some of the classes, in this order, with their support.
+
+    Raises:
+        TokenError: none, one twice, or one that is not there.
+    """
+    chosen = [class_index(tokens, which) for which in classes]
+    if len(set(chosen)) != len(chosen):
+        raise TokenError(f"a class is named twice: {', '.join(map(str, classes))}")
+    if not chosen:
+        raise TokenError(f"no class is named; there are: {', '.join(tokens.labels)}")
+    return tokens.select(chosen)
+
+
+def rename(tokens: TokenSet, names: Mapping[str, str]) -> TokenSet:
+    """Other labels for some classes, and token names made of them.
+
+    Args:
+        names: the old label or token name -> the new label.
+
+    Raises:
+        TokenError: no such class, or a label or token name that another class has.
+    """
+    new = {class_index(tokens, old): label for old, label in names.items()}
+    labels = [new.get(index, label) for index, label in enumerate(tokens.labels)]
+    called = [safe_names([new[index]])[0] if index in new else name for index, name in enumerate(tokens.names)]
+    _refuse_clashes(labels, called, "choose another name")
+    return replace(tokens, labels=tuple(labels), names=tuple(called))
+
+
+def merge(*sets: TokenSet) -> TokenSet:
+    """The classes of all sets, one set's behind another's.
+
+    What this means for classification: a token was trained to be told apart from the classes of its own set. Classes of
+    different sets were never compared, and a token that is a little too near to everything takes images from all the
+    others. So expect less than from one training of all classes (docs/results.md has figures), and evaluate. Text
+    features are comparable at all only where they are read alike, so templates and pooling must agree; that both sets
+    were trained on the same checkpoint cannot be seen here and is the user's to know.
+
+    The support features of all sets are kept where all have them; else there are none, and the hybrid classifier and
+    calibration, which need them of every class, cannot be had.
+
+    Raises:
+        TokenError: no sets, two classes of one label or token name, or sets that do not go together.
+    """
+    if not sets:
+        raise TokenError("there are no token sets to merge")
+    for other in sets[1:]:
+        _refuse_unlike(sets[0], other)
+    labels = [label for one in sets for label in one.labels]
+    names = [name for one in sets for name in one.names]
+    _refuse_clashes(labels, names, "rename one of the two before")
+    return replace(
+        sets[0],
+        labels=tuple(labels),
+        names=tuple(names),
+        vectors={name: torch.cat([one.vectors[name] for one in sets]) for name in sets[0].vectors},
+        base_model=" + ".join(dict.fromkeys(one.base_model for one in sets if one.base_model)),
+        training=_trainings(sets),
+        support=_supports(sets),
+    )
+
+
+def _refuse_clashes(labels: Sequence[str], names: Sequence[str], advice: str) -> None:
+    seen: dict[str, str] = {}
+    for label, name in zip(labels, names, strict=True):
+        if label in seen.values():
+            raise TokenError(f"two classes are called {label!r}; {advice}")
+        twin = seen.setdefault(normal_form(name), label)
+        if twin != label:
+            raise TokenError(f"classes {twin!r} and {label!r} have the same token name {name!r}; {advice}")
+
+
+def _refuse_unlike(one: TokenSet, other: TokenSet) -> None:
+    if _shape(one) != _shape(other):
+        raise TokenError(f"these tokens do not go together: {_described(one)}, and {_described(other)}")
+    if (one.pooling, one.templates) != (other.pooling, other.templates):
+        what = "pooling" if one.pooling != other.pooling else "templates"
+        ours, theirs = (str(getattr(tokens, what))[:60] for tokens in (one, other))
+        raise TokenError(
+            f"these tokens are read in different ways ({what} {ours} and {theirs}), so their features cannot be compared; keep them apart"
+        )
+    if one.support and other.support and one.support.features.shape[1] != other.support.features.shape[1]:
+        raise TokenError("these tokens' example features are of different CLIP spaces; keep them apart")
+
+
+def _shape(tokens: TokenSet) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(vectors.shape[1:]) for name, vectors in tokens.vectors.items()}
+
+
+def _described(tokens: TokenSet) -> str:
+    widths = " and ".join(f"{name}, {v.shape[2]} wide" for name, v in tokens.vectors.items())
+    count = tokens.vectors_per_token
+    return f"{tokens.labels[0]!r} has {count} vector{'s' * (count > 1)} for {widths}"
+
+
+def _trainings(sets: Sequence[TokenSet]) -> Mapping[str, Any]:
+    """The one way all were trained in, or each set's own."""
+    described = [dict(one.training) for one in sets if one.training]
+    if all(training == described[0] for training in described) and len(described) in (0, len(sets)):
+        return described[0] if described else {}
+    return {"merged": [{**one.training, "labels": list(one.labels)} for one in sets]}
+
+
+def _supports(sets: Sequence[TokenSet]) -> Support | None:
+    features, labels, begin = [], [], 0
+    for one in sets:
+        if one.support is None:
+            return None
+        features.append(one.support.features)
+        labels.append(one.support.labels + begin)
+        begin += len(one)
+    return Support(torch.cat(features), torch.cat(labels))

@@ -1,0 +1,130 @@
+"""Learned tokens: a set of classes, each with a few vectors for each text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TokenError
+from ..files.limits import check_counts
+from ..templates import OBJECT_TEMPLATES
+from .names import check_name, safe_names
+from .normal_form import normal_form
+
+__all__ = ["POOLINGS", "UNKNOWN", "Support", "TokenSet"]
+
+POOLINGS = ("eot", "token")
+"""Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
+
+UNKNOWN = "(unknown)"
+"""The label of an answer that is none of the classes; no class can be called so."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """CLIP features of the examples the tokens were learned from, for the hybrid classifier and for calibration."""
+
+    features: Tensor
+    """(N, p) float32 of unit length."""
+    labels: Tensor
+    """(N,) int64 class of each."""
+
+    def of_width(self, width: int) -> Support:
+        """Itself, where image features are p = ``width`` wide.
+
+        Raises:
+            TokenError: they are of another CLIP space.
+        """
+        own = self.features.shape[1]
+        if own != width:
+            raise TokenError(
+                f"the tokens' example features are {own} wide, this CLIP space's are {width}; use the CLIP model that the tokens were trained with"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """C classes, each with V vectors of width d for each text encoder.
+
+    Args:
+        labels: (C,) the user's own names, any Unicode, in label order.
+        vectors: encoder name -> (C, V, d) float32 on the CPU. The same C and V for all encoders.
+        names: (C,) the names tokens go by in prompts and files, each safe (``tokens.names.check_name``); made from the labels when
+            not given.
+        templates: prompts the tokens were trained in, each with one ``{}``.
+        pooling: ``"eot"`` or ``"token"``, where the text feature was read in training; reading elsewhere breaks them.
+        base_model: what they were trained on, for people.
+        training: the settings they were trained with, for people and for the file.
+        support: features of the examples, where a CLIP space was at hand.
+
+    Raises:
+        TokenError: no class, more than ``files/limits.py`` allows, or one called ``UNKNOWN``; names not safe or not unique; shapes
+            that disagree; vectors that are not finite.
+    """
+
+    labels: tuple[str, ...]
+    vectors: Mapping[str, Tensor]
+    names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = OBJECT_TEMPLATES
+    pooling: str = "eot"
+    base_model: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    support: Support | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(self.labels, self.templates)
+        object.__setattr__(self, "names", tuple(self.names) or safe_names(self.labels))
+        if not self.labels:
+            raise TokenError("a token set needs at least one class")
+        if UNKNOWN in map(normal_form, self.labels):
+            raise TokenError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
+        for name in self.names:
+            check_name(name)
+        if len(self.names) != len(self.labels) or len(set(map(normal_form, self.names))) != len(self.names):
+            raise TokenError(
+                f"token names must be one a class and differ also in lower case, got {list(self.names)!s:.300}"
+            )
+        if not self.vectors:
+            raise TokenError("a token set needs vectors for at least one text encoder")
+        if self.pooling not in POOLINGS:
+            raise TokenError(f"pooling {self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        counts = {tuple(vectors.shape[:2]) for vectors in self.vectors.values()}
+        if len(counts) != 1 or counts.pop()[0] != len(self.labels) or any(v.ndim != 3 for v in self.vectors.values()):
+            shapes = {name: tuple(vectors.shape) for name, vectors in self.vectors.items()}
+            raise TokenError(
+                f"vectors must be (classes, vectors, width) with {len(self.labels)} classes and equal counts, got {shapes}"
+            )
+        if not all(vectors.isfinite().all() for vectors in self.vectors.values()):
+            raise TokenError("token vectors must be finite numbers")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def vectors_per_token(self) -> int:
+        """V."""
+        return next(iter(self.vectors.values())).shape[1]
+
+    def with_vectors(self, vectors: Mapping[str, Tensor]) -> TokenSet:
+        """The same classes with other vectors (detached, float32, on the CPU)."""
+        return replace(self, vectors={name: v.detach().float().cpu().clone() for name, v in vectors.items()})
+
+    def select(self, classes: Sequence[int]) -> TokenSet:
+        """The classes at these indices, in this order. Their support features go with them."""
+        index = torch.as_tensor(list(classes), dtype=torch.long)
+        support = None
+        if self.support is not None:
+            renumbered = torch.full((len(self),), -1).scatter(0, index, torch.arange(len(index)))[self.support.labels]
+            support = Support(self.support.features[renumbered >= 0], renumbered[renumbered >= 0])
+        return replace(
+            self,
+            labels=tuple(self.labels[i] for i in classes),
+            names=tuple(self.names[i] for i in classes),
+            vectors={name: v[index] for name, v in self.vectors.items()},
+            support=support,
+        )

@@ -1,0 +1,79 @@
+"""gamma from the gradients: the weight at which both loss terms pull on the tokens as hard as is wanted.
+
+A number that suits one checkpoint says little about another: the terms' gradients differ by orders of magnitude between
+models, and within one training.
+
+References:
+    Esser, Rombach, Ommer 2021, "Taming Transformers" (VQGAN), whose adversarial loss has such an adaptive weight.
+    Chen et al. 2018, "GradNorm", arXiv 1711.02257.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..distributed import Processes
+
+__all__ = ["AdaptiveGamma"]
+
+_DECAY = 0.9
+_LEAST = 1e-20
+"""For the norm of a classification term without a gradient, so that gamma stays finite."""
+
+
+class AdaptiveGamma:
+    """gamma = ratio * average |gradient of the reconstruction term| / average |gradient of the classification term|.
+
+    The norms are those at the token vectors that both terms reach; the averages are exponential ones over the steps so
+    far, this one included. Nothing here waits for the device.
+
+    Args:
+        ratio: above 0; what gamma times the second norm is, of the first.
+        device: where the vectors are.
+    """
+
+    def __init__(self, ratio: float, device: torch.device | str):
+        self.ratio = ratio
+        self.norms = torch.zeros(2, device=device)
+        """(2,) float32 running averages of the two norms; that both began at 0 cancels in their ratio."""
+
+    def backward(
+        self, terms: MutableMapping[str, Tensor], weight: float, vectors: Mapping[str, Parameter], processes: Processes
+    ) -> None:
+        """Set the vectors' gradients to those of ``weight`` * reconstruction + gamma * classification.
+
+        The denoiser is gone through backwards once, the text encoder twice, the first time for the classification term,
+        so that what the denoiser kept for backward is let go of as usual.
+
+        Args:
+            terms: this process's ``reconstruction`` and ``classification``, of one graph; afterwards the sums over all
+                processes, with ``gamma`` and ``loss`` beside them.
+            weight: of the reconstruction term.
+        """
+        parameters = list(vectors.values())
+        found = torch.autograd.grad(terms["classification"], parameters, retain_graph=True, allow_unused=True)
+        reached = [index for index, gradient in enumerate(found) if gradient is not None]
+        classification = [gradient for gradient in found if gradient is not None]
+        (weight * terms["reconstruction"]).backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        reconstruction = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
+        ]
+        terms.update({name: term.detach() for name, term in terms.items()})
+        processes.all_reduce_sum([*reconstruction, *classification, *terms.values()])
+        norms = [_norm([reconstruction[index] for index in reached]), _norm(classification)]
+        self.norms = _DECAY * self.norms + (1 - _DECAY) * torch.stack(norms)
+        gamma = self.ratio * self.norms[0] / self.norms[1].clamp(min=_LEAST)
+        for index, gradient in zip(reached, classification, strict=True):
+            reconstruction[index] = reconstruction[index] + gamma * gradient
+        for parameter, gradient in zip(parameters, reconstruction, strict=True):
+            parameter.grad = gradient
+        terms["gamma"] = gamma
+        terms["loss"] = weight * terms["reconstruction"] + gamma * terms["classification"]
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    return torch.stack([gradient.float().norm() for gradient in gradients]).norm()

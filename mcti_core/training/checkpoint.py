@@ -1,0 +1,189 @@
+"""A training that was broken off, in one file: all that its next step depends on, to the bit.
+
+Only safetensors is written or read: unlike pickled files, it cannot carry code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import ResumeError
+from ..files.limits import MAX_STEPS, MAX_TRAINING_BYTES
+from ..files.ownership import write_own
+from ..files.safe_load import format_of
+from .state import TrainState
+
+__all__ = ["StoredTraining", "is_training", "load_training", "save_training"]
+
+_FORMAT, _VERSION = "mcti-training", 1
+
+
+@dataclass(frozen=True)
+class StoredTraining:
+    """What is kept of a training."""
+
+    state: TrainState
+    labels: tuple[str, ...]
+    """Of the classes; those in training have their vectors in ``state``, in this order."""
+    total: int
+    """Steps that it was to take."""
+    first: Mapping[str, Tensor] | None = None
+    """The vectors that it began with, where the settings do not tell: those of an earlier training."""
+
+
+def save_training(stored: StoredTraining, path: str | Path) -> Path:
+    """Write a training into one file, whole or not at all.
+
+    The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>``, ``generators.<i>`` and ``first.<encoder>`` as they
+    are, ``gradient_norms`` (2,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
+    and all else as metadata, each value as JSON; among it a checksum of everything.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ResumeError: the file cannot be written.
+        FileError: a file of others is there.
+    """
+    tensors, values = _packed(stored)
+    values["checksum"] = _checksum(tensors, values)
+    described = {name: json.dumps(value) for name, value in values.items()}
+    try:
+        return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_training)
+    except (OSError, SafetensorError) as error:
+        raise ResumeError(
+            f"the training cannot be kept in {path} ({error}); make room, or choose another place"
+        ) from error
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether a file is a training that was written here, so that it may be written anew or removed."""
+    return format_of(path) == json.dumps(_FORMAT)
+
+
+def load_training(path: str | Path) -> StoredTraining:
+    """Read what ``save_training`` wrote, equal to the bit.
+
+    Raises:
+        ResumeError: no such file, one that is damaged or of something else, or one that a newer version wrote.
+    """
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a named pipe would be waited for
+            raise ValueError("it is no file")
+        if Path(path).stat().st_size > MAX_TRAINING_BYTES:
+            raise ValueError(f"it is larger than {MAX_TRAINING_BYTES // 2**30} GiB")
+        with safe_open(path, framework="pt") as file:
+            values = _values(file.metadata() or {})
+            # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        if values.pop("checksum") != _checksum(tensors, values):
+            raise ValueError("its content is not what was written")
+        return _unpacked(tensors, values)
+    except FileNotFoundError as error:
+        raise ResumeError(f"there is no training {path} to go on with") from error
+    except OSError as error:
+        raise ResumeError(f"{path} cannot be read ({error})") from error
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
+        raise ResumeError(f"{path} is no training, or a damaged one ({error})") from error
+    except ResumeError as error:
+        raise ResumeError(f"{path} {error}") from error
+
+
+def _packed(stored: StoredTraining) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = stored.state
+    losses = list(state.history[0]) if state.history else []
+    tensors = {f"vectors.{name}": vector for name, vector in state.vectors.items()}
+    tensors |= {f"moments.{i}.{name}": value for i, moment in state.moments.items() for name, value in moment.items()}
+    tensors |= {f"generators.{i}": generator for i, generator in enumerate(state.generators)}
+    tensors |= {f"first.{name}": vector for name, vector in (stored.first or {}).items()}
+    if state.gradient_norms is not None:
+        tensors["gradient_norms"] = state.gradient_norms
+    rows = [[row[name] for name in losses] for row in state.history]
+    tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(losses))
+    tensors["best"] = torch.tensor(state.best, dtype=torch.float64)
+    values = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "labels": list(stored.labels),
+        "steps": [state.step, stored.total],
+        "begun": dict(state.begun),
+        "losses": losses,
+        "batches": {name: list(queue) for name, queue in state.batches.items()},
+        "again": stored.first is not None,
+    }
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values
+
+
+def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> StoredTraining:
+    def part(kind: str) -> dict[str, Tensor]:
+        return {name[len(kind) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
+
+    _refuse_other_kinds(values)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in part("moments").items():
+        index, _, name = key.partition(".")
+        moments.setdefault(int(index), {})[name] = tensor
+    generators = part("generators")
+    least, waited = tensors["best"].tolist()
+    if len(tensors["history"]) > MAX_STEPS:
+        raise ValueError(f"it has more than {MAX_STEPS:,} steps")
+    state = TrainState(
+        begun=values["begun"],
+        history=tuple(dict(zip(values["losses"], row, strict=True)) for row in tensors["history"].tolist()),
+        vectors=part("vectors"),
+        moments=dict(sorted(moments.items())),
+        generators=tuple(generators[str(i)] for i in range(len(generators))),
+        batches=values["batches"],
+        best=(least, int(waited)),
+        gradient_norms=tensors.get("gradient_norms"),
+    )
+    return StoredTraining(
+        state, tuple(values["labels"]), values["steps"][1], part("first") if values["again"] else None
+    )
+
+
+def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
+    """A right checksum does not tell who wrote it."""
+
+    def are(items: Any, kind: type) -> bool:
+        return isinstance(items, list) and all(isinstance(item, kind) for item in items)
+
+    begun, batches = values["begun"], values["batches"]
+    right = (
+        are(values["labels"], str)
+        and are(values["losses"], str)
+        and are(values["steps"], int)
+        and len(values["steps"]) == 2
+    )
+    right = right and isinstance(begun, dict) and are([*begun.values()], str)
+    right = right and isinstance(batches, dict) and all(are(queue, int) for queue in batches.values())
+    if not right:
+        raise ValueError("its content is of the wrong kind")
+
+
+def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a file that this version can read."""
+    values = {name: json.loads(value) for name, value in metadata.items()}
+    if values.get("format") != _FORMAT:
+        raise ResumeError("is no training that can be gone on with, but another file")
+    if values["format_version"] > _VERSION:
+        raise ResumeError(f"is of format version {values['format_version']}, this program knows {_VERSION}; update it")
+    return values
+
+
+def _checksum(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

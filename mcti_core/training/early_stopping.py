@@ -1,0 +1,84 @@
+"""When to stop: a fixed probe that no longer improves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..data.feature_cache import FeatureCache
+from ..data.samplers import BalancedBatches
+from ..distributed import ALONE, Processes
+from ..hosts.base import Host
+from ..losses import noise_error
+from ..noise_levels import stratified_sigmas
+from ..prompts.splicing import Prompts, encode_prompts
+
+__all__ = ["Best", "Probe"]
+
+
+class Best:
+    """Counts looks without improvement."""
+
+    def __init__(self, patience: int):
+        self.patience, self.least, self.waited = patience, math.inf, 0
+
+    def is_over(self, error: float) -> bool:
+        improved = error < self.least
+        self.least, self.waited = min(self.least, error), 0 if improved else self.waited + 1
+        return self.waited >= self.patience
+
+
+class Probe:
+    """The noise error of fixed (image, noise level, noise): comparable from one look to the next.
+
+    Args:
+        host, cache: of the training.
+        active: (A,) int64 the classes in training.
+        prompts: by encoder, all templates; the first one is used.
+        samples: images, each with a noise level and noise of its own.
+        at_once: most of them through the denoiser at once.
+        processes: each sees to its share; all are told the same error.
+    """
+
+    def __init__(
+        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, Prompts], samples: int = 32, *,
+        at_once: int = 32, processes: Processes = ALONE,
+    ):  # fmt: skip
+        assert cache.latents is not None
+        generator = torch.Generator().manual_seed(0)
+        images = next(BalancedBatches(cache.labels, active.tolist(), samples, generator))
+        self.host, self.denoiser = host, host.need_denoiser()
+        self.samples, self.processes = samples, processes
+        latents = cache.latents[images, 0]
+        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), samples, generator)
+        drawn = (
+            torch.searchsorted(active, cache.labels[images]),
+            latents,
+            torch.randn(latents.shape, generator=generator),
+            sigma,
+        )
+        own = torch.arange(samples)[processes.share(samples)]
+        drawn_classes, rows = drawn[0][own].unique(return_inverse=True)
+        self.classes = drawn_classes.to(host.device)
+        """(U,) rows of the vectors: only their prompts are encoded, however many classes there are."""
+        drawn = (rows, *(each[own] for each in drawn[1:]))
+        parts = torch.arange(len(own)).split(at_once)
+        self.parts = [tuple(each[part].to(host.device) for each in drawn) for part in parts if len(part)]
+        """Rows of the prompts, latents, noise and noise levels, on the device."""
+        self.prompts = {name: p.rows(torch.zeros_like(drawn_classes)) for name, p in prompts.items()}
+
+    @torch.no_grad()
+    def error(self, vectors: Mapping[str, Tensor]) -> float:
+        """Mean over the samples."""
+        total = torch.zeros((), device=self.host.device)
+        own_vectors = {name: v[self.classes] for name, v in vectors.items()}
+        text = encode_prompts(self.host, self.prompts, own_vectors) if self.parts else {}
+        for rows, latents, noise, sigma in self.parts:
+            own = {name: features.rows(rows) for name, features in text.items()}
+            estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)
+            total += noise_error(latents, estimate, sigma).sum() / self.samples
+        self.processes.all_reduce_sum([total])
+        return float(total)

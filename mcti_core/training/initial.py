@@ -1,0 +1,75 @@
+"""The vectors that a training begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import TokenError
+from ..hosts.base import Host
+from ..tokens.token_set import TokenSet
+
+__all__ = ["initial_vectors", "new_tokens"]
+
+
+def new_tokens(
+    host: Host, labels: Sequence[str], *, vectors: int = 1, init: str | None = None, seed: int = 0
+) -> TokenSet:
+    """Tokens to start a training from.
+
+    Args:
+        host: whose encoders they are for.
+        labels: the classes.
+        vectors: V.
+        init: a word, ``"mean"`` or ``"random"``; the host's generic word by default.
+        seed: of random vectors.
+    """
+    init = host.generic_word if init is None else init
+    first = {}
+    for name, encoder in host.text.items():
+        word = [] if init in ("mean", "random") else encoder.tokenize(init)
+        kind = init if init in ("mean", "random") else "mean"
+        # of a word only its own rows: the whole table of a large encoder is a quarter of a gigabyte
+        ids = torch.tensor(word) if word else torch.arange(encoder.vocabulary)
+        table = encoder.embed(ids.to(host.device))
+        first[name] = initial_vectors(table, len(labels), vectors, word=range(len(word)), kind=kind, seed=seed)
+    return TokenSet(tuple(labels), first, base_model=host.name)
+
+
+def initial_vectors(
+    table: Tensor, classes: int, count: int, *, word: Sequence[int] = (), kind: str = "mean", seed: int = 0
+) -> Tensor:
+    """First vectors of a training.
+
+    Args:
+        table: (vocabulary, d) token embeddings.
+        classes, count: C and V.
+        word: token ids of a generic word ("object"): one id serves all V vectors, V ids one each.
+        kind: without a word, ``"mean"`` of the vocabulary or ``"random"`` with its mean and deviation.
+        seed: of the random ones.
+
+    Returns:
+        (C, V, d) float32 on the CPU.
+
+    Raises:
+        TokenError: no vectors are asked for; the word has neither one token nor V; ``kind`` is unknown.
+    """
+    if count < 1:
+        raise TokenError(f"a token needs at least one vector, got {count}")
+    table = table.detach().float().cpu()
+    if len(word):
+        if len(word) not in (1, count):
+            raise TokenError(
+                f"the initial word has {len(word)} tokens; use one that has 1 or, for {count} vectors, {count}"
+            )
+        rows = table[torch.tensor(list(word))]  # (1 or V, d)
+        return rows.expand(classes, count, -1).clone()
+    mean = table.mean(0)
+    if kind == "mean":
+        return mean.expand(classes, count, -1).clone()
+    if kind == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return mean + table.std(0) * torch.randn(classes, count, table.shape[1], generator=generator)
+    raise TokenError(f"initial vectors {kind!r} are not known; use a word, 'mean' or 'random'")

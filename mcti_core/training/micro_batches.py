@@ -1,0 +1,85 @@
+"""A batch's losses in parts, so that the graph of only one part is in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hosts.base import TextFeatures
+
+__all__ = ["in_micro_batches"]
+
+Losses = Callable[[slice, Mapping[str, TextFeatures]], Tensor]
+"""Rows of the batch, and their text features -> one loss a row."""
+
+
+def in_micro_batches(losses: Losses, text: Mapping[str, TextFeatures], size: int) -> Tensor:
+    """``losses(slice(None), text)``, value and gradient, without more than ``size`` rows in memory at once.
+
+    A row's loss depends on no other row's features. So the gradient of each part can be had as soon as its losses are
+    there, and its graph let go; backward then only has to weigh the rows.
+
+    Args:
+        losses: is called once for each part.
+        text: by encoder, features of B prompts; gradients flow to ``context`` and ``pooled``.
+        size: rows of a part.
+
+    Returns:
+        (B,) float32.
+    """
+    names, rows = _rows(text)
+    result: Tensor = _InParts.apply(losses, text, names, size, *rows)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _rows(text: Mapping[str, TextFeatures]) -> tuple[list[tuple[str, str]], list[Tensor]]:
+    """Every tensor that gradients flow to, with its encoder and field."""
+    found = {(name, field): getattr(f, field) for name, f in text.items() for field in ("context", "pooled")}
+    there = {key: tensor for key, tensor in found.items() if tensor is not None}
+    return list(there), list(there.values())
+
+
+class _InParts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        losses: Losses,
+        text: Mapping[str, TextFeatures],
+        names: list[tuple[str, str]],
+        size: int,
+        *rows: Tensor,
+    ) -> Tensor:
+        values, gradients = [], []
+        for start in range(0, len(rows[0]), size):
+            part = slice(start, start + size)
+            leaves = [row[part].detach().requires_grad_() for row in rows]
+            with torch.enable_grad():
+                loss = losses(part, _with(text, part, names, leaves))
+                found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+            values.append(loss.detach())
+            gradients.append([torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)])
+        ctx.save_for_backward(*(torch.cat(parts) for parts in zip(*gradients, strict=True)))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = upstream  # (B,)
+        weighed = (g * weight.view(-1, *[1] * (g.ndim - 1)) for g in ctx.saved_tensors)
+        return None, None, None, None, *weighed
+
+
+def _with(
+    text: Mapping[str, TextFeatures], part: slice, names: list[tuple[str, str]], leaves: list[Tensor]
+) -> dict[str, TextFeatures]:
+    """The part's features, made of the leaves."""
+    fields: dict[str, dict[str, Tensor]] = {name: {} for name in text}
+    for (name, field), leaf in zip(names, leaves, strict=True):
+        fields[name][field] = leaf
+    return {
+        name: replace(features, hidden=features.hidden[part], end=features.end[part], **fields[name])
+        for name, features in text.items()
+    }

@@ -1,0 +1,166 @@
+"""One step's two loss terms, from random draws: which prompts, images, noise levels and noise.
+
+``losses.py`` and ``noise_levels.py`` hold the formulas; this file draws what goes into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..data.feature_cache import FeatureCache
+from ..hosts.base import Host, TextFeatures, hidden_at, on_device
+from ..losses import class_logits, classification_loss, noise_error
+from ..prompts.splicing import Prompts, encode_prompts
+from .config import TrainConfig
+from .micro_batches import in_micro_batches
+
+__all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "reconstruction_loss"]
+
+
+@dataclass(frozen=True)
+class ClassPrompts:
+    """One encoded prompt of each of S classes, which is classified; those of U of them condition the denoiser too."""
+
+    classes: Tensor
+    """(S,) int64, ascending: the classes, in label order."""
+    pooled: Mapping[str, Tensor]
+    """Of the CLIP space's encoder, where there is one, (S, d): the hidden states where the text feature is read."""
+    conditioning: Tensor
+    """(U,) int64, ascending: those whose whole features are here."""
+    text: Mapping[str, TextFeatures]
+    """By encoder, all that the denoiser reads of their prompts, U rows; empty where U is 0."""
+
+    def context(self, labels: Tensor) -> dict[str, TextFeatures]:
+        """(B,) labels, each among ``conditioning`` -> features of their prompts, B rows."""
+        row = torch.searchsorted(self.conditioning, labels)
+        return {name: features.rows(on_device(row, features.end.device)) for name, features in self.text.items()}
+
+
+def encode_classes(
+    host: Host,
+    prompts: Mapping[str, Prompts],
+    vectors: Mapping[str, Tensor],
+    active: Tensor,
+    chosen: Tensor,
+    conditioning: Tensor,
+    pooling: str,
+    generator: torch.Generator,
+    at_once: int = 0,
+) -> ClassPrompts:
+    """Encode the chosen classes, each in a random template, the same for all encoders.
+
+    The denoiser attends to what all encoders say of a prompt, and to its padding too. Prompts that only serve the
+    classification go through the CLIP space's encoder alone (of SDXL's two usually the one that costs an eighth), and
+    without padding: an eighth of the length, and the same text feature.
+
+    Args:
+        prompts: by encoder, all K templates.
+        vectors: by encoder, (A, V, d) of the active classes.
+        active: (A,) int64, ascending.
+        chosen: (S,) int64, ascending, a part of the active ones.
+        conditioning: (U,) int64, ascending, a part of the chosen ones: whose prompts condition the denoiser.
+        pooling: ``"eot"`` or ``"token"``.
+        at_once: most prompts whose graph is in memory; they are encoded again in backward. 0 keeps all of it.
+    """
+    templates = len(next(iter(prompts.values())).ids)
+    row = torch.searchsorted(active, chosen)
+    # drawn for all, so that the draws that follow do not depend on which classes are chosen
+    template = torch.randint(0, templates, (len(active),), generator=generator)[row]
+    whole = torch.isin(chosen, conditioning)
+    text: dict[str, TextFeatures] = {}
+    pooled: dict[str, list[Tensor]] = {} if host.clip is None else {host.clip.encoder: []}
+    for part, conditions in ((whole, True), (~whole, False)):
+        if not part.any():
+            continue
+        picked = {name: prompts[name].rows(template[part]) for name in (prompts if conditions else pooled)}
+        picked = picked if conditions else {name: p.without_padding() for name, p in picked.items()}
+        own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
+        features = _encoded(host, picked, own, at_once)
+        if conditions:
+            text = {name: of_prompts.conditioning() for name, of_prompts in features.items()}
+        for name, rows in pooled.items():
+            rows.append(hidden_at(features[name].hidden, picked[name].pooled_at(pooling)))
+    order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
+    in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items()}
+    return ClassPrompts(chosen, in_order, conditioning, text)
+
+
+def _encoded(
+    host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor], at_once: int
+) -> dict[str, TextFeatures]:
+    """``encode_prompts`` of each row with its own vectors, in parts of which backward keeps nothing but these."""
+    rows = torch.arange(len(next(iter(vectors.values()))))
+    if not 0 < at_once < len(rows):
+        return encode_prompts(host, prompts, vectors)
+    parts = [
+        checkpoint(
+            encode_prompts,
+            host,
+            {name: p.rows(part) for name, p in prompts.items()},
+            {name: v[part[0] : part[-1] + 1] for name, v in vectors.items()},
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for part in rows.split(at_once)
+    ]
+    return {name: TextFeatures.joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def reconstruction_loss(
+    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator, *,
+    micro_batch: int = 0, share: slice = slice(None),
+) -> Tensor:  # fmt: skip
+    """L_ldm: the noise error of the images' latents under their class's prompt, at uniformly random time steps.
+
+    Args:
+        images: (B,) int64 indices into the cache; each image or its mirror image is taken.
+        text: features of the prompts of the share's images.
+        micro_batch: most images through the denoiser at once; 0 for all.
+        share: rows of the batch, not none, that this process sees to. Draws are of the whole batch.
+
+    Returns:
+        Of the share's rows, float32.
+    """
+    denoiser, latents = host.need_denoiser(), _random_view(cache.latents, images, generator)
+    step = torch.randint(0, len(denoiser.sigmas), (len(images),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    latents, step, noise = (on_device(drawn[share], host.device) for drawn in (latents, step, noise))
+    sigma = denoiser.sigmas[step]
+
+    def losses(part: slice, text: Mapping[str, TextFeatures]) -> Tensor:
+        clean, level = latents[part], sigma[part]
+        estimate = denoiser.denoise(denoiser.noised(clean, noise[part], level), level, text)
+        return denoiser.weight(level) * noise_error(clean, estimate, level)
+
+    if 0 < micro_batch < len(latents):
+        return in_micro_batches(losses, text, micro_batch)
+    return losses(slice(None), text)
+
+
+def discriminative_loss(
+    host: Host, cache: FeatureCache, prompts: ClassPrompts, config: TrainConfig, generator: torch.Generator
+) -> Tensor:
+    """L_cls of one prompt of each of S classes against one random image of every class: (S,) float32."""
+    clip = host.need_clip()
+    features = on_device(_random_view(cache.features, _one_of_each(cache, generator), generator), host.device)
+    logits = class_logits(clip.project_text(prompts.pooled[clip.encoder]), features, config.logit_scale)  # (S, C)
+    return classification_loss(logits, on_device(prompts.classes, host.device), config.direction)
+
+
+def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generator) -> Tensor:
+    assert stored is not None  # train has seen to it
+    return stored[images, torch.randint(0, stored.shape[1], (len(images),), generator=generator)]
+
+
+def _one_of_each(cache: FeatureCache, generator: torch.Generator) -> Tensor:
+    """(C,) the index of a random image of every class, drawn in label order."""
+    images, first, counts = cache.by_class
+    # classes with as many images draw together, which gives what each would have drawn by itself
+    alike = [torch.randint(0, count, (len(list(run)),), generator=generator) for count, run in groupby(counts)]
+    return images[first + torch.cat(alike)]

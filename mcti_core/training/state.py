@@ -1,0 +1,154 @@
+"""All that a training's next step depends on, so that a training that was stopped can go on as if it had not been."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.samplers import BalancedBatches
+from ..errors import ConfigError, ResumeError
+from ..files.limits import MAX_NUMBER, MAX_STEPS
+from .adaptive_gamma import AdaptiveGamma
+from .early_stopping import Best
+from .history import TERMS, History
+
+__all__ = ["Progress", "TrainState", "differences"]
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a training stood after a step. Nothing in it changes any more."""
+
+    begun: Mapping[str, str]
+    """What was begun, by name: examples, first tokens, settings. No other training can go on from here."""
+    history: tuple[Mapping[str, float], ...]
+    """Losses of every step so far."""
+    vectors: Mapping[str, Tensor]
+    """By encoder, of the classes in training."""
+    moments: Mapping[int, Mapping[str, Tensor]]
+    """AdamW's running averages, by parameter."""
+    generators: tuple[Tensor, ...]
+    batches: Mapping[str, Sequence[int]]
+    best: tuple[float, int]
+    """The least probe error, and looks without improvement since."""
+    gradient_norms: Tensor | None = None
+    """``AdaptiveGamma.norms``, where gamma follows the gradients."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The parts of a running training that change from step to step."""
+
+    begun: Mapping[str, str]
+    history: History
+    vectors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    generators: tuple[torch.Generator, ...]
+    batches: BalancedBatches
+    best: Best
+    adaptive: AdaptiveGamma | None = None
+
+    def keeper(self) -> Callable[[], TrainState]:
+        """The state after a step, whatever becomes of the next one: that may be broken off anywhere.
+
+        The numbers are copied at once, where they are; only what costs time, to fetch and to list them, waits for the call.
+        """
+        generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
+        done, best = len(self.history), (self.best.least, self.best.waited)
+        norms = None if self.adaptive is None else self.adaptive.norms  # replaced by every step, never written into
+        vectors = {name: vector.detach().clone() for name, vector in self.vectors.items()}
+        stood = self.optimizer.state_dict()["state"]
+        moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in stood.items()}
+
+        def keep() -> TrainState:
+            self.history.read()
+            return TrainState(
+                begun=self.begun,
+                history=tuple(dict(row) for row in self.history.rows[:done]),
+                vectors={name: _copy(vector) for name, vector in vectors.items()},
+                moments={i: {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()},
+                generators=generators,
+                batches=batches,
+                best=best,
+                gradient_norms=None if norms is None else _copy(norms),
+            )
+
+        return keep
+
+    def restore(self, state: TrainState) -> None:
+        """Bring a new training to where another one stood.
+
+        Raises:
+            ConfigError: that training was of other examples, first tokens or settings.
+            ResumeError: its numbers do not fit together, although they are what was written.
+        """
+        differing = differences(state.begun, self.begun)
+        if differing:
+            raise ConfigError(f"the stopped training cannot be resumed: different {', '.join(differing)}")
+        try:
+            self._refuse_unfit(state)
+            self._restore(state)
+        except (ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise ResumeError(f"the stopped training cannot be resumed: its content does not fit ({error})") from error
+
+    def _refuse_unfit(self, state: TrainState) -> None:
+        """What would come to light in a later step only."""
+        if any(set(row) | {"gamma"} != set(TERMS) for row in state.history):  # kept by earlier versions without gamma
+            raise ValueError("its losses have other names")
+        norms = state.gradient_norms
+        if (norms is None) != (self.adaptive is None) or (
+            norms is not None and (norms.shape != (2,) or not norms.isfinite().all())
+        ):
+            raise ValueError("its gradients' averages are not two finite numbers")
+        shapes = {name: vector.shape for name, vector in self.vectors.items()}
+        if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
+            raise ValueError("its vectors have other shapes")
+        if not all((vector.abs() <= MAX_NUMBER).all() for vector in state.vectors.values()):
+            raise ValueError(f"its vectors hold numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
+        sizes = [vector.shape for vector in self.vectors.values()]
+        for index, moment in state.moments.items():
+            if set(moment) != {"step", "exp_avg", "exp_avg_sq"} or not 0 <= index < len(sizes):
+                raise ValueError("its averages are of another optimizer")
+            if (
+                any(moment[name].shape != sizes[index] for name in ("exp_avg", "exp_avg_sq"))
+                or moment["step"].numel() != 1
+            ):
+                raise ValueError("its averages have other shapes")
+            steps, mean, square = moment["step"], moment["exp_avg"], moment["exp_avg_sq"]
+            if not (
+                0 <= steps <= MAX_STEPS and mean.isfinite().all() and square.isfinite().all() and (square >= 0).all()
+            ):
+                raise ValueError("its averages are not those of numbers and of their squares")
+
+    def _restore(self, state: TrainState) -> None:
+        with torch.no_grad():
+            for name, vector in self.vectors.items():
+                vector.copy_(state.vectors[name])
+        # copies, since the optimizer goes on in what it is given
+        moments = {i: {name: _copy(value) for name, value in moment.items()} for i, moment in state.moments.items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for generator, stood in zip(self.generators, state.generators, strict=True):
+            generator.set_state(stood)
+        self.history.rows[:] = [{name: row.get(name, math.nan) for name in TERMS} for row in state.history]
+        if self.adaptive is not None and state.gradient_norms is not None:
+            self.adaptive.norms = state.gradient_norms.to(self.adaptive.norms)
+        self.batches.restore(state.batches)
+        self.best.least, self.best.waited = state.best
+
+
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """Names under which two trainings' ``begun`` do not say the same."""
+    return [name for name in {**second, **first} if first.get(name) != second.get(name)]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()

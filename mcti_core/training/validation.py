@@ -1,0 +1,63 @@
+"""Whether host, examples, first tokens and settings of a training go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.feature_cache import FeatureCache
+from ..errors import ConfigError, HostError, listed
+from ..files.limits import check_counts
+from ..hosts.base import Host
+from ..tokens.normal_form import normal_form
+from ..tokens.token_set import TokenSet
+from .config import TrainConfig
+
+__all__ = ["check_training"]
+
+
+def check_training(
+    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]
+) -> None:
+    """Check that all that a training is given goes together, before anything is computed.
+
+    Args:
+        active: the classes in training.
+
+    Raises:
+        ConfigError: cache, tokens, settings and host do not fit together.
+        HostError: the host lacks a part that the settings need.
+    """
+    if list(map(normal_form, cache.classes)) != list(map(normal_form, tokens.labels)):
+        raise ConfigError(
+            f"the examples' classes ({listed(cache.classes)}) are not the tokens' ({listed(tokens.labels)})"
+        )
+    check_counts(tokens.labels, config.templates)
+    if set(host.text) != set(tokens.vectors):
+        raise ConfigError(
+            f"the tokens have vectors for {', '.join(tokens.vectors)}, the model's text encoders are {', '.join(host.text)}"
+        )
+    for name, encoder in host.text.items():
+        if tokens.vectors[name].shape[-1] != encoder.width:
+            raise ConfigError(
+                f"the tokens' vectors are {tokens.vectors[name].shape[-1]} wide, the model's text encoder {name} takes {encoder.width}"
+            )
+    if not active or len(set(active)) != len(active) or not set(active) <= set(range(len(tokens))):
+        raise ConfigError(
+            f"classes to train must be distinct numbers from 0 to {len(tokens) - 1}, got {listed(active)}"
+        )
+    if config.reconstruction:
+        host.need_denoiser()
+        if cache.latents is None:
+            raise ConfigError("the examples hold no latents; build the cache with a VAE")
+    if config.gamma:
+        if len(active) == 1 and config.direction != "text_to_image":
+            raise ConfigError("one class at a time there is one text a step: direction must be 'text_to_image'")
+        if host.clip is None:
+            raise HostError(
+                f"{host.name} has no CLIP space, which gamma {config.gamma} needs; give the CLIP model that its text encoder comes "
+                "from, or set gamma to 0 (and warm_start to 0), which is plain textual inversion"
+            )
+        if cache.features is None:
+            raise ConfigError(
+                "gamma is above 0 but the examples hold no image features; build the cache with a CLIP space, or set gamma to 0"
+            )

@@ -1,0 +1,1 @@
+"""Plots and grids of images, as PIL images."""

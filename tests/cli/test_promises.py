@@ -1,0 +1,169 @@
+"""What SECURITY.md promises, as far as it can be read in the source."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "__init__.py", *sorted((ROOT / "mcti_core").rglob("*.py")), *sorted((ROOT / "nodes").rglob("*.py"))]
+RECIPE = ROOT / "mcti_core" / "pocket" / "recipe"
+"""Makes the pocket checkpoint; nothing imports it."""
+
+MODULES = {
+    "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess", "pty", "pip", "ensurepip", "venv", "socket", "ssl",
+    "urllib", "http", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "urllib3", "websockets", "huggingface_hub", "ctypes", "webbrowser",
+}  # fmt: skip
+"""Modules that run foreign code or programs, or reach a network."""
+CALLS = {"eval", "exec", "compile", "__import__"}
+LIBRARIES = {"diffusers", "transformers", "torch", "importlib", "sys", "builtins"}
+"""Whose classes are never chosen by a name from a file."""
+SYSTEM = {"system", "popen", "startfile", "fork", "forkpty"}
+"""Of ``os``, and all that begins with exec, spawn or posix_spawn."""
+
+
+def _place(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def wrong_in(source):
+    """Every line that breaks a promise."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        found += [f"{node.lineno}: imports {name}" for name in names if name.split(".")[0] in MODULES]
+        if isinstance(node, ast.Call):
+            found += [f"{node.lineno}: {ast.unparse(node)[:80]}" for wrong in [_wrong_call(node)] if wrong]
+    return found
+
+
+def _wrong_call(node):
+    called = ast.unparse(node.func)
+    owner, _, name = called.rpartition(".")
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if called == "torch.load":
+        return given.get("weights_only") != "True"
+    if owner in ("np", "numpy") and name == "load":
+        return given.get("allow_pickle", "False") != "False"
+    if owner == "os":
+        return name in SYSTEM or name.startswith(("exec", "spawn", "posix_spawn"))
+    if called in CALLS:
+        return True
+    if called == "getattr" and node.args and ast.unparse(node.args[0]) in LIBRARIES:
+        return True
+    return "trust_remote_code" in given or name in ("add_safe_globals", "hf_hub_download", "snapshot_download")
+
+
+@pytest.mark.parametrize("path", FILES, ids=_place)
+def test_nothing_runs_what_it_reads_nor_reaches_a_network(path):
+    assert not wrong_in(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "from urllib.request import urlopen", "import requests as r", "eval(x)", "exec(x)", "torch.load(x)", "os.system(x)",
+        "torch.load(x, weights_only=False)", "getattr(diffusers, name)", "os.execv(x)", "np.load(x, allow_pickle=True)", "f.from_pretrained(x, trust_remote_code=True)",
+    ],
+)  # fmt: skip
+def test_the_reader_sees(source):
+    assert wrong_in(source)
+
+
+def test_only_safetensors_is_written():
+    """``torch.save`` and ``np.save`` are in the recipe alone, for its own parts."""
+    for path in FILES:
+        if RECIPE not in path.parents:
+            calls = [
+                ast.unparse(node.func)
+                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.Call)
+            ]
+            assert not {"torch.save", "np.save", "np.savez"} & set(calls), _place(path)
+
+
+def test_images_are_opened_by_readers_from_a_table():
+    """Of other kinds, Pillow starts programs (Ghostscript for PostScript)."""
+    opened = {}
+    for path in FILES:
+        if RECIPE in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
+                opened[_place(path)] = {keyword.arg for keyword in node.keywords}
+    assert opened == {"mcti_core/tokens/embedding_cards.py": {"formats"}}
+    from mcti_core.files.kinds import READ_KINDS
+
+    assert set(READ_KINDS) == {"PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF"}
+
+
+def test_pytorch_files_are_read_in_one_place():
+    readers = [
+        _place(path)
+        for path in FILES
+        if RECIPE not in path.parents and "torch.load(" in path.read_text(encoding="utf-8")
+    ]
+    assert readers == ["mcti_core/files/safe_load.py"]
+
+
+def test_no_routes_are_added_to_the_server_and_one_file_names_the_folders():
+    for path in FILES:
+        assert "PromptServer" not in path.read_text(encoding="utf-8"), _place(path)
+    assert "mcti_folders.txt" in (ROOT / "nodes" / "folders.py").read_text(encoding="utf-8")
+
+
+def test_scripts_of_the_page_fetch_nothing_and_write_no_text_into_it():
+    scripts = sorted((ROOT / "web").rglob("*.js"))
+    assert [path.name for path in scripts] == ["advanced_inputs.js", "template_order.js"]
+    other = r"HTML|document|window|eval|Function|fetch|Socket|XMLHttp|import\(|storage|beacon|https?:"
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(other, text), path.name
+        assert set(re.findall(r'from "(.*)"', text)) <= {"../../scripts/app.js", "../../scripts/api.js"}
+
+
+def test_limits_in_security_are_those_of_the_code():
+    from mcti_core.files import limits
+    from mcti_core.files import safe_load as tensor_files
+    from mcti_core.hosts.diffusers import model_folders
+    from mcti_core.images import limited_readers as image_opening
+    from mcti_core.images import tiff_claims
+    from mcti_core.tokens import embedding_cards, names
+    from mcti_core.tokens import formats as token_formats
+
+    told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for text in (
+        f"{tensor_files.MOST_BYTES // 2**20} MiB; {token_formats._MOST_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
+        f"| an image with an embedding in it | {embedding_cards._MAX_PIXELS:,} pixels; {embedding_cards._MAX_JSON // 2**20} MiB of JSON |",
+        f"| a token set's file | {limits.MAX_SET_BYTES // 2**20:,} MiB |",
+        f"safetensors file | {limits.MAX_HEADER_BYTES // 2**20} MiB |",
+        f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters; {limits.MAX_TEMPLATES:,} templates of "
+        f"{limits.MAX_TEMPLATE:,} characters; {limits.MAX_ENCODED:,} classes times templates",
+        f"| a token name | {names.MAX_NAME_BYTES} bytes |",
+        f"kept training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
+        f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "
+        f"{model_folders._MAX_SETTING:,} (words, steps and labels {model_folders._MAX_COUNT:,}), "
+        f"{model_folders._MAX_LAYERS['num_hidden_layers']} hidden layers, {model_folders._MAX_BLOCKS} layers or blocks elsewhere |",
+        f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
+        f"command line, or of Token Prompts | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} brackets in one another |",
+        f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",
+        f"steps done in a kept training | {limits.MAX_STEPS:,} |",
+        f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
+        f"name to save under | {names._MAX_LEVELS} |",
+        f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
+        f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {image_opening._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
+        f"| {tiff_claims._MAX_TAGS:,}; {tiff_claims._MAX_VALUES:,}; {tiff_claims._MAX_TILE_BEYOND:,} |",
+        f"a BMP with run lengths | {image_opening._MAX_DECODED_IN_PYTHON // 10**6} million |",
+        f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} thousand million pixels times passes |",
+        f"read at once | {limits.IMAGE_MEMORY // 2**30} GiB |",
+    ):
+        assert text in told, text
+
+
+def _constant(module, name):
+    """A number in one of the nodes, which need ComfyUI to be imported."""
+    source = ast.parse((ROOT / "nodes" / f"{module}.py").read_text(encoding="utf-8"))
+    (value,) = [node.value for node in source.body if isinstance(node, ast.Assign) and node.targets[0].id == name]
+    return eval(ast.unparse(value), {"__builtins__": {}})

@@ -1,0 +1,91 @@
+import builtins
+import subprocess
+import sys
+from itertools import chain
+
+import pytest
+import torch
+
+from mcti_core.distributed import ALONE, Processes, launched, started
+from mcti_core.errors import ConfigError
+
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+
+
+@pytest.fixture(autouse=True)
+def started_by_nobody(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("items", [0, 1, 2, 7, 8, 100])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_shares_are_everything_once_in_order_and_alike(items, count):
+    shares = [list(range(items))[Processes(index, count).share(items)] for index in range(count)]
+    assert list(chain(*shares)) == list(range(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_there_is_nothing_to_do():
+    tensors = [torch.arange(3.0), torch.tensor(2.0)]
+    ALONE.all_reduce_sum(tensors)
+    assert [tensor.tolist() for tensor in tensors] == [[0, 1, 2], 2]
+    assert (ALONE.any(False), ALONE.any(True)) == (False, True)
+    assert ALONE.gather({"a": 1}) == [{"a": 1}]
+    assert ALONE.all_gather_rows(tensors[0]) is tensors[0]
+    assert ALONE.is_main
+    ALONE.barrier()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "4", "RANK": "1"},  # as some clusters set for every program; no launcher
+        {"WORLD_SIZE": "many", "RANK": "0", "LOCAL_RANK": "0"},
+    ],
+)
+def test_a_program_that_was_started_plainly_is_alone(monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert started() == 1
+    assert launched() is ALONE
+
+
+def test_without_accelerate_it_says_what_to_install(monkeypatch):
+    for name, value in zip(VARIABLES, "210", strict=True):
+        monkeypatch.setenv(name, value)
+    real = builtins.__import__
+
+    def missing(name, *rest, **options):
+        if name.startswith("accelerate"):
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ConfigError, match=r"one of 2 processes.*mcti\[processes\]"):
+        launched()
+
+
+def test_alone_imports_nothing():
+    code = (
+        "import sys; from mcti_core.distributed import ALONE, launched, shut_down\n"
+        "launched(); ALONE.all_reduce_sum([]); ALONE.gather(1); ALONE.barrier(); shut_down()\n"
+        "print({'torch', 'accelerate'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
+
+
+def test_variables_of_a_launcher_without_its_address_are_a_sentence(monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+
+    def refuse(**options):
+        raise ValueError("`MASTER_ADDR` env was not set")
+
+    monkeypatch.setattr(accelerate, "PartialState", refuse)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"do not go together .*MASTER_ADDR"):
+        launched()

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from mcti_core.losses import noise_error
+from mcti_core.noise_levels import random_sigmas, spread_sigmas, stratified_sigmas
+
+
+@pytest.fixture
+def drawn():
+    """Clean latents, noise, a model's guess of what it predicts, and noise levels."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, guess = torch.randn(3, 5, 4, 6, 6, generator=generator)
+    return clean, noise, guess, torch.rand(5, generator=generator) * 0.9 + 0.05
+
+
+def _mean(squares):
+    return squares.square().mean(dim=(1, 2, 3))
+
+
+def test_epsilon_error_of_variance_exploding_noise(drawn):
+    clean, noise, guess, sigma = drawn
+    s = sigma.view(-1, 1, 1, 1)
+    estimate = (clean + s * noise) - s * guess
+    assert torch.allclose(noise_error(clean, estimate, sigma), _mean(guess - noise), rtol=1e-4)
+
+
+def test_epsilon_error_of_a_model_that_predicts_v(drawn):
+    clean, noise, guess, sigma = drawn
+    s = sigma.view(-1, 1, 1, 1)
+    alpha, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
+    noised = alpha * clean + spread * noise
+    estimate, noise_guess = alpha * noised - spread * guess, alpha * guess + spread * noised
+    assert torch.allclose(noise_error(clean, estimate, sigma), _mean(noise_guess - noise), rtol=1e-3)
+    v = alpha * noise - spread * clean
+    assert torch.allclose(noise_error(clean, estimate, sigma) * (sigma**2 + 1), _mean(guess - v), rtol=1e-3)
+
+
+def test_velocity_error_of_a_rectified_flow(drawn):
+    clean, noise, guess, sigma = drawn
+    s = sigma.view(-1, 1, 1, 1)
+    noised = (1 - s) * clean + s * noise
+    estimate = noised - s * guess  # guess is of the velocity, noise - clean
+    assert torch.allclose(noise_error(clean, estimate, sigma), _mean(guess - (noise - clean)), rtol=1e-4)
+
+
+def test_one_value_a_sample_in_float32(drawn):
+    clean, _, guess, sigma = drawn
+    error = noise_error(clean.half(), guess.half(), sigma)
+    assert (error.shape, error.dtype) == ((5,), torch.float32)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    assert torch.equal(noise_error(clean[order], guess[order], sigma[order]), noise_error(clean, guess, sigma)[order])
+    assert noise_error(clean, clean, sigma).tolist() == [0.0] * 5
+
+
+def test_host_noise_error_is_the_schedulers(tiny_model, tiny_host):
+    """The host's denoiser against diffusers' own UNet call and scheduler, for every prediction type it knows."""
+    from diffusers import DDPMScheduler
+
+    from mcti_core.hosts.base import TextFeatures
+    from mcti_core.hosts.diffusers.host import UNetDenoiser
+
+    generator = torch.Generator().manual_seed(1)
+    clean, noise = torch.randn(2, 4, 4, 8, 8, generator=generator)
+    context, steps = torch.randn(4, 77, 32, generator=generator), torch.tensor([0, 10, 500, 999])
+    unet = tiny_host.denoiser.unet
+    for kind in ("epsilon", "v_prediction"):
+        scheduler = DDPMScheduler.from_pretrained(tiny_model, subfolder="scheduler", prediction_type=kind)
+        denoiser = UNetDenoiser(unet, scheduler)
+        sigma = denoiser.sigmas[steps]
+        with torch.no_grad():
+            output = unet(scheduler.add_noise(clean, noise, steps), steps, encoder_hidden_states=context).sample
+            text = {"clip_l": TextFeatures(context, context, torch.zeros(4))}
+            estimate = denoiser.denoise(denoiser.noised(clean, noise, sigma), sigma, text)
+        target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, steps)
+        ours = denoiser.weight(sigma) * noise_error(clean, estimate, sigma)
+        assert torch.allclose(ours, _mean(output - target), rtol=1e-3)
+
+
+def test_random_sigmas_are_of_all_steps():
+    sigmas = torch.arange(10.0)
+    drawn = random_sigmas(sigmas, 5000, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn.long(), minlength=10)
+    assert ((counts > 400) & (counts < 600)).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.3, 0.9)])
+def test_stratified_sigmas_one_from_each_slice(low, high):
+    sigmas = torch.arange(1000.0)
+    drawn = stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), low, high)
+    places = (drawn / 1000 - low) / (high - low) * 20
+    assert torch.equal(places.sort().values.round(decimals=3).floor(), torch.arange(20.0))
+    assert not torch.equal(drawn, drawn.sort().values)
+    assert torch.equal(drawn, stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), low, high))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.3, 0.9)])
+def test_any_first_spread_sigmas_are_spread(low, high):
+    sigmas = torch.arange(100_000.0)
+    drawn = spread_sigmas(sigmas, 100, torch.Generator().manual_seed(0), low, high)
+    places = (drawn / 100_000 - low) / (high - low)
+    assert places.min() >= 0
+    assert places.max() < 1
+    for count in (2, 4, 8, 16, 32, 64):  # equal distances, around the circle
+        turned = places[:count].sort().values
+        gaps = torch.cat([turned[1:], turned[:1] + 1]) - turned
+        assert torch.allclose(gaps, torch.full((count,), 1 / count), atol=1e-3)
+    for count in (3, 23, 100):  # no gap is twice as wide as it need be
+        turned = places[:count].sort().values
+        assert (torch.cat([turned[1:], turned[:1] + 1]) - turned).max() < 2 / count + 1e-3
+
+
+def test_spread_sigmas_begin_with_those_of_fewer_and_follow_the_seed():
+    def draw(count, seed):
+        return spread_sigmas(torch.arange(1000.0), count, torch.Generator().manual_seed(seed))
+
+    assert torch.equal(draw(64, 0)[:20], draw(20, 0))
+    assert not torch.equal(draw(20, 0), draw(20, 1))
+    assert draw(1, 3).shape == (1,)

@@ -1,0 +1,198 @@
+import re
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mcti_core.classifiers.clip import ClipClassifier
+from mcti_core.classifiers.hybrid import HybridClassifier
+from mcti_core.cli.option_checks import check_new_tokens
+from mcti_core.data.dataset import few_shot_split
+from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.errors import ConfigError, ExamplesError, TokenError
+from mcti_core.evaluation import benchmark as experiments
+from mcti_core.evaluation.benchmark import DEFAULT_VARIANTS, STUDY, Row, Variant, as_json, evaluate, markdown_table
+from mcti_core.training.initial import new_tokens
+from mcti_core.training.loop import TrainConfig, train
+
+from ..fake_processes import together
+
+BASE = TrainConfig(steps=2, batch=3, lr=0.01, templates=("a photo of a {}",))
+BASELINES = ["class mean", "3 nearest neighbours", "logistic probe"]
+
+
+@pytest.fixture
+def pool():
+    """Three classes of six examples with two views each; features crowd around their class."""
+    generator = torch.Generator().manual_seed(0)
+    labels, centres = torch.arange(3).repeat(6), torch.randn(3, 1, 16, generator=generator)
+    features = F.normalize(centres[labels] + torch.randn(18, 2, 16, generator=generator), dim=-1)
+    return FeatureCache(("x", "y", "z"), labels, torch.randn(18, 2, 4, 8, 8, generator=generator), features, "pool")
+
+
+def test_every_method_has_a_row_for_every_split(tiny_host, pool):
+    seen = []
+    one_by_one = Variant("apart", {"direction": "text_to_image"}, one_by_one=True)
+    rows = evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, [*DEFAULT_VARIANTS, one_by_one], on_row=seen.append)
+    methods = [*BASELINES, "TI", "MC-TI", "MC-TI hybrid", "apart"]
+    assert [(row.shots, row.seed, row.method) for row in rows] == [
+        (shots, seed, method) for shots in (1, 2) for seed in (0, 7) for method in methods
+    ]
+    assert seen == rows
+    assert all(row.queries == 18 - 3 * row.shots for row in rows)
+    assert all(0 <= row.accuracy <= 1 and row.seconds >= 0 for row in rows)
+    assert as_json(rows) == [vars(row) for row in rows]
+
+
+def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
+    trained, given = [], []
+    plain_train, plain_mean = experiments.train_in_memory, experiments.class_mean
+
+    def watched_train(host, cache, tokens, config):
+        trained.append((cache.features, cache.labels, config.seed))
+        return plain_train(host, cache, tokens, config)
+
+    def watched_mean(support, query, classes):
+        given.append((support, query))
+        return plain_mean(support, query, classes)
+
+    monkeypatch.setattr(experiments, "train_in_memory", watched_train)
+    monkeypatch.setattr(experiments, "class_mean", watched_mean)
+    rows = evaluate(tiny_host, pool, [2], [3], BASE)
+    few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
+    for features, labels, seed in trained:
+        assert torch.equal(features, pool.features[few])
+        assert torch.equal(labels, pool.labels[few])
+        assert seed == 3
+    assert len(trained) == 2
+    ((support, query),) = given
+    assert torch.equal(support.features, pool.features[few, 0])
+    assert torch.equal(query, pool.features[others, 0])
+    means = torch.stack([F.normalize(support.features[support.labels == c].mean(0), dim=0) for c in range(3)])
+    share = ((query @ means.T).argmax(1) == pool.labels[others]).float().mean()
+    assert rows[0].accuracy == pytest.approx(float(share))
+
+
+def test_token_rows_by_hand(tiny_host, pool):
+    rows = {row.method: row for row in evaluate(tiny_host, pool, [2], [3], BASE, vectors=2, init="random")}
+    few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
+    support, query = pool.pick(few), pool.pick(others)
+    start = new_tokens(tiny_host, pool.classes, vectors=2, init="random", seed=3)
+    learned = train(tiny_host, support, start, replace(BASE, seed=3)).tokens
+    for method, classifier in (("MC-TI", ClipClassifier), ("MC-TI hybrid", HybridClassifier)):
+        predicted = classifier(tiny_host, learned).logits(query.features[:, 0]).argmax(1)
+        assert rows[method].accuracy == pytest.approx(float((predicted == query.labels).float().mean()))
+
+
+def test_plain_textual_inversion_has_no_warm_start(tiny_host, pool):
+    rows = evaluate(tiny_host, pool, [1], [0], replace(BASE, warm_start=2))
+    assert [row.method for row in rows][-3:] == ["TI", "MC-TI", "MC-TI hybrid"]
+
+
+def test_every_variant_of_the_study_is_a_valid_training():
+    assert len({variant.name for variant in STUDY}) == len(STUDY)
+    base = replace(BASE, gamma=0.1)  # as the pocket checkpoint's
+    for variant in STUDY:
+        assert replace(base, **variant.settings) != base or variant.name in ("MC-TI", "MC-TI, read in one template")
+
+
+def test_too_few_images_are_known_before_the_first_training(tiny_host, pool):
+    rows = []
+    with pytest.raises(ExamplesError, match="'x' has 6 images: too few for 6 shots"):
+        evaluate(tiny_host, pool, [1, 6], [0], BASE, on_row=rows.append)
+    assert rows == []
+
+
+def test_features_are_needed(tiny_host, pool):
+    with pytest.raises(ConfigError, match="CLIP space"):
+        evaluate(tiny_host, replace(pool, features=None), [1], [0], BASE)
+
+
+def test_table_shows_mean_and_deviation_over_seeds():
+    shares = {("A", 1): [0.5, 0.7, 0.9], ("A", 4): [0.8, 0.8, 0.81], ("B", 1): [0.25]}
+    rows = [
+        Row(m, shots, seed, share, 10, 0.0)
+        for (m, shots), values in shares.items()
+        for seed, share in enumerate(values)
+    ]
+
+    def cell(method, shots):
+        percent = [100 * share for share in shares[method, shots]]
+        return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent) if len(percent) > 1 else 0:.1f}"
+
+    assert markdown_table(rows, 1 / 3).splitlines() == [
+        "| method | 1 shot | 4 shots |",
+        "|---|---|---|",
+        "| chance | 33.3 | 33.3 |",
+        f"| A | {cell('A', 1)} | {cell('A', 4)} |",
+        f"| B | {cell('B', 1)} |  |",
+    ]
+    assert cell("A", 1) == "70.0 ± 20.0"
+
+
+def test_new_tokens_start_at_a_word(tiny_host):
+    encoder = tiny_host.text["clip_l"]
+    (dog,) = encoder.tokenize("dog")
+    tokens = new_tokens(tiny_host, ["my thing", "other"], vectors=2, init="dog")
+    row = encoder.embed(torch.tensor(dog))
+    assert (tokens.labels, tokens.names) == (("my thing", "other"), ("my-thing", "other"))
+    assert torch.equal(tokens.vectors["clip_l"], row.expand(2, 2, -1))
+    generic = new_tokens(replace(tiny_host, generic_word="cat"), ["a", "b"])
+    assert torch.equal(generic.vectors["clip_l"], new_tokens(tiny_host, ["a", "b"], init="cat").vectors["clip_l"])
+
+
+def test_new_tokens_of_the_vocabularys_mean_or_deviation(tiny_host):
+    table = tiny_host.text["clip_l"].embed(torch.arange(tiny_host.text["clip_l"].vocabulary))
+    mean = new_tokens(tiny_host, ["a", "b"], init="mean").vectors["clip_l"]
+    assert torch.allclose(mean, table.mean(0).expand(2, 1, -1), atol=1e-6)
+    labels = [f"class {i}" for i in range(400)]
+    random = new_tokens(tiny_host, labels, init="random", seed=1).vectors["clip_l"][:, 0]
+    assert torch.allclose(random.std(0), table.std(0), rtol=0.2)
+    assert torch.allclose(random.mean(0), table.mean(0), atol=0.25 * float(table.std(0).max()))
+    again = new_tokens(tiny_host, labels, init="random", seed=1).vectors["clip_l"][:, 0]
+    other = new_tokens(tiny_host, labels, init="random", seed=2).vectors["clip_l"][:, 0]
+    assert torch.equal(random, again)
+    assert not torch.equal(random, other)
+
+
+def test_new_tokens_that_cannot_be(tiny_host):
+    with pytest.raises(TokenError, match="2 tokens"):
+        new_tokens(tiny_host, ["a", "b"], init="dog cat", vectors=3)
+    with pytest.raises(TokenError, match="at least one vector"):
+        new_tokens(tiny_host, ["a", "b"], vectors=0)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_processes_share_the_splits_and_all_have_all_rows(tiny_host, pool, count):
+    """Also where there are fewer splits than processes."""
+    own = [[] for _ in range(count)]
+
+    def work(processes):
+        told = own[processes.index].append
+        return evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, [], on_row=told, processes=processes)
+
+    def plain(rows):
+        return [replace(row, seconds=0) for row in rows]
+
+    alone = evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, [])
+    found = together(count, work)
+    assert all(rows == found[0] for rows in found)
+    assert plain(found[0]) == plain(alone)
+    assert sum(map(len, own)) == len(alone)
+    assert max(map(len, own)) == -(-4 // count) * len(BASELINES)
+
+
+def test_new_tokens_that_do_not_fit_the_prompts_are_refused_before_training(tiny_host):
+    with pytest.raises(TokenError, match=r"--vectors (\d+) is the most that fits") as refused:
+        check_new_tokens(tiny_host, TrainConfig(), 75, None)
+    most = int(re.findall(r"--vectors (\d+)", str(refused.value))[0])
+    check_new_tokens(tiny_host, TrainConfig(), most, None)
+    with pytest.raises(TokenError, match=f"--vectors {most} is the most"):
+        check_new_tokens(tiny_host, TrainConfig(), most + 1, None)
+    with pytest.raises(TokenError, match="give shorter templates"):
+        check_new_tokens(tiny_host, TrainConfig(templates=("cat " * 80 + "{}",)), 1, None)
+    with pytest.raises(TokenError, match="the initial word has"):
+        check_new_tokens(tiny_host, TrainConfig(), 1, "cat dog bowl")
+    check_new_tokens(tiny_host, TrainConfig(), 4, "mean")

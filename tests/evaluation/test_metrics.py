@@ -1,0 +1,98 @@
+import math
+
+import pytest
+import torch
+
+from mcti_core.errors import ConfigError
+from mcti_core.evaluation.metrics import accuracy, confusion_matrix, expected_calibration_error, per_class_table
+
+
+@pytest.fixture
+def answers():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 4, (200,), generator=generator), torch.randint(0, 4, (200,), generator=generator)
+
+
+def test_accuracy_is_the_diagonals_share(answers):
+    matrix = confusion_matrix(*answers, 4)
+    assert accuracy(*answers) == pytest.approx(int(matrix.diagonal().sum()) / 200)
+    assert accuracy(answers[1], answers[1]) == 1.0
+
+
+def test_confusion_matrix_counts_by_hand(answers):
+    predicted, labels = answers
+    matrix = confusion_matrix(predicted, labels, 5)
+    assert matrix.dtype == torch.int64
+    for row in range(5):
+        for column in range(5):
+            assert matrix[row, column] == sum(
+                int(p == column and t == row) for p, t in zip(predicted.tolist(), labels.tolist(), strict=True)
+            )
+    assert torch.equal(confusion_matrix(labels, predicted, 5), matrix.T)
+
+
+def test_unknown_is_wrong_and_in_no_column():
+    predicted, labels = torch.tensor([0, -1, 1]), torch.tensor([0, 0, 1])
+    assert accuracy(predicted, labels) == pytest.approx(2 / 3)
+    assert confusion_matrix(predicted, labels, 2).tolist() == [[1, 0], [0, 1]]
+    first, second = per_class_table(predicted, labels, ["a", "b"])
+    assert (first.recall, first.precision, first.taken_for) == (0.5, 1.0, None)
+    assert second.recall == 1.0
+
+
+def test_table():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    predicted = torch.tensor([0, 0, 1, 1, 1, 0, 1])
+    a, b, c, d = per_class_table(predicted, labels, ["a", "b", "c", "d"])
+    assert (a.label, a.images, a.precision, a.recall, a.taken_for) == ("a", 4, 2 / 3, 0.5, "b")
+    assert (b.images, b.precision, b.recall, b.taken_for) == (2, 0.25, 0.5, "a")
+    assert (c.recall, c.taken_for) == (0.0, "b")
+    assert math.isnan(c.precision)
+    assert math.isnan(d.recall)
+    assert d.images == 0
+
+
+def test_images_of_the_table_add_up(answers):
+    table = per_class_table(*answers, list("abcd"))
+    assert sum(row.images for row in table) == 200
+    assert sum(row.images * row.recall for row in table) / 200 == pytest.approx(accuracy(*answers))
+
+
+def test_calibration_error_by_plain_loops():
+    generator = torch.Generator().manual_seed(3)
+    confidences = torch.cat([torch.rand(300, generator=generator), torch.tensor([0.0, 1.0])])
+    correct = torch.rand(302, generator=generator) < confidences**2
+    total = 0.0
+    for i in range(10):
+        inside = [
+            (c, k)
+            for c, k in zip(confidences.tolist(), correct.tolist(), strict=True)
+            if i / 10 <= c < (i + 1) / 10 or (i == 9 and c == 1)
+        ]
+        if inside:
+            mean, right = (sum(column) / len(inside) for column in zip(*inside, strict=True))
+            total += len(inside) / 302 * abs(mean - right)
+    assert expected_calibration_error(confidences, correct, 10) == pytest.approx(total)
+
+
+def test_calibration_error_of_certainty():
+    right = torch.tensor([True, True, False, False])
+    assert expected_calibration_error(right.float(), right) == 0
+    assert expected_calibration_error(1 - right.float(), right) == 1
+    assert expected_calibration_error(torch.full((4,), 0.5), right) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: accuracy(torch.tensor([1, 2]), torch.tensor([1])),
+        lambda: accuracy(torch.tensor([]), torch.tensor([])),
+        lambda: confusion_matrix(torch.tensor([2]), torch.tensor([0]), 2),
+        lambda: confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 2),
+        lambda: expected_calibration_error(torch.tensor([1.5]), torch.tensor([True])),
+        lambda: expected_calibration_error(torch.tensor([0.5]), torch.tensor([True]), 0),
+    ],
+)
+def test_refusals(call):
+    with pytest.raises(ConfigError):
+        call()

@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mcti_core.errors import ConfigError, ResumeError
+from mcti_core.training.loop import TrainConfig, train
+
+CONFIG = TrainConfig(
+    steps=6, warm_start=2, batch=2, lr=1e-2, lr_warmup=3, gamma_end=1e-3, probe_every=3, patience=9, text_classes=2,
+    templates=("a photo of a {}", "a drawing of the {}"),
+)  # fmt: skip
+
+
+class BrokenError(Exception):
+    """What a host throws when its user cancels."""
+
+
+class BrokenOff:
+    """A denoiser that raises in its ``call``-th call, in the middle of a step whose random numbers are drawn already."""
+
+    def __init__(self, denoiser, call):
+        self.denoiser, self.left = denoiser, call
+        self.sigmas, self.noised, self.weight = denoiser.sigmas, denoiser.noised, denoiser.weight
+
+    def denoise(self, *arguments):
+        self.left -= 1
+        if not self.left:
+            raise BrokenError
+        return self.denoiser.denoise(*arguments)
+
+
+def _kept(host, cache, tokens, config=CONFIG):
+    """The last state before the training breaks off."""
+    states = []
+    with pytest.raises(BrokenError):
+        train(host, cache, tokens, config, on_step=lambda info: states.append(info.state))
+    return states[-1]()
+
+
+def _same(first, second):
+    assert first.history.keys() == second.history.keys()
+    for name, column in first.history.items():
+        assert torch.equal(torch.tensor(column).nan_to_num(-1), torch.tensor(second.history[name]).nan_to_num(-1))
+    assert all(torch.equal(vectors, second.tokens.vectors[name]) for name, vectors in first.tokens.vectors.items())
+
+
+@pytest.mark.parametrize("call", [2, 3, 5, 7])
+def test_goes_on_as_if_there_had_been_no_break(tiny_host, cache, tokens, call):
+    whole = train(tiny_host, cache, tokens, CONFIG)
+    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, call)), cache, tokens)
+    assert 0 < state.step < 8
+    seen = []
+    rest = train(tiny_host, cache, tokens, CONFIG, resume=state, on_step=lambda info: seen.append(info.step))
+    assert seen == list(range(state.step + 1, 9))
+    _same(whole, rest)
+
+
+def test_a_state_can_be_gone_on_from_twice(tiny_host, cache, tokens):
+    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
+    _same(train(tiny_host, cache, tokens, CONFIG, resume=state), train(tiny_host, cache, tokens, CONFIG, resume=state))
+
+
+def test_a_finished_training_has_nothing_to_go_on_with(tiny_host, cache, tokens):
+    states = []
+    whole = train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state))
+    again = train(tiny_host, cache, tokens, CONFIG, resume=states[-1](), on_step=lambda info: pytest.fail("a step"))
+    _same(whole, again)
+
+
+def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
+    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
+    others = {
+        "gamma, seed": (cache, tokens, replace(CONFIG, gamma=0.5, seed=1)),
+        "set of examples": (cache.pick(torch.arange(len(cache)).flip(0)), tokens, CONFIG),
+        "set of first tokens": (cache, tokens.with_vectors({k: v + 1 for k, v in tokens.vectors.items()}), CONFIG),
+    }
+    for differing, (examples, first, config) in others.items():
+        with pytest.raises(ConfigError, match=f"resumed: different {differing}$"):
+            train(tiny_host, examples, first, config, resume=state)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda state: {"vectors": {}},
+        lambda state: {"vectors": {name: v[:1] for name, v in state.vectors.items()}},
+        lambda state: {"vectors": {name: torch.full_like(v, torch.nan) for name, v in state.vectors.items()}},
+        lambda state: {"vectors": {**state.vectors, "clip_x": torch.ones(3, 1, 32)}},
+        lambda state: {"moments": {7: state.moments[0]}},
+        lambda state: {"moments": {0: {"step": torch.tensor(1.0)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": torch.ones(2)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "step": torch.ones(2)}}},
+        lambda state: {"vectors": {name: torch.full_like(v, 1e30) for name, v in state.vectors.items()}},
+        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(-5.0)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(1e30)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(torch.nan)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": state.moments[0]["exp_avg"] * torch.nan}}},
+        lambda state: {"moments": {0: {**state.moments[0], "exp_avg_sq": state.moments[0]["exp_avg_sq"] - 1}}},
+        lambda state: {"generators": state.generators[:1]},
+        lambda state: {"generators": tuple(torch.zeros(3, dtype=torch.uint8) for _ in state.generators)},
+        lambda state: {"generators": tuple(generator.float() for generator in state.generators)},
+        lambda state: {"history": tuple({"x": 1.0} for _ in state.history)},
+        lambda state: {"batches": {}},
+        lambda state: {"batches": {**state.batches, "turn": [99]}},
+        lambda state: {"batches": {**state.batches, "0": [10**9]}},
+    ],
+)
+def test_state_whose_content_does_not_fit_is_refused_before_a_step(tiny_host, cache, tokens, wrong):
+    """As a kept training with a right checksum may hold."""
+    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
+    with pytest.raises(ResumeError, match="its content does not fit"):
+        train(
+            tiny_host,
+            cache,
+            tokens,
+            CONFIG,
+            resume=replace(state, **wrong(state)),
+            on_step=lambda info: pytest.fail("a step"),
+        )

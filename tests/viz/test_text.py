@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from mcti_core.viz import text as lettering
+from mcti_core.viz.text import fitted, text_width, write, write_turned
+
+SIZE = 20
+
+
+def _ink(text, anchor="lm", **options):
+    """(200, 400) darkness of a text at the middle of a sheet."""
+    sheet = Image.new("RGB", (400, 200), "white")
+    write(ImageDraw.Draw(sheet), (200, 100), text, SIZE, "black", anchor, **options)
+    return _darkness(sheet)
+
+
+def _turned(text, degrees):
+    sheet = Image.new("RGB", (400, 200), "white")
+    write_turned(sheet, (200, 100), text, SIZE, "black", degrees)
+    return _darkness(sheet)
+
+
+def _darkness(sheet):
+    return 255 - np.asarray(sheet.convert("L")).astype(int)
+
+
+def _box(ink):
+    rows, columns = np.nonzero(ink > 60)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def test_the_anchor_is_where_the_text_is():
+    width = text_width("Handle", SIZE)
+    for anchor, start in (("lm", 200), ("mm", 200 - width / 2), ("rm", 200 - width)):
+        left, top, right, bottom = _box(_ink("Handle", anchor))
+        assert left == pytest.approx(start, abs=3)
+        assert right == pytest.approx(start + width, abs=3)
+        assert top < 100 < bottom
+
+
+def test_bold_has_more_ink_in_the_same_place():
+    plain, bold = _ink("loss"), _ink("loss", bold=True)
+    assert 1.1 * plain.sum() < bold.sum() < 2 * plain.sum()
+    assert np.allclose(_box(plain), _box(bold), atol=1)
+
+
+def test_turned_text_climbs_to_its_end():
+    width = text_width("Handle", SIZE)
+    assert np.allclose(_box(_turned("Handle", 0)), _box(_ink("Handle", "rm")), atol=2)
+    left, top, right, bottom = _box(_turned("Handle", 90))
+    assert 200 - SIZE < left < 200 < right < 200 + SIZE
+    assert (top, bottom) == (pytest.approx(100, abs=3), pytest.approx(100 + width, abs=3))
+    left, top, right, bottom = _box(_turned("Handle", 45))
+    assert right == pytest.approx(200, abs=SIZE / 2)
+    assert top == pytest.approx(100, abs=SIZE / 2)
+    assert left == pytest.approx(200 - width / 2**0.5, abs=SIZE / 2)
+    assert bottom == pytest.approx(100 + width / 2**0.5, abs=SIZE / 2)
+
+
+def test_turning_keeps_the_ink():
+    assert _turned("Handle", 45).sum() == pytest.approx(_ink("Handle").sum(), rel=0.1)
+
+
+@pytest.mark.parametrize("text", ["a long name of a thing", "y" * 300, "x"])
+@pytest.mark.parametrize("width", [30, 90, 4000])
+def test_fitted_text_fits_and_is_as_long_as_can_be(text, width):
+    shown = fitted(text, SIZE, width)
+    assert text_width(shown, SIZE) <= width
+    if shown == text:
+        return
+    start = shown.removesuffix("…")
+    assert start != shown
+    assert text.startswith(start)
+    assert text_width(text[: len(start) + 2] + "…", SIZE) > width  # two: a space may have been left out
+
+
+def test_every_text_is_one_line():
+    assert fitted(" a\n b\tc ", SIZE, 1000) == "a b c"
+    assert np.array_equal(_ink("a\nb"), _ink("a b"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(st.characters(exclude_categories=[]), max_size=30))
+def test_any_text_can_be_written(text):
+    assert 1 <= text_width(fitted(text, SIZE, 100), SIZE) <= 100
+    _ink(text)
+    _turned(text, 45)
+
+
+@pytest.mark.parametrize("text", ["é", "Löwe", "Ωμέγα", "Кот"])
+def test_letters_come_from_a_font_that_has_them(text):
+    if not lettering._found("DejaVuSans.ttf"):
+        pytest.skip("this system has no font for them")
+    boxes = {_ink(lettering._NO_LETTER)[:, 200:].tobytes(), _ink(lettering._NO_LETTER * len(text))[:, 200:].tobytes()}
+    assert not {_ink(letter)[:, 200:].tobytes() for letter in (*text, text)} & boxes
+    assert len({_ink(letter).tobytes() for letter in text}) == len(set(text))  # no two of them alike
+
+
+def test_plain_letters_come_from_the_font_that_is_always_there():
+    assert lettering._best_file("Class 12, 36% <1% a_b …") is None
+
+
+def test_where_no_font_has_a_letter_boxes_are_drawn(monkeypatch):
+    monkeypatch.setattr(lettering, "_found", lambda name: None)
+    lettering._best_file.cache_clear()
+    try:
+        assert _ink("猫").sum() > 0
+    finally:
+        lettering._best_file.cache_clear()
