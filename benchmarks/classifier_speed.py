@@ -13,7 +13,7 @@ from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.hosts.base import Host
-from mcti_core.hosts.clip_preprocess import CLIP_MEAN, CLIP_STD, clip_pixels
+from mcti_core.hosts.clip_preprocess import CLIP_MEAN, CLIP_STD, clip_preprocess
 from mcti_core.hosts.diffusers.clip_space import ClipModelSpace
 from mcti_core.hosts.diffusers.loading import DTYPES
 from mcti_core.training.initial import new_tokens
@@ -40,7 +40,7 @@ def clip_rows(host: Host, batch: int, repeats: int, classes: int = 10) -> list[d
     labels = [f"thing {index}" for index in range(classes)]
     classifier = ClipClassifier(host, new_tokens(host, labels))
     images = torch.rand(batch, 3, host.image_size, host.image_size)
-    pixels = clip_pixels(images, space.size).to(host.device, space.module.dtype)
+    pixels = clip_preprocess(images, space.size).to(host.device, space.module.dtype)
 
     @torch.inference_mode()
     def bare() -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mcti_core.classifiers.cascade import MARGIN, SHORTLIST
-from mcti_core.classifiers.sequential_test import race, winner
+from mcti_core.classifiers.sequential_test import best_class, sequential_elimination
 from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.pocket import load_pocket
 
@@ -42,8 +42,10 @@ def sequential(error: float) -> Strategy:
 
     def run(errors: Tensor) -> tuple[Tensor, Tensor]:
         every = torch.ones(errors.shape[:2], dtype=torch.bool)
-        found, seen = race(lambda going, start, end: errors[going][:, start:end], every, errors.shape[2], error)
-        return winner(found, seen), seen.sum(1)
+        found, seen = sequential_elimination(
+            lambda going, start, end: errors[going][:, start:end], every, errors.shape[2], error
+        )
+        return best_class(found, seen), seen.sum(1)
 
     return run
 

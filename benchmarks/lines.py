@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw
 
-from mcti_core.viz.axes import FAINT, LINE, TICK_SIZE, Ticks, round_ticks
+from mcti_core.viz.axes import FAINT, LINE, TICK_SIZE, Ticks, nice_ticks
 from mcti_core.viz.text import INK, PAPER, SOFT, text_width, write
 
 __all__ = ["Panel", "draw_panels"]
@@ -73,7 +73,7 @@ class _Frame:
         if not panel.logarithmic:
             self.low_x = min(0.0, self.low_x)
         self.top = corner[1] + 46 + _LINE * len(_legend(panel))
-        self.heights = round_ticks(self.low, self.high, 8)
+        self.heights = nice_ticks(self.low, self.high, 8)
         self.left = corner[0] + 12 + max(text_width(text, TICK_SIZE) for _, text in self.heights)
         self.corner, self.width = corner, _WIDTH - (self.left - corner[0])
 
@@ -104,7 +104,7 @@ class _Frame:
     def _ticks(self) -> Ticks:
         """On a logarithmic axis 1, 2 and 5 of each power of ten."""
         if not self.panel.logarithmic:
-            return round_ticks(self.low_x, self.high_x, 7)
+            return nice_ticks(self.low_x, self.high_x, 7)
         powers = range(math.floor(self.low_x) - 1, math.ceil(self.high_x) + 1)
         values = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
         return tuple(

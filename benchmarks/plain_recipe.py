@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcti_core.data.dataset import FewShotDataset
-from mcti_core.hosts.clip_preprocess import clip_pixels
+from mcti_core.hosts.clip_preprocess import clip_preprocess
 from mcti_core.templates import OBJECT_TEMPLATES
 
 __all__ = ["Draws", "Examples", "PlainRecipe", "PlainSettings", "Run"]
@@ -129,7 +129,7 @@ class PlainRecipe:
         rows = []
         for image in dataset.load(self.size):
             views = torch.stack([image, image.flip(-1)] if mirror else [image]).to(self.device)
-            pixels = clip_pixels(views, self.clip.config.vision_config.image_size)
+            pixels = clip_preprocess(views, self.clip.config.vision_config.image_size)
             pooled = self.clip.vision_model(pixel_values=pixels).pooler_output
             rows.append(F.normalize(self.clip.visual_projection(pooled), dim=-1))
         return torch.stack(rows)

@@ -25,10 +25,10 @@ from PIL import Image
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.streaming import classified
 from mcti_core.cli.classify import record_of
-from mcti_core.cli.results_file import AnswerFile
+from mcti_core.cli.results_file import ResultsFile
 from mcti_core.data.dataset import FewShotDataset
-from mcti_core.data.image_stream import find_names, read_ahead
-from mcti_core.data.num_workers import usual_readers
+from mcti_core.data.image_stream import find_image_paths, read_ahead
+from mcti_core.data.num_workers import default_num_workers
 from mcti_core.images.reading import load_square
 from mcti_core.pocket import load_pocket
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
@@ -82,8 +82,8 @@ def stream_row(folder: Path, glyphs: list[Path], images: int, batch: int, reader
     """Classify with the pocket checkpoint into a file, as ``mcti classify --out`` does."""
     host = load_pocket()
     classifier = ClipClassifier(host, new_tokens(host, [str(number) for number in range(10)]))
-    names = find_names([linked(folder / "glyphs", glyphs, images)])
-    answers, waiting, early = AnswerFile(folder / "answers.jsonl", len(names), batch, {}), Waiting(), 0.0
+    names = find_image_paths([linked(folder / "glyphs", glyphs, images)])
+    answers, waiting, early = ResultsFile(folder / "answers.jsonl", len(names), batch, {}), Waiting(), 0.0
     answers.begin(resume=False)
     started, busy = time.perf_counter(), time.process_time()
     with answers.itself({}) as out:
@@ -103,7 +103,7 @@ def stream_row(folder: Path, glyphs: list[Path], images: int, batch: int, reader
 
 def photos_row(folder: Path, photos: list[Path], images: int, readers: int, size: int) -> dict[str, Any]:
     """Only read, and made squares of what SD 1.5 takes."""
-    names = find_names([linked(folder / f"photos-{readers}", photos, images)])
+    names = find_image_paths([linked(folder / f"photos-{readers}", photos, images)])
     started, busy = time.perf_counter(), time.process_time()
     for _ in read_ahead(names.batches(32), partial(load_square, size=size), readers):
         pass
@@ -118,7 +118,7 @@ def names_row(folder: Path, originals: list[Path], count: int) -> dict[str, Any]
     place = linked(folder / "names", originals, count)
     Path("/proc/self/clear_refs").write_text("5")  # the most memory is counted from here on
     before, started = memory(), time.perf_counter()
-    names = find_names([place])
+    names = find_image_paths([place])
     listed, most = time.perf_counter() - started, memory("VmHWM") - before
     held, started = memory() - before, time.perf_counter()
     names.fingerprint()
@@ -146,7 +146,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", type=int, default=1_000_000, help="0 to leave it out")
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--readers", type=int, default=usual_readers())
+    parser.add_argument("--readers", type=int, default=default_num_workers())
     arguments = parsed(parser, given)
     found: dict[str, Any] = {"machine": machine("cpu")}
     with tempfile.TemporaryDirectory() as place:

@@ -35,7 +35,7 @@ from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
-from mcti_core.training.per_class import train_one_by_one
+from mcti_core.training.per_class import train_per_class
 
 from .lines import Panel, draw_panels
 from .plain_recipe import PlainRecipe, PlainSettings
@@ -53,7 +53,7 @@ RECIPES = {
         logit_scale=POCKET_CONFIG.logit_scale,
     ),
 }
-OURS, ALONE = "ours, all classes at once", "ours, one class at a time"
+OURS, SINGLE_PROCESS = "ours, all classes at once", "ours, one class at a time"
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,11 @@ def measure_ours(method: str, exam: Exam, config: TrainConfig) -> Point:
     config, clock = replace(config, seed=exam.seed), perf_counter()
     cache = FeatureCache.build(exam.host, exam.support, mirror=False)
     first = new_tokens(exam.host, cache.classes)
-    if method == ALONE:  # as many images a class and step as the recipe accumulates, and the only direction there is
+    if (
+        method == SINGLE_PROCESS
+    ):  # as many images a class and step as the recipe accumulates, and the only direction there is
         config = replace(config, batch=RELEASED_BATCH, direction="text_to_image")
-        tokens = train_one_by_one(exam.host, cache, first, config)[-1].tokens
+        tokens = train_per_class(exam.host, cache, first, config)[-1].tokens
     else:
         tokens = train(exam.host, cache, first, config).tokens
     spent = perf_counter() - clock
@@ -134,7 +136,7 @@ def measure(
         exam = Exam(host, dataset, seed, queries)
         measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=1))  # the first call of anything is slow
         points += [measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=count)) for count in steps]
-        points += [measure_ours(ALONE, exam, replace(POCKET_CONFIG, steps=count)) for count in looks]
+        points += [measure_ours(SINGLE_PROCESS, exam, replace(POCKET_CONFIG, steps=count)) for count in looks]
         for method in methods:
             points += measure_plain(method, recipe, exam, RECIPES[method], looks)
     return points
@@ -164,7 +166,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         there = [row for row in rows if row["method"] in methods and row["accuracy"] >= goal]
         return min(there, key=lambda row: row["seconds"], default=None)
 
-    found = {"recipe": first(*RECIPES), ALONE: first(ALONE), OURS: first(OURS)}
+    found = {"recipe": first(*RECIPES), SINGLE_PROCESS: first(SINGLE_PROCESS), OURS: first(OURS)}
     ours = found[OURS]
     shares = {name: ours["seconds"] / row["seconds"] for name, row in found.items() if ours and row and row is not ours}
     gained = best["accuracy"] - half[0] if half else None

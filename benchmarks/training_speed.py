@@ -28,7 +28,7 @@ from .timing import Case, Peak, flops_of, interleaved, matrix_product, seconds
 __all__ = ["PLAIN", "Setting", "speed_rows", "variant_rows"]
 
 PLAIN = "usual recipe"
-ALONE = "ours, one class at a time"
+SINGLE_PROCESS = "ours, one class at a time"
 PREPARING = "(ours: preparing examples, once)"
 PRODUCT = "(a large matrix product, in GFLOP/s)"
 RELEASED_BATCH = 4
@@ -98,7 +98,7 @@ def speed_rows(
     Operations are counted in a real step. Their share is of the rate of a large matrix product that takes its turn with the rest.
     Memory is measured first, each case in a process of its own, while this one holds no models.
     """
-    names = [*([PLAIN] if recipe else []), ALONE, *map(_joint, batches)]  # the recipe is for SD 1.x
+    names = [*([PLAIN] if recipe else []), SINGLE_PROCESS, *map(_joint, batches)]  # the recipe is for SD 1.x
     memory = {name: peak_memory(setting, name) for name in names}
     sizes = {_joint(batch): max(2, steps * RELEASED_BATCH // batch) for batch in batches}
     cases = {name: _case(setting, name, sizes.get(name, steps)) for name in names}
@@ -168,7 +168,7 @@ def _joint(batch: int) -> str:
 def _case(setting: Setting, name: str, steps: int) -> Case:
     if name == PLAIN:
         return setting.plain(steps)
-    return setting.alone(steps) if name == ALONE else setting.ours(int(name.rsplit(" ", 1)[1]), steps)
+    return setting.alone(steps) if name == SINGLE_PROCESS else setting.ours(int(name.rsplit(" ", 1)[1]), steps)
 
 
 def _contiguous(setting: Setting) -> Host:

@@ -20,7 +20,7 @@ from mcti_core.pocket import POCKET_CONFIG, load_pocket
 from mcti_core.pocket.digits import digit_dataset
 from mcti_core.tokens.ops import merge, pick
 from mcti_core.tokens.token_set import Support
-from mcti_core.training.extend import extend
+from mcti_core.training.extend import add_classes
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 
@@ -63,11 +63,11 @@ def measure(host, cache, seed):
         tell("all ten at once", by_image, digit)
         tell("all ten at once, text to image", by_text, digit)
         nine = learned(of_classes(few, [other for other in range(10) if other != digit]))
-        added = extend(host, of_classes(few, [digit]), nine, config).tokens
+        added = add_classes(host, of_classes(few, [digit]), nine, config).tokens
         tell("nine, then one added", predicted(added), digit)
     halves = [learned(of_classes(few, part)) for part in (range(5), range(5, 10))]
     tell("five and five, merged", predicted(merge(*halves)))
-    tell("five, then five added", predicted(extend(host, of_classes(few, range(5, 10)), halves[0], config).tokens))
+    tell("five, then five added", predicted(add_classes(host, of_classes(few, range(5, 10)), halves[0], config).tokens))
 
 
 def of_classes(cache, chosen):

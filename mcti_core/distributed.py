@@ -14,7 +14,7 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ALONE", "Processes", "launched", "shut_down", "started"]
+__all__ = ["SINGLE_PROCESS", "DistributedContext", "launched", "shut_down", "started"]
 
 _PATIENCE, _LONG_PATIENCE = timedelta(minutes=30), timedelta(days=1)
 """For the slowest of the processes. Of one that has died its machine's launcher learns at once; another machine's does not."""
@@ -23,7 +23,7 @@ _PIECE = 2**24
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistributedContext:
     """This process's place among all. Each call but ``share`` is one that all of them must make, in the same order."""
 
     index: int = 0
@@ -114,12 +114,12 @@ class Processes:
         return [whole[:length].clone() for whole, length in zip(joined, lengths.tolist(), strict=True)]
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistributedContext()
 """The one process of a program that was started in the plain way."""
 
 
-def launched(*, cpu: bool = False, uneven: bool = False) -> Processes:
-    """This process's place among those that ``accelerate launch`` (or ``torchrun``) has started; else ``ALONE``.
+def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
+    """This process's place among those that ``accelerate launch`` (or ``torchrun``) has started; else ``SINGLE_PROCESS``.
 
     Args:
         cpu: work on the CPU though there are GPUs.
@@ -129,7 +129,7 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> Processes:
         ConfigError: there are several processes, but Hugging Face Accelerate is not installed, or cannot tell where they meet.
     """
     if started() == 1:
-        return ALONE
+        return SINGLE_PROCESS
     import torch
 
     try:
@@ -149,7 +149,7 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> Processes:
         ) from error
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
     device = "cpu" if cpu else str(state.device)
-    return Processes(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)
+    return DistributedContext(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)
 
 
 def started() -> int:

@@ -24,7 +24,7 @@ from ..mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class
 from ..mcti_core.images.reading import load_squares, to_square
 from ..mcti_core.tokens.normal_form import index_of
 from ..mcti_core.tokens.token_set import TokenSet
-from ..mcti_core.viz.image_grid import image_grid, to_picture
+from ..mcti_core.viz.image_grid import image_grid, to_pil
 from ..mcti_core.viz.plots import confusion_plot, score_bars
 from .checking import Node
 from .lists import each_image, only
@@ -189,7 +189,7 @@ def _chart(images: list[Tensor], answers: list[Prediction], top: int) -> Tensor:
     strips = []
     for image, answer in list(zip(images, answers, strict=True))[:_CHARTED]:
         bars = score_bars(*zip(*answer.top[:top], strict=True))
-        thumbnail = to_picture(to_square(image, max(96, bars.height)))
+        thumbnail = to_pil(to_square(image, max(96, bars.height)))
         strip = Image.new("RGB", (thumbnail.width + bars.width, thumbnail.height), "white")
         strip.paste(thumbnail, (0, 0))
         strip.paste(bars, (thumbnail.width, (thumbnail.height - bars.height) // 2))

@@ -194,9 +194,9 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
     Returns:
         The result, and what keeps the training until it is told to remove it.
     """
-    from ..mcti_core.training.autosave import Keeping
+    from ..mcti_core.training.autosave import AutoSaver
     from ..mcti_core.training.loop import StepInfo, run_identity
-    from ..mcti_core.training.oom import train_in_memory
+    from ..mcti_core.training.oom import train_with_oom_retry
 
     identity, report = run_identity(host, cache, tokens, config), Reporter("training")
     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -204,7 +204,7 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
     resume = unfinished_state(path, identity)
     last: list[StepInfo] = []
 
-    with Keeping(path, tell=lambda problem: logging.warning("MC-TI: %s", problem)) as keeping:
+    with AutoSaver(path, tell=lambda problem: logging.warning("MC-TI: %s", problem)) as keeping:
 
         def on_step(info: StepInfo) -> None:
             last[:] = [info]
@@ -213,10 +213,10 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
 
         try:
             try:
-                return train_in_memory(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+                return train_with_oom_retry(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
             except ResumeError as error:  # before the first step
                 give_up(path, error)
-                return train_in_memory(host, cache, tokens, config, on_step=on_step), keeping
+                return train_with_oom_retry(host, cache, tokens, config, on_step=on_step), keeping
         except TrainingError as error:
             keep_tokens(error.tokens, last[-1].step if last else 0, config)
             raise

@@ -56,12 +56,12 @@ def give_up(path: Path, error: ResumeError) -> None:
 
 def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | None:
     """Where the training of this identity stood, if it was broken off."""
-    from ..mcti_core.training.checkpoint import load_training
+    from ..mcti_core.training.checkpoint import load_checkpoint
 
     if not path.is_file():
         return None
     try:
-        state = load_training(path).state
+        state = load_checkpoint(path).state
     except ResumeError as error:
         _set_aside(path, str(error))
         return None

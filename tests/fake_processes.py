@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mcti_core.distributed import Processes
+from mcti_core.distributed import DistributedContext
 
 __all__ = ["Beside", "together"]
 
@@ -17,7 +17,7 @@ SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Beside(Processes):
+class Beside(DistributedContext):
     """One of several threads."""
 
     told: list[Any] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Beside(Processes):
         return torch.cat([part for part in parts if len(part)])
 
 
-def together(count: int, work: Callable[[Processes], Any]) -> list[Any]:
+def together(count: int, work: Callable[[DistributedContext], Any]) -> list[Any]:
     """What each of so many returns."""
     told, meeting = [None] * count, threading.Barrier(count)
 

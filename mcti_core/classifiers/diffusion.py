@@ -16,7 +16,7 @@ from ..noise_levels import spread_sigmas
 from ..prompts.splicing import encode_prompts, template_prompts
 from ..tokens.token_set import TokenSet
 from .base import Scores
-from .sequential_test import race, winner
+from .sequential_test import best_class, sequential_elimination
 
 __all__ = ["DiffusionClassifier"]
 
@@ -118,7 +118,7 @@ class DiffusionClassifier:
             return self._errors(clean, going, sigmas[start:end], noises[start:end])
 
         with self.host.session("denoiser"):
-            return race(evaluate, candidates, self.pairs, self.error)
+            return sequential_elimination(evaluate, candidates, self.pairs, self.error)
 
     def _pairs(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """The (sigma, noise) pairs that all images and classes share: (P,), (P, c, h, w)."""
@@ -190,7 +190,7 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
         seen: (B, C) on how many first pairs each class was tried.
     """
     mean, count = errors.sum(2) / seen.clamp(min=1), seen[..., None]
-    rows, best = torch.arange(len(errors)), winner(errors, seen)
+    rows, best = torch.arange(len(errors)), best_class(errors, seen)
     both = torch.arange(errors.shape[2]) < count  # (B, C, P) the winner saw every pair that another class saw
     apart = (errors - errors[rows, best][:, None]).masked_fill(~both, 0.0).sum(2) / seen.clamp(min=1)
     aligned = mean[rows, best][:, None] + apart

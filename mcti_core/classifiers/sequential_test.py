@@ -32,7 +32,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["BORROWED", "FIRST", "hopeless", "looks", "race", "student_bound", "winner"]
+__all__ = ["BORROWED", "FIRST", "best_class", "eliminated", "looks", "sequential_elimination", "t_quantile"]
 
 FIRST = 4
 """Pairs before the first look."""
@@ -40,7 +40,7 @@ BORROWED = 8
 """Weight of the mean variance of an image's rivals, in pairs. Chosen on the tuning characters (docs/performance.md)."""
 _GROWTH = 1.1
 _MOST = 1e9
-"""Of student_bound: beyond it nobody is stopped."""
+"""Of t_quantile: beyond it nobody is stopped."""
 
 
 def looks(pairs: int) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ def looks(pairs: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def race(
+def sequential_elimination(
     evaluate: Callable[[Tensor, int, int], Tensor], tried: Tensor, pairs: int, error: float
 ) -> tuple[Tensor, Tensor]:
     """Try classes on pair after pair until one is left of each image, or no pair is.
@@ -78,25 +78,25 @@ def race(
             break
         errors[..., done:look][going] = evaluate(going, done, look)
         seen[going], done = look, look
-        bound = torch.tensor([student_bound(error / count, done - 1 + BORROWED) for count in rivals])
-        alive &= ~hopeless(errors[..., :done], going, pairs, bound)
+        bound = torch.tensor([t_quantile(error / count, done - 1 + BORROWED) for count in rivals])
+        alive &= ~eliminated(errors[..., :done], going, pairs, bound)
     return errors, seen
 
 
-def winner(errors: Tensor, seen: Tensor) -> Tensor:
+def best_class(errors: Tensor, seen: Tensor) -> Tensor:
     """(B,) the class with the least mean error of those that were tried on the most pairs; arguments as ``race`` gives them."""
     mean = errors.sum(2) / seen.clamp(min=1)
     return mean.masked_fill(seen < seen.amax(1, keepdim=True), torch.inf).argmin(1)
 
 
-def hopeless(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tensor:
+def eliminated(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tensor:
     """Who cannot win any more, as far as the test can tell.
 
     Args:
         errors: (B, C, n) float32, n at least 2, of the first n pairs; rows of classes that are not alive are not read.
         alive: (B, C) bool, with at least one class an image.
         pairs: P, not less than n.
-        bound: (B,) of t, ``student_bound`` of each image's level.
+        bound: (B,) of t, ``t_quantile`` of each image's level.
 
     Returns:
         (B, C) bool; never the leader. At n = P everybody else.
@@ -118,7 +118,7 @@ def hopeless(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tensor
 
 
 @lru_cache(maxsize=4096)
-def student_bound(chance: float, freedom: int) -> float:
+def t_quantile(chance: float, freedom: int) -> float:
     """The t that Student's distribution with whole ``freedom`` exceeds with ``chance``, in [0, 0.5]; infinite for 0."""
     if chance <= 0:
         return math.inf

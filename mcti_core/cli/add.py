@@ -22,15 +22,15 @@ def run_add(arguments: argparse.Namespace) -> int:
     from ..files.outputs import refuse_to_replace
     from ..tokens.io import load_tokens
     from ..tokens.names import safe_names
-    from ..training.extend import extend, tell_learned_before
+    from ..training.extend import add_classes, tell_learned_before
     from ..training.loop import StepInfo
-    from .signals import like_ctrl_c
+    from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.to)
     dataset = examples_of(arguments, alone=True)
     outputs = outputs_of(arguments, (*tokens.names, *safe_names(dataset.classes)))
     check_outputs(arguments, outputs)
-    with lock_output(arguments.out, folder=True), like_ctrl_c():
+    with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
         unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
         host = host_of(arguments)
@@ -52,7 +52,7 @@ def run_add(arguments: argparse.Namespace) -> int:
                 progress(info.step, info.total)
 
             try:
-                result = extend(host, cache, tokens, config, init=arguments.init, on_step=on_step)
+                result = add_classes(host, cache, tokens, config, init=arguments.init, on_step=on_step)
             except TrainingError as error:
                 write_tokens(error.tokens, arguments.out)
                 raise TrainingError(

@@ -16,10 +16,10 @@ from .options import host_of, processes_of
 
 if TYPE_CHECKING:
     from ..classifiers.base import Classifier, Prediction
-    from ..data.image_stream import ImageNames
-    from ..distributed import Processes
+    from ..data.image_stream import ImagePaths
+    from ..distributed import DistributedContext
     from ..hosts.base import Host
-    from .results_file import AnswerFile, Part, Piece
+    from .results_file import Part, Piece, ResultsFile
 
 __all__ = ["record_of", "run_classify"]
 
@@ -43,16 +43,16 @@ def run_classify(arguments: argparse.Namespace) -> int:
         return _classify(arguments, processes)
 
 
-def _classify(arguments: argparse.Namespace, processes: Processes) -> int:
+def _classify(arguments: argparse.Namespace, processes: DistributedContext) -> int:
     from ..classifiers.calibration import calibrated_classifier, check_threshold_examples
-    from ..data.image_stream import find_names
+    from ..data.image_stream import find_image_paths
     from ..tokens.io import load_tokens
-    from .signals import like_ctrl_c
+    from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.tokens)
     if arguments.unknown:
         check_threshold_examples(tokens)
-    names = find_names(arguments.images, recursive=arguments.recursive)
+    names = find_image_paths(arguments.images, recursive=arguments.recursive)
     if names.skipped and processes.is_main:
         print(f"mcti: {escaped(names.skipped)}", file=sys.stderr)
     host = host_of(arguments, processes)
@@ -60,7 +60,7 @@ def _classify(arguments: argparse.Namespace, processes: Processes) -> int:
     classifier.threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
     if arguments.out is None:
         return _print(names, host, classifier, arguments)
-    with like_ctrl_c():
+    with signals_as_keyboard_interrupt():
         return _write(names, host, classifier, arguments, processes)
 
 
@@ -70,7 +70,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _answers(
-    names: ImageNames, host: Host, classifier: Classifier, arguments: argparse.Namespace, *,
+    names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace, *,
     chosen: Container[int] | None = None, readers: int,
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:  # fmt: skip
     """Batches of (path, answer or error), those of the chosen numbers or all."""
@@ -82,12 +82,12 @@ def _answers(
     return classified(classifier, images, threshold=classifier.threshold, top=arguments.top)
 
 
-def _print(names: ImageNames, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
-    from ..data.num_workers import usual_readers
+def _print(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
+    from ..data.num_workers import default_num_workers
     from .results_file import json_line
 
     failed = 0
-    for batch in _answers(names, host, classifier, arguments, readers=arguments.readers or usual_readers()):
+    for batch in _answers(names, host, classifier, arguments, readers=arguments.readers or default_num_workers()):
         for path, answer in batch:
             if isinstance(answer, MCTIError):
                 failed += 1
@@ -101,12 +101,12 @@ def _print(names: ImageNames, host: Host, classifier: Classifier, arguments: arg
 
 
 def _write(
-    names: ImageNames, host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: Processes
+    names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: DistributedContext
 ) -> int:
     """Answer what is not answered yet, each process its share; the first joins the parts."""
-    from .results_file import AnswerFile
+    from .results_file import ResultsFile
 
-    answers = AnswerFile(arguments.out, len(names), arguments.batch, _identity(names, host, classifier, arguments))
+    answers = ResultsFile(arguments.out, len(names), arguments.batch, _identity(names, host, classifier, arguments))
     found: Mapping[int, Piece] = {}
     plan = None
     if processes.is_main:
@@ -129,7 +129,7 @@ def _write(
     return 1 if failed else 0
 
 
-def _begun(answers: AnswerFile, *, resume: bool) -> Mapping[int, Piece]:
+def _begun(answers: ResultsFile, *, resume: bool) -> Mapping[int, Piece]:
     """Begin or resume, say which, and find what is answered already."""
     resumed = answers.begin(resume=resume)
     if resume and not resumed:
@@ -141,15 +141,15 @@ def _begun(answers: AnswerFile, *, resume: bool) -> Mapping[int, Piece]:
 
 
 def _write_batches(
-    names: ImageNames, own: Sequence[int], out: Part, host: Host, classifier: Classifier, arguments: argparse.Namespace,
-    processes: Processes, progress: Callable[[int, int], object],
+    names: ImagePaths, own: Sequence[int], out: Part, host: Host, classifier: Classifier, arguments: argparse.Namespace,
+    processes: DistributedContext, progress: Callable[[int, int], object],
 ) -> int:  # fmt: skip
     """Answer this process's own batches. Returns how many images could not be read."""
-    from ..data.num_workers import usual_readers
+    from ..data.num_workers import default_num_workers
 
     images = len(names)  # adds up all folders, so not once for every batch
     total = sum(min(arguments.batch, images - number * arguments.batch) for number in own)
-    readers = arguments.readers or usual_readers(processes.local_count)
+    readers = arguments.readers or default_num_workers(processes.local_count)
     batches = _answers(names, host, classifier, arguments, chosen=frozenset(own), readers=readers)
     done = failed = 0
     for number, batch in zip(own, batches, strict=True):
@@ -175,7 +175,7 @@ def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
     }
 
 
-def _identity(names: ImageNames, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> dict[str, str]:
+def _identity(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> dict[str, str]:
     """What the answers are of."""
     from ..classifiers.calibration import resolved
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..data.dataset import FewShotDataset
     from ..data.feature_cache import FeatureCache
-    from ..distributed import Processes
+    from ..distributed import DistributedContext
 
 __all__ = ["run_evaluate"]
 
@@ -44,9 +44,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         return _evaluate(arguments, dataset, processes)
 
 
-def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes: Processes) -> int:
+def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes: DistributedContext) -> int:
     from ..data.feature_cache import FeatureCache
-    from ..evaluation.benchmark import DEFAULT_VARIANTS, STUDY, Row, as_json, evaluate, markdown_table
+    from ..evaluation.benchmark import ABLATIONS, DEFAULT_VARIANTS, Row, as_json, evaluate, markdown_table
     from ..files.provenance import write_json
 
     host, config = host_of(arguments, processes), config_of(arguments)
@@ -82,7 +82,7 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
         write()
 
     measured = evaluate(
-        host, cache, arguments.shots, _seeds(arguments), config, STUDY if arguments.study else DEFAULT_VARIANTS,
+        host, cache, arguments.shots, _seeds(arguments), config, ABLATIONS if arguments.study else DEFAULT_VARIANTS,
         vectors=arguments.vectors, init=arguments.init, on_row=on_row, processes=processes,
     )  # fmt: skip
     if processes.count > 1:  # until now it had its own rows only

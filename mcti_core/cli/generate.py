@@ -30,7 +30,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     from ..prompts.syntax import parse_prompt
     from ..sampling import generate
     from ..tokens.io import load_tokens
-    from .signals import like_ctrl_c
+    from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
@@ -48,7 +48,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8))
         written.append(write_png(picture, paths[number]))
 
-    with lock_output(arguments.out, folder=True), like_ctrl_c():
+    with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
         refuse_to_replace(paths, overwrite=arguments.overwrite)
         host = host_of(arguments)
         try:

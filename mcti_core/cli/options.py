@@ -13,7 +13,7 @@ from ..escaping import escaped
 
 if TYPE_CHECKING:
     from ..data.dataset import FewShotDataset
-    from ..distributed import Processes
+    from ..distributed import DistributedContext
     from ..hosts.base import Host
     from ..training.config import TrainConfig
 
@@ -30,14 +30,14 @@ def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewSho
     return dataset
 
 
-def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> Processes:
+def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> DistributedContext:
     """The processes that share this command's work; each is given a GPU of its own unless a device is named."""
     from ..distributed import launched
 
     return launched(cpu=arguments.device == "cpu", uneven=uneven)
 
 
-def host_of(arguments: argparse.Namespace, processes: Processes | None = None) -> Host:
+def host_of(arguments: argparse.Namespace, processes: DistributedContext | None = None) -> Host:
     import torch
 
     from ..hosts.diffusers.loading import quiet_libraries

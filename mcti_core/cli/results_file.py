@@ -20,9 +20,9 @@ from typing import IO, Any
 from ..errors import ResumeError
 from ..escaping import escaped
 from ..files.ownership import delete_own, refuse_foreign, write_own
-from ..training.resume import told_differences
+from ..training.resume import describe_differences
 
-__all__ = ["AnswerFile", "Part", "json_line", "refuse_to_lose"]
+__all__ = ["Part", "ResultsFile", "json_line", "refuse_to_lose"]
 
 _BEGIN = b'{"image": "'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
@@ -47,7 +47,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class AnswerFile:
+class ResultsFile:
     """One run's answers, as far as they are there.
 
     Args:
@@ -95,7 +95,7 @@ class AnswerFile:
                 f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --out "
                 "in a folder that all of them share"
             ) from error
-        told = told_differences(then if isinstance(then, dict) else {}, self.identity)
+        told = describe_differences(then if isinstance(then, dict) else {}, self.identity)
         if told:
             raise ResumeError(
                 f"the answers in {self.path} belong to a different run ({told}); give the same images, tokens and options "

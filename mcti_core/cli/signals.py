@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["asked_to_end", "like_ctrl_c"]
+__all__ = ["signals_as_keyboard_interrupt", "stop_on_signals"]
 
 
 @contextmanager
-def like_ctrl_c() -> Iterator[None]:
+def signals_as_keyboard_interrupt() -> Iterator[None]:
     """SIGTERM (``kill``, a shutdown) and SIGHUP (a terminal that is closed) raise ``KeyboardInterrupt``, as Ctrl-C does.
 
     One that is ignored stays so, as under ``nohup``. Outside of the main thread nothing can be changed, and nothing is.
@@ -30,7 +30,7 @@ def like_ctrl_c() -> Iterator[None]:
 
 
 @contextmanager
-def asked_to_end() -> Iterator[Callable[[], bool]]:
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, SIGTERM and SIGHUP interrupt nothing; what is yielded tells whether one has come.
 
     For processes that work together: one that broke off in the middle of a step would leave the others waiting.

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from ..data.dataset import FewShotDataset
     from ..data.feature_cache import FeatureCache
-    from ..distributed import Processes
+    from ..distributed import DistributedContext
     from ..hosts.base import Host
     from ..tokens.token_set import TokenSet
-    from ..training.checkpoint import StoredTraining
+    from ..training.checkpoint import Checkpoint
     from ..training.config import TrainConfig
     from ..training.resume import Start
 
@@ -64,14 +64,14 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _run_train(
-    arguments: argparse.Namespace, dataset: FewShotDataset, outputs: Sequence[Path], processes: Processes
+    arguments: argparse.Namespace, dataset: FewShotDataset, outputs: Sequence[Path], processes: DistributedContext
 ) -> int:
     from ..data.feature_cache import FeatureCache
     from ..data.near_duplicates import example_names, tell_across_classes
     from ..training.initial import new_tokens
     from ..training.loop import run_identity
-    from ..training.resume import Start, go_on
-    from .signals import asked_to_end, like_ctrl_c
+    from ..training.resume import Start, resume_from
+    from .signals import signals_as_keyboard_interrupt, stop_on_signals
 
     path = arguments.out / UNFINISHED
     stored = _unfinished(path, arguments, outputs, processes)
@@ -88,14 +88,14 @@ def _run_train(
     start = Start(tokens)
     if stored is not None:
         anyway = arguments.resume == "anyway"
-        start = go_on(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
+        start = resume_from(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
         kept = f"resuming after {start.state.step} steps" if start.state else "starting from the vectors learned so far"
         _say(kept, processes)
-    with like_ctrl_c() if processes.count == 1 else asked_to_end() as asked:
+    with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
         return _train(host, cache, config, start, arguments, processes, asked)
 
 
-def config_for(host: Host, arguments: argparse.Namespace, processes: Processes | None = None) -> TrainConfig:
+def config_for(host: Host, arguments: argparse.Namespace, processes: DistributedContext | None = None) -> TrainConfig:
     """The settings; without a CLIP space those of plain textual inversion, which is told."""
     config = config_of(arguments)
     if host.clip is not None or not config.gamma:
@@ -139,8 +139,8 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> Non
 
 
 def _unfinished(
-    path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: Processes
-) -> StoredTraining | None:
+    path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: DistributedContext
+) -> Checkpoint | None:
     """The training to go on with. Told before anything slow: that there is none, or that a result would be lost."""
     from ..files.outputs import refuse_to_replace
 
@@ -155,8 +155,8 @@ def _unfinished(
     return stored
 
 
-def _stored(path: Path, arguments: argparse.Namespace, processes: Processes) -> StoredTraining | None:
-    from ..training.checkpoint import load_training
+def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedContext) -> Checkpoint | None:
+    from ..training.checkpoint import load_checkpoint
 
     if arguments.restart:
         return None
@@ -166,7 +166,7 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: Processes) -> 
         return None
     if arguments.resume:
         try:
-            return load_training(path)
+            return load_checkpoint(path)
         except ResumeError as error:
             raise ResumeError(f"{error}; start over with --restart, or choose another --out") from error
     raise ResumeError(
@@ -176,15 +176,15 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: Processes) -> 
 
 def _train(
     host: Host, cache: FeatureCache, config: TrainConfig, start: Start, arguments: argparse.Namespace,
-    processes: Processes, asked: Callable[[], bool] | None,
+    processes: DistributedContext, asked: Callable[[], bool] | None,
 ) -> int:  # fmt: skip
     """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
-    from ..training.autosave import Keeping
+    from ..training.autosave import AutoSaver
     from ..training.loop import StepInfo
-    from ..training.oom import train_in_memory
+    from ..training.oom import train_with_oom_retry
 
     out, path = arguments.out, arguments.out / UNFINISHED
-    keeping = Keeping(path, first=start.first, every=arguments.keep_every, tell=_say)
+    keeping = AutoSaver(path, first=start.first, every=arguments.keep_every, tell=_say)
     with (
         keeping if processes.is_main else nullcontext(),
         progress_bar("training", "step", shown=processes.is_main) as progress,
@@ -198,7 +198,7 @@ def _train(
                 raise StopTraining
 
         try:
-            result = train_in_memory(
+            result = train_with_oom_retry(
                 host, cache, start.tokens, config, on_step=on_step, resume=start.state, processes=processes
             )
         except TrainingError as error:
@@ -224,7 +224,7 @@ def _train(
     return 0
 
 
-def _say(sentence: str, processes: Processes | None = None) -> None:
+def _say(sentence: str, processes: DistributedContext | None = None) -> None:
     if processes is None or processes.is_main:
         say(sentence)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..distributed import ALONE, Processes
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError, ExamplesError, HostError
 from ..files.limits import MAX_HEADER_BYTES, MAX_NUMBER
 from ..files.ownership import set_aside, write_own
@@ -29,7 +29,7 @@ from ..images.reading import one_error
 from ..tokens.token_set import Support
 from .dataset import FewShotDataset
 from .near_duplicates import THUMBNAIL, example_names, first_alike, thumbnails
-from .num_workers import usual_readers
+from .num_workers import default_num_workers
 
 __all__ = ["FeatureCache"]
 
@@ -58,7 +58,7 @@ class FeatureCache:
     @classmethod
     def build(
         cls, host: Host, dataset: FewShotDataset, *, mirror: bool = True, size: int | None = None, folder: str | Path | None = None,
-        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None, processes: Processes = ALONE,
+        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None, processes: DistributedContext = SINGLE_PROCESS,
     ) -> FeatureCache:  # fmt: skip
         """Send every image, and its mirror image, through VAE and vision tower once.
 
@@ -139,14 +139,14 @@ def _compute(
     batch: int,
     latents: bool,
     progress: Callable[[int, int], object] | None,
-    processes: Processes,
+    processes: DistributedContext,
 ) -> dict[str, Tensor]:
     models = _models(host, latents)
     parts: dict[str, list[Tensor]] = {name: [] for name in models}
     share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
     batches = [own[start : start + batch] for start in range(0, len(own), batch)]
-    reading = closing(_read_ahead(dataset, size, batches, usual_readers(processes.local_count)))
+    reading = closing(_read_ahead(dataset, size, batches, default_num_workers(processes.local_count)))
     fits, done, errors = dict.fromkeys(models, batch), 0, list[ExamplesError]()
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:

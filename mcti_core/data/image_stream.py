@@ -16,11 +16,11 @@ from torch import Tensor
 from ..errors import ExamplesError
 from .example_files import Skipped, is_foreign, list_folder
 
-__all__ = ["ImageNames", "find_names", "read_ahead"]
+__all__ = ["ImagePaths", "find_image_paths", "read_ahead"]
 
 
 @dataclass(frozen=True)
-class ImageNames:
+class ImagePaths:
     """The paths of very many images, each made when it is asked for: (folder, names in it) of every folder."""
 
     folders: tuple[tuple[str, list[str]], ...]
@@ -51,7 +51,7 @@ class ImageNames:
         return digest.hexdigest()
 
 
-def find_names(paths: Iterable[str | Path], *, recursive: bool = False) -> ImageNames:
+def find_image_paths(paths: Iterable[str | Path], *, recursive: bool = False) -> ImagePaths:
     """Image files as they are given, and those in folders, sorted by name, hidden ones left out.
 
     Args:
@@ -68,7 +68,7 @@ def find_names(paths: Iterable[str | Path], *, recursive: bool = False) -> Image
         folder = "" if path == "." else path
         found += _in_folder(folder, recursive, skipped, seen) if os.path.isdir(path) else [("", [path])]
     report = skipped.report()
-    names = ImageNames(tuple(found), report)
+    names = ImagePaths(tuple(found), report)
     if not len(names):
         hint = "" if recursive else "; --recursive includes those in subfolders"
         raise ExamplesError(f"no images in {', '.join(given)}{f' ({report})' * bool(report)}{hint}")

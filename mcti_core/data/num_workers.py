@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["usual_readers"]
+__all__ = ["default_num_workers"]
 
 _MOST = 8
 
 
-def usual_readers(processes: int = 1) -> int:
+def default_num_workers(processes: int = 1) -> int:
     """As many as this machine has cores for each of the processes on it, and at most 8.
 
     Args:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["BalancedBatches"]
+__all__ = ["ClassBalancedBatchSampler"]
 
 
-class BalancedBatches:
+class ClassBalancedBatchSampler:
     """Endless batches of image indices in which every class comes equally often.
 
     Classes follow one another in ever new random orders, and so do the images of each class: none is drawn a second

@@ -16,19 +16,19 @@ from ..classifiers.hybrid import HybridClassifier
 from ..data.dataset import few_shot_split
 from ..data.feature_cache import FeatureCache
 from ..data.near_duplicates import across_split
-from ..distributed import ALONE, Processes
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError, ExamplesError
 from ..hosts.base import Host
 from ..templates import PLAIN_TEMPLATES
 from ..tokens.token_set import Support, TokenSet
 from ..training.initial import new_tokens
 from ..training.loop import TrainConfig
-from ..training.oom import train_in_memory
-from ..training.per_class import train_one_by_one
+from ..training.oom import train_with_oom_retry
+from ..training.per_class import train_per_class
 from .baselines import class_mean, k_nearest, logistic_probe
 from .metrics import accuracy
 
-__all__ = ["STUDY", "Row", "Variant", "check_shots", "evaluate", "markdown_table", "usual_shots"]
+__all__ = ["ABLATIONS", "Row", "Variant", "check_shots", "evaluate", "markdown_table", "usual_shots"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Variant:
 
 DEFAULT_VARIANTS = (Variant("TI", {"gamma": 0.0, "warm_start": 0}), Variant("MC-TI", hybrid=True))
 
-STUDY = (
+ABLATIONS = (
     *DEFAULT_VARIANTS,
     Variant("MC-TI, gamma 1", {"gamma": 1.0}),
     Variant("MC-TI, gamma 1 decayed to 1e-4", {"gamma": 1.0, "gamma_end": 1e-4}),
@@ -88,7 +88,7 @@ def evaluate(
     vectors: int = 1,
     init: str | None = None,
     on_row: Callable[[Row], object] | None = None,
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> list[Row]:
     """Train and test every variant on every split; baselines see the same support and query features.
 
@@ -182,10 +182,10 @@ def _measured(
 
 def _trained(host: Host, support: FeatureCache, tokens: TokenSet, config: TrainConfig, one_by_one: bool) -> TokenSet:
     if not one_by_one:
-        return train_in_memory(host, support, tokens, config).tokens
+        return train_with_oom_retry(host, support, tokens, config).tokens
     # as many updates of each class's vectors, from as many images of it, as in the joint run
     share = replace(config, batch=max(1, config.batch // len(tokens)))
-    return train_one_by_one(host, support, tokens, share)[-1].tokens
+    return train_per_class(host, support, tokens, share)[-1].tokens
 
 
 def markdown_table(rows: Sequence[Row], chance: float) -> str:

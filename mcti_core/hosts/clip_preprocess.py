@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "clip_pixels"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "clip_preprocess"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def clip_pixels(
+def clip_preprocess(
     images: Tensor, size: int, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
 ) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> (B, 3, size, size) normalised; resized with bicubic interpolation and antialiasing."""

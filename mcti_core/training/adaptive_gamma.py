@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..distributed import Processes
+from ..distributed import DistributedContext
 
 __all__ = ["AdaptiveGamma"]
 
@@ -42,7 +42,11 @@ class AdaptiveGamma:
         """(2,) float32 running averages of the two norms; that both began at 0 cancels in their ratio."""
 
     def backward(
-        self, terms: MutableMapping[str, Tensor], weight: float, vectors: Mapping[str, Parameter], processes: Processes
+        self,
+        terms: MutableMapping[str, Tensor],
+        weight: float,
+        vectors: Mapping[str, Parameter],
+        processes: DistributedContext,
     ) -> None:
         """Set the vectors' gradients to those of ``weight`` * reconstruction + gamma * classification.
 

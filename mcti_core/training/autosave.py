@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..files.atomic import remove_leftovers
 from ..files.ownership import delete_own
-from .checkpoint import StoredTraining, is_training, save_training
+from .checkpoint import Checkpoint, is_training, save_checkpoint
 from .errors import TrainingError
 from .loop import StepInfo
 
-__all__ = ["EVERY", "Keeping"]
+__all__ = ["EVERY", "AutoSaver"]
 
 EVERY = 10.0
 """Seconds of training that a power cut may cost; a save takes some milliseconds (docs/reliability.md)."""
@@ -23,14 +23,14 @@ _SHARE = 0.005
 """Of the time that saving may take: where a disk is slow or there are very many classes, saves become rarer."""
 
 
-class Keeping:
+class AutoSaver:
     """The training inside this context is in a file: from time to time, and as it stood at the end, however it ended.
 
     What stands in the way of saving is told and does not end the training.
 
     Args:
         path: of the file, see ``progress_store``.
-        first: what ``StoredTraining.first`` is to be.
+        first: what ``Checkpoint.first`` is to be.
         every: seconds between saves; 0 saves after every step.
         tell: called with a sentence when a save fails, once.
     """
@@ -44,7 +44,7 @@ class Keeping:
         self._saved, self._took, self._at = 0, 0.0, time.monotonic()
         self._told = False
 
-    def __enter__(self) -> Keeping:
+    def __enter__(self) -> AutoSaver:
         remove_leftovers(self.path.parent)
         self._at = time.monotonic()
         return self
@@ -69,7 +69,7 @@ class Keeping:
     def _save(self, info: StepInfo) -> None:
         begun = time.monotonic()
         try:
-            save_training(StoredTraining(info.state(), info.tokens().labels, info.total, self.first), self.path)
+            save_checkpoint(Checkpoint(info.state(), info.tokens().labels, info.total, self.first), self.path)
             self._saved = info.step
         except TrainingError:
             pass  # its numbers are no longer finite, which the training itself will tell; the last save stays

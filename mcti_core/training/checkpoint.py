@@ -23,13 +23,13 @@ from ..files.ownership import write_own
 from ..files.safe_load import format_of
 from .state import TrainState
 
-__all__ = ["StoredTraining", "is_training", "load_training", "save_training"]
+__all__ = ["Checkpoint", "is_training", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "mcti-training", 1
 
 
 @dataclass(frozen=True)
-class StoredTraining:
+class Checkpoint:
     """What is kept of a training."""
 
     state: TrainState
@@ -41,7 +41,7 @@ class StoredTraining:
     """The vectors that it began with, where the settings do not tell: those of an earlier training."""
 
 
-def save_training(stored: StoredTraining, path: str | Path) -> Path:
+def save_checkpoint(stored: Checkpoint, path: str | Path) -> Path:
     """Write a training into one file, whole or not at all.
 
     The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>``, ``generators.<i>`` and ``first.<encoder>`` as they
@@ -71,8 +71,8 @@ def is_training(path: str | Path) -> bool:
     return format_of(path) == json.dumps(_FORMAT)
 
 
-def load_training(path: str | Path) -> StoredTraining:
-    """Read what ``save_training`` wrote, equal to the bit.
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read what ``save_checkpoint`` wrote, equal to the bit.
 
     Raises:
         ResumeError: no such file, one that is damaged or of something else, or one that a newer version wrote.
@@ -99,7 +99,7 @@ def load_training(path: str | Path) -> StoredTraining:
         raise ResumeError(f"{path} {error}") from error
 
 
-def _packed(stored: StoredTraining) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _packed(stored: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = stored.state
     losses = list(state.history[0]) if state.history else []
     tensors = {f"vectors.{name}": vector for name, vector in state.vectors.items()}
@@ -124,7 +124,7 @@ def _packed(stored: StoredTraining) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values
 
 
-def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> StoredTraining:
+def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Checkpoint:
     def part(kind: str) -> dict[str, Tensor]:
         return {name[len(kind) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
@@ -147,9 +147,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Store
         best=(least, int(waited)),
         gradient_norms=tensors.get("gradient_norms"),
     )
-    return StoredTraining(
-        state, tuple(values["labels"]), values["steps"][1], part("first") if values["again"] else None
-    )
+    return Checkpoint(state, tuple(values["labels"]), values["steps"][1], part("first") if values["again"] else None)
 
 
 def _refuse_other_kinds(values: Mapping[str, Any]) -> None:

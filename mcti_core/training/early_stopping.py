@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from ..data.feature_cache import FeatureCache
-from ..data.samplers import BalancedBatches
-from ..distributed import ALONE, Processes
+from ..data.samplers import ClassBalancedBatchSampler
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..hosts.base import Host
 from ..losses import noise_error
 from ..noise_levels import stratified_sigmas
 from ..prompts.splicing import Prompts, encode_prompts
 
-__all__ = ["Best", "Probe"]
+__all__ = ["EarlyStopping", "ValidationLoss"]
 
 
-class Best:
+class EarlyStopping:
     """Counts looks without improvement."""
 
     def __init__(self, patience: int):
@@ -31,7 +31,7 @@ class Best:
         return self.waited >= self.patience
 
 
-class Probe:
+class ValidationLoss:
     """The noise error of fixed (image, noise level, noise): comparable from one look to the next.
 
     Args:
@@ -45,11 +45,11 @@ class Probe:
 
     def __init__(
         self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, Prompts], samples: int = 32, *,
-        at_once: int = 32, processes: Processes = ALONE,
+        at_once: int = 32, processes: DistributedContext = SINGLE_PROCESS,
     ):  # fmt: skip
         assert cache.latents is not None
         generator = torch.Generator().manual_seed(0)
-        images = next(BalancedBatches(cache.labels, active.tolist(), samples, generator))
+        images = next(ClassBalancedBatchSampler(cache.labels, active.tolist(), samples, generator))
         self.host, self.denoiser = host, host.need_denoiser()
         self.samples, self.processes = samples, processes
         latents = cache.latents[images, 0]

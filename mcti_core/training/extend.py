@@ -20,15 +20,15 @@ from .config import TrainConfig
 from .errors import TrainingError
 from .initial import new_tokens
 from .loop import StepInfo, TrainResult
-from .oom import train_in_memory
+from .oom import train_with_oom_retry
 
-__all__ = ["extend", "tell_learned_before"]
+__all__ = ["add_classes", "tell_learned_before"]
 
 _SAME = 0.9999
 """Cosine of the features of one image that is read twice; of 600 different digits no two are above 0.96."""
 
 
-def extend(
+def add_classes(
     host: Host,
     cache: FeatureCache,
     tokens: TokenSet,
@@ -75,7 +75,7 @@ def extend(
     shots = min(int((cache.labels == cache.classes.index(label)).sum()) for label in added)
     how = {"labels": added, "shots": shots}
     try:
-        result = train_in_memory(host, everything, whole, own, on_step=on_step, classes=list(new))
+        result = train_with_oom_retry(host, everything, whole, own, on_step=on_step, classes=list(new))
     except TrainingError as error:
         raise TrainingError(str(error), _described(error.tokens, tokens, how)) from error
     return replace(result, tokens=_described(result.tokens, tokens, how))

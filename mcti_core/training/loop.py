@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..data.feature_cache import FeatureCache
-from ..data.samplers import BalancedBatches
-from ..distributed import ALONE, Processes
+from ..data.samplers import ClassBalancedBatchSampler
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError
 from ..hosts.base import Host
 from ..losses import gamma_at
@@ -24,7 +24,7 @@ from ..prompts.splicing import template_prompts
 from ..tokens.token_set import TokenSet
 from .adaptive_gamma import AdaptiveGamma
 from .config import TrainConfig
-from .early_stopping import Best, Probe
+from .early_stopping import EarlyStopping, ValidationLoss
 from .errors import StopTraining, TrainingError
 from .history import History, gradients
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
@@ -77,7 +77,7 @@ class TrainResult:
 def train(
     host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig = TrainConfig(), *,
     on_step: Callable[[StepInfo], object] | None = None, classes: Sequence[int] | None = None,
-    resume: TrainState | None = None, processes: Processes = ALONE,
+    resume: TrainState | None = None, processes: DistributedContext = SINGLE_PROCESS,
 ) -> TrainResult:  # fmt: skip
     """Learn token vectors; the model stays frozen.
 
@@ -111,10 +111,10 @@ def train(
     check_training(host, cache, tokens, config, active.tolist())
     if config.reconstruction and config.batch < processes.count:
         raise ConfigError(f"{processes.count} processes need a batch of as many images at least, got {config.batch}")
-    started, stopped, best = time.monotonic(), "finished", Best(config.patience)
+    started, stopped, best = time.monotonic(), "finished", EarlyStopping(config.patience)
     generator = torch.Generator().manual_seed(config.seed)
     own_generator = torch.Generator().manual_seed(config.seed)  # L_cls's: so that gamma does not change L_ldm's draws
-    batches = BalancedBatches(cache.labels, active.tolist(), config.batch, generator)
+    batches = ClassBalancedBatchSampler(cache.labels, active.tolist(), config.batch, generator)
     total, parts = config.warm_start + config.steps, ("text", "denoiser") if config.reconstruction else ("text",)
 
     with host.session(*parts, gradients=True, checkpointing=config.gradient_checkpointing), torch.enable_grad():
@@ -135,7 +135,7 @@ def train(
         history = History(vectors)
         probe = None
         if config.probe_every and config.reconstruction:
-            probe = Probe(
+            probe = ValidationLoss(
                 host, cache, active, templates, at_once=config.micro_batch or config.batch, processes=processes
             )
         begun = run_identity(host, cache, tokens, config, active)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..data.feature_cache import FeatureCache
-from ..distributed import ALONE, Processes
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import HostError
 from ..hosts.base import Host
 from ..hosts.out_of_memory import empty_caches, is_out_of_memory
@@ -15,10 +15,10 @@ from .config import TrainConfig
 from .loop import StepInfo, TrainResult, train
 from .state import TrainState
 
-__all__ = ["train_in_memory"]
+__all__ = ["train_with_oom_retry"]
 
 
-def train_in_memory(
+def train_with_oom_retry(
     host: Host,
     cache: FeatureCache,
     tokens: TokenSet,
@@ -27,7 +27,7 @@ def train_in_memory(
     on_step: Callable[[StepInfo], object] | None = None,
     classes: Sequence[int] | None = None,
     resume: TrainState | None = None,
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> TrainResult:
     """``training.loop.train``; where memory runs out, with ever smaller parts at once, from the last whole step on.
 

@@ -9,12 +9,12 @@ from ..hosts.base import Host
 from ..tokens.token_set import TokenSet
 from .config import TrainConfig
 from .loop import StepInfo, TrainResult
-from .oom import train_in_memory
+from .oom import train_with_oom_retry
 
-__all__ = ["train_one_by_one"]
+__all__ = ["train_per_class"]
 
 
-def train_one_by_one(
+def train_per_class(
     host: Host,
     cache: FeatureCache,
     tokens: TokenSet,
@@ -31,7 +31,7 @@ def train_one_by_one(
     """
     results: list[TrainResult] = []
     for index in range(len(tokens)):
-        results.append(train_in_memory(host, cache, tokens, config, on_step=on_step, classes=[index]))
+        results.append(train_with_oom_retry(host, cache, tokens, config, on_step=on_step, classes=[index]))
         tokens = results[-1].tokens
         if results[-1].stopped == "stopped":
             break

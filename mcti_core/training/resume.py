@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import ResumeError
 from ..tokens.normal_form import normal_form
 from ..tokens.token_set import TokenSet
-from .checkpoint import StoredTraining
+from .checkpoint import Checkpoint
 from .state import TrainState, differences
 
-__all__ = ["Start", "go_on", "told_differences"]
+__all__ = ["Start", "describe_differences", "resume_from"]
 
 _LONGEST = 40
 """Characters of a setting that are shown; of a longer one, only its name."""
@@ -28,11 +28,11 @@ class Start:
     state: TrainState | None = None
     """Where it goes on, if it does."""
     first: Mapping[str, Tensor] | None = None
-    """For ``StoredTraining.first``."""
+    """For ``Checkpoint.first``."""
 
 
-def go_on(
-    stored: StoredTraining,
+def resume_from(
+    stored: Checkpoint,
     tokens: TokenSet,
     identity: Callable[[TokenSet], Mapping[str, str]],
     path: Path,
@@ -55,7 +55,7 @@ def go_on(
     if stored.first is not None and stored.labels == tokens.labels and _fit(stored.first, tokens):
         first = tokens.with_vectors(stored.first)
     wanted = identity(first)
-    told = told_differences(stored.state.begun, wanted)
+    told = describe_differences(stored.state.begun, wanted)
     if not told:
         return Start(first, stored.state, stored.first)
     if not anyway:
@@ -66,12 +66,12 @@ def go_on(
     return _vectors_alone(stored, tokens, path)
 
 
-def told_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """How two runs differ, for a person; empty if they do not. Both say by name what they are of: model, settings, files."""
     return "; ".join(_told(name, then.get(name), now.get(name)) for name in differences(then, now))
 
 
-def _vectors_alone(stored: StoredTraining, tokens: TokenSet, path: Path) -> Start:
+def _vectors_alone(stored: Checkpoint, tokens: TokenSet, path: Path) -> Start:
     rows = {normal_form(label): row for row, label in enumerate(stored.labels)}
     common = [(i, rows[form]) for i, form in enumerate(map(normal_form, tokens.labels)) if form in rows]
     fits = _fit(stored.state.vectors, tokens)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.samplers import BalancedBatches
+from ..data.samplers import ClassBalancedBatchSampler
 from ..errors import ConfigError, ResumeError
 from ..files.limits import MAX_NUMBER, MAX_STEPS
 from .adaptive_gamma import AdaptiveGamma
-from .early_stopping import Best
+from .early_stopping import EarlyStopping
 from .history import TERMS, History
 
 __all__ = ["Progress", "TrainState", "differences"]
@@ -53,8 +53,8 @@ class Progress:
     vectors: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
     generators: tuple[torch.Generator, ...]
-    batches: BalancedBatches
-    best: Best
+    batches: ClassBalancedBatchSampler
+    best: EarlyStopping
     adaptive: AdaptiveGamma | None = None
 
     def keeper(self) -> Callable[[], TrainState]:

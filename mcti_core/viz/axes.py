@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from .text import SOFT, write
 
-__all__ = ["FAINT", "LINE", "TICK_SIZE", "Axes", "Ticks", "round_ticks"]
+__all__ = ["FAINT", "LINE", "TICK_SIZE", "Axes", "Ticks", "nice_ticks"]
 
 LINE, FAINT = "#d1d9e0", "#eef1f4"
 TICK_SIZE = 17
@@ -27,7 +27,7 @@ Ticks = tuple[tuple[float, str], ...]
 """Values and how they are written."""
 
 
-def round_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ticks:
+def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ticks:
     """The multiples in [low, high] of 1, 2, 2.5 or 5 times a power of ten, with at most so many spaces between them.
 
     Args:

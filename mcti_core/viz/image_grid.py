@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .text import INK, PAPER, SOFT, fitted, text_width, write
 
-__all__ = ["image_grid", "to_picture"]
+__all__ = ["image_grid", "to_pil"]
 
 
 def image_grid(
@@ -33,7 +33,7 @@ def image_grid(
         raise ConfigError(
             f"an image grid needs images and one label a row and column, got {len(rows)} rows of up to {columns} and {len(row_labels)} labels"
         )
-    pictures = [[to_picture(image, scale) for image in row] for row in rows]
+    pictures = [[to_pil(image, scale) for image in row] for row in rows]
     width = max(picture.width for row in pictures for picture in row)
     height = max(picture.height for row in pictures for picture in row)
     size = round(min(26, max(12, 9 + height / 28)))
@@ -60,7 +60,7 @@ def image_grid(
     return sheet
 
 
-def to_picture(image: Tensor, scale: float = 1) -> Image.Image:
+def to_pil(image: Tensor, scale: float = 1) -> Image.Image:
     """A (3, H, W) float image in [0, 1] as a PIL image, enlarged with sharp pixels or shrunk smoothly."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise ConfigError(f"images must be float tensors (3, H, W) in [0, 1], got {image.dtype} {tuple(image.shape)}")

@@ -15,8 +15,8 @@ from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from ..errors import ConfigError
-from .axes import FAINT, LINE, TICK_SIZE, Axes, round_ticks
-from .text import INK, PAPER, SOFT, fitted, text_width, write, write_turned
+from .axes import FAINT, LINE, TICK_SIZE, Axes, nice_ticks
+from .text import INK, PAPER, SOFT, draw_rotated_text, fitted, text_width, write
 
 __all__ = ["confusion_plot", "loss_curves", "score_bars"]
 
@@ -41,7 +41,7 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
     if not panels:
         raise ConfigError("there are no losses to draw")
     limits = [_limits(list(shown.values())) for shown in panels.values()]
-    heights = [round_ticks(low, high, 8) for low, high in limits]
+    heights = [nice_ticks(low, high, 8) for low, high in limits]
     gutter = 12 + max(text_width(text, TICK_SIZE) for ticks in heights for _, text in ticks)
     width = len(panels) * _PANEL + 2 * _MARGIN - 10
     legend = _legend(list(histories), width - 2 * _MARGIN - gutter) if len(histories) > 1 else []
@@ -54,7 +54,7 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
         last = max(2, *(len(values) for values, _ in shown.values()))
         axes = Axes(left, top + 46, _PANEL - gutter - 34, _PLOT_HEIGHT, last, *limits[place])
         write(draw, (left, top), fitted(term, _TITLE, axes.width), _TITLE, INK, "la", bold=True)
-        axes.draw_frame(draw, heights[place], round_ticks(0, last, 7, whole=True))
+        axes.draw_frame(draw, heights[place], nice_ticks(0, last, 7, whole=True))
         write(draw, (left + axes.width / 2, axes.bottom + 54), "step", _TEXT, SOFT, "mm")
         for number, (values, smooth) in shown.items():
             axes.draw_curves(picture, _colour(number), [(values, 0.22, 1.6), (smooth, 1.0, 3.6)])
@@ -91,9 +91,9 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
         if flat:
             write(draw, (left + middle, top + side + 19), name, TICK_SIZE, SOFT, "mm")
         else:
-            write_turned(picture, (left + middle, top + side + 14), name, TICK_SIZE, SOFT, 45)
+            draw_rotated_text(picture, (left + middle, top + side + 14), name, TICK_SIZE, SOFT, 45)
     write(draw, (left + side / 2, top + side + drop + 36), "predicted", _TEXT, SOFT, "mm")
-    write_turned(picture, (_MARGIN + 8, top + (side - text_width("true", _TEXT)) / 2), "true", _TEXT, SOFT, 90)
+    draw_rotated_text(picture, (_MARGIN + 8, top + (side - text_width("true", _TEXT)) / 2), "true", _TEXT, SOFT, 90)
     return picture
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["INK", "PAPER", "SOFT", "fitted", "text_width", "write", "write_turned"]
+__all__ = ["INK", "PAPER", "SOFT", "draw_rotated_text", "fitted", "text_width", "write"]
 
 INK, SOFT, PAPER = "#1f2328", "#59636e", "#ffffff"
 _FONT_FILES = (
@@ -35,7 +35,7 @@ def write(
         draw.text((place[0] + size / 30, place[1]), text, fill=colour, font=font, anchor=anchor)
 
 
-def write_turned(
+def draw_rotated_text(
     picture: Image.Image, end: tuple[float, float], text: str, size: int, colour: str, degrees: float
 ) -> None:
     """Write one line that climbs by so many degrees and ends at ``end``, at half its height."""

@@ -8,12 +8,12 @@ import torch
 
 from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.data.samplers import BalancedBatches
+from mcti_core.data.samplers import ClassBalancedBatchSampler
 from mcti_core.prompts.splicing import template_prompts
 from mcti_core.sampling import generate
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.early_stopping import Probe
+from mcti_core.training.early_stopping import ValidationLoss
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 
@@ -69,7 +69,7 @@ def test_new_tokens_from_a_word_look_up_the_word_alone(counted):
 @pytest.mark.parametrize("samples", [8, 32])
 def test_a_look_at_the_probe_encodes_no_more_prompts_than_it_has_images(counted, examples, tokens, samples):
     prompts = {"clip_l": template_prompts(counted.text["clip_l"], ("a photo of a {}",), 1)}
-    probe = Probe(counted, examples, torch.arange(CLASSES), prompts, samples=samples)
+    probe = ValidationLoss(counted, examples, torch.arange(CLASSES), prompts, samples=samples)
     error = probe.error(tokens.vectors)
     assert counted.text["clip_l"].rows["encode"] == [samples]
     assert error == pytest.approx(_plain_error(counted, examples, tokens, prompts, samples), rel=1e-4)
@@ -77,9 +77,9 @@ def test_a_look_at_the_probe_encodes_no_more_prompts_than_it_has_images(counted,
 
 def _plain_error(host, examples, tokens, prompts, samples):
     """The same probe over the classes of its images alone."""
-    images = next(BalancedBatches(examples.labels, range(CLASSES), samples, torch.Generator().manual_seed(0)))
+    images = next(ClassBalancedBatchSampler(examples.labels, range(CLASSES), samples, torch.Generator().manual_seed(0)))
     few = torch.sort(examples.labels[images]).values
-    probe = Probe(host, examples, torch.arange(CLASSES), prompts, samples=samples)
+    probe = ValidationLoss(host, examples, torch.arange(CLASSES), prompts, samples=samples)
     probe.classes, wanted = torch.arange(samples), probe.classes
     assert torch.equal(wanted, few)
     return probe.error({"clip_l": tokens.vectors["clip_l"][few]})

@@ -7,14 +7,24 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from mcti_core.classifiers.sequential_test import BORROWED, FIRST, hopeless, looks, race, student_bound, winner
+from mcti_core.classifiers.sequential_test import (
+    BORROWED,
+    FIRST,
+    best_class,
+    eliminated,
+    looks,
+    sequential_elimination,
+    t_quantile,
+)
 
 
 def raced(errors, error, tried=None):
     """Decisions, and pairs seen, of a table (B, C, P)."""
     tried = torch.ones(errors.shape[:2], dtype=torch.bool) if tried is None else tried
-    found, seen = race(lambda going, start, end: errors[going][:, start:end], tried, errors.shape[2], error)
-    return winner(found, seen), seen
+    found, seen = sequential_elimination(
+        lambda going, start, end: errors[going][:, start:end], tried, errors.shape[2], error
+    )
+    return best_class(found, seen), seen
 
 
 def drawn(images, classes, pairs, apart, seed=0):
@@ -28,8 +38,8 @@ def drawn(images, classes, pairs, apart, seed=0):
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 11, 40, 71])
 def test_students_bound_is_scipys(freedom):
     for chance in (0.5, 0.3, 0.05, 1e-3, 1e-6):
-        assert student_bound(chance, freedom) == pytest.approx(student.isf(chance, freedom), rel=1e-5, abs=1e-6)
-    assert student_bound(0, freedom) == math.inf
+        assert t_quantile(chance, freedom) == pytest.approx(student.isf(chance, freedom), rel=1e-5, abs=1e-6)
+    assert t_quantile(0, freedom) == math.inf
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3, 4, 5, 20, 64, 1000])
@@ -61,7 +71,7 @@ def test_the_leader_is_never_stopped_and_the_others_are_at_the_end():
     for n in (4, 8, 12):
         leader = errors[..., :n].mean(2).argmin(1)
         for bound in (0.0, 1.0, math.inf):
-            stopped = hopeless(errors[..., :n], alive, 12, torch.full((50,), bound))
+            stopped = eliminated(errors[..., :n], alive, 12, torch.full((50,), bound))
             assert not stopped[torch.arange(50), leader].any()
             if n == 12:
                 assert (stopped.sum(1) == 4).all()
@@ -71,12 +81,12 @@ def test_who_is_not_alive_counts_for_nothing():
     errors, alive = drawn(30, 5, 8, 0.5), torch.ones(30, 5, dtype=torch.bool)
     alive[:, 2] = False
     bound = torch.full((30,), 2.0)
-    stopped = hopeless(errors, alive, 16, bound)
+    stopped = eliminated(errors, alive, 16, bound)
     spoiled = errors.clone()
     spoiled[:, 2] = -1000.0
-    assert torch.equal(hopeless(spoiled, alive, 16, bound), stopped)
+    assert torch.equal(eliminated(spoiled, alive, 16, bound), stopped)
     kept = [0, 1, 3, 4]
-    assert torch.equal(hopeless(errors[:, kept], alive[:, kept], 16, bound), stopped[:, kept])
+    assert torch.equal(eliminated(errors[:, kept], alive[:, kept], 16, bound), stopped[:, kept])
     assert not stopped[:, 2].any()
     assert stopped.any()
 
@@ -91,7 +101,7 @@ def test_variance_is_borrowed_from_the_rivals():
     errors = torch.stack([torch.zeros(8), 1 + 0.1 * noise, 1 + 2 * noise])[None]
     assert BORROWED == 8
     for bound, expected in ((1.78, [True, True]), (1.79, [True, False]), (2.94, [True, False]), (2.95, [False, False])):
-        stopped = hopeless(errors, torch.ones(1, 3, dtype=torch.bool), 32, torch.tensor([bound]).double())
+        stopped = eliminated(errors, torch.ones(1, 3, dtype=torch.bool), 32, torch.tensor([bound]).double())
         assert stopped[0].tolist() == [False, *expected]
 
 
@@ -152,7 +162,7 @@ def test_nothing_is_asked_twice_or_for_nothing():
         asked[..., start:end][going] += 1
         return errors[going][:, start:end]
 
-    found, seen = race(evaluate, torch.ones(6, 5, dtype=torch.bool), 40, 0.1)
+    found, seen = sequential_elimination(evaluate, torch.ones(6, 5, dtype=torch.bool), 40, 0.1)
     assert torch.equal(asked, (torch.arange(40) < seen[..., None]).float())
     assert torch.equal(found, errors * asked)
     assert ((seen == seen.amax(1, keepdim=True)).sum(1) >= 2).all()  # the last two leave together

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mcti_core.cli.signals import asked_to_end, like_ctrl_c
+from mcti_core.cli.signals import signals_as_keyboard_interrupt, stop_on_signals
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 KINDS = [signal.SIGTERM, signal.SIGHUP] if os.name == "posix" else []
@@ -24,7 +24,7 @@ def test_they_end_a_block_as_ctrl_c_does(kind):
     assert signal.getsignal(kind) == signal.SIG_DFL
 
     def end():
-        with like_ctrl_c():
+        with signals_as_keyboard_interrupt():
             signal.raise_signal(kind)
             pytest.fail("it went on")
 
@@ -39,7 +39,7 @@ def test_one_that_is_ignored_or_handled_stays_so():
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, handler)
-    with like_ctrl_c():
+    with signals_as_keyboard_interrupt():
         signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGTERM) is handler
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -49,7 +49,7 @@ def test_in_another_thread_nothing_changes():
     seen = []
 
     def work():
-        with like_ctrl_c():
+        with signals_as_keyboard_interrupt():
             seen.extend(signal.getsignal(kind) for kind in KINDS)
 
     thread = threading.Thread(target=work)
@@ -62,7 +62,7 @@ def test_in_another_thread_nothing_changes():
 def test_for_processes_that_work_together_they_only_leave_word(kind):
     before = signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL
     started_with = signal.signal(kind, before)  # a shell starts what is in the background with Ctrl-C ignored
-    with asked_to_end() as asked:
+    with stop_on_signals() as asked:
         assert not asked()
         signal.raise_signal(kind)
         signal.raise_signal(kind)  # and a second one breaks nothing off either
@@ -73,7 +73,7 @@ def test_for_processes_that_work_together_they_only_leave_word(kind):
 
 def test_one_that_is_ignored_leaves_no_word():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with asked_to_end() as asked:
+    with stop_on_signals() as asked:
         signal.raise_signal(signal.SIGHUP)
         assert not asked()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -83,7 +83,7 @@ def test_in_another_thread_there_is_no_word():
     seen = []
 
     def work():
-        with asked_to_end() as asked:
+        with stop_on_signals() as asked:
             seen.append(asked())
 
     thread = threading.Thread(target=work)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcti_core.cli.results_file import AnswerFile, json_line, refuse_to_lose
+from mcti_core.cli.results_file import ResultsFile, json_line, refuse_to_lose
 from mcti_core.errors import FileError, ResumeError
 
 IDENTITY = {"set of tokens": "a" * 64, "top": "1", "list of images": "b" * 64}
@@ -28,7 +28,7 @@ def whole(answers):
 
 @pytest.fixture
 def answers(tmp_path):
-    return AnswerFile(tmp_path / "out" / "answers.jsonl", 23, 3, IDENTITY)
+    return ResultsFile(tmp_path / "out" / "answers.jsonl", 23, 3, IDENTITY)
 
 
 def run(answers, count, most=None, *, resume=True):
@@ -61,7 +61,7 @@ def test_the_file_is_the_same_whoever_wrote_it(answers, count):
 )
 def test_breaks_and_other_numbers_of_processes_change_nothing(tmp_path_factory, counts, batch, images, data):
     """Each break also tears what was written last, at any byte, as a power cut may."""
-    answers = AnswerFile(tmp_path_factory.mktemp("run") / "answers.jsonl", images, batch, IDENTITY)
+    answers = ResultsFile(tmp_path_factory.mktemp("run") / "answers.jsonl", images, batch, IDENTITY)
     for count in counts:
         run(answers, count, data.draw(st.integers(0, 4)))
         torn = data.draw(st.sampled_from(sorted(answers.path.parent.glob("answers.jsonl*"))))  # any of them

@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 import torch
 
-from mcti_core.distributed import ALONE, Processes, launched, started
+from mcti_core.distributed import SINGLE_PROCESS, DistributedContext, launched, started
 from mcti_core.errors import ConfigError
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
@@ -21,20 +21,20 @@ def started_by_nobody(monkeypatch):
 @pytest.mark.parametrize("items", [0, 1, 2, 7, 8, 100])
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_shares_are_everything_once_in_order_and_alike(items, count):
-    shares = [list(range(items))[Processes(index, count).share(items)] for index in range(count)]
+    shares = [list(range(items))[DistributedContext(index, count).share(items)] for index in range(count)]
     assert list(chain(*shares)) == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_alone_there_is_nothing_to_do():
     tensors = [torch.arange(3.0), torch.tensor(2.0)]
-    ALONE.all_reduce_sum(tensors)
+    SINGLE_PROCESS.all_reduce_sum(tensors)
     assert [tensor.tolist() for tensor in tensors] == [[0, 1, 2], 2]
-    assert (ALONE.any(False), ALONE.any(True)) == (False, True)
-    assert ALONE.gather({"a": 1}) == [{"a": 1}]
-    assert ALONE.all_gather_rows(tensors[0]) is tensors[0]
-    assert ALONE.is_main
-    ALONE.barrier()
+    assert (SINGLE_PROCESS.any(False), SINGLE_PROCESS.any(True)) == (False, True)
+    assert SINGLE_PROCESS.gather({"a": 1}) == [{"a": 1}]
+    assert SINGLE_PROCESS.all_gather_rows(tensors[0]) is tensors[0]
+    assert SINGLE_PROCESS.is_main
+    SINGLE_PROCESS.barrier()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_program_that_was_started_plainly_is_alone(monkeypatch, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert started() == 1
-    assert launched() is ALONE
+    assert launched() is SINGLE_PROCESS
 
 
 def test_without_accelerate_it_says_what_to_install(monkeypatch):
@@ -70,8 +70,8 @@ def test_without_accelerate_it_says_what_to_install(monkeypatch):
 
 def test_alone_imports_nothing():
     code = (
-        "import sys; from mcti_core.distributed import ALONE, launched, shut_down\n"
-        "launched(); ALONE.all_reduce_sum([]); ALONE.gather(1); ALONE.barrier(); shut_down()\n"
+        "import sys; from mcti_core.distributed import SINGLE_PROCESS, launched, shut_down\n"
+        "launched(); SINGLE_PROCESS.all_reduce_sum([]); SINGLE_PROCESS.gather(1); SINGLE_PROCESS.barrier(); shut_down()\n"
         "print({'torch', 'accelerate'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

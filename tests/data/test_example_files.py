@@ -9,13 +9,13 @@ from safetensors.torch import save_file
 
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.example_files import find_class_folders, find_images
-from mcti_core.data.image_stream import find_names
+from mcti_core.data.image_stream import find_image_paths
 from mcti_core.errors import ExamplesError
 from mcti_core.files.kinds import reader_hint
 from mcti_core.files.provenance import write_json, write_png
 from mcti_core.tokens.io import export_embedding, save_tokens
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.checkpoint import save_training
+from mcti_core.training.checkpoint import save_checkpoint
 from tests.fuzz.seeds import training
 
 TOKENS = TokenSet(("a", "b"), {"clip_l": torch.zeros(2, 1, 4)})
@@ -138,7 +138,7 @@ class TestFolders:
         assert f"1 folder skipped: made by a system, not by you ({photos / name})" in report(photos)
         (photos / "cat" / name).mkdir()
         PICTURE.save(photos / "cat" / name / "x.png")
-        assert len(find_names([photos / "cat"], recursive=True)) == 2
+        assert len(find_image_paths([photos / "cat"], recursive=True)) == 2
 
     @pytest.mark.parametrize("name", [".thumbnails", ".git", ".ipynb_checkpoints"])
     def test_hidden_folder_is_no_class(self, photos, name):
@@ -238,7 +238,7 @@ def _features(folder):
 OUTPUTS = {
     "learned": _tokens,
     "embeddings": lambda folder: export_embedding(TOKENS, 0, folder),
-    "unfinished": lambda folder: save_training(training(), folder / "training.safetensors"),
+    "unfinished": lambda folder: save_checkpoint(training(), folder / "training.safetensors"),
     "cache": _features,
     "generated": lambda folder: [write_png(PICTURE, folder / f"{i}.png") for i in range(3)],
     "demo": lambda folder: write_json({}, folder / "metrics.json"),
@@ -283,4 +283,4 @@ class TestOutputs:
         write_png(PICTURE, photos / "cat" / "loss.png")
         assert len(find_images(photos / "cat")) == 2
         assert "4 .png files skipped: written by MC-TI" in report(photos)
-        assert len(find_names([photos / "cat"])) == 5
+        assert len(find_image_paths([photos / "cat"])) == 5

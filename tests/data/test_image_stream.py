@@ -10,7 +10,7 @@ from PIL import Image
 from mcti_core.classifiers.base import Scores
 from mcti_core.classifiers.streaming import classified
 from mcti_core.data.example_files import find_images
-from mcti_core.data.image_stream import ImageNames, find_names, read_ahead
+from mcti_core.data.image_stream import ImagePaths, find_image_paths, read_ahead
 from mcti_core.errors import ExamplesError
 from mcti_core.images.reading import load_image, load_square, to_square
 
@@ -38,12 +38,12 @@ def folder(tmp_path):
 
 
 def test_names_are_those_of_find_images_in_the_same_order(folder):
-    assert list(find_names([folder])) == [str(path) for path in find_images(folder)]
-    assert [os.path.basename(name) for name in find_names([folder])] == ["10.webp", "9.webp", "a.JPG", "b.png"]
+    assert list(find_image_paths([folder])) == [str(path) for path in find_images(folder)]
+    assert [os.path.basename(name) for name in find_image_paths([folder])] == ["10.webp", "9.webp", "a.JPG", "b.png"]
 
 
 def test_folders_in_folders_come_after_their_files(folder):
-    names = find_names([folder, folder / "b.png"], recursive=True)
+    names = find_image_paths([folder, folder / "b.png"], recursive=True)
     inner = [str(folder / "in" / "c.png"), str(folder / "in" / "deeper" / "a.png")]
     assert list(names) == [*map(str, find_images(folder)), *inner, str(folder / "b.png")]
     assert len(names) == 7
@@ -51,22 +51,22 @@ def test_folders_in_folders_come_after_their_files(folder):
 
 def test_the_folder_one_is_in(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert list(find_names(["."])) == [str(path) for path in find_images(".")]
+    assert list(find_image_paths(["."])) == [str(path) for path in find_images(".")]
 
 
 def test_what_is_not_there_is_told(folder, tmp_path):
     with pytest.raises(ExamplesError, match="nowhere"):
-        find_names([folder, tmp_path / "nowhere"])
+        find_image_paths([folder, tmp_path / "nowhere"])
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     with pytest.raises(ExamplesError, match="--recursive"):
-        find_names([tmp_path / "empty"])
+        find_image_paths([tmp_path / "empty"])
     with pytest.raises(ExamplesError, match=r"no images in [^;]*$"):
-        find_names([tmp_path / "empty"], recursive=True)
+        find_image_paths([tmp_path / "empty"], recursive=True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
 def test_batches_are_the_same_whichever_are_chosen(folder, size):
-    names = find_names([folder], recursive=True)
+    names = find_image_paths([folder], recursive=True)
     batches = list(names.batches(size))
     assert list(chain(*batches)) == list(names)
     assert all(len(batch) == size for batch in batches[:-1])
@@ -75,14 +75,14 @@ def test_batches_are_the_same_whichever_are_chosen(folder, size):
 
 
 def test_a_fingerprint_is_of_names_and_order(folder):
-    names = find_names([folder])
-    assert names.fingerprint() == find_names([folder]).fingerprint()
+    names = find_image_paths([folder])
+    assert names.fingerprint() == find_image_paths([folder]).fingerprint()
     one, other = folder / "a.JPG", folder / "b.png"
-    assert find_names([one, other]).fingerprint() != find_names([other, one]).fingerprint()
-    apart, together = (ImageNames((("", names),)) for names in (["a", "bc"], ["ab", "c"]))
+    assert find_image_paths([one, other]).fingerprint() != find_image_paths([other, one]).fingerprint()
+    apart, together = (ImagePaths((("", names),)) for names in (["a", "bc"], ["ab", "c"]))
     assert apart.fingerprint() != together.fingerprint()
     (folder / "new.png").touch()
-    assert find_names([folder]).fingerprint() != names.fingerprint()
+    assert find_image_paths([folder]).fingerprint() != names.fingerprint()
 
 
 def test_batches_come_in_order_however_long_reading_takes():
@@ -173,7 +173,7 @@ def test_folders_deeper_than_pythons_stack_are_looked_into(tmp_path):
     os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
     os.close(folder)
     try:
-        (path,) = find_names([tmp_path], recursive=True)
+        (path,) = find_image_paths([tmp_path], recursive=True)
         assert path.endswith("/d/d/x.png")
     finally:  # pytest cannot remove what is that deep, nor can shutil before Python 3.14
         inner = path
@@ -196,7 +196,7 @@ def test_what_is_not_classified_is_told(photos):
     for name in ("a.mov", "b.txt"):
         (photos / "cat" / name).touch()
     (photos / "cat" / "more").mkdir()
-    names = find_names([photos / "cat"])
+    names = find_image_paths([photos / "cat"])
     assert len(names) == 2
     assert "1 .mov file skipped: videos" in names.skipped
     assert "1 folder skipped: --recursive includes images in folders" in names.skipped
@@ -208,7 +208,7 @@ def test_folders_that_are_links_are_looked_into_once(photos):
         (photos / "all" / name).symlink_to(photos / name)
     (photos / "all" / "again").symlink_to(photos / "cat")
     (photos / "cat" / "loop").symlink_to(photos)
-    names = find_names([photos / "all"], recursive=True)
+    names = find_image_paths([photos / "all"], recursive=True)
     assert len(names) == 4
     assert "4 folders skipped: read already under another name" in names.skipped
 
@@ -216,4 +216,4 @@ def test_folders_that_are_links_are_looked_into_once(photos):
 def test_folder_without_images_names_what_is_in_it(tmp_path):
     (tmp_path / "a.cr2").touch()
     with pytest.raises(ExamplesError, match=r"no images in .* \(1 \.cr2 file skipped: raw camera files"):
-        find_names([tmp_path])
+        find_image_paths([tmp_path])

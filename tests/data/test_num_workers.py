@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mcti_core.data import feature_cache as features
-from mcti_core.data.num_workers import usual_readers
-from mcti_core.distributed import Processes
+from mcti_core.data.num_workers import default_num_workers
+from mcti_core.distributed import DistributedContext
 
 
 @pytest.fixture(params=["affinity", "count"])
@@ -20,21 +20,21 @@ def cores(request, monkeypatch):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 6, 10_000])
 def test_usual_readers_of_all_processes_of_a_machine_are_no_more_than_its_cores(cores, processes):
-    readers = usual_readers(processes)
+    readers = default_num_workers(processes)
     assert readers >= 1
     assert readers * processes <= max(6, processes)
 
 
 def test_usual_readers_on_a_large_machine_are_eight(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(96)), raising=False)
-    assert usual_readers() == 8
+    assert default_num_workers() == 8
 
 
 def test_feature_cache_of_several_machines_counts_only_this_machines_processes(tiny_host, dataset, cores, monkeypatch):
     """Eight processes on four machines are two here: each has half of the cores, and not an eighth."""
     asked = []
 
-    class Alone(Processes):
+    class Alone(DistributedContext):
         def share(self, items):
             return slice(0, items)
 

@@ -3,14 +3,14 @@ from itertools import islice
 import pytest
 import torch
 
-from mcti_core.data.samplers import BalancedBatches
+from mcti_core.data.samplers import ClassBalancedBatchSampler
 
 LABELS = torch.tensor([0, 1, 1, 2, 2, 2, 2, 0, 2])
 
 
 def _drawn(count, size, classes=(0, 1, 2), seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.cat(list(islice(BalancedBatches(LABELS, classes, size, generator), count)))
+    return torch.cat(list(islice(ClassBalancedBatchSampler(LABELS, classes, size, generator), count)))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
@@ -44,13 +44,13 @@ def test_seeded_and_shuffled():
 @pytest.mark.parametrize("after", [0, 1, 7])
 def test_goes_on_from_its_state(after):
     generator = torch.Generator().manual_seed(3)
-    batches = BalancedBatches(LABELS, (0, 1, 2), 4, generator)
+    batches = ClassBalancedBatchSampler(LABELS, (0, 1, 2), 4, generator)
     for _ in range(after):
         next(batches)
     state, random = batches.state(), generator.get_state()
     expected = [next(batches).tolist() for _ in range(9)]
     generator = torch.Generator().manual_seed(99)
-    other = BalancedBatches(LABELS, (0, 1, 2), 4, generator)
+    other = ClassBalancedBatchSampler(LABELS, (0, 1, 2), 4, generator)
     next(other)
     generator.set_state(random)
     other.restore(state)

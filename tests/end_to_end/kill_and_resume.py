@@ -25,7 +25,7 @@ import torch
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders
 from mcti_core.tokens.io import load_tokens
-from mcti_core.training.checkpoint import load_training
+from mcti_core.training.checkpoint import load_checkpoint
 
 __all__ = ["Trial", "write_examples"]
 
@@ -116,7 +116,7 @@ class Trial:
                 assert _same(out, self.folder / "whole")
                 steps = 0
                 continue
-            stood = load_training(kept).state.step if kept.exists() else 0  # it is never damaged
+            stood = load_checkpoint(kept).state.step if kept.exists() else 0  # it is never damaged
             assert stood >= steps, f"{steps} steps were kept, now {stood} are"
             self.lost += max(0, process.steps - stood)
             steps = stood

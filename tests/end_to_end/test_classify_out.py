@@ -16,9 +16,9 @@ from mcti_core.cli import classify as classify_command
 from mcti_core.cli.console import printable, set_up_streams
 from mcti_core.cli.options import host_of
 from mcti_core.cli.parser import main
-from mcti_core.cli.results_file import AnswerFile
-from mcti_core.data.image_stream import ImageNames
-from mcti_core.distributed import Processes
+from mcti_core.cli.results_file import ResultsFile
+from mcti_core.data.image_stream import ImagePaths
+from mcti_core.distributed import DistributedContext
 
 from ..fake_processes import Beside
 from .kill_and_resume import write_examples
@@ -193,7 +193,7 @@ def test_what_is_about_a_file_needs_one(folder, option, capsys):
 def test_several_processes_need_a_file(folder, monkeypatch, capsys):
     from mcti_core import distributed as processes
 
-    monkeypatch.setattr(processes, "launched", lambda **options: Processes(0, 2))
+    monkeypatch.setattr(processes, "launched", lambda **options: DistributedContext(0, 2))
     tokens = folder / "trained" / "tokens.safetensors"
     assert main(["classify", str(folder / "images"), "--tokens", str(tokens)]) == 1
     (line,) = told(capsys)
@@ -213,7 +213,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
         b"".join(last)
     )  # batch 4, with the image that is broken
     told, meeting, own, lock = [None, None], threading.Barrier(2), threading.local(), threading.Lock()
-    plain_found, plain_score, batches = AnswerFile.found, ClipClassifier.score, []
+    plain_found, plain_score, batches = ResultsFile.found, ClipClassifier.score, []
 
     def lagging(self):
         found = plain_found(self)
@@ -240,7 +240,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
         processes, "launched", lambda **options: Beside(own.index, 2, local_count=2, told=told, meeting=meeting)
     )
     monkeypatch.setattr(classify_command, "host_of", loaded)
-    monkeypatch.setattr(AnswerFile, "found", lagging)
+    monkeypatch.setattr(ResultsFile, "found", lagging)
     monkeypatch.setattr(ClipClassifier, "score", counted)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(process, range(2))) == [1, 1]
@@ -254,8 +254,8 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
 
 def test_images_are_counted_once_and_not_for_every_batch(classify, monkeypatch):
     """Counting adds up all folders."""
-    plain, calls = ImageNames.__len__, []
-    monkeypatch.setattr(ImageNames, "__len__", lambda self: calls.append(1) or plain(self))
+    plain, calls = ImagePaths.__len__, []
+    monkeypatch.setattr(ImagePaths, "__len__", lambda self: calls.append(1) or plain(self))
     counts = []
     for batch in ("1", "19"):
         calls.clear()

@@ -166,10 +166,10 @@ def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos
 
 
 def test_add_into_the_folder_of_an_unfinished_training_is_refused(photos, learned, tmp_path, no_work, capsys):
-    from mcti_core.training.checkpoint import save_training
+    from mcti_core.training.checkpoint import save_checkpoint
     from tests.fuzz.seeds import training
 
-    save_training(training(), tmp_path / "out" / "training.safetensors")
+    save_checkpoint(training(), tmp_path / "out" / "training.safetensors")
     assert run("add", photos, "--to", learned, "--out", tmp_path / "out") == 1
     assert "training.safetensors is there already" in told(capsys)
 

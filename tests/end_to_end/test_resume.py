@@ -13,7 +13,7 @@ import torch
 from mcti_core.cli import train as commands
 from mcti_core.cli.parser import main
 from mcti_core.tokens.io import load_tokens
-from mcti_core.training.checkpoint import load_training
+from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.loop import train
 
 from .kill_and_resume import Trial, write_examples
@@ -73,7 +73,7 @@ def told(capsys):
 
 
 def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
-    assert load_training(broken / "training.safetensors").state.step == 3
+    assert load_checkpoint(broken / "training.safetensors").state.step == 3
     assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 0
     assert told(capsys) == ["mcti: resuming after 3 steps"]
     same(load_tokens(broken / "tokens.safetensors"), whole)
@@ -160,7 +160,7 @@ def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, ki
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     steps = int(re.search(r"stopped after (\d+) steps", out)[1])
-    assert load_training(tmp_path / "training.safetensors").state.step == steps > 0
+    assert load_checkpoint(tmp_path / "training.safetensors").state.step == steps > 0
     assert (tmp_path / "tokens.safetensors").exists()
 
 

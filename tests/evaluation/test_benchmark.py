@@ -13,7 +13,7 @@ from mcti_core.data.dataset import few_shot_split
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, ExamplesError, TokenError
 from mcti_core.evaluation import benchmark as experiments
-from mcti_core.evaluation.benchmark import DEFAULT_VARIANTS, STUDY, Row, Variant, as_json, evaluate, markdown_table
+from mcti_core.evaluation.benchmark import ABLATIONS, DEFAULT_VARIANTS, Row, Variant, as_json, evaluate, markdown_table
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import TrainConfig, train
 
@@ -48,7 +48,7 @@ def test_every_method_has_a_row_for_every_split(tiny_host, pool):
 
 def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
     trained, given = [], []
-    plain_train, plain_mean = experiments.train_in_memory, experiments.class_mean
+    plain_train, plain_mean = experiments.train_with_oom_retry, experiments.class_mean
 
     def watched_train(host, cache, tokens, config):
         trained.append((cache.features, cache.labels, config.seed))
@@ -58,7 +58,7 @@ def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
         given.append((support, query))
         return plain_mean(support, query, classes)
 
-    monkeypatch.setattr(experiments, "train_in_memory", watched_train)
+    monkeypatch.setattr(experiments, "train_with_oom_retry", watched_train)
     monkeypatch.setattr(experiments, "class_mean", watched_mean)
     rows = evaluate(tiny_host, pool, [2], [3], BASE)
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
@@ -92,9 +92,9 @@ def test_plain_textual_inversion_has_no_warm_start(tiny_host, pool):
 
 
 def test_every_variant_of_the_study_is_a_valid_training():
-    assert len({variant.name for variant in STUDY}) == len(STUDY)
+    assert len({variant.name for variant in ABLATIONS}) == len(ABLATIONS)
     base = replace(BASE, gamma=0.1)  # as the pocket checkpoint's
-    for variant in STUDY:
+    for variant in ABLATIONS:
         assert replace(base, **variant.settings) != base or variant.name in ("MC-TI", "MC-TI, read in one template")
 
 

@@ -15,7 +15,7 @@ from mcti_core.tokens.formats import read_embedding
 from mcti_core.tokens.io import is_own_file, load_tokens
 from mcti_core.tokens.names import safe_names
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.checkpoint import load_training
+from mcti_core.training.checkpoint import load_checkpoint
 
 ONE = torch.zeros(1)
 
@@ -70,7 +70,7 @@ def test_sparse_file_of_a_kept_training_is_not_read(tmp_path):
     with open(tmp_path / "x.safetensors", "wb") as file:
         file.truncate(MAX_TRAINING_BYTES + 1)
     with pytest.raises(ResumeError, match="larger than 4 GiB"):
-        load_training(tmp_path / "x.safetensors")
+        load_checkpoint(tmp_path / "x.safetensors")
 
 
 def test_header_of_a_token_set_is_not_read_beyond_its_limit(tmp_path):
@@ -161,4 +161,4 @@ def test_message_about_a_file_of_many_names_is_short(tmp_path):
 def test_pipe_in_place_of_a_training_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "training.safetensors")
     with pytest.raises(ResumeError, match="no file"):
-        load_training(tmp_path / "training.safetensors")
+        load_checkpoint(tmp_path / "training.safetensors")

@@ -9,7 +9,7 @@ from random import Random
 
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.example_files import find_class_folders
-from mcti_core.data.image_stream import find_names
+from mcti_core.data.image_stream import find_image_paths
 from mcti_core.errors import ExamplesError
 from mcti_core.files.provenance import is_marked
 
@@ -89,7 +89,7 @@ def check_folder(folder: Path) -> str:
     counted = sum(count for (kind, _), count in skipped.counts.items() if "file" in kind)
     if used + counted < there:
         return f"{there} files, {used} used, {counted} counted"
-    names = find_names([folder], recursive=True) if used else None
+    names = find_image_paths([folder], recursive=True) if used else None
     if names is not None and len(names) < used:
         return f"{used} images to learn from, {len(names)} to classify"
     try:

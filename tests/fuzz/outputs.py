@@ -28,7 +28,7 @@ from mcti_core.files.provenance import write_json, write_png, write_text
 from mcti_core.hosts.diffusers import loading
 from mcti_core.tokens.io import export_embeddings, save_tokens
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.checkpoint import save_training
+from mcti_core.training.checkpoint import save_checkpoint
 
 from .seeds import training
 
@@ -156,7 +156,7 @@ def _put(random: Random, folder: Path, name: str) -> None:
 
 def _put_own(path: Path) -> None:
     if path.name == "training.safetensors":
-        save_training(training(), path)
+        save_checkpoint(training(), path)
     elif path.parent.name == "embeddings":
         export_embeddings(TokenSet((path.stem, "z"), {"clip_l": torch.ones(2, 1, 96)}), path.parent)
     elif path.suffix == ".safetensors":

@@ -37,9 +37,9 @@ from mcti_core.tokens.io import (
 from mcti_core.tokens.names import check_name, safe_names, safe_parts
 from mcti_core.tokens.ops import merge, pick, rename
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.checkpoint import _checksum, load_training
+from mcti_core.training.checkpoint import _checksum, load_checkpoint
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.resume import go_on
+from mcti_core.training.resume import resume_from
 
 from . import options, outputs, prompts
 from .folders import check_folder, make_folder, make_irregular
@@ -404,13 +404,13 @@ def _run(command: Callable[[], int]) -> None:
 
 
 def _training(random: Random, path: Path) -> None:
-    stored = load_training(path)
+    stored = load_checkpoint(path)
     tokens = training()
     wanted = token_set() if random.random() < 0.3 else None
     first = wanted or _first(tokens)
     for anyway in (False, True):
         begun = stored.state.begun if random.random() < 0.3 else {"settings": "lr 0.2"}
-        _outcome(lambda begun=begun, anyway=anyway: go_on(stored, first, lambda tokens: begun, path, anyway))
+        _outcome(lambda begun=begun, anyway=anyway: resume_from(stored, first, lambda tokens: begun, path, anyway))
     if not (stored.state.step >= 0 and isinstance(stored.labels, tuple)):
         raise Broken("no training")
 

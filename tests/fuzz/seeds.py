@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcti_core.tokens.io import export_embedding, save_tokens
 from mcti_core.tokens.token_set import Support, TokenSet
-from mcti_core.training.checkpoint import StoredTraining, save_training
+from mcti_core.training.checkpoint import Checkpoint, save_checkpoint
 from mcti_core.training.state import TrainState
 
 MARKER = "ran"
@@ -41,7 +41,7 @@ def token_set() -> TokenSet:
     return TokenSet(("my cat", "猫", "!"), vectors, base_model="tiny", training={"lr": 0.1, "seed": 3}, support=support)
 
 
-def training() -> StoredTraining:
+def training() -> Checkpoint:
     vectors = {"clip_l": rows(16, 3).reshape(3, 1, 16)}
     moments = {0: {"exp_avg": rows(16, 3), "exp_avg_sq": rows(16, 3) ** 2, "step": torch.tensor(2.0)}}
     state = TrainState(
@@ -49,7 +49,7 @@ def training() -> StoredTraining:
         vectors=vectors, moments=moments, generators=(torch.Generator().get_state(),), batches={"queue": [1, 0, 2]},
         best=(0.5, 1),
     )  # fmt: skip
-    return StoredTraining(state, ("a", "b", "c"), 9, {"clip_l": rows(16, 3).reshape(3, 1, 16)})
+    return Checkpoint(state, ("a", "b", "c"), 9, {"clip_l": rows(16, 3).reshape(3, 1, 16)})
 
 
 def safetensors_files() -> list[bytes]:
@@ -63,7 +63,7 @@ def safetensors_files() -> list[bytes]:
         place = Path(folder)
         written = [export_embedding(tokens, 0, place / "two"), export_embedding(bare, 1, place / "one")]
         written += [save_tokens(tokens, place / "whole"), save_tokens(bare, place / "bare")]
-        written += [save_training(training(), place / "training.safetensors")]
+        written += [save_checkpoint(training(), place / "training.safetensors")]
         return [_in_order(content) for content in (*files, *(path.read_bytes() for path in written))]
 
 

@@ -18,9 +18,9 @@ from mcti_core.tokens.formats import read_embedding
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.names import safe_names
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.checkpoint import _checksum, load_training, save_training
+from mcti_core.training.checkpoint import _checksum, load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.resume import go_on
+from mcti_core.training.resume import resume_from
 
 from .mutations import bytes_changed, call, number_op, text_op
 from .runner import fuzz
@@ -155,14 +155,14 @@ def test_seeds_that_no_generator_takes(line, seed, capsys):
     ],
 )  # fmt: skip
 def test_a_training_with_a_right_checksum_and_wrong_content(key, value, tmp_path):
-    path = save_training(training(), tmp_path / "training.safetensors")
+    path = save_checkpoint(training(), tmp_path / "training.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     values = {name: json.loads(text) for name, text in metadata.items() if name != "checksum"} | {key: value}
     values["checksum"] = _checksum(tensors, values)
     save_file(tensors, path, {name: json.dumps(each) for name, each in values.items()})
     with pytest.raises(ResumeError, match="damaged"):
-        load_training(path)
+        load_checkpoint(path)
 
 
 def test_a_training_with_vectors_of_another_shape_is_not_gone_on_with():
@@ -170,7 +170,7 @@ def test_a_training_with_vectors_of_another_shape_is_not_gone_on_with():
     stored.state.vectors["clip_l"] = torch.ones(())
     tokens = TokenSet(("a", "b", "c"), {"clip_l": torch.ones(3, 1, 16)})
     with pytest.raises(ResumeError, match="nothing in"):
-        go_on(stored, tokens, lambda first: {}, "x", anyway=True)
+        resume_from(stored, tokens, lambda first: {}, "x", anyway=True)
 
 
 def test_names_that_windows_keeps_for_itself():

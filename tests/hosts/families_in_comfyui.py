@@ -191,11 +191,11 @@ def train_a_little(host: Any) -> dict[str, Any]:
 def error(host: Any, cache: Any, tokens: Any) -> float:
     """Of fixed images, noise levels and noise."""
     from mcti_core.prompts.splicing import template_prompts
-    from mcti_core.training.early_stopping import Probe
+    from mcti_core.training.early_stopping import ValidationLoss
 
     templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
     with host.session("text", "denoiser"):
-        return Probe(host, cache, torch.arange(2), templates, samples=8).error(tokens.vectors)
+        return ValidationLoss(host, cache, torch.arange(2), templates, samples=8).error(tokens.vectors)
 
 
 def check_gradients(host: Any) -> dict[str, Any]:

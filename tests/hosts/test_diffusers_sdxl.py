@@ -19,7 +19,7 @@ from mcti_core.prompts.splicing import encode_prompts, named_prompts, template_p
 from mcti_core.sampling import generate
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.early_stopping import Probe
+from mcti_core.training.early_stopping import ValidationLoss
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.objective import discriminative_loss, encode_classes, reconstruction_loss
 
@@ -289,7 +289,7 @@ def test_noise_error_falls_and_no_weight_changes(host, cache, tokens):
     before = [{name: v.clone() for name, v in module.state_dict().items()} for module in modules]
     config = replace(SHORT, steps=30, batch=6, lr=0.1, gamma=0.0, weight_decay=0.0)
     templates = {name: template_prompts(encoder, config.templates, 2) for name, encoder in host.text.items()}
-    probe = Probe(host, cache, torch.arange(3), templates)
+    probe = ValidationLoss(host, cache, torch.arange(3), templates)
     learned = train(host, cache, tokens, config).tokens
     assert probe.error(learned.vectors) < probe.error(tokens.vectors) - 1e-3
     assert not any(torch.equal(v, tokens.vectors[name]) for name, v in learned.vectors.items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.hosts.gradient_scaling import enlarged_gradients
+from mcti_core.hosts.gradient_scaling import scale_gradients
 from mcti_core.pocket import load_pocket
 from mcti_core.prompts.splicing import template_prompts
 from mcti_core.training.objective import encode_classes, reconstruction_loss
@@ -43,7 +43,7 @@ def test_numbers_and_gradients_are_the_true_ones_outside(dtype, tiny_host):
     features = replace(
         features, context=features.context.detach().requires_grad_(), pooled=torch.ones(1, 4).requires_grad_()
     )
-    inner, enlarged = enlarged_gradients({"clip_l": features}, dtype)
+    inner, enlarged = scale_gradients({"clip_l": features}, dtype)
     assert torch.equal(inner["clip_l"].context, features.context)
     output = enlarged(inner["clip_l"].context.sum() * 3 + inner["clip_l"].pooled.sum() * 5)
     seen = []

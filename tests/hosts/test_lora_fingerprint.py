@@ -2,7 +2,7 @@ from uuid import uuid4
 
 import torch
 
-from mcti_core.hosts.comfy.lora_fingerprint import patches_fingerprint
+from mcti_core.hosts.comfy.lora_fingerprint import lora_fingerprint
 
 
 class Adapter:
@@ -23,19 +23,19 @@ def _patches(strength=1.0, number=1.0, alpha=4.0, offset=None):
 
 
 def test_the_same_patches_have_the_same_fingerprint():
-    first = patches_fingerprint(_patches(), uuid4())
-    assert first == patches_fingerprint(dict(reversed(_patches().items())), uuid4())
+    first = lora_fingerprint(_patches(), uuid4())
+    assert first == lora_fingerprint(dict(reversed(_patches().items())), uuid4())
     assert len(first) == 16
-    assert patches_fingerprint({}, uuid4()) == ""
+    assert lora_fingerprint({}, uuid4()) == ""
 
 
 def test_every_other_patch_has_another():
     others = [_patches(), _patches(0.9), _patches(number=1.1), _patches(alpha=2.0), _patches(offset=(0, 1, 2))]
     swapped = _patches()
     swapped["a.weight"].reverse()
-    assert len({patches_fingerprint(patches, "") for patches in [*others, swapped]}) == 6
+    assert len({lora_fingerprint(patches, "") for patches in [*others, swapped]}) == 6
 
 
 def test_what_cannot_be_told_apart_goes_by_the_hosts_own_id():
     patches = {"a.weight": [(1.0, ("diff", (torch.ones(3),)), 1.0, None, lambda weight: weight)]}
-    assert patches_fingerprint(patches, "the id") == "the id"
+    assert lora_fingerprint(patches, "the id") == "the id"

@@ -14,7 +14,7 @@ from mcti_core.errors import HostError
 from mcti_core.hosts.out_of_memory import in_parts_that_fit, is_out_of_memory
 from mcti_core.sampling import generate
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.oom import train_in_memory
+from mcti_core.training.oom import train_with_oom_retry
 
 PROMPTS = [f"a photo of {number}" for number in "abcde"]
 
@@ -133,7 +133,10 @@ def test_feature_cache_without_memory_for_one_image_names_what_to_lower(tiny_hos
 def test_training_with_little_memory_for_text_learns_the_same_in_smaller_parts(tiny_host, cache, tokens):
     config = TrainConfig(steps=3, batch=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
     host, sizes = small_host(tiny_host, "text", 1)
-    small, whole = train_in_memory(host, cache, tokens, config), train_in_memory(tiny_host, cache, tokens, config)
+    small, whole = (
+        train_with_oom_retry(host, cache, tokens, config),
+        train_with_oom_retry(tiny_host, cache, tokens, config),
+    )
     assert max(sizes) == 1
     assert torch.allclose(small.tokens.vectors["clip_l"], whole.tokens.vectors["clip_l"], atol=1e-4)
 

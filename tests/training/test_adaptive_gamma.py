@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from mcti_core.distributed import ALONE
+from mcti_core.distributed import SINGLE_PROCESS
 from mcti_core.errors import ConfigError, ResumeError
 from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.training.adaptive_gamma import AdaptiveGamma
-from mcti_core.training.checkpoint import StoredTraining, load_training, save_training
+from mcti_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import run_identity, train
-from mcti_core.training.resume import go_on
+from mcti_core.training.resume import resume_from
 from mcti_core.viz.plots import loss_curves
 
 from ..fake_processes import together
@@ -38,7 +38,7 @@ def _stepped(scales=(1.0, 1.0), weight=1.0, steps=3, ratio=0.7):
             "reconstruction": scales[0] * (a[0] ** 2 + a.sum() * b.sum()),
             "classification": scales[1] * a.exp().sum(),
         }
-        adaptive.backward(terms, weight, vectors, ALONE)
+        adaptive.backward(terms, weight, vectors, SINGLE_PROCESS)
         seen.append(({name: vector.grad.clone() for name, vector in vectors.items()}, terms))
     return seen
 
@@ -70,7 +70,7 @@ def test_gamma_is_the_ratio_of_the_averaged_norms():
 def test_classification_without_a_gradient_leaves_numbers_finite():
     vectors = {"a": Parameter(torch.ones(2))}
     terms = {"reconstruction": vectors["a"].sum(), "classification": 0 * vectors["a"].sum()}
-    AdaptiveGamma(1.0, "cpu").backward(terms, 1.0, vectors, ALONE)
+    AdaptiveGamma(1.0, "cpu").backward(terms, 1.0, vectors, SINGLE_PROCESS)
     assert torch.equal(vectors["a"].grad, torch.ones(2))
     assert all(torch.isfinite(term) for term in terms.values())
 
@@ -109,8 +109,8 @@ def test_resumed_training_is_the_same_to_the_bit(tiny_host, cache, tokens, tmp_p
     states = []
     whole = train(tiny_host, cache, tokens, AUTO, on_step=lambda info: states.append(info.state()))
     for state in (states[0], states[4]):  # in the warm start, and behind it
-        path = save_training(StoredTraining(state, tokens.labels, 8), tmp_path / "training.safetensors")
-        rest = train(tiny_host, cache, tokens, AUTO, resume=load_training(path).state)
+        path = save_checkpoint(Checkpoint(state, tokens.labels, 8), tmp_path / "training.safetensors")
+        rest = train(tiny_host, cache, tokens, AUTO, resume=load_checkpoint(path).state)
         assert _bits(rest.tokens.vectors) == _bits(whole.tokens.vectors)
         assert repr(rest.history) == repr(whole.history)
         assert rest.tokens.training == whole.tokens.training
@@ -156,8 +156,8 @@ def test_another_ratio_is_another_training(tiny_host, cache, tokens, tmp_path):
     train(tiny_host, cache, tokens, AUTO, on_step=lambda info: states.append(info.state()))
     other = replace(AUTO, gradient_ratio=0.3)
     with pytest.raises(ResumeError, match=r"gradient_ratio was 0\.7, is 0\.3"):
-        go_on(
-            StoredTraining(states[3], tokens.labels, 8), tokens, lambda first: run_identity(tiny_host, cache, first, other),
+        resume_from(
+            Checkpoint(states[3], tokens.labels, 8), tokens, lambda first: run_identity(tiny_host, cache, first, other),
             tmp_path / "x",
         )  # fmt: skip
 

@@ -5,8 +5,8 @@ import pytest
 
 from mcti_core.errors import ResumeError
 from mcti_core.training import autosave as keeping
-from mcti_core.training.autosave import Keeping
-from mcti_core.training.checkpoint import load_training
+from mcti_core.training.autosave import AutoSaver
+from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import TrainConfig, train
 
@@ -14,10 +14,10 @@ CONFIG = TrainConfig(steps=4, batch=2, lr=1e-2, templates=("a photo of a {}",))
 
 
 class FullDisk:
-    """In place of ``save_training``."""
+    """In place of ``save_checkpoint``."""
 
     def __init__(self, room=0):
-        self.room, self.asked, self.save = room, 0, keeping.save_training
+        self.room, self.asked, self.save = room, 0, keeping.save_checkpoint
 
     def __call__(self, stored, path):
         self.asked += 1
@@ -28,7 +28,7 @@ class FullDisk:
 
 def run(host, cache, tokens, path, after=lambda step: None, **options):
     """A training that is kept, and how many saves it took; ``after`` is called after each step."""
-    with Keeping(path, **options) as kept:
+    with AutoSaver(path, **options) as kept:
 
         def on_step(info):
             kept.on_step(info)
@@ -51,7 +51,7 @@ def test_every_way_out_keeps_the_last_whole_step(tiny_host, cache, tokens, tmp_p
     else:
         with pytest.raises(way):
             run(tiny_host, cache, tokens, path, leave, every=3600)
-    stored = load_training(path)
+    stored = load_checkpoint(path)
     assert (stored.state.step, stored.total, stored.labels) == (3, 4, tokens.labels)
     whole = train(tiny_host, cache, tokens, CONFIG)
     rest = train(tiny_host, cache, tokens, CONFIG, resume=stored.state)
@@ -73,7 +73,7 @@ def test_an_update_broken_off_in_the_middle_does_not_reach_the_file(tiny_host, c
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     run(tiny_host, cache, tokens, path)
     monkeypatch.undo()
-    state = load_training(path).state
+    state = load_checkpoint(path).state
     assert state.step == 2
     whole, rest = (train(tiny_host, cache, tokens, CONFIG, resume=resume) for resume in (None, state))
     assert all((rest.tokens.vectors[name] == v).all() for name, v in whole.tokens.vectors.items())
@@ -81,7 +81,7 @@ def test_an_update_broken_off_in_the_middle_does_not_reach_the_file(tiny_host, c
 
 def test_it_is_saved_from_time_to_time(tiny_host, cache, tokens, tmp_path, monkeypatch):
     disk = FullDisk(room=99)
-    monkeypatch.setattr(keeping, "save_training", disk)
+    monkeypatch.setattr(keeping, "save_checkpoint", disk)
     run(tiny_host, cache, tokens, tmp_path / "a", every=0)
     assert disk.asked == 4  # each step, and the last one not again
     now = [0.0]
@@ -93,14 +93,14 @@ def test_it_is_saved_from_time_to_time(tiny_host, cache, tokens, tmp_path, monke
 
 
 def test_slow_saves_become_rare(tiny_host, cache, tokens, tmp_path, monkeypatch):
-    now, saves, plain = [0.0], [], keeping.save_training
+    now, saves, plain = [0.0], [], keeping.save_checkpoint
 
     def slow(stored, path):
         saves.append(stored.state.step)
         now[0] += 1.0
         return plain(stored, path)
 
-    monkeypatch.setattr(keeping, "save_training", slow)
+    monkeypatch.setattr(keeping, "save_checkpoint", slow)
     monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
     run(tiny_host, cache, tokens, tmp_path / "a", lambda step: now.__setitem__(0, now[0] + 120.0), every=10)
     assert saves == [2, 4]  # one second of saving in two hundred
@@ -108,11 +108,11 @@ def test_slow_saves_become_rare(tiny_host, cache, tokens, tmp_path, monkeypatch)
 
 def test_a_full_disk_does_not_end_a_training(tiny_host, cache, tokens, tmp_path, monkeypatch):
     told, path = [], tmp_path / "training.safetensors"
-    monkeypatch.setattr(keeping, "save_training", FullDisk(room=2))
+    monkeypatch.setattr(keeping, "save_checkpoint", FullDisk(room=2))
     result, kept = run(tiny_host, cache, tokens, path, every=0, tell=told.append)
     assert (result.stopped, result.steps) == ("finished", 4)
     assert told == ["the disk is full"]
-    assert load_training(path).state.step == 2
+    assert load_checkpoint(path).state.step == 2
     kept.remove()
     kept.remove()
     assert not path.exists()
@@ -127,6 +127,6 @@ def test_leftovers_of_programs_that_were_ended_are_cleared_away(tmp_path):
     long_ago = time.time() - 7200
     os.utime(old, (long_ago, long_ago))
     os.utime(other, (long_ago, long_ago))
-    with Keeping(tmp_path / "training.safetensors"):
+    with AutoSaver(tmp_path / "training.safetensors"):
         pass
     assert set(tmp_path.iterdir()) == {new, other}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mcti_core.errors import FileError, ResumeError
 from mcti_core.tokens.io import save_tokens
-from mcti_core.training.checkpoint import StoredTraining, load_training, save_training
+from mcti_core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.state import TrainState
 
@@ -51,7 +51,7 @@ def trainings(draw):
         best=(draw(st.floats()), draw(st.integers(0, 2**40))),
     )
     first = draw(st.none() | st.dictionaries(words, tensors(), max_size=2))
-    return StoredTraining(state, tuple(draw(st.lists(words, max_size=3))), draw(st.integers(1, 10**6)), first)
+    return Checkpoint(state, tuple(draw(st.lists(words, max_size=3))), draw(st.integers(1, 10**6)), first)
 
 
 def bits(value):
@@ -64,7 +64,7 @@ def bits(value):
         return {name: bits(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [bits(inner) for inner in value]
-    if isinstance(value, (StoredTraining, TrainState)):
+    if isinstance(value, (Checkpoint, TrainState)):
         return bits(vars(value))
     return value
 
@@ -76,8 +76,8 @@ def path(tmp_path_factory):
 
 @given(stored=trainings())
 def test_what_is_read_is_what_was_written(path, stored):
-    assert save_training(stored, path) == path
-    assert bits(load_training(path)) == bits(stored)
+    assert save_checkpoint(stored, path) == path
+    assert bits(load_checkpoint(path)) == bits(stored)
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -97,14 +97,14 @@ def first_tokens(host, cache):
 
 
 def stored(state):
-    return StoredTraining(state, ("a", "b", "c"), CONFIG.warm_start + CONFIG.steps)
+    return Checkpoint(state, ("a", "b", "c"), CONFIG.warm_start + CONFIG.steps)
 
 
 def test_a_training_goes_on_from_its_file_as_if_there_had_been_no_break(tiny_host, cache, states, tmp_path):
     kept, whole = states
     assert len(kept) == 6
     for state in kept:
-        read = load_training(save_training(stored(state), tmp_path / "training.safetensors")).state
+        read = load_checkpoint(save_checkpoint(stored(state), tmp_path / "training.safetensors")).state
         rest = train(tiny_host, cache, first_tokens(tiny_host, cache), CONFIG, resume=read)
         assert bits(dict(rest.history)) == bits(dict(whole.history))
         assert bits(dict(rest.tokens.vectors)) == bits(dict(whole.tokens.vectors))
@@ -123,7 +123,7 @@ def test_a_state_outlasts_the_steps_after_it(tiny_host, cache, states):
 @pytest.fixture(scope="module")
 def content(states, tmp_path_factory):
     """The bytes of a real file."""
-    return save_training(stored(states[0][2]), tmp_path_factory.mktemp("whole") / "training.safetensors").read_bytes()
+    return save_checkpoint(stored(states[0][2]), tmp_path_factory.mktemp("whole") / "training.safetensors").read_bytes()
 
 
 def test_a_file_cut_short_is_refused_wherever_it_is_cut(content, path):
@@ -132,7 +132,7 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(content, path):
     for length in sorted(lengths):
         path.write_bytes(content[:length])
         with pytest.raises(ResumeError, match=r"training\.safetensors (is|cannot)"):
-            load_training(path)
+            load_checkpoint(path)
 
 
 @given(data=st.data())
@@ -143,27 +143,27 @@ def test_a_damaged_file_is_refused_or_says_the_same(content, path, data):
     damaged[place] ^= 1 << data.draw(st.integers(0, 7))
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    whole = bits(load_training(path))
+    whole = bits(load_checkpoint(path))
     path.write_bytes(damaged)
     try:
-        assert bits(load_training(path)) == whole
+        assert bits(load_checkpoint(path)) == whole
     except ResumeError as error:
         assert "\n" not in str(error)  # noqa: PT017
 
 
 def test_other_files_are_refused(tmp_path, tokens):
     with pytest.raises(ResumeError, match=r"no training .*nothing"):
-        load_training(tmp_path / "nothing")
+        load_checkpoint(tmp_path / "nothing")
     with pytest.raises(ResumeError, match=r"cannot be read|no training"):
-        load_training(tmp_path)
+        load_checkpoint(tmp_path)
     with pytest.raises(ResumeError, match="but another file"):
-        load_training(save_tokens(tokens, tmp_path / "tokens.safetensors"))
+        load_checkpoint(save_tokens(tokens, tmp_path / "tokens.safetensors"))
     save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ResumeError, match="but another file"):
-        load_training(tmp_path / "foreign.safetensors")
+        load_checkpoint(tmp_path / "foreign.safetensors")
     (tmp_path / "text").write_text("once upon a time")
     with pytest.raises(ResumeError, match="no training, or a damaged one"):
-        load_training(tmp_path / "text")
+        load_checkpoint(tmp_path / "text")
 
 
 @pytest.mark.parametrize(
@@ -173,15 +173,15 @@ def test_other_files_are_refused(tmp_path, tokens):
 def test_a_newer_file_and_one_that_was_changed_are_refused(states, tmp_path, name, value, message):
     from safetensors import safe_open
 
-    path = save_training(stored(states[0][0]), tmp_path / "training.safetensors")
+    path = save_checkpoint(stored(states[0][0]), tmp_path / "training.safetensors")
     with safe_open(path, framework="pt") as file:
         values = file.metadata()
     save_file(load_file(path), path, metadata={**values, name: json.dumps(value)})
     with pytest.raises(ResumeError, match=message):
-        load_training(path)
+        load_checkpoint(path)
 
 
 def test_a_place_that_cannot_be_written_is_told(states, tmp_path):
     (tmp_path / "file").write_text("here first")
     with pytest.raises(FileError, match="is no folder or is not open for writing"):
-        save_training(stored(states[0][0]), tmp_path / "file" / "training.safetensors")
+        save_checkpoint(stored(states[0][0]), tmp_path / "file" / "training.safetensors")

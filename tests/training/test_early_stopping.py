@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mcti_core.prompts.splicing import template_prompts
-from mcti_core.training.early_stopping import Best, Probe
+from mcti_core.training.early_stopping import EarlyStopping, ValidationLoss
 
 from ..fake_processes import together
 
@@ -33,19 +33,19 @@ def prompts(tiny_host):
 @pytest.mark.parametrize(("at_once", "sizes"), [(32, [10]), (4, [4, 4, 2])])
 def test_no_more_at_once_than_a_training_step_takes(tiny_host, cache, tokens, prompts, at_once, sizes):
     host = replace(tiny_host, denoiser=Counting(tiny_host.denoiser))
-    found = Probe(host, cache, torch.arange(3), prompts, samples=10, at_once=at_once).error(tokens.vectors)
-    whole = Probe(tiny_host, cache, torch.arange(3), prompts, samples=10).error(tokens.vectors)
+    found = ValidationLoss(host, cache, torch.arange(3), prompts, samples=10, at_once=at_once).error(tokens.vectors)
+    whole = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, samples=10).error(tokens.vectors)
     assert host.denoiser.sizes == sizes
     assert found == pytest.approx(whole, rel=1e-5)
 
 
 def test_several_processes_share_it_and_come_to_one_error(tiny_host, cache, tokens, prompts):
     """To the bit, or some would stop and leave the others waiting."""
-    alone = Probe(tiny_host, cache, torch.arange(3), prompts, samples=10).error(tokens.vectors)
+    alone = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, samples=10).error(tokens.vectors)
     hosts = [replace(tiny_host, denoiser=Counting(tiny_host.denoiser)) for _ in range(3)]
 
     def error(processes):
-        probe = Probe(hosts[processes.index], cache, torch.arange(3), prompts, samples=10, processes=processes)
+        probe = ValidationLoss(hosts[processes.index], cache, torch.arange(3), prompts, samples=10, processes=processes)
         return probe.error(tokens.vectors)
 
     found = together(3, error)
@@ -55,5 +55,5 @@ def test_several_processes_share_it_and_come_to_one_error(tiny_host, cache, toke
 
 
 def test_patience_ends_after_so_many_looks_without_gain():
-    best = Best(2)
+    best = EarlyStopping(2)
     assert [best.is_over(error) for error in (3.0, 2.0, 2.5, 1.0, 1.0, 1.5)] == [False] * 5 + [True]

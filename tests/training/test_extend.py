@@ -10,7 +10,7 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, TokenError
 from mcti_core.tokens.token_set import Support
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.extend import extend
+from mcti_core.training.extend import add_classes
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 
@@ -36,7 +36,7 @@ def one_more(tiny_host):
 @pytest.fixture(scope="module")
 def longer(tiny_host, trained, one_more):
     """With settings that disagree with the set's own."""
-    return extend(tiny_host, one_more, trained, TrainConfig(steps=3, batch=8, lr=0.1))
+    return add_classes(tiny_host, one_more, trained, TrainConfig(steps=3, batch=8, lr=0.1))
 
 
 def test_the_old_classes_stay_to_the_bit(trained, longer):
@@ -52,7 +52,7 @@ def test_the_new_ones_are_trained_against_them(tiny_host, trained, one_more, lon
     assert (longer.tokens.vectors["clip_l"][3] - first).abs().max() > 0.01
     assert all(torch.tensor(longer.history["classification"]) > 0)
     other = replace(trained, support=Support(-trained.support.features, trained.support.labels))
-    against_others = extend(tiny_host, one_more, other, TrainConfig(steps=3, batch=8, lr=0.1)).tokens
+    against_others = add_classes(tiny_host, one_more, other, TrainConfig(steps=3, batch=8, lr=0.1)).tokens
     assert not torch.equal(against_others.vectors["clip_l"][3], longer.tokens.vectors["clip_l"][3])
 
 
@@ -75,7 +75,7 @@ def test_stored_features_or_the_examples_themselves(tiny_host, trained, cache, l
     everything = {name: [image for image, label in old(cache) if label == name] for name in cache.classes}
     dataset = FewShotDataset.from_images({**everything, **images_of("d")})
     both = FeatureCache.build(tiny_host, dataset, mirror=False)
-    again = extend(tiny_host, both, trained, TrainConfig(steps=3, batch=8, lr=0.1)).tokens
+    again = add_classes(tiny_host, both, trained, TrainConfig(steps=3, batch=8, lr=0.1)).tokens
     assert again.labels == longer.tokens.labels
     assert torch.bincount(again.support.labels).tolist() == [2, 3, 4, 2]
     assert torch.equal(again.vectors["clip_l"][:3], trained.vectors["clip_l"])
@@ -97,31 +97,33 @@ def test_it_is_told_what_was_added(trained, longer, tiny_host):
     assert (added["steps"], added["batch"], added["direction"]) == (3, 2, "text_to_image")  # a quarter of 8 images
     assert longer.tokens.training["direction"] == trained.training["direction"]
     dataset = FewShotDataset.from_images(images_of("e", "f"))
-    further = extend(tiny_host, FeatureCache.build(tiny_host, dataset), longer.tokens, TrainConfig(steps=2, batch=4))
+    further = add_classes(
+        tiny_host, FeatureCache.build(tiny_host, dataset), longer.tokens, TrainConfig(steps=2, batch=4)
+    )
     assert [one["labels"] for one in further.tokens.training["added"]] == [["d"], ["e", "f"]]
     assert further.tokens.labels == (*trained.labels, "d", "e", "f")
 
 
 def test_refusals(tiny_host, trained, one_more, cache):
     with pytest.raises(ConfigError, match="of a, b, c, which the set has already"):
-        extend(tiny_host, cache, trained, CONFIG)
+        add_classes(tiny_host, cache, trained, CONFIG)
     bare = replace(trained, support=None)
     with pytest.raises(
         ConfigError, match=r"holds no features of its examples; give images of its classes too \(a, b, c\)"
     ):
-        extend(tiny_host, one_more, bare, CONFIG)
+        add_classes(tiny_host, one_more, bare, CONFIG)
     part = Support(trained.support.features[:5], trained.support.labels[:5])
     with pytest.raises(ConfigError, match="holds no features of c"):
-        extend(tiny_host, one_more, replace(trained, support=part), CONFIG)
+        add_classes(tiny_host, one_more, replace(trained, support=part), CONFIG)
     wide = replace(trained, support=Support(torch.ones(9, 5), trained.support.labels))
     with pytest.raises(TokenError, match="5 wide, this CLIP space's are 16"):
-        extend(tiny_host, one_more, wide, CONFIG)
+        add_classes(tiny_host, one_more, wide, CONFIG)
     with pytest.raises(ConfigError, match="of A, which the set has already"):
-        extend(tiny_host, replace(one_more, classes=("A",)), trained, CONFIG)
+        add_classes(tiny_host, replace(one_more, classes=("A",)), trained, CONFIG)
 
 
 def test_without_a_classification_term_no_features_are_needed(tiny_host, trained, one_more):
     bare = replace(trained, support=None)
-    tokens = extend(tiny_host, one_more, bare, replace(CONFIG, gamma=0.0)).tokens
+    tokens = add_classes(tiny_host, one_more, bare, replace(CONFIG, gamma=0.0)).tokens
     assert torch.equal(tokens.vectors["clip_l"][:3], trained.vectors["clip_l"])
     assert tokens.support is None

@@ -11,10 +11,10 @@ from mcti_core.errors import ConfigError, HostError
 from mcti_core.losses import gamma_at
 from mcti_core.prompts.splicing import template_prompts
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.early_stopping import Probe
+from mcti_core.training.early_stopping import ValidationLoss
 from mcti_core.training.errors import StopTraining, TrainingError
 from mcti_core.training.loop import TrainConfig, train
-from mcti_core.training.per_class import train_one_by_one
+from mcti_core.training.per_class import train_per_class
 
 SHORT = TrainConfig(steps=3, batch=2, lr=1e-2, lr_warmup=0, templates=("a photo of a {}", "a drawing of the {}"))
 STILL = replace(SHORT, lr=1e-30, weight_decay=0.0)
@@ -108,7 +108,7 @@ def test_the_model_is_bit_identical_and_asks_for_gradients_as_before(tiny_host, 
 def test_reconstruction_error_falls(tiny_host, cache, tokens):
     config = replace(SHORT, steps=40, batch=6, lr=0.1, gamma=0.0, weight_decay=0.0, templates=("a photo of a {}",))
     prompts = {"clip_l": template_prompts(tiny_host.text["clip_l"], config.templates, 2)}
-    probe = Probe(tiny_host, cache, torch.arange(3), prompts)
+    probe = ValidationLoss(tiny_host, cache, torch.arange(3), prompts)
     learned = train(tiny_host, cache, tokens, config).tokens
     assert probe.error(learned.vectors) < probe.error(tokens.vectors) - 1e-3
 
@@ -247,7 +247,7 @@ def test_other_classes_serve_as_negatives(tiny_host, cache, tokens):
 
 def test_one_by_one_is_one_run_a_class(tiny_host, cache, tokens):
     config = replace(SHORT, direction="text_to_image")
-    results = train_one_by_one(tiny_host, cache, tokens, config)
+    results = train_per_class(tiny_host, cache, tokens, config)
     expected = tokens
     for index in range(3):
         expected = train(tiny_host, cache, expected, config, classes=[index]).tokens
@@ -260,7 +260,7 @@ def test_one_by_one_stops_on_request(tiny_host, cache, tokens):
         raise StopTraining
 
     config = replace(SHORT, direction="text_to_image")
-    results = train_one_by_one(tiny_host, cache, tokens, config, on_step=stop)
+    results = train_per_class(tiny_host, cache, tokens, config, on_step=stop)
     assert [result.stopped for result in results] == ["stopped"]
 
 
@@ -268,10 +268,10 @@ def test_one_by_one_stops_on_request(tiny_host, cache, tokens):
 def test_one_text_a_step_has_one_direction(tiny_host, cache, tokens, direction):
     config = replace(SHORT, direction=direction)
     with pytest.raises(ConfigError, match="text_to_image"):
-        train_one_by_one(tiny_host, cache, tokens, config)
+        train_per_class(tiny_host, cache, tokens, config)
     with pytest.raises(ConfigError, match="text_to_image"):
         train(tiny_host, cache, tokens, config, classes=[1])
-    train_one_by_one(tiny_host, cache, tokens, replace(config, gamma=0.0, steps=1))  # no direction at all
+    train_per_class(tiny_host, cache, tokens, replace(config, gamma=0.0, steps=1))  # no direction at all
 
 
 def test_a_loss_that_is_not_finite_gives_the_last_finite_tokens(tiny_host, cache, tokens):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from mcti_core.errors import ResumeError
-from mcti_core.training.checkpoint import StoredTraining
+from mcti_core.training.checkpoint import Checkpoint
 from mcti_core.training.loop import TrainConfig, run_identity, train
-from mcti_core.training.resume import go_on, told_differences
+from mcti_core.training.resume import describe_differences, resume_from
 
 CONFIG = TrainConfig(steps=3, batch=2, lr=1e-2, templates=("a photo of a {}",))
 PATH = Path("out") / "training.safetensors"
@@ -17,7 +17,7 @@ PATH = Path("out") / "training.safetensors"
 def stored(tiny_host, cache, tokens):
     states = []
     train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state))
-    return StoredTraining(states[1](), tokens.labels, 3)
+    return Checkpoint(states[1](), tokens.labels, 3)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def identity(tiny_host, cache):
 
 def test_the_same_training_goes_on_whole(stored, tokens, identity):
     for anyway in (False, True):
-        start = go_on(stored, tokens, identity(CONFIG), PATH, anyway)
+        start = resume_from(stored, tokens, identity(CONFIG), PATH, anyway)
         assert (start.state, start.first) == (stored.state, None)
         assert start.tokens is tokens
 
@@ -39,7 +39,7 @@ def test_every_difference_is_listed(stored, tokens, identity):
     other = replace(CONFIG, lr=0.5, seed=7, templates=("a drawing of a very long and particular {}",))
     moved = tokens.with_vectors({name: v + 1 for name, v in tokens.vectors.items()})
     with pytest.raises(ResumeError) as caught:
-        go_on(stored, moved, identity(other), PATH)
+        resume_from(stored, moved, identity(other), PATH)
     told = str(caught.value)
     for part in ("training.safetensors", "lr was 0.01, is 0.5", "seed was 0, is 7", "different templates",
                  "different set of first tokens", "--resume anyway", "--restart"):  # fmt: skip
@@ -49,19 +49,19 @@ def test_every_difference_is_listed(stored, tokens, identity):
 
 
 def test_differences_are_told_by_name():
-    assert told_differences({"lr": "1", "seed": "2"}, {"seed": "2", "lr": "1"}) == ""
-    assert told_differences({"lr": "1"}, {"lr": "2"}) == "lr was 1, is 2"
-    assert told_differences({}, {"lr": "2"}) == "lr was None, is 2"
+    assert describe_differences({"lr": "1", "seed": "2"}, {"seed": "2", "lr": "1"}) == ""
+    assert describe_differences({"lr": "1"}, {"lr": "2"}) == "lr was 1, is 2"
+    assert describe_differences({}, {"lr": "2"}) == "lr was None, is 2"
     for name, value in (("model", "a"), ("set of tokens", "a"), ("images", "a" * 41)):
-        assert told_differences({name: value}, {name: "b"}) == f"different {name}"
-    assert told_differences({"lr": "1", "model": "a"}, {"lr": "2", "model": "b"}).split("; ") == [
+        assert describe_differences({name: value}, {name: "b"}) == f"different {name}"
+    assert describe_differences({"lr": "1", "model": "a"}, {"lr": "2", "model": "b"}).split("; ") == [
         "lr was 1, is 2",
         "different model",
     ]
 
 
 def test_anyway_takes_the_vectors_alone(stored, tokens, identity):
-    start = go_on(stored, tokens, identity(replace(CONFIG, lr=0.5)), PATH, anyway=True)
+    start = resume_from(stored, tokens, identity(replace(CONFIG, lr=0.5)), PATH, anyway=True)
     assert start.state is None
     for name, learned in stored.state.vectors.items():
         assert torch.equal(start.tokens.vectors[name], learned)
@@ -70,22 +70,22 @@ def test_anyway_takes_the_vectors_alone(stored, tokens, identity):
 
 def test_anyway_goes_by_labels(stored, tokens, identity):
     others = replace(tokens, labels=("new", "c", "a"), names=())
-    start = go_on(stored, others, lambda first: {"lr": "other"}, PATH, anyway=True)
+    start = resume_from(stored, others, lambda first: {"lr": "other"}, PATH, anyway=True)
     for name, learned in stored.state.vectors.items():
         assert torch.equal(start.tokens.vectors[name], torch.stack([tokens.vectors[name][0], learned[2], learned[0]]))
 
 
 def test_a_training_that_began_with_learned_vectors_can_be_gone_on_with(tiny_host, cache, tokens, stored, identity):
     config, states = replace(CONFIG, lr=0.5), []
-    start = go_on(stored, tokens, identity(config), PATH, anyway=True)
+    start = resume_from(stored, tokens, identity(config), PATH, anyway=True)
     whole = train(tiny_host, cache, start.tokens, config, on_step=lambda info: states.append(info.state))
-    second = StoredTraining(states[0](), tokens.labels, 3, start.first)
-    again = go_on(second, tokens, identity(config), PATH)
+    second = Checkpoint(states[0](), tokens.labels, 3, start.first)
+    again = resume_from(second, tokens, identity(config), PATH)
     assert again.state is second.state
     rest = train(tiny_host, cache, again.tokens, config, resume=again.state)
     assert all(torch.equal(rest.tokens.vectors[name], v) for name, v in whole.tokens.vectors.items())
     with pytest.raises(ResumeError, match=r"lr was 0\.5, is 0\.01"):
-        go_on(second, tokens, identity(CONFIG), PATH)
+        resume_from(second, tokens, identity(CONFIG), PATH)
 
 
 @pytest.mark.parametrize("case", ["labels", "count", "encoder", "rows"])
@@ -100,4 +100,4 @@ def test_where_nothing_fits_that_is_told(stored, tokens, case):
         vectors = {name: v[:2] for name, v in stored.state.vectors.items()}
         stored = replace(stored, state=replace(stored.state, vectors=vectors))
     with pytest.raises(ResumeError, match=r"nothing in .* fits.*2 x 32 numbers \(clip_l\) for a, b, c;"):
-        go_on(stored, tokens, lambda first: {}, PATH, anyway=True)
+        resume_from(stored, tokens, lambda first: {}, PATH, anyway=True)

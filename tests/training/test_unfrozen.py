@@ -12,7 +12,7 @@ from mcti_core.hosts.diffusers.host import ClipTextEncoder, UNetDenoiser, VaeCod
 from mcti_core.hosts.diffusers.loading import load_parts
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
-from mcti_core.training.per_class import train_one_by_one
+from mcti_core.training.per_class import train_per_class
 
 CONFIG = TrainConfig(steps=2, batch=4, templates=("a photo of a {}",))
 
@@ -58,5 +58,5 @@ def test_training_on_an_unfrozen_model_gives_no_weight_a_gradient(unfrozen, tiny
 
 def test_training_one_by_one_on_an_unfrozen_model_gives_no_weight_a_gradient(unfrozen, dataset, tokens):
     host, modules = unfrozen
-    train_one_by_one(host, FeatureCache.build(host, dataset), tokens, replace(CONFIG, direction="text_to_image"))
+    train_per_class(host, FeatureCache.build(host, dataset), tokens, replace(CONFIG, direction="text_to_image"))
     assert _untouched(modules)

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from mcti_core.viz.axes import Axes, round_ticks
+from mcti_core.viz.axes import Axes, nice_ticks
 
 AXES = Axes(left=50, top=20, width=400, height=200, last=100, low=-1.0, high=3.0)
 
@@ -29,7 +29,7 @@ def _height(drawn, step):
 @given(st.floats(-1e12, 0), st.floats(1e-9, 1e12), st.integers(3, 10), st.booleans())
 def test_ticks_are_round_even_and_few(low, high, most, whole):
     assume(not whole or high - low >= 2)
-    ticks = round_ticks(low, high, most, whole=whole)
+    ticks = nice_ticks(low, high, most, whole=whole)
     values = [value for value, _ in ticks]
     assert 1 <= len(values) <= most + 1
     assert 0 in values
@@ -45,7 +45,7 @@ def test_ticks_are_round_even_and_few(low, high, most, whole):
 @settings(deadline=None)
 @given(st.floats(-1e12, 0), st.floats(1e-9, 1e12), st.integers(3, 10))
 def test_ticks_are_labelled_with_their_values(low, high, most):
-    ticks = round_ticks(low, high, most)
+    ticks = nice_ticks(low, high, most)
     for value, text in ticks:
         assert float(text) == pytest.approx(value, rel=1e-6)
         assert len(text) <= 8
@@ -64,7 +64,7 @@ def test_ticks_are_labelled_with_their_values(low, high, most):
     ],
 )
 def test_ticks_as_people_write_them(low, high, texts):
-    assert " ".join(text for _, text in round_ticks(low, high, 8)) == texts
+    assert " ".join(text for _, text in nice_ticks(low, high, 8)) == texts
 
 
 def test_curves_are_as_high_as_their_values():
@@ -136,7 +136,7 @@ def test_what_is_far_outside_harms_nothing():
 
 def test_the_frame_has_a_line_and_a_number_at_every_tick():
     picture = Image.new("RGB", (500, 260), "white")
-    values, steps = round_ticks(-1, 3, 5), round_ticks(0, 100, 5, whole=True)
+    values, steps = nice_ticks(-1, 3, 5), nice_ticks(0, 100, 5, whole=True)
     AXES.draw_frame(ImageDraw.Draw(picture), values, steps)
     grey = np.asarray(picture.convert("L")).astype(int)
     lines = np.flatnonzero((grey[:, 60:440] < 250).all(1))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from mcti_core.viz import text as lettering
-from mcti_core.viz.text import fitted, text_width, write, write_turned
+from mcti_core.viz.text import draw_rotated_text, fitted, text_width, write
 
 SIZE = 20
 
@@ -19,7 +19,7 @@ def _ink(text, anchor="lm", **options):
 
 def _turned(text, degrees):
     sheet = Image.new("RGB", (400, 200), "white")
-    write_turned(sheet, (200, 100), text, SIZE, "black", degrees)
+    draw_rotated_text(sheet, (200, 100), text, SIZE, "black", degrees)
     return _darkness(sheet)
 
 

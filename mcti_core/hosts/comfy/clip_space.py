@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
-from ..clip_preprocess import clip_pixels
+from ..clip_preprocess import clip_preprocess
 from .text import ComfyTextEncoder
 
 __all__ = ["ClipFile", "ComfyClipSpace", "load_clip_file"]
@@ -52,7 +52,7 @@ class ComfyClipSpace:
 
     def image_features(self, images: Tensor) -> Tensor:
         vision = self._vision
-        pixels = clip_pixels(
+        pixels = clip_preprocess(
             images.to(vision.load_device, torch.float32), vision.image_size, vision.image_mean, vision.image_std
         )
         return vision.model(pixel_values=pixels, intermediate_output=-2)[2].float().to(self._device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import HostError
 from ..base import TextFeatures
-from ..gradient_scaling import enlarged_gradients
+from ..gradient_scaling import scale_gradients
 
 __all__ = ["ComfyDenoiser"]
 
@@ -58,7 +58,7 @@ class ComfyDenoiser:
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()  # a large batch's first step may take minutes
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
-        text, enlarged = enlarged_gradients(text, dtype)
+        text, enlarged = scale_gradients(text, dtype)
         context, pooled = self._conditioning(text)
         height, width = (self._pixels * side for side in noised.shape[-2:])
         extra = self._model.extra_conds(

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..fingerprint import sample
 
-__all__ = ["patches_fingerprint"]
+__all__ = ["lora_fingerprint"]
 
 
 class _UnknownError(Exception):
     """A patch that holds something which cannot be told from another of its kind, such as a function."""
 
 
-def patches_fingerprint(patches: Mapping[str, Any], patches_uuid: object) -> str:
+def lora_fingerprint(patches: Mapping[str, Any], patches_uuid: object) -> str:
     """Equal for the same patches at the same strengths in the same order.
 
     Args:

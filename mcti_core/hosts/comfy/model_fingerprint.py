@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fingerprint import sample
-from .lora_fingerprint import patches_fingerprint
+from .lora_fingerprint import lora_fingerprint
 
 __all__ = ["model_fingerprint"]
 
@@ -41,7 +41,7 @@ def model_fingerprint(patcher: Any, dtype: torch.dtype | None = None) -> str:
         sampling = patcher.get_model_object(_SAMPLING)
         digest.update("/".join(kind.__name__ for kind in type(sampling).__mro__).encode())
         digest.update(sample(sampling.sigmas))
-    return f"{digest.hexdigest()[:16]}-{patches_fingerprint(patcher.patches, patcher.patches_uuid)}"
+    return f"{digest.hexdigest()[:16]}-{lora_fingerprint(patcher.patches, patcher.patches_uuid)}"
 
 
 def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
-from ..clip_preprocess import CLIP_MEAN, CLIP_STD, clip_pixels
+from ..clip_preprocess import CLIP_MEAN, CLIP_STD, clip_preprocess
 from .loading import DTYPES, first_line, refuse_unstored, whole
 from .model_folders import check_component, read_settings
 
@@ -70,7 +70,7 @@ class ClipModelSpace:
         self.mean, self.std = mean, std
 
     def image_features(self, images: Tensor) -> Tensor:
-        pixels = clip_pixels(images, self.size, self.mean, self.std)
+        pixels = clip_preprocess(images, self.size, self.mean, self.std)
         pooled = self.module.vision_model(pixel_values=pixels.to(self.dtype)).pooler_output
         return self.module.visual_projection(pooled).float()
 

@@ -15,10 +15,10 @@ from ...errors import HostError
 from ..base import Host, TextFeatures, hidden_at, on_device
 from ..checkpointing import checkpointed
 from ..fingerprint import fingerprint
-from ..gradient_scaling import enlarged_gradients
+from ..gradient_scaling import scale_gradients
 from .clip_space import load_clip_space
 from .loading import DTYPES, load_parts
-from .text_encoder import run_text_tower
+from .text_encoder import forward_with_embeds
 
 __all__ = ["load_host"]
 
@@ -110,7 +110,7 @@ class ClipTextEncoder:
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         embeds = embeds.to(self.table.weight.dtype)
-        output = run_text_tower(self.tower, ids, embeds, output_hidden_states=self.penultimate)
+        output = forward_with_embeds(self.tower, ids, embeds, output_hidden_states=self.penultimate)
         hidden = output.last_hidden_state
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
         return TextFeatures(
@@ -147,7 +147,7 @@ class UNetDenoiser:
         s = sigma.view(-1, 1, 1, 1)
         scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
         step = (self._log_sigmas[None] - sigma.log()[:, None]).abs().argmin(1)
-        text, enlarged = enlarged_gradients(text, self.dtype)
+        text, enlarged = scale_gradients(text, self.dtype)
         context = torch.cat([features.context for features in text.values()], dim=-1).to(self.dtype)
         output = enlarged(
             self.unet(

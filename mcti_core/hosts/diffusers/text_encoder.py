@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["run_text_tower"]
+__all__ = ["forward_with_embeds"]
 
 
-def run_text_tower(tower: nn.Module, ids: Tensor, embeds: Tensor, **options: Any) -> Any:
+def forward_with_embeds(tower: nn.Module, ids: Tensor, embeds: Tensor, **options: Any) -> Any:
     """The tower's own forward, with ``embeds`` in place of what its token table would give for ``ids``.
 
     CLIP towers take ids only. A hook on the token table for the length of one call changes nothing in the model, keeps

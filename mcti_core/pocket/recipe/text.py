@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from ...hosts.diffusers.text_encoder import run_text_tower
+from ...hosts.diffusers.text_encoder import forward_with_embeds
 from ..glyphs import IMAGE_SIZE, INKS, PAPERS, SIZES, SLANTS, Styles, caption, sample_styles
 from .clock import ticks
 from .optimizer import MuonWithAdamW
@@ -112,7 +112,7 @@ class Captions:
 def text_features(clip: CLIPModel, ids: Tensor, embeds: Tensor) -> Tensor:
     """Unit features (B, 64) of embedded captions; the padding behind the longest is not computed."""
     length = int((ids == ids[0, -1]).int().argmax(1).max()) + 1
-    output = run_text_tower(clip.text_model, ids[:, :length], embeds[:, :length])
+    output = forward_with_embeds(clip.text_model, ids[:, :length], embeds[:, :length])
     return F.normalize(clip.text_projection(output.pooler_output), dim=1)
 
 

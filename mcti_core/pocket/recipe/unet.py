@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from ...hosts.diffusers.text_encoder import run_text_tower
+from ...hosts.diffusers.text_encoder import forward_with_embeds
 from ..glyphs import IMAGE_SIZE
 from .autoencoder import LATENT_CHANNELS
 from .clock import ticks
@@ -71,7 +71,7 @@ def train_unet(
             identity = (1 - mixed) * teacher.prototypes[label] + mixed * teacher(coverage)
             vectors = word_vectors(identity) * (1 + 0.2 * torch.randn(batch, 1)).clamp(0.6, 1.6)
             embeds = captions.embed(clip, ids, vectors, generic=torch.rand(batch) < 0.033)
-            context = run_text_tower(clip.text_model, ids, embeds).last_hidden_state
+            context = forward_with_embeds(clip.text_model, ids, embeds).last_hidden_state
             latents = autoencoder.encode(images * 2 - 1).latents
         timestep = torch.cat(
             [
@@ -128,7 +128,7 @@ class _Probe:
         self.contexts = {}
         for name, shown in (("right", label), ("wrong", label.roll(1))):
             embeds = captions.embed(clip, ids, word_vectors(teacher.prototypes[shown]), never)
-            self.contexts[name] = run_text_tower(clip.text_model, ids, embeds).last_hidden_state
+            self.contexts[name] = forward_with_embeds(clip.text_model, ids, embeds).last_hidden_state
         empty = captions.ids([""])
         self.contexts["empty"] = clip.text_model(input_ids=empty).last_hidden_state.expand(count, -1, -1)
 
