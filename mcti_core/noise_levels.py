@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["random_sigmas", "spread_sigmas", "stratified_sigmas"]
-
-
-def random_sigmas(sigmas: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) noise levels of uniformly random time steps."""
-    return sigmas[torch.randint(0, len(sigmas), (count,), generator=generator)]
+__all__ = ["spread_sigmas", "stratified_sigmas"]
 
 
 def stratified_sigmas(

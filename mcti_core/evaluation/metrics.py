@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, who is taken for whom, and whether confidences can be believed."""
+"""Accuracy, confusion matrix, and precision and recall per class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-__all__ = ["ClassRow", "accuracy", "confusion_matrix", "expected_calibration_error", "per_class_table"]
+__all__ = ["ClassRow", "accuracy", "confusion_matrix", "per_class_table"]
 
 
 @dataclass(frozen=True)
@@ -78,27 +78,6 @@ def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> 
             )
         )
     return rows
-
-
-def expected_calibration_error(confidences: Tensor, correct: Tensor, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy over bins of equal width, weighted by their images.
-
-    Args:
-        confidences: (N,) of the answers, in [0, 1].
-        correct: (N,) bool, whether each answer is right.
-        bins: M.
-
-    References:
-        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, eq. 3.
-    """
-    _check_pairs(confidences, correct)
-    if bins < 1:
-        raise ConfigError(f"bins must be at least 1, got {bins}")
-    if not ((confidences >= 0) & (confidences <= 1)).all():
-        raise ConfigError("confidences must be in [0, 1]")
-    place = (confidences.double() * bins).long().clamp(max=bins - 1)  # (N,)
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, place, confidences.double() - correct.double())
-    return float(gaps.abs().sum() / len(confidences))
 
 
 def _check_pairs(first: Tensor, second: Tensor) -> None:

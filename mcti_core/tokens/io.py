@@ -1,7 +1,6 @@
 """Token files: a whole set in one file, to be loaded again; and one embedding file a class, for prompts elsewhere.
 
-Only safetensors is written: unlike pickled files, it cannot carry code. Embeddings of other programs are read in
-``tokens/formats.py``.
+Only safetensors is written, which cannot carry code. ``tokens/formats.py`` reads embeddings of other programs.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mcti_core.losses import noise_error
-from mcti_core.noise_levels import random_sigmas, spread_sigmas, stratified_sigmas
+from mcti_core.noise_levels import spread_sigmas, stratified_sigmas
 
 
 @pytest.fixture
@@ -74,13 +74,6 @@ def test_host_noise_error_is_the_schedulers(tiny_model, tiny_host):
         target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, steps)
         ours = denoiser.weight(sigma) * noise_error(clean, estimate, sigma)
         assert torch.allclose(ours, _mean(output - target), rtol=1e-3)
-
-
-def test_random_sigmas_are_of_all_steps():
-    sigmas = torch.arange(10.0)
-    drawn = random_sigmas(sigmas, 5000, torch.Generator().manual_seed(0))
-    counts = torch.bincount(drawn.long(), minlength=10)
-    assert ((counts > 400) & (counts < 600)).all()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.3, 0.9)])

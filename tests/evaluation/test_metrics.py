@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcti_core.errors import ConfigError
-from mcti_core.evaluation.metrics import accuracy, confusion_matrix, expected_calibration_error, per_class_table
+from mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class_table
 
 
 @pytest.fixture
@@ -58,30 +58,6 @@ def test_images_of_the_table_add_up(answers):
     assert sum(row.images * row.recall for row in table) / 200 == pytest.approx(accuracy(*answers))
 
 
-def test_calibration_error_by_plain_loops():
-    generator = torch.Generator().manual_seed(3)
-    confidences = torch.cat([torch.rand(300, generator=generator), torch.tensor([0.0, 1.0])])
-    correct = torch.rand(302, generator=generator) < confidences**2
-    total = 0.0
-    for i in range(10):
-        inside = [
-            (c, k)
-            for c, k in zip(confidences.tolist(), correct.tolist(), strict=True)
-            if i / 10 <= c < (i + 1) / 10 or (i == 9 and c == 1)
-        ]
-        if inside:
-            mean, right = (sum(column) / len(inside) for column in zip(*inside, strict=True))
-            total += len(inside) / 302 * abs(mean - right)
-    assert expected_calibration_error(confidences, correct, 10) == pytest.approx(total)
-
-
-def test_calibration_error_of_certainty():
-    right = torch.tensor([True, True, False, False])
-    assert expected_calibration_error(right.float(), right) == 0
-    assert expected_calibration_error(1 - right.float(), right) == 1
-    assert expected_calibration_error(torch.full((4,), 0.5), right) == 0
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -89,8 +65,6 @@ def test_calibration_error_of_certainty():
         lambda: accuracy(torch.tensor([]), torch.tensor([])),
         lambda: confusion_matrix(torch.tensor([2]), torch.tensor([0]), 2),
         lambda: confusion_matrix(torch.tensor([0]), torch.tensor([-1]), 2),
-        lambda: expected_calibration_error(torch.tensor([1.5]), torch.tensor([True])),
-        lambda: expected_calibration_error(torch.tensor([0.5]), torch.tensor([True]), 0),
     ],
 )
 def test_refusals(call):
