@@ -263,11 +263,13 @@ def _is_answers(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        line, ended, _ = file.read(2**16).strip(b"\0").partition(b"\n")
+        content = file.read(2**16)
+    whole = len(content) < 2**16
+    line, ended, _ = content.strip(b"\0").partition(b"\n")
     if _RECORD.match(line):
         return True
     record = re.sub(rb"^\d+(\t|$)" if ".part-" in path.name else rb"^\d+\t", b"", line)
-    cut = not ended and not record.endswith(b"}")
+    cut = whole and not ended and not record.endswith(b"}")
     return cut and (record.startswith(_BEGIN) or _BEGIN.startswith(record))
 
 
@@ -275,7 +277,8 @@ def _is_mark(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        named = json.loads(path.read_bytes()[: 2**20])
+        with open(path, "rb") as file:
+            named = json.loads(file.read(2**20))
     except (ValueError, RecursionError):
         return False
     return isinstance(named, dict) and "list of images" in named and all(isinstance(v, str) for v in named.values())
@@ -296,4 +299,4 @@ def _parts(path: Path) -> list[Path]:
 def _numbered(line: bytes) -> tuple[int, bytes]:
     """A line of a part -> the image's number and its record; -1 where there is none."""
     number, _, text = line.partition(b"\t")
-    return (int(number) if number.isdigit() else -1), text
+    return (int(number) if number.isdigit() and len(number) < 20 else -1), text

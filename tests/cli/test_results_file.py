@@ -261,7 +261,9 @@ def test_a_line_is_readable_where_that_can_be_written(encoding, image, escaped):
     [
         '{"image": "1.png", "caption": "a mug"}\n', '{"image": "1.png", "label": "mug"}\n', '{"image": "1.png", "label": "mug"}',
         '{"image": "1.png", "label": null, "unknown": "x", "index": 1}\n', '{"image": {"index": 1}}\n', "12345", '{"image": ""}',
+        '{"image": "' + "x" * 2**16, "\0" * 70000 + "data",
     ],
+    ids=range(9),
 )  # fmt: skip
 def test_lists_of_images_of_other_programs_are_left_alone(answers, theirs):
     answers.path.parent.mkdir()
@@ -281,6 +283,15 @@ def test_mark_of_others_is_left_alone(answers, theirs):
     with pytest.raises(FileError, match="not written by MC-TI"):
         refuse_to_lose(answers.path, resume=False, restart=True)
     assert mark.read_text() == theirs
+
+
+def test_a_part_with_a_number_without_end_is_answered_again(answers):
+    run(answers, 2, 2)
+    part = sorted(answers.path.parent.glob("*.part-*"))[0]
+    part.write_bytes(b"9" * 5000 + part.read_bytes())
+    assert 0 in run(answers, 1)
+    answers.finish()
+    assert answers.path.read_bytes() == whole(answers)
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 11, 20, 31, 60])
