@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mcti_core.errors import TokenError
 from mcti_core.prompts.syntax import parse_prompt
 from mcti_core.tokens.names import safe_names
+from mcti_core.tokens.references import loose_weight
 
 LABELS = ("fox", "blue mug", "Café", "🦊", "नमस्ते", "noël_2", "Große Straße", "J̌ár")
 NAMES = safe_names(LABELS)
@@ -197,3 +198,24 @@ def test_name_close_to_a_tokens_is_asked_about(written, meant):
     for prompt in (f"{{{written}}}", f"embedding:{written}, red"):
         with pytest.raises(TokenError, match=f"did you mean {{{meant}}}"):
             parse_prompt(prompt, NAMES, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "loose"),
+    [
+        (":1.2", True),
+        (": .5 x", True),
+        (":1.2)", False),
+        (":1. )", False),
+        ("::2 )x", False),
+        (":-1,", True),
+        (":.", False),
+    ],
+)
+def test_loose_weight_is_a_number_without_a_bracket_behind_it(text, loose):
+    assert loose_weight(text, 0) == loose
+
+
+def test_loose_weight_of_very_many_digits_is_found_at_once():
+    """Cubic time would take days."""
+    assert not loose_weight(":" + "1" * 100_000 + ")", 0)
