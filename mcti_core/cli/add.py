@@ -29,7 +29,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     tokens = load_tokens(arguments.to)
     dataset = examples_of(arguments, alone=True)
     outputs = outputs_of(arguments, (*tokens.names, *safe_names(dataset.classes)))
-    check_outputs(arguments, outputs)
+    check_outputs(arguments, outputs, tokens.vectors_per_token)
     with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
         unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)

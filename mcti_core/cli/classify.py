@@ -84,7 +84,7 @@ def _answers(
 
 def _print(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
     from ..data.num_workers import default_num_workers
-    from .results_file import json_line
+    from .json_line import json_line
 
     failed = 0
     for batch in _answers(names, host, classifier, arguments, readers=arguments.readers or default_num_workers()):

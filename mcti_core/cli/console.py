@@ -36,7 +36,7 @@ class _Lines(logging.Handler):
 def printable(text: str) -> str:
     r"""The text as one line: ``escaping.escaped``.
 
-    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as ``cli.results_file.json_line`` does in JSON.
+    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as ``cli.json_line`` does in JSON.
     """
     return escaped(text)
 

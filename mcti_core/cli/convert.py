@@ -20,7 +20,8 @@ __all__ = ["run_convert"]
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    """Pick and rename the classes of everything given, as written, and write them. What could not be read is told at the end."""
+    """Pick and rename the classes of everything given, as written, and write them. What could not be read is named at the end."""
+    from ..files.output_lock import lock_output
     from ..tokens.conversion import apply_operations, read_inputs, with_prefix
 
     _refuse_wrong_out(arguments)
@@ -28,10 +29,11 @@ def run_convert(arguments: argparse.Namespace) -> int:
     try:
         if inputs.classes:
             classes = with_prefix(apply_operations(inputs.classes, arguments.operations), arguments.prefix)
-            if arguments.to == "set":
-                _write_sets(classes, arguments)
-            else:
-                _write_embeddings(classes, arguments)
+            with lock_output(arguments.out.parent if arguments.to == "set" else arguments.out, folder=True):
+                if arguments.to == "set":
+                    _write_sets(classes, arguments)
+                else:
+                    _write_embeddings(classes, arguments)
     finally:
         for problem in inputs.skipped + inputs.failed:
             _say(problem)

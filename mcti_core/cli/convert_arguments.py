@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from . import argument_types as kinds
-from . import convert as token_commands
+from . import argument_types
+from .convert import run_convert
 
 __all__ = ["add_converting"]
 
@@ -22,13 +22,17 @@ def add_converting(subcommands: Any) -> None:
     )  # fmt: skip
     convert.add_argument(
         "inputs",
-        type=kinds.path,
+        type=argument_types.path,
         nargs="+",
         metavar="IN",
         help="token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them",
     )
-    convert.add_argument("--out", type=kinds.path_text, required=True, help="the set's file, or the embeddings' folder")
-    convert.add_argument("--to", choices=("set", "embeddings"), required=True)
+    convert.add_argument(
+        "--out", type=argument_types.path_text, required=True, help="the set's file, or the embeddings' folder"
+    )
+    convert.add_argument(
+        "--to", choices=("set", "embeddings"), required=True, help="one file for all classes, or one file per class"
+    )
     convert.add_argument(
         "--layout", choices=LAYOUTS, default=LAYOUTS[0],
         help="of the embeddings of SD 1.x and 2.x; InvokeAI recognises comfyui only",
@@ -43,8 +47,8 @@ def add_converting(subcommands: Any) -> None:
             help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
         )  # fmt: skip
     convert.add_argument("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
-    kinds.add_overwriting(convert)
-    convert.set_defaults(run=token_commands.run_convert, operations=())
+    argument_types.add_overwriting(convert)
+    convert.set_defaults(run=run_convert, operations=())
 
 
 class _InOrder(argparse.Action):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from bisect import bisect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,6 @@ def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | 
     new_tokens(host, ("x",), vectors=vectors, init=init)
     if error := refusal(vectors):
         most = min(vectors, *(encoder.length for encoder in host.text.values()))
-        fitting = next((count for count in range(most - 1, 0, -1) if refusal(count) is None), 0)
+        fitting = bisect(range(1, most), 0, key=lambda count: refusal(count) is not None)  # False up to there
         more = f"; --vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
         raise TokenError(f"{error}{more}") from error

@@ -14,7 +14,7 @@ from ..distributed import shut_down, started
 from ..errors import ConfigError, MCTIError
 from ..escaping import escaped
 from ..files.limits import MAX_STEPS
-from . import argument_types as kinds
+from . import argument_types
 from .add import run_add
 from .classify import run_classify
 from .console import set_up_streams
@@ -87,42 +87,45 @@ def _parser() -> argparse.ArgumentParser:
     train = subcommands.add_parser(
         "train", help="learn a token for each class folder", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    train.add_argument("folder", type=kinds.path, help="holds one folder of images a class")
+    train.add_argument("folder", type=argument_types.path, help="holds one folder of images a class")
     train.add_argument(
-        "--out", type=kinds.folder_path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go"
+        "--out",
+        type=argument_types.folder_path,
+        required=True,
+        help="where tokens.safetensors, embeddings/ and loss.png go",
     )
-    kinds.add_overwriting(train)
+    argument_types.add_overwriting(train)
     _add_model(train)
     _add_training(train)
     train.add_argument(
-        "--shots", type=kinds.count, help="train on this many random images of each class instead of all"
+        "--shots", type=argument_types.count, help="train on this many random images of each class instead of all"
     )
-    train.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
+    train.add_argument("--cache", type=argument_types.folder_path, help="keep image features here for the next run")
     _add_resuming(train)
     train.set_defaults(run=run_train)
 
     classify = subcommands.add_parser(
         "classify", help="tell what images show", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    classify.add_argument("images", type=kinds.path, nargs="+", help="images, or folders of images")
+    classify.add_argument("images", type=argument_types.path, nargs="+", help="images, or folders of images")
     classify.add_argument("--recursive", action="store_true", help="images in the folders' folders, too")
-    classify.add_argument("--tokens", type=kinds.path, required=True, help="a token set file")
+    classify.add_argument("--tokens", type=argument_types.path, required=True, help="a token set file")
     classify.add_argument(
         "--method", choices=METHODS, default="auto", help="auto is clip where there is a CLIP space, else diffusion"
     )
-    classify.add_argument("--top", type=kinds.count, default=1, help="how many classes to name")
+    classify.add_argument("--top", type=argument_types.count, default=1, help="how many classes to name")
     either = classify.add_mutually_exclusive_group()
     either.add_argument(
         "--unknown",
         action="store_true",
         help="answer '(unknown)' below a confidence that 95%% of new images of the classes should reach",
     )
-    either.add_argument("--threshold", type=kinds.confidence, help="answer '(unknown)' below this confidence")
+    either.add_argument("--threshold", type=argument_types.confidence, help="answer '(unknown)' below this confidence")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
-    classify.add_argument("--batch", type=kinds.count, default=32)
+    classify.add_argument("--batch", type=argument_types.count, default=32)
     classify.add_argument(
         "--readers",
-        type=kinds.whole(1, 256),
+        type=argument_types.whole(1, 256),
         help="threads that read images ahead; if not given, one for each core, 8 at most",
     )
     _add_answers(classify)
@@ -132,23 +135,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = subcommands.add_parser(
         "evaluate", help="measure accuracy over shots and seeds", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    evaluate.add_argument("folder", type=kinds.path, help="holds one folder of images a class")
+    evaluate.add_argument("folder", type=argument_types.path, help="holds one folder of images a class")
     evaluate.add_argument(
         "--shots",
-        type=kinds.count,
+        type=argument_types.count,
         nargs="+",
         help="if not given, those of 1, 2, 4 and 8 that leave an image to test on",
     )
-    evaluate.add_argument("--seeds", type=kinds.count, default=3, help="how many random splits")
-    evaluate.add_argument("--first-seed", type=kinds.seed, default=0)
+    evaluate.add_argument("--seeds", type=argument_types.count, default=3, help="how many random splits")
+    evaluate.add_argument("--first-seed", type=argument_types.seed, default=0)
     evaluate.add_argument(
         "--study", action="store_true", help="compare settings too: gamma, direction, pooling, templates, one by one"
     )
     evaluate.add_argument(
-        "--json", type=kinds.file_path("accuracies.json"), help="write all measurements here, as they come"
+        "--json", type=argument_types.file_path("accuracies.json"), help="write all measurements here, as they come"
     )
-    kinds.add_overwriting(evaluate)
-    evaluate.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
+    argument_types.add_overwriting(evaluate)
+    evaluate.add_argument("--cache", type=argument_types.folder_path, help="keep image features here for the next run")
     _add_model(evaluate)
     _add_training(evaluate)
     evaluate.set_defaults(run=run_evaluate)
@@ -156,17 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     generate = subcommands.add_parser(
         "generate", help="draw with learned tokens", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    generate.add_argument("--tokens", type=kinds.path, required=True, help="a token set file")
+    generate.add_argument("--tokens", type=argument_types.path, required=True, help="a token set file")
     generate.add_argument(
         "--prompt", required=True, help="'{}' draws every class; '{name}' or 'embedding:name' is one of them"
     )
     generate.add_argument("--negative", default="", help="what to stay away from")
-    generate.add_argument("--out", type=kinds.folder_path, default=Path("generated"), help="folder for the images")
-    generate.add_argument("--count", type=kinds.count, default=4, help="images of each prompt")
-    generate.add_argument("--steps", type=kinds.count, default=25)
-    generate.add_argument("--guidance", type=kinds.number(), default=5.0)
-    generate.add_argument("--seed", type=kinds.seed, default=0)
-    kinds.add_overwriting(generate)
+    generate.add_argument(
+        "--out", type=argument_types.folder_path, default=Path("generated"), help="folder for the images"
+    )
+    generate.add_argument("--count", type=argument_types.count, default=4, help="images of each prompt")
+    generate.add_argument("--steps", type=argument_types.count, default=25)
+    generate.add_argument("--guidance", type=argument_types.number(), default=5.0)
+    generate.add_argument("--seed", type=argument_types.seed, default=0)
+    argument_types.add_overwriting(generate)
     _add_model(generate)
     generate.set_defaults(run=run_generate)
 
@@ -177,11 +182,14 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="the whole method on handwritten digits", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     demo.add_argument(
-        "--out", type=kinds.folder_path, required=True, help="where report.html, metrics.json and tokens.safetensors go"
+        "--out",
+        type=argument_types.folder_path,
+        required=True,
+        help="where report.html, metrics.json and tokens.safetensors go",
     )
-    kinds.add_overwriting(demo)
-    demo.add_argument("--seed", type=kinds.seed, default=0)
-    demo.add_argument("--shots", type=kinds.count, default=5)
+    argument_types.add_overwriting(demo)
+    demo.add_argument("--seed", type=argument_types.seed, default=0)
+    demo.add_argument("--shots", type=argument_types.count, default=5)
     demo.set_defaults(run=run_demo)
     return parser
 
@@ -195,7 +203,10 @@ def _add_resuming(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     either.add_argument("--restart", action="store_true", help="start over, discarding the training in --out")
     group.add_argument(
-        "--keep-every", type=kinds.number(least=0), default=10.0, help="seconds between saves; 0 saves every step"
+        "--keep-every",
+        type=argument_types.number(least=0),
+        default=10.0,
+        help="seconds between saves; 0 saves every step",
     )
 
 
@@ -203,7 +214,7 @@ def _add_answers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("very many images")
     group.add_argument(
         "--out",
-        type=kinds.file_path("answers.jsonl"),
+        type=argument_types.file_path("answers.jsonl"),
         help="write one JSON object a line here, as they come, instead of printing",
     )
     either = group.add_mutually_exclusive_group()
@@ -216,16 +227,21 @@ def _add_adding(subcommands: Any) -> None:
         "add", help="teach a trained set more classes; its own stay as they are", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )  # fmt: skip
     add.add_argument(
-        "folder", type=kinds.path, help="holds one folder of images for each new class; the set's own may be there too"
+        "folder",
+        type=argument_types.path,
+        help="holds one folder of images for each new class; the set's own may be there too",
     )
-    add.add_argument("--to", type=kinds.path, required=True, help="the token set file")
+    add.add_argument("--to", type=argument_types.path, required=True, help="the token set file")
     add.add_argument(
-        "--out", type=kinds.folder_path, required=True, help="where the larger tokens.safetensors and embeddings/ go"
+        "--out",
+        type=argument_types.folder_path,
+        required=True,
+        help="where the larger tokens.safetensors and embeddings/ go",
     )
-    kinds.add_overwriting(add)
+    argument_types.add_overwriting(add)
     _add_model(add)
     _add_steps(add)
-    add.add_argument("--cache", type=kinds.folder_path, help="keep image features here for the next run")
+    add.add_argument("--cache", type=argument_types.folder_path, help="keep image features here for the next run")
     # how the tokens are read is the set's own
     add.set_defaults(run=run_add, direction=None, pooling=None, templates=None, template=None)
 
@@ -234,14 +250,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        type=kinds.path,
+        type=argument_types.path,
         help="a diffusers folder or single-file checkpoint; the pocket checkpoint if not given",
     )
     group.add_argument(
-        "--clip", type=kinds.path, help="a folder with the CLIP model that the checkpoint's text encoder comes from"
+        "--clip",
+        type=argument_types.path,
+        help="a folder with the CLIP model that the checkpoint's text encoder comes from",
     )
     group.add_argument(
-        "--config", type=kinds.path, help="for a single file without network: a diffusers folder of its family"
+        "--config", type=argument_types.path, help="for a single file without network: a diffusers folder of its family"
     )
     group.add_argument(
         "--device", default="auto", help="auto (cuda, xpu or mps where there is one, else cpu), cpu, cuda, ..."
@@ -261,28 +279,30 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     either = group.add_mutually_exclusive_group()
     either.add_argument("--templates", choices=("object", "style"))
     either.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
-    group.add_argument("--vectors", type=kinds.count, default=1, help="vectors a token")
+    group.add_argument("--vectors", type=argument_types.count, default=1, help="vectors a token")
 
 
 def _add_steps(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("training", "what is not given is the model's own default")
     for name, kind in (
-        ("steps", kinds.whole(1, MAX_STEPS)),
-        ("batch", kinds.count),
-        ("micro-batch", kinds.whole(0)),
-        ("lr", kinds.number(0)),
-        ("gamma-end", kinds.number(0)),
-        ("warm-start", kinds.whole(0, MAX_STEPS)),
-        ("seed", kinds.seed),
+        ("steps", argument_types.whole(1, MAX_STEPS)),
+        ("batch", argument_types.count),
+        ("micro-batch", argument_types.whole(0)),
+        ("lr", argument_types.number(0)),
+        ("gamma-end", argument_types.number(0)),
+        ("warm-start", argument_types.whole(0, MAX_STEPS)),
+        ("seed", argument_types.seed),
     ):
         group.add_argument(f"--{name}", type=kind)
     group.add_argument(
         "--gamma",
-        type=kinds.gamma,
+        type=argument_types.gamma,
         help="weight of the classification term: a number, or 'auto' to follow the gradients",
     )
     group.add_argument(
-        "--gradient-ratio", type=kinds.number(0), help="with --gamma auto: how hard that term pulls beside the other"
+        "--gradient-ratio",
+        type=argument_types.number(0),
+        help="with --gamma auto: how hard that term pulls beside the other",
     )
     group.add_argument(
         "--gradient-checkpointing", action="store_true", default=None,

@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..errors import ResumeError
-from ..escaping import escaped
 from ..files.ownership import delete_own, refuse_foreign, write_own
 from ..training.resume import describe_differences
+from .json_line import json_line
 
-__all__ = ["Part", "ResultsFile", "json_line", "refuse_to_lose"]
+__all__ = ["Part", "ResultsFile", "refuse_to_lose"]
 
 _BEGIN = b'{"image": "'
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
@@ -235,27 +235,6 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
             )
     elif path.exists():
         raise ResumeError(f"{path} already exists and is complete; replace it with --restart, or choose another --out")
-
-
-def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
-    r"""A record as one line of JSON that this encoding can hold.
-
-    Letters stay as they are if all can be written, else all but ASCII is escaped. Characters that ``escaping`` knows are escaped in any
-    case, such as a byte 0xE9 of a file's name that is not valid UTF-8 as ``\udce9``. Reading gives the same record.
-
-    Raises:
-        ValueError: a number that JSON has no word for (NaN or infinite).
-    """
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    if (
-        escaped(text) != text
-    ):  # it may be for a terminal; all such characters stand inside strings, and have four digits
-        text = "".join(c if escaped(c) == c else f"\\u{ord(c):04x}" for c in text)
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return json.dumps(record, allow_nan=False)
-    return text
 
 
 def _is_answers(path: Path) -> bool:

@@ -41,8 +41,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 UNFINISHED = "training.safetensors"
 """In a training's folder, until it is finished."""
-_LEAST_ROOM, _ROOM_OF_A_CLASS = 2**20, 2**16
-"""Bytes on the disk: of a class, a vector in both encoders of SDXL and what AdamW knows of it, kept twice while a file is replaced."""
+_LEAST_ROOM, _ROOM_PER_VECTOR = 2**20, 8 * 2**13
+"""Bytes on the disk. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and is there twice while it is replaced."""
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -58,7 +58,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     processes = processes_of(arguments)
     outputs = outputs_of(arguments, safe_names(dataset.classes))
     if processes.is_main:  # alone, since it makes and removes folders
-        check_outputs(arguments, outputs)
+        check_outputs(arguments, outputs, arguments.vectors)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
         return _run_train(arguments, dataset, outputs, processes)
 
@@ -112,14 +112,15 @@ def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path
     return [out / f"tokens{SUFFIX}", *(out / "embeddings" / f"{name}{SUFFIX}" for name in names), out / "loss.png"]
 
 
-def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> None:
+def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vectors: int) -> None:
     """Look at all that a training will write in ``--out`` and ``--cache``, before anything slow.
 
     Args:
         outputs: of ``outputs_of``.
+        vectors: per token.
 
     Raises:
-        FileError: files of others are in their place, or a folder cannot be written to.
+        FileError: files of others are in their place, or a folder cannot be written to, or has too little room.
     """
     from ..files.outputs import check_writable
     from ..files.ownership import refuse_foreign
@@ -132,7 +133,7 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path]) -> Non
     refuse_foreign(picture, is_marked)
     refuse_foreign_tokens(tokens[:1])
     refuse_foreign_tokens(tokens[1:])  # of another folder
-    check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(outputs) * _ROOM_OF_A_CLASS)
+    check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * vectors * _ROOM_PER_VECTOR)
     check_writable(arguments.out / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:
         check_writable(arguments.cache)

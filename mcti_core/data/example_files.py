@@ -221,7 +221,7 @@ def _levels(folder: Path, depth: int) -> Iterator[Path]:
         if sum(map(holds_images, inner)) > 1:
             yield folder
             return
-    except OSError:  # one that may not be read is told where it is given
+    except OSError:  # an unreadable folder is reported where it is given
         return
     for each in inner if depth else ():
         yield from _levels(each, depth - 1)

@@ -96,7 +96,8 @@ def _content(path: Path) -> str:
         kind = kind_of(file.read(64))
     if kind in READ_KINDS:
         return f"it holds an image, {kind}"
-    return "" if kind == UNKNOWN_KIND else kind
+    what, _, advice = kind.partition(", ")
+    return "" if kind == UNKNOWN_KIND else what if advice.startswith(("convert", "export")) else kind  # to an image
 
 
 def _refuse_claims(path: Path) -> None:

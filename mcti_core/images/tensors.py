@@ -48,8 +48,8 @@ def as_batch(images: Any) -> Tensor:
             of such images, all of one size. uint8 from 0 to 255, or floating-point in [0, 1].
 
     Raises:
-        ExamplesError: it is of another kind, shape, type or range, has values that are not finite, or holds images of
-            several sizes.
+        ExamplesError: it is of another kind, shape, type or range, has values that are not finite, holds no pixels, or
+            holds images of several sizes.
     """
     if isinstance(images, list | tuple):
         return _stacked([as_image(image, f"image {number}") for number, image in enumerate(images)])
@@ -59,8 +59,10 @@ def as_batch(images: Any) -> Tensor:
         return as_image(images, "the image")[None]
     if images.ndim == 3:
         images = images[None]
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ExamplesError(f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W)")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ExamplesError(
+            f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W) of one image at least"
+        )
     return _in_range(images, "the batch of images")
 
 
@@ -80,9 +82,7 @@ def _in_range(pixels: Tensor, name: str) -> Tensor:
         return pixels.float() / 255
     if not pixels.is_floating_point():
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
-    if not pixels.numel():
-        return pixels
-    low, high = (float(value) for value in pixels.aminmax())
+    low, high = (float(value) for value in pixels.detach().aminmax())
     if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # of NaN, both are NaN
         raise ExamplesError(
             f"{name} has values from {low:.4g} to {high:.4g}, outside [0, 1]; divide values from 0 to 255 by 255"

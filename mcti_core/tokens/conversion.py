@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import TokenError
+from ..errors import TokenError, counted
 from .embedding_cards import CARD_SUFFIXES, has_card
 from .formats import SUFFIXES
 from .io import import_embedding, in_set_order, is_token_set, load_tokens
@@ -124,7 +124,7 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
         if not path.name.startswith("."):
             (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
     counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in others)
-    listed = ", ".join(f"{n} {kind}{'s' * (kind == 'folder' and n > 1)}" for kind, n in sorted(counts.items()))
+    listed = ", ".join(counted(n, kind) if kind == "folder" else f"{n} {kind}" for kind, n in sorted(counts.items()))
     if not read:
         known = f"{', '.join(SUFFIXES)} or image with an embedding"
         found.failed.append(f"{folder} holds no {known}" + (f"; it holds {listed}" if listed else ""))

@@ -125,17 +125,14 @@ def test_scripts_of_the_page_fetch_nothing_and_write_no_text_into_it():
 
 
 def test_limits_in_security_are_those_of_the_code():
-    from mcti_core.files import limits
-    from mcti_core.files import safe_load as tensor_files
+    from mcti_core.files import limits, safe_load
     from mcti_core.hosts.diffusers import model_folders
-    from mcti_core.images import limited_readers as image_opening
-    from mcti_core.images import tiff_claims
-    from mcti_core.tokens import embedding_cards, names
-    from mcti_core.tokens import formats as token_formats
+    from mcti_core.images import limited_readers, tiff_claims
+    from mcti_core.tokens import embedding_cards, formats, names
 
     told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for text in (
-        f"{tensor_files.MOST_BYTES // 2**20} MiB; {token_formats._MOST_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
+        f"{safe_load.MOST_BYTES // 2**20} MiB; {formats._MOST_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
         f"| an image with an embedding in it | {embedding_cards._MAX_PIXELS:,} pixels; {embedding_cards._MAX_JSON // 2**20} MiB of JSON |",
         f"| a token set's file | {limits.MAX_SET_BYTES // 2**20:,} MiB |",
         f"safetensors file | {limits.MAX_HEADER_BYTES // 2**20} MiB |",
@@ -153,9 +150,9 @@ def test_limits_in_security_are_those_of_the_code():
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {names._MAX_LEVELS} |",
         f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
-        f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {image_opening._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
+        f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {limited_readers._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
         f"| {tiff_claims._MAX_TAGS:,}; {tiff_claims._MAX_VALUES:,}; {tiff_claims._MAX_TILE_BEYOND:,} |",
-        f"a BMP with run lengths | {image_opening._MAX_DECODED_IN_PYTHON // 10**6} million |",
+        f"a BMP with run lengths | {limited_readers._MAX_DECODED_IN_PYTHON // 10**6} million |",
         f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} thousand million pixels times passes |",
         f"read at once | {limits.IMAGE_MEMORY // 2**30} GiB |",
     ):

@@ -191,9 +191,9 @@ def test_what_is_about_a_file_needs_one(folder, option, capsys):
 
 
 def test_several_processes_need_a_file(folder, monkeypatch, capsys):
-    from mcti_core import distributed as processes
+    from mcti_core import distributed
 
-    monkeypatch.setattr(processes, "launched", lambda **options: DistributedContext(0, 2))
+    monkeypatch.setattr(distributed, "launched", lambda **options: DistributedContext(0, 2))
     tokens = folder / "trained" / "tokens.safetensors"
     assert main(["classify", str(folder / "images"), "--tokens", str(tokens)]) == 1
     (line,) = told(capsys)
@@ -203,7 +203,7 @@ def test_several_processes_need_a_file(folder, monkeypatch, capsys):
 
 def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monkeypatch, capsys):
     """Of a shared folder the second may see less: had it decided for itself, batch 2 were answered twice and 3 never."""
-    from mcti_core import distributed as processes
+    from mcti_core import distributed
 
     assert classify(out="whole.jsonl") == 1
     capsys.readouterr()
@@ -237,7 +237,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
             raise
 
     monkeypatch.setattr(
-        processes, "launched", lambda **options: Beside(own.index, 2, local_count=2, told=told, meeting=meeting)
+        distributed, "launched", lambda **options: Beside(own.index, 2, local_count=2, told=told, meeting=meeting)
     )
     monkeypatch.setattr(classify_command, "host_of", loaded)
     monkeypatch.setattr(ResultsFile, "found", lagging)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mcti_core.cli.parser import main
+from mcti_core.files.output_lock import lock_output
 from mcti_core.tokens.io import export_embedding, export_embeddings, import_embeddings, load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
 
@@ -284,6 +285,16 @@ def test_convert_results_are_replaced_only_when_asked(folder, to, out, capsys):
     written = load_tokens(out) if to == "set" else import_embeddings(["new/heron.safetensors", "new/ibis.safetensors"])
     assert written.labels == ("heron", "ibis")
     assert torch.equal(written.vectors["clip_l"], made("heron", "ibis", seed=1).vectors["clip_l"])
+
+
+@pytest.mark.parametrize(("to", "out"), [("set", "held/new"), ("embeddings", "held")])
+def test_convert_into_the_folder_of_a_living_run_is_refused(folder, to, out, capsys):
+    """The run would replace what was converted when it ends."""
+    save_tokens(made("ibis"), "set")
+    with lock_output("held", folder=True):
+        assert convert("set.safetensors", "--to", to, "--out", out) == 1
+        assert "another run" in capsys.readouterr().err
+    assert convert("set.safetensors", "--to", to, "--out", out) == 0
 
 
 def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, monkeypatch):

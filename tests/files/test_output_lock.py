@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcti_core.errors import FileError
-from mcti_core.files import output_lock as run_lock
+from mcti_core.files import output_lock
 from mcti_core.files.output_lock import lock_output
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_lock_of_any_name_is_given_back_by_an_error(tmp_path, name):
 
 def test_lock_whose_file_was_removed_by_its_holder_is_taken_anew(tmp_path, monkeypatch):
     """Between opening the file and locking it, the run before may end and remove it."""
-    real, seen = run_lock._lock, []
+    real, seen = output_lock._lock, []
 
     def slow(descriptor):
         if not seen:
@@ -74,7 +74,7 @@ def test_lock_whose_file_was_removed_by_its_holder_is_taken_anew(tmp_path, monke
         seen.append(descriptor)
         real(descriptor)
 
-    monkeypatch.setattr(run_lock, "_lock", slow)
+    monkeypatch.setattr(output_lock, "_lock", slow)
     with lock_output(tmp_path, folder=True):
         monkeypatch.undo()
         with pytest.raises(FileError), lock_output(tmp_path, folder=True):
@@ -86,7 +86,7 @@ def test_lock_on_a_file_system_without_locks_says_so_and_goes_on(tmp_path, monke
     def none(descriptor):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(run_lock, "_lock", none)
+    monkeypatch.setattr(output_lock, "_lock", none)
     with lock_output(tmp_path, folder=True):
         assert "cannot be locked (Operation not supported)" in caplog.text
 

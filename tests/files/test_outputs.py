@@ -1,16 +1,12 @@
 import os
 
 import pytest
-import torch
 
-from mcti_core.cli.train import stale_embeddings
 from mcti_core.errors import FileError
 from mcti_core.files import outputs
 from mcti_core.files.outputs import check_writable, refuse_to_replace
 from mcti_core.files.ownership import refuse_foreign
 from mcti_core.files.provenance import is_marked, write_json, write_text
-from mcti_core.tokens.io import export_embeddings
-from mcti_core.tokens.token_set import TokenSet
 
 
 @pytest.mark.parametrize("folder", [".", "new", "new/deep/er", "学習 🐱"])
@@ -76,15 +72,6 @@ def test_refuse_to_replace_counts_what_is_there(tmp_path):
     with pytest.raises(FileError, match=r"b \(and 1 more\) is there already; replace it with --overwrite"):
         refuse_to_replace(paths, overwrite=False)
     refuse_to_replace(paths, overwrite=True)
-
-
-def test_stale_embeddings_are_ours_of_other_names_only(tmp_path):
-    old = TokenSet(("cat", "dog", "猫"), {"clip_l": torch.zeros(3, 1, 8)})
-    export_embeddings(old, tmp_path)
-    (tmp_path / "theirs.safetensors").write_bytes(b"not ours")
-    assert stale_embeddings(tmp_path, ["dog", "new"]) == ["cat", "猫"]
-    assert stale_embeddings(tmp_path, old.names) == []
-    assert stale_embeddings(tmp_path / "none", []) == []
 
 
 def test_write_on_a_full_disk_names_the_file(tmp_path, monkeypatch):

@@ -8,8 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from mcti_core.images import limited_readers as image_opening
-from mcti_core.images import reading as image_files
+from mcti_core.images import limited_readers, reading
 from mcti_core.images.jpeg_scans import count_scans
 from mcti_core.images.limited_readers import MeteredFile
 from mcti_core.images.reading import UnreadableError, load_image
@@ -77,7 +76,7 @@ def refused(path, seconds=5):
     ids=["chunks", "empty data", "chunks behind", "packed", "large chunk", "large chunk behind", "comments", "extensions", "fill", "segments"],
 )  # fmt: skip
 def test_blocks_without_end_are_refused(content, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_opening, "MAX_IMAGE_READS", 200_000)
+    monkeypatch.setattr(limited_readers, "MAX_IMAGE_READS", 200_000)
     (tmp_path / "x").write_bytes(content(tmp_path))
     assert "too many or too large" in refused(tmp_path / "x")
 
@@ -124,7 +123,7 @@ def tiff_of_jpegs(stored, places):
 @pytest.mark.parametrize("scans", [40, 70, 90])
 def test_tiff_of_jpegs_is_held_against_the_limits_of_a_jpeg(scans, tmp_path, monkeypatch):
     """One JPEG in place of every strip: 60 MB took 47 s."""
-    monkeypatch.setattr(image_files, "MAX_SCANNED_PIXELS", 48 * 64 * 30)
+    monkeypatch.setattr(reading, "MAX_SCANNED_PIXELS", 48 * 64 * 30)
     content = jpeg(scans)
     (tmp_path / "x").write_bytes(tiff_of_jpegs(content, [(0, len(content))] * 48))
     assert "more than 30 passes" in refused(tmp_path / "x")

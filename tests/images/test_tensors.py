@@ -66,7 +66,7 @@ def test_as_batch_leaves_floats_alone_and_makes_one_image_a_batch():
     batch = FLOATS[None].clone()
     assert as_batch(batch) is batch
     assert torch.equal(as_batch(BYTES), batch)
-    assert as_batch(batch[:0]).shape == (0, 3, 32, 32)
+    assert as_batch(batch.clone().requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("method", ["clip", "hybrid", "diffusion", "cascade"])
@@ -113,6 +113,7 @@ def test_score_of_a_list_and_of_one_image_are_those_of_the_batch(tiny_host, toke
         ([], "got none"), ([FLOATS, FLOATS[:, :16]], "32 x 16 and 32 x 32"), ([FLOATS, "x"], "image 1 is of type str"), ([FLOATS, FLOATS[None]], "image 1 has the shape"),
         ([[FLOATS]], "image 0 is of type list"), ([FLOATS, FLOATS * torch.nan], "image 1 has values that are not finite"), (np.zeros((2, 8, 8)), "shape"),
         (np.zeros((1, 2, 8, 8, 3)), "shape"), ({"a": FLOATS}, "type dict"), (None, "NoneType"),
+        (FLOATS[None][:0], "one image at least"), (np.zeros((0, 8, 8, 3), np.uint8), "one image at least"), (torch.rand(1, 3, 0, 5), "one image at least"),
     ],
 )  # fmt: skip
 def test_as_batch_of_another_kind_is_refused_in_one_short_sentence(images, sentence):
