@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from mcti_core.cli.console import printable
-from mcti_core.cli.results_file import json_line
+from mcti_core.cli.json_line import json_line
 from mcti_core.escaping import escaped
 
 

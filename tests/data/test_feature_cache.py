@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mcti_core.data import feature_cache as features
+from mcti_core.data import feature_cache
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, ExamplesError
@@ -59,9 +59,9 @@ def test_shapes_and_length(cache):
 def test_values_are_the_models_own(cache, dataset, tiny_host):
     images = torch.stack(list(dataset.load(32)))
     with torch.no_grad():
-        features = F.normalize(tiny_host.clip.image_features(images), dim=-1)
+        feature_cache = F.normalize(tiny_host.clip.image_features(images), dim=-1)
         latents = tiny_host.codec.encode(images)
-    assert torch.allclose(cache.features[:, 0], features, atol=1e-5)
+    assert torch.allclose(cache.features[:, 0], feature_cache, atol=1e-5)
     assert torch.allclose(cache.latents[:, 0], latents, atol=1e-5)
 
 
@@ -231,8 +231,8 @@ def test_processes_share_the_batches_and_all_have_all(tiny_host, dataset, tmp_pa
         seen.append(len(images))
         return encode(self, images)
 
-    plain, written = features._write, []
-    monkeypatch.setattr(features, "_write", lambda *arguments: (written.append(1), plain(*arguments)))
+    plain, written = feature_cache._write, []
+    monkeypatch.setattr(feature_cache, "_write", lambda *arguments: (written.append(1), plain(*arguments)))
     monkeypatch.setattr(type(tiny_host.codec), "encode", counted)
     caches = together(
         count, lambda processes: FeatureCache.build(tiny_host, dataset, batch=2, folder=tmp_path, processes=processes)
@@ -293,5 +293,5 @@ def test_kept_features_of_another_size_are_not_read(build, tmp_path, monkeypatch
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
-    monkeypatch.setattr(features, "load_file", lambda path: pytest.fail("it is read"))
+    monkeypatch.setattr(feature_cache, "load_file", lambda path: pytest.fail("it is read"))
     assert build()[1] == 4

@@ -62,11 +62,11 @@ def _exchanged() -> list[object]:
 
 
 def main(folder: Path, out: Path) -> None:
-    from mcti_core.cli import parser as cli
+    from mcti_core.cli import parser
 
-    end, cli.shut_down = cli.shut_down, lambda: None  # they stay together until all is done
+    end, parser.shut_down = parser.shut_down, lambda: None  # they stay together until all is done
     seen = _exchanged()
-    codes = {name: cli.main(arguments) for name, arguments in commands(folder, out).items()}
+    codes = {name: parser.main(arguments) for name, arguments in commands(folder, out).items()}
     (out / f"seen-{seen[-1][0]}.json").write_text(json.dumps({"exchanged": seen, "codes": codes}))
     end()
 

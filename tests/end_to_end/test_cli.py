@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.cli import train as commands
+from mcti_core.cli import train
 from mcti_core.cli.parser import main
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.files import provenance as marks
+from mcti_core.files import provenance
 from mcti_core.pocket.digits import draw_digits, write_class_folders
 from mcti_core.tokens.io import load_tokens
-from mcti_core.training import loop as training
+from mcti_core.training import loop
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("ring", "bar", "cross")
@@ -158,9 +158,9 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
     def bar(description, unit, **options):
         yield lambda done, total: interrupt() if description == "training" and done == steps_done else None
 
-    monkeypatch.setattr(commands, "progress_bar", bar)
+    monkeypatch.setattr(train, "progress_bar", bar)
     if not steps_done:
-        monkeypatch.setattr(training, "discriminative_loss", interrupt)
+        monkeypatch.setattr(loop, "discriminative_loss", interrupt)
     assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 130
     captured = capsys.readouterr()
     assert f"stopped after {steps_done} steps" in captured.out
@@ -179,13 +179,13 @@ def test_ctrl_c_elsewhere_ends_quietly(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_diverged_training_keeps_the_last_finite_tokens(folder, tmp_path, monkeypatch, capsys):
-    plain, steps = training.discriminative_loss, []
+    plain, steps = loop.discriminative_loss, []
 
     def diverge(*arguments):
         steps.append(1)
         return plain(*arguments) * (torch.nan if len(steps) == 3 else 1)
 
-    monkeypatch.setattr(training, "discriminative_loss", diverge)
+    monkeypatch.setattr(loop, "discriminative_loss", diverge)
     assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 1
     assert "the loss of step 3 is not a finite number" in capsys.readouterr().err
     assert load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"].isfinite().all()
@@ -273,13 +273,13 @@ def test_generate_writes_images(trained, tmp_path, prompt, capsys):
 
 
 def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys):
-    states, plain = [], marks.write_own
+    states, plain = [], provenance.write_own
 
     def watched(path, write, is_own):
         plain(path, write, is_own)
         states.append(len(json.loads(Path(path).read_text(encoding="utf-8"))["rows"]))
 
-    monkeypatch.setattr(marks, "write_own", watched)
+    monkeypatch.setattr(provenance, "write_own", watched)
     out = tmp_path / "rows" / "all.json"
     options = ["--shots", "1", "2", "--seeds", "1", "--steps", "1", "--batch", "2", "--json", str(out)]
     assert main(["evaluate", str(folder), *options]) == 0

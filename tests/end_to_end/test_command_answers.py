@@ -8,7 +8,7 @@ import torch
 
 import mcti_core.pocket
 from mcti_core.cli.parser import main
-from mcti_core.hosts.diffusers import host as diffusers
+from mcti_core.hosts.diffusers import host
 from mcti_core.tokens.io import save_tokens
 from mcti_core.tokens.token_set import Support, TokenSet
 
@@ -23,7 +23,7 @@ def place(tmp_path, monkeypatch):
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr(mcti_core.pocket, "load_pocket", load)
-    monkeypatch.setattr(diffusers, "load_host", load)
+    monkeypatch.setattr(host, "load_host", load)
     monkeypatch.chdir(tmp_path)
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(tmp_path / "home"))

@@ -142,12 +142,12 @@ def test_threshold_from_0_to_1_is_taken(given):
 
 @pytest.mark.parametrize("out", [False, True])
 def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_path, monkeypatch, capsys, out):
-    from mcti_core.hosts.diffusers import clip_space as clip_model
+    from mcti_core.hosts.diffusers import clip_space
 
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
-    real = clip_model.ClipModelSpace.image_features
+    real = clip_space.ClipModelSpace.image_features
     monkeypatch.setattr(
-        clip_model.ClipModelSpace, "image_features", lambda self, images: real(self, images) * float("nan")
+        clip_space.ClipModelSpace, "image_features", lambda self, images: real(self, images) * float("nan")
     )
     line = [
         "classify",
@@ -166,7 +166,7 @@ def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_p
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_json_line_never_holds_what_is_no_json(value):
-    from mcti_core.cli.results_file import json_line
+    from mcti_core.cli.json_line import json_line
 
     for encoding in ("utf-8", "ascii"):
         with pytest.raises(ValueError, match="JSON compliant"):

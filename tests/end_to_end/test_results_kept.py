@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.cli import generate as generate_command
+from mcti_core.cli import generate
 from mcti_core.cli.parser import main
 from mcti_core.files.output_lock import lock_output
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training import oom as memory
+from mcti_core.training import oom
 from mcti_core.training.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -183,7 +183,7 @@ def stop_after(steps, monkeypatch, stop):
 
         return train(*arguments, on_step=watched, **options)
 
-    monkeypatch.setattr(memory, "train", stopped)
+    monkeypatch.setattr(oom, "train", stopped)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="signals of POSIX")
@@ -215,8 +215,8 @@ def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learn
 
 
 def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate_command, "_POCKET_AT_ONCE", 2)
-    real, seen = generate_command.progress_bar, []
+    monkeypatch.setattr(generate, "_POCKET_AT_ONCE", 2)
+    real, seen = generate.progress_bar, []
 
     def interrupting(*arguments):
         from contextlib import contextmanager
@@ -235,7 +235,7 @@ def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp
 
         return bar()
 
-    monkeypatch.setattr(generate_command, "progress_bar", interrupting)
+    monkeypatch.setattr(generate, "progress_bar", interrupting)
     line = ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 3, "--steps", 1, "--out", tmp_path / "out"]
     assert run(*line) == 130
     assert seen == [2, 4]  # each is there as soon as it is done
@@ -258,16 +258,16 @@ def test_generate_names_images_of_an_earlier_run_beside_its_own(learned, tmp_pat
 
 
 def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(learned, tmp_path, monkeypatch, capsys):
-    from mcti_core.files import provenance as marks
+    from mcti_core.files import provenance
 
-    real = marks.write_own
+    real = provenance.write_own
 
     def full(path, *arguments):
         if path.name == "y-00.png":
             raise OSError(28, "No space left on device")
         return real(path, *arguments)
 
-    monkeypatch.setattr(marks, "write_own", full)
+    monkeypatch.setattr(provenance, "write_own", full)
     line = ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 1, "--steps", 1, "--out", tmp_path / "out"]
     assert run(*line) == 1
     assert re.search(r"y-00\.png cannot be written \(No space left on device\)", told(capsys))

@@ -47,7 +47,7 @@ def broken(folder, tmp_path, monkeypatch, capsys):
 
 
 def stop_after(steps, monkeypatch):
-    from mcti_core.training import oom as memory
+    from mcti_core.training import oom
 
     def stopped(*arguments, on_step, **options):
         def stop(info):
@@ -57,7 +57,7 @@ def stop_after(steps, monkeypatch):
 
         return train(*arguments, on_step=stop, **options)
 
-    monkeypatch.setattr(memory, "train", stopped)
+    monkeypatch.setattr(oom, "train", stopped)
 
 
 def same(first, second):

@@ -12,7 +12,7 @@ from mcti_core.cli.option_checks import check_new_tokens
 from mcti_core.data.dataset import few_shot_split
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, ExamplesError, TokenError
-from mcti_core.evaluation import benchmark as experiments
+from mcti_core.evaluation import benchmark
 from mcti_core.evaluation.benchmark import ABLATIONS, DEFAULT_VARIANTS, Row, Variant, as_json, evaluate, markdown_table
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import TrainConfig, train
@@ -48,7 +48,7 @@ def test_every_method_has_a_row_for_every_split(tiny_host, pool):
 
 def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
     trained, given = [], []
-    plain_train, plain_mean = experiments.train_with_oom_retry, experiments.class_mean
+    plain_train, plain_mean = benchmark.train_with_oom_retry, benchmark.class_mean
 
     def watched_train(host, cache, tokens, config):
         trained.append((cache.features, cache.labels, config.seed))
@@ -58,8 +58,8 @@ def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
         given.append((support, query))
         return plain_mean(support, query, classes)
 
-    monkeypatch.setattr(experiments, "train_with_oom_retry", watched_train)
-    monkeypatch.setattr(experiments, "class_mean", watched_mean)
+    monkeypatch.setattr(benchmark, "train_with_oom_retry", watched_train)
+    monkeypatch.setattr(benchmark, "class_mean", watched_mean)
     rows = evaluate(tiny_host, pool, [2], [3], BASE)
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
     for features, labels, seed in trained:

@@ -16,13 +16,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mcti_core.cli import add as add_command
-from mcti_core.cli import classify as classify_command
-from mcti_core.cli import evaluate as evaluate_command
-from mcti_core.cli import generate as generate_command
-from mcti_core.cli import train as commands
+from mcti_core.cli import add, classify, evaluate, generate, train
 from mcti_core.cli.parser import main
-from mcti_core.demo import run as demo
+from mcti_core.demo import run
 from mcti_core.files.output_lock import lock_output
 from mcti_core.files.provenance import write_json, write_png, write_text
 from mcti_core.hosts.diffusers import loading
@@ -195,9 +191,9 @@ def _no_models() -> Iterator[None]:
     def began(*arguments: Any, **options: Any) -> Any:
         raise Began
 
-    modules = (commands, add_command, generate_command, evaluate_command, classify_command)
+    modules = (train, add, generate, evaluate, classify)
     kept = [(module, "host_of", module.host_of) for module in modules] + [
-        (demo, "load_pocket", demo.load_pocket),
+        (run, "load_pocket", run.load_pocket),
         (loading, "quiet_libraries", loading.quiet_libraries),
     ]
     try:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mcti_core.errors import FileError, TokenError
-from mcti_core.files import safe_load as tensor_files
+from mcti_core.files import safe_load
 from mcti_core.tokens.io import (
     LAYOUTS,
     export_embedding,
@@ -411,6 +411,6 @@ def test_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path, monkeyp
     def shorter(*arguments, **named):
         raise RuntimeError("file size <0> is smaller than the required mapping size")
 
-    monkeypatch.setattr(tensor_files, "safe_open", shorter)
+    monkeypatch.setattr(safe_load, "safe_open", shorter)
     with pytest.raises(TokenError, match="cannot be read"):
         load_tokens(path)

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from mcti_core.errors import ResumeError
-from mcti_core.training import autosave as keeping
+from mcti_core.training import autosave
 from mcti_core.training.autosave import AutoSaver
 from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.errors import StopTraining
@@ -17,7 +17,7 @@ class FullDisk:
     """In place of ``save_checkpoint``."""
 
     def __init__(self, room=0):
-        self.room, self.asked, self.save = room, 0, keeping.save_checkpoint
+        self.room, self.asked, self.save = room, 0, autosave.save_checkpoint
 
     def __call__(self, stored, path):
         self.asked += 1
@@ -81,11 +81,11 @@ def test_an_update_broken_off_in_the_middle_does_not_reach_the_file(tiny_host, c
 
 def test_it_is_saved_from_time_to_time(tiny_host, cache, tokens, tmp_path, monkeypatch):
     disk = FullDisk(room=99)
-    monkeypatch.setattr(keeping, "save_checkpoint", disk)
+    monkeypatch.setattr(autosave, "save_checkpoint", disk)
     run(tiny_host, cache, tokens, tmp_path / "a", every=0)
     assert disk.asked == 4  # each step, and the last one not again
     now = [0.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(autosave.time, "monotonic", lambda: now[0])
     for asked, seconds in ((1, 1.0), (2, 6.0), (3, 30.0)):
         disk.asked = 0
         run(tiny_host, cache, tokens, tmp_path / "b", lambda step, s=seconds: now.__setitem__(0, now[0] + s), every=10)
@@ -93,22 +93,22 @@ def test_it_is_saved_from_time_to_time(tiny_host, cache, tokens, tmp_path, monke
 
 
 def test_slow_saves_become_rare(tiny_host, cache, tokens, tmp_path, monkeypatch):
-    now, saves, plain = [0.0], [], keeping.save_checkpoint
+    now, saves, plain = [0.0], [], autosave.save_checkpoint
 
     def slow(stored, path):
         saves.append(stored.state.step)
         now[0] += 1.0
         return plain(stored, path)
 
-    monkeypatch.setattr(keeping, "save_checkpoint", slow)
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(autosave, "save_checkpoint", slow)
+    monkeypatch.setattr(autosave.time, "monotonic", lambda: now[0])
     run(tiny_host, cache, tokens, tmp_path / "a", lambda step: now.__setitem__(0, now[0] + 120.0), every=10)
     assert saves == [2, 4]  # one second of saving in two hundred
 
 
 def test_a_full_disk_does_not_end_a_training(tiny_host, cache, tokens, tmp_path, monkeypatch):
     told, path = [], tmp_path / "training.safetensors"
-    monkeypatch.setattr(keeping, "save_checkpoint", FullDisk(room=2))
+    monkeypatch.setattr(autosave, "save_checkpoint", FullDisk(room=2))
     result, kept = run(tiny_host, cache, tokens, path, every=0, tell=told.append)
     assert (result.stopped, result.steps) == ("finished", 4)
     assert told == ["the disk is full"]
