@@ -139,21 +139,21 @@ def test_limits_in_security_are_those_of_the_code():
         f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters; {limits.MAX_TEMPLATES:,} templates of "
         f"{limits.MAX_TEMPLATE:,} characters; {limits.MAX_ENCODED:,} classes times templates",
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
-        f"kept training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
+        f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "
         f"{model_folders._MAX_SETTING:,} (words, steps and labels {model_folders._MAX_COUNT:,}), "
         f"{model_folders._MAX_LAYERS['num_hidden_layers']} hidden layers, {model_folders._MAX_BLOCKS} layers or blocks elsewhere |",
         f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
-        f"command line, or of Token Prompts | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} brackets in one another |",
+        f"command line, or of Token Prompts | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} nested brackets |",
         f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",
-        f"steps done in a kept training | {limits.MAX_STEPS:,} |",
+        f"steps done in a saved training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {names._MAX_LEVELS} |",
         f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
         f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {limited_readers._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
         f"| {tiff_claims._MAX_TAGS:,}; {tiff_claims._MAX_VALUES:,}; {tiff_claims._MAX_TILE_BEYOND:,} |",
         f"a BMP with run lengths | {limited_readers._MAX_DECODED_IN_PYTHON // 10**6} million |",
-        f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} thousand million pixels times passes |",
+        f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} billion pixels times passes |",
         f"read at once | {limits.IMAGE_MEMORY // 2**30} GiB |",
     ):
         assert text in told, text
