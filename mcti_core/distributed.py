@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["SINGLE_PROCESS", "DistributedContext", "launched", "shut_down", "started"]
 
 _PATIENCE, _LONG_PATIENCE = timedelta(minutes=30), timedelta(days=1)
-"""For the slowest of the processes. Of one that has died its machine's launcher learns at once; another machine's does not."""
+"""Collective timeouts. A crash is noticed at once on the same machine, only after the timeout on another."""
 _PIECE = 2**24
 """Most bytes of each process that are sent at once."""
 

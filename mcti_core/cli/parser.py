@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _who() -> str:
-    """Whose sentence it is; what is wrong for all processes the first one tells as one alone would."""
+    """Message prefix: 'mcti', or 'mcti (process N)' for ranks other than 0."""
     rank = os.environ.get("RANK", "0") if started() > 1 else "0"
     return "mcti" if rank == "0" else f"mcti (process {rank})"
 

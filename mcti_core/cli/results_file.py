@@ -1,8 +1,8 @@
-"""Answers to very many images in one file: written as they come, resumed after a break, the same whoever wrote them.
+"""Write the answers to very many images to one file, resumably; the file is the same for any number of processes.
 
-Images are answered in batches that are always made up alike, for what a model says of an image depends, in its last digits,
-on those beside it. A single process writes its answers straight into the file. Several write to parts beside it, in which each
-line begins with the image's number, and the parts are joined at the end. Batches that a break has cut off are made again.
+Batch composition is fixed, because batching changes the last digits of a model's output. A single process writes its answers
+directly to the file. Several processes write to parts beside it, in which each line begins with the image's number; the parts
+are joined at the end. Incomplete batches are answered again.
 """
 
 from __future__ import annotations

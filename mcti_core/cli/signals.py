@@ -1,4 +1,4 @@
-"""The ways in which a system ends a command, made one: a chance to put away what is in hand."""
+"""Turn SIGTERM and SIGHUP into KeyboardInterrupt so that a run can save before it exits."""
 
 from __future__ import annotations
 

@@ -144,8 +144,8 @@ def read_torch(path: Path) -> Any:
     """
     begin = _begin(path)
     if not begin.startswith(b"PK"):
-        known = "a pickle or a PyTorch file from before 2020" if begin.startswith(_OLD) else "no file of tensors"
-        raise TokenError(f"{known}; read are .safetensors, and the .pt and .bin that PyTorch writes since version 1.6")
+        known = "a pickle or a PyTorch file from before 2020" if begin.startswith(_OLD) else "unsupported file type"
+        raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
     refuse_large(path)
     archive = _checked_copy(path)
     # ParameterDict is what the first textual inversions were kept in; it is filled, and none of its methods is called.
@@ -215,10 +215,7 @@ def _refuse_unusual(content: bytes) -> None:
 
 
 def _not_plain(reason: str) -> str:
-    return (
-        f"it holds something else than tensors and plain values, which is not run, or it is damaged ({reason}); "
-        "get it as .safetensors"
-    )
+    return f"the file is damaged or contains objects other than tensors ({reason}); use a .safetensors version"
 
 
 def _begin(path: Path) -> bytes:

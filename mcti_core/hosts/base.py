@@ -26,7 +26,7 @@ __all__ = [
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor there, without waiting for what the device is still busy with, as a plain copy would."""
+    """Non-blocking copy to the device through pinned memory."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -173,7 +173,7 @@ def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a file that this version can read."""
     values = {name: json.loads(value) for name, value in metadata.items()}
     if values.get("format") != _FORMAT:
-        raise ResumeError("is no training that can be gone on with, but another file")
+        raise ResumeError("is not a training checkpoint")
     if values["format_version"] > _VERSION:
         raise ResumeError(f"is of format version {values['format_version']}, this program knows {_VERSION}; update it")
     return values

@@ -25,7 +25,7 @@ __all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "reconstruct
 
 @dataclass(frozen=True)
 class ClassPrompts:
-    """One encoded prompt of each of S classes, which is classified; those of U of them condition the denoiser too."""
+    """Encoded prompts of S classes. All S feed the classification loss; U of them also condition the denoiser."""
 
     classes: Tensor
     """(S,) int64, ascending: the classes, in label order."""

@@ -58,9 +58,9 @@ class Progress:
     adaptive: AdaptiveGamma | None = None
 
     def keeper(self) -> Callable[[], TrainState]:
-        """The state after a step, whatever becomes of the next one: that may be broken off anywhere.
+        """Snapshot of the state after the last completed step; safe to use even if the next step fails.
 
-        The numbers are copied at once, where they are; only what costs time, to fetch and to list them, waits for the call.
+        The tensors are copied at once, on their device. Fetching and listing them costs time, and waits for the call.
         """
         generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
         done, best = len(self.history), (self.best.least, self.best.waited)

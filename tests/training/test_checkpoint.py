@@ -156,10 +156,10 @@ def test_other_files_are_refused(tmp_path, tokens):
         load_checkpoint(tmp_path / "nothing")
     with pytest.raises(ResumeError, match=r"cannot be read|no training"):
         load_checkpoint(tmp_path)
-    with pytest.raises(ResumeError, match="but another file"):
+    with pytest.raises(ResumeError, match="is not a training checkpoint"):
         load_checkpoint(save_tokens(tokens, tmp_path / "tokens.safetensors"))
     save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ResumeError, match="but another file"):
+    with pytest.raises(ResumeError, match="is not a training checkpoint"):
         load_checkpoint(tmp_path / "foreign.safetensors")
     (tmp_path / "text").write_text("once upon a time")
     with pytest.raises(ResumeError, match="no training, or a damaged one"):
