@@ -24,7 +24,7 @@ class LoadClipSpace(Node):
             display_name="Load CLIP Space",
             category=CATEGORY,
             description=(
-                "Load a whole CLIP model: vision tower, visual projection and text projection. For Stable Diffusion 1.x and SDXL that "
+                "Load a complete CLIP model: vision tower, visual projection and text projection. For Stable Diffusion 1.x and SDXL that "
                 "is model.safetensors of openai/clip-vit-large-patch14, for 2.x of laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Put it into "
                 "ComfyUI/models/clip_vision."
             ),

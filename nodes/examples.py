@@ -41,20 +41,20 @@ class ExamplesFromFolder(Node):
             node_id="MCTI_ExamplesFromFolder",
             display_name="Class Examples From Folder",
             category=CATEGORY,
-            description="Read a folder that holds one folder of images for each thing to learn. The folders' names are the labels.",
+            description="Read a folder that contains one folder of images per class. The folders' names are the labels.",
             search_aliases=["training images", "load dataset", "few-shot", "textual inversion"],
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=class_folders(),
-                    tooltip="A folder in ComfyUI/input that holds one folder of images for each class.",
+                    tooltip="A folder in ComfyUI/input that contains one folder of images per class.",
                 ),
                 io.Int.Input(
                     "shots",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Images of each class to learn from; the others are held out for testing. 0 learns from all of them.",
+                    tooltip="Images per class to learn from; the others are held out for testing. 0 learns from all of them.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -62,7 +62,7 @@ class ExamplesFromFolder(Node):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=False,
-                    tooltip="Which images are learned from and which are held out.",
+                    tooltip="Selects which images are examples and which are held out.",
                 ),
                 io.Int.Input(
                     "image_size",
@@ -70,7 +70,7 @@ class ExamplesFromFolder(Node):
                     min=0,
                     max=4096,
                     step=8,
-                    tooltip="Side in pixels to which images are cropped and scaled. 0 takes the size the checkpoint was trained on.",
+                    tooltip="Side in pixels to which images are cropped and scaled. 0 uses the size that the checkpoint was trained on.",
                 ),
             ],
             outputs=[
@@ -82,11 +82,11 @@ class ExamplesFromFolder(Node):
                     display_name="held-out examples",
                     tooltip="The other images, for Evaluate Tokens; none with shots 0.",
                 ),
-                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
+                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, one row per class."),
                 io.String.Output(
                     "summary",
                     display_name="summary",
-                    tooltip="How many images of each class there are, and what else is in the folder and is not used.",
+                    tooltip="The number of images per class, and the files in the folder that are not used.",
                 ),
             ],
         )
@@ -129,22 +129,23 @@ class AddExamples(Node):
             node_id="MCTI_AddExamples",
             display_name="Add Class Examples",
             category=CATEGORY,
-            description="Name images as one class to learn. Chain several of these, one for each class.",
+            description="Give images a label, as one class to learn. Chain several of these nodes, one per class.",
             search_aliases=["training images", "dataset", "few-shot", "textual inversion"],
             inputs=[
                 io.String.Input(
                     "label",
                     default="my thing",
-                    tooltip="What you call this class; it becomes the token's name in prompts. A list of texts, one for each image, makes a class of every text.",
+                    tooltip="The class's label, from which the token's name in prompts is made. A list of texts, one per image, makes one class per text.",
                 ),
                 io.Image.Input(
-                    "images", tooltip="One to eight images of the class, or more: a batch, or a list of any sizes."
+                    "images",
+                    tooltip="Images of the class, usually one to eight: a batch, or a list of images of any size.",
                 ),
-                optional(ExamplesType, "previous", "Classes that were added before this one."),
+                optional(ExamplesType, "previous", "The classes added before this one."),
             ],
             outputs=[
                 ExamplesType.Output("examples", display_name="examples", tooltip="All classes so far."),
-                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
+                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, one row per class."),
             ],
             is_input_list=True,
         )

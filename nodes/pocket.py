@@ -22,8 +22,8 @@ class LoadPocket(Node):
             display_name="Load Pocket Checkpoint",
             category=CATEGORY,
             description=(
-                "A tiny Stable Diffusion of coloured handwriting (64 x 64 pixels) that comes with this pack, and real handwritten digits "
-                "that it has never seen. Everything can be tried with it in minutes, without a download and without a GPU."
+                "Load a tiny Stable Diffusion of coloured handwriting (64 x 64 pixels) that comes with this pack, and real handwritten digits "
+                "that it has never seen. Try everything with it in minutes, without a download and without a GPU."
             ),
             search_aliases=["demo", "tiny model", "checkpoint", "textual inversion"],
             inputs=[
@@ -32,7 +32,7 @@ class LoadPocket(Node):
                     default=5,
                     min=1,
                     max=100,
-                    tooltip="Images of each digit to learn from; the others are held out for testing.",
+                    tooltip="Images per digit to learn from; the others are held out for testing.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -40,7 +40,7 @@ class LoadPocket(Node):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=False,
-                    tooltip="Which images are learned from and which are held out.",
+                    tooltip="Selects which images are examples and which are held out.",
                 ),
             ],
             outputs=[
@@ -54,9 +54,9 @@ class LoadPocket(Node):
                     "examples", display_name="examples", tooltip="Images of the digits 0 to 9 to learn from."
                 ),
                 ExamplesType.Output(
-                    "held_out", display_name="held-out examples", tooltip="All the other digits, to test on."
+                    "held_out", display_name="held-out examples", tooltip="All other digits, to test on."
                 ),
-                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, a row for each class."),
+                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, one row per class."),
             ],
         )
 

@@ -24,11 +24,11 @@ class TokenPrompts(Node):
             node_id="MCTI_TokenPrompts",
             display_name="Token Prompts",
             category=CATEGORY,
-            description="One prompt for each class, as a list: what is connected behind it runs once for each.",
+            description="Make one prompt per class, as a list. The nodes connected to it run once per prompt.",
             search_aliases=["embedding", "prompt list", "textual inversion"],
             inputs=[
                 TokensType.Input("tokens", tooltip="Learned tokens."),
-                io.String.Input("template", multiline=True, default="a photo of {}", tooltip="A prompt with {} where the token goes; ({}:1.2) gives it weight."),
+                io.String.Input("template", multiline=True, default="a photo of {}", tooltip="A prompt with {} in place of the token; ({}:1.2) gives it weight."),
             ],
             outputs=[
                 io.String.Output("prompts", display_name="prompts", tooltip="A list of prompts, in the order of the classes.", is_output_list=True),

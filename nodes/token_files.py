@@ -48,19 +48,19 @@ class SaveTokens(Node):
             display_name="Save Token Embeddings",
             category=CATEGORY,
             description=(
-                "Write tokens to disk: as one token set, which can classify, be loaded and be trained on; as one embedding file a class, for "
-                "any prompt and for other programs; or both."
+                "Write tokens to disk: as one token set, to load, classify with and train further; as one embedding file per class, for any "
+                "prompt and for other programs; or both."
             ),
             search_aliases=["save embedding", "export embedding", "textual inversion"],
             inputs=[
                 TokensType.Input("tokens", tooltip="Learned tokens."),
                 io.String.Input("name", default="my-things", tooltip="The token set's name; a / puts it into a folder."),
-                io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH, tooltip="One token set, one embedding file a class, or both."),
+                io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH, tooltip="One token set, one embedding file per class, or both."),
                 io.String.Input("folder", default="", tooltip="A folder inside models/embeddings for the embedding files. Empty puts them there directly."),
             ],
             outputs=[
-                io.String.Output("paths", display_name="paths", tooltip="The files that were written, one a line."),
-                io.String.Output("summary", display_name="summary", tooltip="What was written, and names that other programs cannot use."),
+                io.String.Output("paths", display_name="paths", tooltip="The files written, one per line."),
+                io.String.Output("summary", display_name="summary", tooltip="What was written, and the names that other programs cannot use."),
             ],
             is_output_node=True,
         )  # fmt: skip
@@ -91,7 +91,7 @@ class LoadTokens(Node):
             node_id="MCTI_LoadTokens",
             display_name="Load Token Embeddings",
             category=CATEGORY,
-            description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:name in prompts, with the CLIP from here.",
+            description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:name in prompts, with the CLIP from this node.",
             search_aliases=["load embedding", "textual inversion", "import embedding"],
             inputs=[
                 io.Combo.Input("file", options=_choices(), tooltip="A token set in models/mcti_tokens, or embeddings in models/embeddings."),
@@ -99,8 +99,8 @@ class LoadTokens(Node):
             ],
             outputs=[
                 TokensType.Output("tokens", display_name="tokens", tooltip="The tokens that were read."),
-                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens", tooltip="A CLIP whose prompts know embedding:name. The one connected does not change."),
-                io.String.Output("names", display_name="names", tooltip="The names for prompts, one a line."),
+                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens", tooltip="A CLIP that understands embedding:name in prompts. The connected CLIP does not change."),
+                io.String.Output("names", display_name="names", tooltip="The names to use in prompts, one per line."),
             ],
         )  # fmt: skip
 

@@ -54,8 +54,8 @@ class TrainTokens(Node):
             display_name="Train MC-TI Tokens",
             category=CATEGORY,
             description=(
-                "Learn a token for every class at once. The checkpoint stays as it is. Afterwards write embedding:name in a prompt, with "
-                "the CLIP from here, and classify with the tokens. Cancelling keeps what was learned; queue again to go on."
+                "Learn a token for every class at once. The checkpoint does not change. Then write embedding:name in a prompt, with the CLIP "
+                "from this node, or classify with the tokens. Cancelling keeps what was learned; queue again to continue."
             ),
             search_aliases=[
                 "textual inversion",
@@ -85,7 +85,7 @@ class TrainTokens(Node):
                     default=_DEFAULT.batch,
                     min=1,
                     max=256,
-                    tooltip="Images a step. Where memory runs out, they go through in parts.",
+                    tooltip="Images per step. If memory runs out, the batch is processed in parts.",
                 ),
                 io.Float.Input(
                     "lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6, tooltip="Learning rate."
@@ -97,7 +97,7 @@ class TrainTokens(Node):
                     max=100.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="How much telling classes apart counts beside drawing them. 0 is plain textual inversion.",
+                    tooltip="Weight of the classification term, which separates the classes, relative to the reconstruction term. 0 is plain textual inversion.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -115,12 +115,12 @@ class TrainTokens(Node):
                 optional(
                     SettingsType,
                     "settings",
-                    "From MC-TI Training Settings; replaces all the advanced inputs of this node.",
+                    "From MC-TI Training Settings; replaces all advanced inputs of this node.",
                 ),
                 optional(
                     TokensType,
                     "start_from",
-                    "Learned tokens of the same classes, in the same order, to start from rather than from a word.",
+                    "Learned tokens of the same classes, in the same order, to start from instead of a word.",
                 ),
                 *advanced(rare_settings()),
             ],
@@ -129,7 +129,7 @@ class TrainTokens(Node):
                 io.Clip.Output(
                     "clip_with_tokens",
                     display_name="CLIP with tokens",
-                    tooltip="A CLIP whose prompts know embedding:name. The one connected does not change.",
+                    tooltip="A CLIP that understands embedding:name in prompts. The connected CLIP does not change.",
                 ),
                 io.LossMap.Output("loss_map", display_name="loss", tooltip="For the stock node Plot Loss Graph."),
                 io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss as a picture."),
@@ -139,7 +139,9 @@ class TrainTokens(Node):
                     tooltip="Images of the first classes, drawn with the tokens.",
                 ),
                 io.String.Output(
-                    "summary", display_name="summary", tooltip="What was done, and the names for prompts."
+                    "summary",
+                    display_name="summary",
+                    tooltip="A report of the training, and the names to use in prompts.",
                 ),
             ],
         )
