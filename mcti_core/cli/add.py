@@ -22,12 +22,13 @@ def run_add(arguments: argparse.Namespace) -> int:
     from ..files.outputs import refuse_to_replace
     from ..tokens.io import load_tokens
     from ..tokens.names import safe_names
-    from ..training.extend import add_classes, tell_learned_before
+    from ..training.extend import add_classes, new_labels, tell_learned_before
     from ..training.loop import StepInfo
     from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.to)
     dataset = examples_of(arguments, alone=True)
+    new_labels(dataset.classes, tokens)
     outputs = outputs_of(arguments, (*tokens.names, *safe_names(dataset.classes)))
     check_outputs(arguments, outputs, tokens.vectors_per_token)
     with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():

@@ -33,7 +33,11 @@ def path_text(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
     if text.startswith("~") and not os.path.lexists(Path(text).parts[0]):
-        text = os.path.expanduser(text)
+        given, text = text, os.path.expanduser(text)
+        if text == given:
+            raise argparse.ArgumentTypeError(
+                f"names the home folder of a user who is not there: {given!r}; write ./{given} for a folder of that name"
+            )
     try:
         os.lstat(text)
     except OSError as error:
@@ -65,7 +69,9 @@ def file_path(example: str) -> Callable[[str], Path]:
 def folder_path(text: str) -> Path:
     """A folder to write to."""
     given = path(text)
-    if os.path.isfile(given) or (given.suffix.lower() in _FILES and not os.path.isdir(given)):
+    if os.path.isfile(given):
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    if given.suffix.lower() in _FILES and not os.path.isdir(given):
         raise argparse.ArgumentTypeError(
             f"{text!r} is a file's name; name a folder, as in {str(given.with_suffix(''))!r}"
         )

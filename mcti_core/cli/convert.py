@@ -42,12 +42,22 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
     """A folder where a file is meant, and the reverse. From here on ``out`` is a path."""
-    from ..tokens.io import SUFFIX
+    from ..tokens.formats import SUFFIXES
+    from ..tokens.io import LAYOUTS, SUFFIX
 
+    if arguments.to == "set" and arguments.layout is not None:
+        raise ConfigError(
+            "--layout is of embeddings, and a token set has one layout; leave it out, or give --to embeddings"
+        )
+    arguments.layout = arguments.layout or LAYOUTS[0]
     is_folder, arguments.out = str(arguments.out).endswith(("/", os.sep)), Path(arguments.out)
     if arguments.to == "set" and (is_folder or arguments.out.is_dir()):
         raise ConfigError(
             f"--out {arguments.out} is a folder; name the set's file, as in {arguments.out / 'tokens.safetensors'}"
+        )
+    if arguments.to == "set" and arguments.out.suffix.lower() in set(SUFFIXES) - {SUFFIX}:
+        raise ConfigError(
+            f"--out {arguments.out}: a token set is written as {SUFFIX} only; name {arguments.out.with_suffix(SUFFIX)}"
         )
     if arguments.to == "embeddings" and arguments.out.suffix == SUFFIX and not arguments.out.is_dir():
         raise ConfigError(f"--out {arguments.out} is a file's name; embeddings are a file each, so name a folder")

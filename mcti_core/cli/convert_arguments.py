@@ -34,8 +34,8 @@ def add_converting(subcommands: Any) -> None:
         "--to", choices=("set", "embeddings"), required=True, help="one file for all classes, or one file per class"
     )
     convert.add_argument(
-        "--layout", choices=LAYOUTS, default=LAYOUTS[0],
-        help="of the embeddings of SD 1.x and 2.x; InvokeAI recognises comfyui only",
+        "--layout", choices=LAYOUTS,
+        help=f"of the embeddings of SD 1.x and 2.x; {LAYOUTS[0]} if not given, the only one that InvokeAI recognises",
     )  # fmt: skip
     for name, metavar, what in (
         ("pick", "LABEL", "only these classes, in this order"),

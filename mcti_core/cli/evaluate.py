@@ -31,6 +31,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     dataset = examples_of(arguments)
     if arguments.shots is None:
         arguments.shots = usual_shots(dataset.labels, dataset.classes)
+    arguments.shots = list(dict.fromkeys(arguments.shots))
     check_shots(dataset.labels, dataset.classes, arguments.shots)
     processes = processes_of(arguments, uneven=True)
     if processes.is_main and arguments.cache is not None:

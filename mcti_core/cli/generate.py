@@ -35,8 +35,17 @@ def run_generate(arguments: argparse.Namespace) -> int:
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
     prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
-    for prompt in dict.fromkeys((*prompts, arguments.negative)):
-        parse_prompt(prompt, tokens.names, tokens.labels)  # what cannot be drawn is told before the model is loaded
+    pieces = [
+        piece
+        for prompt in dict.fromkeys(
+            (*prompts, arguments.negative)
+        )  # what cannot be drawn is told before the model is loaded
+        for piece, _ in parse_prompt(prompt, tokens.names, tokens.labels)
+    ]
+    if not any(isinstance(piece, int) for piece in pieces):
+        say(
+            f"the prompt names no token of the set, so none is drawn; '{{}}' draws every class, '{{{tokens.names[0]}}}' this one"
+        )
     stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
     paths = [arguments.out / f"{stem}.png" for stem in stems]
     for path in paths:  # all of them, before anything slow

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_new_tokens", "check_options"]
 
+_CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --to set --out NAME.safetensors"
 
 
@@ -57,6 +58,10 @@ def _check_model(arguments: argparse.Namespace) -> None:
         return
     if not model.exists():
         raise HostError(f"no model at {model}; give a diffusers folder or a single-file checkpoint")
+    if model.is_file() and model.suffix.lower() not in _CHECKPOINTS:
+        raise HostError(
+            f"{model} is not a checkpoint; give a diffusers folder, or a file that ends in {' or '.join(_CHECKPOINTS)}"
+        )
     if config is not None and model.is_dir():
         raise ConfigError(f"--config goes with a single-file checkpoint; {model} is a folder, which has its own")
     for option, folder, inside in (("--clip", clip, "config.json"), ("--config", config, "model_index.json")):

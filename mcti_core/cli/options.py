@@ -65,6 +65,10 @@ def check_device(device: str) -> None:
     import torch
 
     try:
+        torch.device(device)
+    except RuntimeError as error:  # its message lists twenty that nobody has
+        raise ConfigError(f"the device {device!r} is not known; give auto, cpu, cuda, cuda:1, xpu or mps") from error
+    try:
         torch.zeros(1, device=device).item()  # which the device meta cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -233,8 +233,11 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
             raise ResumeError(
                 f"{path} holds unfinished answers; continue with --resume, start over with --restart, or choose another --out"
             )
-    elif path.exists():
-        raise ResumeError(f"{path} already exists and is complete; replace it with --restart, or choose another --out")
+    elif path.exists() and path.stat().st_size:
+        nothing = ", so there is nothing to resume" if resume else ""
+        raise ResumeError(
+            f"{path} already exists and is complete{nothing}; replace it with --restart, or choose another --out"
+        )
 
 
 def _is_answers(path: Path) -> bool:

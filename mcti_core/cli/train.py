@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MCTIError, ResumeError
+from ..errors import FileError, MCTIError, ResumeError
 from ..training.errors import StopTraining, TrainingError
 from .console import printable, progress_bar, say
 from .option_checks import check_new_tokens
@@ -211,8 +211,13 @@ def _train(
             ) from error
     if not processes.is_main:
         return INTERRUPTED if result.stopped == "stopped" else 0
-    write_tokens(result.tokens, out)
-    _write_loss_curve(result.history, out)
+    try:
+        write_tokens(result.tokens, out)
+        _write_loss_curve(result.history, out)
+    except (MCTIError, OSError) as error:  # somebody's file has come into its place, or the disk is full
+        if not path.exists():
+            raise
+        raise FileError(f"{error}; the training is kept in {path}: mend this, and continue with --resume") from error
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
     if "gamma_last" in result.tokens.training:
         done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"

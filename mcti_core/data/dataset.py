@@ -56,6 +56,8 @@ class FewShotDataset:
             raise ExamplesError(
                 f"there is only the class {', '.join(self.classes) or '(none)'}; telling things apart needs at least two"
             )
+        if other := next((label for label in self.classes if not isinstance(label, str)), None):
+            raise ExamplesError(f"the label {other!r} is of type {type(other).__name__}; labels are texts")
         _refuse_twins(self.classes)
         for index, name in enumerate(self.classes):
             if not (self.labels == index).any():
@@ -95,12 +97,16 @@ class FewShotDataset:
         Label order is the mapping's.
 
         Raises:
-            ExamplesError: as ``as_image``, and as the class itself.
+            ExamplesError: as ``as_image``, and as the class itself; ``images`` is no mapping.
         """
+        if not isinstance(images, Mapping):
+            raise ExamplesError(
+                f"from_images takes a mapping of labels to images, got {type(images).__name__}; from_folder reads a folder"
+            )
         flat = [
             (index, as_image(image, f"an image of class {label!r}"))
             for index, (label, batch) in enumerate(images.items())
-            for image in _each(batch)
+            for image in _each(batch, label)
         ]
         return cls(tuple(images), tuple(image for _, image in flat), torch.tensor([index for index, _ in flat]))
 
@@ -191,9 +197,13 @@ def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
             digest.update(part)
 
 
-def _each(images: Sequence[Any] | Tensor) -> Sequence[Any] | Tensor:
+def _each(images: Sequence[Any] | Tensor, label: str) -> Sequence[Any] | Tensor:
     """One image that stands without a list around it is a list of one."""
     single = isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)
+    if not single and (isinstance(images, str) or not isinstance(images, Iterable)):
+        raise ExamplesError(
+            f"the images of class {label!r} are of type {type(images).__name__}; give a list of images, or a batch"
+        )
     return [images] if single else images
 
 

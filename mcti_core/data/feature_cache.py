@@ -75,9 +75,13 @@ class FeatureCache:
 
         Raises:
             ConfigError: a size that the VAE cannot take.
-            ExamplesError: one for all images that cannot be read.
+            ExamplesError: one for all images that cannot be read; ``dataset`` is something else.
             HostError: latents or features that are not finite.
         """
+        if not isinstance(dataset, FewShotDataset):
+            raise ExamplesError(
+                f"FeatureCache.build takes a FewShotDataset, got {type(dataset).__name__}; FewShotDataset.from_folder reads a folder"
+            )
         size = size or host.image_size
         codec = host.codec if latents else None
         if codec is not None and size % codec.downscale:

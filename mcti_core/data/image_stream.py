@@ -70,7 +70,7 @@ def find_image_paths(paths: Iterable[str | Path], *, recursive: bool = False) ->
     report = skipped.report()
     names = ImagePaths(tuple(found), report)
     if not len(names):
-        hint = "" if recursive else "; --recursive includes those in subfolders"
+        hint = "" if recursive or report else "; --recursive includes those in subfolders"
         raise ExamplesError(f"no images in {', '.join(given)}{f' ({report})' * bool(report)}{hint}")
     return names
 

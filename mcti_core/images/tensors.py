@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def as_image(image: Any, name: str) -> Tensor:
             f"{name} is of type {type(image).__name__}; give a tensor (3, H, W), a NumPy array (H, W, 3) or a Pillow image"
         )
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise ExamplesError(f"{name} has the shape {tuple(image.shape)}; give a tensor (3, H, W)")
+        raise ExamplesError(f"{name} has the shape {tuple(image.shape)}; give a tensor (3, H, W){_grey(image.shape)}")
     return _in_range(image.detach() if image.requires_grad else image, name).float().cpu()
 
 
@@ -61,9 +62,15 @@ def as_batch(images: Any) -> Tensor:
         images = images[None]
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ExamplesError(
-            f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W) of one image at least"
+            f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W) of one image at least{_grey(images.shape[1:])}"
         )
     return _in_range(images, "the batch of images")
+
+
+def _grey(shape: Sequence[int]) -> str:
+    """Advice for an image that seems to have a single channel."""
+    is_grey = 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2])))
+    return "; repeat a grey image's channel three times" if is_grey else ""
 
 
 def _stacked(images: list[Tensor]) -> Tensor:
@@ -84,8 +91,13 @@ def _in_range(pixels: Tensor, name: str) -> Tensor:
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     low, high = (float(value) for value in pixels.detach().aminmax())
     if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # of NaN, both are NaN
+        remedy = (
+            "map values from -1 to 1 by x / 2 + 0.5"
+            if -1.5 < low < 0 and high < 1.5
+            else "divide values from 0 to 255 by 255"
+        )
         raise ExamplesError(
-            f"{name} has values from {low:.4g} to {high:.4g}, outside [0, 1]; divide values from 0 to 255 by 255"
+            f"{name} has values from {low:.4g} to {high:.4g}, outside [0, 1]; {remedy}"
             if low - low == high - high == 0
             else f"{name} has values that are not finite numbers; give values in [0, 1]"
         )

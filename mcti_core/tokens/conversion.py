@@ -12,7 +12,7 @@ import torch
 from ..errors import TokenError, counted
 from .embedding_cards import CARD_SUFFIXES, has_card
 from .formats import SUFFIXES
-from .io import import_embedding, in_set_order, is_token_set, load_tokens
+from .io import SUFFIX, import_embedding, in_set_order, is_token_set, load_tokens
 from .names import find_classes, safe_names
 from .normal_form import normal_form
 from .ops import rename
@@ -31,6 +31,10 @@ __all__ = [
 
 Operation = tuple[str, Sequence[str]]
 """``"pick"``, ``"names"`` or ``"rename"``, and what was written behind it."""
+
+
+_BESIDE_SET = {"embeddings", "loss.png"}
+"""What a training writes beside its set: the same tokens, and a picture."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,10 @@ def _unreadable(path: Path, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror or error})"
 
 
+def _is_training_folder(folder: Path) -> bool:
+    return is_token_set(folder / f"tokens{SUFFIX}")
+
+
 def _files_of(folder: Path, found: Inputs) -> list[Path]:
     """What is read of a folder; the rest is counted by kind."""
     read: list[Path] = []
@@ -121,7 +129,7 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
     for path in sorted(folder.iterdir()):
         kind = path.suffix.lower()
         is_card = kind in CARD_SUFFIXES and not path.stem.lower().endswith(".preview") and has_card(path)
-        if not path.name.startswith("."):
+        if not path.name.startswith(".") and not (path.name in _BESIDE_SET and _is_training_folder(folder)):
             (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
     counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in others)
     listed = ", ".join(counted(n, kind) if kind == "folder" else f"{n} {kind}" for kind, n in sorted(counts.items()))

@@ -22,7 +22,7 @@ from .initial import new_tokens
 from .loop import StepInfo, TrainResult
 from .oom import train_with_oom_retry
 
-__all__ = ["add_classes", "tell_learned_before"]
+__all__ = ["add_classes", "new_labels", "tell_learned_before"]
 
 _SAME = 0.9999
 """Cosine of the features of one image that is read twice; of 600 different digits no two are above 0.96."""
@@ -61,11 +61,7 @@ def add_classes(
         ConfigError: no new class; with gamma above 0, an old class of which neither features nor examples are at hand.
         TokenError, HostError, TrainingError: as ``train`` and ``merge``.
     """
-    added = [label for label in cache.classes if index_of(label, tokens.labels) is None]
-    if not added:
-        raise ConfigError(
-            f"the examples are of {', '.join(cache.classes)}, which the set has already; give images of a class it lacks"
-        )
+    added = new_labels(cache.classes, tokens)
     first = new_tokens(host, added, vectors=tokens.vectors_per_token, init=init, seed=config.seed)
     whole = merge(replace(tokens, support=None), replace(first, templates=tokens.templates, pooling=tokens.pooling))
     share = max(1, round(config.batch * len(added) / len(whole)))
@@ -79,6 +75,20 @@ def add_classes(
     except TrainingError as error:
         raise TrainingError(str(error), _described(error.tokens, tokens, how)) from error
     return replace(result, tokens=_described(result.tokens, tokens, how))
+
+
+def new_labels(classes: Sequence[str], tokens: TokenSet) -> list[str]:
+    """The labels that a set lacks, in order.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    added = [label for label in classes if index_of(label, tokens.labels) is None]
+    if not added:
+        raise ConfigError(
+            f"the examples are of {', '.join(classes)}, which the set has already; give images of a class it lacks"
+        )
+    return added
 
 
 def tell_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[str]) -> str:

@@ -25,8 +25,15 @@ def new_tokens(
         vectors: V.
         init: a word, ``"mean"`` or ``"random"``; the host's generic word by default.
         seed: of random vectors.
+
+    Raises:
+        TokenError: ``labels`` is a single text, or ``init`` has no letters; see ``initial_vectors``.
     """
+    if isinstance(labels, str):
+        raise TokenError(f"labels must be a list of texts, got {labels!r} alone; write [{labels!r}]")
     init = host.generic_word if init is None else init
+    if not init.strip():
+        raise TokenError("the initial word is empty; give a word, 'mean' or 'random'")
     first = {}
     for name, encoder in host.text.items():
         word = [] if init in ("mean", "random") else encoder.tokenize(init)
@@ -61,9 +68,8 @@ def initial_vectors(
     table = table.detach().float().cpu()
     if len(word):
         if len(word) not in (1, count):
-            raise TokenError(
-                f"the initial word has {len(word)} tokens; use one that has 1 or, for {count} vectors, {count}"
-            )
+            several = f" or, for {count} vectors, {count}" if count > 1 else ""
+            raise TokenError(f"the initial word has {len(word)} tokens; use one that has 1{several}")
         rows = table[torch.tensor(list(word))]  # (1 or V, d)
         return rows.expand(classes, count, -1).clone()
     mean = table.mean(0)

@@ -99,6 +99,20 @@ class TestMemory:
         with pytest.raises(ExamplesError, match="'bad'"):
             FewShotDataset.from_images({"good": [torch.rand(3, 4, 4)], "bad": [image]})
 
+    @pytest.mark.parametrize("images", ["folder", Path("folder"), [torch.rand(3, 4, 4)], None])
+    def test_images_without_labels_are_refused(self, images):
+        with pytest.raises(ExamplesError, match=r"takes a mapping of labels to images.*from_folder"):
+            FewShotDataset.from_images(images)
+
+    @pytest.mark.parametrize("images", [5, None, "cat.png", Path("cat.png")])
+    def test_images_of_a_class_that_are_no_list_are_refused_by_its_label(self, images):
+        with pytest.raises(ExamplesError, match="images of class 'bad'.*give a list"):
+            FewShotDataset.from_images({"good": [torch.rand(3, 4, 4)], "bad": images})
+
+    def test_labels_that_are_no_texts_are_refused(self):
+        with pytest.raises(ExamplesError, match="label 7 is of type int; labels are texts"):
+            FewShotDataset.from_images({"a": [torch.rand(3, 4, 4)], 7: [torch.rand(3, 4, 4)]})
+
     def test_classes_must_differ_and_have_images(self):
         image = torch.rand(3, 4, 4)
         for classes, labels in (

@@ -216,6 +216,12 @@ def test_what_the_host_lacks_is_left_out(dataset, tiny_host):
     assert FeatureCache.build(tiny_host, dataset, latents=False).latents is None
 
 
+@pytest.mark.parametrize("examples", ["folder", {"a": [torch.rand(3, 8, 8)]}, None])
+def test_build_of_anything_but_a_dataset_is_refused(tiny_host, examples):
+    with pytest.raises(ExamplesError, match="takes a FewShotDataset, got"):
+        FeatureCache.build(tiny_host, examples)
+
+
 def test_size_must_fit_the_autoencoder(dataset, tiny_host):
     with pytest.raises(ConfigError, match="34 is not a multiple of 4"):
         FeatureCache.build(tiny_host, dataset, size=34)

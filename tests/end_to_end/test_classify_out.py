@@ -136,7 +136,7 @@ def test_it_is_not_overwritten_unasked(classify, broken, tmp_path, capsys):
     capsys.readouterr()
     assert classify("--resume") == 1  # it is finished
     (line,) = told(capsys)
-    assert "already exists and is complete" in line
+    assert "already exists and is complete, so there is nothing to resume" in line
     assert "--restart" in line
 
 
@@ -173,6 +173,14 @@ def test_other_tokens_are_refused(folder, broken, capsys):
 def test_with_nothing_to_go_on_with_it_begins(classify, capsys):
     assert classify("--resume") == 1
     assert told(capsys) == ["mcti: there are no unfinished answers; starting from the beginning"]
+
+
+def test_empty_file_in_the_place_of_the_answers_is_written_to(classify, broken, tmp_path):
+    assert classify("--resume") == 1
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")  # as programs make them that choose the name
+    assert classify() == 1
+    assert broken.read_bytes() == whole
 
 
 def test_folders_in_folders(classify, tmp_path):

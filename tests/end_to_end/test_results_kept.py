@@ -120,7 +120,7 @@ def test_command_whose_output_cannot_be_written_does_no_work(
         monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
     before = content(tmp_path)
     error = refused(capsys, *lines(photos, learned, out)[command])
-    assert re.search("cannot be written|is there already and is no file|is a file's name|must be a path", error)
+    assert re.search("cannot be written|is there already and is no file|is a file; name a folder|must be a path", error)
     assert content(tmp_path) == before
 
 
@@ -128,7 +128,7 @@ def test_command_whose_output_cannot_be_written_does_no_work(
 def test_command_with_a_file_in_place_of_its_cache_does_no_work(command, photos, learned, tmp_path, no_work, capsys):
     (tmp_path / "cache").write_text("mine")
     error = refused(capsys, *lines(photos, learned, tmp_path / "out")[command], "--cache", tmp_path / "cache")
-    assert "is a file's name; name a folder" in error
+    assert "is a file; name a folder" in error
 
 
 @pytest.mark.parametrize("command", ["train", "add", "generate", "evaluate"])
@@ -246,6 +246,13 @@ def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp
     monkeypatch.undo()
     assert run(*line, "--overwrite") == 0
     assert content(tmp_path / "out").keys() > kept.keys()
+
+
+def test_generate_names_a_prompt_that_draws_no_token(learned, tmp_path, capsys):
+    line = ["generate", "--tokens", learned, "--steps", 1, "--count", 1]
+    for number, prompt in enumerate(("", "a photo of a dog", "a {x}", "{}")):
+        assert run(*line, "--prompt", prompt, "--out", tmp_path / str(number)) == 0
+        assert ("names no token of the set" in capsys.readouterr().err) == (number < 2)
 
 
 def test_generate_names_images_of_an_earlier_run_beside_its_own(learned, tmp_path, capsys):

@@ -133,6 +133,25 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
+def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp_path, whole, monkeypatch, capsys):
+    write = commands.write_tokens
+
+    def too_late(tokens, out):
+        (out / "tokens.safetensors").write_text("mine")
+        write(tokens, out)
+
+    monkeypatch.setattr(commands, "write_tokens", too_late)
+    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 1
+    error = capsys.readouterr().err
+    assert "not written by MC-TI" in error
+    assert "training.safetensors: mend this, and continue with --resume" in error
+    monkeypatch.undo()
+    assert (tmp_path / "tokens.safetensors").read_text() == "mine"
+    (tmp_path / "tokens.safetensors").unlink()
+    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    same(load_tokens(tmp_path / "tokens.safetensors"), whole)
+
+
 @pytest.mark.parametrize("arguments", [["--resume", "--restart"], ["--resume", "never"], ["--keep-every", "-1"]])
 def test_what_makes_no_sense_shows_the_usage(arguments):
     with pytest.raises(SystemExit) as caught:

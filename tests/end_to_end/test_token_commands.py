@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcti_core.cli.parser import main
+from mcti_core.cli.train import write_tokens
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.pocket import POCKET_CONFIG, load_pocket
@@ -92,6 +93,17 @@ class TestConvert:
         again = [*options, "--overwrite"]
         assert run("convert", tmp_path / "new.safetensors", other, "--pick", "jug", "old-vase", *again) == 0
         assert load_tokens(tmp_path / "new.safetensors").labels == ("jug", "old vase")
+
+    def test_a_folder_of_a_training_is_its_set(self, tokens, tmp_path, capsys):
+        folder = tmp_path / "learned"
+        write_tokens(tokens, folder)
+        (folder / "loss.png").write_bytes(b"a picture")
+        assert run("convert", folder, "--to", "set", "--out", tmp_path / "new") == 0
+        assert capsys.readouterr().err == ""
+        assert load_tokens(tmp_path / "new.safetensors").labels == tokens.labels
+        (folder / "mine.png").write_bytes(b"mine")
+        assert run("convert", folder, "--to", "set", "--out", tmp_path / "other") == 0
+        assert "1 .png not read" in capsys.readouterr().err
 
     def test_layout(self, tokens, tmp_path):
         whole = save_tokens(tokens, tmp_path / "set")

@@ -53,7 +53,7 @@ def test_as_image_with_transparency_lays_it_on_white():
     [
         (BYTES.float(), "divide values"), (FLOATS - 0.5, "outside"), (FLOATS.where(FLOATS < 0.5, torch.nan), "not finite"),
         (FLOATS.where(FLOATS < 0.5, -torch.inf), "not finite"), (BYTES.long(), "int64"), (BYTES.numpy().astype(int), "int64"),
-        (FLOATS[0], "shape"), (np.array(["x"]), "type"), (Image.new("F", (4, 4)), "mode F"), (7, "int"),
+        (2 * FLOATS - 1, "map values from -1 to 1"), (FLOATS[0], "repeat a grey image's channel"), (FLOATS[:1], "repeat a grey"), (np.array(["x"]), "type"), (Image.new("F", (4, 4)), "mode F"), (7, "int"),
     ],
 )  # fmt: skip
 def test_as_image_of_another_kind_is_refused_in_one_short_sentence(image, sentence):
@@ -111,7 +111,7 @@ def test_score_of_a_list_and_of_one_image_are_those_of_the_batch(tiny_host, toke
     ("images", "sentence"),
     [
         ([], "got none"), ([FLOATS, FLOATS[:, :16]], "32 x 16 and 32 x 32"), ([FLOATS, "x"], "image 1 is of type str"), ([FLOATS, FLOATS[None]], "image 1 has the shape"),
-        ([[FLOATS]], "image 0 is of type list"), ([FLOATS, FLOATS * torch.nan], "image 1 has values that are not finite"), (np.zeros((2, 8, 8)), "shape"),
+        ([[FLOATS]], "image 0 is of type list"), ([FLOATS, FLOATS * torch.nan], "image 1 has values that are not finite"), (np.zeros((2, 8, 8)), "shape"), (FLOATS[None, :1], "repeat a grey image's channel"),
         (np.zeros((1, 2, 8, 8, 3)), "shape"), ({"a": FLOATS}, "type dict"), (None, "NoneType"),
         (FLOATS[None][:0], "one image at least"), (np.zeros((0, 8, 8, 3), np.uint8), "one image at least"), (torch.rand(1, 3, 0, 5), "one image at least"),
     ],

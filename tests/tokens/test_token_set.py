@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mcti_core.errors import TokenError
 from mcti_core.tokens.names import safe_names
 from mcti_core.tokens.token_set import Support, TokenSet
-from mcti_core.training.initial import initial_vectors
+from mcti_core.training.initial import initial_vectors, new_tokens
 
 
 @given(st.lists(st.text(), max_size=8))
@@ -122,3 +122,10 @@ class TestInitialVectors:
             initial_vectors(self.TABLE, 2, 2, word=[1, 2, 3])
         with pytest.raises(TokenError, match="'median'"):
             initial_vectors(self.TABLE, 2, 2, kind="median")
+
+    @pytest.mark.parametrize(
+        ("labels", "init", "sentence"), [("abc", None, r"write \['abc'\]"), (["a"], " ", "is empty")]
+    )
+    def test_new_tokens_of_a_single_text_or_of_no_word_are_refused(self, tiny_host, labels, init, sentence):
+        with pytest.raises(TokenError, match=sentence):
+            new_tokens(tiny_host, labels, init=init)
