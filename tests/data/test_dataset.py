@@ -106,7 +106,7 @@ class TestMemory:
 
     @pytest.mark.parametrize("images", [5, None, "cat.png", Path("cat.png")])
     def test_images_of_a_class_that_are_no_list_are_refused_by_its_label(self, images):
-        with pytest.raises(ExamplesError, match="images of class 'bad'.*give a list"):
+        with pytest.raises(ExamplesError, match=r"images of class 'bad'.*give a list"):
             FewShotDataset.from_images({"good": [torch.rand(3, 4, 4)], "bad": images})
 
     def test_labels_that_are_no_texts_are_refused(self):
