@@ -23,9 +23,8 @@ import torch
 from PIL import Image
 
 from mcti_core.classifiers.clip import ClipClassifier
-from mcti_core.classifiers.streaming import classified
-from mcti_core.cli.classify import record_of
-from mcti_core.cli.results_file import ResultsFile
+from mcti_core.cli.classify import classified, record_of
+from mcti_core.cli.results_file import ResultsFile, append_records
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.image_stream import find_image_paths, read_ahead
 from mcti_core.data.num_workers import default_num_workers
@@ -83,17 +82,17 @@ def stream_row(folder: Path, glyphs: list[Path], images: int, batch: int, reader
     host = load_pocket()
     classifier = ClipClassifier(host, new_tokens(host, [str(number) for number in range(10)]))
     names = find_image_paths([linked(folder / "glyphs", glyphs, images)])
-    answers, waiting, early = ResultsFile(folder / "answers.jsonl", len(names), batch, {}), Waiting(), 0.0
+    answers, waiting, early = ResultsFile(folder / "answers.jsonl", {}), Waiting(), 0.0
     answers.begin(resume=False)
     started, busy = time.perf_counter(), time.process_time()
-    with answers.itself({}) as out:
-        read = read_ahead(names.batches(batch), partial(load_square, size=host.image_size), readers)
-        for number, answered in enumerate(classified(classifier, waiting.of(read))):
-            out.write(number, [record_of(path, answer) for path, answer in answered])
+    with append_records(answers.path) as append:
+        read = read_ahead(names, batch, partial(load_square, size=host.image_size), readers)
+        for number, answered in enumerate(classified(classifier, waiting.of(read), 1)):
+            append([record_of(path, answer) for path, answer in answered])
             early = early or (memory() if number * batch >= images // 10 else 0.0)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     grown, found = memory() - early, time.perf_counter()
-    assert len(answers.found()) == answers.batches
+    assert len(answers.answered()[0]) == images
     return {
         "images": images, "batch": batch, "readers": readers, "images/s": images / seconds,
         "CPU ms each": 1000 * busy / images, "model waited": waiting.seconds / seconds, "most memory, MB": memory("VmHWM"), "grown after a tenth, MB": grown,
@@ -105,7 +104,7 @@ def photos_row(folder: Path, photos: list[Path], images: int, readers: int, size
     """Only read, and made squares of what SD 1.5 takes."""
     names = find_image_paths([linked(folder / f"photos-{readers}", photos, images)])
     started, busy = time.perf_counter(), time.process_time()
-    for _ in read_ahead(names.batches(32), partial(load_square, size=size), readers):
+    for _ in read_ahead(names, 32, partial(load_square, size=size), readers):
         pass
     return {
         "photographs": images, "readers": readers, "images/s": images / (time.perf_counter() - started),

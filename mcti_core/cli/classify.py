@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ExamplesError, MCTIError
@@ -15,13 +16,15 @@ from .console import printable, progress_bar
 from .options import host_of, processes_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..classifiers.base import Classifier, Prediction
     from ..data.image_stream import ImagePaths
     from ..distributed import DistributedContext
     from ..hosts.base import Host
-    from .results_file import Part, Piece, ResultsFile
+    from .results_file import ResultsFile
 
-__all__ = ["record_of", "run_classify"]
+__all__ = ["classified", "record_of", "run_classify"]
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
@@ -29,7 +32,8 @@ def run_classify(arguments: argparse.Namespace) -> int:
     from ..files.outputs import check_writable
     from .results_file import refuse_to_lose
 
-    _check(arguments)
+    if arguments.out is None and (arguments.resume or arguments.restart):
+        raise ConfigError("--resume and --restart need --out, the file with the answers")
     processes = processes_of(arguments, uneven=True)
     if processes.count > 1 and arguments.out is None:
         raise ConfigError(
@@ -37,7 +41,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
         )
     if arguments.out is None or not processes.is_main:
         return _classify(arguments, processes)
-    check_writable(arguments.out.parent, [f"{arguments.out.name}.part-0001-00000"])
+    check_writable(arguments.out.parent, [f"{arguments.out.name}.part-00000"])
     with lock_output(arguments.out, folder=False):
         refuse_to_lose(arguments.out, resume=arguments.resume, restart=arguments.restart)
         return _classify(arguments, processes)
@@ -64,30 +68,41 @@ def _classify(arguments: argparse.Namespace, processes: DistributedContext) -> i
         return _write(names, host, classifier, arguments, processes)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.out is None and (arguments.resume or arguments.restart):
-        raise ConfigError("--resume and --restart need --out, the file with the answers")
+def classified(
+    classifier: Classifier, batches: Iterable[list[tuple[str, Tensor | ExamplesError]]], top: int
+) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
+    """Batches as ``read_ahead`` gives them -> the same with an answer in place of each image, (3, H, W) all of one size."""
+    import torch
+
+    from ..classifiers.base import predict
+
+    certain = {"temperature": classifier.temperature, "threshold": classifier.threshold}
+    for batch in batches:
+        images = [image for _, image in batch if isinstance(image, torch.Tensor)]
+        answers: Iterator[Prediction] = iter(())
+        if images:
+            answers = iter(predict(classifier.labels, classifier.score(torch.stack(images)), top=top, **certain))
+        yield [(path, next(answers) if isinstance(image, torch.Tensor) else image) for path, image in batch]
 
 
 def _answers(
-    names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace, *,
-    chosen: Container[int] | None = None, readers: int,
-) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:  # fmt: skip
-    """Batches of (path, answer or error), those of the chosen numbers or all."""
-    from ..classifiers.streaming import classified
+    paths: Iterable[str], host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: int = 1
+) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
+    """Batches of (path, answer or why there is none), in order. ``processes`` share this machine."""
     from ..data.image_stream import read_ahead
+    from ..data.num_workers import default_num_workers
     from ..images.reading import load_square
 
-    images = read_ahead(names.batches(arguments.batch, chosen), partial(load_square, size=host.image_size), readers)
-    return classified(classifier, images, threshold=classifier.threshold, top=arguments.top)
+    readers = arguments.readers or default_num_workers(processes)
+    images = read_ahead(paths, arguments.batch, partial(load_square, size=host.image_size), readers)
+    return classified(classifier, images, arguments.top)
 
 
 def _print(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
-    from ..data.num_workers import default_num_workers
     from .json_line import json_line
 
     failed = 0
-    for batch in _answers(names, host, classifier, arguments, readers=arguments.readers or default_num_workers()):
+    for batch in _answers(names, host, classifier, arguments):
         for path, answer in batch:
             if isinstance(answer, MCTIError):
                 failed += 1
@@ -103,61 +118,46 @@ def _print(names: ImagePaths, host: Host, classifier: Classifier, arguments: arg
 def _write(
     names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: DistributedContext
 ) -> int:
-    """Answer what is not answered yet, each process its share; the first joins the parts."""
-    from .results_file import ResultsFile
+    """Answer what is not answered yet, each process its share; the first joins their files."""
+    from .results_file import ResultsFile, append_records
 
-    answers = ResultsFile(arguments.out, len(names), arguments.batch, _identity(names, host, classifier, arguments))
-    found: Mapping[int, Piece] = {}
-    plan = None
-    if processes.is_main:
-        found = _begun(answers, resume=arguments.resume)
-        plan = answers.next_run(), [number for number in range(answers.batches) if number not in found]
-    run, left = processes.gather(plan)[0]  # one decides: what others see of a shared folder may lag behind
-    answers.refuse_others()
-    own = left[processes.index :: processes.count]
-    alone = processes.count == 1 and not answers.has_parts()
+    results, size = ResultsFile(arguments.out, _identity(names, host, classifier, arguments)), arguments.batch
+    begun = _begun(results, names, resume=arguments.resume) if processes.is_main else None
+    answered, unread = processes.gather(begun)[0]  # one decides: what others see of a shared folder may lag behind
+    results.refuse_others()
+    done, images = frozenset(answered), len(names)
+    left = images - len(done)
+    share = processes.share(-(-left // size))  # whole batches, so that they are those of a single process
+    first, end = share.start * size, min(share.stop * size, left)
+    own = islice((path for number, path in enumerate(names) if number not in done), first, end)
+    written = failed = 0
     with (
-        answers.itself(found) if alone else answers.part(run, processes.index) as out,
+        append_records(results.part(processes.index)) as append,
         progress_bar("classifying", "image", shown=processes.is_main) as progress,
     ):
-        failed = _write_batches(names, own, out, host, classifier, arguments, processes, progress)
-    failed = sum(processes.gather(failed + sum(piece.errors for piece in found.values())))
+        for batch in _answers(own, host, classifier, arguments, processes.local_count):
+            append([record_of(path, answer) for path, answer in batch])
+            failed += sum(isinstance(answer, MCTIError) for _, answer in batch)
+            written += len(batch)
+            progress(written, end - first)
+    failed = sum(processes.gather(failed)) + unread
     if processes.is_main:
-        answers.finish()
-        unread = f"; images that could not be read: {failed}" if failed else ""
-        print(printable(f"{answers.images} answers in {answers.path}{unread}"))
+        results.finish(images)
+        told = f"; images that could not be read: {failed}" if failed else ""
+        print(printable(f"{images} answers in {results.path}{told}"))
     return 1 if failed else 0
 
 
-def _begun(answers: ResultsFile, *, resume: bool) -> Mapping[int, Piece]:
-    """Begin or resume, say which, and find what is answered already."""
-    resumed = answers.begin(resume=resume)
+def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[list[int], int]:
+    """Begin or resume, and say which: the numbers of the images that are answered, and how many could not be read."""
+    resumed = results.begin(resume=resume)
     if resume and not resumed:
         print("mcti: there are no unfinished answers; starting from the beginning", file=sys.stderr)
-    found = answers.found()
-    if found:
-        print(f"mcti: resuming after {min(len(found) * answers.batch, answers.images)} images", file=sys.stderr)
-    return found
-
-
-def _write_batches(
-    names: ImagePaths, own: Sequence[int], out: Part, host: Host, classifier: Classifier, arguments: argparse.Namespace,
-    processes: DistributedContext, progress: Callable[[int, int], object],
-) -> int:  # fmt: skip
-    """Answer this process's own batches. Returns how many images could not be read."""
-    from ..data.num_workers import default_num_workers
-
-    images = len(names)  # adds up all folders, so not once for every batch
-    total = sum(min(arguments.batch, images - number * arguments.batch) for number in own)
-    readers = arguments.readers or default_num_workers(processes.local_count)
-    batches = _answers(names, host, classifier, arguments, chosen=frozenset(own), readers=readers)
-    done = failed = 0
-    for number, batch in zip(own, batches, strict=True):
-        out.write(number, [record_of(path, answer) for path, answer in batch])
-        failed += sum(isinstance(answer, MCTIError) for _, answer in batch)
-        done += len(batch)
-        progress(done, total)
-    return failed
+    paths, unread = results.answered()
+    answered = [number for number, path in enumerate(names) if path in paths]
+    if answered:
+        print(f"mcti: resuming after {len(answered)} images", file=sys.stderr)
+    return answered, unread
 
 
 def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
@@ -185,7 +185,6 @@ def _identity(names: ImagePaths, host: Host, classifier: Classifier, arguments: 
         "method": resolved(arguments.method, host),
         "threshold": repr(classifier.threshold),
         "top": str(arguments.top),
-        "batch": str(arguments.batch),
         "number of images": str(len(names)),
         "list of images": names.fingerprint(),
     }

@@ -1,8 +1,7 @@
-"""Write the answers to very many images to one file, resumably; the file is the same for any number of processes.
+"""Write the answers to very many images to one file, resumably, one JSON object per line.
 
-Batch composition is fixed, because batching changes the last digits of a model's output. A single process writes its answers
-directly to the file. Several processes write to parts beside it, in which each line begins with the image's number; the parts
-are joined at the end. Incomplete batches are answered again.
+Each process appends to a file of its own, the first one to the results file itself; at the end these files are concatenated.
+Their paths say which images have been answered. An incomplete line, and what follows it, is answered again.
 """
 
 from __future__ import annotations
@@ -11,39 +10,24 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from ..errors import ResumeError
 from ..files.ownership import delete_own, refuse_foreign, write_own
 from ..training.resume import describe_differences
 from .json_line import json_line
 
-__all__ = ["Part", "ResultsFile", "refuse_to_lose"]
+__all__ = ["ResultsFile", "append_records", "refuse_to_lose"]
 
 _BEGIN = b'{"image": "'
-_TEXT = rb'"(?:[^"\\]|\\.)*"'
-_RECORD = re.compile(
-    rb'(?:\d+\t)?\{"image": %s, "(?:error": "|label": (?:null|%s), "unknown": (?:true|false), "index": )'
-    % (_TEXT, _TEXT)
-)
-"""How every answer begins; other programs' lists of images begin with ``image`` too."""
+_LONGEST_LINE = 2**16
+"""Bytes of a file's first line, by which it is known."""
 _FLUSH = 10.0
 """Seconds of answers that a power cut may cost."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where the answers of one batch are: these bytes of this file."""
-
-    file: Path
-    start: int
-    end: int
-    errors: int
-    """Images that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +36,11 @@ class ResultsFile:
 
     Args:
         path: the file.
-        images: N.
-        batch: images that are answered together.
         identity: what the answers are of, ``list of images`` among it; those of two runs that differ here are never mixed.
     """
 
     path: Path
-    images: int
-    batch: int
     identity: Mapping[str, str]
-
-    @property
-    def batches(self) -> int:
-        return -(-self.images // self.batch)
 
     def begin(self, *, resume: bool) -> bool:
         """Make the file ready to be resumed or begun. For one process, before the others look at it.
@@ -102,118 +78,62 @@ class ResultsFile:
                 "to resume it, start over with --restart, or choose another --out"
             )
 
-    def found(self) -> dict[int, Piece]:
-        """Batch number -> its answers, of every batch that is whole."""
-        pieces: dict[int, Piece] = {}
-        for file in (self.path, *_parts(self.path)):
-            if file.exists():
-                for number, piece in self._pieces(file):
-                    pieces.setdefault(number, piece)
-        return pieces
+    def answered(self) -> tuple[set[str], int]:
+        """Paths of the images that have their answers, and how many of these could not be read.
 
-    def part(self, run: int, index: int) -> Part:
-        """A place for one process to write to, in the run of this number (see ``next_run``)."""
-        return Part(self.path.with_name(f"{self.path.name}.part-{run:04d}-{index:05d}"), self.batch, numbered=True)
+        Cut lines go from the files, so it is for one process, before the others write.
+        """
+        images, errors = set[str](), 0
+        for file in filter(Path.exists, (self.path, *_parts(self.path))):
+            end = 0
+            with open(file, "rb+") as lines:
+                for line in lines:
+                    record = _record(line)
+                    if record is None or not line.endswith(b"\n"):
+                        break
+                    if file != self.path and end == 0 and record["image"] in images:
+                        break  # a break while files were joined has left this one behind
+                    images.add(record["image"])
+                    errors += "error" in record
+                    end += len(line)
+                lines.truncate(end)
+        return images, errors
 
-    def next_run(self) -> int:
-        """No part has this number yet."""
-        return 1 + max((int(file.name.rsplit("-", 2)[1]) for file in _parts(self.path)), default=0)
+    def part(self, index: int) -> Path:
+        """The file that the process with this index appends to."""
+        return self.path.with_name(f"{self.path.name}.part-{index:05d}") if index else self.path
 
-    def itself(self, found: Mapping[int, Piece]) -> Part:
-        """The file itself, after its last whole batch: for a process that is alone and has found no parts."""
-        end = max((piece.end for piece in found.values()), default=0)
-        if self.path.exists():
-            os.truncate(self.path, end)
-        return Part(self.path, self.batch, numbered=False)
-
-    def has_parts(self) -> bool:
-        return bool(_parts(self.path))
-
-    def finish(self) -> None:
-        """Make the parts one file, in the order of the images, and leave nothing else behind.
+    def finish(self, images: int) -> None:
+        """Put the files of all processes behind one another, and leave nothing else.
 
         Raises:
-            ResumeError: answers are missing.
+            ResumeError: there are fewer answers than ``images``.
         """
-        pieces = self.found()
-        missing = self.batches - len(pieces)
-        if missing:
-            raise ResumeError(
-                f"{missing} of {self.batches} batches have no answers yet; run the same command with --resume to continue"
-            )
-        if any(piece.file != self.path for piece in pieces.values()):
-            write_own(self.path, lambda temporary: self._join(pieces, temporary), _is_answers)
-        for file in _parts(self.path):
+        if parts := _parts(self.path):
+            write_own(self.path, lambda temporary: _join((self.path, *parts), images, temporary), _is_answers)
+        for file in parts:
             delete_own(file, _is_answers)
         delete_own(_mark(self.path), _is_mark)
 
-    def _join(self, pieces: Mapping[int, Piece], target: Path) -> None:
-        with open(target, "wb") as out:
-            for number in range(self.batches):
-                piece = pieces[number]
-                with open(piece.file, "rb") as file:
-                    file.seek(piece.start)
-                    lines = file.read(piece.end - piece.start)
-                if piece.file != self.path:
-                    lines = b"".join(line.partition(b"\t")[2] for line in lines.splitlines(keepends=True))
-                out.write(lines)
 
-    def _pieces(self, file: Path) -> Iterator[tuple[int, Piece]]:
-        """The whole batches of one file, up to the first thing in it that is none."""
-        start = end = errors = 0
-        first, count = 0, 0  # of the batch that is being read
-        with open(file, "rb") as lines:
-            for row, line in enumerate(lines):
-                place, text = (row, line) if file == self.path else _numbered(line)
-                first = place if count == 0 else first
-                whole = text.startswith(b"{") and text.endswith(b"}\n") and b"\0" not in text
-                if not whole or first % self.batch or place != first + count or place >= self.images:
-                    return
-                end, count, errors = end + len(line), count + 1, errors + (b'"error": ' in text)
-                if count == self.batch or place == self.images - 1:
-                    yield first // self.batch, Piece(file, start, end, errors)
-                    start, count, errors = end, 0, 0
+@contextmanager
+def append_records(path: Path) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
+    """What is yielded appends records to the file; what has been written stays, however the process ends."""
+    flushed = time.monotonic()
+    with open(path, "ab") as file:
 
+        def append(records: Sequence[Mapping[str, Any]]) -> None:
+            nonlocal flushed
+            file.write("".join(f"{json_line(record)}\n" for record in records).encode())
+            file.flush()
+            if time.monotonic() - flushed > _FLUSH:
+                os.fsync(file.fileno())
+                flushed = time.monotonic()
 
-class Part:
-    """A file that answers are appended to; what has been written stays, however the process ends.
-
-    Args:
-        path: the file.
-        batch: images in a whole batch.
-        numbered: begin each line with the image's number.
-    """
-
-    def __init__(self, path: Path, batch: int, *, numbered: bool):
-        self.path, self.batch, self.numbered = path, batch, numbered
-        self._file: IO[bytes] | None = None
-        self._flushed = time.monotonic()
-
-    def __enter__(self) -> Part:
-        self._file = open(self.path, "ab")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._file is not None
         try:
-            os.fsync(self._file.fileno())
+            yield append
         finally:
-            self._file.close()
-
-    def write(self, number: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """The records of one batch."""
-        assert self._file is not None
-        places = range(number * self.batch, number * self.batch + len(records))
-        lines = [f"{json_line(record)}\n".encode() for record in records]
-        if self.numbered:
-            lines = [b"%d\t%s" % (place, line) for place, line in zip(places, lines, strict=True)]
-        self._file.write(b"".join(lines))
-        self._file.flush()
-        if time.monotonic() - self._flushed > _FLUSH:
-            os.fsync(self._file.fileno())
-            self._flushed = time.monotonic()
+            os.fsync(file.fileno())
 
 
 def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
@@ -240,19 +160,39 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
         )
 
 
+def _join(files: Sequence[Path], images: int, target: Path) -> None:
+    with open(target, "wb") as out:
+        for file in files:
+            with open(file, "rb") as lines:
+                for line in lines:
+                    out.write(line)
+                    images -= 1
+    if images > 0:
+        raise ResumeError(f"{images} images have no answers yet; run the same command with --resume to continue")
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The answer in a line; other programs' lists of images begin with ``image`` too."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("image"), str):
+        return None
+    answer = {"label", "index"} <= record.keys() and isinstance(record.get("unknown"), bool)
+    return record if answer or record.keys() == {"image", "error"} else None
+
+
 def _is_answers(path: Path) -> bool:
-    """Whether a file begins as answers do, as far as a break let them come. A power cut may leave nothing, or zeros."""
+    """Whether a file begins as answers do, as far as a break let them come."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        content = file.read(2**16)
-    whole = len(content) < 2**16
-    line, ended, _ = content.strip(b"\0").partition(b"\n")
-    if _RECORD.match(line):
+        line = file.readline(_LONGEST_LINE)
+    if _record(line) is not None:
         return True
-    record = re.sub(rb"^\d+(\t|$)" if ".part-" in path.name else rb"^\d+\t", b"", line)
-    cut = whole and not ended and not record.endswith(b"}")
-    return cut and (record.startswith(_BEGIN) or _BEGIN.startswith(record))
+    cut = len(line) < _LONGEST_LINE and (b"\0" in line or not line.endswith((b"}", b"\n")))
+    return cut and (line.startswith(_BEGIN) or _BEGIN.startswith(line))
 
 
 def _is_mark(path: Path) -> bool:
@@ -272,13 +212,8 @@ def _mark(path: Path) -> Path:
 
 
 def _parts(path: Path) -> list[Path]:
-    pattern = re.compile(re.escape(path.name) + r"\.part-\d{4,}-\d{5,}")
+    """Other processes' files, in the order of the processes."""
+    pattern = re.compile(re.escape(path.name) + r"\.part-\d{5}")
     if not path.parent.is_dir():
         return []
     return sorted(path.with_name(entry.name) for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name))
-
-
-def _numbered(line: bytes) -> tuple[int, bytes]:
-    """A line of a part -> the image's number and its record; -1 where there is none."""
-    number, _, text = line.partition(b"\t")
-    return (int(number) if number.isdigit() and len(number) < 20 else -1), text

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,6 +26,7 @@ from ..hosts.out_of_memory import in_parts_that_fit
 from ..images.reading import one_error
 from ..tokens.token_set import Support
 from .dataset import FewShotDataset
+from .image_stream import read_ahead
 from .near_duplicates import THUMBNAIL, example_names, first_alike, thumbnails
 from .num_workers import default_num_workers
 
@@ -149,15 +148,19 @@ def _compute(
     parts: dict[str, list[Tensor]] = {name: [] for name in models}
     share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
-    batches = [own[start : start + batch] for start in range(0, len(own), batch)]
-    reading = closing(_read_ahead(dataset, size, batches, default_num_workers(processes.local_count)))
+
+    @torch.inference_mode()
+    def load(row: int) -> Tensor:
+        return next(dataset.load(size, [row]))
+
+    reading = closing(read_ahead(own, batch, load, default_num_workers(processes.local_count)))
     fits, done, errors = dict.fromkeys(models, batch), 0, list[ExamplesError]()
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:
-            errors += [image for image in found if isinstance(image, ExamplesError)]
+            errors += [image for _, image in found if isinstance(image, ExamplesError)]
             if errors:  # the others are read all the same, so that one message names all that cannot be
                 continue
-            images = torch.stack([image for image in found if isinstance(image, Tensor)])
+            images = torch.stack([image for _, image in found if isinstance(image, Tensor)])
             for name, model in models.items():
                 of_part = partial(_of_views, model, images, mirror, host.device)
                 computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
@@ -201,34 +204,6 @@ def _of_views(
     plain = images[part].to(device)  # (b, 3, H, W)
     views = [plain, plain.flip(-1)] if mirror else [plain]
     return torch.stack([model(view).float().cpu() for view in views], dim=1)
-
-
-def _read_ahead(
-    dataset: FewShotDataset, size: int, batches: Iterable[Sequence[int]], readers: int
-) -> Generator[list[Tensor | ExamplesError], None, None]:
-    """(3, size, size) of each row of each batch, or why it cannot be read; the next batch is read while the device works on this one.
-
-    Pillow and PyTorch let other threads run while they work. Close it to be rid of the threads before it has ended.
-    """
-
-    @torch.inference_mode()
-    def read(row: int) -> Tensor | ExamplesError:
-        try:
-            return next(dataset.load(size, [row]))
-        except ExamplesError as error:
-            return error
-
-    waiting: deque[list[Future[Tensor | ExamplesError]]] = deque()
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
-    try:
-        for rows in batches:
-            waiting.append([pool.submit(read, row) for row in rows])
-            if len(waiting) > 1:
-                yield [image.result() for image in waiting.popleft()]
-        while waiting:
-            yield [image.result() for image in waiting.popleft()]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _shapes(host: Host, rows: tuple[int, int], size: int, codec: LatentCodec | None) -> dict[str, tuple[int, ...]]:

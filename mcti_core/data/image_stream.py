@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from ..errors import ExamplesError
 from .example_files import Skipped, is_foreign, list_folder
 
 __all__ = ["ImagePaths", "find_image_paths", "read_ahead"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,6 @@ class ImagePaths:
         for folder, names in self.folders:
             for name in names:
                 yield os.path.join(folder, name)
-
-    def batches(self, size: int, chosen: Container[int] | None = None) -> Iterator[list[str]]:
-        """As many at once, the last ones fewer; or of these batches only those with the chosen numbers, in order."""
-        paths, number = iter(self), 0
-        while batch := list(islice(paths, size)):
-            if chosen is None or number in chosen:
-                yield batch
-            number += 1
 
     def fingerprint(self) -> str:
         """Of names and order, hexadecimal; pixels are not looked at."""
@@ -100,30 +95,31 @@ def _in_folder(
 
 
 def read_ahead(
-    batches: Iterable[Sequence[str]], read: Callable[[str], Tensor], readers: int
-) -> Iterator[list[tuple[str, Tensor | ExamplesError]]]:
-    """Each batch of paths with what ``read`` gives, or its ``ExamplesError``, in order; the next batch is read meanwhile.
+    items: Iterable[_T], size: int, read: Callable[[_T], Tensor], readers: int
+) -> Generator[list[tuple[_T, Tensor | ExamplesError]], None, None]:
+    """Batches of items, each with what ``read`` gives or its ``ExamplesError``, in order; the next one is read meanwhile.
 
-    No more than two batches are held, however slowly they are taken.
+    No more than two batches are held, however slowly they are taken. Close it to end its threads before it has ended.
 
     Args:
+        items: such as paths.
+        size: items in a batch, the last ones fewer.
         readers: threads. Pillow and PyTorch let others run while they work.
     """
-    waiting: deque[list[tuple[str, Future[Tensor | ExamplesError]]]] = deque()
+
+    def tried(item: _T) -> Tensor | ExamplesError:
+        try:
+            return read(item)
+        except ExamplesError as error:
+            return error
+
+    items, waiting = iter(items), deque[list[tuple[_T, Future[Tensor | ExamplesError]]]]()
     pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
     try:
-        for batch in batches:
-            waiting.append([(path, pool.submit(_tried, read, path)) for path in batch])
-            if len(waiting) > 1:
-                yield [(path, image.result()) for path, image in waiting.popleft()]
-        while waiting:
-            yield [(path, image.result()) for path, image in waiting.popleft()]
+        while (batch := list(islice(items, size))) or waiting:
+            if batch:
+                waiting.append([(item, pool.submit(tried, item)) for item in batch])
+            if not batch or len(waiting) > 1:
+                yield [(item, image.result()) for item, image in waiting.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _tried(read: Callable[[str], Tensor], path: str) -> Tensor | ExamplesError:
-    try:
-        return read(path)
-    except ExamplesError as error:
-        return error

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcti_core.cli.results_file import ResultsFile, refuse_to_lose
+from mcti_core.cli import results_file as module
+from mcti_core.cli.results_file import ResultsFile, append_records, refuse_to_lose
 from mcti_core.errors import FileError, ResumeError
 
 IDENTITY = {"set of tokens": "a" * 64, "top": "1", "list of images": "b" * 64}
+IMAGES = 23
 
 
 def record(number):
@@ -18,225 +20,186 @@ def record(number):
     return {"image": f"{number}.png", "label": "größer\n", "unknown": False, "index": number}
 
 
-def batch_of(answers, number):
-    return [record(n) for n in range(number * answers.batch, min((number + 1) * answers.batch, answers.images))]
+def lines(numbers):
+    return b"".join(f"{json.dumps(record(n), ensure_ascii=False)}\n".encode() for n in numbers)
 
 
-def whole(answers):
-    return b"".join(f"{json.dumps(record(n), ensure_ascii=False)}\n".encode() for n in range(answers.images))
+WHOLE = lines(range(IMAGES))
 
 
 @pytest.fixture
-def answers(tmp_path):
-    return ResultsFile(tmp_path / "out" / "answers.jsonl", 23, 3, IDENTITY)
+def results(tmp_path):
+    return ResultsFile(tmp_path / "out" / "answers.jsonl", IDENTITY)
 
 
-def run(answers, count, most=None, *, resume=True):
-    """A run of so many processes, each interrupted after ``most`` batches. Returns which batches were left to do."""
-    answers.begin(resume=resume)
-    found, number = answers.found(), answers.next_run()
-    open_ = [n for n in range(answers.batches) if n not in found]
-    alone = count == 1 and not answers.has_parts()
+def run(results, count=1, most=IMAGES, images=IMAGES):
+    """A run of so many processes, each interrupted after ``most`` images. Returns which images were left to do."""
+    results.begin(resume=True)
+    answered, _ = results.answered()
+    left = [n for n in range(images) if f"{n}.png" not in answered]
     for index in range(count):
-        with answers.itself(found) if alone else answers.part(number, index) as part:
-            for n in open_[index::count][:most]:
-                part.write(n, batch_of(answers, n))
-    return open_
+        own = left[len(left) * index // count : len(left) * (index + 1) // count]
+        with append_records(results.part(index)) as append:
+            append([record(n) for n in own[:most]])
+    return left
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 9])
-def test_the_file_is_the_same_whoever_wrote_it(answers, count):
-    run(answers, count)
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-    assert os.listdir(answers.path.parent) == ["answers.jsonl"]
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_finish_after_any_number_of_processes_gives_one_file_in_order(results, count):
+    run(results, count)
+    results.finish(IMAGES)
+    assert results.path.read_bytes() == WHOLE
+    assert os.listdir(results.path.parent) == ["answers.jsonl"]
 
 
 @settings(max_examples=30)
-@given(
-    counts=st.lists(st.integers(1, 4), min_size=1, max_size=5),
-    batch=st.integers(1, 9),
-    images=st.integers(1, 30),
-    data=st.data(),
-)
-def test_breaks_and_other_numbers_of_processes_change_nothing(tmp_path_factory, counts, batch, images, data):
+@given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=5), images=st.integers(1, 30), data=st.data())
+def test_finish_after_breaks_has_every_answer_once(tmp_path_factory, counts, images, data):
     """Each break also tears what was written last, at any byte, as a power cut may."""
-    answers = ResultsFile(tmp_path_factory.mktemp("run") / "answers.jsonl", images, batch, IDENTITY)
+    results = ResultsFile(tmp_path_factory.mktemp("run") / "answers.jsonl", IDENTITY)
     for count in counts:
-        run(answers, count, data.draw(st.integers(0, 4)))
-        torn = data.draw(st.sampled_from(sorted(answers.path.parent.glob("answers.jsonl*"))))  # any of them
+        run(results, count, data.draw(st.integers(0, 9)), images)
+        torn = data.draw(st.sampled_from(sorted(results.path.parent.glob("answers.jsonl*"))))
         if not torn.name.endswith("unfinished"):
             content = torn.read_bytes()
-            torn.write_bytes(
-                content[: data.draw(st.integers(0, len(content)))] + data.draw(st.sampled_from([b"", b"\0\0", b"{"]))
-            )
-    run(answers, data.draw(st.integers(1, 3)))
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-    assert os.listdir(answers.path.parent) == ["answers.jsonl"]
+            rest = data.draw(st.sampled_from([b"", b"\0\0", b"{"]))
+            torn.write_bytes(content[: data.draw(st.integers(0, len(content)))] + rest)
+    run(results, data.draw(st.integers(1, 3)), images=images)
+    results.finish(images)
+    found = results.path.read_bytes().splitlines(keepends=True)
+    assert sorted(found) == sorted(lines(range(images)).splitlines(keepends=True))
+    assert os.listdir(results.path.parent) == ["answers.jsonl"]
 
 
-def test_what_is_written_is_not_done_again(answers):
-    assert run(answers, 1, 2) == list(range(8))
-    assert run(answers, 2, 1) == list(range(2, 8))
-    assert run(answers, 1) == list(range(4, 8))
-    assert sum(piece.errors for piece in answers.found().values()) == 3
+def test_answered_images_are_not_done_again(results):
+    assert run(results, 1, 6) == list(range(23))
+    assert run(results, 2, 3) == list(range(6, 23))
+    assert run(results, 1) == [*range(9, 14), *range(17, 23)]
+    assert results.answered()[1] == 3
+    results.finish(IMAGES)
 
 
-def test_a_process_alone_writes_into_the_file_itself(answers):
+def test_append_by_the_first_process_goes_to_the_file_itself(results):
     """So that one can read along; each batch is there as soon as it is written."""
-    answers.begin(resume=False)
-    with answers.itself({}) as part:
-        part.write(0, batch_of(answers, 0))
-        assert answers.path.read_bytes() == b"".join(whole(answers).splitlines(keepends=True)[:3])
-        part.write(1, batch_of(answers, 1))
-        assert len(answers.path.read_bytes().splitlines()) == 6
+    results.begin(resume=False)
+    with append_records(results.part(0)) as append:
+        append([record(0), record(1)])
+        assert results.path.read_bytes() == lines([0, 1])
+        append([record(2)])
+        assert results.path.read_bytes() == lines([0, 1, 2])
 
 
-def test_a_break_while_joining(answers, monkeypatch):
+@pytest.mark.parametrize("place", ["write_own", "delete_own"])
+def test_finish_broken_off_loses_and_doubles_nothing(results, monkeypatch, place):
     """Before and after the joined file has its name."""
-    run(answers, 2)
-    from mcti_core.cli import results_file as module
+    run(results, 2)
 
     def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_own", interrupt)
+        patch.setattr(module, place, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            answers.finish()
-    assert run(answers, 1) == []
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Path, "unlink", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-    assert run(answers, 3) == []
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-    assert os.listdir(answers.path.parent) == ["answers.jsonl"]
+            results.finish(IMAGES)
+    assert run(results, 3) == []
+    results.finish(IMAGES)
+    assert results.path.read_bytes() == WHOLE
+    assert os.listdir(results.path.parent) == ["answers.jsonl"]
 
 
-@pytest.mark.parametrize("line", range(6))
-def test_a_line_that_has_gone_astray_is_answered_again(answers, line):
-    run(answers, 2, 2)
-    part = sorted(answers.path.parent.glob("*.part-*"))[0]
-    lines = part.read_bytes().splitlines(keepends=True)
-    part.write_bytes(b"".join(lines[:line] + lines[line + 1 :]))
-    assert 0 in run(answers, 1) if line < 3 else 2 in run(answers, 1)
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
+@pytest.mark.parametrize("rest", [b"{", b'{"image": "cut o', b'{"image": "7.png"}\n', b"\0\0\n", b"9" * 5000 + b"\n"])
+def test_answered_drops_a_cut_line_and_all_behind_it(results, rest):
+    run(results, 1, 6)
+    with open(results.path, "ab") as file:
+        file.write(rest + lines([9]))
+    assert run(results) == list(range(6, 23))
+    results.finish(IMAGES)
+    assert results.path.read_bytes() == WHOLE
 
 
-def test_a_part_that_begins_in_the_middle_of_a_batch(answers):
-    run(answers, 2, 1)
-    assert run(answers, 1, 2) == list(range(2, 8))
-    part = sorted(answers.path.parent.glob("*.part-*"))[-1]  # batches 2 and 3, one after the other
-    part.write_bytes(part.read_bytes().partition(b"\n")[2])
-    assert run(answers, 3) == list(range(2, 8))
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-
-
-@pytest.mark.parametrize("rest", [b"{", b'{"image": "cut o', b'{"image": "7.png"}', b"\0\0\n"])
-def test_a_line_that_was_cut_off_is_dropped(answers, rest):
-    run(answers, 1, 2)
-    with open(answers.path, "ab") as file:
-        file.write(rest)
-    assert run(answers, 1) == list(range(2, 8))
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_hole_that_a_power_cut_left_is_answered_again(answers, count):
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_hole_that_a_power_cut_left_is_answered_again(results, index):
     """A block of zeros, though what was written after it is there."""
-    run(answers, count, 3)
-    file = answers.path if count == 1 else sorted(answers.path.parent.glob("*.part-*"))[0]
-    content = bytearray(file.read_bytes())
+    run(results, 2, 4)
+    content = bytearray(results.part(index).read_bytes())
     content[15:20] = bytes(5)
-    file.write_bytes(content)
-    assert 0 in run(answers, 1)
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
+    results.part(index).write_bytes(content)
+    refuse_to_lose(results.path, resume=True, restart=False)  # or it would raise
+    first = 11 * index  # of 23 images half are the second process's
+    assert set(range(first, first + 4)) <= set(run(results))
+    results.finish(IMAGES)
 
 
-def test_answers_that_are_missing_are_told(answers):
-    run(answers, 2, 2)
-    with pytest.raises(ResumeError, match="4 of 8 batches"):
-        answers.finish()
+def test_finish_with_missing_answers_is_an_error(results):
+    run(results, 2, 2)
+    with pytest.raises(ResumeError, match="19 images have no answers"):
+        results.finish(IMAGES)
+    assert len(results.answered()[0]) == 4
 
 
 @pytest.mark.parametrize("name", ["top", "set of tokens"])
-def test_answers_of_different_runs_are_never_mixed(answers, name):
-    run(answers, 2, 1)
-    other = replace(answers, identity={**IDENTITY, name: "3" if name == "top" else "b" * 64})
+def test_answers_of_different_runs_are_never_mixed(results, name):
+    run(results, 2, 1)
+    other = replace(results, identity={**IDENTITY, name: "3" if name == "top" else "b" * 64})
     told = "top was 1, is 3" if name == "top" else "different set of tokens"
     for refuse in (lambda: other.begin(resume=True), other.refuse_others):
         with pytest.raises(ResumeError, match=told) as caught:
             refuse()
         assert "--restart" in str(caught.value)
-    assert len(answers.found()) == 2
+    assert len(results.answered()[0]) == 2
 
 
-def test_starting_over_drops_everything(answers):
-    run(answers, 1, 2)
-    run(answers, 3, 1)
-    other = replace(answers, identity={"top": "3"}, batch=4)
+def test_starting_over_drops_everything(results):
+    run(results, 3, 1)
+    other = replace(results, identity={"top": "3"})
     other.begin(resume=False)
-    assert other.found() == {}
-    assert not other.path.exists()
-    assert not other.has_parts()
+    assert other.answered() == (set(), 0)
+    assert [path.name for path in results.path.parent.iterdir()] == ["answers.jsonl.unfinished"]
     other.refuse_others()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe"])
-def test_a_mark_that_is_damaged_is_told(answers, content):
-    run(answers, 1, 1)
-    (answers.path.parent / "answers.jsonl.unfinished").write_bytes(content)
+def test_a_mark_that_is_damaged_is_told(results, content):
+    run(results, 1, 1)
+    (results.path.parent / "answers.jsonl.unfinished").write_bytes(content)
     with pytest.raises(ResumeError, match="--restart"):
-        answers.begin(resume=True)
+        results.begin(resume=True)
 
 
-def test_nothing_is_lost_unasked(answers):
-    path = answers.path
+def test_nothing_is_lost_unasked(results):
+    path = results.path
     refuse_to_lose(path, resume=False, restart=False)
     refuse_to_lose(path, resume=True, restart=False)
-    run(answers, 1, 1)
+    run(results, 1, 1)
     with pytest.raises(ResumeError, match=r"--resume.*--restart.*another --out"):
         refuse_to_lose(path, resume=False, restart=False)
     refuse_to_lose(path, resume=True, restart=False)
-    run(answers, 1)
-    answers.finish()
+    run(results)
+    results.finish(IMAGES)
     for resume in (False, True):
         with pytest.raises(ResumeError, match=r"already exists and is complete.*--restart"):
             refuse_to_lose(path, resume=resume, restart=False)
     refuse_to_lose(path, resume=False, restart=True)
 
 
-def test_files_beside_it_are_left_alone(answers):
-    answers.path.parent.mkdir()
-    others = [
-        "answers.jsonl.part-1-2.txt",
-        "answers.jsonl.part-x",
-        "other.jsonl.part-0001-00000",
-        "answersXjsonl.part-0001-00000",
-    ]
+def test_files_beside_it_are_left_alone(results):
+    results.path.parent.mkdir()
+    others = ["answers.jsonl.part-1.txt", "answers.jsonl.part-x", "other.jsonl.part-00001", "answersXjsonl.part-00001"]
     for name in others:
-        (answers.path.parent / name).write_text("here first")
-    run(answers, 2)
-    answers.finish()
-    assert sorted(os.listdir(answers.path.parent)) == sorted([*others, "answers.jsonl"])
+        (results.path.parent / name).write_text("here first")
+    run(results, 2)
+    results.finish(IMAGES)
+    assert sorted(os.listdir(results.path.parent)) == sorted([*others, "answers.jsonl"])
 
 
-def test_a_name_that_is_no_text_can_be_read_back(answers):
+def test_a_name_that_is_no_text_can_be_read_back(results):
     name = os.fsdecode(b"caf\xe9.png")
-    answers = replace(answers, images=1)
-    answers.begin(resume=False)
-    with answers.itself({}) as part:
-        part.write(0, [{"image": name, "label": "ü"}])
-    answers.finish()
-    assert json.loads(answers.path.read_text(encoding="utf-8")) == {"image": name, "label": "ü"}
+    answer = {"image": name, "label": "ü", "unknown": False, "index": 0}
+    results.begin(resume=False)
+    with append_records(results.part(0)) as append:
+        append([answer])
+    assert results.answered() == ({name}, 0)
+    assert json.loads(results.path.read_text(encoding="utf-8")) == answer
 
 
 @pytest.mark.parametrize(
@@ -248,44 +211,33 @@ def test_a_name_that_is_no_text_can_be_read_back(answers):
     ],
     ids=range(9),
 )  # fmt: skip
-def test_lists_of_images_of_other_programs_are_left_alone(answers, theirs):
-    answers.path.parent.mkdir()
-    answers.path.write_text(theirs)
+def test_lists_of_images_of_other_programs_are_left_alone(results, theirs):
+    results.path.parent.mkdir()
+    results.path.write_text(theirs)
     with pytest.raises(FileError, match="not written by MC-TI"):
-        refuse_to_lose(answers.path, resume=False, restart=True)
+        refuse_to_lose(results.path, resume=False, restart=True)
     with pytest.raises(FileError, match="not written by MC-TI"):
-        answers.begin(resume=False)
-    assert answers.path.read_text() == theirs
+        results.begin(resume=False)
+    assert results.path.read_text() == theirs
 
 
 @pytest.mark.parametrize("theirs", ['{"author": "me"}', "{}", '{"list of images": 1}'])
-def test_mark_of_others_is_left_alone(answers, theirs):
-    answers.path.parent.mkdir()
-    mark = answers.path.with_name(answers.path.name + ".unfinished")
+def test_mark_of_others_is_left_alone(results, theirs):
+    results.path.parent.mkdir()
+    mark = results.path.with_name(results.path.name + ".unfinished")
     mark.write_text(theirs)
     with pytest.raises(FileError, match="not written by MC-TI"):
-        refuse_to_lose(answers.path, resume=False, restart=True)
+        refuse_to_lose(results.path, resume=False, restart=True)
     assert mark.read_text() == theirs
 
 
-def test_a_part_with_a_number_without_end_is_answered_again(answers):
-    run(answers, 2, 2)
-    part = sorted(answers.path.parent.glob("*.part-*"))[0]
-    part.write_bytes(b"9" * 5000 + part.read_bytes())
-    assert 0 in run(answers, 1)
-    answers.finish()
-    assert answers.path.read_bytes() == whole(answers)
-
-
-@pytest.mark.parametrize("length", [0, 1, 9, 11, 20, 31, 60])
-def test_answers_that_a_break_has_cut_off_anywhere_are_ours(answers, length):
-    answers.path.parent.mkdir()
+@pytest.mark.parametrize("length", [0, 1, 9, 11, 20, 31, 60, 94])
+def test_answers_that_a_break_has_cut_off_anywhere_are_ours(results, length):
+    results.path.parent.mkdir()
     line = '{"image": "a \\"b\\".png", "label": "a \\"c\\"", "unknown": false, "index": 3, "confidence": 1.0}'
-    answers.path.write_text(line[:length])
-    refuse_to_lose(answers.path, resume=False, restart=True)  # or it would raise
-    part = answers.path.with_name(answers.path.name + ".part-0001-00000")
-    part.write_text(f"12\t{line}"[:length])
-    refuse_to_lose(answers.path, resume=False, restart=True)
-    answers.begin(resume=False)
-    assert not answers.path.exists()
-    assert not part.exists()
+    for file in (results.path, results.part(1)):
+        file.write_text(line[:length])
+        refuse_to_lose(results.path, resume=False, restart=True)  # or it would raise
+    results.begin(resume=False)
+    assert not results.path.exists()
+    assert not results.part(1).exists()

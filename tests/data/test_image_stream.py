@@ -1,14 +1,11 @@
 import os
 import threading
 import time
-from itertools import chain
 
 import pytest
 import torch
 from PIL import Image
 
-from mcti_core.classifiers.base import Scores
-from mcti_core.classifiers.streaming import classified
 from mcti_core.data.example_files import find_images
 from mcti_core.data.image_stream import ImagePaths, find_image_paths, read_ahead
 from mcti_core.errors import ExamplesError
@@ -64,16 +61,6 @@ def test_what_is_not_there_is_told(folder, tmp_path):
         find_image_paths([tmp_path / "empty"], recursive=True)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
-def test_batches_are_the_same_whichever_are_chosen(folder, size):
-    names = find_image_paths([folder], recursive=True)
-    batches = list(names.batches(size))
-    assert list(chain(*batches)) == list(names)
-    assert all(len(batch) == size for batch in batches[:-1])
-    odd = range(1, len(batches), 2)
-    assert list(names.batches(size, odd)) == batches[1::2]
-
-
 def test_a_fingerprint_is_of_names_and_order(folder):
     names = find_image_paths([folder])
     assert names.fingerprint() == find_image_paths([folder]).fingerprint()
@@ -92,10 +79,9 @@ def test_batches_come_in_order_however_long_reading_takes():
             raise ExamplesError("3 is broken")
         return torch.tensor(float(path))
 
-    batches = [["0", "1", "2"], ["3"], ["4", "5"]]
-    found = list(read_ahead(batches, read, readers=4))
-    assert [[path for path, _ in batch] for batch in found] == batches
-    assert [float(image) for batch in found for path, image in batch if path != "3"] == [0, 1, 2, 4, 5]
+    found = list(read_ahead("0123456", 3, read, readers=4))
+    assert [[path for path, _ in batch] for batch in found] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert [float(image) for batch in found for path, image in batch if path != "3"] == [0, 1, 2, 4, 5, 6]
     assert str(found[1][0][1]) == "3 is broken"
 
 
@@ -111,12 +97,12 @@ def test_the_next_batch_is_read_while_one_is_looked_at_and_no_more():
 
     asked = []
 
-    def batches():
+    def names():
         for number in range(1_000_000):
             asked.append(number)
-            yield [chr(ord("a") + number)]
+            yield chr(ord("a") + number)
 
-    stream = read_ahead(batches(), reading, readers=2)
+    stream = read_ahead(names(), 1, reading, readers=2)
     assert next(stream)[0][0] == "a"
     assert wait.wait(5)  # "b" was read though nobody has asked for it
     assert asked == [0, 1]
@@ -130,30 +116,8 @@ def test_any_other_error_passes_through_and_ends_the_threads():
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        list(read_ahead([["a"], ["b"]], broken, readers=2))
+        list(read_ahead("ab", 1, broken, readers=2))
     assert threading.active_count() == before
-
-
-def test_every_image_has_its_own_answer():
-    class Brightest:
-        labels, temperature, threshold = ("dark", "bright"), 1.0, 0.0
-
-        def score(self, images):
-            mean = images.mean((1, 2, 3))
-            return Scores(torch.stack([-mean, mean], 1), torch.zeros(len(images), dtype=torch.long))
-
-    error = ExamplesError("broken")
-    dark, bright = torch.full((3, 2, 2), -1.0), torch.ones(3, 2, 2)
-    batches = [[("a", bright), ("b", error), ("c", dark)], [("d", error)], [("e", dark)]]
-    answers = [pair for batch in classified(Brightest(), batches, top=2) for pair in batch]
-    assert [path for path, _ in answers] == list("abcde")
-    assert [answer if answer is error else answer.label for _, answer in answers] == [
-        "bright",
-        error,
-        "dark",
-        error,
-        "dark",
-    ]
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 41), (32, 32)])

@@ -3,7 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mcti_core.data import feature_cache
+from mcti_core.data import image_stream
+from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.data.num_workers import default_num_workers
 from mcti_core.distributed import DistributedContext
 
@@ -49,6 +50,6 @@ def test_feature_cache_of_several_machines_counts_only_this_machines_processes(t
             asked.append(workers)
             super().__init__(workers, **options)
 
-    monkeypatch.setattr(feature_cache, "ThreadPoolExecutor", Pool)
-    feature_cache.FeatureCache.build(tiny_host, dataset, processes=Alone(index=0, count=8, local_count=2))
+    monkeypatch.setattr(image_stream, "ThreadPoolExecutor", Pool)
+    FeatureCache.build(tiny_host, dataset, processes=Alone(index=0, count=8, local_count=2))
     assert asked == [3]

@@ -67,7 +67,7 @@ def test_evaluate_does_not_replace_a_file_of_others(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("more", ["--restart", "--resume"])
-@pytest.mark.parametrize("place", ["x.jsonl", "x.jsonl.part-0001-00000", "x.jsonl.unfinished"])
+@pytest.mark.parametrize("place", ["x.jsonl", "x.jsonl.part-00001", "x.jsonl.unfinished"])
 def test_classify_does_not_remove_files_of_others(folder, learned, tmp_path, capsys, more, place):
     (tmp_path / place).write_bytes(THEIRS)
     refused(tmp_path, capsys, "classify", folder / "cat", "--tokens", learned, "--out", tmp_path / "x.jsonl", more)
