@@ -78,7 +78,7 @@ class _Frame:
         self.corner, self.width = corner, _WIDTH - (self.left - corner[0])
 
     def draw(self) -> None:
-        write(self.ink, self._fine(*self.corner), self.panel.title, _FINE * _TITLE, INK, "la", bold=True)
+        write(self.ink, self._fine(*self.corner), self.panel.title, _FINE * _TITLE, INK, "la")
         for value, text in self.heights:
             y = self._place(self.low_x, value, raw=True)[1]
             self.ink.line((_FINE * self.left, y, _FINE * (self.left + self.width), y), fill=FAINT, width=2 * _FINE)
@@ -89,7 +89,7 @@ class _Frame:
         for row, names in enumerate(_legend(self.panel)):
             for number, x, name in names:
                 place = self._fine(self.corner[0] + x, self.corner[1] + 42 + _LINE * row)
-                write(self.ink, place, name, _FINE * _TEXT, _COLOURS[number % len(_COLOURS)], "lm", bold=True)
+                write(self.ink, place, name, _FINE * _TEXT, _COLOURS[number % len(_COLOURS)], "lm")
 
     def _draw_foot(self) -> None:
         bottom = _FINE * (self.top + _HEIGHT)

@@ -1,15 +1,15 @@
-"""Axes of a plot: round ticks, the place of a value, and antialiased curves."""
+"""Axes of a plot: round ticks, the place of a value, and curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from .text import SOFT, write
 
@@ -18,10 +18,8 @@ __all__ = ["FAINT", "LINE", "TICK_SIZE", "Axes", "Ticks", "nice_ticks"]
 LINE, FAINT = "#d1d9e0", "#eef1f4"
 TICK_SIZE = 17
 """Of the numbers at ticks, in pixels."""
-_FINE = 3
-"""Curves are drawn so many times larger, then reduced."""
-_SPILL = 6
-"""Pixels that a curve's width may spill over the axes."""
+_DOT = 4
+"""Radius in pixels of a value between gaps."""
 
 Ticks = tuple[tuple[float, str], ...]
 """Values and how they are written."""
@@ -33,21 +31,11 @@ def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ti
     Args:
         whole: of integers only.
     """
-    step = _round_step((high - low) / most, whole)
+    least = (high - low) / most * (1 - 1e-9)
+    steps = (factor * 10.0**power for power in count(math.floor(math.log10(least))) for factor in (1, 2, 2.5, 5))
+    step = next(step for step in steps if step >= least and not (whole and step % 1))
     values = [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-    greatest = max(map(abs, values), default=0.0) or 1.0
-    power = math.floor(math.log10(greatest) + 1e-9)
-    power = 0 if -4 <= power <= 5 else power
-    unit, ending = 10.0**power, f"e{power}" if power else ""
-    places = next((p for p in range(9) if math.isclose(round(step / unit, p), step / unit, rel_tol=1e-6)), 9)
-    return tuple((value, f"{value / unit:.{places}f}{ending}" if value or not power else "0") for value in values)
-
-
-def _round_step(least: float, whole: bool) -> float:
-    """The smallest round number that is not below ``least``."""
-    powers = count(math.floor(math.log10(least)))
-    steps = (factor * 10.0**power for power in powers for factor in (1, 2, 2.5, 5))
-    return next(step for step in steps if step >= least * (1 - 1e-9) and not (whole and step % 1))
+    return tuple((value, f"{value:g}") for value in values)
 
 
 @dataclass(frozen=True)
@@ -70,9 +58,9 @@ class Axes:
         return self.left + np.asarray(step) / self.last * self.width
 
     def y(self, value: Any) -> Any:
-        """Values far outside stay at a distance that can be drawn."""
+        """Values outside stay at the edge."""
         share = (np.asarray(value) - self.low) / (self.high - self.low)
-        return self.bottom - np.clip(share, -20, 20) * self.height
+        return self.bottom - np.clip(share, 0, 1) * self.height
 
     def draw_frame(self, draw: ImageDraw.ImageDraw, values: Ticks, steps: Ticks) -> None:
         """A light line at each value, a firm one along the steps, and the ticks' numbers."""
@@ -87,32 +75,19 @@ class Axes:
             draw.line((x, self.bottom, x, self.bottom + 6), fill=LINE, width=2)
             write(draw, (x, self.bottom + 22), text, TICK_SIZE, SOFT, "mm")
 
-    def draw_curves(self, picture: Image.Image, colour: str, curves: Sequence[tuple[Any, float, float]]) -> None:
-        """Draw values (N,) of steps 1 to N, each with its own (opacity, line width); nan is a gap."""
-        size = (self.width + 2 * _SPILL, self.height + 2 * _SPILL)
-        mask = Image.new("L", (_FINE * size[0], _FINE * size[1]))
-        draw, corner = ImageDraw.Draw(mask), np.array([self.left - _SPILL, self.top - _SPILL])
-        for values, opacity, width in curves:
-            fill, thick = round(255 * opacity), _FINE * width
-            if np.isfinite(values).sum() == 1:
-                thick *= 3  # else it would hardly be seen
-            for piece in self._pieces(np.asarray(values, dtype=np.float64)):
-                points = [tuple(place) for place in ((piece - corner) * _FINE).tolist()]
-                draw.line(points, fill=fill, width=round(thick))
-                reach = (round(thick) - 1) / 2
-                for x, y in points:  # round joints and ends
-                    draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=fill)
-        picture.paste(colour, tuple(corner.tolist()), mask.reduce(_FINE))
-
-    def _pieces(self, values: Any) -> Iterator[Any]:
-        """The curve between its gaps, as places (K, 2); where two pixels hold several steps, their least and greatest."""
-        values = np.where(np.isfinite(values), values, np.nan)
-        steps, every = np.arange(1.0, len(values) + 1), max(1, 2 * len(values) // self.width)
-        if every > 1:
-            values = np.pad(values, (0, -len(values) % every), constant_values=np.nan).reshape(-1, every)
-            values = np.stack([np.fmin.reduce(values, 1), np.fmax.reduce(values, 1)], 1).ravel()
-            steps = np.linspace(1, len(steps), len(values) // 2).repeat(2)
-        known = np.isfinite(values)
-        places = np.stack([self.x(steps), self.y(values)], 1)
-        bounds = [0, *(np.flatnonzero(np.diff(known)) + 1), len(known)]
-        yield from (places[start:end] for start, end in pairwise(bounds) if known[start])
+    def draw_curve(self, draw: ImageDraw.ImageDraw, values: Sequence[float], colour: str, width: int) -> None:
+        """Draw the values (N,) of steps 1 to N; those that are not finite are gaps, and lone ones dots."""
+        heights, steps, every = np.asarray(values, dtype=np.float64), np.arange(len(values)), len(values) // self.width
+        if every > 1:  # where a pixel holds several steps, their least and greatest
+            steps = steps[::every]
+            heights = np.stack([np.fmin.reduceat(heights, steps), np.fmax.reduceat(heights, steps)], 1).ravel()
+            steps = steps.repeat(2)
+        known = np.isfinite(heights)
+        places = np.stack([self.x(steps + 1), self.y(heights)], 1)
+        bounds = np.flatnonzero(np.diff(known)) + 1
+        for piece, is_known in zip(np.split(places, bounds), np.split(known, bounds), strict=True):
+            points = [(x, y) for x, y in piece.tolist()] if is_known.any() else []
+            draw.line(points, fill=colour, width=width)
+            if len(points) == 1:
+                x, y = points[0]
+                draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=colour)

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .axes import FAINT, LINE, TICK_SIZE, Axes, nice_ticks
-from .text import INK, PAPER, SOFT, draw_rotated_text, fitted, text_width, write
+from .text import INK, PAPER, SOFT, fitted, text_width, write
 
 __all__ = ["confusion_plot", "loss_curves", "score_bars"]
 
 _ACCENT, _OTHER = "#0b62b8", "#9db7d3"
 _COLOURS = ("#0b62b8", "#d1600a", "#1a7f5a", "#8a4fbf", "#b8860b", "#c2255c", "#4a5568", "#0f8b9d")
 """Of several runs in one panel: told apart also by most who are colour-blind."""
-_BLUES = ("#ffffff", "#dbe9f6", "#9ecae1", "#4292c6", "#0b62b8", "#083a75")
 _MARGIN, _TEXT, _TITLE = 22, 19, 23
 _LABEL_WIDTH = 230
 """Longer labels are shortened."""
@@ -44,20 +43,22 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
     heights = [nice_ticks(low, high, 8) for low, high in limits]
     gutter = 12 + max(text_width(text, TICK_SIZE) for ticks in heights for _, text in ticks)
     width = len(panels) * _PANEL + 2 * _MARGIN - 10
-    legend = _legend(list(histories), width - 2 * _MARGIN - gutter) if len(histories) > 1 else []
-    top = _MARGIN + (30 * len(legend) + 26 if legend else 0)
+    top = _MARGIN + (56 if len(histories) > 1 else 0)
     picture = Image.new("RGB", (width, top + 46 + _PLOT_HEIGHT + 72 + _MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
-    _draw_legend(draw, legend, _MARGIN + gutter)
+    if len(histories) > 1:
+        _draw_legend(draw, list(histories), _MARGIN + gutter, width - _MARGIN)
     for place, (term, shown) in enumerate(panels.items()):
         left = _MARGIN + place * _PANEL + gutter
         last = max(2, *(len(values) for values, _ in shown.values()))
         axes = Axes(left, top + 46, _PANEL - gutter - 34, _PLOT_HEIGHT, last, *limits[place])
-        write(draw, (left, top), fitted(term, _TITLE, axes.width), _TITLE, INK, "la", bold=True)
+        write(draw, (left, top), fitted(term, _TITLE, axes.width), _TITLE, INK, "la")
         axes.draw_frame(draw, heights[place], nice_ticks(0, last, 7, whole=True))
         write(draw, (left + axes.width / 2, axes.bottom + 54), "step", _TEXT, SOFT, "mm")
-        for number, (values, smooth) in shown.items():
-            axes.draw_curves(picture, _colour(number), [(values, 0.22, 1.6), (smooth, 1.0, 3.6)])
+        for number, (values, _) in shown.items():
+            axes.draw_curve(draw, values, _pale(_colour(number)), 1)
+        for number, (_, smooth) in shown.items():
+            axes.draw_curve(draw, smooth, _colour(number), 4)
     return picture
 
 
@@ -77,23 +78,21 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
         )
     cell = max(1, round(min(1440, max(374, 60 * count)) / count))
     side, every = cell * count, math.ceil(count / 40)
-    names = [fitted(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
-    middles = [cell * place + cell // 2 for place in range(0, count, every)]
-    widths = [text_width(name, TICK_SIZE) for name in names]
-    flat = max(widths) + 12 <= cell * every
-    drop = TICK_SIZE + (0 if flat else math.ceil(max(widths) * math.sqrt(0.5)))
-    left, top = _MARGIN + 34 + max(widths) + 12, _MARGIN
-    picture = Image.new("RGB", (left + side + _MARGIN, top + side + drop + 50 + _MARGIN), PAPER)
+    rows = [fitted(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
+    columns = rows
+    if max(text_width(name, TICK_SIZE) for name in rows) + 12 > cell * every:  # no room for names side by side
+        columns = [str(number) for number in range(1, count + 1, every)]
+        rows = [f"{number}: {name}" for name, number in zip(rows, columns, strict=True)]
+    left, top = _MARGIN + max(text_width(name, TICK_SIZE) for name in (*rows, "true")) + 12, _MARGIN + 30
+    picture = Image.new("RGB", (left + side + _MARGIN, top + side + 70 + _MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
     _draw_cells(picture, (left, top), matrix, cell)
-    for middle, name in zip(middles, names, strict=True):
-        write(draw, (left - 10, top + middle), name, TICK_SIZE, SOFT, "rm")
-        if flat:
-            write(draw, (left + middle, top + side + 19), name, TICK_SIZE, SOFT, "mm")
-        else:
-            draw_rotated_text(picture, (left + middle, top + side + 14), name, TICK_SIZE, SOFT, 45)
-    write(draw, (left + side / 2, top + side + drop + 36), "predicted", _TEXT, SOFT, "mm")
-    draw_rotated_text(picture, (_MARGIN + 8, top + (side - text_width("true", _TEXT)) / 2), "true", _TEXT, SOFT, 90)
+    for place, row, column in zip(range(0, count, every), rows, columns, strict=True):
+        middle = cell * place + cell // 2
+        write(draw, (left - 10, top + middle), row, TICK_SIZE, SOFT, "rm")
+        write(draw, (left + middle, top + side + 19), column, TICK_SIZE, SOFT, "mm")
+    write(draw, (left - 10, _MARGIN + 10), "true", _TEXT, SOFT, "rm")
+    write(draw, (left + side / 2, top + side + 54), "predicted", _TEXT, SOFT, "mm")
     return picture
 
 
@@ -122,7 +121,7 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
             draw.rectangle((left, y, end, y + thick - 1), fill=_OTHER if row else _ACCENT)
         middle = y + thick / 2
         write(draw, (left - 12, middle), name, _TEXT, INK, "rm")
-        write(draw, (left + full + 12, middle), _percent(value), _TEXT, INK, "lm", bold=row == 0)
+        write(draw, (left + full + 12, middle), _percent(value), _TEXT, INK, "lm")
     return picture
 
 
@@ -141,27 +140,18 @@ def _colour(number: int) -> str:
     return _COLOURS[number % len(_COLOURS)]
 
 
-def _legend(names: Sequence[str], width: int) -> list[list[tuple[int, int, str]]]:
-    """Rows of (number of the run, x, name as shown) that fit the width."""
-    rows: list[list[tuple[int, int, str]]] = [[]]
-    x = 0
+def _pale(colour: str) -> str:
+    red, green, blue = (255 - (255 - value) // 4 for value in ImageColor.getrgb(colour))
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], left: int, right: int) -> None:
+    """One row, in which every run has as much room."""
+    room = min(480, (right - left) // len(names))
     for number, name in enumerate(names):
-        shown = fitted(name, _TEXT + 1, min(2 * _LABEL_WIDTH, width - 36))
-        wide = 36 + text_width(shown, _TEXT + 1)
-        if rows[-1] and x + wide > width:
-            rows.append([])
-            x = 0
-        rows[-1].append((number, x, shown))
-        x += wide + 34
-    return rows
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, rows: list[list[tuple[int, int, str]]], left: int) -> None:
-    for row, entries in enumerate(rows):
-        y = _MARGIN + 30 * row + 10
-        for number, x, name in entries:
-            draw.rounded_rectangle((left + x, y - 2, left + x + 24, y + 2), 2, fill=_colour(number))
-            write(draw, (left + x + 36, y), name, _TEXT + 1, INK, "lm")
+        x, y = left + room * number, _MARGIN + 10
+        draw.line((x, y, x + 24, y), fill=_colour(number), width=4)
+        write(draw, (x + 36, y), fitted(name, _TEXT, max(1, room - 60)), _TEXT, INK, "lm")
 
 
 def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, cell: int) -> None:
@@ -169,9 +159,8 @@ def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, c
     (left, top), count = corner, len(matrix)
     shares = matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
     shades = shares.sqrt().numpy()
-    stops = np.array([ImageColor.getrgb(colour) for colour in _BLUES])
-    blues = [np.interp(shades, np.linspace(0, 1, len(stops)), stops[:, channel]) for channel in range(3)]
-    squares = Image.fromarray(np.stack(blues, 2).round().astype(np.uint8))
+    pixels = 255 - shades[..., None] * (255 - np.array(ImageColor.getrgb(_ACCENT)))
+    squares = Image.fromarray(pixels.round().astype(np.uint8))
     side = cell * count
     picture.paste(squares.resize((side, side), Image.Resampling.NEAREST), corner)
     draw = ImageDraw.Draw(picture)
