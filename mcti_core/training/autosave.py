@@ -69,7 +69,7 @@ class AutoSaver:
     def _save(self, info: StepInfo) -> None:
         begun = time.monotonic()
         try:
-            save_checkpoint(Checkpoint(info.state(), info.tokens().labels, info.total, self.first), self.path)
+            save_checkpoint(Checkpoint(info.state(), info.tokens().labels, self.first), self.path)
             self._saved = info.step
         except TrainingError:
             pass  # its numbers are no longer finite, which the training itself will tell; the last save stays

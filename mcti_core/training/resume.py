@@ -74,20 +74,16 @@ def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str
 def _vectors_alone(stored: Checkpoint, tokens: TokenSet, path: Path) -> Start:
     rows = {normal_form(label): row for row, label in enumerate(stored.labels)}
     common = [(i, rows[form]) for i, form in enumerate(map(normal_form, tokens.labels)) if form in rows]
-    fits = _fit(stored.state.vectors, tokens)
-    whole = fits and all(
-        len(v) == len(stored.labels) for v in stored.state.vectors.values()
-    )  # and not some classes' alone
-    if not common or not whole:
+    counts = {len(v) for v in stored.state.vectors.values() if v.ndim}
+    if not common or not _fit(stored.state.vectors, tokens) or counts != {len(stored.labels)}:  # some classes' alone
         raise ResumeError(
             f"nothing in {path} fits: it has {_described(stored.state.vectors)} for {', '.join(stored.labels)}; this training "
             f"has {_described(tokens.vectors)} for {', '.join(tokens.labels)}; start over with --restart"
         )
-    vectors = {name: v.clone() for name, v in tokens.vectors.items()}
+    start = tokens.with_vectors(tokens.vectors)
     for name, learned in stored.state.vectors.items():
         for index, row in common:
-            vectors[name][index] = learned[row].float()
-    start = tokens.with_vectors(vectors)
+            start.vectors[name][index] = learned[row].float()
     return Start(start, first=start.vectors)
 
 
@@ -102,6 +98,6 @@ def _described(vectors: Mapping[str, Tensor]) -> str:
 
 def _told(name: str, then: str | None, now: str | None) -> str:
     """One difference."""
-    if name in ("model",) or name.startswith("set of") or max(len(str(then)), len(str(now))) > _LONGEST:
+    if name == "model" or name.startswith("set of") or max(len(str(then)), len(str(now))) > _LONGEST:
         return f"different {name}"
     return f"{name} was {then}, is {now}"

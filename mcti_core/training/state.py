@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,31 +101,25 @@ class Progress:
 
     def _refuse_unfit(self, state: TrainState) -> None:
         """What would come to light in a later step only."""
-        if any(set(row) | {"gamma"} != set(TERMS) for row in state.history):  # kept by earlier versions without gamma
+        if any(row.keys() != set(TERMS) for row in state.history):
             raise ValueError("its losses have other names")
         norms = state.gradient_norms
-        if (norms is None) != (self.adaptive is None) or (
-            norms is not None and (norms.shape != (2,) or not norms.isfinite().all())
-        ):
+        if (norms is None) != (self.adaptive is None):
+            raise ValueError("gamma follows the gradients in one of the two only")
+        if norms is not None and not (norms.shape == (2,) and norms.isfinite().all()):
             raise ValueError("its gradients' averages are not two finite numbers")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
         if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
             raise ValueError("its vectors have other shapes")
         if not all((vector.abs() <= MAX_NUMBER).all() for vector in state.vectors.values()):
             raise ValueError(f"its vectors hold numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
-        sizes = [vector.shape for vector in self.vectors.values()]
+        sizes = dict(enumerate(shapes.values()))
         for index, moment in state.moments.items():
-            if set(moment) != {"step", "exp_avg", "exp_avg_sq"} or not 0 <= index < len(sizes):
-                raise ValueError("its averages are of another optimizer")
-            if (
-                any(moment[name].shape != sizes[index] for name in ("exp_avg", "exp_avg_sq"))
-                or moment["step"].numel() != 1
-            ):
-                raise ValueError("its averages have other shapes")
-            steps, mean, square = moment["step"], moment["exp_avg"], moment["exp_avg_sq"]
-            if not (
-                0 <= steps <= MAX_STEPS and mean.isfinite().all() and square.isfinite().all() and (square >= 0).all()
-            ):
+            expected = {"step": torch.Size(), "exp_avg": sizes[index], "exp_avg_sq": sizes[index]}
+            if {name: value.shape for name, value in moment.items()} != expected:
+                raise ValueError("its averages are of another optimizer, or have other shapes")
+            possible = 0 <= moment["step"] <= MAX_STEPS and (moment["exp_avg_sq"] >= 0).all()
+            if not possible or not all(value.isfinite().all() for value in moment.values()):
                 raise ValueError("its averages are not those of numbers and of their squares")
 
     def _restore(self, state: TrainState) -> None:
@@ -138,7 +131,7 @@ class Progress:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for generator, stood in zip(self.generators, state.generators, strict=True):
             generator.set_state(stood)
-        self.history.rows[:] = [{name: row.get(name, math.nan) for name in TERMS} for row in state.history]
+        self.history.rows[:] = [dict(row) for row in state.history]
         if self.adaptive is not None and state.gradient_norms is not None:
             self.adaptive.norms = state.gradient_norms.to(self.adaptive.norms)
         self.batches.restore(state.batches)

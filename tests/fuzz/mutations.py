@@ -177,15 +177,6 @@ def _header_edit(random: Random, header: dict[str, Any], data: bytes) -> bytes:
     return data
 
 
-def signed_again(content: bytes, checksum: Any) -> bytes:
-    """A training's file with the checksum of what it now holds, as one who means harm would write it."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["checksum"] = json.dumps(checksum)
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
-
-
 def archive_changed(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
     """A zip whose members are others: their pickle, their names, how they are packed, what they claim."""
     new, kind = io.BytesIO(), random.randrange(6)

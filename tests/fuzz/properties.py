@@ -23,7 +23,6 @@ from mcti_core.data.dataset import FewShotDataset
 from mcti_core.errors import MCTIError
 from mcti_core.escaping import escaped
 from mcti_core.files.limits import MAX_CLASSES, MAX_TEMPLATES
-from mcti_core.files.safe_load import read_safetensors
 from mcti_core.images.reading import load_image
 from mcti_core.tokens.formats import read_embedding
 from mcti_core.tokens.io import (
@@ -37,7 +36,7 @@ from mcti_core.tokens.io import (
 from mcti_core.tokens.names import check_name, safe_names, safe_parts
 from mcti_core.tokens.ops import merge, pick, rename
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training.checkpoint import _checksum, load_checkpoint
+from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.resume import resume_from
 
@@ -54,7 +53,6 @@ from .mutations import (
     metadata_changed,
     png_changed,
     scans_added,
-    signed_again,
 )
 from .seeds import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files, training
 
@@ -108,11 +106,6 @@ class Inputs:
         content, suffix = self._token_content(random)
         path = self.given / random.choice((f"x{suffix}", f"learned_embeds{suffix}", f"é 猫{suffix}"))
         path.write_bytes(content)
-        with contextlib.suppress(MCTIError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            if random.random() < 0.5 and suffix == ".safetensors":  # a checksum that is right
-                metadata, tensors = read_safetensors(path)
-                values = {name: json.loads(value) for name, value in metadata.items() if name != "checksum"}
-                path.write_bytes(signed_again(content, _checksum(tensors, values)))
         self.begin()
         is_token_set(path), is_own_file(path)
         asked: dict[str, Callable[[], object]] = {

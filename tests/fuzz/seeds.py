@@ -49,7 +49,7 @@ def training() -> Checkpoint:
         vectors=vectors, moments=moments, generators=(torch.Generator().get_state(),), batches={"queue": [1, 0, 2]},
         best=(0.5, 1),
     )  # fmt: skip
-    return Checkpoint(state, ("a", "b", "c"), 9, {"clip_l": rows(16, 3).reshape(3, 1, 16)})
+    return Checkpoint(state, ("a", "b", "c"), {"clip_l": rows(16, 3).reshape(3, 1, 16)})
 
 
 def safetensors_files() -> list[bytes]:

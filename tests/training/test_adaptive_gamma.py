@@ -109,7 +109,7 @@ def test_resumed_training_is_the_same_to_the_bit(tiny_host, cache, tokens, tmp_p
     states = []
     whole = train(tiny_host, cache, tokens, AUTO, on_step=lambda info: states.append(info.state()))
     for state in (states[0], states[4]):  # in the warm start, and behind it
-        path = save_checkpoint(Checkpoint(state, tokens.labels, 8), tmp_path / "training.safetensors")
+        path = save_checkpoint(Checkpoint(state, tokens.labels), tmp_path / "training.safetensors")
         rest = train(tiny_host, cache, tokens, AUTO, resume=load_checkpoint(path).state)
         assert _bits(rest.tokens.vectors) == _bits(whole.tokens.vectors)
         assert repr(rest.history) == repr(whole.history)
@@ -157,7 +157,7 @@ def test_another_ratio_is_another_training(tiny_host, cache, tokens, tmp_path):
     other = replace(AUTO, gradient_ratio=0.3)
     with pytest.raises(ResumeError, match=r"gradient_ratio was 0\.7, is 0\.3"):
         resume_from(
-            Checkpoint(states[3], tokens.labels, 8), tokens, lambda first: run_identity(tiny_host, cache, first, other),
+            Checkpoint(states[3], tokens.labels), tokens, lambda first: run_identity(tiny_host, cache, first, other),
             tmp_path / "x",
         )  # fmt: skip
 

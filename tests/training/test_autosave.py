@@ -52,7 +52,7 @@ def test_every_way_out_keeps_the_last_whole_step(tiny_host, cache, tokens, tmp_p
         with pytest.raises(way):
             run(tiny_host, cache, tokens, path, leave, every=3600)
     stored = load_checkpoint(path)
-    assert (stored.state.step, stored.total, stored.labels) == (3, 4, tokens.labels)
+    assert (stored.state.step, stored.labels) == (3, tokens.labels)
     whole = train(tiny_host, cache, tokens, CONFIG)
     rest = train(tiny_host, cache, tokens, CONFIG, resume=stored.state)
     assert all((rest.tokens.vectors[name] == v).all() for name, v in whole.tokens.vectors.items())

@@ -50,8 +50,8 @@ def trainings(draw):
         batches=draw(st.dictionaries(words, st.lists(st.integers(0, 2**40), max_size=4), max_size=3)),
         best=(draw(st.floats()), draw(st.integers(0, 2**40))),
     )
-    first = draw(st.none() | st.dictionaries(words, tensors(), max_size=2))
-    return Checkpoint(state, tuple(draw(st.lists(words, max_size=3))), draw(st.integers(1, 10**6)), first)
+    first = draw(st.none() | st.dictionaries(words, tensors(), min_size=1, max_size=2))
+    return Checkpoint(state, tuple(draw(st.lists(words, max_size=3))), first)
 
 
 def bits(value):
@@ -97,7 +97,7 @@ def first_tokens(host, cache):
 
 
 def stored(state):
-    return Checkpoint(state, ("a", "b", "c"), CONFIG.warm_start + CONFIG.steps)
+    return Checkpoint(state, ("a", "b", "c"))
 
 
 def test_a_training_goes_on_from_its_file_as_if_there_had_been_no_break(tiny_host, cache, states, tmp_path):
@@ -135,22 +135,6 @@ def test_a_file_cut_short_is_refused_wherever_it_is_cut(content, path):
             load_checkpoint(path)
 
 
-@given(data=st.data())
-def test_a_damaged_file_is_refused_or_says_the_same(content, path, data):
-    """What a flipped bit may leave as it was is white space, at most."""
-    place = data.draw(st.integers(0, len(content) - 1) | st.integers(8, 400))
-    damaged = bytearray(content)
-    damaged[place] ^= 1 << data.draw(st.integers(0, 7))
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    whole = bits(load_checkpoint(path))
-    path.write_bytes(damaged)
-    try:
-        assert bits(load_checkpoint(path)) == whole
-    except ResumeError as error:
-        assert "\n" not in str(error)  # noqa: PT017
-
-
 def test_other_files_are_refused(tmp_path, tokens):
     with pytest.raises(ResumeError, match=r"no training .*nothing"):
         load_checkpoint(tmp_path / "nothing")
@@ -168,7 +152,7 @@ def test_other_files_are_refused(tmp_path, tokens):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("format_version", 2, "update it"), ("labels", ["x"], "damaged"), ("steps", [1, 9], "damaged")],
+    [("format_version", 2, "update it"), ("labels", [1], "damaged"), ("losses", ["loss"], "damaged")],
 )
 def test_a_newer_file_and_one_that_was_changed_are_refused(states, tmp_path, name, value, message):
     from safetensors import safe_open

@@ -17,7 +17,7 @@ PATH = Path("out") / "training.safetensors"
 def stored(tiny_host, cache, tokens):
     states = []
     train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state))
-    return Checkpoint(states[1](), tokens.labels, 3)
+    return Checkpoint(states[1](), tokens.labels)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_training_that_began_with_learned_vectors_can_be_gone_on_with(tiny_hos
     config, states = replace(CONFIG, lr=0.5), []
     start = resume_from(stored, tokens, identity(config), PATH, anyway=True)
     whole = train(tiny_host, cache, start.tokens, config, on_step=lambda info: states.append(info.state))
-    second = Checkpoint(states[0](), tokens.labels, 3, start.first)
+    second = Checkpoint(states[0](), tokens.labels, start.first)
     again = resume_from(second, tokens, identity(config), PATH)
     assert again.state is second.state
     rest = train(tiny_host, cache, again.tokens, config, resume=again.state)

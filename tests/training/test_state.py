@@ -107,7 +107,7 @@ def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
     ],
 )
 def test_state_whose_content_does_not_fit_is_refused_before_a_step(tiny_host, cache, tokens, wrong):
-    """As a kept training with a right checksum may hold."""
+    """As a kept training that somebody changed may hold."""
     state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
     with pytest.raises(ResumeError, match="its content does not fit"):
         train(
