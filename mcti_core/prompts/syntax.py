@@ -10,6 +10,7 @@ import logging
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -17,12 +18,14 @@ from typing import NoReturn
 
 from ..errors import TokenError
 from ..files.limits import MAX_BRACKETS, MAX_PROMPT
+from ..tokens.name_search import letters_of
 from ..tokens.normal_form import normal_form
 from ..tokens.references import (
     EMBEDDING,
+    behind_suffix,
     class_called,
     continues_name,
-    end_of_name,
+    forms_as_words,
     is_of_a_name,
     known_forms,
     loose_weight,
@@ -38,6 +41,8 @@ Piece = tuple[str | int, float]
 
 _MARK = 0xF0000
 """A class in the text, while weights are read: a character of a plane for private use."""
+_GONE = "\U0010ffff"
+"""In the place of a name's further characters, while bare names are found."""
 _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
 _WEIGHT = 1.1
 """Of brackets without a number."""
@@ -77,7 +82,7 @@ def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = 
 class _Parser:
     def __init__(self, prompt: str, names: Sequence[str], labels: Sequence[str]):
         self.prompt, self.names, self.labels = prompt, names, labels
-        self.known = known_forms(labels, names)
+        self.known = known_forms(tuple(labels), tuple(names))
 
     def pieces(self) -> list[Piece]:
         if len(self.prompt) > MAX_PROMPT:
@@ -141,26 +146,30 @@ class _Parser:
 
     def _bare(self, text: str) -> str:
         """Names without any sign of a reference: a token if it can be nothing else, else words, which is logged."""
-        folded = normal_form(text)
-        forms = {re.sub("[-_]", " ", form): index for form, index in self.known} | dict(self.known)
-        for form, index in sorted(forms.items(), key=lambda item: -len(item[0])):
-            if form not in folded:
-                continue
-            distinct = "-" in form or "_" in form or not form.isascii()
-            for at in range(len(text)):
-                end = end_of_name(text, at, form)
-                alone = end is not None and not continues_name(text, end) and not (at and is_of_a_name(text[at - 1]))
-                if end is None or not (alone or _without_spaces(form)):
-                    continue
-                if alone and distinct:
-                    text = f"{text[:at]}{chr(_MARK + index)}{text[end:]}"
-                    continue
-                _LOG.warning(
-                    "prompt %r: %r is drawn as a word; write {%s} for the learned token",
-                    self.prompt[:120], text[at:end], self.names[index],
-                )  # fmt: skip
-                break
-        return text
+        known, (letters, starts, places) = forms_as_words(self.known), letters_of(text)
+        free = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
+        for each in known.within(letters, starts):
+            form, index = known.pairs[each]
+            distinct, inside = "-" in form or "_" in form or not form.isascii(), _without_spaces(form)
+            start = letters.find(known.letters[each])
+            while start >= 0:
+                at, end = places[start], places[start + len(known.letters[each])]
+                begins = at >= 0 <= end and not (at and is_of_a_name(text[at - 1]))
+                end = behind_suffix(text, end)
+                alone = begins and not continues_name(text, end)
+                if alone and distinct:  # what is replaced keeps its length until all names are found
+                    text = f"{text[:at]}{chr(_MARK + index)}{_GONE * (end - at - 1)}{text[end:]}"
+                    letters = f"{letters[:start]}{_GONE * (starts[end] - start)}{letters[starts[end] :]}"
+                elif alone or (inside and at >= 0 <= end):
+                    _LOG.warning(
+                        "prompt %r: %r is drawn as a word; write {%s} for the learned token",
+                        self.prompt[:120], text[at:end], self.names[index],
+                    )  # fmt: skip
+                    break
+                later = bisect_right(free, start)
+                following = start + 1 if inside else free[later] if later < len(free) else len(letters)
+                start = letters.find(known.letters[each], following)
+        return text.replace(_GONE, "")
 
     def _weighted(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
         """(text, weight) of every part: ``(x)`` weighs 1.1 times, ``(x:w)`` weighs w, whatever is around it.
@@ -268,6 +277,11 @@ def _split(text: str) -> Iterator[str | int]:
     for part in re.split(r"([\U000f0000-\U000fffef])", text):
         if part:
             yield ord(part) - _MARK if len(part) == 1 and ord(part) >= _MARK else part
+
+
+def _may_begin(text: str, at: int) -> bool:
+    """Whether a name can begin here, also where the name before it is found and replaced."""
+    return not (text[at - 1 : at] and text[at : at + 1] and is_of_a_name(text[at - 1]) and is_of_a_name(text[at]))
 
 
 def _without_spaces(form: str) -> bool:

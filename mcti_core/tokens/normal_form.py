@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 __all__ = ["index_of", "indices_of", "label_of_folder", "normal_form"]
 
@@ -29,8 +30,16 @@ def indices_of(wanted: str, texts: Sequence[str]) -> list[int]:
     """Like ``index_of``, all of them."""
     if exact := [index for index, text in enumerate(texts) if text == wanted]:
         return exact
-    wanted = normal_form(wanted)
-    return [index for index, text in enumerate(texts) if normal_form(text) == wanted]
+    return list(_by_form(tuple(texts)).get(normal_form(wanted), ()))
+
+
+@lru_cache(maxsize=8)
+def _by_form(texts: tuple[str, ...]) -> dict[str, list[int]]:
+    """Normal form -> where it is; kept, since many are looked up in one set."""
+    places: dict[str, list[int]] = {}
+    for index, text in enumerate(texts):
+        places.setdefault(normal_form(text), []).append(index)
+    return places
 
 
 def label_of_folder(name: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+from .name_search import KnownForms, letters_of
 from .names import find_class
 from .normal_form import index_of, normal_form
 
-__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "class_called", "continues_name", "end_of_name", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "plain_letters", "reference_at", "without_suffix"]  # fmt: skip
+__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "behind_suffix", "class_called", "continues_name", "forms_as_words", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "plain_letters", "reference_at", "without_suffix"]  # fmt: skip
 
 EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
 """What stands before a name."""
@@ -23,6 +26,10 @@ _LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?\.?\d(?![\d.]*\s*\))")
 """The first digit stands for the number: a pattern of the whole number takes cubic time where a bracket follows."""
 _CLOSE = 0.65
 """One letter off in a name of three letters is 0.67."""
+_LONGEST_SLIP, _COMPARED = 200, 500_000
+"""Characters of a name that is compared with others, and of one times of the other in all comparisons."""
+_OPENED, _CLOSED = re.compile(r"([{<])\s*"), {"{": re.compile(r"\s*\}"), "<": re.compile(r"\s*>")}
+_OF_A_WORD = re.compile(r"[\w-]")
 _PRIVATE = 0xF0000
 """From here on characters are for private use, and belong to no name."""
 
@@ -36,20 +43,29 @@ class Reference(NamedTuple):
     """Where the text goes on."""
 
 
-def known_forms(labels: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """(normal form, class) of all labels and names, the longest first; a name goes before another class's label.
+@lru_cache(maxsize=8)
+def known_forms(labels: tuple[str, ...], names: tuple[str, ...]) -> KnownForms:
+    """All labels and names, the longest first; a name goes before another class's label.
 
     Names with low lines for hyphens are among them, where they are nobody's.
     """
     known = {normal_form(text): index for texts in (labels, names) for index, text in enumerate(texts) if text}
     for form, index in list(known.items()):
         known.setdefault(form.replace("-", "_"), index)
-    return tuple(sorted(known.items(), key=lambda item: -len(item[0])))
+    return _longest_first(known)
 
 
-def reference_at(
-    text: str, at: int, labels: Sequence[str], names: Sequence[str], known: Sequence[tuple[str, int]]
-) -> Reference:
+@lru_cache(maxsize=8)
+def forms_as_words(known: KnownForms) -> KnownForms:
+    """Also with spaces for hyphens and low lines."""
+    return _longest_first({re.sub("[-_]", " ", form): index for form, index in known.pairs} | dict(known.pairs))
+
+
+def _longest_first(known: Mapping[str, int]) -> KnownForms:
+    return KnownForms(tuple(sorted(known.items(), key=lambda item: -len(item[0]))))
+
+
+def reference_at(text: str, at: int, labels: Sequence[str], names: Sequence[str], known: KnownForms) -> Reference:
     """What ``embedding:`` names that ends at this place: the longest name or label that fits, also in quotes or with a suffix.
 
     Args:
@@ -59,13 +75,12 @@ def reference_at(
     if quoted := _QUOTED.match(text, at):
         name = without_suffix(next(filter(None, quoted.groups()), "").strip().strip("\"'"))
         return Reference(name, class_called(name, labels, names), quoted.end())
-    ends = _ends(text, at, len(known[0][0]) if known else 0)
-    for form, index in known:
-        if form not in ends:
-            continue
-        end = _behind_suffix(text, ends[form])
-        if _ends_at(text, end):
-            return Reference(without_suffix(text[at:end]), index, end)
+    letters, starts, places = letters_of(text) if known.pairs else ("", (), ())
+    for each in known.at(letters, starts[at]) if known.pairs else ():
+        end = places[starts[at] + len(known.letters[each])]
+        end = behind_suffix(text, end) if end >= 0 else end
+        if end >= 0 and _ends_at(text, end):
+            return Reference(without_suffix(text[at:end]), known.pairs[each][1], end)
     found = _WORD.match(text, at)
     word = found[0].rstrip(".!?") if found else ""
     name = without_suffix(word)
@@ -78,15 +93,42 @@ def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int 
     return find_class(name, labels, names) if name and index is None else index
 
 
-def nearest(name: str, known: Sequence[tuple[str, int]]) -> int | None:
+def nearest(name: str, known: KnownForms) -> int | None:
     """The class that a name, which is none's, is probably meant for, also behind folders; None where none is close."""
-    name = without_suffix(re.split(r"[/\\]", name)[-1])
-    folded, forms = plain_letters(name), {plain_letters(form): index for form, index in known}
-    close = difflib.get_close_matches(folded, forms, 1, _CLOSE)
-    close += [
-        form for form in forms if form and folded.startswith(form) and (len(form) > 2 or not form.isascii())
-    ]  # 猫が好き
-    return forms[close[0]] if close else None
+    folded, forms = plain_letters(without_suffix(re.split(r"[/\\]", name)[-1])), _plain_forms(known)
+    close = _closest(folded, forms) if len(folded) <= _LONGEST_SLIP else None
+    if close is None:  # 猫が好き
+        begins = (form for form in forms if form and folded.startswith(form))
+        close = next((form for form in begins if len(form) > 2 or not form.isascii()), None)
+    return None if close is None else forms[close]
+
+
+@lru_cache(maxsize=8)
+def _plain_forms(known: KnownForms) -> dict[str, int]:
+    return {plain_letters(form): index for form, index in known.pairs}
+
+
+def _closest(name: str, forms: Iterable[str]) -> str | None:
+    """What ``difflib.get_close_matches`` finds first; of very many long forms only those with the name's ends are compared."""
+    counts, possible = Counter(name), list[tuple[int, float, str]]()
+    for form in forms:
+        length = len(form) + len(name)
+        if length and 2 * min(len(form), len(name)) >= _CLOSE * length:
+            bound = 2 * sum(min(count, form.count(letter)) for letter, count in counts.items()) / length
+            if bound >= _CLOSE:
+                ends = _begin_alike(name, form) + _begin_alike(name[::-1], form[::-1])
+                possible.append((ends, bound, form))
+    matcher, best, room = difflib.SequenceMatcher(b=name), (_CLOSE, ""), _COMPARED
+    for _, bound, form in sorted(possible, reverse=True):
+        if bound >= best[0] and room > 0:
+            matcher.set_seq1(form)
+            best = max(best, (matcher.ratio(), form))
+            room -= len(form) * len(name)
+    return best[1] or None
+
+
+def _begin_alike(one: str, other: str) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def plain_letters(text: str) -> str:
@@ -95,16 +137,22 @@ def plain_letters(text: str) -> str:
     return "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Cf"))
 
 
-def names_as_words(text: str, known: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
     """(normal form, class) of each name that stands in a text and is no word: in braces or angles, or with a hyphen or low line."""
     folded = normal_form(text)
-    return [(form, index) for form, index in known if form in folded and _is_meant(folded, form)]
-
-
-def _is_meant(folded: str, form: str) -> bool:
-    name = re.escape(form)
-    alone = rf"(?<![\w:/\\-]){name}(?![\w-])" if "-" in form or "_" in form else None
-    return any(re.search(each, folded) for each in (rf"\{{\s*{name}\s*\}}", rf"<\s*{name}\s*>", alone) if each)
+    (letters, starts, places), found = letters_of(folded), set[int]()
+    opened = {at: sign[1] for sign in _OPENED.finditer(folded) for at in range(sign.end(1), sign.end() + 1)}
+    for at in range(len(folded)):
+        free = not at or not (folded[at - 1].isalnum() or folded[at - 1] in "_:/\\-")
+        if (at not in opened and not free) or starts[at] < 0:
+            continue
+        for each in known.at(letters, starts[at]):
+            form = known.pairs[each][0]
+            end = places[starts[at] + len(known.letters[each])]
+            alone = free and ("-" in form or "_" in form) and not _OF_A_WORD.match(folded, end)
+            if end >= 0 and (alone or (at in opened and _CLOSED[opened[at]].match(folded, end))):
+                found.add(each)
+    return [known.pairs[each] for each in sorted(found)]
 
 
 def loose_weight(text: str, end: int) -> bool:
@@ -112,24 +160,8 @@ def loose_weight(text: str, end: int) -> bool:
     return bool(_LOOSE_WEIGHT.match(text, end))
 
 
-def end_of_name(text: str, at: int, form: str) -> int | None:
-    """Where a name in normal form ends that begins here, its file's suffix included; None where none begins."""
-    end = _ends(text, at, len(form)).get(form)
-    return None if end is None else _behind_suffix(text, end)
-
-
-def _ends(text: str, at: int, longest: int) -> dict[str, int]:
-    """Where each text ends that begins here, by its normal form, which may be longer or shorter than itself: ẞ is ss."""
-    ends: dict[str, int] = {}
-    for end in range(at + 1, len(text) + 1):
-        form = normal_form(text[at:end])
-        if len(form) > longest:
-            break
-        ends[form] = end
-    return ends
-
-
-def _behind_suffix(text: str, end: int) -> int:
+def behind_suffix(text: str, end: int) -> int:
+    """Where a name ends whose letters end here: behind its file's suffix, if one is there."""
     suffix = next((s for s in SUFFIXES if text[end : end + len(s)].lower() == s), "")
     return end + len(suffix) if suffix and _ends_at(text, end + len(suffix)) else end
 

@@ -13,6 +13,7 @@ import logging
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ __all__ = ["clip_with_tokens"]
 
 _FILE = "mcti-"
 """What the names of tokens' files begin with."""
+_LOGGED = 20
+"""Names of one prompt that are looked up among the tokens' for those that are close."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -162,8 +165,9 @@ class _Knowing:
 
     def _log_others(self, text: str) -> None:
         """Log every name that is neither a token's nor a file's and close to a token's, and names without ``embedding:``."""
-        for found in EMBEDDING.finditer(text):
-            name = reference_at(text, found.end(), (), (), ()).name
+        nobody = known_forms((), ())
+        names = (reference_at(text, found.end(), (), (), nobody).name for found in EMBEDDING.finditer(text))
+        for name in islice(dict.fromkeys(names), _LOGGED):
             meant = next(filter(None, (files.meant(name) for files in self.mcti_files)), None)
             if meant is not None and not _is_file(name, self.embedding_directory):
                 _LOG.warning(
