@@ -232,23 +232,10 @@ def answered_share(reached: int, count: int) -> tuple[float, float, float]:
         Its mean and the ends of its 95 % interval: the threshold is one of the images' own confidences, so that the share
         has the distribution Beta(reached, count - reached + 1), whatever confidences are distributed like.
     """
-    low, high = (_beta_quantile(chance, reached, count - reached + 1) for chance in (0.025, 0.975))
+    from scipy.special import betaincinv
+
+    low, high = (float(betaincinv(reached, count - reached + 1, chance)) for chance in (0.025, 0.975))
     return reached / (count + 1), low, high
-
-
-def _beta_quantile(chance: float, a: int, b: int) -> float:
-    """Where Beta(a, b) has this probability below it. P(X <= x) is that of a or more hits in a + b - 1 trials."""
-    trials, low, high = a + b - 1, 0.0, 1.0
-    for _ in range(50):
-        x = (low + high) / 2
-        below = sum(math.exp(_log_binomial(k, trials, x)) for k in range(a, trials + 1))
-        low, high = (x, high) if below < chance else (low, x)
-    return (low + high) / 2
-
-
-def _log_binomial(hits: int, trials: int, x: float) -> float:
-    ways = math.lgamma(trials + 1) - math.lgamma(hits + 1) - math.lgamma(trials - hits + 1)
-    return ways + hits * math.log(x) + (trials - hits) * math.log1p(-x)
 
 
 def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support) -> Tensor:

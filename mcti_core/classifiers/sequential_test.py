@@ -19,7 +19,6 @@ With few pairs s is uncertain. Rivals of one image have similar s, so theirs is 
 References:
     Smyth, "Linear models and empirical Bayes methods for assessing differential expression in microarray experiments",
     Statistical Applications in Genetics and Molecular Biology 3(1), 2004, equation for the moderated t.
-    Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4 (Student's t for whole degrees of freedom).
     Cochran, "Sampling Techniques", 3rd ed. 1977, 2.6 (finite-population correction).
 """
 
@@ -27,7 +26,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,8 +37,6 @@ FIRST = 4
 BORROWED = 8
 """Weight of the mean variance of an image's rivals, in pairs. Chosen on the tuning characters (docs/performance.md)."""
 _GROWTH = 1.1
-_MOST = 1e9
-"""Of t_quantile: beyond it nobody is stopped."""
 
 
 def looks(pairs: int) -> tuple[int, ...]:
@@ -71,14 +67,14 @@ def sequential_elimination(
         errors (B, C, P) float32, 0 where none was asked for; and on how many first pairs each class was tried, (B, C).
     """
     errors, seen = torch.zeros(*tried.shape, pairs), torch.zeros(tried.shape, dtype=torch.long)
-    alive, rivals, done = tried.clone(), (tried.sum(1) - 1).clamp(min=1).tolist(), 0
+    alive, rivals, done = tried.clone(), (tried.sum(1) - 1).clamp(min=1), 0
     for look in looks(pairs):
         going = alive & ((alive.sum(1, keepdim=True) > 1) | (done == 0))  # a lone class is tried too, to have a score
         if not going.any():
             break
         errors[..., done:look][going] = evaluate(going, done, look)
         seen[going], done = look, look
-        bound = torch.tensor([t_quantile(error / count, done - 1 + BORROWED) for count in rivals])
+        bound = t_quantile(error / rivals.double(), done - 1 + BORROWED)
         alive &= ~eliminated(errors[..., :done], going, pairs, bound)
     return errors, seen
 
@@ -117,30 +113,9 @@ def eliminated(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tens
     return rival & (apart.mean(2) * math.sqrt(n) > bound[:, None] * (variance * (1 - n / pairs)).sqrt())
 
 
-@lru_cache(maxsize=4096)
-def t_quantile(chance: float, freedom: int) -> float:
-    """The t that Student's distribution with whole ``freedom`` exceeds with ``chance``, in [0, 0.5]; infinite for 0."""
-    if chance <= 0:
-        return math.inf
-    low, high = 0.0, 1.0
-    while _tail(high, freedom) > chance and high < _MOST:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _tail(middle, freedom) > chance else (low, middle)
-    return high
+def t_quantile(chance: Tensor, freedom: int) -> Tensor:
+    """The t that Student's distribution with this ``freedom`` exceeds with ``chance`` (B,), in [0, 0.5]; infinite for 0."""
+    from scipy.special import stdtrit
 
-
-def _tail(t: float, freedom: int) -> float:
-    """P(T > t) for t >= 0; Abramowitz and Stegun's A(t | v) is the probability of [-t, t]."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):  # terms in cos^1, cos^3, ... or cos^0, cos^2, ...
-        total += term
-        term *= cosine**2 * (k / (k + 1))
-    within = math.sin(angle) * total
-    if odd:
-        within = 2 / math.pi * (angle + within)
-    return (1 - within) / 2
+    bound = -torch.from_numpy(stdtrit(freedom, chance.double().numpy())).float()
+    return bound.masked_fill(chance == 0, torch.inf)

@@ -35,11 +35,12 @@ def drawn(images, classes, pairs, apart, seed=0):
     return 10 + means + shared + torch.randn(images, classes, pairs, generator=generator)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 11, 40, 71])
-def test_students_bound_is_scipys(freedom):
-    for chance in (0.5, 0.3, 0.05, 1e-3, 1e-6):
-        assert t_quantile(chance, freedom) == pytest.approx(student.isf(chance, freedom), rel=1e-5, abs=1e-6)
-    assert t_quantile(0, freedom) == math.inf
+@pytest.mark.parametrize("freedom", [1, 2, 11, 71])
+def test_t_quantile_is_exceeded_with_the_chance_given(freedom):
+    chances = torch.tensor([0.5, 0.05, 1e-6, 0.0], dtype=torch.double)
+    bounds = t_quantile(chances, freedom)
+    assert student.sf(bounds.double().numpy(), freedom) == pytest.approx(chances.numpy(), rel=1e-5)
+    assert bounds[-1] == torch.inf
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3, 4, 5, 20, 64, 1000])

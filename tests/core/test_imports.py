@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "mcti_core").rglob("*.py"))
 NODES = sorted((ROOT / "nodes").rglob("*.py"))
 
-HEAVY = {"diffusers", "transformers", "accelerate", "tokenizers", "sklearn", "tqdm", "comfy", "comfy_api", "nodes"}
+HEAVY = {
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "scipy",
+    "sklearn",
+    "tqdm",
+    "comfy",
+    "comfy_api",
+    "nodes",
+}
 """Imported where they are used, so that nobody else pays for them."""
 
 HOMES = {
