@@ -1,4 +1,4 @@
-"""Several processes that work as one, on the GPUs of one machine or of many; started by ``accelerate launch``."""
+"""Share work among the processes of ``accelerate launch``, on the GPUs of one machine or of several."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ __all__ = ["SINGLE_PROCESS", "DistributedContext", "launched", "shut_down", "sta
 _PATIENCE, _LONG_PATIENCE = timedelta(minutes=30), timedelta(days=1)
 """Collective timeouts. A crash is noticed at once on the same machine, only after the timeout on another."""
 _PIECE = 2**24
-"""Most bytes of each process that are sent at once."""
+"""Maximum number of bytes per process and message."""
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process's place among all. Each call but ``share`` is one that all of them must make, in the same order."""
+    """This process's rank, and collective calls. All processes must make every call except ``share``, in the same order."""
 
     index: int = 0
     count: int = 1
     device: str = "cpu"
-    """Which device is this process's own; what is sent passes through it."""
+    """This process's own device; messages pass through it."""
     local_count: int = 1
-    """How many of them are on this machine."""
+    """Number of processes on this machine."""
 
     @property
     def is_main(self) -> bool:
-        """Of all, one writes files and talks to people."""
+        """Whether this process writes files and prints messages; one of all does."""
         return self.index == 0
 
     def share(self, items: int) -> slice:
-        """This process's rows of so many: one after the other over the processes, of lengths that differ by one at most."""
+        """This process's slice of the rows: consecutive over the processes, with lengths that differ by at most one."""
         return slice(items * self.index // self.count, items * (self.index + 1) // self.count)
 
     def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, the same to the bit in each; float32, sent as one."""
+        """Replace each tensor by its sum over all processes, identical to the bit in each; float32, sent as one message."""
         if self.count == 1 or not tensors:
             return
         import torch
@@ -55,7 +55,7 @@ class DistributedContext:
                 tensor.copy_(part.view(tensor.shape))
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the value is true in any process."""
         if self.count == 1:
             return flag
         import torch
@@ -65,10 +65,10 @@ class DistributedContext:
         return bool(said.item() > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, in their order, in every process.
+        """The values of all processes, in their order, in every process.
 
         Args:
-            value: of what JSON has: numbers, texts, lists, dicts. Nothing that would have to be run to be read.
+            value: JSON types: numbers, texts, lists, dicts. Nothing that needs code to be read.
         """
         if self.count == 1:
             return [value]
@@ -78,7 +78,7 @@ class DistributedContext:
         return [json.loads(bytes(part.numpy())) for part in self._gather_bytes(sent)]
 
     def all_gather_rows(self, rows: Tensor) -> Tensor:
-        """(n, ...) rows of each process -> all of them in the processes' order, on the CPU; of one dtype, n may be 0."""
+        """(n, ...) rows of each process -> the rows of all, in the processes' order, on the CPU; one dtype, n may be 0."""
         if self.count == 1:
             return rows
         import torch
@@ -91,11 +91,11 @@ class DistributedContext:
         return torch.cat(full)
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Wait until all processes arrive."""
         self.any(False)
 
     def _gather_bytes(self, own: Tensor) -> list[Tensor]:
-        """(n,) uint8 of each process -> those of all, on the CPU."""
+        """(n,) uint8 of each process -> those of all processes, on the CPU."""
         import torch
 
         lengths = torch.zeros(self.count, dtype=torch.int64, device=self.device)
@@ -115,18 +115,18 @@ class DistributedContext:
 
 
 SINGLE_PROCESS = DistributedContext()
-"""The one process of a program that was started in the plain way."""
+"""The context of a program that was started without a launcher."""
 
 
 def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
-    """This process's place among those that ``accelerate launch`` (or ``torchrun``) has started; else ``SINGLE_PROCESS``.
+    """The context of a process started by ``accelerate launch`` (or ``torchrun``); otherwise ``SINGLE_PROCESS``.
 
     Args:
-        cpu: work on the CPU though there are GPUs.
-        uneven: they meet only at the end, where one may have to wait for hours; otherwise they meet at every step.
+        cpu: use the CPU even if there are GPUs.
+        uneven: the processes meet only at the end, so that one may wait for hours; otherwise they meet at every step.
 
     Raises:
-        ConfigError: there are several processes, but Hugging Face Accelerate is not installed, or cannot tell where they meet.
+        ConfigError: there are several processes, and Hugging Face Accelerate is not installed or has no address.
     """
     if started() == 1:
         return SINGLE_PROCESS
@@ -153,13 +153,13 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
 
 
 def started() -> int:
-    """How many processes a launcher has started to work together; 1 without one."""
+    """Number of processes that a launcher has started together; 1 without a launcher."""
     place = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]  # a launcher sets all three
     return int(place[0]) if all(value.isdecimal() for value in place) else 1
 
 
 def shut_down() -> None:
-    """Let go of the other processes when all are done; the launcher ends all once one has left with an error."""
+    """Disconnect from the other processes when all are finished; the launcher ends all if one exits with an error."""
     if started() == 1:
         return
     import torch

@@ -1,4 +1,4 @@
-"""The project's one family of exceptions. Each message is for a person: what is wrong, where, and what to do."""
+"""The project's exceptions. Each message says what is wrong, what is allowed, and what to do."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = [
 ]
 
 _LONGEST_NAME, _LONGEST_MESSAGE = 60, 4000
-"""Characters that are shown."""
+"""Maximum length of a message, in characters."""
 
 
 class MCTIError(Exception):
-    """Base of every error this project raises on purpose. What it quotes of a file cannot make its message endless."""
+    """Base of every error that this project raises on purpose. Long messages, as from quoted file content, are cut."""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -33,11 +33,11 @@ class MCTIError(Exception):
 
 
 class ExamplesError(MCTIError):
-    """Example images or class folders cannot be used."""
+    """Example images or class folders are not usable."""
 
 
 class TokenError(MCTIError):
-    """Tokens, token files or prompts cannot be used."""
+    """Tokens, token files or prompts are not usable."""
 
 
 class ConfigError(MCTIError):
@@ -45,19 +45,19 @@ class ConfigError(MCTIError):
 
 
 class FileError(MCTIError):
-    """A file cannot be written or removed: it is not this program's, or a link leads elsewhere."""
+    """A file cannot be written or removed: another program wrote it, or a link leads elsewhere."""
 
 
 class HostError(MCTIError):
-    """A model cannot be loaded, or lacks a part that is needed."""
+    """A model cannot be loaded, or lacks a required part."""
 
 
 class ResumeError(MCTIError):
-    """An interrupted training cannot be kept, read or resumed."""
+    """An interrupted training cannot be saved, read or resumed."""
 
 
 def listed(items: Sequence[object], most: int = 12) -> str:
-    """Names for a message: the first ones, each cut where it is long, and how many more there are.
+    """Names for a message: the first ones, shortened if they are long, and the number of further ones.
 
     >>> listed(["cat", "dog", "bird"], most=2)
     'cat, dog and 1 more'

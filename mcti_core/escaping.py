@@ -7,9 +7,9 @@ import unicodedata
 __all__ = ["escaped"]
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They turn the order in which the rest of the line is shown."""
+"""Characters that change the display order of the rest of the line."""
 _CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Control characters, halves of surrogate pairs, ends of lines and of paragraphs."""
+"""Control characters, surrogate halves, line and paragraph separators."""
 
 
 def escaped(text: str) -> str:

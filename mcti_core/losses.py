@@ -1,4 +1,4 @@
-"""The loss of MC-TI: L = L_ldm + gamma * L_cls. Pure functions, one value a sample; the caller takes the mean.
+"""The loss of MC-TI: L = L_ldm + gamma * L_cls. Pure functions, one value per sample; the caller takes the mean.
 
 ``noise_error`` is L_ldm, ``classification_loss`` is L_cls, and ``gamma_at`` is the schedule of gamma.
 
@@ -20,11 +20,11 @@ DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
 
 def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise, from a denoised estimate.
+    """Mean squared error of the predicted noise, computed from a denoised estimate.
 
-    The predicted noise is (x - x0_hat) / sigma and the true one (x - x0) / sigma, whatever x is; their difference is
-    (x0 - x0_hat) / sigma. For x = x0 + sigma * eps this is the epsilon error of DDPM (Ho et al. 2020, eq. 14) also when the
-    model predicts v; for a rectified flow, x = (1 - sigma) * x0 + sigma * eps, it is the velocity's error.
+    For any x, the predicted noise is (x - x0_hat) / sigma and the true noise (x - x0) / sigma; their difference is
+    (x0 - x0_hat) / sigma. For x = x0 + sigma * eps this is the epsilon error of DDPM (Ho et al. 2020, eq. 14), also if the
+    model predicts v. For a rectified flow, x = (1 - sigma) * x0 + sigma * eps, it is the velocity's error.
 
     Args:
         latents: (B, c, h, w) the clean x0.
@@ -39,20 +39,20 @@ def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
 
 
 def class_logits(text: Tensor, images: Tensor, scale: float) -> Tensor:
-    """Scaled cosines: (S, p) text features, (C, p) image features, neither normalised -> (S, C)."""
+    """Scaled cosine similarities: (S, p) text features, (C, p) image features, not normalised -> (S, C)."""
     return scale * F.normalize(text, dim=-1) @ F.normalize(images, dim=-1).T
 
 
 def classification_loss(logits: Tensor, classes: Tensor, direction: str = "text_to_image") -> Tensor:
     """L_cls, the cross-entropy over classes.
 
-    The released procedure trains one class a run: one text row against one image of every class (``text_to_image``).
-    Training all classes jointly gives the full matrix, in which images can be classified by texts too
-    (``image_to_text``), as the classifier will do, or both (``symmetric``, the mean of the two, as in CLIP).
+    The released procedure trains one class per run: one text row against one image of every class (``text_to_image``).
+    Training all classes jointly gives the full matrix, which also allows classifying images by texts
+    (``image_to_text``), as the classifier does, or both (``symmetric``, the mean of the two, as in CLIP).
 
     Args:
-        logits: (S, C) of S text features, one each of the classes ``classes``, against one image of each of C classes.
-        classes: (S,) int64, distinct: which column is each row's own.
+        logits: (S, C) of the text features of the S classes ``classes`` against one image of each of C classes.
+        classes: (S,) int64, distinct: the column of each row's own class.
         direction: one of ``DIRECTIONS``.
 
     Returns:
@@ -69,7 +69,7 @@ def classification_loss(logits: Tensor, classes: Tensor, direction: str = "text_
 
 
 def gamma_at(step: int, steps: int, gamma: float, gamma_end: float | None = None) -> float:
-    """gamma of a step: constant, or gamma * (gamma_end / gamma) ** (t / T), exponential from gamma to gamma_end.
+    """gamma at a step: constant, or gamma * (gamma_end / gamma) ** (t / T), exponential from gamma to gamma_end.
 
     >>> gamma_at(500, 1000, 1.0, 1e-4)
     0.01

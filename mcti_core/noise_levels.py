@@ -1,4 +1,4 @@
-"""Noise levels to draw, the same for every family of diffusion models."""
+"""Draw noise levels, in the same way for every family of diffusion models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def stratified_sigmas(
 ) -> Tensor:
     """(count,) noise levels, one from each of ``count`` equal slices of the time steps between the fractions low and high.
 
-    They come in random order, so that the first n of them are spread out too.
+    They are in random order, so that the first n of them are spread out too.
     """
     slices = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
     step = ((low + (high - low) * slices) * len(sigmas)).long().clamp(0, len(sigmas) - 1)
@@ -23,10 +23,10 @@ def stratified_sigmas(
 def spread_sigmas(
     sigmas: Tensor, count: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0
 ) -> Tensor:
-    """(count,) noise levels of which any first ones are spread evenly over the time steps between low and high.
+    """(count,) noise levels; for any n, the first n are spread evenly over the time steps between low and high.
 
-    Time steps by the sequence 0, 1/2, 1/4, 3/4, 1/8, ... of van der Corput, turned by one random shift: the first n are
-    never far from one in each of n equal slices, and exactly so where n is a power of two.
+    The time steps follow van der Corput's sequence 0, 1/2, 1/4, 3/4, 1/8, ... with one random shift: the first n are
+    nearly one in each of n equal slices, and exactly so if n is a power of two.
 
     References:
         van der Corput, "Verteilungsfunktionen", 1935; Cranley and Patterson, "Randomization of number theoretic methods

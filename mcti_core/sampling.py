@@ -31,28 +31,28 @@ def generate(
     progress: Callable[[int, int], object] | None = None,
     on_image: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
-    """One image a prompt.
+    """Draw one image per prompt.
 
     Args:
         host: with denoiser and codec.
         prompts: B texts; ``embedding:<name>`` or ``{name}`` is a token of ``tokens``.
-        tokens: the set that names refer to.
-        negative: what guidance leads away from.
-        steps: denoiser calls an image, each at double batch.
-        guidance: 1 is none.
-        seed: of the initial noise. Image i of a seed starts from the same noise whatever the batch.
-        size: side in pixels; the host's own by default.
-        batch: most images at once; where memory runs out, it is halved from there on.
-        progress: called with images done and images in all.
-        on_image: called with the number and the (3, size, size) of each image as soon as it is done; images are then not held.
+        tokens: the token set that the names refer to.
+        negative: the prompt that guidance leads away from.
+        steps: denoiser calls per image, each with a doubled batch.
+        guidance: guidance scale; 1 is no guidance.
+        seed: of the initial noise. Image i of a seed starts from the same noise for any batch size.
+        size: side in pixels; by default the host's own.
+        batch: maximum number of images at once; halved if memory runs out.
+        progress: called with the number of finished images and of all images.
+        on_image: called with the index and the (3, size, size) pixels of each finished image; images are then not kept.
 
     Returns:
-        (B, 3, size, size) float32 in [0, 1] on the CPU; with ``on_image`` none of them, (0, 3, size, size).
+        (B, 3, size, size) float32 in [0, 1] on the CPU; with ``on_image`` empty, (0, 3, size, size).
 
     Raises:
         ConfigError: no prompts, steps or batch, guidance that is not finite, or a size that is not a multiple of the VAE's.
-        TokenError: a prompt names a token that is not there, or is too long.
-        HostError: not even one image fits into memory; images hold values that are not numbers.
+        TokenError: a prompt names an unknown token, or is too long.
+        HostError: not even one image fits into memory; images contain NaN.
 
     References:
         Euler's method on the probability-flow ODE: Karras et al. 2022, arXiv 2206.00364, alg. 1 without churn. For
@@ -73,7 +73,7 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     images: list[Tensor] = []
     with torch.inference_mode(), host.session("text", "denoiser", "codec"):
-        # one by one: what a generator draws can depend on how much is drawn at once
+        # one by one: the values that a generator draws can depend on the number drawn at once
         noises = [torch.randn(codec.channels, side, side, generator=generator) for _ in prompts]
         done = 0
         while done < len(prompts):
@@ -91,7 +91,7 @@ def generate(
                         "choose a smaller size, or free memory that others hold"
                     ) from error
                 batch, text = len(part) // 2, {}
-            if drawn is None:  # outside of the handler, which holds on to everything that failed
+            if drawn is None:  # outside of the handler, which keeps all tensors of the failed call alive
                 empty_caches()
                 continue
             _refuse_broken(drawn, done)
@@ -116,7 +116,7 @@ def _refuse_broken(images: Tensor, first: int) -> None:
 
 
 def _draw(host: Host, noise: Tensor, sigmas: Tensor, text: Mapping[str, TextFeatures], guidance: float) -> Tensor:
-    """(n, c, h, w) noise and text features of n prompts and n negative ones -> images on the CPU."""
+    """(n, c, h, w) noise and text features of n prompts and n negative prompts -> images on the CPU."""
     denoiser, noise = host.need_denoiser(), noise.to(host.device)
     x = denoiser.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(noise)).to(host.device))
     for sigma, lower in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):

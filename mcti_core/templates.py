@@ -1,11 +1,11 @@
-"""Prompt templates of textual inversion. ``{}`` is where the token (or a word) goes."""
+"""Prompt templates of textual inversion. ``{}`` stands for the token (or a word)."""
 
 from __future__ import annotations
 
 __all__ = ["OBJECT_TEMPLATES", "PLAIN_TEMPLATES", "STYLE_TEMPLATES"]
 
 PLAIN_TEMPLATES = ("a photo of a {}",)
-"""One neutral prompt, for when templates are not to be averaged."""
+"""One neutral prompt, to use without averaging over templates."""
 
 OBJECT_TEMPLATES = (
     "a photo of a {}",
