@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from . import argument_types
-from .convert import run_convert
+from .argument_types import add_overwriting, path, path_text
 
 __all__ = ["add_converting"]
 
@@ -14,41 +13,31 @@ LAYOUTS = ("comfyui", "diffusers", "onetrainer")
 """``tokens.io.LAYOUTS``, without what that imports."""
 
 
-def add_converting(subcommands: Any) -> None:
-    """Add the command to the parser of ``mcti``."""
-    convert = subcommands.add_parser(
-        "convert", help="turn embeddings into a token set or back; merge, pick, rename",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    convert.add_argument(
-        "inputs",
-        type=argument_types.path,
-        nargs="+",
-        metavar="IN",
-        help="token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them",
-    )
-    convert.add_argument(
-        "--out", type=argument_types.path_text, required=True, help="the set's file, or the embeddings' folder"
-    )
-    convert.add_argument(
-        "--to", choices=("set", "embeddings"), required=True, help="one file for all classes, or one file per class"
-    )
-    convert.add_argument(
-        "--layout", choices=LAYOUTS,
+def add_converting(command: argparse.ArgumentParser) -> None:
+    """Add the arguments to the parser of the command."""
+    option = command.add_argument
+    known = "token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them"
+    option("inputs", type=path, nargs="+", metavar="IN", help=known)
+    option("--out", type=path_text, required=True, help="the set's file, or the embeddings' folder")
+    kinds = ("set", "embeddings")
+    option("--to", choices=kinds, required=True, help="one file for all classes, or one file per class")
+    option(
+        "--layout",
+        choices=LAYOUTS,
         help=f"of the embeddings of SD 1.x and 2.x; {LAYOUTS[0]} if not given, the only one that InvokeAI recognises",
-    )  # fmt: skip
+    )
     for name, metavar, what in (
         ("pick", "LABEL", "only these classes, in this order"),
         ("names", "LABEL", "new labels for all classes, in their order"),
         ("rename", "OLD=NEW", "new labels for some classes"),
     ):
-        convert.add_argument(
+        option(
             f"--{name}", nargs="+", action=_InOrder, metavar=metavar, dest="operations", default=argparse.SUPPRESS,
             help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
         )  # fmt: skip
-    convert.add_argument("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
-    argument_types.add_overwriting(convert)
-    convert.set_defaults(run=run_convert, operations=())
+    option("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
+    add_overwriting(command)
+    command.set_defaults(operations=())
 
 
 class _InOrder(argparse.Action):
