@@ -1,1 +1,1 @@
-"""Token sets: what is learned, its files, and the formats of other programs."""
+"""Token sets, their files, and the formats of other programs."""

@@ -1,4 +1,4 @@
-"""Words of CLIP's vocabulary: programs that add an embedding to CLIP's tokenizer cannot give it such a name."""
+"""Words of CLIP's vocabulary: programs that add embeddings to CLIP's tokenizer cannot use them as names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["describe_words", "words_among"]
 
 
 def words_among(names: Sequence[str]) -> list[str]:
-    """Those of the token names that are in CLIP's vocabulary, to the letter and in small letters, and so name other vectors already.
+    """The token names that are exactly words of CLIP's vocabulary, in lower case, and so already name other vectors.
 
     >>> words_among(["cat", "my-cat", "Cat"])
     ['cat']
@@ -19,7 +19,7 @@ def words_among(names: Sequence[str]) -> list[str]:
 
 
 def describe_words(names: Sequence[str], remedy: str) -> str:
-    """A sentence that names those words and what they break, with what to do; empty where there is none."""
+    """A message that lists those words, what they break and what to do; empty if there are none."""
     words = words_among(names)
     if not words:
         return ""
@@ -29,5 +29,5 @@ def describe_words(names: Sequence[str], remedy: str) -> str:
 
 @cache
 def _words() -> frozenset[str]:
-    """The vocabulary's entries that are ASCII letters, digits, - and _, and end no word; of openai/CLIP (MIT licence)."""
+    """The vocabulary's entries of ASCII letters, digits, - and _ that do not end a word; from openai/CLIP (MIT licence)."""
     return frozenset(Path(__file__).with_name("clip_words.txt").read_text(encoding="ascii").split())

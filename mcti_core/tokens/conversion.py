@@ -1,4 +1,4 @@
-"""What ``mcti convert`` works on: single classes, each with the file it was read from, until they are written."""
+"""The work of ``mcti convert``: single classes, each with the file it was read from, until they are written."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ __all__ = [
 ]
 
 Operation = tuple[str, Sequence[str]]
-"""``"pick"``, ``"names"`` or ``"rename"``, and what was written behind it."""
+"""``"pick"``, ``"names"`` or ``"rename"``, and its arguments."""
 
 
 _BESIDE_SET = {"embeddings", "loss.png"}
-"""What a training writes beside its set: the same tokens, and a picture."""
+"""Files that a training writes beside its token set: the same tokens, and an image."""
 
 
 @dataclass(frozen=True)
 class SourceClass:
-    """One class and where it was read."""
+    """One class and its source."""
 
     path: Path
     original: str
-    """Its label in that file."""
+    """The class's label in that file."""
     tokens: TokenSet
-    """Of this class alone."""
+    """A token set of this class only."""
 
     @property
     def label(self) -> str:
@@ -58,16 +58,16 @@ class SourceClass:
 
 @dataclass
 class Inputs:
-    """What was read, and what was not."""
+    """The classes that were read, and the files that were not."""
 
     classes: list[SourceClass] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    """Files that should have been read, a sentence each."""
+    """Files that failed to be read, one message each."""
     skipped: list[str] = field(default_factory=list)
-    """What is not needed: other files in folders, and copies of embeddings; a sentence each."""
+    """Files that were skipped: other files in folders, and duplicates of embeddings; one message each."""
 
     def add(self, path: Path, tokens: TokenSet) -> None:
-        """Each class of a file; an embedding that is there already is skipped."""
+        """Add each class of a file; skip an embedding that is already present."""
         for index, label in enumerate(tokens.labels):
             one = SourceClass(path, label, tokens.select([index]))
             copy = next((other for other in self.classes if _is_copy(one, other)), None) if len(tokens) == 1 else None
@@ -87,9 +87,9 @@ def _is_copy(one: SourceClass, other: SourceClass) -> bool:
 
 
 def read_inputs(inputs: Sequence[Path]) -> Inputs:
-    """Read token sets, embeddings, and folders of both, in the order given. A file that cannot be read stops no other.
+    """Read token sets, embeddings, and folders of both, in the given order. An unreadable file does not stop the others.
 
-    Embeddings in a folder are in their set's order, where they are all of one set.
+    Embeddings in a folder are in their set's order if they are all of one set.
     """
     found = Inputs()
     for given in inputs:
@@ -123,7 +123,7 @@ def _is_training_folder(folder: Path) -> bool:
 
 
 def _files_of(folder: Path, found: Inputs) -> list[Path]:
-    """What is read of a folder; the rest is counted by kind."""
+    """The files of a folder that are read; the rest is counted by kind."""
     read: list[Path] = []
     others: list[Path] = []
     for path in sorted(folder.iterdir()):
@@ -145,7 +145,7 @@ def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operat
     """Pick and rename, one after the other.
 
     Raises:
-        TokenError: a class that is not there, is named twice, or may be of several files.
+        TokenError: a class is unknown, listed twice, or in several files.
     """
     now = list(classes)
     for kind, values in operations:
@@ -166,16 +166,16 @@ def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operat
 
 
 def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass]:
-    """The classes with a text before each token's name; labels stay.
+    """The classes with a prefix before each token's name; labels stay.
 
     Raises:
-        TokenError: this makes no safe name.
+        TokenError: a resulting name is not safe.
     """
     return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in classes]
 
 
 def refuse_twins(classes: Sequence[SourceClass]) -> None:
-    """Raise a ``TokenError`` where classes have one token name; it names all of them and says how to rename one."""
+    """Raise a ``TokenError`` if classes share a token name; it lists all of them and says how to rename one."""
     seen: dict[str, list[SourceClass]] = {}
     for one in classes:
         seen.setdefault(normal_form(one.name), []).append(one)
@@ -192,10 +192,10 @@ def refuse_twins(classes: Sequence[SourceClass]) -> None:
 
 
 def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
-    """What goes together in one set, in the order read.
+    """Group the classes that can be in one set, in the order read.
 
     Returns:
-        The classes by the group's name: text encoders and number of vectors, as in ``clip_l-4``; a number follows where groups differ in
+        The classes by the group's name: text encoders and number of vectors, as in ``clip_l-4``; a number follows if groups differ in
         something else (widths, pooling, templates).
     """
     found: dict[str, list[SourceClass]] = {}
@@ -213,7 +213,7 @@ def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
 
 
 def _find(classes: Sequence[SourceClass], wanted: str) -> int:
-    """The one class that a label, a token name or ``FILE:LABEL`` means."""
+    """The single class that a label, a token name or ``FILE:LABEL`` refers to."""
     found = _find_all(classes, wanted)
     if not found:
         raise TokenError(f"there is no class {wanted!r} here; there are: {_labels(classes)}")
@@ -237,7 +237,7 @@ def _find_all(classes: Sequence[SourceClass], wanted: str) -> list[int]:
 
 
 def _address(one: SourceClass, classes: Sequence[SourceClass]) -> str:
-    """``FILE:LABEL``, with the file's whole path where its name would not do."""
+    """``FILE:LABEL``, with the file's full path if its name is ambiguous."""
     alike = {other.path for other in classes if normal_form(other.path.name) == normal_form(one.path.name)}
     return f"{one.path.name if len(alike) == 1 else one.path}:{one.original}"
 
@@ -247,7 +247,7 @@ def _listed(some: Sequence[SourceClass], classes: Sequence[SourceClass]) -> str:
 
 
 def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str]:
-    """``OLD=NEW`` -> the class and its new label. Both may hold a ``=``: OLD is the longest part that is a class, best to the letter."""
+    """``OLD=NEW`` -> the class and its new label. Both may contain a ``=``: OLD is the longest prefix that is a class, preferably exactly."""
     places = [at for at, character in enumerate(text) if character == "=" and text[:at] and text[at + 1 :]]
     if not places:
         raise TokenError(f"a new label is written OLD=NEW, got {text!r}")

@@ -1,6 +1,6 @@
-"""Embeddings inside images, as AUTOMATIC1111's web UI writes them: a preview that carries the embedding.
+"""Embeddings inside images, as AUTOMATIC1111's web UI writes them: a preview that contains the embedding.
 
-It is there twice: as text of the PNG file, and in the pixels left and right of the picture, which survive programs that drop the text.
+The embedding is stored twice: as text of the PNG file, and in the pixels at the left and right edges, which survive programs that drop the text.
 
 References: ``modules/textual_inversion/image_embedding.py`` of stable-diffusion-webui.
 """
@@ -24,14 +24,14 @@ __all__ = ["CARD_SUFFIXES", "has_card", "read_card"]
 CARD_SUFFIXES = (".png", ".webp")
 _TEXT = "sd-ti-embedding"
 _MAX_JSON = 8 * 2**20
-"""Bytes; 75 vectors of SDXL, each number with 20 digits, have half of it."""
+"""In bytes; twice the size of 75 vectors of SDXL with 20 digits per number."""
 _MAX_PIXELS = 16_000_000
 _ZLIB = 0x78
-"""A zlib stream's first byte."""
+"""First byte of a zlib stream."""
 
 
 def has_card(path: str | Path) -> bool:
-    """Whether an image carries an embedding, also a damaged one; what cannot be read carries none."""
+    """Whether an image contains an embedding, even a damaged one; False for an unreadable file."""
     try:
         return _find_json(Path(path)) is not None
     except (TokenError, OSError):
@@ -39,10 +39,10 @@ def has_card(path: str | Path) -> bool:
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """The embedding, as a ``.pt`` file of the same program holds it: ``{"string_to_param": {"*": (V, d)}, ...}``.
+    """The embedding, in the layout of the same program's ``.pt`` files: ``{"string_to_param": {"*": (V, d)}, ...}``.
 
     Raises:
-        TokenError: not an image, too large, or one without an embedding.
+        TokenError: the file is not an image, is too large, or contains no embedding.
     """
     content = _find_json(Path(path))
     if content is None:
@@ -58,28 +58,28 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def _tensors(value: Any) -> Any:
-    """What the web UI's JSON encoder made of a tensor, or of a dict of them, for SDXL."""
+    """Decode a tensor of the web UI's JSON encoder, or a dict of tensors, as for SDXL."""
     if "TORCHTENSOR" in value:
         return torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
     return {key: torch.tensor(part["TORCHTENSOR"], dtype=torch.float32) for key, part in value.items()}
 
 
 def _find_json(path: Path) -> bytes | None:
-    """The embedding as JSON, of ``_MAX_JSON`` bytes at most, from the file's text or from its pixels.
+    """The embedding as JSON, at most ``_MAX_JSON`` bytes, from the file's text or from its pixels.
 
     Raises:
-        TokenError: no image, or a file larger than embeddings are.
+        TokenError: the file is not an image, or exceeds the size limit.
     """
     from PIL import Image
 
-    if path.exists() and not path.is_file():  # a named pipe would be waited for
+    if path.exists() and not path.is_file():  # opening a named pipe would block
         raise TokenError("cannot be read (it is no file); give a token file")
     if not path.exists():
         raise TokenError("there is no such token file")
     refuse_large(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # sizes are compared below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size check below replaces Pillow's
             with Image.open(path, formats=("PNG", "WEBP")) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     return None
@@ -89,12 +89,12 @@ def _find_json(path: Path) -> bytes | None:
                     if text is None
                     else base64.b64decode(text[: 2 * _MAX_JSON])[:_MAX_JSON]
                 )
-    except Exception as error:  # whatever Pillow passes on of a damaged image
+    except Exception as error:  # Pillow raises many types for damaged images
         raise TokenError(f"cannot be read as an image ({str(error)[:80] or type(error).__name__})") from error
 
 
 def _from_pixels(image: Any) -> bytes | None:
-    """The low four bits of two blocks, parted from the picture by a black column each: halves of a zlib stream's bytes."""
+    """The low four bits of two blocks, each separated from the picture by a black column: halves of a zlib stream's bytes."""
     import numpy as np
 
     pixels: Any = np.asarray(image)
@@ -107,7 +107,7 @@ def _from_pixels(image: Any) -> bytes | None:
     if len(black) < 2 or not 0 < black[0] == low.shape[1] - 1 - black[-1]:
         return None
     left, right = low[:, : black[0]].reshape(-1), low[:, black[-1] + 1 :].reshape(-1)
-    if (right[0] ^ _noise(1)[0]) << 4 | (left[0] ^ _noise(1)[0]) != _ZLIB:  # a picture with dark columns
+    if (right[0] ^ _noise(1)[0]) << 4 | (left[0] ^ _noise(1)[0]) != _ZLIB:  # an ordinary image with dark columns
         return None
     noise = _noise(left.size)
     data = ((right ^ noise) << 4 | (left ^ noise)).tobytes()
@@ -118,7 +118,7 @@ def _from_pixels(image: Any) -> bytes | None:
 
 
 def _noise(count: int) -> Any:
-    """(count,) uint8 that both blocks are mixed with: s % 255 & 15 of s <- 1664525 s + 1013904223 mod 2**32, from s = 0 on."""
+    """(count,) uint8 mask that both blocks are XORed with: s % 255 & 15 of s <- 1664525 s + 1013904223 mod 2**32, from s = 0."""
     import numpy as np
 
     states = np.empty(count, dtype=np.uint32)

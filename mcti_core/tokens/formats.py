@@ -1,4 +1,4 @@
-"""Embedding files as the programs around Stable Diffusion write them. docs/token-files.md tells who writes what."""
+"""Embedding files of the programs around Stable Diffusion. docs/token-files.md lists the programs and their layouts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["EMBEDDING", "SUFFIXES", "WIDTHS", "Embedding", "read_embedding"]
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING = json.dumps("mcti-embedding")
-"""What stands under ``format`` in the metadata of our own."""
+"""Value of ``format`` in the metadata of files that MC-TI writes."""
 WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}
-"""The text encoders that embeddings of other programs are for."""
+"""Text encoders of other programs' embeddings, with their widths."""
 
 _SINGLE = {"emb_params": "ComfyUI, A1111, InvokeAI and kohya", "emp_params": "OneTrainer"}
-"""Keys of a token of one text encoder, and whose they are."""
+"""Keys of a token of one text encoder, and the programs that use them."""
 _MOST_VECTORS = 75
-"""A prompt has room for no more."""
+"""Maximum number of vectors; a prompt has no room for more."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KNOWN = (
     "known are 'emb_params', 'clip_l' and 'clip_g' (ComfyUI, kohya, OneTrainer), 'string_to_param' (A1111, InvokeAI), "
@@ -37,34 +37,34 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class Embedding:
-    """What one file holds."""
+    """The content of one file."""
 
     vectors: Mapping[str, Tensor]
-    """Encoder name -> (V, d) float32, of equal V."""
+    """Encoder name -> (V, d) float32, with the same V for all."""
     layout: str
-    """Whose layout it is, for people."""
+    """Name of the layout, for messages."""
     token: str = ""
-    """What the file itself calls its token."""
+    """The token's name in the file."""
     base_model: str = ""
-    """What the file says it was trained on."""
+    """The model that it was trained on, according to the file."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of safetensors."""
+    """Metadata of a safetensors file."""
 
     @property
     def is_own(self) -> bool:
-        """Whether we wrote it; then the metadata tells the rest."""
+        """Whether MC-TI wrote the file; the metadata then has the rest."""
         return self.metadata.get("format") == EMBEDDING
 
 
 def read_embedding(path: str | Path) -> Embedding:
-    """Read one token, whoever wrote it: safetensors, PyTorch's ``.pt`` and ``.bin`` as far as they hold no code, and the images of
+    """Read one token of any supported program: safetensors, PyTorch's ``.pt`` and ``.bin`` without code, and the images of
     ``tokens/embedding_cards.py``.
 
-    Numbers of half or double precision become float32.
+    Half and double precision become float32.
 
     Raises:
-        TokenError: no such file, a damaged or too large one, code in it, another layout than the known ones, or vectors of
-            a wrong shape, type or number, or that are not finite.
+        TokenError: the file is missing, damaged or too large, contains code, has an unknown layout, or its vectors have a
+            wrong shape, type or number, or are not finite.
     """
     path = Path(path)
     if is_safetensors(path) or path.suffix.lower() == ".safetensors":
@@ -78,7 +78,7 @@ def read_embedding(path: str | Path) -> Embedding:
 
 
 def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embedding:
-    """Of any width: the file says what it is for."""
+    """A file of MC-TI, of any width: the metadata names its encoders."""
     try:
         encoders = json.loads(metadata["encoders"])
     except (KeyError, ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
 
 
 def _recognised(content: Any) -> Embedding:
-    """Whose layout is this?"""
+    """Recognise the layout."""
     if isinstance(content, Tensor):
         return Embedding(_by_width(content, "the tensor"), "diffusers")
     if not isinstance(content, dict):
@@ -113,7 +113,7 @@ def _recognised(content: Any) -> Embedding:
 
 
 def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
-    """What looks like an embedding and is another thing."""
+    """Raise for files that resemble embeddings but are something else."""
     if any(key.startswith("bundle_emb.") for key in tensors):
         raise TokenError("it is a LoRA with embeddings inside; take the embeddings out, one file each")
     if any(key.endswith("_out") for key in tensors):
@@ -124,9 +124,9 @@ def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
-    """``{"string_to_param": {"*": (V, d)}, "name": ..., "sd_checkpoint_name": ...}``, the first one of all; for SDXL ``*`` is a dict."""
+    """``{"string_to_param": {"*": (V, d)}, "name": ..., "sd_checkpoint_name": ...}``, the first layout of all; for SDXL ``*`` is a dict."""
     kept = content["string_to_param"]
-    if isinstance(kept, torch.nn.Module):  # a ParameterDict, looked into without calling it
+    if isinstance(kept, torch.nn.Module):  # a ParameterDict, read without calling its methods
         kept = vars(kept).get("_parameters")
     if not isinstance(kept, dict) or len(kept) != 1:
         count = len(kept) if isinstance(kept, dict) else "no"
@@ -141,12 +141,12 @@ def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
 
 
 def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Of a token that names its encoders."""
+    """Vectors of a token whose keys name its encoders."""
     return _equal({name: _of_width(_checked(tensors[name], name), name) for name in WIDTHS if name in tensors})
 
 
 def _by_width(tensor: Any, what: str) -> dict[str, Tensor]:
-    """Which encoder a token is for that does not say so."""
+    """The encoder of a token whose keys do not name one, by its width."""
     vectors = _checked(tensor, what)
     for name, width in WIDTHS.items():
         if vectors.shape[1] == width:
@@ -161,7 +161,7 @@ def _of_width(vectors: Tensor, name: str) -> Tensor:
 
 
 def _checked(tensor: Any, what: str) -> Tensor:
-    """(V, d) or (d,) of any floating type -> (V, d) float32 of its own. The shape is looked at before any number is."""
+    """(V, d) or (d,) of any floating type -> a (V, d) float32 copy. The shape is checked before any number is read."""
     if not isinstance(tensor, Tensor):
         raise TokenError(f"{what} is a {type(tensor).__name__} and no tensor")
     if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -173,7 +173,9 @@ def _checked(tensor: Any, what: str) -> Tensor:
     rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
     if len(rows) > _MOST_VECTORS:
         raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MOST_VECTORS}")
-    if rows.numel() * rows.element_size() > rows.untyped_storage().nbytes():  # one number may stand for any many
+    if (
+        rows.numel() * rows.element_size() > rows.untyped_storage().nbytes()
+    ):  # a view can repeat one number any number of times
         raise TokenError(
             f"{what} says to hold {rows.numel():,} numbers, and does not store as many; the file is damaged"
         )
@@ -198,7 +200,7 @@ def _listed(keys: Any) -> str:
 
 
 def _named(key: Any) -> str:
-    """Other keys than strings may be as deep as they like."""
+    """A key as text; keys other than strings can be nested to any depth."""
     return repr(key[:40]) if isinstance(key, str) else f"a {type(key).__name__}"
 
 

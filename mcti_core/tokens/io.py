@@ -1,4 +1,4 @@
-"""Token files: a whole set in one file, to be loaded again; and one embedding file a class, for prompts elsewhere.
+"""Token files: a complete token set in one file, to load again; and one embedding file per class, for prompts in any program.
 
 Only safetensors is written, which cannot carry code. ``tokens/formats.py`` reads embeddings of other programs.
 """
@@ -45,28 +45,28 @@ __all__ = [
 
 SUFFIX = ".safetensors"
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
-"""Whose embedding files are written; the first ones are what nearly all programs read."""
+"""Layouts of embedding files; nearly all programs read the first one."""
 _LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
 _TRAINED = ("shots", "gamma", "seed", "base_fingerprint")
-"""What of the training's settings goes into each embedding, where it is known."""
+"""Training settings that are written into each embedding, if they are known."""
 
 
 def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
-    """Write a token set into one file, whole or not at all.
+    """Write a token set into one file, atomically.
 
     The file holds ``<encoder>`` (C, V, d) float32 for each text encoder, ``support.features`` (N, p) float32 and
-    ``support.labels`` (N,) int64 where there are any, and all else as metadata, each value as JSON.
+    ``support.labels`` (N,) int64 if there are any, and everything else as metadata, each value as JSON.
 
     Args:
-        tokens: what to save; ``tokens.training`` of values that JSON knows.
-        path: ``.safetensors`` is added where it is missing.
+        tokens: the set; ``tokens.training`` must contain JSON types only.
+        path: ``.safetensors`` is added if it is missing.
 
     Returns:
         The file's path.
 
     Raises:
-        TokenError: the file cannot be written, or ``tokens.training`` holds something else.
-        FileError: a file of others is there.
+        TokenError: the file cannot be written, or ``tokens.training`` contains other types.
+        FileError: a foreign file has this name.
     """
     tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
     if tokens.support is not None:
@@ -87,11 +87,11 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
 
 
 def load_tokens(path: str | Path) -> TokenSet:
-    """Read what ``save_tokens`` wrote, equal to the bit.
+    """Read a file of ``save_tokens``, identical to the bit.
 
     Raises:
-        TokenError: no such file, not a whole safetensors file, not a token set, one with wrong content, or one written
-            by a newer version of this project.
+        TokenError: the file is missing, is not a complete safetensors file or not a token set, has invalid content, or was
+            written by a newer version of this project.
     """
     path = Path(path)
     if path.is_dir():
@@ -113,21 +113,21 @@ def export_embedding(
 ) -> Path:
     """Write one class as an embedding file for prompts, named after its token.
 
-    A token of one text encoder becomes ``emb_params`` (V, d) float32, as for SD 1.x and 2.x; one of several has a key
-    for each encoder (``clip_l``, ``clip_g``), as for SDXL. docs/token-files.md tells which programs were checked.
+    A token of one text encoder becomes ``emb_params`` (V, d) float32, as for SD 1.x and 2.x; a token of several encoders
+    has one key per encoder (``clip_l``, ``clip_g``), as for SDXL. docs/token-files.md lists the programs that were tested.
 
     Args:
         which: the class's label, its token name in any case, or its index.
         layout: ``"comfyui"``; for a token of one encoder also ``"diffusers"``, whose key is the token itself, or
-            ``"onetrainer"``, which wants ``emp_params``. Of several encoders all three are the same.
-        labels: of all classes that are exported together, in order, where ``tokens`` holds only some; the file keeps them.
+            ``"onetrainer"``, which uses ``emp_params``. For several encoders all three are the same.
+        labels: of all classes that are exported together, in order, if ``tokens`` contains only some; the file records them.
 
     Returns:
         ``folder/<token name>.safetensors``.
 
     Raises:
         TokenError: no such class or layout, or the file cannot be written.
-        FileError: a file of others is there.
+        FileError: a foreign file has this name.
     """
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
@@ -156,7 +156,7 @@ def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
     """Read one embedding file as a set of one class.
 
     Returns:
-        The set, and the labels of the set that the file was written from, in order; none of other programs' files.
+        The set, and the labels of the set that the file was written from, in order; empty for other programs' files.
 
     Raises:
         TokenError: as ``tokens.formats.read_embedding``.
@@ -166,7 +166,7 @@ def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
         found = read_embedding(path)
         vectors = {name: rows[None] for name, rows in found.vectors.items()}
         stem = path.stem
-        # diffusers calls all of its files alike, and images with an embedding are passed on under any name
+        # diffusers gives all of its files the same name, and images with an embedding circulate under any name
         if found.token and (stem.startswith("learned_embeds") or path.suffix.lower() in CARD_SUFFIXES):
             stem = found.token.strip("<>")
         tokens = TokenSet((stem,), vectors, safe_names([stem]), base_model=found.base_model)
@@ -176,17 +176,17 @@ def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
 
 
 def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) -> TokenSet:
-    """Read embedding files as one token set, a class each.
+    """Read embedding files as one token set, one class per file.
 
-    Files that ``export_embedding`` wrote bring back labels, templates and pooling, and where they are a whole set, its
-    label order. Of other programs' files the label is the file's name, and templates and pooling are the defaults; the
-    order is the one given.
+    Files of ``export_embedding`` restore labels, templates and pooling, and if they are a complete set, its label order.
+    For other programs' files the label is the file's name, templates and pooling are the defaults, and the order is the
+    given one.
 
     Args:
-        names: labels in place of the files' own, one a file, in the order of ``paths``.
+        names: labels that replace the files' own, one per file, in the order of ``paths``.
 
     Raises:
-        TokenError: no files, none that ``tokens.formats.read_embedding`` reads, or tokens that do not go together.
+        TokenError: there are no files, ``tokens.formats.read_embedding`` fails, or the tokens cannot be in one set.
     """
     if not paths:
         raise TokenError("there are no embedding files to read")
@@ -202,10 +202,10 @@ def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) ->
 
 
 def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
-    """The order that embeddings had in their set, if they are the whole of one set; else the order given.
+    """The order that embeddings had in their set, if they are one complete set; otherwise the given order.
 
     Args:
-        read: what ``import_embedding`` returned for each.
+        read: the results of ``import_embedding``.
     """
     labels = [tokens.labels[0] for tokens, _ in read]
     whole = read[0][1] if read else ()
@@ -215,27 +215,27 @@ def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
 
 
 def is_token_set(path: str | Path) -> bool:
-    """Whether ``load_tokens`` is what reads this file."""
+    """Whether this file is for ``load_tokens``."""
     return format_of(path) == json.dumps(FORMAT)
 
 
 def is_own_file(path: str | Path) -> bool:
-    """Whether a file was written here, so that it may be written anew."""
+    """Whether MC-TI wrote the file, so that it may be replaced."""
     return format_of(path) in (json.dumps(FORMAT), EMBEDDING)
 
 
 def refuse_foreign_tokens(paths: Iterable[Path], *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
     """``files.ownership.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
 
-    Programs read embeddings of any of ``SUFFIXES``, so a file of others with another suffix is a twin too.
+    Programs read embeddings with any of ``SUFFIXES``, so a foreign file with another suffix is a twin too.
 
     Args:
         paths: the files to write.
         root: the folder that they must stay in.
-        twins: further folders that are looked through by name, beside the files' own.
+        twins: further folders whose file names are checked, beside the files' own.
 
     Raises:
-        FileError: something of others is in the way.
+        FileError: a foreign file is in the way.
     """
     paths = list(paths)
     for path in paths:
@@ -244,7 +244,7 @@ def refuse_foreign_tokens(paths: Iterable[Path], *, root: Path | None = None, tw
 
 
 def _key(layout: str, name: str) -> str:
-    """Under which a token of one encoder is kept."""
+    """The key for a token of one encoder."""
     keys = dict(zip(LAYOUTS, ("emb_params", f"<{name}>", "emp_params"), strict=True))
     if layout not in keys:
         raise TokenError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
@@ -252,7 +252,7 @@ def _key(layout: str, name: str) -> str:
 
 
 def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[str, ...]]:
-    """Of one that we wrote; older ones say less."""
+    """The token set with its metadata, and the labels of the set it was exported from; older files have fewer keys."""
     values = found.metadata
     described = replace(
         tokens,
@@ -268,7 +268,7 @@ def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[
 def _write(
     path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any], plain: Mapping[str, str] | None = None
 ) -> Path:
-    """Args: values: metadata, each to be written as JSON; plain: metadata as it is."""
+    """Args: values: metadata, each written as JSON; plain: metadata written unchanged."""
     try:
         described = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
     except (TypeError, ValueError) as error:
@@ -280,7 +280,7 @@ def _write(
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """A copy of its own: safetensors refuses tensors that share memory."""
+    """A separate copy, since safetensors refuses tensors that share memory."""
     return tensor.detach().float().cpu().contiguous().clone()
 
 
@@ -290,7 +290,7 @@ def _with_suffix(path: str | Path) -> Path:
 
 
 def _versions() -> dict[str, str]:
-    """Of the libraries that are installed."""
+    """Versions of the installed libraries."""
     versions = {}
     for name in _LIBRARIES:
         try:

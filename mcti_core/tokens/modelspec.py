@@ -1,4 +1,4 @@
-"""What model browsers show of a file: the keys of the Stability AI Model Metadata Standard.
+"""Metadata for model browsers: the keys of the Stability AI Model Metadata Standard.
 
 References:
     https://github.com/Stability-AI/ModelSpec, version 1.0.0. Architecture ids as kohya's sd-scripts
@@ -27,13 +27,13 @@ _IMPLEMENTATION = "https://github.com/Stability-AI/generative-models"
 def embedding_metadata(
     vectors: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, label: str
 ) -> dict[str, str]:
-    """The convention's keys for one token; none for text encoders that it has no name for.
+    """The standard's keys for one token; empty for text encoders that it does not name.
 
     Args:
         vectors: encoder name -> (V, d).
-        tensors: the same under the file's own keys, for the hash.
-        name: how prompts call the token.
-        label: how its user calls the class.
+        tensors: the same tensors under the file's own keys, for the hash.
+        name: the token's name in prompts.
+        label: the user's label of the class.
     """
     family = _FAMILIES.get(tuple(sorted((encoder, v.shape[-1]) for encoder, v in vectors.items())))
     if family is None:

@@ -1,7 +1,7 @@
-"""Names of a token set in a text, found in time that grows with the text, and hardly with the set.
+"""Find the names of a token set in a text, in time that grows with the text and hardly with the set.
 
-Texts are compared letter by letter in a form without case and without composed letters, in which the letters of a part of a
-text are a part of its letters. ``normal_form`` of two texts is equal where this form is.
+Texts are compared letter by letter in a form without case and without composed letters. In this form, the letters of a
+substring are a substring of the letters. Two texts with equal forms have equal ``normal_form``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ __all__ = ["KnownForms", "Letters", "letters_of"]
 
 
 class Letters(NamedTuple):
-    """A text of n characters as m letters that can be compared."""
+    """A text of n characters as m comparable letters."""
 
     text: str
     starts: Sequence[int]
-    """(n + 1,) the letter with which each character begins; -1 for a mark that has changed places with others."""
+    """(n + 1,) index of the letter at which each character begins; -1 for a reordered mark."""
     places: Sequence[int]
-    """(m + 1,) the character that begins with each letter, or -1."""
+    """(m + 1,) index of the character that begins at each letter, or -1."""
 
 
 @lru_cache(maxsize=8)
 def letters_of(text: str) -> Letters:
-    """The letters of a text; kept, since all names in one prompt are looked for in the same."""
+    """The letters of a text; cached, since all names in one prompt are searched in the same text."""
     if text.isascii():
         return Letters(text.lower(), range(len(text) + 1), range(len(text) + 1))
     clusters: list[str] = []
@@ -57,21 +57,21 @@ def letters_of(text: str) -> Letters:
 
 @dataclass(frozen=True, eq=False)
 class KnownForms:
-    """Normal forms of names, each with the class that it means, in the order in which they are looked for."""
+    """Normal forms of names, each with its class, in search order."""
 
     pairs: tuple[tuple[str, int], ...]
 
     @cached_property
     def letters(self) -> list[str]:
-        """Of each form."""
+        """Letters of each form."""
         return [_decomposed(form) for form, _ in self.pairs]
 
     def at(self, letters: str, start: int) -> list[int]:
-        """The forms with which letters go on from here (-1 is nowhere): their places in ``pairs``, in order."""
+        """Indices into ``pairs``, in order, of the forms that match the letters from this position; -1 is no position."""
         return sorted(self._order[each] for each in self._beginning(letters, start))
 
     def within(self, letters: str, starts: Iterable[int]) -> list[int]:
-        """The forms that begin at any of these places: their places in ``pairs``, in order."""
+        """Indices into ``pairs``, in order, of the forms that begin at any of these positions."""
         longest = {next(self._beginning(letters, start), -1) for start in starts}
         found = set[int]()
         for each in longest:
@@ -81,9 +81,9 @@ class KnownForms:
         return sorted(self._order[each] for each in found)
 
     def _beginning(self, letters: str, start: int) -> Iterator[int]:
-        """Places in ``_order`` of all forms that begin here, the longest first.
+        """Indices into ``_order`` of all forms that begin here, the longest first.
 
-        The last form that sorts no higher than the letters is, or begins with, each of them.
+        The last form that does not sort after the letters equals, or begins with, each of these forms.
         """
         letters = letters[start : start + self._longest]
         each = bisect_right(self._sorted, letters) - 1 if start >= 0 else -1
@@ -102,7 +102,7 @@ class KnownForms:
 
     @cached_property
     def _shorter(self) -> list[int]:
-        """The longest other form with which each form begins, or -1."""
+        """Index of the longest other form that each form begins with, or -1."""
         shorter, begun = list[int](), list[int]()
         for each, form in enumerate(self._sorted):
             while begun and not form.startswith(self._sorted[begun[-1]]):

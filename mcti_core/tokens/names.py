@@ -1,4 +1,4 @@
-"""Which token names are safe: in a prompt, in a file name on any system, and in a line of text."""
+"""Token names that are safe in a prompt, in a file name on any system, and in a line of text."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from .normal_form import indices_of, normal_form
 __all__ = ["DEVICES", "MAX_NAME_BYTES", "check_name", "find_class", "find_classes", "safe_names", "safe_parts"]
 
 MAX_NAME_BYTES = 120
-"""In UTF-8; with a number and a suffix behind it, a name stays below the 255 bytes of common file systems."""
+"""In UTF-8; with a number and a suffix, a name stays below the 255 bytes of common file systems."""
 DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")})
-"""Windows gives no file such a name, whatever its suffix."""
+"""Names that Windows reserves, with any suffix."""
 _NAME_BYTES = 96
 _MAX_LEVELS = 8
 
 
 def check_name(name: str) -> str:
-    """The name itself, if it is safe: letters of any script with their marks, digits, and ``-``, ``_`` and ``.`` inside.
+    """Return the name if it is safe: letters of any script with their marks, digits, ``-``, ``_``, and ``.`` inside.
 
-    This is the one place that decides. Every name of a ``TokenSet`` passes through it, whether it comes from a file, a
-    graph or a caller.
+    Every name of a ``TokenSet`` passes through this function, whether it comes from a file, a graph or a caller.
 
     Raises:
-        TokenError: the name holds anything else (a separator, a space, a control character), begins or ends with a full
-            stop, is kept by Windows for a device, is empty, or has more than ``MAX_NAME_BYTES`` bytes.
+        TokenError: the name contains anything else (a separator, a space, a control character), begins or ends with a full
+            stop, is reserved by Windows for a device, is empty, or has more than ``MAX_NAME_BYTES`` bytes.
     """
     wrong = _wrong(name)
     if wrong:
@@ -55,7 +54,7 @@ def _wrong(name: str) -> str:
 
 
 def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
-    """Which class a label or a token name means, also one with other separators, such as ``my_cat`` for ``my cat``.
+    """The class that a label or a token name refers to, also with other separators, such as ``my_cat`` for ``my cat``.
 
     Returns:
         Its index, or None.
@@ -64,7 +63,7 @@ def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int 
 
 
 def find_classes(wanted: str, labels: Sequence[str], names: Sequence[str]) -> list[int]:
-    """``find_class`` where classes of several sets may share a label: all that it means equally well."""
+    """``find_class`` for several sets that may share a label: all equally good matches."""
 
     for text in (wanted, wanted.strip()):
         for known in (labels, names):
@@ -74,7 +73,7 @@ def find_classes(wanted: str, labels: Sequence[str], names: Sequence[str]) -> li
 
 
 def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Names that prompt parsers and file systems take: letters, digits and ``-``, unique also in lower case.
+    """Names that prompt parsers and file systems accept: letters, digits and ``-``, unique also in lower case.
 
     >>> safe_names(["my cat", "My (cat)", "猫", "!"])
     ('my-cat', 'My-cat-2', '猫', 'exclamation-mark')
@@ -93,10 +92,10 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def safe_parts(name: str) -> list[str]:
-    """Folders and file that a name with slashes stands for, each a plain name: none of them leads up or out.
+    """Split a name with slashes into folders and file, each a plain name: none leads up or out.
 
     Raises:
-        TokenError: nothing of it can be a name, or it has more than ``_MAX_LEVELS`` parts.
+        TokenError: no part can be a name, or it has more than ``_MAX_LEVELS`` parts.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part.strip(". ")]
     if not parts:
@@ -109,7 +108,7 @@ def safe_parts(name: str) -> list[str]:
 
 
 def _cleaned(label: str) -> str:
-    """Letters, their marks and digits, what lies between them as one ``-``; short enough for any file system."""
+    """Letters, their marks and digits, with one ``-`` for everything between them; short enough for any file system."""
     kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", label))
     name = "-".join("".join(kept).split())
     if not any(unicodedata.category(c)[0] in "LN" for c in name):
@@ -119,14 +118,14 @@ def _cleaned(label: str) -> str:
 
 
 def _spelled(label: str) -> str:
-    """A label without a letter by what Unicode calls its characters, so that two such labels have two names: 🐱 is cat-face."""
+    """A label without letters by the Unicode names of its characters, so that such labels get different names: 🐱 is cat-face."""
     shown = [c for c in label if not c.isspace() and unicodedata.category(c) not in ("Cf", "Mn")] or label.split()
     return "-".join(unicodedata.name(c, f"u{ord(c[0]):x}").lower().replace(" ", "-") for c in "".join(shown))
 
 
 def _shortened(name: str) -> str:
-    """Names that are cut keep a hash of what is lost, or two with one beginning would be the same."""
-    if len(re.sub(r"-\d{1,7}$", "", name).encode()) <= _NAME_BYTES:  # the number of one that another class has
+    """Shortened names get a hash of the removed part; otherwise two names with the same beginning would be equal."""
+    if len(re.sub(r"-\d{1,7}$", "", name).encode()) <= _NAME_BYTES:  # the number that another class already has
         return name
     lost = hashlib.sha256(name.encode()).hexdigest()[:8]
     return name.encode()[: _NAME_BYTES - 9].decode(errors="ignore").strip("-") + f"-{lost}"

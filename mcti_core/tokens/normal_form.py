@@ -1,4 +1,4 @@
-"""The one form in which names and labels are compared: in prompts, pick, rename, add, merge, Route and resuming."""
+"""The form in which names and labels are compared everywhere: in prompts, pick, rename, add, merge, Route and resuming."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["index_of", "indices_of", "label_of_folder", "normal_form"]
 
 
 def normal_form(text: str) -> str:
-    """The text without the differences that a reader does not see or mean: composed letters (NFC), and no case.
+    """The text without differences that a reader does not see or intend: composed letters (NFC), and no case.
 
     Systems store the same name in different ways: a Mac writes é as two code points, most others as one.
 
@@ -22,12 +22,12 @@ def normal_form(text: str) -> str:
 
 
 def index_of(wanted: str, texts: Sequence[str]) -> int | None:
-    """Where a text is among others: exactly so if it is, else in normal form; None where it is not."""
+    """Index of a text among others, preferably an exact match, otherwise in normal form; None without a match."""
     return next(iter(indices_of(wanted, texts)), None)
 
 
 def indices_of(wanted: str, texts: Sequence[str]) -> list[int]:
-    """Like ``index_of``, all of them."""
+    """Like ``index_of``, for all matches."""
     if exact := [index for index, text in enumerate(texts) if text == wanted]:
         return exact
     return list(_by_form(tuple(texts)).get(normal_form(wanted), ()))
@@ -35,7 +35,7 @@ def indices_of(wanted: str, texts: Sequence[str]) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _by_form(texts: tuple[str, ...]) -> dict[str, list[int]]:
-    """Normal form -> where it is; kept, since many are looked up in one set."""
+    """Normal form -> indices; cached, since many texts are looked up in one set."""
     places: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
         places.setdefault(normal_form(text), []).append(index)

@@ -1,4 +1,4 @@
-"""Token sets put together, taken apart and renamed. Nothing is trained and no file is touched."""
+"""Merge, select and rename classes of token sets, without training or files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["class_index", "merge", "pick", "rename"]
 
 
 def class_index(tokens: TokenSet, which: str | int) -> int:
-    """The class that a label, a token name in any case, or an index means.
+    """The class that a label, a token name in any case, or an index refers to.
 
     Raises:
         TokenError: there is no such class.
@@ -32,10 +32,10 @@ def class_index(tokens: TokenSet, which: str | int) -> int:
 
 
 def pick(tokens: TokenSet, classes: Sequence[str | int]) -> TokenSet:
-    """Some of the classes, in this order, with their support.
+    """The given classes, in this order, with their support.
 
     Raises:
-        TokenError: none, one twice, or one that is not there.
+        TokenError: no class, a class twice, or an unknown class.
     """
     chosen = [class_index(tokens, which) for which in classes]
     if len(set(chosen)) != len(chosen):
@@ -46,13 +46,13 @@ def pick(tokens: TokenSet, classes: Sequence[str | int]) -> TokenSet:
 
 
 def rename(tokens: TokenSet, names: Mapping[str, str]) -> TokenSet:
-    """Other labels for some classes, and token names made of them.
+    """Change the labels of some classes, and make token names from them.
 
     Args:
         names: the old label or token name -> the new label.
 
     Raises:
-        TokenError: no such class, or a label or token name that another class has.
+        TokenError: an unknown class, or a label or token name that another class has.
     """
     new = {class_index(tokens, old): label for old, label in names.items()}
     labels = [new.get(index, label) for index, label in enumerate(tokens.labels)]
@@ -62,19 +62,19 @@ def rename(tokens: TokenSet, names: Mapping[str, str]) -> TokenSet:
 
 
 def merge(*sets: TokenSet) -> TokenSet:
-    """The classes of all sets, one set's behind another's.
+    """Concatenate the classes of all sets.
 
-    What this means for classification: a token was trained to be told apart from the classes of its own set. Classes of
-    different sets were never compared, and a token that is a little too near to everything takes images from all the
-    others. So expect less than from one training of all classes (docs/results.md has figures), and evaluate. Text
-    features are comparable at all only where they are read alike, so templates and pooling must agree; that both sets
-    were trained on the same checkpoint cannot be seen here and is the user's to know.
+    Classification gets less accurate: a token was trained against the classes of its own set only. Classes of different
+    sets were never compared, and a token that is slightly too near to everything takes images from all other classes. So
+    expect less than from one training of all classes (docs/results.md has figures), and evaluate. Text features are only
+    comparable if they are read in the same way, so templates and pooling must agree. The caller must make sure that both
+    sets were trained on the same checkpoint.
 
-    The support features of all sets are kept where all have them; else there are none, and the hybrid classifier and
-    calibration, which need them of every class, cannot be had.
+    Support features are kept if all sets have them. Otherwise the result has none, and the hybrid classifier and
+    calibration, which need them for every class, are not available.
 
     Raises:
-        TokenError: no sets, two classes of one label or token name, or sets that do not go together.
+        TokenError: no sets, two classes with the same label or token name, or incompatible sets.
     """
     if not sets:
         raise TokenError("there are no token sets to merge")
@@ -128,7 +128,7 @@ def _described(tokens: TokenSet) -> str:
 
 
 def _trainings(sets: Sequence[TokenSet]) -> Mapping[str, Any]:
-    """The one way all were trained in, or each set's own."""
+    """The training settings if all sets share them, otherwise each set's own."""
     described = [dict(one.training) for one in sets if one.training]
     if all(training == described[0] for training in described) and len(described) in (0, len(sets)):
         return described[0] if described else {}

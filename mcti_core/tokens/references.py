@@ -1,4 +1,4 @@
-"""``embedding:name`` in a prompt: which token it names, and where the name ends; the same on the command line and in ComfyUI."""
+"""Find the token and the end of ``embedding:name`` in a prompt, in the same way on the command line and in ComfyUI."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from .normal_form import index_of, normal_form
 __all__ = ["EMBEDDING", "SUFFIXES", "Reference", "behind_suffix", "class_called", "continues_name", "forms_as_words", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "plain_letters", "reference_at", "without_suffix"]  # fmt: skip
 
 EMBEDDING = re.compile(r"embedding\s*[:：]\s*", re.IGNORECASE)
-"""What stands before a name."""
+"""Prefix of a name."""
 SUFFIXES = (".safetensors", ".pt", ".bin")
-"""Of embedding files, which may stand behind a name."""
+"""Suffixes of embedding files, which may follow a name."""
 _QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}｝]+")
 _WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
 _LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?\.?\d(?![\d.]*\s*\))")
-"""The first digit stands for the number: a pattern of the whole number takes cubic time where a bracket follows."""
+"""Only the first digit is matched: a pattern of the whole number takes cubic time if a bracket follows."""
 _CLOSE = 0.65
-"""One letter off in a name of three letters is 0.67."""
+"""Minimum similarity; one wrong letter in a name of three letters gives 0.67."""
 _LONGEST_SLIP, _COMPARED = 200, 500_000
-"""Characters of a name that is compared with others, and of one times of the other in all comparisons."""
+"""Limits on the length of a name that is compared with others, and on the product of lengths over all comparisons."""
 _OPENED, _CLOSED = re.compile(r"([{<])\s*"), {"{": re.compile(r"\s*\}"), "<": re.compile(r"\s*>")}
 _OF_A_WORD = re.compile(r"[\w-]")
 _PRIVATE = 0xF0000
-"""From here on characters are for private use, and belong to no name."""
+"""First character of the private use area, which belongs to no name."""
 
 
 class Reference(NamedTuple):
     name: str
-    """As written, without quotes and a file's suffix."""
+    """The name as written, without quotes and file suffix."""
     class_index: int | None
-    """The class; None where no token is called so."""
+    """The class; None if no token has this name."""
     end: int
-    """Where the text goes on."""
+    """Position at which the text continues."""
 
 
 @lru_cache(maxsize=8)
 def known_forms(labels: tuple[str, ...], names: tuple[str, ...]) -> KnownForms:
-    """All labels and names, the longest first; a name goes before another class's label.
+    """All labels and names, the longest first; a name takes precedence over another class's label.
 
-    Names with low lines for hyphens are among them, where they are nobody's.
+    Includes names with underscores for hyphens, unless another class has that name.
     """
     known = {normal_form(text): index for texts in (labels, names) for index, text in enumerate(texts) if text}
     for form, index in list(known.items()):
@@ -57,7 +57,7 @@ def known_forms(labels: tuple[str, ...], names: tuple[str, ...]) -> KnownForms:
 
 @lru_cache(maxsize=8)
 def forms_as_words(known: KnownForms) -> KnownForms:
-    """Also with spaces for hyphens and low lines."""
+    """Like ``known_forms``, also with spaces for hyphens and underscores."""
     return _longest_first({re.sub("[-_]", " ", form): index for form, index in known.pairs} | dict(known.pairs))
 
 
@@ -66,11 +66,11 @@ def _longest_first(known: Mapping[str, int]) -> KnownForms:
 
 
 def reference_at(text: str, at: int, labels: Sequence[str], names: Sequence[str], known: KnownForms) -> Reference:
-    """What ``embedding:`` names that ends at this place: the longest name or label that fits, also in quotes or with a suffix.
+    """Resolve the ``embedding:`` that ends at this position: the longest matching name or label, also in quotes or with a suffix.
 
     Args:
         text: in NFC.
-        known: as ``known_forms`` gives them.
+        known: from ``known_forms``.
     """
     if quoted := _QUOTED.match(text, at):
         name = without_suffix(next(filter(None, quoted.groups()), "").strip().strip("\"'"))
@@ -88,13 +88,13 @@ def reference_at(text: str, at: int, labels: Sequence[str], names: Sequence[str]
 
 
 def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
-    """The class that a name or label means in a prompt, where a name goes before another class's label; None where none is."""
+    """The class of a name or label in a prompt; a name takes precedence over another class's label. None if unknown."""
     index = index_of(name, names) if name else None
     return find_class(name, labels, names) if name and index is None else index
 
 
 def nearest(name: str, known: KnownForms) -> int | None:
-    """The class that a name, which is none's, is probably meant for, also behind folders; None where none is close."""
+    """The class that an unknown name probably means, also after folders; None if none is close."""
     folded, forms = plain_letters(without_suffix(re.split(r"[/\\]", name)[-1])), _plain_forms(known)
     close = _closest(folded, forms) if len(folded) <= _LONGEST_SLIP else None
     if close is None:  # 猫が好き
@@ -109,7 +109,7 @@ def _plain_forms(known: KnownForms) -> dict[str, int]:
 
 
 def _closest(name: str, forms: Iterable[str]) -> str | None:
-    """What ``difflib.get_close_matches`` finds first; of very many long forms only those with the name's ends are compared."""
+    """First result of ``difflib.get_close_matches``; of very many long forms, only those with the name's ends are compared."""
     counts, possible = Counter(name), list[tuple[int, float, str]]()
     for form in forms:
         length = len(form) + len(name)
@@ -132,13 +132,13 @@ def _begin_alike(one: str, other: str) -> int:
 
 
 def plain_letters(text: str) -> str:
-    """Without accents, and wide letters as narrow ones: ｃａｆé is cafe."""
+    """Text without accents, with wide letters as narrow ones: ｃａｆé is cafe."""
     letters = unicodedata.normalize("NFKD", normal_form(text))
     return "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Cf"))
 
 
 def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
-    """(normal form, class) of each name that stands in a text and is no word: in braces or angles, or with a hyphen or low line."""
+    """(normal form, class) of each name in a text that is not a word: in braces or angle brackets, or with a hyphen or underscore."""
     folded = normal_form(text)
     (letters, starts, places), found = letters_of(folded), set[int]()
     opened = {at: sign[1] for sign in _OPENED.finditer(folded) for at in range(sign.end(1), sign.end() + 1)}
@@ -156,18 +156,18 @@ def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
 
 
 def loose_weight(text: str, end: int) -> bool:
-    """Whether a weight stands behind a name that ends here, and no bracket behind the weight."""
+    """Whether a weight follows a name that ends here, without a bracket after the weight."""
     return bool(_LOOSE_WEIGHT.match(text, end))
 
 
 def behind_suffix(text: str, end: int) -> int:
-    """Where a name ends whose letters end here: behind its file's suffix, if one is there."""
+    """End of a name whose letters end here: after the file suffix, if there is one."""
     suffix = next((s for s in SUFFIXES if text[end : end + len(s)].lower() == s), "")
     return end + len(suffix) if suffix and _ends_at(text, end + len(suffix)) else end
 
 
 def _ends_at(text: str, end: int) -> bool:
-    """Whether a name ends here: also where the next reference begins, as in prompts that were joined without a space."""
+    """Whether a name ends here; also true if the next reference begins here, as in prompts joined without a space."""
     return not continues_name(text, end) or bool(EMBEDDING.match(text, end))
 
 

@@ -1,4 +1,4 @@
-"""What a token set's file holds: its keys, and the checks that a file of others passes before it is a token set."""
+"""The keys of a token set's file, and the checks that an untrusted file must pass."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["FEATURES", "FORMAT", "LABELS", "VERSION", "check_format", "metadata_
 
 FORMAT, VERSION = "mcti-token-set", 1
 FEATURES, LABELS = "support.features", "support.labels"
-"""Tensors beside the vectors."""
+"""Keys of the tensors beside the vectors."""
 
 
 def check_format(values: Mapping[str, str]) -> None:
-    """Raise a ``TokenError`` for metadata of another kind of file, or of a newer version."""
+    """Raise a ``TokenError`` for metadata of another kind of file or of a newer version."""
     if values.get("format") != json.dumps(FORMAT):
         raise TokenError("no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE")
     if (version := metadata_value(values, "format_version", int)) > VERSION:
@@ -30,10 +30,10 @@ def check_format(values: Mapping[str, str]) -> None:
 
 
 def parse_token_set(values: Mapping[str, str], tensors: Mapping[str, Tensor]) -> TokenSet:
-    """Metadata and tensors as a token set.
+    """Build a token set from metadata and tensors.
 
     Raises:
-        TokenError: something is missing, of a wrong kind or shape, or not finite.
+        TokenError: something is missing, has a wrong type or shape, or is not finite.
     """
     templates = metadata_value(values, "templates", list)
     if not templates:
@@ -51,10 +51,10 @@ def parse_token_set(values: Mapping[str, str], tensors: Mapping[str, Tensor]) ->
 
 
 def metadata_value(values: Mapping[str, str], key: str, kind: type) -> Any:
-    """One value of the metadata, which is JSON; lists are of strings.
+    """One metadata value, parsed from JSON; lists contain strings.
 
     Raises:
-        TokenError: it is missing, damaged or of another kind.
+        TokenError: the value is missing, damaged or of another type.
     """
     try:
         value = json.loads(values[key])

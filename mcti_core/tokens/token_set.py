@@ -1,4 +1,4 @@
-"""Learned tokens: a set of classes, each with a few vectors for each text encoder."""
+"""Learned tokens: a set of classes, each with a few vectors per text encoder."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ POOLINGS = ("eot", "token")
 """Where a prompt's text feature is read: at end-of-text, or at the token's last vector."""
 
 UNKNOWN = "(unknown)"
-"""The label of an answer that is none of the classes; no class can be called so."""
+"""The label for images of none of the classes; reserved, no class can have it."""
 
 
 @dataclass(frozen=True)
 class Support:
-    """CLIP features of the examples the tokens were learned from, for the hybrid classifier and for calibration."""
+    """CLIP features of the examples, for the hybrid classifier and for calibration."""
 
     features: Tensor
     """(N, p) float32 of unit length."""
     labels: Tensor
-    """(N,) int64 class of each."""
+    """(N,) int64 class of each example."""
 
     def of_width(self, width: int) -> Support:
-        """Itself, where image features are p = ``width`` wide.
+        """Return self if p equals ``width``.
 
         Raises:
-            TokenError: they are of another CLIP space.
+            TokenError: the features are from another CLIP space.
         """
         own = self.features.shape[1]
         if own != width:
@@ -49,22 +49,22 @@ class Support:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """C classes, each with V vectors of width d for each text encoder.
+    """C classes, each with V vectors of width d per text encoder.
 
     Args:
-        labels: (C,) the user's own names, any Unicode, in label order.
+        labels: (C,) the user's own labels, any Unicode, in label order.
         vectors: encoder name -> (C, V, d) float32 on the CPU. The same C and V for all encoders.
-        names: (C,) the names tokens go by in prompts and files, each safe (``tokens.names.check_name``); made from the labels when
-            not given.
-        templates: prompts the tokens were trained in, each with one ``{}``.
-        pooling: ``"eot"`` or ``"token"``, where the text feature was read in training; reading elsewhere breaks them.
-        base_model: what they were trained on, for people.
-        training: the settings they were trained with, for people and for the file.
-        support: features of the examples, where a CLIP space was at hand.
+        names: (C,) the tokens' names in prompts and files, each safe (``tokens.names.check_name``); made from the labels by
+            default.
+        templates: prompts that the tokens were trained in, each with one ``{}``.
+        pooling: ``"eot"`` or ``"token"``, where the text feature was read in training; reading it elsewhere makes the tokens useless.
+        base_model: the model that they were trained on, for information.
+        training: the training settings, for information and for the file.
+        support: features of the examples, if training had a CLIP space.
 
     Raises:
-        TokenError: no class, more than ``files/limits.py`` allows, or one called ``UNKNOWN``; names not safe or not unique; shapes
-            that disagree; vectors that are not finite.
+        TokenError: no class, more classes than ``files/limits.py`` allows, or a class called ``UNKNOWN``; names that are not safe or
+            not unique; shapes that disagree; vectors that are not finite.
     """
 
     labels: tuple[str, ...]
@@ -107,15 +107,15 @@ class TokenSet:
 
     @property
     def vectors_per_token(self) -> int:
-        """V."""
+        """V, the number of vectors per class."""
         return next(iter(self.vectors.values())).shape[1]
 
     def with_vectors(self, vectors: Mapping[str, Tensor]) -> TokenSet:
-        """The same classes with other vectors (detached, float32, on the CPU)."""
+        """The same classes with other vectors, which are detached and converted to float32 on the CPU."""
         return replace(self, vectors={name: v.detach().float().cpu().clone() for name, v in vectors.items()})
 
     def select(self, classes: Sequence[int]) -> TokenSet:
-        """The classes at these indices, in this order. Their support features go with them."""
+        """The classes at these indices, in this order, with their support features."""
         index = torch.as_tensor(list(classes), dtype=torch.long)
         support = None
         if self.support is not None:
