@@ -31,12 +31,10 @@ from .lists import each_image, only
 from .running import Reporter, working
 from .schema import node_schema
 from .types import (
-    CATEGORY,
     ClipSpaceType,
     Examples,
     ExamplesType,
     TokensType,
-    optional,
     picture_out,
 )
 
@@ -46,18 +44,13 @@ _BATCH = 32
 _CHARTED, _CHART_ROWS = 40, 10
 _SAME = 0.9995
 """Cosine of two images' features. With the pocket checkpoint no two different digits come above 0.981, one image twice reaches 0.999999."""
-_METHOD_TOOLTIP = (
-    "clip compares image features with the tokens; hybrid also with the examples; diffusion uses the diffusion model (slow, needs no CLIP "
-    "space); cascade is clip first, then diffusion for a few classes where clip is uncertain. auto is clip if a CLIP space is connected, "
-    "otherwise diffusion."
-)
 
 
 def _models() -> list[Any]:
     return [
-        optional(ClipSpaceType, "clip_space", "For the methods clip, hybrid and cascade."),
-        optional(io.Model, "model", "For the methods diffusion and cascade."),
-        optional(io.Vae, "vae", "For the methods diffusion and cascade."),
+        ClipSpaceType.Input("clip_space", optional=True),
+        io.Model.Input("model", optional=True),
+        io.Vae.Input("vae", optional=True),
     ]
 
 
@@ -66,29 +59,34 @@ class Classify(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_Classify",
-            display_name="Classify With Tokens",
-            category=CATEGORY,
-            description="Recognise the class of each image with learned tokens.",
-            search_aliases=["classifier", "image classification", "few-shot", "zero-shot", "tag images", "caption", "textual inversion"],
+            search_aliases=[
+                "classifier",
+                "image classification",
+                "few-shot",
+                "zero-shot",
+                "tag images",
+                "caption",
+                "textual inversion",
+            ],
             inputs=[
-                io.Image.Input("images", tooltip="A batch of images, or a list of images of any size."),
-                TokensType.Input("tokens", tooltip="Learned tokens."),
-                io.Clip.Input("clip", tooltip="The text encoder that the tokens were trained with."),
-                io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
-                io.Int.Input("top_k", default=3, min=1, max=100, tooltip="Number of best classes in the scores."),
-                io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Answer '(unknown)' if the confidence is lower. 0 always names a class."),
-                io.Boolean.Input("find_threshold", default=False, tooltip="Choose the threshold from the examples stored with the tokens (clip and hybrid only). unknown_below is then ignored."),
+                io.Image.Input("images"),
+                TokensType.Input("tokens"),
+                io.Clip.Input("clip"),
+                io.Combo.Input("method", options=list(METHODS), default="auto"),
+                io.Int.Input("top_k", default=3, min=1, max=100),
+                io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01),
+                io.Boolean.Input("find_threshold", default=False),
                 *_models(),
             ],
             outputs=[
-                io.String.Output("labels", display_name="labels", tooltip="A list: the label of each image.", is_output_list=True),
-                io.Int.Output("indices", display_name="indices", tooltip="A list: the index of each image's class; -1 is unknown.", is_output_list=True),
-                io.Float.Output("confidences", display_name="confidences", tooltip="A list: the confidence of each answer, from 0 to 1.", is_output_list=True),
-                io.String.Output("scores", display_name="scores (JSON)", tooltip="A text with label, unknown, index, confidence and best classes of each image."),
-                io.Image.Output("chart", display_name="score chart", tooltip="The first 40 images, each beside its best classes."),
+                io.String.Output("labels", is_output_list=True),
+                io.Int.Output("indices", is_output_list=True),
+                io.Float.Output("confidences", is_output_list=True),
+                io.String.Output("scores"),
+                io.Image.Output("chart"),
             ],
             is_input_list=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -125,24 +123,21 @@ class Evaluate(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_Evaluate",
-            display_name="Evaluate Tokens",
-            category=CATEGORY,
-            description="Measure on held-out images how often the tokens recognise the right class, beside chance and baselines that use no tokens.",
             search_aliases=["accuracy", "confusion matrix", "test", "benchmark", "classifier"],
             inputs=[
-                ExamplesType.Input("held_out", tooltip="Images that the tokens were not trained on."),
-                TokensType.Input("tokens", tooltip="Learned tokens of the same classes."),
-                io.Clip.Input("clip", tooltip="The text encoder that the tokens were trained with."),
-                io.Combo.Input("method", options=list(METHODS), default="auto", tooltip=_METHOD_TOOLTIP),
-                io.Int.Input("at_most", default=0, min=0, max=100_000, tooltip="Test images per class: a random choice that is always the same. 0 uses all; use few for diffusion."),
+                ExamplesType.Input("held_out"),
+                TokensType.Input("tokens"),
+                io.Clip.Input("clip"),
+                io.Combo.Input("method", options=list(METHODS), default="auto"),
+                io.Int.Input("at_most", default=0, min=0, max=100_000),
                 *_models(),
             ],
             outputs=[
-                io.Float.Output("accuracy", display_name="accuracy", tooltip="The tokens' accuracy, from 0 to 1."),
-                io.String.Output("report", display_name="report", tooltip="Tables of methods and of classes."),
-                io.Image.Output("confusion", display_name="confusion chart", tooltip="Which class is mistaken for which."),
+                io.Float.Output("accuracy"),
+                io.String.Output("report"),
+                io.Image.Output("confusion"),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -9,7 +9,7 @@ from ..mcti_core.errors import HostError
 from .checking import Node
 from .running import working
 from .schema import node_schema
-from .types import CATEGORY, ClipSpaceType
+from .types import ClipSpaceType
 
 __all__ = ["LoadClipSpace"]
 
@@ -21,26 +21,9 @@ class LoadClipSpace(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_LoadClipSpace",
-            display_name="Load CLIP Space",
-            category=CATEGORY,
-            description=(
-                "Load a complete CLIP model: vision tower, visual projection and text projection. For Stable Diffusion 1.x and SDXL that "
-                "is model.safetensors of openai/clip-vit-large-patch14, for 2.x of laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Put it into "
-                "ComfyUI/models/clip_vision."
-            ),
             search_aliases=["clip vision", "image encoder", "load clip"],
-            inputs=[
-                io.Combo.Input(
-                    "clip_file",
-                    options=folder_paths.get_filename_list("clip_vision"),
-                    tooltip="The CLIP model that the checkpoint's text encoder comes from, in models/clip_vision.",
-                )
-            ],
-            outputs=[
-                ClipSpaceType.Output(
-                    "clip_space", display_name="CLIP space", tooltip="Vision tower and both projections."
-                )
-            ],
+            inputs=[io.Combo.Input("clip_file", options=folder_paths.get_filename_list("clip_vision"))],
+            outputs=[ClipSpaceType.Output("clip_space")],
         )
 
     @classmethod

@@ -25,7 +25,7 @@ from .folders import class_folders, example_folder, refuse_outside
 from .lists import only
 from .running import plainly, working
 from .schema import node_schema
-from .types import CATEGORY, Examples, ExamplesType, images_in, optional, picture_out
+from .types import Examples, ExamplesType, images_in, picture_out
 
 __all__ = ["AddExamples", "ExamplesFromFolder"]
 
@@ -39,55 +39,18 @@ class ExamplesFromFolder(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_ExamplesFromFolder",
-            display_name="Class Examples From Folder",
-            category=CATEGORY,
-            description="Read a folder that contains one folder of images per class. The folders' names are the labels.",
             search_aliases=["training images", "load dataset", "few-shot", "textual inversion"],
             inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=class_folders(),
-                    tooltip="A folder in ComfyUI/input that contains one folder of images per class.",
-                ),
-                io.Int.Input(
-                    "shots",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    tooltip="Images per class to learn from; the others are held out for testing. 0 learns from all of them.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="Selects which images are examples and which are held out.",
-                ),
-                io.Int.Input(
-                    "image_size",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    step=8,
-                    tooltip="Side in pixels to which images are cropped and scaled. 0 uses the size that the checkpoint was trained on.",
-                ),
+                io.Combo.Input("folder", options=class_folders()),
+                io.Int.Input("shots", default=0, min=0, max=1000),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
+                io.Int.Input("image_size", default=0, min=0, max=4096, step=8),
             ],
             outputs=[
-                ExamplesType.Output(
-                    "examples", display_name="examples", tooltip="Images to learn from, for Train MC-TI Tokens."
-                ),
-                ExamplesType.Output(
-                    "held_out",
-                    display_name="held-out examples",
-                    tooltip="The other images, for Evaluate Tokens; none with shots 0.",
-                ),
-                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, one row per class."),
-                io.String.Output(
-                    "summary",
-                    display_name="summary",
-                    tooltip="The number of images per class, and the files in the folder that are not used.",
-                ),
+                ExamplesType.Output("examples"),
+                ExamplesType.Output("held_out"),
+                io.Image.Output("sheet"),
+                io.String.Output("summary"),
             ],
         )
 
@@ -127,25 +90,15 @@ class AddExamples(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_AddExamples",
-            display_name="Add Class Examples",
-            category=CATEGORY,
-            description="Give images a label, as one class to learn. Chain several of these nodes, one per class.",
             search_aliases=["training images", "dataset", "few-shot", "textual inversion"],
             inputs=[
-                io.String.Input(
-                    "label",
-                    default="my thing",
-                    tooltip="The class's label, from which the token's name in prompts is made. A list of texts, one per image, makes one class per text.",
-                ),
-                io.Image.Input(
-                    "images",
-                    tooltip="Images of the class, usually one to eight: a batch, or a list of images of any size.",
-                ),
-                optional(ExamplesType, "previous", "The classes added before this one."),
+                io.String.Input("label", default="my thing"),
+                io.Image.Input("images"),
+                ExamplesType.Input("previous", optional=True),
             ],
             outputs=[
-                ExamplesType.Output("examples", display_name="examples", tooltip="All classes so far."),
-                io.Image.Output("sheet", display_name="contact sheet", tooltip="The examples, one row per class."),
+                ExamplesType.Output("examples"),
+                io.Image.Output("sheet"),
             ],
             is_input_list=True,
         )

@@ -12,7 +12,7 @@ from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node
 from .running import working
 from .schema import node_schema
-from .types import CATEGORY, TokensType
+from .types import TokensType
 
 __all__ = ["TokenPrompts"]
 
@@ -22,19 +22,16 @@ class TokenPrompts(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_TokenPrompts",
-            display_name="Token Prompts",
-            category=CATEGORY,
-            description="Make one prompt per class, as a list. The nodes connected to it run once per prompt.",
             search_aliases=["embedding", "prompt list", "textual inversion"],
             inputs=[
-                TokensType.Input("tokens", tooltip="Learned tokens."),
-                io.String.Input("template", multiline=True, default="a photo of {}", tooltip="A prompt with {} in place of the token; ({}:1.2) gives it weight."),
+                TokensType.Input("tokens"),
+                io.String.Input("template", multiline=True, default="a photo of {}"),
             ],
             outputs=[
-                io.String.Output("prompts", display_name="prompts", tooltip="A list of prompts, in the order of the classes.", is_output_list=True),
-                io.String.Output("labels", display_name="labels", tooltip="A list of the labels, in the same order.", is_output_list=True),
+                io.String.Output("prompts", is_output_list=True),
+                io.String.Output("labels", is_output_list=True),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, tokens: TokenSet, template: str) -> io.NodeOutput:

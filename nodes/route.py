@@ -19,7 +19,7 @@ from .checking import Node
 from .lists import only
 from .running import working
 from .schema import node_schema
-from .types import CATEGORY, images_in, images_out
+from .types import images_in, images_out
 
 __all__ = ["Route"]
 
@@ -31,25 +31,22 @@ class Route(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_Route",
-            display_name="Route Images By Class",
-            category=CATEGORY,
-            description="Split images in two by the answers of Classify With Tokens. Nodes connected to an empty part do not run.",
             search_aliases=["filter images", "sort images", "split batch", "classifier", "select by label"],
             inputs=[
-                io.Image.Input("images", tooltip="The images that were classified."),
-                io.String.Input("labels", force_input=True, tooltip="Labels from Classify With Tokens."),
-                io.String.Input("wanted", default="", tooltip="Labels to let through, separated by commas. Empty lets every class through, but not (unknown). If connected to the labels of Token Prompts, each prompt's images must be of its class."),
-                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Let through only images recognised with at least this confidence. Needs confidences."),
-                io.Float.Input("confidences", force_input=True, optional=True, tooltip="Confidences from Classify With Tokens."),
+                io.Image.Input("images"),
+                io.String.Input("labels", force_input=True),
+                io.String.Input("wanted", default=""),
+                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01),
+                io.Float.Input("confidences", force_input=True, optional=True),
             ],
             outputs=[
-                io.Image.Output("matching", display_name="matching", tooltip="The images let through. A list of batches gives a list of batches.", is_output_list=True),
-                io.Image.Output("rest", display_name="the rest", tooltip="All other images, in the same form.", is_output_list=True),
-                io.String.Output("matching_labels", display_name="matching labels", tooltip="A list: the label of each image let through, for example as a caption.", is_output_list=True),
-                io.String.Output("rest_labels", display_name="labels of the rest", tooltip="A list: the label of each other image.", is_output_list=True),
+                io.Image.Output("matching", is_output_list=True),
+                io.Image.Output("rest", is_output_list=True),
+                io.String.Output("matching_labels", is_output_list=True),
+                io.String.Output("rest_labels", is_output_list=True),
             ],
             is_input_list=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

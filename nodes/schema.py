@@ -1,8 +1,12 @@
-"""What newer hosts know about nodes and v0.3.64 does not: used where it exists, left out elsewhere."""
+"""Schemas of the nodes: their texts from ``locales/en``, and without what only newer hosts know."""
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,10 +18,25 @@ _NEWER = {"search_aliases"}
 list of nodes, and would move ours from the pack's place in the library to the host's."""
 
 
-def node_schema(**fields: Any) -> io.Schema:
-    """``io.Schema(**fields)``, without the fields that only newer hosts have where this host is older."""
+def node_schema(node_id: str, *, inputs: list[Any], outputs: list[Any], **fields: Any) -> io.Schema:
+    """``io.Schema`` with the names and hover texts of ``locales/en``, without the fields that this host is too old for."""
+    texts = _english()[node_id]
+    for each in inputs:
+        each.tooltip = texts["inputs"][each.id]["tooltip"]
+    for place, each in enumerate(outputs):
+        named = texts["outputs"][str(place)]
+        each.display_name, each.tooltip = named["name"], named["tooltip"]
+    fields |= {"display_name": texts["display_name"], "description": texts["description"], "category": "MC-TI"}
     lacking = _NEWER - set(inspect.signature(io.Schema).parameters)
-    return io.Schema(**{name: value for name, value in fields.items() if name not in lacking})
+    known = {name: value for name, value in fields.items() if name not in lacking}
+    return io.Schema(node_id=node_id, inputs=inputs, outputs=outputs, **known)
+
+
+@functools.cache
+def _english() -> dict[str, Any]:
+    """What the page shows of each node. The page's own quotes around braces are taken off."""
+    text = (Path(__file__).parents[1] / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")
+    return json.loads(re.sub(r"\{'([{}@|]+)'\}", r"\1", text))
 
 
 def advanced(inputs: list[Any]) -> list[Any]:

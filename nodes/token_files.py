@@ -31,7 +31,7 @@ from .checking import Node, checked_text
 from .folders import TOKEN_SETS, token_set_path, token_set_root
 from .running import plainly, working
 from .schema import node_schema
-from .types import CATEGORY, TokensType
+from .types import TokensType
 
 __all__ = ["LoadTokens", "SaveTokens"]
 
@@ -45,25 +45,19 @@ class SaveTokens(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_SaveTokens",
-            display_name="Save Token Embeddings",
-            category=CATEGORY,
-            description=(
-                "Write tokens to disk: as one token set, to load, classify with and train further; as one embedding file per class, for any "
-                "prompt and for other programs; or both."
-            ),
             search_aliases=["save embedding", "export embedding", "textual inversion"],
             inputs=[
-                TokensType.Input("tokens", tooltip="Learned tokens."),
-                io.String.Input("name", default="my-things", tooltip="The token set's name; a / puts it into a folder."),
-                io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH, tooltip="One token set, one embedding file per class, or both."),
-                io.String.Input("folder", default="", tooltip="A folder inside models/embeddings for the embedding files. Empty puts them there directly."),
+                TokensType.Input("tokens"),
+                io.String.Input("name", default="my-things"),
+                io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH),
+                io.String.Input("folder", default=""),
             ],
             outputs=[
-                io.String.Output("paths", display_name="paths", tooltip="The files written, one per line."),
-                io.String.Output("summary", display_name="summary", tooltip="What was written, and the names that other programs cannot use."),
+                io.String.Output("paths"),
+                io.String.Output("summary"),
             ],
             is_output_node=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
@@ -89,20 +83,17 @@ class LoadTokens(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_LoadTokens",
-            display_name="Load Token Embeddings",
-            category=CATEGORY,
-            description="Read a token set, one embedding, or a folder of embeddings. Then write embedding:name in prompts, with the CLIP from this node.",
             search_aliases=["load embedding", "textual inversion", "import embedding"],
             inputs=[
-                io.Combo.Input("file", options=_choices(), tooltip="A token set in models/mcti_tokens, or embeddings in models/embeddings."),
-                io.Clip.Input("clip", tooltip="The checkpoint's text encoder, of the family the tokens were trained on."),
+                io.Combo.Input("file", options=_choices()),
+                io.Clip.Input("clip"),
             ],
             outputs=[
-                TokensType.Output("tokens", display_name="tokens", tooltip="The tokens that were read."),
-                io.Clip.Output("clip_with_tokens", display_name="CLIP with tokens", tooltip="A CLIP that understands embedding:name in prompts. The connected CLIP does not change."),
-                io.String.Output("names", display_name="names", tooltip="The names to use in prompts, one per line."),
+                TokensType.Output("tokens"),
+                io.Clip.Output("clip_with_tokens"),
+                io.String.Output("names"),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **others: Any) -> Any:

@@ -24,14 +24,12 @@ from .running import Reporter, working
 from .schema import advanced, node_schema
 from .train_settings import rare_settings, settings_of
 from .types import (
-    CATEGORY,
     ClipSpaceType,
     Examples,
     ExamplesType,
     Settings,
     SettingsType,
     TokensType,
-    optional,
     picture_out,
 )
 from .unfinished import give_up, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
@@ -51,12 +49,6 @@ class TrainTokens(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_TrainTokens",
-            display_name="Train MC-TI Tokens",
-            category=CATEGORY,
-            description=(
-                "Learn a token for every class at once. The checkpoint does not change. Then write embedding:name in a prompt, with the CLIP "
-                "from this node, or classify with the tokens. Cancelling keeps what was learned; queue again to continue."
-            ),
             search_aliases=[
                 "textual inversion",
                 "train embedding",
@@ -67,82 +59,27 @@ class TrainTokens(Node):
                 "multi-class textual inversion",
             ],
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="The checkpoint's diffusion model: Stable Diffusion 1.x, 2.x, SDXL or 3."
-                ),
-                io.Clip.Input("clip", tooltip="The checkpoint's text encoder."),
-                io.Vae.Input("vae", tooltip="The checkpoint's VAE."),
-                ExamplesType.Input("examples", tooltip="Images of two or more classes."),
-                io.Int.Input(
-                    "steps",
-                    default=_DEFAULT.steps,
-                    min=1,
-                    max=100_000,
-                    tooltip="Training steps, for all classes together.",
-                ),
-                io.Int.Input(
-                    "batch",
-                    default=_DEFAULT.batch,
-                    min=1,
-                    max=256,
-                    tooltip="Images per step. If memory runs out, the batch is processed in parts.",
-                ),
-                io.Float.Input(
-                    "lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6, tooltip="Learning rate."
-                ),
-                io.Float.Input(
-                    "gamma",
-                    default=_DEFAULT.gamma,
-                    min=0.0,
-                    max=100.0,
-                    step=0.05,
-                    round=0.001,
-                    tooltip="Weight of the classification term, which separates the classes, relative to the reconstruction term. 0 is plain textual inversion.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed and inputs give the same tokens.",
-                ),
-                optional(
-                    ClipSpaceType,
-                    "clip_space",
-                    "CLIP's image side. Without it, training is plain textual inversion (gamma 0).",
-                ),
-                optional(
-                    SettingsType,
-                    "settings",
-                    "From MC-TI Training Settings; replaces all advanced inputs of this node.",
-                ),
-                optional(
-                    TokensType,
-                    "start_from",
-                    "Learned tokens of the same classes, in the same order, to start from instead of a word.",
-                ),
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                ExamplesType.Input("examples"),
+                io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100_000),
+                io.Int.Input("batch", default=_DEFAULT.batch, min=1, max=256),
+                io.Float.Input("lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6),
+                io.Float.Input("gamma", default=_DEFAULT.gamma, min=0.0, max=100.0, step=0.05, round=0.001),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
+                ClipSpaceType.Input("clip_space", optional=True),
+                SettingsType.Input("settings", optional=True),
+                TokensType.Input("start_from", optional=True),
                 *advanced(rare_settings()),
             ],
             outputs=[
-                TokensType.Output("tokens", display_name="tokens", tooltip="The learned tokens."),
-                io.Clip.Output(
-                    "clip_with_tokens",
-                    display_name="CLIP with tokens",
-                    tooltip="A CLIP that understands embedding:name in prompts. The connected CLIP does not change.",
-                ),
-                io.LossMap.Output("loss_map", display_name="loss", tooltip="For the stock node Plot Loss Graph."),
-                io.Image.Output("loss_curve", display_name="loss curve", tooltip="The loss as a picture."),
-                io.Image.Output(
-                    "sample_images",
-                    display_name="samples",
-                    tooltip="Images of the first classes, drawn with the tokens.",
-                ),
-                io.String.Output(
-                    "summary",
-                    display_name="summary",
-                    tooltip="A report of the training, and the names to use in prompts.",
-                ),
+                TokensType.Output("tokens"),
+                io.Clip.Output("clip_with_tokens"),
+                io.LossMap.Output("loss_map"),
+                io.Image.Output("loss_curve"),
+                io.Image.Output("sample_images"),
+                io.String.Output("summary"),
             ],
         )
 

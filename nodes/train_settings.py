@@ -13,7 +13,7 @@ from ..mcti_core.training.config import ADAPTIVE, SCHEDULES, TrainConfig
 from .checking import Node
 from .running import working
 from .schema import node_schema
-from .types import CATEGORY, Settings, SettingsType
+from .types import Settings, SettingsType
 
 __all__ = ["TrainingSettings", "rare_settings", "settings_of"]
 
@@ -21,34 +21,36 @@ _DEFAULT = TrainConfig()
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
-def number(name: str, least: int, most: int, tooltip: str) -> Any:
+def number(name: str, least: int, most: int) -> Any:
     """A whole number that is a field of ``TrainConfig``."""
-    return io.Int.Input(name, optional=True, default=getattr(_DEFAULT, name), min=least, max=most, tooltip=tooltip)
+    return io.Int.Input(name, optional=True, default=getattr(_DEFAULT, name), min=least, max=most)
 
 
 def rare_settings() -> list[Any]:
     """The inputs, all optional: graphs that were saved without them take the defaults."""
     return [
-        io.Combo.Input("templates", optional=True, options=[*_TEMPLATES, "own"], default="object", tooltip="Prompts to train the tokens in: for objects, for styles, or your own."),
-        io.String.Input("own_templates", optional=True, multiline=True, default="", tooltip="Your own prompts, one per line, each with {} in place of the token."),
-        io.String.Input("initial_word", optional=True, default="", tooltip="A word to start from, or mean or random. Empty uses the word object."),
-        io.Int.Input("vectors", optional=True, default=1, min=1, max=16, tooltip="Vectors per token. More vectors can store more detail, but use up prompt length."),
-        io.Boolean.Input("mirror", optional=True, default=True, tooltip="Also learn from mirror images. Turn it off if left and right matter, as in writing."),
-        io.Combo.Input("direction", optional=True, options=list(DIRECTIONS), default=_DEFAULT.direction, tooltip="Direction of the classification term: images to text, text to images, or both."),
-        io.Combo.Input("pooling", optional=True, options=list(POOLINGS), default=_DEFAULT.pooling, tooltip="Where a prompt's text feature is read: at its end, or at the token."),
-        io.Float.Input("logit_scale", optional=True, default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1, tooltip="Scale of the logits in the classification term. Higher values separate classes more sharply."),
-        io.Float.Input("gamma_end", optional=True, default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6, tooltip="Value of gamma at the end of training. 0 keeps gamma constant."),
-        io.Combo.Input("lr_schedule", optional=True, options=list(SCHEDULES), default=_DEFAULT.lr_schedule, tooltip="Course of the learning rate after its warm-up."),
-        number("lr_warmup", 0, 10_000, "Steps over which the learning rate rises."),
-        io.Float.Input("weight_decay", optional=True, default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6, tooltip="Pulls vectors towards zero."),
-        number("warm_start", 0, 10_000, "Steps on the classification term alone before the first step; they cost little."),
-        number("text_classes", 1, 4096, "Maximum number of classes whose prompts are encoded in one step."),
-        number("probe_every", 0, 10_000, "Steps between evaluations of a fixed reconstruction loss, for early stopping. 0 turns early stopping off."),
-        number("patience", 1, 1000, "Evaluations without improvement after which training stops."),
-        io.Int.Input("samples", optional=True, default=4, min=0, max=32, tooltip="Number of classes to draw a sample of after training."),
-        io.Float.Input("gradient_ratio", optional=True, default=0.0, min=0.0, max=100.0, step=0.1, round=0.001, tooltip="Above 0, gamma follows the gradients: the classification term's gradient is this many times the reconstruction term's. Try 0.7. 0 uses gamma as set."),
-        io.Boolean.Input("keep_norm", optional=True, default=False, tooltip="Keep vectors as long as the embeddings of the model's own words."),
-    ]  # fmt: skip
+        io.Combo.Input("templates", optional=True, options=[*_TEMPLATES, "own"], default="object"),
+        io.String.Input("own_templates", optional=True, multiline=True, default=""),
+        io.String.Input("initial_word", optional=True, default=""),
+        io.Int.Input("vectors", optional=True, default=1, min=1, max=16),
+        io.Boolean.Input("mirror", optional=True, default=True),
+        io.Combo.Input("direction", optional=True, options=list(DIRECTIONS), default=_DEFAULT.direction),
+        io.Combo.Input("pooling", optional=True, options=list(POOLINGS), default=_DEFAULT.pooling),
+        io.Float.Input("logit_scale", optional=True, default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1),
+        io.Float.Input("gamma_end", optional=True, default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6),
+        io.Combo.Input("lr_schedule", optional=True, options=list(SCHEDULES), default=_DEFAULT.lr_schedule),
+        number("lr_warmup", 0, 10_000),
+        io.Float.Input(
+            "weight_decay", optional=True, default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6
+        ),
+        number("warm_start", 0, 10_000),
+        number("text_classes", 1, 4096),
+        number("probe_every", 0, 10_000),
+        number("patience", 1, 1000),
+        io.Int.Input("samples", optional=True, default=4, min=0, max=32),
+        io.Float.Input("gradient_ratio", optional=True, default=0.0, min=0.0, max=100.0, step=0.1, round=0.001),
+        io.Boolean.Input("keep_norm", optional=True, default=False),
+    ]
 
 
 class TrainingSettings(Node):
@@ -56,13 +58,10 @@ class TrainingSettings(Node):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="MCTI_TrainingSettings",
-            display_name="MC-TI Training Settings",
-            category=CATEGORY,
-            description="No longer needed: Train MC-TI Tokens has these settings under Show advanced inputs. Graphs that use this node still work.",
             is_deprecated=True,
             inputs=[*rare_settings()],
-            outputs=[SettingsType.Output("settings", display_name="settings", tooltip="For settings of Train MC-TI Tokens.")],
-        )  # fmt: skip
+            outputs=[SettingsType.Output("settings")],
+        )
 
     @classmethod
     def execute(cls, **rare: Any) -> io.NodeOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "CATEGORY",
     "ClipSpaceType",
     "Examples",
     "ExamplesType",
@@ -32,8 +31,6 @@ __all__ = [
     "images_out",
     "picture_out",
 ]
-
-CATEGORY = "MC-TI"
 
 ExamplesType = io.Custom("MCTI_EXAMPLES")
 """Carries ``Examples``."""
@@ -105,8 +102,3 @@ def images_out(images: Tensor) -> Tensor:
 def picture_out(picture: Image) -> Tensor:
     """A PIL image as one of the host's: (1, H, W, 3) float32 in [0, 1]."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
-
-
-def optional(kind: Any, name: str, tooltip: str, **more: Any) -> Any:
-    """An input that may stay unconnected."""
-    return kind.Input(name, optional=True, tooltip=tooltip, **more)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ class Port:
 
     id: str
     name: str
-    tooltip: str
+    """As the page shows it."""
     default: Any = None
     """None where there is none."""
 
@@ -32,25 +31,8 @@ class Port:
 @dataclass(frozen=True)
 class Node:
     id: str
-    display_name: str
-    description: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-
-    def locale(self) -> dict[str, Any]:
-        """What the node is in a ``nodeDefs.json``."""
-        outputs = {str(i): {"name": plain(p.name), **_tooltip(p)} for i, p in enumerate(self.outputs)}
-        return {
-            "display_name": plain(self.display_name),
-            "description": plain(self.description),
-            "inputs": {p.id: {"name": plain(p.name), **_tooltip(p)} for p in self.inputs},
-            "outputs": outputs,
-        }
-
-
-def plain(text: str) -> str:
-    """A text as a message of vue-i18n, for which some characters mean something unless they are quoted."""
-    return re.sub(r"[{}@|]+", lambda found: f"{{'{found[0]}'}}", text)
 
 
 def node_schemas() -> dict[str, Node]:
@@ -71,10 +53,6 @@ def _text(node: ast.expr) -> str:
         return str(node.value)
     assert isinstance(node, ast.JoinedStr)
     return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-
-
-def _tooltip(port: Port) -> dict[str, str]:
-    return {"tooltip": plain(port.tooltip)} if port.tooltip else {}
 
 
 class _Module:
@@ -110,14 +88,11 @@ class _Module:
 
     def _node(self, call: ast.Call) -> Node:
         given = {keyword.arg: keyword.value for keyword in call.keywords}
-        texts = {name: self._value(given[name]) for name in ("node_id", "display_name", "description")}
-        return Node(
-            texts["node_id"],
-            texts["display_name"],
-            texts["description"],
-            tuple(self._input(each) for each in self._calls(given["inputs"])),
-            tuple(self._output(each) for each in self._calls(given["outputs"])),
-        )
+        name = self._value(given["node_id"])
+        shown = [each["name"] for each in written("en")[name]["outputs"].values()]
+        ids = [self._value(each.args[0]) for each in self._calls(given["outputs"])]
+        inputs = tuple(self._input(each) for each in self._calls(given["inputs"]))
+        return Node(name, inputs, tuple(Port(*each) for each in zip(ids, shown, strict=True)))
 
     def _calls(self, node: ast.expr) -> list[ast.Call]:
         """The calls that make a list, with those of the functions that are unpacked into it."""
@@ -142,32 +117,15 @@ class _Module:
         return answer.value
 
     def _input(self, call: ast.Call) -> Port:
-        """``io.Kind.Input(id, ...)``, ``optional(kind, id, tooltip)`` or ``number(id, least, most, tooltip)``."""
-        what = ast.unparse(call.func)
-        given = {keyword.arg: self._value(keyword.value) for keyword in call.keywords if keyword.arg != "options"}
-        if what == "optional":
-            return Port(self._value(call.args[1]), self._value(call.args[1]), self._value(call.args[2]))
-        if what == "number":
-            name, _, _, tooltip = (self._value(argument) for argument in call.args)
-            return Port(name, name, tooltip, getattr(TrainConfig(), name))
-        assert what.endswith(".Input"), what
+        """``io.Kind.Input(id, ...)`` or ``number(id, least, most)``."""
         name = self._value(call.args[0])
-        return Port(name, name, given.get("tooltip", ""), given.get("default"))
-
-    def _output(self, call: ast.Call) -> Port:
-        assert ast.unparse(call.func).endswith(".Output"), ast.unparse(call)
-        given = {keyword.arg: self._value(keyword.value) for keyword in call.keywords}
-        name = self._value(call.args[0])
-        return Port(name, given.get("display_name", name), given.get("tooltip", ""))
+        if ast.unparse(call.func) == "number":
+            return Port(name, name, getattr(TrainConfig(), name))
+        assert ast.unparse(call.func).endswith(".Input"), ast.unparse(call)
+        default = [self._value(keyword.value) for keyword in call.keywords if keyword.arg == "default"]
+        return Port(name, name, *default)
 
 
 def written(locale: str) -> dict[str, Any]:
     """``locales/<locale>/nodeDefs.json``."""
     return json.loads((ROOT / "locales" / locale / "nodeDefs.json").read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":  # python -m tests.nodes.schema writes locales/en anew
-    texts = {name: node.locale() for name, node in node_schemas().items()}
-    path = ROOT / "locales" / "en" / "nodeDefs.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(texts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
