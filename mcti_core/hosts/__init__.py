@@ -1,1 +1,1 @@
-"""Hosts: what lends the core a text encoder, a denoiser, a latent codec and a CLIP space."""
+"""Hosts: adapters that provide a text encoder, a denoiser, a latent codec and a CLIP space."""

@@ -1,4 +1,4 @@
-"""What the core asks of a host. Every model family's quirks stay behind these few calls."""
+"""The interface of a host. It hides the special cases of every model family."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def hidden_at(hidden: Tensor, position: Tensor) -> Tensor:
-    """(B, L, d) hidden states, (B,) a position in each prompt -> (B, d) those that stand there."""
+    """(B, L, d) hidden states, (B,) a position per prompt -> (B, d) hidden states at these positions."""
     return hidden[torch.arange(len(hidden), device=hidden.device), on_device(position, hidden.device)]
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What one text encoder says of B prompts."""
+    """Output of one text encoder for B prompts."""
 
     context: Tensor
-    """(B, L, d_ctx) what the denoiser attends to."""
+    """(B, L, d_ctx) context that the denoiser attends to."""
     hidden: Tensor
     """(B, L, d) last hidden states after the final layer norm; pooled features are rows of it."""
     end: Tensor
     """(B,) int64 position of the end-of-text token."""
     pooled: Tensor | None = None
-    """(B, p) the encoder's own projection of the end-of-text row, only where the denoiser wants it (SDXL's ``clip_g``)."""
+    """(B, p) the encoder's own projection of the end-of-text row, only if the denoiser needs it (SDXL's ``clip_g``)."""
 
     def rows(self, index: Tensor) -> TextFeatures:
-        """The features of prompts ``index`` (N,), in that order, with repetition."""
+        """The features of prompts ``index`` (N,), in this order; indices may repeat."""
         pooled = None if self.pooled is None else self.pooled[index]
         return TextFeatures(self.context[index], self.hidden[index], self.end[index], pooled)
 
     def to(self, device: torch.device) -> TextFeatures:
-        """The features there, without waiting for a device that is busy."""
+        """Non-blocking copy of the features to the device."""
         context, hidden, end = (on_device(tensor, device) for tensor in (self.context, self.hidden, self.end))
         return TextFeatures(context, hidden, end, None if self.pooled is None else on_device(self.pooled, device))
 
     @staticmethod
     def joined(parts: Sequence[TextFeatures]) -> TextFeatures:
-        """The rows of all parts, in order."""
+        """Concatenate the rows of all parts."""
         if len(parts) == 1:
             return parts[0]
         pooled = [part.pooled for part in parts if part.pooled is not None]
@@ -74,17 +74,17 @@ class TextFeatures:
         )
 
     def conditioning(self) -> TextFeatures:
-        """Only what a denoiser reads; of the hidden states, which ``rows`` would copy each time, none (B, 0, d)."""
+        """Only the tensors that a denoiser reads; the hidden states, which ``rows`` would copy each time, become (B, 0, d)."""
         return replace(self, hidden=self.hidden.new_empty(len(self.hidden), 0, self.hidden.shape[-1]))
 
 
 class TextEncoder(Protocol):
-    """One text encoder and its tokenizer. Neither is ever changed."""
+    """One text encoder and its tokenizer. Neither changes."""
 
     width: int
     """d, the width of a token embedding."""
     length: int
-    """L, tokens in a padded prompt."""
+    """L, number of tokens in a padded prompt."""
     vocabulary: int
     begin: int
     end: int
@@ -97,36 +97,36 @@ class TextEncoder(Protocol):
         """(...) int64 -> (..., d) float32 rows of the token table, without positions."""
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
-        """(B, L) ids and their (B, L, d) embeddings -> features. Where a learned vector stands, the id is any valid one.
+        """(B, L) ids and their (B, L, d) embeddings -> features. At a learned vector, the id is any valid one.
 
-        Prompts may come without their padding, at any common length. CLIP's text towers are causal: what stands up to
-        end-of-text is the same then.
+        Prompts may have no padding, at any common length. CLIP's text towers are causal, so the features up to
+        end-of-text are then the same.
         """
 
 
 class Denoiser(Protocol):
-    """The diffusion model as a function from a noised latent to an estimate of the clean one."""
+    """The diffusion model as a function from a noised latent to an estimate of the clean latent."""
 
     sigmas: Tensor
     """(T,) float32, ascending: the noise levels of the training schedule."""
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """(B, c, h, w), same, (B,) -> the noised latent, by the family's own rule."""
+        """(B, c, h, w), same, (B,) -> the noised latent, by the model family's rule."""
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
         """(B, c, h, w), (B,), text features of every encoder -> estimate of the clean latent (B, c, h, w) float32."""
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """(B,) -> (B,): the family's loss over the squared noise error; ones where it trains on noise."""
+        """(B,) -> (B,): the family's loss divided by the squared noise error; ones if it trains on noise."""
 
 
 class LatentCodec(Protocol):
-    """The autoencoder, in latents as the denoiser takes them."""
+    """The autoencoder, with latents as the denoiser uses them."""
 
     downscale: int
-    """Pixels a latent element, usually 8."""
+    """Pixels per latent element and side, usually 8."""
     channels: int
-    """c of its latents, 4 in Stable Diffusion 1.x, 2.x and XL, 16 in 3."""
+    """c, number of latent channels: 4 in Stable Diffusion 1.x, 2.x and XL, 16 in 3."""
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> scaled latents (B, c, H/8, W/8) float32."""
@@ -136,10 +136,10 @@ class LatentCodec(Protocol):
 
 
 class ClipSpace(Protocol):
-    """Vision tower, visual projection and text projection: one unit or nothing."""
+    """Vision tower, visual projection and text projection; always all three."""
 
     encoder: str
-    """Which text encoder's hidden states it projects, for example ``"clip_l"``."""
+    """Name of the text encoder whose hidden states it projects, for example ``"clip_l"``."""
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, p) float32, not normalised."""
@@ -149,14 +149,14 @@ class ClipSpace(Protocol):
 
 
 class Session(Protocol):
-    """Makes parts of a host resident and frozen for the length of a ``with``; sessions may be nested."""
+    """Load and freeze parts of a host for the duration of a ``with``; sessions can be nested."""
 
     def __call__(
         self, *parts: str, gradients: bool = False, checkpointing: bool = False
     ) -> AbstractContextManager[object]:
-        """``parts`` of "text", "denoiser", "codec" and "clip"; ``gradients`` where backward will run through them.
+        """``parts``: any of "text", "denoiser", "codec" and "clip"; ``gradients``: whether the backward pass runs through them.
 
-        ``checkpointing``: the denoiser's blocks keep nothing for backward and are computed again there.
+        ``checkpointing``: the denoiser's blocks save no activations and are recomputed in the backward pass.
         """
 
 
@@ -166,7 +166,7 @@ def _nothing_to_do(*parts: str, gradients: bool = False, checkpointing: bool = F
 
 @dataclass(frozen=True)
 class Host:
-    """A frozen text-to-image model as the core sees it. Parts that are missing are None."""
+    """A frozen text-to-image model. Missing parts are None."""
 
     text: Mapping[str, TextEncoder]
     """By name: ``{"clip_l": ...}`` for SD 1.x, ``{"clip_l": ..., "clip_g": ...}`` for SDXL."""
@@ -175,16 +175,16 @@ class Host:
     clip: ClipSpace | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = "unnamed model"
-    """For people: what was loaded."""
+    """Description of the loaded model, for messages."""
     fingerprint: str = ""
-    """Changes when any of the models changes; keys cached features and trainings that were broken off."""
+    """Hash that changes with any of the models; the key of cached features and interrupted trainings."""
     image_size: int = 512
     """Side of the square images that the model was trained on."""
     generic_word: str = "object"
-    """A word for anything: the usual first vector of a token."""
+    """General word whose embedding is the default initial vector of a token."""
     session: Session = _nothing_to_do
     moves_weights: bool = False
-    """Whether weights may come and go within a session; ``train`` then verifies what its gradients are computed from."""
+    """Whether weights can be moved during a session; ``train`` then verifies the tensors that gradients are computed from."""
 
     def need_denoiser(self) -> Denoiser:
         if self.denoiser is None:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing of a model's blocks, for the length of a session."""
+"""Gradient checkpointing of a model's blocks, for the duration of a session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["checkpointed"]
 
 @contextmanager
 def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, the blocks keep only their inputs for backward and are computed again there. Afterwards all is as before.
+    """Context in which the blocks save only their inputs, and are recomputed in the backward pass. The model is restored afterwards.
 
     References:
         Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
@@ -34,7 +34,7 @@ def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*arguments, **options)
-        # ComfyUI passes one dict from block to block and writes into it; the second time, it must be as it was
+        # ComfyUI passes one dict from block to block and writes into it; the recomputation needs its original content
         arguments, options = tuple(map(_own, arguments)), {name: _own(value) for name, value in options.items()}
         return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
 

@@ -1,4 +1,4 @@
-"""Images as CLIP vision towers take them."""
+"""Preprocess images for CLIP vision towers."""
 
 from __future__ import annotations
 

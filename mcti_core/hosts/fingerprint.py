@@ -1,4 +1,4 @@
-"""A short hash of a model, by which files and trainings tell whether it is the same one."""
+"""A short hash of a model, by which files and trainings recognise it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["fingerprint", "sample"]
 
 
 def fingerprint(module: nn.Module, originals: Mapping[str, Tensor] | None = None) -> str:
-    """Of a model's shapes and of a sample of every weight, 16 hexadecimal digits.
+    """Hash of a model's shapes and of a sample of every weight, 16 hexadecimal digits.
 
     Args:
-        originals: weights, by name, that count in place of the module's own; for those that are patched just now.
+        originals: weights, by name, that replace the module's own; for weights that are currently patched.
     """
     digest = hashlib.sha256()
     for name, tensor in {**module.state_dict(), **(originals or {})}.items():
@@ -24,7 +24,7 @@ def fingerprint(module: nn.Module, originals: Mapping[str, Tensor] | None = None
 
 
 def sample(tensor: Tensor) -> bytes:
-    """Shape, number format, and a few hundred of the numbers at most."""
+    """Shape, dtype, and at most a few hundred of the numbers."""
     flat = tensor.detach().flatten()
     few = flat[:: max(1, len(flat) // 256)].float().cpu().numpy()
     return f"{tuple(tensor.shape)}:{tensor.dtype}".encode() + few.tobytes()

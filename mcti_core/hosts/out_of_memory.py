@@ -1,4 +1,4 @@
-"""Recognise that memory has run out, continue in smaller parts, and give back what PyTorch keeps for later."""
+"""Recognise out-of-memory errors, continue in smaller parts, and free PyTorch's cached memory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is an error of too little memory, on any device.
+    """Whether the error is an out-of-memory error, on any device.
 
-    PyTorch 2.4 has no ``torch.OutOfMemoryError``, and MPS, the CPU and cuBLAS raise plain ``RuntimeError``: the text tells.
+    PyTorch 2.4 has no ``torch.OutOfMemoryError``, and MPS, the CPU and cuBLAS raise plain ``RuntimeError``, so the message
+    is checked.
     """
     if isinstance(error, MemoryError):
         return True
@@ -38,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def empty_caches() -> None:
-    """Give back memory that is kept but not used. Call it outside of the handler, which holds on to what failed."""
+    """Free unused cached memory. Call it outside of the exception handler, which keeps the failed call's tensors alive."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
@@ -48,13 +49,13 @@ def empty_caches() -> None:
 
 
 def in_parts_that_fit(compute: Callable[[slice], _Result], rows: int, at_once: int, advice: str) -> list[_Result]:
-    """Compute consecutive rows in parts; where memory runs out, in parts of half the size from there on.
+    """Compute consecutive rows in parts; if memory runs out, continue in parts of half the size.
 
     Args:
-        compute: of one part, for example the features of these images.
-        rows: in all.
-        at_once: most rows of a part, at least 1.
-        advice: the message where a single row does not fit: what does not, and what to lower.
+        compute: computes one part, for example the features of some images.
+        rows: total number of rows.
+        at_once: maximum number of rows per part, at least 1.
+        advice: the error's text if a single row does not fit: what does not fit, and what to lower.
 
     Returns:
         The result of each part, in order.
@@ -64,7 +65,7 @@ def in_parts_that_fit(compute: Callable[[slice], _Result], rows: int, at_once: i
     """
     results: list[_Result] = []
     done = 0
-    while done < rows or not results:  # of no rows, the result is empty and still has its shape
+    while done < rows or not results:  # without rows, the result is empty and still has its shape
         part = slice(done, min(done + at_once, rows))
         try:
             results.append(compute(part))
@@ -76,5 +77,5 @@ def in_parts_that_fit(compute: Callable[[slice], _Result], rows: int, at_once: i
             if part.stop - part.start <= 1:
                 raise HostError(advice) from error
             at_once = (part.stop - part.start) // 2
-        empty_caches()  # outside of the handler, which holds on to everything that failed
+        empty_caches()  # outside of the handler, which keeps all tensors of the failed call alive
     return results

@@ -1,1 +1,1 @@
-"""Image files and tensors that anybody may have made."""
+"""Read and check untrusted image files and image tensors."""

@@ -1,4 +1,4 @@
-"""How often a JPEG passes over its pixels: each pass costs a reader time at full size, and few bytes."""
+"""Count a JPEG's passes over its pixels: each costs few bytes in the file, but a full-size pass in the reader."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["count_most_scans", "count_scans"]
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _ALONE = (0x01, 0xD8)
-"""Markers that no length follows."""
+"""Markers without a length."""
 _SCAN, _END = 0xDA, 0xD9
 _BLOCK = 2**20
 _MAX_SEGMENTS = 4096
-"""Of one image; photos have some dozen."""
+"""Maximum per image; photos have a few dozen."""
 
 
 def count_most_scans(file: IO[bytes], places: Iterable[tuple[int, int]], most: int) -> int:
-    """Scans of that JPEG which has most of them, counted up to one more than ``most``.
+    """Largest number of scans of any of the JPEGs, counted up to one more than ``most``.
 
     Args:
-        places: where in the file each JPEG begins, and its bytes.
+        places: offset and length of each JPEG in the file.
     """
     highest = 0
     for begin, length in places:
@@ -33,20 +33,20 @@ def count_most_scans(file: IO[bytes], places: Iterable[tuple[int, int]], most: i
 
 
 def count_scans(file: IO[bytes], most: int, begin: int = 0, length: int = sys.maxsize) -> int:
-    """Scans of the first image in a JPEG, counted up to one more than ``most``.
+    """Number of scans of the first image in a JPEG, counted up to one more than ``most``.
 
-    One of very many segments counts as one of too many scans. Phones append other images and films, which do not count.
+    A JPEG with too many segments counts as one with too many scans. Images and videos that phones append do not count.
 
     Args:
-        file: is read a block at a time, and left anywhere.
-        begin, length: the JPEG's place in the file, in bytes.
+        file: read block by block; its final position is undefined.
+        begin, length: the JPEG's position in the file, in bytes.
     """
     file.seek(begin)
     scans = segments = start = 0
     resume, rest = 2, b""
     while block := file.read(min(_BLOCK, length - start - len(rest))):
         data = rest + block  # begins at ``start`` of the JPEG
-        for found in _MARKER.finditer(data, 0, len(data) - 2):  # the two bytes of a length follow each of them
+        for found in _MARKER.finditer(data, 0, len(data) - 2):  # a length of two bytes follows each of them
             if (place := start + found.start()) < resume:
                 continue
             marker, behind = found.group()[1], found.end()

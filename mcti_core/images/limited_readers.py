@@ -1,6 +1,6 @@
-"""Pillow's readers over files that may be used only so much: how often a reader reads, and how many bytes.
+"""Limit the number and the size of reads of Pillow's readers.
 
-Readers loop over what a file says, such as a hundred million empty blocks, and keep what they do not know.
+Readers loop over everything in a file, such as a hundred million empty blocks, and store what they do not know.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from .tiff_claims import refuse_tiff_claims
 __all__ = ["MeteredFile", "bytes_to_open", "open_metered"]
 
 _TAKEN_WHOLE = ("WEBP", "AVIF", "HEIF", "TIFF")
-"""Kinds of which readers may take the whole file when they open it; of TIFF, its tags."""
+"""Formats whose readers may read the whole file when they open it; for TIFF, its tags."""
 _MAX_READS_TO_OPEN = 2_500
 _HEADERS = 2**16
-"""Bytes that are read more than once."""
+"""Allowance for bytes that are read more than once."""
 _MAX_DECODED_IN_PYTHON = 20_000_000
-"""Pixels of a BMP with run lengths, which Pillow fills in one at a time."""
+"""Maximum number of pixels of a BMP with run lengths, which Pillow decodes one by one in Python."""
 
 
 class MeteredFile:
-    """A binary file; reads beyond what ``allow`` gives are a ``ValueError``.
+    """A binary file; reads beyond the limits set by ``allow`` raise a ``ValueError``.
 
     Args:
-        file: is used from its beginning on, and stays open.
+        file: read from its beginning; it stays open.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -37,10 +37,10 @@ class MeteredFile:
         self._file = file
         self._calls = self._bytes = 0
         self.taken = 0
-        """Bytes read since ``allow``."""
+        """Number of bytes read since ``allow``."""
 
     def allow(self, count: int, calls: int) -> None:
-        """From now on, ``calls`` reads of ``count`` bytes together."""
+        """Allow ``calls`` reads of ``count`` bytes in total from now on."""
         self._bytes, self._calls, self.taken = count, calls, 0
 
     def read(self, size: int = -1) -> bytes:
@@ -51,23 +51,23 @@ class MeteredFile:
             raise ValueError("its metadata or its blocks are too many or too large; save it anew as PNG or JPEG")
         return content
 
-    def __getattr__(self, name: str) -> Any:  # seek, tell, fileno: they move no content
+    def __getattr__(self, name: str) -> Any:  # seek, tell, fileno: they read no content
         return getattr(self._file, name)
 
 
 def bytes_to_open(file: IO[bytes], kind: str) -> int:
-    """What the reader of this kind may take before it decodes."""
+    """Number of bytes that the reader of this format may read before decoding."""
     size = os.fstat(file.fileno()).st_size
     return size if kind in _TAKEN_WHOLE else min(size, MAX_METADATA_BYTES)
 
 
 def open_metered(file: IO[bytes], kind: str) -> tuple[Any, int]:
-    """Pillow's reader of this kind of file, and the bytes that it took.
+    """Pillow's reader for this format, and the number of bytes that it read.
 
-    Not by ``Image.open``: its own limit is lower, and a warning for all programs in this process.
+    Does not use ``Image.open``, whose own limit is lower, and whose warnings affect the whole process.
 
     Raises:
-        ValueError: more blocks, tags or metadata than images have. What the reader raises passes through.
+        ValueError: more blocks, tags or metadata than images have. The reader's own exceptions pass through.
     """
     if kind == "TIFF":
         refuse_tiff_claims(file)
@@ -79,9 +79,9 @@ def open_metered(file: IO[bytes], kind: str) -> tuple[Any, int]:
     if image.tile and image.tile[0][0] == "bmp_rle" and image.width * image.height > _MAX_DECODED_IN_PYTHON:
         raise ValueError("a BMP with run lengths of more than 20 million pixels; save it as PNG")
     metered.allow(2 * os.fstat(file.fileno()).st_size + MAX_METADATA_BYTES, MAX_IMAGE_READS)
-    itself = weakref.ref(image)  # in a circle, its memory would be given back late
+    itself = weakref.ref(image)  # a reference cycle would free its memory late
 
-    def load_end() -> Any:  # called when the pixels are there; what follows them is metadata again
+    def load_end() -> Any:  # called after the pixels are decoded; the data after them is metadata again
         metered.allow(MAX_METADATA_BYTES, _MAX_READS_TO_OPEN)
         reader: Any = itself()
         return type(reader).load_end(reader)

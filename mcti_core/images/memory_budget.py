@@ -1,4 +1,4 @@
-"""One budget for the memory of all images that are being read, whichever threads read them."""
+"""One memory budget for all images that are read at the same time, in any thread."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..files.limits import IMAGE_MEMORY
 __all__ = ["MemoryBudget", "image_budget", "memory_of"]
 
 _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-"""In which Pillow holds an image; 4 in all other modes."""
+"""Bytes per pixel of an image in Pillow; 4 in all other modes."""
 _DECODER = {"WEBP": 12, "AVIF": 16, "HEIF": 16}
-"""Bytes per pixel that a decoder holds beside Pillow's image."""
+"""Bytes per pixel that a decoder allocates beside Pillow's image."""
 _UNKNOWN = ("AVIF", "HEIF")
-"""Kinds whose pictures may be larger than their files say: 2 KB that claim 16 x 16 pixels unpack to 268 million, and are made smaller then."""
+"""Formats whose images may be larger than they claim: 2 KB that claim 16 x 16 pixels decompress to 268 million, and are then scaled down."""
 _COEFFICIENTS = 2
-"""Bytes per pixel and channel that a JPEG of several scans is collected in."""
+"""Bytes per pixel and channel of the buffer for a JPEG of several scans."""
 _FIXED = 2**24
-"""Strips, blocks that are filled in part, and tables."""
+"""Bytes for strips, partly filled blocks, and tables."""
 
 
 class MemoryBudget:
-    """Memory that threads share: who asks for more than is left waits until others give theirs back.
+    """Memory shared by threads: a reservation larger than the rest waits until others are released.
 
     Args:
         total: bytes.
@@ -38,8 +38,8 @@ class MemoryBudget:
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """Hold ``count`` bytes, at most the total. Reservations are given in the order in which they are asked for."""
-        with self._turn, self._changed:  # in order, so that small images do not keep a large one waiting for ever
+        """Reserve ``count`` bytes, at most the total. Reservations are granted in the order of the requests."""
+        with self._turn, self._changed:  # in order, so that small images do not keep a large one waiting forever
             self._changed.wait_for(lambda: self._used + count <= self.total)
             self._used += count
         try:
@@ -54,10 +54,10 @@ image_budget = MemoryBudget(IMAGE_MEMORY)
 
 
 def memory_of(image: Any, kind: str, factor: int) -> int:
-    """Bytes that reading an opened image takes at most, about.
+    """Approximate upper limit of the bytes that reading an opened image needs.
 
     Args:
-        image: Pillow's reader, of which only size, mode and info are looked at.
+        image: Pillow's reader; only size, mode and info are used.
         kind: a key of ``images.kinds.READ_KINDS``.
         factor: the image is read at 1 / factor of its size.
     """
@@ -67,9 +67,9 @@ def memory_of(image: Any, kind: str, factor: int) -> int:
     count = held * each + pixels * _DECODER.get(kind, 0)
     if kind == "JPEG" and image.info.get("progressive"):
         count += pixels * _COEFFICIENTS * len(image.getbands())
-    if kind in ("TIFF", "GIF"):  # turned upright, or laid onto the frame, as a copy
+    if kind in ("TIFF", "GIF"):  # a rotated copy, or a copy pasted onto the frame
         count += held * 4
-    if kind in _UNKNOWN:  # two at once, whatever they say
+    if kind in _UNKNOWN:  # two at once, for any claimed size
         count = max(count, image_budget.total // 2 - 2 * _FIXED - 3 * smaller)
-    floats = 4 * min(image.width, image.height) ** 2 // factor**2  # one channel of the square in the middle
+    floats = 4 * min(image.width, image.height) ** 2 // factor**2  # one channel of the centre square
     return max(count + 3 * smaller, 3 * smaller + 2 * floats) + _FIXED

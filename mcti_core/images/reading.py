@@ -1,4 +1,4 @@
-"""Read image files that anybody may have made: what is opened, how large it may be, and how much memory it may take."""
+"""Read untrusted image files, with limits on formats, sizes and memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .tiff_claims import jpeg_places
 __all__ = ["UnreadableError", "load_image", "load_square", "load_squares", "one_error", "open_regular", "to_square"]
 
 _HALVED_FROM = 50_000_000
-"""Pixels above which an image is read at half its width and height."""
+"""Number of pixels above which an image is read at half its width and height."""
 _STRIP = 256
-"""Rows that are converted at once, fewer of wide images."""
+"""Number of rows that are converted at once; fewer for wide images."""
 _STRIP_PIXELS = 2**21
 _NAMED = 20
-"""Files that one error names."""
+"""Maximum number of files that one error lists."""
 _ORIENTATION = 0x0112
 _UPRIGHT: dict[int, Callable[[Any], Any]] = {
     2: lambda p: p[:, ::-1],
@@ -40,7 +40,7 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
     7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
     8: lambda p: p.transpose(1, 0, 2)[::-1],
 }
-"""Orientation in the metadata -> the view of (H, W, 3) pixels that stands upright."""
+"""Orientation in the metadata -> the upright view of (H, W, 3) pixels."""
 _NOT_A_FILE = (
     (stat.S_ISDIR, "it is a folder"),
     (stat.S_ISFIFO, "it is a named pipe, not a file"),
@@ -50,11 +50,11 @@ _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class UnreadableError(ExamplesError):
-    """One image file cannot be used.
+    """One image file is not usable.
 
     Args:
         path: the file.
-        reason: why, in a few words.
+        reason: the reason, in a few words.
     """
 
     def __init__(self, path: str | Path, reason: str):
@@ -63,7 +63,7 @@ class UnreadableError(ExamplesError):
 
 
 def one_error(errors: Sequence[ExamplesError]) -> ExamplesError:
-    """One error for those of several images; it names the first twenty files."""
+    """One error for several images; it lists the first twenty files."""
     if len(errors) == 1:
         return errors[0]
     named = [f"{e.path} ({e.reason})" if isinstance(e, UnreadableError) else str(e) for e in errors[:_NAMED]]
@@ -74,19 +74,19 @@ def one_error(errors: Sequence[ExamplesError]) -> ExamplesError:
 
 
 def load_image(path: str | Path) -> Tensor:
-    """Read an image as (3, H, W) float32 in [0, 1]: upright as its metadata says, transparency laid on white.
+    """Read an image as (3, H, W) float32 in [0, 1]: rotated by its metadata, on white if it is transparent.
 
-    Images of more than 50 million pixels come at half their width and height.
+    Images of more than 50 million pixels are read at half their width and height.
 
     Raises:
-        UnreadableError: the file is missing, no regular file, not an image of a kind that is read, damaged, or beyond one of
-            the limits for images in ``limits``.
+        UnreadableError: the file is missing, not a regular file, not an image of a supported format, damaged, or beyond one
+            of the limits for images in ``limits``.
     """
     return _read(path, lambda pixels: _channels(pixels).float().div_(255))
 
 
 def load_square(path: str | Path, size: int) -> Tensor:
-    """``to_square(load_image(path), size)``, with less memory on the way: (3, size, size).
+    """``to_square(load_image(path), size)`` with less memory: (3, size, size).
 
     Raises:
         UnreadableError: as ``load_image``.
@@ -104,7 +104,7 @@ def load_squares(images: Iterable[Path | Tensor], size: int) -> list[Tensor]:
     """Each image as (3, size, size) float32 in [0, 1].
 
     Raises:
-        ExamplesError: one for all files that cannot be read.
+        ExamplesError: one error for all unreadable files.
     """
     squares, errors = list[Tensor](), list[ExamplesError]()
     for image in images:
@@ -130,19 +130,19 @@ def to_square(image: Tensor, size: int) -> Tensor:
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a file for reading that is a regular file: a named pipe would wait for ever, and a device never end.
+    """Open a regular file for reading: a named pipe would block forever, and a device would not end.
 
     Raises:
-        UnreadableError: it is missing, not a regular file, or may not be read.
+        UnreadableError: the file is missing, not a regular file, or not readable.
     """
     try:
-        _refuse_irregular(path, os.stat(path).st_mode)  # before it is opened, which may already start a device
+        _refuse_irregular(path, os.stat(path).st_mode)  # checked first, since opening can already start a device
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
         raise UnreadableError(path, _reason(error)) from error
     file = os.fdopen(descriptor, "rb")
     try:
-        _refuse_irregular(path, os.fstat(descriptor).st_mode)  # it may be another one by now
+        _refuse_irregular(path, os.fstat(descriptor).st_mode)  # the file may have been replaced since
     except UnreadableError:
         file.close()
         raise
@@ -156,13 +156,13 @@ def _refuse_irregular(path: str | Path, mode: int) -> None:
 
 
 def _read(path: str | Path, use: Callable[[_Pixels], Tensor]) -> Tensor:
-    """What ``use`` makes of the (H, W, 3) pixels; whatever is wrong with the file is an ``UnreadableError``."""
+    """Apply ``use`` to the (H, W, 3) pixels; any problem with the file is an ``UnreadableError``."""
     try:
         with open_regular(path) as file:
             return _used(file, use)
     except UnreadableError:
         raise
-    except Exception as error:  # of any kind: Pillow passes on what damaged metadata leads to, such as struct.error
+    except Exception as error:  # any type: damaged metadata leads Pillow to exceptions such as struct.error
         raise UnreadableError(path, _reason(error)) from error
 
 
@@ -206,11 +206,11 @@ def _refuse_scans(file: IO[bytes], pixels: int, jpegs: Iterable[tuple[int, int]]
 
 
 def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
-    """(H, W, 3) upright, at 1 / factor of its size; all that Pillow held of the image is given back."""
+    """(H, W, 3) upright, at 1 / factor of its size; Pillow's memory for the image is freed."""
     with open_metered(file, kind)[0] as image:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
             factor = 1
-        # In one block, which the system has back when the image goes; of many smaller ones each thread would keep its own.
+        # In one block, which the system gets back with the image; each thread would keep many smaller blocks for itself.
         if new_block := getattr(Image.core, "new_block", None):  # type: ignore[attr-defined]  # since Pillow 11
             image.im = new_block(image.mode, getattr(image, "_tile_size", image.size))
         image.load()
@@ -219,14 +219,14 @@ def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
         rows = max(1, min(_STRIP, _STRIP_PIXELS // image.width) // factor) * factor
         size = (-(-image.height // factor), -(-image.width // factor), 3)
         pixels = np.empty(size, dtype=np.uint8)
-        for top in range(0, image.height, rows):  # a very large image is there once, not in every step of the way
+        for top in range(0, image.height, rows):  # only one copy of a very large image is in memory, not one per step
             strip = _in_colour(image.crop((0, top, image.width, min(top + rows, image.height))), white)
             pixels[top // factor : (top + rows) // factor] = np.asarray(strip.reduce(factor) if factor > 1 else strip)
     return _UPRIGHT.get(orientation, lambda p: p)(pixels)
 
 
 def _in_colour(image: Image.Image, white: float | None) -> Image.Image:
-    """Eight bits, red, green and blue, on white."""
+    """Convert to eight bits per channel, red, green and blue, on white."""
     if white is not None:
         image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / white)).round().astype(np.uint8))
     if image.has_transparency_data:
@@ -236,12 +236,12 @@ def _in_colour(image: Image.Image, white: float | None) -> Image.Image:
 
 
 def _white(image: Image.Image) -> float | None:
-    """The value of white, where grey has more than eight bits; Pillow's own conversion cuts values off instead.
+    """The value of white for grey of more than eight bits; Pillow's own conversion clips values instead.
 
-    Whole numbers have it at the top of 8, 12 or 16 bits, whichever holds the brightest of the image; floating-point ones at 1.
+    For integers, white is the maximum of 8, 12 or 16 bits, the smallest of these that contains the brightest value; for floats it is 1.
 
     Raises:
-        ValueError: values whose black and white cannot be known.
+        ValueError: the values of black and white are unknown.
     """
     if not image.mode.startswith(("I", "F")):
         return None
@@ -249,7 +249,7 @@ def _white(image: Image.Image) -> float | None:
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
-        low, high = float(np.minimum(low, strip.min())), float(np.maximum(high, strip.max()))  # which pass on NaN
+        low, high = float(np.minimum(low, strip.min())), float(np.maximum(high, strip.max()))  # these propagate NaN
     floating = image.mode == "F"
     whites = (1.0,) if floating else (255.0, 4095.0, 65535.0)
     if not (low >= 0 and high <= whites[-1]):
@@ -265,17 +265,17 @@ def _reason(error: Exception) -> str:
         return "no such file"
     if isinstance(error, PermissionError) and error.strerror:
         return error.strerror.lower()
-    if isinstance(error, MemoryError):  # how much is asked for depends on the file, so the next one may well be read
+    if isinstance(error, MemoryError):  # the memory depends on the file, so the next one may still be readable
         return "not enough memory"
     return str(error) or type(error).__name__
 
 
 def _channels(pixels: _Pixels) -> Tensor:
-    """(H, W, 3) -> (3, H, W), a copy where PyTorch cannot have a view."""
+    """(H, W, 3) -> (3, H, W), a copy if PyTorch cannot use a view."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
 def _middle(height: int, width: int) -> tuple[int, int, int]:
-    """(top, left, side) of the largest square there."""
+    """(top, left, side) of the largest centred square."""
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side

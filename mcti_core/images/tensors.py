@@ -1,4 +1,4 @@
-"""Images that a program hands over, in the one form that models take."""
+"""Convert images passed by a program to the form that models take."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def as_image(image: Any, name: str) -> Tensor:
 
     Args:
         image: a tensor (3, H, W), a NumPy array (H, W, 3) or (3, H, W), each uint8 from 0 to 255 or floating-point in
-            [0, 1], or a Pillow image of 8 bits a channel.
-        name: what a message calls it.
+            [0, 1], or a Pillow image of 8 bits per channel.
+        name: the image's name in messages.
 
     Raises:
-        ExamplesError: it is of another kind, shape, type or range, or has values that are not finite.
+        ExamplesError: the type, shape, dtype or range is another one, or values are not finite.
     """
     if isinstance(image, Image.Image):
         image = _of_pillow(image, name)
@@ -42,15 +42,15 @@ def as_image(image: Any, name: str) -> Tensor:
 
 
 def as_batch(images: Any) -> Tensor:
-    """A batch of images as (B, 3, H, W) floating-point in [0, 1]; floating-point values of a tensor stay as they are.
+    """A batch of images as (B, 3, H, W) floating-point in [0, 1]; floating-point values of a tensor do not change.
 
     Args:
-        images: a tensor (B, 3, H, W) or an array (B, H, W, 3) or (B, 3, H, W); one image as ``as_image`` takes it; or a list
+        images: a tensor (B, 3, H, W) or an array (B, H, W, 3) or (B, 3, H, W); one image as in ``as_image``; or a list
             of such images, all of one size. uint8 from 0 to 255, or floating-point in [0, 1].
 
     Raises:
-        ExamplesError: it is of another kind, shape, type or range, has values that are not finite, holds no pixels, or
-            holds images of several sizes.
+        ExamplesError: the type, shape, dtype or range is another one, values are not finite, there are no pixels, or the
+            images have several sizes.
     """
     if isinstance(images, list | tuple):
         return _stacked([as_image(image, f"image {number}") for number, image in enumerate(images)])
@@ -84,13 +84,13 @@ def _stacked(images: list[Tensor]) -> Tensor:
 
 
 def _in_range(pixels: Tensor, name: str) -> Tensor:
-    """Bytes are scaled. Whether floating-point values above 1 were meant as bytes cannot be known, so they are refused."""
+    """Scale bytes. Floating-point values above 1 are refused, since they may or may not be bytes."""
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255
     if not pixels.is_floating_point():
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     low, high = (float(value) for value in pixels.detach().aminmax())
-    if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # of NaN, both are NaN
+    if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # with NaN, both are NaN
         remedy = (
             "map values from -1 to 1 by x / 2 + 0.5"
             if -1.5 < low < 0 and high < 1.5
@@ -107,13 +107,13 @@ def _in_range(pixels: Tensor, name: str) -> Tensor:
 def _of_numpy(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
     if pixels.dtype.kind not in "fu" or pixels.dtype.itemsize > 8:
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
-    native = pixels.astype(pixels.dtype.newbyteorder("="))  # a copy, which PyTorch may write to
+    native = pixels.astype(pixels.dtype.newbyteorder("="))  # a copy that PyTorch may write to
     tensor = torch.from_numpy(np.ascontiguousarray(native))
     return tensor.movedim(-1, -3) if tensor.ndim in (3, 4) and tensor.shape[-1] == 3 else tensor
 
 
 def _of_pillow(image: Image.Image, name: str) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8; transparency is laid on white, as in files."""
+    """(H, W, 3) uint8, on white if it is transparent, as for files."""
     if image.mode[0] in "IF":
         raise ExamplesError(f"{name} is a Pillow image of mode {image.mode}; convert it to 8 bits a channel")
     if image.has_transparency_data:

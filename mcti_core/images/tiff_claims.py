@@ -1,4 +1,4 @@
-"""What a TIFF file says of its strips and tiles, before a reader makes room for it."""
+"""Check a TIFF file's claims about its strips and tiles before a reader allocates memory for them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import IO, Any
 __all__ = ["jpeg_places", "refuse_tiff_claims"]
 
 _MAX_TAGS, _MAX_VALUES = 4096, 2**18
-"""Of the image; of one tag, but bytes and text: each becomes a number, a fraction, or a strip with a reader of its own."""
+"""Maximum number of tags per image, and of values per tag except bytes and text: each becomes a number, a fraction, or a strip with its own reader."""
 _MAX_TILE_BEYOND = 2**23
-"""Pixels by which a tile may be larger than its image; it is unpacked whole."""
+"""Number of pixels by which a tile may exceed its image; a tile is decompressed as a whole."""
 _AS_BYTES = (1, 2, 6, 7)
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _COMPRESSION, _STRIPS, _TILES = 259, (273, 279), (324, 325)
-"""The latter with the offset and the bytes of each."""
+"""For strips and tiles: the tags of their offsets and of their byte counts."""
 _JPEG = (6, 7)
-"""Compressions that keep each strip or tile as a JPEG."""
+"""Compressions that store each strip or tile as a JPEG."""
 _INTEGERS = {3: 2, 4: 4, 16: 8}
-"""Type -> its bytes."""
+"""Type -> its size in bytes."""
 
 
 def refuse_tiff_claims(file: IO[bytes]) -> None:
-    """Look through the first image's tags.
+    """Check the first image's tags.
 
     Args:
-        file: is read from its beginning on, and left anywhere.
+        file: read from its beginning; its final position is undefined.
 
     Raises:
-        ValueError: no TIFF file, or one with more tags, values or larger tiles than images have, or with two places for
-            one strip.
+        ValueError: not a TIFF file, or one with more tags or values, or larger tiles, than images have, or with two
+            positions for one strip.
     """
     file.seek(0)
     begin = file.read(16)
@@ -38,7 +38,7 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
     big = begin[2:4] in (b"+\0", b"\0+")
     form, inline = (f"{order}HHQ", 8) if big else (f"{order}HHL", 4)
     claims = dict.fromkeys((_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT), 0)
-    once = {_COMPRESSION, *_STRIPS, *_TILES}  # looked up again where the image is read, by another reader
+    once = {_COMPRESSION, *_STRIPS, *_TILES}  # the reader that decodes the image looks these up again
     try:
         file.seek(unpack(f"{order}Q", begin[8:16])[0] if big else unpack(f"{order}L", begin[4:8])[0])
         (count,) = unpack(f"{order}Q", file.read(8)) if big else unpack(f"{order}H", file.read(2))
@@ -60,7 +60,7 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
                 if size > inline or values != 1:
                     raise ValueError(f"tag {tag} is no whole number; save it anew as PNG or TIFF")
                 value = int.from_bytes(entry[4 + inline :][:size], "little" if order == "<" else "big")
-                # Of a tag that is there twice, readers take the one or the other.
+                # Readers differ in which of two equal tags they use.
                 least = tag in (_WIDTH, _HEIGHT) and claims[tag] > 0
                 claims[tag] = min(claims[tag], value) if least else max(claims[tag], value)
     except (StructError, OverflowError) as error:
@@ -72,14 +72,14 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
 
 
 def jpeg_places(image: Any, size: int) -> set[tuple[int, int]]:
-    """Where the JPEGs inside a TIFF file begin, and the bytes of each; none in one of another compression.
+    """Offset and length of the JPEGs inside a TIFF file; empty for other compressions.
 
     Args:
-        image: Pillow's reader of a file that ``refuse_tiff_claims`` has let pass.
-        size: of the file.
+        image: Pillow's reader of a file that passed ``refuse_tiff_claims``.
+        size: of the file, in bytes.
 
     Raises:
-        ValueError: strips or tiles without bytes, or whose bytes lie in one another.
+        ValueError: empty or overlapping strips or tiles.
     """
     tags = image.tag_v2
     if tags.get(_COMPRESSION) not in _JPEG:
