@@ -1,1 +1,1 @@
-"""ComfyUI's loaded models as a host. Only what needs no ComfyUI can be imported outside of it."""
+"""ComfyUI's loaded models as a host. Outside of ComfyUI, only modules that do not need it can be imported."""

@@ -24,21 +24,21 @@ _WHERE = (
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and put it into models/clip_vision"
 )
 _ROWS = 512
-"""Rows of the token table that are compared with the checkpoint's."""
+"""Number of rows of the token table that are compared with the checkpoint's."""
 _LEAST_LIKENESS = 0.8
-"""Mean cosine of those rows: 1 for the same table, about 0 for another CLIP's; fine-tuning hardly moves them."""
+"""Minimum mean cosine of those rows: 1 for the same table, about 0 for another CLIP's; fine-tuning hardly changes them."""
 
 
 @dataclass(frozen=True)
 class ClipFile:
-    """What a CLIP file holds, before it is known which checkpoint it will serve."""
+    """Content of a CLIP file, before it is matched with a checkpoint."""
 
     vision: Any
-    """The host's ``ClipVisionModel``: tower and visual projection."""
+    """ComfyUI's ``ClipVisionModel``: tower and visual projection."""
     text_projection: Tensor
     """(p, d) float32."""
     rows: Mapping[int, Tensor]
-    """Some token embeddings of its own text tower, by token id; none where it has no text tower."""
+    """Some token embeddings of its own text tower, by token id; empty without a text tower."""
     name: str
 
 
@@ -47,7 +47,7 @@ class ComfyClipSpace:
 
     def __init__(self, file: ClipFile, encoder: str, device: torch.device):
         self.encoder, self._vision, self._device = encoder, file.vision, device
-        with torch.inference_mode(False):  # backward refuses what a loader node makes
+        with torch.inference_mode(False):  # a loader node makes inference tensors, which autograd refuses
             self._projection = file.text_projection.to(device, copy=True)
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -62,15 +62,15 @@ class ComfyClipSpace:
 
 
 def load_clip_file(path: str | Path) -> ClipFile:
-    """Read a whole CLIP model, in transformers' or in OpenCLIP's layout.
+    """Read a complete CLIP model, in transformers' or in OpenCLIP's layout.
 
     Raises:
-        HostError: a part is missing, or the host knows no vision tower of this shape.
+        HostError: a part is missing, or ComfyUI has no vision tower of this shape.
     """
     name = Path(path).name
     try:
         weights = comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as error:  # what a reader raises for a file that it cannot use is anyone's guess
+    except Exception as error:  # readers raise any type for an unusable file
         raise HostError(f"{name} cannot be read as a CLIP model ({error}); {_WHERE}") from error
     openclip = "visual.transformer.resblocks.0.attn.in_proj_weight" in weights
     projection = weights["text_projection"].T if openclip and "text_projection" in weights else None
@@ -94,10 +94,10 @@ def load_clip_file(path: str | Path) -> ClipFile:
 
 
 def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], device: torch.device) -> ComfyClipSpace:
-    """The CLIP space of whichever text encoder the file fits.
+    """The CLIP space of the text encoder that the file fits.
 
     Raises:
-        HostError: it fits none: another width, or another token table.
+        HostError: the file fits no encoder: its width or token table is another one.
     """
     width = file.text_projection.shape[1]
     fitting = [name for name, encoder in encoders.items() if encoder.width == width]

@@ -1,4 +1,4 @@
-"""The host's VAE as a latent codec."""
+"""ComfyUI's VAE as a latent codec."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["ComfyCodec"]
 
 
 class ComfyCodec:
-    """A ``comfy.sd.VAE``, in the latents that this MODEL takes. The VAE finds its own batch size, and tiles if it must.
-    No gradients go through it.
+    """A ``comfy.sd.VAE``, with latents in this MODEL's format. The VAE chooses its own batch size, and tiles if necessary.
+    It passes no gradients.
 
     Args:
         vae: VAE.
         latent_format: of the MODEL.
-        residency: models that must be there again when the VAE is done, which may have pushed them out.
+        residency: models to load again after the VAE, which may have unloaded them.
 
     Raises:
         HostError: the VAE is of another family than the MODEL.

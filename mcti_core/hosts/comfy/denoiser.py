@@ -1,4 +1,4 @@
-"""The host's MODEL as a denoiser: epsilon-, v- and flow-prediction, with whatever patches it carries."""
+"""ComfyUI's MODEL as a denoiser: epsilon-, v- and flow-prediction, with all of its patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..gradient_scaling import scale_gradients
 __all__ = ["ComfyDenoiser"]
 
 _SD3_CONTEXT = 4096
-"""Stable Diffusion 3 pads CLIP's contexts to the width of T5's."""
+"""Width of T5's context, to which Stable Diffusion 3 pads CLIP's contexts."""
 
 
 class ComfyDenoiser:
@@ -28,12 +28,12 @@ class ComfyDenoiser:
     Args:
         patcher: MODEL, with its LoRA, attention and sampling patches.
         encoders: names of the text encoders that come with it.
-        with_t5: whether the CLIP is of Stable Diffusion 3, where T5 may stand beside CLIP. T5's part of the context is left
-            empty, as the host does where no T5 is loaded: a token is learned for CLIP alone.
+        with_t5: whether the CLIP is Stable Diffusion 3's, which may include T5. T5's part of the context stays empty, as in
+            ComfyUI without T5: tokens are trained for CLIP only.
         pixels: of a latent element, 8.
 
     Raises:
-        HostError: an inpainting or another model that wants more than a prompt, or one of another kind of prediction.
+        HostError: an inpainting model or another model that needs more than a prompt, or another kind of prediction.
     """
 
     def __init__(self, patcher: Any, encoders: tuple[str, ...], with_t5: bool = False, pixels: int = 8):
@@ -56,7 +56,7 @@ class ComfyDenoiser:
         return self._sampling.noise_scaling(sigma, noise, latents)
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()  # a large batch's first step may take minutes
+        comfy.model_management.throw_exception_if_processing_interrupted()  # the first step of a large batch may take minutes
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         text, enlarged = scale_gradients(text, dtype)
         context, pooled = self._conditioning(text)
@@ -77,13 +77,13 @@ class ComfyDenoiser:
         return enlarged(wrapper(self._model.apply_model, given))
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """v-prediction and EDM weigh the noise error by (sigma^2 + sigma_data^2) / sigma_data^2."""
+        """v-prediction and EDM weight the noise error by (sigma^2 + sigma_data^2) / sigma_data^2."""
         if not isinstance(self._sampling, comfy.model_sampling.V_PREDICTION):
             return torch.ones_like(sigma)
         return (sigma / float(self._sampling.sigma_data)).square() + 1
 
     def _conditioning(self, text: Mapping[str, TextFeatures]) -> tuple[Tensor, Tensor | None]:
-        """What the host's CLIP makes of its encoders' features: context (B, L, d_ctx), and the pooled vector (B, d)."""
+        """Combine the encoders' features as ComfyUI's CLIP does: context (B, L, d_ctx), and the pooled vector (B, d)."""
         if len(self._encoders) == 1:
             features = text[self._encoders[0]]
             return features.context, features.pooled
@@ -95,10 +95,10 @@ class ComfyDenoiser:
 
 
 def _differentiable_attention(chosen: Any, *arguments: Any, **more: Any) -> Tensor:
-    """PyTorch's attention in place of the host's choice: several fast kernels have no backward, and the others keep more."""
+    """Use PyTorch's attention instead of ComfyUI's choice: several fast kernels have no backward, and the others save more."""
     return comfy.ldm.modules.attention.attention_pytorch(*arguments, **more)
 
 
 def _pooled(features: TextFeatures) -> Tensor:
-    assert features.pooled is not None  # every ComfyTextEncoder gives one
+    assert features.pooled is not None  # every ComfyTextEncoder returns one
     return features.pooled

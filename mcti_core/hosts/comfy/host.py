@@ -1,4 +1,4 @@
-"""ComfyUI's MODEL, CLIP, VAE and a CLIP space as a host. Imported inside a running ComfyUI only."""
+"""ComfyUI's MODEL, CLIP, VAE and a CLIP space as a host. Import it only inside a running ComfyUI."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .text import ComfyTextEncoder, text_encoders
 __all__ = ["ClipFile", "clip_with_tokens", "comfy_host", "load_clip_file"]
 
 _IMAGE_SIZES = {"SD15": 512, "SD20": 768, "SDXL": 1024, "SD3": 1024}
-"""By the host's name of the family; what these were trained on."""
+"""Image size that the models were trained on, by ComfyUI's name of the family."""
 _SD3_WIDTH = 2048
-"""Of clip_l and clip_g together; T5 is left out."""
+"""Width of clip_l and clip_g together; T5 is left out."""
 
 
 def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFile | None = None) -> Host:
-    """The host's loaded models as the core sees them. They are left as they are; see ``session.py``.
+    """Adapter of ComfyUI's loaded models, which do not change; see ``session.py``.
 
     Args:
         clip: CLIP, with its LoRA patches and clip-skip.
-        model: MODEL, with its patches; for training, for the diffusion classifier and for generating.
-        vae: VAE, with a MODEL.
+        model: MODEL, with its patches; for training, the diffusion classifier and generating.
+        vae: VAE; needs a MODEL.
         clip_file: vision tower and projections of the CLIP that the text encoder comes from.
 
     Raises:
-        HostError: a family that tokens cannot be trained for, or parts of different families.
+        HostError: an unsupported family, or parts of different families.
     """
     check_host()
     device = clip.patcher.load_device if model is None else model.load_device
@@ -72,14 +72,14 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
 
 
 def _name(clip: Any, model: Any, family: str) -> str:
-    """Family, and the file that a stock loader node read, by which people recognise a checkpoint."""
+    """Family and file of the checkpoint, for messages; the file is known if a stock loader node read it."""
     title = getattr(clip.cond_stage_model, "title", family)
     path = checkpoint_file(clip.patcher if model is None else model)
     return title if path is None else f"{title} ({Path(path).name})"
 
 
 def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTextEncoder]) -> None:
-    """The CLIP of Stable Diffusion 3 has room for T5 and is as wide as SDXL's."""
+    """Raise if MODEL and CLIP are of different families. Stable Diffusion 3's CLIP may include T5 and is as wide as SDXL's."""
     is_sd3, with_t5 = isinstance(model.model, comfy.model_base.SD3), hasattr(clip.cond_stage_model, "t5xxl")
     takes = _SD3_WIDTH if is_sd3 else model.model.model_config.unet_config.get("context_dim")
     gives = sum(encoder.width for encoder in encoders.values())

@@ -1,4 +1,4 @@
-"""A fingerprint of the patches on ComfyUI's MODEL or CLIP, such as LoRAs. It outlasts the server, whose own ids are random."""
+"""A fingerprint of the patches on ComfyUI's MODEL or CLIP, such as LoRAs. ComfyUI's own ids are random in each server process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["lora_fingerprint"]
 
 
 class _UnknownError(Exception):
-    """A patch that holds something which cannot be told from another of its kind, such as a function."""
+    """A patch contains something that cannot be compared, such as a function."""
 
 
 def lora_fingerprint(patches: Mapping[str, Any], patches_uuid: object) -> str:
     """Equal for the same patches at the same strengths in the same order.
 
     Args:
-        patches: of a ``ModelPatcher``: name of a weight -> (strength, patch, strength of the model, offset, function) of each.
-        patches_uuid: the host's own id, for patches that are not only of numbers.
+        patches: of a ``ModelPatcher``: weight name -> list of (strength, patch, strength of the model, offset, function).
+        patches_uuid: ComfyUI's own id, for patches that do not consist only of numbers.
 
     Returns:
         16 hexadecimal digits or the id; "" without patches.

@@ -1,6 +1,6 @@
-"""A fingerprint of one of the host's models: of its weights as they were loaded, and of the patches laid on them.
+"""A fingerprint of one of ComfyUI's models: of its weights as loaded, and of the patches on them.
 
-Where the host keeps the weights just now does not count: in a file, on the CPU or on the device, cast or not, patched or not.
+It does not depend on the current state of the weights: in a file, on the CPU or on the device, cast or not, patched or not.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .lora_fingerprint import lora_fingerprint
 __all__ = ["model_fingerprint"]
 
 _NEVER_SET = "clip_l.transformer.text_projection.weight"
-"""Checkpoints of SD 1.x and SDXL hold none, the host leaves what was in its memory, and nobody here asks for it."""
+"""A weight that is ignored: checkpoints of SD 1.x and SDXL do not contain it, ComfyUI leaves it uninitialised, and it is not used here."""
 _SAMPLING = "model_sampling"
-"""Its noise levels, which nodes such as ModelSamplingDiscrete replace while the MODEL is loaded."""
+"""The noise levels, which nodes such as ModelSamplingDiscrete replace while the MODEL is loaded."""
 
 
 def model_fingerprint(patcher: Any, dtype: torch.dtype | None = None) -> str:
-    """Equal for the same weights and patches, whichever of the host's loaders brought them.
+    """Equal for the same weights and patches, with any of ComfyUI's loaders.
 
     Args:
         patcher: a ``ModelPatcher``.
-        dtype: the number format of weights for which the host's modules name none.
+        dtype: the dtype of weights for which ComfyUI's modules name none.
 
     Returns:
-        16 hexadecimal digits, and with patches a hyphen and those of the patches.
+        16 hexadecimal digits; with patches, followed by a hyphen and the digits of the patches.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(_weights(patcher, dtype), key=lambda item: item[0]):
@@ -45,7 +45,7 @@ def model_fingerprint(patcher: Any, dtype: torch.dtype | None = None) -> str:
 
 
 def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """Every weight under its name, in the number format that the model computes with or is stored in."""
+    """Every weight by name, in the dtype that the model computes with or is stored in."""
     loaded = {name: backup.weight for name, backup in patcher.backup.items()}
     loaded |= getattr(patcher, "backup_buffers", {})
     for path, module in patcher.model.named_modules():
@@ -59,19 +59,19 @@ def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Ten
 
 
 def _format(module: nn.Module, name: str) -> torch.dtype | None:
-    """What a static loader would have cast the weight to; a dynamic one leaves it as the file has it. Since v0.16.0."""
+    """The dtype that a static loader casts the weight to; since v0.16.0, a dynamic loader keeps the file's dtype."""
     found = getattr(module, f"{name}_comfy_model_dtype", None)
     return found if isinstance(found, torch.dtype) else None
 
 
 def _plain(name: str, weight: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """A quantised tensor as the plain ones that it is made of; of others a few numbers, cast."""
+    """The plain tensors of a quantised tensor; a few numbers of other tensors, cast."""
     if type(weight) in (Tensor, nn.Parameter):
         flat = weight.detach().flatten()
         few = flat[:: max(1, len(flat) // 256)]
         few = (
             torch.zeros(len(few), dtype=few.dtype) if few.is_meta else few
-        )  # the file has none: the host makes zeros of it
+        )  # the file has none, and ComfyUI fills it with zeros
         yield f"{name} {tuple(weight.shape)}", few if dtype is None else few.to(dtype)
         return
     inner, _ = weight.__tensor_flatten__()

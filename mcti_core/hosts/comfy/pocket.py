@@ -1,6 +1,6 @@
-"""The pocket checkpoint as genuine MODEL, CLIP and VAE objects of the host, so that its stock nodes work with them.
+"""The pocket checkpoint as genuine MODEL, CLIP and VAE objects of ComfyUI, so that stock nodes work with them.
 
-The host's loaders know only the sizes of published models. So the same classes are told other sizes here.
+ComfyUI's loaders support only the sizes of published models, so this module builds the same classes with other sizes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["PocketParts", "load_pocket_parts"]
 
 @dataclass(frozen=True)
 class PocketParts:
-    """What the host's own loader nodes would give, and a CLIP space."""
+    """The outputs of ComfyUI's own loader nodes, and a CLIP space."""
 
     model: Any
     clip: Any
@@ -45,7 +45,7 @@ def load_pocket_parts(folder: Path, embeddings: Any = None) -> PocketParts:
 
     Args:
         folder: with ``text_encoder``, ``tokenizer``, ``unet``, ``vae`` and ``clip``.
-        embeddings: folders where prompts' ``embedding:<name>`` is looked for.
+        embeddings: folders to search for ``embedding:<name>`` in prompts.
     """
     return PocketParts(
         _model(folder / "unet"), _clip(folder, embeddings), _vae(folder / "vae"), _clip_file(folder / "clip")
@@ -53,10 +53,10 @@ def load_pocket_parts(folder: Path, embeddings: Any = None) -> PocketParts:
 
 
 def _model(folder: Path, disable_dynamic: bool = False) -> Any:
-    """The diffusion model. It is a plain patcher, never one of dynamic VRAM, as the host asks for by ``disable_dynamic``."""
+    """The diffusion model, with a plain patcher even under dynamic VRAM, as ComfyUI requests by ``disable_dynamic``."""
     config = _config(folder)
     depth = [1] * (len(config["block_out_channels"]) * config["layers_per_block"])
-    unet = {  # the host's words for the same UNet
+    unet = {  # ComfyUI's names for the same UNet
         "image_size": 32, "in_channels": config["in_channels"], "out_channels": config["out_channels"],
         "model_channels": config["block_out_channels"][0],
         "channel_mult": [width // config["block_out_channels"][0] for width in config["block_out_channels"]],
@@ -67,7 +67,7 @@ def _model(folder: Path, disable_dynamic: bool = False) -> Any:
     }  # fmt: skip
 
     class Pocket(BASE):
-        # what the host's base class would otherwise overwrite
+        # ComfyUI's base class would otherwise overwrite it
         unet_extra_config = {"num_heads": config["attention_head_dim"], "num_head_channels": -1}  # noqa: RUF012
         latent_format = comfy.latent_formats.SD15
 
@@ -77,7 +77,7 @@ def _model(folder: Path, disable_dynamic: bool = False) -> Any:
     model.diffusion_model.load_state_dict({names[key]: weight for key, weight in weights.items()}, strict=True)
     device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
-    patcher.cached_patcher_init = (_model, (folder,))  # for nodes that need a copy of their own, such as Train LoRA
+    patcher.cached_patcher_init = (_model, (folder,))  # for nodes that need their own copy, such as Train LoRA
     return patcher
 
 
@@ -99,7 +99,7 @@ def _clip(folder: Path, embeddings: Any) -> Any:
                 device=device, dtype=dtype, textmodel_json_config=dict(config), special_tokens=special,
                 return_projected_pooled=False, model_options=model_options or {},
             )  # fmt: skip
-            # the host makes a table of 49,408 rows whatever the config says
+            # ComfyUI makes a table of 49,408 rows for any config
             rows = config["vocab_size"], config["hidden_size"]
             self.transformer.set_input_embeddings(self.operations.Embedding(*rows, dtype=dtype, device=device))
             self.freeze()
@@ -115,7 +115,7 @@ def _clip(folder: Path, embeddings: Any) -> Any:
     )
     weights = _weights(folder / "text_encoder" / "model.safetensors")
     named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
-    # the host's model has a projection that nobody asks for here; left as it is made, it may hold anything
+    # ComfyUI's model has a projection that is not used here and is created uninitialised
     named["text_projection.weight"] = torch.eye(config["hidden_size"])
     clip.load_sd(named)
     return clip
@@ -131,7 +131,7 @@ def _clip_file(folder: Path) -> ClipFile:
     preprocessor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     vision = {**config["vision_config"], "projection_dim": config["projection_dim"]}
     vision |= {name: preprocessor[name] for name in ("image_mean", "image_std") if name in preprocessor}
-    with tempfile.TemporaryDirectory() as temporary:  # the host reads a tower's shape from a file
+    with tempfile.TemporaryDirectory() as temporary:  # ComfyUI reads a tower's shape from a file
         path = Path(temporary) / "config.json"
         path.write_text(json.dumps(vision), encoding="utf-8")
         tower = comfy.clip_vision.ClipVisionModel(str(path))

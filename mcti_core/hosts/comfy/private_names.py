@@ -1,7 +1,7 @@
-"""Every name of ComfyUI that this pack uses and that ComfyUI's documented node API does not promise.
+"""All private names of ComfyUI that this pack uses, that is, names outside of ComfyUI's documented node API.
 
-They are looked for before a training or a classification borrows the host's models. Where one is gone, that is an error in a
-sentence, not a wrong number later. The versions are those in which the host tests passed with them.
+They are checked before a training or a classification uses ComfyUI's models, so that a missing name gives an error and not a
+wrong number later. The host tests passed with them in the given versions.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ MODULES = {
         "add_model_folder_path", "get_filename_list", "get_folder_paths", "get_full_path", "get_input_directory", "get_output_directory", "get_temp_directory", "get_user_directory", "models_dir",
     ),
 }  # fmt: skip
-"""By module, in all versions from 0.3.64 on."""
+"""Names by module, in all versions from 0.3.64 on."""
 OPTIONAL = ("comfy.model_management.in_training",)
-"""Used where they are: since 0.16.0."""
+"""Optional names, since 0.16.0."""
 PATCHER = (
     "backup",
     "cleanup",
@@ -52,21 +52,21 @@ PATCHER = (
     "patches_uuid",
     "pre_run",
 )
-"""Of a ``ModelPatcher``, in all versions from 0.3.64 on."""
+"""Attributes of a ``ModelPatcher``, in all versions from 0.3.64 on."""
 OPERATION = ("weight_function", "bias_function")
-"""Of the host's operations (``comfy.ops``), in all versions from 0.3.64 on."""
+"""Attributes of ComfyUI's operations (``comfy.ops``), in all versions from 0.3.64 on."""
 PAGE = "_v"
-"""Of an operation whose weights dynamic VRAM brings, from 0.16.0 on: its place in a range of addresses."""
+"""Attribute of an operation under dynamic VRAM, from 0.16.0 on: its place in an address range."""
 LOADER = "cached_patcher_init"
-"""Of a ``ModelPatcher``, from 0.16.0 on: the function that loaded it and its arguments. Only told to people."""
+"""Attribute of a ``ModelPatcher``, from 0.16.0 on: the function that loaded it and its arguments. Used only in messages."""
 
 
 @cache
 def check_host() -> None:
-    """Look for the names in the host's modules.
+    """Check the names in ComfyUI's modules.
 
     Raises:
-        HostError: one is gone.
+        HostError: a name is missing.
     """
     for module, names in MODULES.items():
         try:
@@ -79,11 +79,11 @@ def check_host() -> None:
 
 
 def check_patcher(patcher: Any) -> None:
-    """Look for the names in a loaded model, before gradients run through it.
+    """Check the names in a loaded model, before gradients run through it.
 
     Raises:
-        HostError: one is gone; or the model's weights come and go in a way that is not known here, so that gradients might
-            be those of other weights.
+        HostError: a name is missing, or ComfyUI moves the model's weights in an unknown way, so that gradients could use other
+            weights.
     """
     check_host()
     for name in PATCHER:
@@ -102,12 +102,12 @@ def check_patcher(patcher: Any) -> None:
 
 
 def is_paged(module: nn.Module) -> bool:
-    """Whether dynamic VRAM brings the operation's weights when it is called, and takes them away afterwards."""
+    """Whether dynamic VRAM loads the operation's weights when it is called, and unloads them afterwards."""
     return hasattr(module, PAGE)
 
 
 def checkpoint_file(patcher: Any) -> str | None:
-    """The path that a stock loader node read a model from, where the host keeps it."""
+    """The path that a stock loader node read a model from, if ComfyUI stores it."""
     loader = getattr(patcher, LOADER, None)
     path = loader[1][0] if isinstance(loader, tuple) and len(loader) > 1 and loader[1] else None
     path = path[0] if isinstance(path, (list, tuple)) and path else path

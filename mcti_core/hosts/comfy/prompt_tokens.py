@@ -1,8 +1,8 @@
-"""Tokens in memory for the host's own prompts: ``embedding:<name>`` in any node that encodes text.
+"""Use tokens in memory in ComfyUI's own prompts: ``embedding:<name>`` in any node that encodes text.
 
-The host reads embeddings from files. So the tokens become files in a folder of the host's temporary directory, and copies of
-the tokenizers look there too. What a prompt calls a token is replaced by the name of its file, which no host misreads. A name
-that is no token's and no file's, but close to a token's, is logged: the host would draw without it.
+ComfyUI reads embeddings from files. So the tokens are written to a folder in ComfyUI's temporary directory, and copies of the
+tokenizers also search there. A token's name in a prompt is replaced by its file's name, which every version reads correctly.
+An unknown name that is close to a token's is logged, since ComfyUI would ignore it.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .text import text_encoders
 __all__ = ["clip_with_tokens"]
 
 _FILE = "mcti-"
-"""What the names of tokens' files begin with."""
+"""Prefix of the names of tokens' files."""
 _LOGGED = 20
-"""Names of one prompt that are looked up among the tokens' for those that are close."""
+"""Maximum number of names per prompt that are compared with the tokens' names."""
 _LOG = logging.getLogger(__name__)
 
 
 def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
-    """A CLIP on the same weights whose tokenizers know the tokens; the one given does not change.
+    """A CLIP on the same weights whose tokenizers know the tokens; the given CLIP does not change.
 
-    A token goes by its name or its class's label, in any case and composition of letters, also in quotes or with a file's
-    suffix. What is not of the set is looked for where the given CLIP looks: in the host's embeddings folder, or among tokens
-    added before; where two sets have tokens of one name, the set added last is used, and a warning names them.
+    A token is written as its name or its class's label, in any case and composition of letters, also in quotes or with a
+    file suffix. Other names are searched where the given CLIP searches: in ComfyUI's embeddings folder, or among tokens added
+    before. If two sets share a name, the set added last is used, and a warning lists these names.
 
     Raises:
         TokenError: the tokens are for other text encoders.
@@ -63,7 +63,7 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
 
 
 def _tell_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
-    """Warn of tokens that an earlier set has under the same name, with other vectors."""
+    """Warn about tokens that an earlier set has under the same name with other vectors."""
     replaced = []
     for index, name in enumerate(tokens.names):
         for files in before:
@@ -84,8 +84,8 @@ def _tell_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
 class _TokenFiles:
     """An embedding file for every token of a set, written when a prompt first refers to it.
 
-    The folder is named by the tokens' content: the same tokens are written once, and nothing ever changes in a file. The
-    host empties its temporary directory when it starts and when it ends.
+    The folder's name is a hash of the tokens: equal tokens are written once, and files never change. ComfyUI empties its
+    temporary directory when it starts and when it exits.
     """
 
     def __init__(self, tokens: TokenSet):
@@ -99,7 +99,7 @@ class _TokenFiles:
         self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE}tokens-{self._id}"
 
     def referred(self, text: str, logs: bool) -> str:
-        """A prompt with the name of a file, and room around it, wherever a token of the set is named."""
+        """The prompt with each token's name replaced by its file's name between spaces."""
         parts, done = [], 0
         for found in EMBEDDING.finditer(text):
             reference = reference_at(text, found.end(), self.tokens.labels, self.tokens.names, self.known)
@@ -118,16 +118,16 @@ class _TokenFiles:
         return "".join(parts) + text[done:]
 
     def meant(self, name: str) -> str | None:
-        """The token that a name is close to."""
+        """The token whose name is close to this one."""
         index = nearest(name, self.known)
         return None if index is None else self.tokens.names[index]
 
     def as_words(self, text: str) -> list[str]:
-        """The tokens that a text names as nobody writes words, and without ``embedding:``."""
+        """The tokens that a text names without ``embedding:``, in a form that words do not have."""
         return list(dict.fromkeys(self.tokens.names[index] for _, index in names_as_words(text, self.known)))
 
     def _file(self, token: int) -> str:
-        """Its name without the suffix; the file is there afterwards."""
+        """The name of the token's file without the suffix; writes the file if necessary."""
         name = f"{_FILE}{self._id}-{token}"
         path = self.folder / f"{name}.safetensors"
         if not path.is_file():
@@ -147,11 +147,11 @@ def _knowing(tokenizer: Any, files: _TokenFiles, logs: bool) -> Any:
 
 
 class _Knowing:
-    """A tokenizer of the host that knows sets of tokens, the set that was added last first."""
+    """A tokenizer of ComfyUI with sets of tokens; the set added last takes precedence."""
 
     mcti_files: tuple[_TokenFiles, ...] = ()
     mcti_logs = False
-    """Whether it logs names that are no token's: one tokenizer of a CLIP does."""
+    """Whether it logs unknown names; only one tokenizer of a CLIP does."""
     embedding_directory: list[str]
 
     def tokenize_with_weights(self, text: str, *arguments: Any, **options: Any) -> Any:
@@ -164,7 +164,7 @@ class _Knowing:
         return super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
 
     def _log_others(self, text: str) -> None:
-        """Log every name that is neither a token's nor a file's and close to a token's, and names without ``embedding:``."""
+        """Log unknown names that are close to a token's, and names without ``embedding:``."""
         nobody = known_forms((), ())
         names = (reference_at(text, found.end(), (), (), nobody).name for found in EMBEDDING.finditer(text))
         for name in islice(dict.fromkeys(names), _LOGGED):
@@ -181,7 +181,7 @@ class _Knowing:
 
 
 def _is_file(name: str, folders: list[str]) -> bool:
-    """Whether the host finds an embedding file of this name."""
+    """Whether ComfyUI finds an embedding file with this name."""
     return any(
         os.path.isfile(os.path.join(folder, name + suffix))
         for root in folders

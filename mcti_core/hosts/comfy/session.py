@@ -1,4 +1,4 @@
-"""Borrow the host's models: loaded by its own memory manager, usable in backward, and given back as they were."""
+"""Use ComfyUI's models: load them with its own memory manager, make them usable in backward, and restore them afterwards."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from .weights import trainable_through
 __all__ = ["Residency"]
 
 _BLOCKS = ("ResBlock", "BasicTransformerBlock")
-"""Of the host's UNets; between them little is kept for backward. SDXL's ``SpatialTransformer`` holds up to ten such blocks in a
-row: computed again as a whole, it would have what all ten keep in memory at once. Stable Diffusion 3's blocks checkpoint
-themselves."""
+"""Names of the UNet blocks to checkpoint. SDXL's ``SpatialTransformer`` contains up to ten such blocks in a row: recomputed as a
+whole, it would keep the activations of all ten in memory at once. Stable Diffusion 3's blocks checkpoint themselves."""
 _ALL_OF_IT = 1e20
-"""More memory than there is: the host then moves every model that is not needed out of the way."""
+"""More memory than any device has: ComfyUI then unloads every model that is not needed."""
 
 
 class Residency:
-    """Which of the host's models are needed now, over nested sessions.
+    """The ComfyUI models that are currently needed, over nested sessions.
 
     Args:
-        patchers: the host's ``ModelPatcher`` of each part: "text", "denoiser", "clip".
+        patchers: ComfyUI's ``ModelPatcher`` of each part: "text", "denoiser", "clip".
     """
 
     def __init__(self, patchers: Mapping[str, Any]):
@@ -40,7 +39,7 @@ class Residency:
 
     @contextmanager
     def session(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
-        """``hosts.base.Session``. The codec is not among the parts: the host's VAE loads itself."""
+        """``hosts.base.Session``. The codec is not a part, since ComfyUI's VAE loads itself."""
         wanted = frozenset(parts) & self._patchers.keys()
         here, trained, saved = self._needed()
         self._open.append((wanted, gradients, checkpointing))
@@ -54,13 +53,13 @@ class Residency:
             if not self._open:
                 self._give_back()
                 if gradients:
-                    comfy.model_management.soft_empty_cache()  # what backward held, the host may want for its next node
-            elif not self._held:  # what this session wanted could not be had: the outer ones go on with theirs
+                    comfy.model_management.soft_empty_cache()  # ComfyUI may need the memory of the backward pass for its next node
+            elif not self._held:  # this session's models could not be loaded: restore those of the outer sessions
                 self._take()
 
     @contextmanager
     def interlude(self) -> Iterator[None]:
-        """Everything given back while the host does something of its own that may move models about."""
+        """Restore all models while ComfyUI does something that may move models."""
         self._give_back()
         try:
             yield
@@ -79,7 +78,7 @@ class Residency:
     def _take(self) -> None:
         parts, gradients, checkpointing = self._needed()
         patchers = [self._patchers[part] for part in sorted(parts)]
-        with torch.inference_mode():  # as the host itself would load them
+        with torch.inference_mode():  # as ComfyUI itself loads them
             comfy.model_management.load_models_gpu(
                 patchers, memory_required=_ALL_OF_IT if gradients else 0, force_full_load=gradients
             )
@@ -106,7 +105,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def _in_training() -> Iterator[None]:
-    """The host's own mark of a training, since v0.16.0: its models then leave out operations that have no backward."""
+    """Set ComfyUI's training flag, since v0.16.0: its models then avoid operations without backward."""
     before = getattr(comfy.model_management, "in_training", None)
     if before is None:
         yield

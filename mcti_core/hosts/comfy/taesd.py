@@ -3,9 +3,9 @@
 ComfyUI's TAESD (comfy/taesd/taesd.py, after https://github.com/madebyollin/taesd) has one size: 64 channels, blocks
 (1, 3, 3, 3) in the encoder and (3, 3, 3, 1) in the decoder. A slimmer network of the same kind is a special case of it:
 
-- a channel that is lacking is a channel of zeros;
-- a block that is lacking is a block of zeros, which is relu(x + 0) = x, because x >= 0 behind another block;
-- behind a convolution with no block at all x may be negative. There the spare channels carry [x, -x], a block of zeros
+- a missing channel is a channel of zeros;
+- a missing block is a block of zeros, which is relu(x + 0) = x, because x >= 0 after another block;
+- after a convolution without any block, x may be negative. There the spare channels contain [x, -x], a block of zeros
   makes it [relu(x), relu(-x)], and the next convolution takes the difference of the two, which is x.
 """
 
@@ -22,32 +22,32 @@ from ...errors import HostError
 __all__ = ["SD15_LATENT_SCALE", "widen_to_taesd"]
 
 SD15_LATENT_SCALE = 0.18215
-"""ComfyUI's ``latent_formats.SD15`` multiplies what a VAE encodes by this, and divides what it is to decode."""
+"""Scale of ComfyUI's ``latent_formats.SD15``: it multiplies encoded latents by this, and divides latents to decode."""
 
 _WIDTH = 64
 _BLOCK = {"weight": (_WIDTH, _WIDTH, 3, 3), "bias": (_WIDTH,)}
 _ENCODER = {0: (1,), 2: (3, 4, 5), 6: (7, 8, 9), 10: (11, 12, 13), 14: ()}
 _DECODER = {1: (3, 4, 5), 7: (8, 9, 10), 12: (13, 14, 15), 17: (18,), 19: ()}
-"""Places in TAESD's two ``nn.Sequential``: of each convolution, and of the blocks behind it."""
+"""Indices in TAESD's two ``nn.Sequential``: of each convolution, and of the blocks after it."""
 _BEFORE_RELU = 1
-"""Behind the decoder's first convolution, and there alone, stands a ReLU of its own."""
+"""A separate ReLU follows the decoder's first convolution only."""
 
 
 def widen_to_taesd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same autoencoder in ComfyUI's shapes. It encodes and decodes alike, but for the order in which sums are rounded.
+    """The same autoencoder in ComfyUI's shapes. It encodes and decodes equally, up to the order in which sums are rounded.
 
     Args:
         state_dict: of a diffusers ``AutoencoderTiny`` (ReLU, nearest upsampling) with no more blocks than TAESD and one
-            width of at most 64, or 32 where a level has no block: ``encoder.layers.N.*`` and ``decoder.layers.N.*``.
+            width of at most 64, or 32 if a level has no block: ``encoder.layers.N.*`` and ``decoder.layers.N.*``.
 
     Returns:
-        What ``comfy.sd.VAE(sd=...)`` takes: ``taesd_encoder.N.*`` and ``taesd_decoder.N.*`` in the dtype given, and the
+        A state dict for ``comfy.sd.VAE(sd=...)``: ``taesd_encoder.N.*`` and ``taesd_decoder.N.*`` in the same dtype, and the
         float32 scalars ``vae_scale`` and ``vae_shift``. ComfyUI encodes to ``encoder(x) / vae_scale + vae_shift``, which its
-        SD 1.5 latent format multiplies by 0.18215; so a scale of 0.18215 hands its UNet the same latents, of unit
-        variance, that the autoencoder gives here, and back.
+        SD 1.5 latent format multiplies by 0.18215; so with a scale of 0.18215 its UNet gets the same latents, of unit
+        variance, as this autoencoder's, and back.
 
     Raises:
-        HostError: it is another kind of autoencoder, or too large.
+        HostError: another kind of autoencoder, or one that is too large.
     """
     wide = {"vae_scale": torch.tensor(SD15_LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
     for part, layout in (("encoder", _ENCODER), ("decoder", _DECODER)):
@@ -66,12 +66,12 @@ def widen_to_taesd(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _widen(slim: dict[str, Tensor], layout: dict[int, tuple[int, ...]]) -> dict[str, Tensor]:
-    """One ``nn.Sequential``; takes every tensor out of ``slim``."""
+    """One ``nn.Sequential``; removes every tensor from ``slim``."""
     wide: dict[str, Tensor] = {}
     levels = _levels(slim)
     if len(levels) != len(layout):
         raise ValueError(f"it has {len(levels)} convolutions and not {len(layout)}")
-    paired = False  # whether x comes as [x, -x]
+    paired = False  # whether x is given as [x, -x]
     for (place, places), (index, blocks) in zip(layout.items(), levels.items(), strict=True):
         if len(blocks) > len(places):
             raise ValueError(f"it has {len(blocks)} blocks behind layer {index}")
@@ -96,7 +96,7 @@ def _widen(slim: dict[str, Tensor], layout: dict[int, tuple[int, ...]]) -> dict[
 
 
 def _levels(keys: Iterable[str]) -> dict[int, list[int]]:
-    """Which layer is a convolution, and which layers are the blocks behind it."""
+    """Index of each convolution, and of the blocks after it."""
     layers = sorted({(int(layer), rest.startswith("conv.")) for layer, _, rest in (key.partition(".") for key in keys)})
     levels: dict[int, list[int]] = {}
     for layer, is_block in layers:
@@ -108,7 +108,7 @@ def _levels(keys: Iterable[str]) -> dict[int, list[int]]:
 
 
 def _pad(tensor: Tensor, *shape: int) -> Tensor:
-    """``tensor`` in the first corner of zeros: more channels, the same kernel."""
+    """``tensor`` padded with zeros: more channels, the same kernel."""
     fits = all(have <= room for have, room in zip(tensor.shape[:2], shape[:2], strict=True))
     if not fits or tensor.shape[2:] != shape[2:]:
         raise ValueError(f"a tensor of {tuple(tensor.shape)} does not go into {shape}")

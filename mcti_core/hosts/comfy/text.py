@@ -1,4 +1,4 @@
-"""The host's CLIP as text encoders: CLIP-L, OpenCLIP H and OpenCLIP bigG, one or two of them."""
+"""ComfyUI's CLIP as text encoders: CLIP-L, OpenCLIP H and OpenCLIP bigG, one or two of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _COMBINATIONS = (("clip_l",), ("clip_h",), ("clip_l", "clip_g"))
 
 
 def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTextEncoder]:
-    """The encoders of a ``comfy.sd.CLIP`` by name; their features come on ``device``.
+    """The encoders of a ``comfy.sd.CLIP`` by name; their features are on ``device``.
 
     Raises:
-        HostError: it holds none of the known combinations.
+        HostError: the CLIP has an unsupported combination of encoders.
     """
     both, tokenizers = clip.cond_stage_model, clip.tokenizer
     found = tuple(
@@ -58,7 +58,7 @@ class ComfyTextEncoder:
         return [int(token) for token in self._tokenizer.tokenizer(text)["input_ids"][1:-1]]
 
     def embed(self, ids: Tensor) -> Tensor:
-        # dynamic VRAM would cast the whole table on the CPU at each look-up
+        # dynamic VRAM would cast the whole table on the CPU at each lookup
         home = self._patcher.load_device if is_paged(self._table) else self._table.weight.device
         return self._table(ids.to(home), out_dtype=torch.float32).to(ids.device)
 
@@ -67,14 +67,14 @@ class ComfyTextEncoder:
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
         with _positions(self._model.transformer.text_model.embeddings.position_embedding, ids.shape[1]):
             last, middle, _, _ = self._model.transformer(
-                ids,  # only to find the end of text in: given its positions as a list, a GPU would be waited for
+                ids,  # only to find the end of text: a list of positions would make a GPU sync
                 None,
                 embeds=embeds.to(self._patcher.load_device, torch.float32),
                 intermediate_output=self._layer,
                 final_layer_norm_intermediate=self._model.layer_norm_hidden_state,
                 dtype=torch.float32,
             )
-        pooled = hidden_at(last, end)  # not by the tower's own idea of which id ends a text
+        pooled = hidden_at(last, end)  # not by the tower's own end-of-text id
         if self._model.return_projected_pooled:
             pooled = self._model.transformer.text_projection(pooled)
         return TextFeatures(
@@ -91,7 +91,7 @@ class ComfyTextEncoder:
 
 @contextmanager
 def _positions(embedding: nn.Module, length: int) -> Iterator[None]:
-    """The host's tower adds all of its positions; for the length of a call it has only as many as the prompts."""
+    """Shorten the tower's position table to the prompts' length during a call, since ComfyUI's tower adds all positions."""
     whole: Any = embedding.weight
     if length == len(whole):
         yield
@@ -104,9 +104,9 @@ def _positions(embedding: nn.Module, length: int) -> Iterator[None]:
 
 
 def _layer(model: Any, clip_skip: int | None) -> int | None:
-    """Which layer the denoiser attends to, None for the last, as the host decides it.
+    """The layer that the denoiser attends to, as ComfyUI chooses it; None for the last.
 
-    A copy on the same weights is asked in the host's place: versions differ where a model has no such layer.
+    A copy on the same weights is queried, since ComfyUI's versions differ if a model has no such layer.
     """
     asked = copy.copy(model)
     asked.reset_clip_options()

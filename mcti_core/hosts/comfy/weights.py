@@ -1,15 +1,15 @@
-"""Make the host's weights usable in backward for the length of a session.
+"""Make ComfyUI's weights usable in backward for the duration of a session.
 
-They cannot be trained through as they are. Loader nodes make them in inference mode, so that autograd refuses them; some ask
-for gradients that nobody wants; and CLIP's layers add in place. Weights that lie on the device for the whole session are
-therefore replaced by aliases: other tensors on the same memory, without the mark of inference mode, frozen. Nothing is copied.
+Gradients cannot flow through them unchanged. Loader nodes create them in inference mode, which autograd refuses; some require
+gradients that are not wanted; and CLIP's layers add in place. Weights that stay on the device for the whole session are
+therefore replaced by frozen aliases: other tensors on the same memory, outside of inference mode. Nothing is copied.
 
-Other weights come to the device only when an operation asks for them: those of ComfyUI's dynamic VRAM (the default on NVIDIA
-cards since v0.16.0), offloaded ones, and quantised ones. They are cast into memory that the host uses again for the next
-layer, while autograd still holds it for backward: gradients would be wrong without any error. Such operations get a copy of
-their own for as long as autograd needs it.
+Other weights are moved to the device only when an operation needs them: those of ComfyUI's dynamic VRAM (the default on NVIDIA
+cards since v0.16.0), offloaded weights, and quantised weights. They are cast into memory that ComfyUI reuses for the next
+layer, while autograd still needs it for backward: gradients would be wrong without any error. Such operations get their own
+copy for as long as autograd needs it.
 
-Afterwards everything is as it was, object by object, whatever happened in between.
+Afterwards every object is restored, also after an exception.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .private_names import is_paged
 __all__ = ["trainable_through"]
 
 _KEPT_EXACTLY = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""Number formats that operations compute in. Of others, such as float8, an operation makes a copy in one of these, or it
-multiplies in eight bits, which has no backward."""
+"""Dtypes that operations compute in. For others, such as float8, an operation makes a copy in one of these, or multiplies in
+eight bits, which has no backward."""
 _NOT_THERE = object()
 
 
 @contextmanager
 def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, backward runs through a loaded model of the host to its inputs; no weight asks for gradients.
+    """Context in which backward runs through a loaded ComfyUI model to its inputs; no weight requires gradients.
 
     Args:
         model: of a ``ModelPatcher``, loaded.
-        device: where it computes.
+        device: the device that it computes on.
     """
     with ExitStack() as changes:
         for module in model.modules():
@@ -54,7 +54,7 @@ def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _casts(module: nn.Module) -> bool:
-    """One of the host's operations (``comfy.ops``), which puts its weights through functions before use."""
+    """Whether it is one of ComfyUI's operations (``comfy.ops``), which apply functions to weights before use."""
     return hasattr(module, "weight_function") and hasattr(module, "bias_function")
 
 
@@ -70,15 +70,17 @@ def _comes_when_asked(module: Any, device: torch.device) -> bool:
 
 
 def _is_plain(weight: Any) -> bool:
-    """Not a tensor of another class, such as a quantised one."""
+    """Whether it is a plain tensor, not a subclass such as a quantised tensor."""
     return type(weight) in (nn.Parameter, Tensor)
 
 
 @contextmanager
 def _private_copies(module: Any) -> Iterator[None]:
-    """Whatever the operation computes with is memory that nobody else writes to."""
+    """Make the operation compute with memory that nothing else writes to."""
     attributes = vars(module)
-    names = () if isinstance(module, nn.Embedding) else ("weight_function", "bias_function")  # backward needs no table
+    names = (
+        () if isinstance(module, nn.Embedding) else ("weight_function", "bias_function")
+    )  # backward does not need the table
     before = {name: attributes.get(name, _NOT_THERE) for name in names}
     try:
         for name in names:
@@ -98,7 +100,7 @@ def _private_copy(weight: Tensor) -> Tensor:
 
 @contextmanager
 def _aliased(module: nn.Module, but: tuple[str, ...] = ()) -> Iterator[None]:
-    """The module's own parameters and buffers replaced by frozen aliases, but for some and for tensors of other classes."""
+    """Replace the module's own parameters and buffers by frozen aliases, except some and except tensor subclasses."""
     replaced: list[tuple[dict[str, Any], str, Any]] = []
     try:
         stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -122,7 +124,7 @@ def _alias(weight: Tensor) -> Tensor:
 
 @contextmanager
 def _adding_out_of_place(layer: Any) -> Iterator[None]:
-    """CLIP's layer with ``x = x + ...`` for ``x += ...``, which overwrites what backward needs. The numbers are the same."""
+    """CLIP's layer with ``x = x + ...`` instead of ``x += ...``, which overwrites tensors that backward needs. The numbers are the same."""
     if "forward" in vars(layer):
         yield
         return

@@ -24,10 +24,10 @@ def load_clip_space(
     """Vision tower, visual projection and text projection of a ``CLIPModel`` folder.
 
     Args:
-        widths: by name, of the text encoders at hand; the space is of the first one as wide as the model's.
+        widths: widths of the available text encoders, by name; the space belongs to the first one as wide as the model's.
 
     Raises:
-        HostError: not found, not a whole ``CLIPModel``, or none of the text encoders is as wide.
+        HostError: the folder is missing, is not a complete ``CLIPModel``, or fits none of the text encoders.
     """
     from transformers import CLIPModel
 

@@ -23,9 +23,9 @@ from .text_encoder import forward_with_embeds
 __all__ = ["load_host"]
 
 _PIXELS_AT_ONCE = 512 * 512
-"""They take 0.4 GB of Stable Diffusion's autoencoder (docs/performance.md)."""
+"""Pixels per call of the autoencoder; Stable Diffusion's needs 0.4 GB for them (docs/performance.md)."""
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
-"""Of a UNet; between them little is kept for backward."""
+"""Names of the UNet blocks to checkpoint."""
 
 
 def load_host(
@@ -40,16 +40,16 @@ def load_host(
 
     Args:
         model: a diffusers folder, or a single-file checkpoint (.safetensors or .ckpt).
-        clip: a folder with a transformers ``CLIPModel``, the one that a text encoder of the model comes from; without it
-            there is no CLIP space.
-        device: where the weights go.
-        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``: of the weights; tokens, latents and losses stay float32, and so do
-            text encoders in ``"fp16"``. An SDXL
-            autoencoder that overflows in fp16, as the original one does, stays float32.
+        clip: a folder with the transformers ``CLIPModel`` that a text encoder of the model comes from; without it there is
+            no CLIP space.
+        device: the device for the weights.
+        dtype: ``"fp32"``, ``"bf16"`` or ``"fp16"``, of the weights. Tokens, latents and losses stay float32, and so do
+            text encoders with ``"fp16"``. An SDXL autoencoder that overflows in fp16, as the original one does, stays
+            float32.
         config: for a single file without network access, a diffusers folder of the same family (weights not needed).
 
     Raises:
-        HostError: not found, not a model of these families, or the CLIP model fits no text encoder.
+        HostError: the model is missing, is not of these families, or the CLIP model fits no text encoder.
     """
     if dtype not in DTYPES:
         raise HostError(f"number format {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -59,7 +59,7 @@ def load_host(
     parts = load_parts(path, config, DTYPES[dtype])
     for tower, _ in parts.text.values():
         if dtype == "fp16":
-            tower.float()  # what flows back through it would underflow
+            tower.float()  # its gradients would underflow
     for module in parts.modules:
         module.to(device=device).eval().requires_grad_(False)
     for module in (parts.unet, parts.vae):
@@ -130,11 +130,11 @@ class UNetDenoiser:
 
     def __init__(self, unet: Any, scheduler: Any):
         self.unet = unet
-        self.dtype: torch.dtype = unet.dtype  # which looks through all of the model's modules each time
+        self.dtype: torch.dtype = unet.dtype  # which walks through all modules of the model each time
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
             raise HostError(f"the model predicts {self.prediction!r}; only epsilon and v_prediction are known here")
-        # zero for schedules that end in pure noise, which no finite sigma describes
+        # zero for schedules that end in pure noise, which has no finite sigma
         alpha_bar = scheduler.alphas_cumprod.double().clamp(min=2**-24)
         device = next(unet.parameters()).device
         self.sigmas = ((1 - alpha_bar) / alpha_bar).sqrt().float().to(device)  # (T,)
@@ -145,7 +145,7 @@ class UNetDenoiser:
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
         s = sigma.view(-1, 1, 1, 1)
-        scaled = noised / (s.square() + 1).sqrt()  # what DDPM calls x_t: sqrt(alpha_bar) * x
+        scaled = noised / (s.square() + 1).sqrt()  # x_t of DDPM: sqrt(alpha_bar) * x
         step = (self._log_sigmas[None] - sigma.log()[:, None]).abs().argmin(1)
         text, enlarged = scale_gradients(text, self.dtype)
         context = torch.cat([features.context for features in text.values()], dim=-1).to(self.dtype)
@@ -162,7 +162,7 @@ class UNetDenoiser:
         return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v
 
     def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor] | None:
-        """What the UNet is told beside time and context."""
+        """Inputs of the UNet beside time and context."""
         return None
 
     def weight(self, sigma: Tensor) -> Tensor:
@@ -170,10 +170,10 @@ class UNetDenoiser:
 
 
 class SDXLDenoiser(UNetDenoiser):
-    """An SDXL UNet as a ``Denoiser``: it is told the pooled text and the image's size too.
+    """An SDXL UNet as a ``Denoiser``, which also gets the pooled text and the image's size.
 
     Args:
-        downscale: of the autoencoder: sizes are told in pixels.
+        downscale: of the autoencoder, since sizes are in pixels.
 
     References:
         Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv 2307.01952,
@@ -187,7 +187,7 @@ class SDXLDenoiser(UNetDenoiser):
     def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor]:
         (pooled,) = (features.pooled for features in text.values() if features.pooled is not None)
         height, width = (side * self.downscale for side in noised.shape[-2:])
-        # as of an image that was neither resized nor cropped: original size, crop, target size
+        # for an image without resizing and cropping: original size, crop, target size
         sizes = on_device(torch.tensor([height, width, 0, 0, height, width]), noised.device)
         return {"text_embeds": pooled.to(self.dtype), "time_ids": sizes.expand(len(noised), -1)}
 
@@ -218,19 +218,19 @@ class VaeCodec:
 
 
 def _in_memory(rows: Tensor, pixels: int = 1) -> tuple[Tensor, ...]:
-    """Parts of (B, c, h, w) that an autoencoder takes at once: one image of 512 x 512 pixels already keeps a GPU busy.
+    """Split (B, c, h, w) into parts for an autoencoder: one image of 512 x 512 pixels already keeps a GPU busy.
 
     Args:
-        pixels: across an element.
+        pixels: pixels per element and side.
     """
     return rows.split(max(1, _PIXELS_AT_ONCE // (rows.shape[-2] * rows.shape[-1] * pixels**2)))
 
 
 class Sessions:
-    """``hosts.base.Session`` of models that stay where they are; ``unet`` is the one that can be checkpointed."""
+    """``hosts.base.Session`` of models that stay on their device; ``unet`` can be checkpointed."""
 
     def __init__(self, modules: Iterable[nn.Module], unet: nn.Module):
-        # listed once: to walk through full-size models takes as long as a small batch of images
+        # listed once: walking through full-size models takes as long as a small batch of images
         self._weights = [weight for module in modules for weight in module.parameters()]
         self._blocks = [module for module in unet.modules() if type(module).__name__ in _BLOCKS]
 
@@ -245,7 +245,7 @@ class Sessions:
 
 @contextmanager
 def _frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """No weight asks for a gradient inside; afterwards each does as before."""
+    """Context in which no weight requires gradients; each is restored afterwards."""
     asking = [weight for weight in weights if weight.requires_grad]
     for weight in asking:
         weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Read the parts of a Stable Diffusion model from disk, whole or not at all."""
+"""Read the parts of a Stable Diffusion model from disk, and fail if weights are missing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _REFINER = "is the SDXL refiner, which finishes images of another model; give th
 
 @dataclass(frozen=True)
 class Parts:
-    """A Stable Diffusion model in pieces."""
+    """The parts of a Stable Diffusion model."""
 
     text: Mapping[str, tuple[Any, Any]]
-    """Text tower and tokenizer by the encoder's name, in the order in which the denoiser's context holds them."""
+    """Text tower and tokenizer by the encoder's name, in the order of the denoiser's context."""
     unet: Any
     vae: Any
     scheduler: Any
@@ -46,14 +46,14 @@ def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Par
             raise ValueError("it lacks some of its weights")
         _refuse_others(path, parts)
         for tower, tokenizer in parts.text.values():
-            tower.to(dtype=dtype)  # the others are loaded in it
-            tokenizer.encode("a")  # one whose words do not fit together fails at the first
+            tower.to(dtype=dtype)  # the others are already loaded in it
+            tokenizer.encode("a")  # an inconsistent tokenizer fails at the first prompt
         if parts.xl and dtype == torch.float16 and parts.vae.config.get("force_upcast"):
             parts.vae.float()
         return parts
     except HostError:
         raise
-    except Exception as error:  # what the libraries raise for a file that they cannot use is anyone's guess
+    except Exception as error:  # libraries raise any type for an unusable file
         alone = path.is_file() and config is None
         hint = "; without network access, give a diffusers folder of its family as config" if alone else ""
         message = f"{path} cannot be loaded as a Stable Diffusion 1.x, 2.x or XL model: {first_line(error)}{hint}"
@@ -61,7 +61,7 @@ def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Par
 
 
 def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
-    """The parts of a diffusers folder, without the pipeline around them, which would load more than is needed."""
+    """The parts of a diffusers folder, without a pipeline, which would load more than needed."""
     parts = _parts_of(path)
     from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -111,7 +111,7 @@ def _by_name(first: tuple[Any, Any], second: tuple[Any, Any] | None = None) -> d
 
 
 def _parts_of(folder: Path) -> dict[str, str]:
-    """The parts that a diffusers folder names, and the class of each; nothing in it asks for code."""
+    """The parts that a diffusers folder names, with their classes; raises if anything in it asks for code."""
     parts = named_classes(folder)
     if "text_encoder_2" in parts and "text_encoder" not in parts:
         raise HostError(f"{folder} {_REFINER}")
@@ -119,7 +119,7 @@ def _parts_of(folder: Path) -> dict[str, str]:
         raise HostError(f"{folder} has no UNet; only Stable Diffusion 1.x, 2.x and XL are loaded here")
     if "vae" not in parts:
         raise HostError(f"{folder} has no VAE; give a whole Stable Diffusion folder")
-    for part in ("", *CLASSES):  # transformers and peft look into the folder itself, too
+    for part in ("", *CLASSES):  # transformers and peft also read the folder itself
         check_component(folder, part)
     return parts
 
@@ -129,7 +129,7 @@ def _is_xl(parts: Mapping[str, str]) -> bool:
 
 
 def _is_xl_file(path: Path, config: str | Path | None) -> bool:
-    """Whether a single file is of SDXL: a folder of its family says so, or else its own names do, if it is safetensors."""
+    """Whether a single file is SDXL, by a folder of its family, or else by its own tensor names if it is safetensors."""
     names = _tensor_names(path)
     if any(name.startswith("conditioner.embedders.0.model.") for name in names):
         raise HostError(f"{path} {_REFINER}")
@@ -146,7 +146,7 @@ def _is_xl_file(path: Path, config: str | Path | None) -> bool:
 
 
 def _tensor_names(path: Path) -> list[str]:
-    """Of a safetensors file. Those of a pickled one are not known before it is loaded."""
+    """Tensor names of a safetensors file. Names in a pickle are unknown until it is loaded."""
     if path.suffix != ".safetensors":
         return []
     with safe_open(path, framework="pt") as file:
@@ -154,7 +154,7 @@ def _tensor_names(path: Path) -> list[str]:
 
 
 def _refuse_others(path: Path, parts: Parts) -> None:
-    """Models of a similar make that take other inputs."""
+    """Raise for similar models with other inputs."""
     unet, vae = parts.unet.config, parts.vae.config
     if unet.in_channels != 4:
         raise HostError(
@@ -171,13 +171,13 @@ def _refuse_others(path: Path, parts: Parts) -> None:
 
 
 def refuse_unstored(tower: Any, folder: Path) -> None:
-    """transformers makes room for all numbers that a folder's settings ask for, stored or not; so they are counted before.
+    """Count the numbers that a folder's settings ask for, since transformers allocates all of them, stored or not.
 
     Args:
         tower: a model class of transformers.
 
     Raises:
-        HostError: its settings ask for more numbers than the weights beside them have bytes.
+        HostError: the settings ask for more numbers than the weights have bytes.
     """
     config = tower.config_class.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
@@ -191,7 +191,7 @@ def refuse_unstored(tower: Any, folder: Path) -> None:
 
 
 def whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:
-    """The model of (model, loading info), if no weight of these prefixes was left at random for want of a stored one."""
+    """The model of (model, loading info); raises if a weight with one of these prefixes is missing in the file."""
     model, info = loaded
     missing = sorted(name for name in info["missing_keys"] if name.startswith(prefixes))
     if missing:
@@ -200,7 +200,7 @@ def whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = (""
 
 
 def _need_tokenizer(folder: Path, part: str) -> None:
-    """Where there are no files, transformers makes a tokenizer that knows no words."""
+    """Raise for missing files, for which transformers would make a tokenizer without words."""
     if not any((folder / part / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise HostError(f"{folder} is not a whole diffusers folder: it holds no {part}/vocab.json")
 
@@ -210,7 +210,7 @@ def first_line(error: BaseException) -> str:
 
 
 def quiet_libraries() -> None:
-    """Model libraries announce what they load; a person at the command line did not ask."""
+    """Silence the loading messages of model libraries, which command-line users do not need."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

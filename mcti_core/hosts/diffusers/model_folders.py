@@ -1,4 +1,4 @@
-"""Which classes a model folder may name. Looked at as plain JSON, before any library that would import what it names."""
+"""Check the classes that a model folder names, as plain JSON, before a library imports them."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ CLASSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "feature_extractor": (("transformers",), ("CLIPImageProcessor", "CLIPFeatureExtractor")),
     "image_encoder": (("transformers",), ("CLIPVisionModelWithProjection",)),
 }
-"""Part -> the libraries and the classes that ``model_index.json`` may name for it: all that the pipelines of Stable Diffusion
-1.x, 2.x and XL have. Parts with other names are passed over, here and by diffusers."""
+"""Part -> the libraries and classes that ``model_index.json`` may name for it: all parts of the pipelines of Stable Diffusion
+1.x, 2.x and XL. Parts with other names are ignored, here and by diffusers."""
 _FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "adapter_config.json")
 _MAX_BYTES, _MAX_DEPTH = 2**20, 32
 _CODE = (
     "auto_map", "configuration_files", "custom_pipeline", "custom_pipelines", "trust_remote_code", "quantization_config",
 )  # fmt: skip
-"""Settings by which libraries look for code beside the weights or elsewhere, for classes by name, or for other settings."""
+"""Settings that make libraries load code, classes by name, or other settings."""
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
-"""transformers fetches a kernel where one of these holds a slash."""
+"""Settings for which transformers downloads a kernel if they contain a slash."""
 _SIZED = ("config.json", "scheduler_config.json")
 _MAX_SETTING, _MAX_COUNT, _MAX_LEVELS = 10_000, 1_000_000, 8
-"""Of a size, such as a width; of words, steps and labels; and of the entries of a list that describes a UNet or a VAE level by level."""
+"""Limits for a size, such as a width; for words, steps and labels; and for lists that describe a UNet or a VAE level by level."""
 _MAX_LAYERS = {"num_hidden_layers": 64}
 _MAX_BLOCKS = 16
-"""Of all other layers and blocks, which multiply: libraries build them one by one before they look for their weights."""
+"""Limit for all other layers and blocks, which multiply: libraries build them one by one before they read weights."""
 
 
 def named_classes(folder: Path) -> dict[str, str]:
-    """Part -> class, of the parts that ``model_index.json`` names and that are there.
+    """Part -> class, for the existing parts that ``model_index.json`` names.
 
     Raises:
-        HostError: no diffusers folder, or one that names a class which is not in ``CLASSES``.
+        HostError: not a diffusers folder, or it names a class that is not in ``CLASSES``.
     """
     index = folder / "model_index.json"
     if not index.is_file():
@@ -71,10 +71,10 @@ def named_classes(folder: Path) -> dict[str, str]:
 
 
 def check_component(folder: Path, part: str = "") -> None:
-    """Look through the settings of one part, or of what lies in the folder itself, such as a CLIP model.
+    """Check the settings of one part, or of the folder itself, such as a CLIP model's.
 
     Raises:
-        HostError: they name another class than the part's, code, or a size that no Stable Diffusion or CLIP model has.
+        HostError: they name a class other than the part's, code, or a size that no Stable Diffusion or CLIP model has.
     """
     for path in (folder / part / name for name in _FILES):
         if not path.is_file():
@@ -91,10 +91,10 @@ def check_component(folder: Path, part: str = "") -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        HostError: it cannot be read, is larger than 1 MiB, or is something else.
+        HostError: the file cannot be read, is larger than 1 MiB, or contains something else.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -126,7 +126,7 @@ def _refuse_code(path: Path, settings: Any, depth: int = 0) -> None:
 
 
 def _refuse_large(path: Path, settings: Any, key: str = "") -> None:
-    """Sizes that would take all memory or all time before it is seen that the weights do not fit."""
+    """Raise for sizes that would exhaust memory or time before a mismatch with the weights is found."""
     if isinstance(settings, dict):
         for inner, value in settings.items():
             _refuse_large(path, value, inner)
@@ -135,7 +135,7 @@ def _refuse_large(path: Path, settings: Any, key: str = "") -> None:
             raise _too_large(path, key, f"{len(settings):,} entries", _MAX_LEVELS)
         for value in settings:
             _refuse_large(path, value, key)
-    elif isinstance(settings, int):  # sizes are; others may be infinite
+    elif isinstance(settings, int):  # sizes are finite; other numbers may be infinite
         most = _MAX_COUNT if key.endswith(("_token_id", "vocab_size", "_timesteps", "num_labels")) else _MAX_SETTING
         if "layers" in key or key.endswith("_blocks"):
             most = _MAX_LAYERS.get(key, _MAX_BLOCKS)

@@ -10,19 +10,19 @@ __all__ = ["forward_with_embeds"]
 
 
 def forward_with_embeds(tower: nn.Module, ids: Tensor, embeds: Tensor, **options: Any) -> Any:
-    """The tower's own forward, with ``embeds`` in place of what its token table would give for ``ids``.
+    """Run the tower's own forward with ``embeds`` instead of its token embeddings of ``ids``.
 
-    CLIP towers take ids only. A hook on the token table for the length of one call changes nothing in the model, keeps
-    the tower's causal mask, positions and pooling, and does not depend on how a version of transformers names them.
+    CLIP towers accept only ids. A hook on the token table during one call does not change the model, keeps the tower's
+    causal mask, positions and pooling, and does not depend on their names in a version of transformers.
 
     Args:
         tower: ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
-        ids: (B, L) int64; where a learned vector stands, any valid id.
+        ids: (B, L) int64; at a learned vector, any valid id.
         embeds: (B, L, d) token embeddings without positions; may require grad.
-        options: passed on, for example ``output_hidden_states=True``.
+        options: passed to the tower, for example ``output_hidden_states=True``.
 
     Returns:
-        What the tower returns.
+        The tower's output.
     """
     table: nn.Embedding = tower.get_input_embeddings()  # type: ignore[operator]
     hook = table.register_forward_hook(lambda module, inputs, output: embeds)
