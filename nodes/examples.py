@@ -71,10 +71,12 @@ class ExamplesFromFolder(Node):
             return math.nan
         with plainly():
             root = example_folder(checked_text("folder", folder))
-        files = [file for path in sorted(root.iterdir()) if path.is_dir() for file in find_images(path)]
-        return str([(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]), sorted(
-            others.items()
-        )
+            try:
+                files = [file for path in sorted(root.iterdir()) if path.is_dir() for file in find_images(path)]
+                found = [(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]
+            except OSError:  # one has gone meanwhile, or may not be read: who reads it says so
+                return math.nan
+        return str(found), sorted(others.items())
 
     @classmethod
     def execute(cls, folder: str, shots: int, seed: int, image_size: int) -> io.NodeOutput:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from comfy_api.latest import io
 from ..mcti_core.errors import TokenError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.files.limits import MAX_SET_BYTES
+from ..mcti_core.files.regular import open_regular
 from ..mcti_core.tokens.clip_words import describe_words
 from ..mcti_core.tokens.formats import SUFFIXES
 from ..mcti_core.tokens.io import (
@@ -105,9 +107,9 @@ class LoadTokens(Node):
             paths = _paths(checked_text("file", file))
         for path in paths:
             digest.update(path.name.encode("utf-8", "surrogatepass"))
-            if path.stat().st_size > MAX_SET_BYTES:  # nor will it be read
-                continue
-            with open(path, "rb") as content:
+            with suppress(OSError), open_regular(path) as content:  # who reads it says what is wrong
+                if os.fstat(content.fileno()).st_size > MAX_SET_BYTES:  # nor will it be read
+                    continue
                 while block := content.read(2**20):
                     digest.update(block)
         return digest.hexdigest()

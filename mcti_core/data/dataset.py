@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ExamplesError, counted
-from ..images.reading import UnreadableError, load_square, one_error, open_regular, to_square
+from ..images.reading import UnreadableError, load_square, one_error, open_image, to_square
 from ..images.tensors import as_image
 from ..tokens.names import safe_names
 from ..tokens.normal_form import normal_form
@@ -191,7 +191,7 @@ def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
         content = f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
         digest.update(f"{label}:{len(content)}:".encode() + content)
         return
-    with open_regular(image) as file:
+    with open_image(image) as file:
         digest.update(f"{label}:{os.fstat(file.fileno()).st_size}:".encode())
         while part := file.read(2**20):
             digest.update(part)

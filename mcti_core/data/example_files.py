@@ -14,7 +14,7 @@ from ..errors import ExamplesError
 from ..files.kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of, reader_hint, suffix_reason
 from ..files.provenance import is_marked
 from ..files.safe_load import format_of
-from ..images.reading import open_regular
+from ..images.reading import open_image
 from ..tokens.normal_form import label_of_folder
 
 __all__ = ["ClassFolder", "Skipped", "find_class_folders", "find_images", "holds_images", "is_foreign", "list_folder"]
@@ -155,7 +155,7 @@ def _is_own_picture(path: str) -> bool:
 def _by_content(path: str) -> str:
     """Downloads have names without a suffix."""
     try:
-        with open_regular(path) as file:
+        with open_image(path) as file:
             kind = kind_of(file.read(64))
     except (ExamplesError, OSError):
         return "cannot be read"

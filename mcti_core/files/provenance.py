@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError
 from .ownership import write_own
+from .regular import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,17 +21,32 @@ _PROGRAM = "MC-TI"
 GENERATOR = f'<meta name="generator" content="{_PROGRAM}">'
 """To stand in the head of a page."""
 _KEY = "written_by"
-_MARKS = (f"Software\0{_PROGRAM}".encode(), f'"{_KEY}": "{_PROGRAM}"'.encode(), GENERATOR.encode())
+_PNG, _TEXT = b"\x89PNG\r\n\x1a\n", f"Software\0{_PROGRAM}".encode()
+_MARKS = (
+    rb'\{\s*"%s": "%s"[,\s}]' % (_KEY.encode(), _PROGRAM.encode()),
+    rb"<!doctype html>\s*<html[^>]*>\s*<head>\s*(?:<meta [^>]*>\s*)*?" + re.escape(GENERATOR.encode()),
+)
+"""How tables and reports begin."""
 _BEGIN = 1024
 
 
 def is_marked(path: Path) -> bool:
-    """Whether a file begins as those that are written here do."""
-    if not path.is_file():
+    """Whether a file is marked where those that are written here are: the first key, the head of the page, a text before the pixels."""
+    try:
+        with open_regular(path) as file:
+            begin = file.read(_BEGIN) or b""
+    except OSError:  # it is not ours to replace
         return False
-    with open(path, "rb") as file:
-        begin = file.read(_BEGIN)
-    return any(mark in begin for mark in _MARKS)
+    return (b"tEXt", _TEXT) in _chunks(begin) or any(re.match(mark, begin) for mark in _MARKS)
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of the chunks with which a PNG begins."""
+    at = len(_PNG) if png.startswith(_PNG) else len(png)
+    while at < len(png) and png[at + 4 : at + 8] != b"IDAT":
+        length = int.from_bytes(png[at : at + 4], "big")
+        yield png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        at += length + 12
 
 
 def write_png(image: Image, path: Path) -> Path:

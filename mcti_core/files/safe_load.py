@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from torch.nn import ParameterDict
 from ..errors import TokenError
 from .kinds import READ_KINDS, UNKNOWN_KIND, kind_of
 from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
+from .regular import name_of, open_regular
 
 __all__ = ["MOST_BYTES", "format_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
 
@@ -75,8 +77,7 @@ def read_safetensors(
         TokenError: no such file, not a whole safetensors file, or one larger than ``files/limits.py`` allows.
     """
     try:
-        _refuse_claims(path)
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path) as opened, _checked(opened, path) as file:
             values = file.metadata() or {}
             check(values)
             # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
@@ -92,28 +93,25 @@ def read_safetensors(
 
 def _content(path: Path) -> str:
     """What a file holds that somebody took for tensors, such as a web page; empty where that is not known."""
-    with open(path, "rb") as file:
-        kind = kind_of(file.read(64))
+    with open_regular(path) as file:
+        kind = kind_of(file.read(64) or b"")
     if kind in READ_KINDS:
         return f"it holds an image, {kind}"
     what, _, advice = kind.partition(", ")
     return "" if kind == UNKNOWN_KIND else what if advice.startswith(("convert", "export")) else kind  # to an image
 
 
-def _refuse_claims(path: Path) -> None:
-    """Sizes, before the file is mapped into memory.
+def _checked(file: IO[bytes], path: Path) -> Any:
+    """What maps the file into memory, after its sizes were looked at.
 
     Raises:
         TokenError: a token set is not that large.
-        OSError: it cannot be read.
     """
-    if path.exists() and not path.is_file():  # a named pipe would be waited for
-        raise TokenError("cannot be read (it is no file); give a token file")
-    refuse_large(path, MAX_SET_BYTES)
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if MAX_HEADER_BYTES < length <= path.stat().st_size:
+    refuse_large(file.fileno(), MAX_SET_BYTES)
+    length = int.from_bytes(file.read(8) or b"", "little")
+    if MAX_HEADER_BYTES < length <= os.fstat(file.fileno()).st_size:
         raise TokenError(f"what describes its tensors has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
+    return safe_open(name_of(file, path), framework="pt")
 
 
 def is_safetensors(path: Path) -> bool:
@@ -123,10 +121,8 @@ def is_safetensors(path: Path) -> bool:
 
 def format_of(path: str | Path) -> str | None:
     """What stands under ``format`` in a safetensors file's metadata, also where its tensors are cut short; else None."""
-    if not Path(path).is_file():  # a named pipe would be waited for
-        return None
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER_BYTES:
                 return None
@@ -146,7 +142,6 @@ def read_torch(path: Path) -> Any:
     if not begin.startswith(b"PK"):
         known = "a pickle or a PyTorch file from before 2020" if begin.startswith(_OLD) else "unsupported file type"
         raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
-    refuse_large(path)
     archive = _checked_copy(path)
     # ParameterDict is what the first textual inversions were kept in; it is filled, and none of its methods is called.
     allowing = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
@@ -158,9 +153,9 @@ def read_torch(path: Path) -> Any:
         raise TokenError(_not_plain(reason)) from error
 
 
-def refuse_large(path: Path, most: int = MOST_BYTES) -> None:
-    """Raises: TokenError: an embedding, or what else has ``most`` bytes at most, is not that large."""
-    size = path.stat().st_size
+def refuse_large(file: Path | int, most: int = MOST_BYTES) -> None:
+    """Raises: TokenError: an embedding, or what else has ``most`` bytes at most, is not that large; by its path or descriptor."""
+    size = os.stat(file).st_size
     if size > most:
         what = "embeddings" if most == MOST_BYTES else "token sets"
         raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is something else")
@@ -168,22 +163,28 @@ def refuse_large(path: Path, most: int = MOST_BYTES) -> None:
 
 def _checked_copy(path: Path) -> io.BytesIO:
     """The archive with exactly the content whose sizes were checked: two readers may see one file in two ways."""
-    copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
-            members = archive.infolist()
-            total = sum(member.file_size for member in members)
-            if total > MOST_BYTES:
-                raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MOST_BYTES)}")
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
-            for name in dict.fromkeys(member.filename for member in members):
-                content = archive.read(name)
-                if name.lower().endswith("data.pkl"):  # PyTorch's reader of archives does not mind the case
-                    _refuse_unusual(content)
-                checked.writestr(name, content)
+        with open_regular(path) as file:
+            refuse_large(file.fileno())
+            return _copied(file)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise TokenError(f"cut short or damaged; copy it anew ({error})") from error
+
+
+def _copied(file: IO[bytes]) -> io.BytesIO:
+    copy = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as checked:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > MOST_BYTES:
+            raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MOST_BYTES)}")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
+        for name in dict.fromkeys(member.filename for member in members):
+            content = archive.read(name)
+            if name.lower().endswith("data.pkl"):  # PyTorch's reader of archives does not mind the case
+                _refuse_unusual(content)
+            checked.writestr(name, content)
     copy.seek(0)
     return copy
 
@@ -219,11 +220,9 @@ def _not_plain(reason: str) -> str:
 
 
 def _begin(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a named pipe would be waited for
-        raise TokenError("cannot be read (it is no file); give a token file")
     try:
-        with open(path, "rb") as file:
-            return file.read(9)
+        with open_regular(path) as file:
+            return file.read(9) or b""
     except FileNotFoundError as error:
         raise TokenError("there is no such token file") from error
     except OSError as error:

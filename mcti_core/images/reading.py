@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,12 +15,13 @@ from torch import Tensor
 from ..errors import ExamplesError
 from ..files.kinds import READ_KINDS, kind_of, reader_hint, webp_size
 from ..files.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MAX_SCANNED_PIXELS, MAX_SCANS
+from ..files.regular import open_regular
 from .jpeg_scans import count_most_scans
 from .limited_readers import bytes_to_open, open_metered
 from .memory_budget import image_budget, memory_of
 from .tiff_claims import jpeg_places
 
-__all__ = ["UnreadableError", "load_image", "load_square", "load_squares", "one_error", "open_regular", "to_square"]
+__all__ = ["UnreadableError", "load_image", "load_square", "load_squares", "one_error", "open_image", "to_square"]
 
 _HALVED_FROM = 50_000_000
 """Number of pixels above which an image is read at half its width and height."""
@@ -41,11 +41,6 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
     8: lambda p: p.transpose(1, 0, 2)[::-1],
 }
 """Orientation in the metadata -> the upright view of (H, W, 3) pixels."""
-_NOT_A_FILE = (
-    (stat.S_ISDIR, "it is a folder"),
-    (stat.S_ISFIFO, "it is a named pipe, not a file"),
-    (stat.S_ISSOCK, "it is a socket, not a file"),
-)
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -129,36 +124,22 @@ def to_square(image: Tensor, size: int) -> Tensor:
     return resized[0].clamp(0, 1)
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a regular file for reading: a named pipe would block forever, and a device would not end.
+def open_image(path: str | Path) -> IO[bytes]:
+    """Open an image with ``files.regular.open_regular``.
 
     Raises:
         UnreadableError: the file is missing, not a regular file, or not readable.
     """
     try:
-        _refuse_irregular(path, os.stat(path).st_mode)  # checked first, since opening can already start a device
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return open_regular(path)
     except (OSError, ValueError) as error:
         raise UnreadableError(path, _reason(error)) from error
-    file = os.fdopen(descriptor, "rb")
-    try:
-        _refuse_irregular(path, os.fstat(descriptor).st_mode)  # the file may have been replaced since
-    except UnreadableError:
-        file.close()
-        raise
-    return file
-
-
-def _refuse_irregular(path: str | Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        reason = next((told for test, told in _NOT_A_FILE if test(mode)), "it is a device, not a file")
-        raise UnreadableError(path, reason)
 
 
 def _read(path: str | Path, use: Callable[[_Pixels], Tensor]) -> Tensor:
     """Apply ``use`` to the (H, W, 3) pixels; any problem with the file is an ``UnreadableError``."""
     try:
-        with open_regular(path) as file:
+        with open_image(path) as file:
             return _used(file, use)
     except UnreadableError:
         raise

@@ -12,11 +12,12 @@ import json
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from ..errors import TokenError
+from ..files.regular import open_regular
 from ..files.safe_load import refuse_large
 
 __all__ = ["CARD_SUFFIXES", "has_card", "read_card"]
@@ -70,17 +71,24 @@ def _find_json(path: Path) -> bytes | None:
     Raises:
         TokenError: the file is not an image, or exceeds the size limit.
     """
+    try:
+        file = open_regular(path)
+    except FileNotFoundError as error:
+        raise TokenError("there is no such token file") from error
+    except OSError as error:
+        raise TokenError(f"cannot be read ({error}); give a token file") from error
+    with file:
+        refuse_large(file.fileno())
+        return _json_in(file)
+
+
+def _json_in(file: IO[bytes]) -> bytes | None:
     from PIL import Image
 
-    if path.exists() and not path.is_file():  # opening a named pipe would block
-        raise TokenError("cannot be read (it is no file); give a token file")
-    if not path.exists():
-        raise TokenError("there is no such token file")
-    refuse_large(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size check below replaces Pillow's
-            with Image.open(path, formats=("PNG", "WEBP")) as image:
+            with Image.open(file, formats=("PNG", "WEBP")) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     return None
                 text = getattr(image, "text", {}).get(_TEXT)

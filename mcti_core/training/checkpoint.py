@@ -6,6 +6,7 @@ Only safetensors is written or read: unlike pickled files, it cannot carry code.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..errors import ResumeError
 from ..files.limits import MAX_STEPS, MAX_TRAINING_BYTES
 from ..files.ownership import write_own
+from ..files.regular import name_of, open_regular
 from ..files.safe_load import format_of
 from .state import TrainState
 
@@ -74,14 +76,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ResumeError: no such file, one that is damaged or of something else, or one that a newer version wrote.
     """
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a named pipe would be waited for
-            raise ValueError("it is no file")
-        if Path(path).stat().st_size > MAX_TRAINING_BYTES:
-            raise ValueError(f"it is larger than {MAX_TRAINING_BYTES // 2**30} GiB")
-        with safe_open(path, framework="pt") as file:
-            values = _values(file.metadata() or {})
-            # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        with open_regular(path) as opened:
+            if os.fstat(opened.fileno()).st_size > MAX_TRAINING_BYTES:
+                raise ValueError(f"it is larger than {MAX_TRAINING_BYTES // 2**30} GiB")
+            with safe_open(name_of(opened, path), framework="pt") as file:
+                values = _values(file.metadata() or {})
+                # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         return _unpacked(tensors, values)
     except FileNotFoundError as error:
         raise ResumeError(f"there is no training {path} to go on with") from error
