@@ -18,8 +18,6 @@ __all__ = ["SINGLE_PROCESS", "DistributedContext", "launched", "shut_down", "sta
 
 _PATIENCE, _LONG_PATIENCE = timedelta(minutes=30), timedelta(days=1)
 """Collective timeouts. A crash is noticed at once on the same machine, only after the timeout on another."""
-_PIECE = 2**24
-"""Maximum number of bytes per process and message."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +99,11 @@ class DistributedContext:
         lengths = torch.zeros(self.count, dtype=torch.int64, device=self.device)
         lengths[self.index] = len(own)
         torch.distributed.all_reduce(lengths)
-        parts: list[list[Tensor]] = [[] for _ in range(self.count)]
-        for start in range(0, int(lengths.max()), _PIECE):
-            piece = torch.zeros(min(_PIECE, int(lengths.max()) - start), dtype=torch.uint8, device=self.device)
-            mine = own[start : start + len(piece)]
-            piece[: len(mine)] = mine.to(self.device)
-            received = [torch.empty_like(piece) for _ in range(self.count)]
-            torch.distributed.all_gather(received, piece)
-            for part, one in zip(parts, received, strict=True):
-                part.append(one.cpu())
-        joined = [torch.cat(part) if part else own.cpu()[:0] for part in parts]
-        return [whole[:length].clone() for whole, length in zip(joined, lengths.tolist(), strict=True)]
+        padded = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=self.device)  # all must be as long
+        padded[: len(own)] = own.to(self.device)
+        received = [torch.empty_like(padded) for _ in range(self.count)]
+        torch.distributed.all_gather(received, padded)
+        return [part[:length].cpu() for part, length in zip(received, lengths.tolist(), strict=True)]
 
 
 SINGLE_PROCESS = DistributedContext()
