@@ -1,1 +1,1 @@
-"""Few-shot examples: the dataset, its features, batches of it, and streams of images."""
+"""Few-shot examples: the dataset, its cached features, its batches, and streams of images."""

@@ -32,13 +32,13 @@ class FewShotDataset:
 
     Args:
         classes: (C,) labels in label order.
-        images: (N,) each a path, read when needed, or an image as ``images.tensors.as_image`` takes it.
+        images: (N,) each a path, which is read when needed, or an image for ``images.tensors.as_image``.
         labels: (N,) int64 class of each image.
-        alone: one class is enough, for it is to be added to others.
-        skipped: one line about what else the folder holds and why it is not used; empty where there is nothing.
+        alone: allow a single class, which is to be added to others.
+        skipped: one line about unused files in the folder, with reasons; empty without such files.
 
     Raises:
-        ExamplesError: fewer than two classes, labels that name one class twice, a class without images, an image that
+        ExamplesError: fewer than two classes, two labels for the same class, a class without images, or an image that
             ``as_image`` refuses.
     """
 
@@ -70,13 +70,13 @@ class FewShotDataset:
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, alone: bool = False) -> FewShotDataset:
-        """Read ``folder/<class>/<image>``; classes and images sorted by name. ``skipped`` tells what else is there.
+        """Read ``folder/<class>/<image>``; classes and images are sorted by name. ``skipped`` describes unused files.
 
         Args:
-            alone: one class folder is enough.
+            alone: allow a single class folder.
 
         Raises:
-            ExamplesError: no such folder, fewer than two class folders, a class folder whose images cannot be used.
+            ExamplesError: the folder is missing, there are fewer than two class folders, or a class folder has unusable images.
         """
         classes, skipped = find_class_folders(folder)
         report = skipped.report()
@@ -92,12 +92,12 @@ class FewShotDataset:
 
     @classmethod
     def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
-        """Label -> images as ``images.tensors.as_image`` takes them, one (n, 3, H, W) batch, or one image (3, H, W).
+        """Label -> images for ``images.tensors.as_image``, one (n, 3, H, W) batch, or one image (3, H, W).
 
-        Label order is the mapping's.
+        The label order is the mapping's.
 
         Raises:
-            ExamplesError: as ``as_image``, and as the class itself; ``images`` is no mapping.
+            ExamplesError: as for ``as_image`` and for the class itself, or ``images`` is not a mapping.
         """
         if not isinstance(images, Mapping):
             raise ExamplesError(
@@ -114,24 +114,24 @@ class FewShotDataset:
         return len(self.images)
 
     def split(self, shots: int, seed: int = 0) -> tuple[FewShotDataset, FewShotDataset]:
-        """``shots`` random images of every class as support, and all the others as query.
+        """``shots`` random images of every class as support, and all others as query.
 
-        The support of fewer shots is part of the support of more, for the same seed.
+        For the same seed, the support of fewer shots is a subset of the support of more shots.
 
         Raises:
-            ExamplesError: a class has too few images to leave one for the query.
+            ExamplesError: a class has no image left for the query.
         """
         support, query = few_shot_split(self.labels, self.classes, shots, seed)
         return self.pick(support), self.pick(query)
 
     def pick(self, index: Tensor | Sequence[int]) -> FewShotDataset:
-        """The images at these indices; every class must keep one."""
+        """The images at these indices; at least one per class must remain."""
         chosen = torch.as_tensor(index, dtype=torch.long)
         images = tuple(self.images[i] for i in chosen.tolist())
         return FewShotDataset(self.classes, images, self.labels[chosen], self.alone)
 
     def load(self, size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
-        """Each image, or those in these rows, as (3, size, size) float32 in [0, 1]."""
+        """Yield each image, or those in the given rows, as (3, size, size) float32 in [0, 1]."""
         for row in range(len(self)) if rows is None else rows:
             image = self.images[row]
             yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
@@ -140,7 +140,7 @@ class FewShotDataset:
         """Hash of all image contents and labels, hexadecimal.
 
         Raises:
-            ExamplesError: one for all files that cannot be read.
+            ExamplesError: one error for all unreadable files.
         """
         digest = hashlib.sha256()
         errors = []
@@ -159,10 +159,10 @@ class FewShotDataset:
 def few_shot_split(
     labels: Tensor, classes: Sequence[str], shots: int, seed: int, *, least_left: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Indices of ``shots`` random members of every class, and of all the others, both ascending.
+    """Indices of ``shots`` random members of every class, and of all others, both ascending.
 
     Args:
-        least_left: members of every class that must be left over; 0 where nothing is to be tested on them.
+        least_left: minimum number of members per class that must remain; 0 without a test.
 
     Raises:
         ExamplesError: a class has too few members.
@@ -186,7 +186,7 @@ def few_shot_split(
 
 
 def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
-    """Feed an image's content to a hash, a part at a time."""
+    """Feed an image's content to a hash in parts."""
     if isinstance(image, Tensor):
         content = f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
         digest.update(f"{label}:{len(content)}:".encode() + content)
@@ -198,7 +198,7 @@ def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
 
 
 def _each(images: Sequence[Any] | Tensor, label: str) -> Sequence[Any] | Tensor:
-    """One image that stands without a list around it is a list of one."""
+    """Wrap a single image in a list."""
     single = isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)
     if not single and (isinstance(images, str) or not isinstance(images, Iterable)):
         raise ExamplesError(
@@ -213,7 +213,7 @@ def _refuse_twins(classes: Iterable[str]) -> None:
         raise ExamplesError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
     alone = [normal_form(safe_names([name])[0]) for name in classes]
     for index, name in enumerate(alone):
-        nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?": they are numbered
+        nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?", which get numbers
         if name in alone[:index] and not nameless:
             twin, label = classes[alone.index(name)], classes[index]
             if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", label):

@@ -1,4 +1,4 @@
-"""Which files of a folder are images to use, and what else is there: each file is used, or counted with the reason why not."""
+"""Find the images in a folder: each file is used, or counted with the reason why it is not."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from ..tokens.normal_form import label_of_folder
 __all__ = ["ClassFolder", "Skipped", "find_class_folders", "find_images", "holds_images", "is_foreign", "list_folder"]
 
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "zbthumbnail.info", "picasa.ini"}
-"""What systems put into every folder and nobody means."""
+"""Files that operating systems put into folders."""
 _FOREIGN_FOLDERS = {
     "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@synoresource", "__macosx", "$recycle.bin",
     "system volume information", "lost+found", "found.000", "__pycache__", "network trash folder", "temporary items", "recycler",
     "recycled",
 }  # fmt: skip
-"""What systems and NAS devices put beside people's folders, in lower case; hidden ones are foreign too."""
+"""Folders that systems and NAS devices create, in lower case; hidden folders are foreign too."""
 _KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
 _DEEPEST = 4
-"""Folders in one another that are looked into for the level that is meant."""
+"""Depth of nested folders that is searched for the right level."""
 _FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
 
 
 @dataclass
 class Skipped:
-    """What is there and not used, each thing under its kind and the reason."""
+    """Unused files and folders, by kind and reason."""
 
     first: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(kind, reason) -> a path. The kind is such as ".heic file" or "folder"."""
+    """(kind, reason) -> an example path. A kind is for example ".heic file" or "folder"."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    """Other sentences about what was found."""
+    """Other messages about the folder."""
 
     def add(self, kind: str, reason: str, path: str) -> None:
         self.counts[kind, reason] += 1
@@ -53,11 +53,11 @@ class Skipped:
         self.notes += other.notes
 
     def has_lost_images(self) -> bool:
-        """Whether files are among them that may be meant as images."""
+        """Whether some of these files may be intended as images."""
         return any(kind != _FOLDER and reason not in (_NO_IMAGE, _OWN) for kind, reason in self.counts)
 
     def report(self) -> str:
-        """One line for a person, the most frequent kind first; empty where everything is used."""
+        """One line for a message, the most frequent kind first; empty if everything is used."""
         groups = [
             f"{count} {_plural(kind) if count > 1 else kind} skipped: {reason} "
             f"({'the first is ' * (count > 1)}{self.first[kind, reason]})"
@@ -68,7 +68,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of one class."""
+    """The folder of one class."""
 
     label: str
     images: tuple[Path, ...]
@@ -79,13 +79,13 @@ def _plural(kind: str) -> str:
 
 
 def find_images(path: str | Path) -> list[Path]:
-    """The image files of a folder that can be used, sorted by name; or the one file itself."""
+    """The usable image files of a folder, sorted by name; or the given file itself."""
     path = Path(path)
     return [path] if path.is_file() else [path / name for name in list_folder(path, Skipped())[0]]
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder seems to hold images, by their names alone."""
+    """Whether a folder seems to contain images, by file names only."""
     with os.scandir(folder) as entries:
         return any(
             os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
@@ -94,19 +94,19 @@ def holds_images(folder: Path) -> bool:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a folder of this name is one that systems make."""
+    """Whether systems create folders with this name."""
     return name.startswith(".") or name.lower() in _FOREIGN_FOLDERS
 
 
 def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> tuple[list[str], list[str]]:
-    """Names of the images in a folder, and of the folders in it, each sorted.
+    """Names of the images and of the subfolders in a folder, each sorted.
 
-    Links count as what they lead to. Hidden files and folders, and files that systems make, are left out without a word.
+    Links count as their targets. Hidden files and folders, and system files, are silently ignored.
 
     Args:
-        folder: "" is the current one.
-        skipped: all other files are counted here.
-        own: images that this program wrote are wanted too; its loss curves never are.
+        folder: "" is the current folder.
+        skipped: counts all other files.
+        own: include images that this program wrote, except its loss curves.
 
     Raises:
         ExamplesError: the folder cannot be read.
@@ -129,7 +129,7 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
 
 
 def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
-    """(kind, reason) why this file is not an image to use; None if it is one."""
+    """(kind, reason) why this file is not a usable image; None if it is."""
     suffix = os.path.splitext(entry.name)[1].lower()
     kind = f"{suffix} file" if len(suffix) > 1 else "file without suffix"
     if not os.path.isfile(entry.path):
@@ -148,12 +148,12 @@ def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
 def _is_own_picture(path: str) -> bool:
     try:
         return is_marked(Path(path))
-    except OSError:  # who reads it says what is wrong
+    except OSError:  # the reader reports the problem
         return False
 
 
 def _by_content(path: str) -> str:
-    """Downloads have names without a suffix."""
+    """Why a file without a suffix, as downloads have, is not a usable image; empty if it is."""
     try:
         with open_image(path) as file:
             kind = kind_of(file.read(64))
@@ -163,13 +163,13 @@ def _by_content(path: str) -> str:
 
 
 def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
-    """``root/<class>/<image>``: the class folders sorted by name, and what of the folder is not used.
+    """``root/<class>/<image>``: the class folders sorted by name, and the unused content.
 
-    Folders that this program wrote, that systems make, and that hold nothing meant as an image are not classes.
+    Folders that this program wrote, system folders, and folders without intended images are not classes.
 
     Raises:
-        ExamplesError: no such folder, one that cannot be read, or a class folder whose images cannot be used or lie a
-            level further down.
+        ExamplesError: the folder is missing or unreadable, or the images of a class folder are unusable or one level
+            deeper.
     """
     root = Path(root)
     if not root.is_dir():
@@ -215,20 +215,20 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
 
 
 def _levels(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders down to this depth that hold two folders of images at least, by their names alone."""
+    """Folders down to this depth with at least two folders of images, by file names only."""
     try:
         inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_foreign(entry.name)]
         if sum(map(holds_images, inner)) > 1:
             yield folder
             return
-    except OSError:  # an unreadable folder is reported where it is given
+    except OSError:  # an unreadable folder is reported when it is given
         return
     for each in inner if depth else ():
         yield from _levels(each, depth - 1)
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether this program wrote tokens, a training, features or a report into a folder."""
+    """Whether this program wrote tokens, a training, features or a report into the folder."""
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors" and path.is_file() and "mcti-" in (format_of(path) or ""):
             return True
@@ -238,7 +238,7 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _without_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
-    """Of folders that are all named as kohya's scripts want it, ``10_cat``, the label is ``cat``; not of years, ``2021_rome``."""
+    """The label of ``10_cat`` is ``cat`` if all folders follow this convention of kohya's scripts; years, as in ``2021_rome``, stay."""
     matches = [_KOHYA.fullmatch(each.label) for each in classes]
     labels = [match[1] for match in matches if match]
     if not classes or len(set(labels)) < len(classes):

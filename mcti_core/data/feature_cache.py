@@ -1,4 +1,4 @@
-"""What training needs of the example images, computed once: latents and CLIP image features."""
+"""Compute what training needs of the example images once: latents and CLIP image features."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ _TOO_LARGE = (
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """N examples of C classes as the loss sees them. M is 2 where the mirror image is kept beside each, else 1."""
+    """Latents and features of N examples of C classes. M is 2 if each mirror image is stored too, otherwise 1."""
 
     classes: tuple[str, ...]
     labels: Tensor
-    """(N,) int64."""
+    """(N,) int64 class of each example."""
     latents: Tensor | None
     """(N, M, c, h, w) float32 on the CPU; None without a VAE."""
     features: Tensor | None
     """(N, M, p) float32 of unit length on the CPU; None without a CLIP space."""
     fingerprint: str
-    """Of images, labels, size, mirroring and models: equal only if everything here is."""
+    """Hash of images, labels, size, mirroring and models: equal only if all tensors are."""
     thumbnails: Tensor | None = None
-    """(N, M, 432) float32 on the CPU, see ``near_copies``; None of examples whose images are not at hand."""
+    """(N, M, 432) float32 on the CPU, see ``near_copies``; None without the examples' images."""
 
     @classmethod
     def build(
@@ -62,19 +62,19 @@ class FeatureCache:
         """Send every image, and its mirror image, through VAE and vision tower once.
 
         Args:
-            host: lends both; what it lacks is left out.
+            host: provides both; missing parts are skipped.
             dataset: the examples.
-            mirror: keep mirror images too. Leave it off where left and right matter, as in writing.
-            size: side of the images in pixels, the host's own by default; a multiple of the VAE's downscale.
-            folder: where results are kept for the next run with the same images and models.
-            batch: images at once.
-            latents: leave it off where only image features are wanted.
-            progress: called with images done and images in all.
-            processes: each sends its share of the batches through the models, and all get the whole; the first writes the file.
+            mirror: also store mirror images. Turn it off if left and right matter, as in writing.
+            size: side of the images in pixels, by default the host's own; a multiple of the VAE's downscale.
+            folder: stores results for the next run with the same images and models.
+            batch: number of images at once.
+            latents: turn it off if only image features are needed.
+            progress: called with the number of finished images and of all images.
+            processes: each runs its share of the batches, and all get the complete result; the first writes the file.
 
         Raises:
-            ConfigError: a size that the VAE cannot take.
-            ExamplesError: one for all images that cannot be read; ``dataset`` is something else.
+            ConfigError: a size that the VAE does not support.
+            ExamplesError: one error for all unreadable images, or ``dataset`` has the wrong type.
             HostError: latents or features that are not finite.
         """
         if not isinstance(dataset, FewShotDataset):
@@ -120,17 +120,17 @@ class FeatureCache:
 
     @cached_property
     def alike(self) -> Tensor | None:
-        """(N,) int64: of each example the first that is the same image, or nearly so."""
+        """(N,) int64: index of the first example that is the same image, or nearly so."""
         return None if self.thumbnails is None else first_alike(self.thumbnails[:, 0])
 
     @cached_property
     def by_class(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """(N,) indices of all examples, class after class; (C,) where in them each class begins; and how many it has."""
+        """(N,) indices of all examples, sorted by class; (C,) start of each class in them; (C,) number of its examples."""
         counts = torch.bincount(self.labels, minlength=len(self.classes))
         return self.labels.argsort(stable=True), counts.cumsum(0) - counts, tuple(counts.tolist())
 
     def support(self) -> Support | None:
-        """The features of the images themselves, to be kept with the tokens."""
+        """The features of the unmirrored images, to store with the tokens."""
         return None if self.features is None else Support(self.features[:, 0].clone(), self.labels.clone())
 
 
@@ -146,7 +146,7 @@ def _compute(
 ) -> dict[str, Tensor]:
     models = _models(host, latents)
     parts: dict[str, list[Tensor]] = {name: [] for name in models}
-    share = processes.share(-(-len(dataset) // batch))  # whole batches, so that they are those of a single process
+    share = processes.share(-(-len(dataset) // batch))  # complete batches, the same as of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
 
     @torch.inference_mode()
@@ -158,7 +158,7 @@ def _compute(
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:
             errors += [image for _, image in found if isinstance(image, ExamplesError)]
-            if errors:  # the others are read all the same, so that one message names all that cannot be
+            if errors:  # the others are still read, so that one message lists all unreadable images
                 continue
             images = torch.stack([image for _, image in found if isinstance(image, Tensor)])
             for name, model in models.items():
@@ -176,7 +176,7 @@ def _compute(
 
 
 def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
-    """NaN would win every comparison, and a model in too narrow a format gives it without a word."""
+    """Raise for NaN, which would win every comparison, and which a model in a narrow dtype silently outputs."""
     for name, rows in computed.items():
         broken = (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
         if broken:
@@ -187,7 +187,7 @@ def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None
 
 
 def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """By the result's name, what (b, 3, H, W) images are sent through."""
+    """Functions that (b, 3, H, W) images are sent through, by the result's name."""
     found: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
     if latents and host.codec is not None:
         found["latents"] = host.codec.encode
@@ -200,14 +200,14 @@ def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
 def _of_views(
     model: Callable[[Tensor], Tensor], images: Tensor, mirror: bool, device: torch.device, part: slice
 ) -> Tensor:
-    """(b, M, ...) float32 on the CPU, of these rows of the images."""
+    """(b, M, ...) float32 on the CPU, for these rows of the images."""
     plain = images[part].to(device)  # (b, 3, H, W)
     views = [plain, plain.flip(-1)] if mirror else [plain]
     return torch.stack([model(view).float().cpu() for view in views], dim=1)
 
 
 def _shapes(host: Host, rows: tuple[int, int], size: int, codec: LatentCodec | None) -> dict[str, tuple[int, ...]]:
-    """Of all that is kept of so many images and views; width and lengths are those of the models."""
+    """Shapes of all stored tensors for this number of images and views, with the models' widths."""
     shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
     if codec is not None:
         shapes["latents"] = (*rows, codec.channels, size // codec.downscale, size // codec.downscale)
@@ -219,7 +219,7 @@ def _shapes(host: Host, rows: tuple[int, int], size: int, codec: LatentCodec | N
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """What is kept, if it is of these parts and shapes; else it is computed again. A larger file is not looked into."""
+    """The stored tensors, if they have these names and shapes; otherwise they are computed again. A larger file is not read."""
     bytes_needed = sum(4 * math.prod(shape) for shape in shapes.values())
     if not path.is_file() or not _is_own(path) or path.stat().st_size > bytes_needed + MAX_HEADER_BYTES:
         return None

@@ -1,4 +1,4 @@
-"""Images by the million: only their names are held, and their pixels are read ahead of the model that looks at them."""
+"""Stream millions of images: only their names stay in memory, and pixels are prefetched for the model."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ImagePaths:
-    """The paths of very many images, each made when it is asked for: (folder, names in it) of every folder."""
+    """The paths of very many images, stored as (folder, names in it) and joined on access."""
 
     folders: tuple[tuple[str, list[str]], ...]
     skipped: str = ""
-    """One line about what else the folders hold and why it is not used; empty where there is nothing."""
+    """One line about unused files in the folders, with reasons; empty without such files."""
 
     def __len__(self) -> int:
         return sum(len(names) for _, names in self.folders)
@@ -39,7 +39,7 @@ class ImagePaths:
                 yield os.path.join(folder, name)
 
     def fingerprint(self) -> str:
-        """Of names and order, hexadecimal; pixels are not looked at."""
+        """Hexadecimal hash of names and order, without pixels."""
         digest = hashlib.sha256()
         for path in self:
             digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
@@ -47,13 +47,13 @@ class ImagePaths:
 
 
 def find_image_paths(paths: Iterable[str | Path], *, recursive: bool = False) -> ImagePaths:
-    """Image files as they are given, and those in folders, sorted by name, hidden ones left out.
+    """Image files in the given order, and images in folders, sorted by name, without hidden ones.
 
     Args:
-        recursive: also those in the folders' folders; each is looked into once, however many links lead to it.
+        recursive: include subfolders; each is read once, even if several links lead to it.
 
     Raises:
-        ExamplesError: a path that is not there, a folder that cannot be read, or no images.
+        ExamplesError: a missing path, an unreadable folder, or no images.
     """
     given, skipped, seen = [str(path) for path in paths], Skipped(), set[tuple[int, int]]()
     found: list[tuple[str, list[str]]] = []
@@ -74,10 +74,10 @@ def _in_folder(
     folder: str, recursive: bool, skipped: Skipped, seen: set[tuple[int, int]]
 ) -> Iterator[tuple[str, list[str]]]:
     waiting = [folder]
-    while waiting:  # folders in one another may be a thousand deep, more than Python's stack
+    while waiting:  # folders can be nested a thousand deep, more than Python's stack
         folder, deeper = waiting.pop(), list[str]()
         status = os.stat(folder or ".")
-        if (status.st_dev, status.st_ino) in seen:  # a link may lead back to where it is
+        if (status.st_dev, status.st_ino) in seen:  # a link may lead back to its own folder
             skipped.add("folder", "read already under another name", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -97,14 +97,14 @@ def _in_folder(
 def read_ahead(
     items: Iterable[_T], size: int, read: Callable[[_T], Tensor], readers: int
 ) -> Generator[list[tuple[_T, Tensor | ExamplesError]], None, None]:
-    """Batches of items, each with what ``read`` gives or its ``ExamplesError``, in order; the next one is read meanwhile.
+    """Batches of items in order, each item with the result of ``read`` or its ``ExamplesError``; the next batch is prefetched.
 
-    No more than two batches are held, however slowly they are taken. Close it to end its threads before it has ended.
+    At most two batches are in memory, even with a slow consumer. Close the generator to end its threads early.
 
     Args:
-        items: such as paths.
-        size: items in a batch, the last ones fewer.
-        readers: threads. Pillow and PyTorch let others run while they work.
+        items: for example paths.
+        size: items per batch; the last batch may have fewer.
+        readers: number of threads. Pillow and PyTorch release the GIL while they work.
     """
 
     def tried(item: _T) -> Tensor | ExamplesError:

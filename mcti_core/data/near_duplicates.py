@@ -1,7 +1,7 @@
-"""Which examples are the same image as another, or nearly so: saved again, scaled, a little cropped, or with other contrast.
+"""Find examples that are the same image or nearly so: saved again, scaled, slightly cropped, or with other contrast.
 
-An image is looked at as 12 x 12 colours. Two are taken for the same where these correlate, and are about as bright. Of 43 photographs, 1,797
-handwritten digits and 2,000 characters no two different ones are; all are found again after JPEG (quality 30) or half the size.
+Images are compared as 12 x 12 colours. Two are the same if these correlate and are about equally bright. Among 43 photographs, 1,797
+handwritten digits and 2,000 characters, no two different images match, and all match their copies after JPEG (quality 30) or at half the size.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ THUMBNAIL = 3 * _SIDE**2
 _CORRELATION = 0.99
 _BRIGHTNESS = 0.15
 _FLAT = 0.002
-"""Standard deviation below which an image is of one colour; half a level of 8 bits."""
+"""Standard deviation below which an image is a single colour; half a level of 8 bits."""
 _AT_ONCE = 2**24
-"""Pairs that are compared at once."""
+"""Number of pairs that are compared at once."""
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> what is compared, (B, ``THUMBNAIL``) float32."""
+    """(B, 3, H, W) in [0, 1] -> (B, ``THUMBNAIL``) float32 thumbnails to compare."""
     small = F.interpolate(images.float(), size=(_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
     return small.flatten(1)
 
 
 def first_alike(thumbnails: Tensor) -> Tensor:
-    """(N, 432) -> (N,) int64: of each image the first one that is the same or nearly so; its own number where none is.
+    """(N, 432) -> (N,) int64: index of the first image that is the same or nearly so; its own index if there is none.
 
     Time grows with N squared: about 10 s for 20,000 images.
     """
@@ -55,7 +55,7 @@ def first_alike(thumbnails: Tensor) -> Tensor:
     length = centred.norm(dim=1, keepdim=True)
     flat = length / thumbnails.shape[1] ** 0.5 < _FLAT
     unit = torch.where(flat, 0.0, centred / length.clamp_min(1e-12))
-    unit = torch.cat([unit, flat.float()], dim=1)  # images of one colour correlate with each other
+    unit = torch.cat([unit, flat.float()], dim=1)  # images of a single colour match each other
     first = torch.arange(len(thumbnails))
     rows = max(1, _AT_ONCE // max(1, len(first)))
     for start in range(0, len(first), rows):
@@ -64,15 +64,15 @@ def first_alike(thumbnails: Tensor) -> Tensor:
         alike &= (brightness[part, None] - brightness[: part.stop]).abs() <= _BRIGHTNESS
         alike |= (
             torch.arange(part.start, part.stop)[:, None] == first[: part.stop]
-        )  # rounding must not part it from itself
+        )  # rounding must not make it differ from itself
         first[part] = alike.int().argmax(1)
-    for number, other in enumerate(first.tolist()):  # a copy of a copy is one of the first
+    for number, other in enumerate(first.tolist()):  # a copy of a copy is a copy of the first
         first[number] = first[other]
     return first
 
 
 def across_classes(alike: Tensor, labels: Tensor) -> list[tuple[int, int]]:
-    """Pairs of examples that are the same image in different classes, one pair for each image that is in several.
+    """Pairs of examples that are the same image in different classes, one pair per such image.
 
     Args:
         alike: (N,) from ``first_alike``.
@@ -89,18 +89,18 @@ def across_classes(alike: Tensor, labels: Tensor) -> list[tuple[int, int]]:
 
 
 def across_split(alike: Tensor, support: Tensor, query: Tensor) -> list[tuple[int, int]]:
-    """Pairs of a support and a query example that are the same image, one pair for each such query.
+    """Pairs of a support and a query example that are the same image, one pair per such query.
 
     Args:
         alike: (N,) from ``first_alike``.
-        support, query: (n,) int64 numbers of examples.
+        support, query: (n,) int64 indices of examples.
     """
     of = {int(alike[number]): number for number in reversed(support.tolist())}
     return [(of[group], number) for number in query.tolist() if (group := int(alike[number])) in of]
 
 
 def tell_across_classes(alike: Tensor, labels: Tensor, names: Sequence[str]) -> str:
-    """A sentence about images that are in several classes; empty where none is."""
+    """A message about images in several classes; empty if there are none."""
     pairs = across_classes(alike, labels)
     if not pairs:
         return ""
@@ -111,7 +111,7 @@ def tell_across_classes(alike: Tensor, labels: Tensor, names: Sequence[str]) -> 
 
 
 def example_names(dataset: FewShotDataset) -> list[str]:
-    """What each example is called before a person: folder and file, or number and class of one in memory."""
+    """Names of the examples for messages: folder and file, or index and class for images in memory."""
     return [
         f"{image.parent.name}/{image.name}"
         if isinstance(image, Path)

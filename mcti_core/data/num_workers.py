@@ -1,4 +1,4 @@
-"""How many threads read images ahead of the models."""
+"""Number of threads that prefetch images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MOST = 8
 
 
 def default_num_workers(processes: int = 1) -> int:
-    """As many as this machine has cores for each of the processes on it, and at most 8.
+    """The number of cores per process on this machine, at most 8.
 
     Args:
-        processes: those on this machine alone, since each machine has its own cores.
+        processes: number of processes on this machine only, since each machine has its own cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(_MOST, cores // processes))

@@ -11,15 +11,15 @@ __all__ = ["ClassBalancedBatchSampler"]
 
 
 class ClassBalancedBatchSampler:
-    """Endless batches of image indices in which every class comes equally often.
+    """Endless batches of image indices with every class equally often.
 
-    Classes follow one another in ever new random orders, and so do the images of each class: none is drawn a second
-    time before all have been drawn once.
+    Classes are drawn in a new random order in each round, and so are the images of each class: none is drawn again before
+    all have been drawn once.
 
     Args:
         labels: (N,) int64 class of each image.
-        classes: which classes to draw.
-        size: images a batch.
+        classes: the classes to draw.
+        size: images per batch.
         generator: on the CPU.
     """
 
@@ -28,9 +28,9 @@ class ClassBalancedBatchSampler:
         self.members = {label: (labels == label).nonzero()[:, 0].tolist() for label in classes}
         self.classes = list(classes)
         self.turn: list[int] = []
-        """Classes still to come in this round."""
+        """Remaining classes of this round."""
         self.queues: dict[int, list[int]] = {label: [] for label in classes}
-        """Images of each class still to come in its round."""
+        """Remaining images of each class in its round."""
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -40,14 +40,14 @@ class ClassBalancedBatchSampler:
         return torch.tensor([self._image_of(self._draw(self.turn, self.classes)) for _ in range(self.size)])
 
     def state(self) -> dict[str, list[int]]:
-        """What is still to come; with the generator's state, all that later batches depend on."""
+        """The remaining classes and images; together with the generator's state, they determine all later batches."""
         return {"turn": list(self.turn), **{str(label): list(queue) for label, queue in self.queues.items()}}
 
     def restore(self, state: Mapping[str, Sequence[int]]) -> None:
-        """Go on from what ``state`` gave.
+        """Continue from a result of ``state``.
 
         Raises:
-            ValueError, KeyError: it is of other images or classes.
+            ValueError, KeyError: the state is for other images or classes.
         """
         turn, queues = list(state["turn"]), {label: list(state[str(label)]) for label in self.queues}
         if not set(turn) <= set(self.classes) or any(

@@ -1,4 +1,4 @@
-"""What the stored image features can do without any token: the baselines that tokens have to beat."""
+"""Baselines for the tokens: classifiers that use only the stored image features."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def class_mean(support: Support, query: Tensor, classes: int) -> Tensor:
 
 
 def k_nearest(support: Support, query: Tensor, classes: int, k: int = 3) -> Tensor:
-    """The class that most of the ``k`` nearest examples are of; of equally many, the one with the greater similarity.
+    """The most frequent class among the ``k`` nearest examples; ties go to the class with the greater similarity.
 
-    Arguments and result as in ``class_mean``; ``k`` is cut to the number of examples.
+    Arguments and result as in ``class_mean``; ``k`` is at most the number of examples.
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
     k = min(k, len(support.features))
     similarity, nearest = (F.normalize(query, dim=-1) @ support.features.T).topk(k, dim=1)  # (Q, k)
-    # Sums of k cosines stay within -k and k: divided by more than 2k they order equal counts and nothing else.
+    # Sums of k cosines are between -k and k: divided by more than 2k they only break ties.
     votes = 1 + similarity / (2 * k + 1)
     return torch.zeros(len(query), classes).scatter_add_(1, support.labels[nearest], votes).argmax(1)
 
@@ -48,11 +48,11 @@ def logistic_probe(support: Support, query: Tensor, classes: int, inverse_penalt
     Arguments and result as in ``class_mean``.
 
     Args:
-        inverse_penalty: scikit-learn's ``C``. The smaller, the more the probe resembles the class means.
+        inverse_penalty: scikit-learn's ``C``. The smaller it is, the more the probe resembles the class means.
 
     Raises:
         MCTIError: scikit-learn is not installed.
-        ConfigError: the examples are of one class only.
+        ConfigError: all examples are of one class.
     """
     try:
         from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""Accuracy of tokens and baselines over shots, seeds and settings, on the same splits and the same features."""
+"""Measure the accuracy of tokens and baselines over shots, seeds and settings, on the same splits and features."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = ["ABLATIONS", "Row", "Variant", "check_shots", "evaluate", "markdown_t
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train and to read tokens."""
+    """One way to train and to classify with tokens."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     """Changes to the base configuration."""
     one_by_one: bool = False
     read_templates: tuple[str, ...] | None = None
-    """Templates averaged in classifying; those of the training by default."""
+    """Templates averaged in classifying; by default those of the training."""
     hybrid: bool = False
-    """Also classify with token logits and class means together."""
+    """Whether to also classify with token logits plus class means."""
 
 
 DEFAULT_VARIANTS = (Variant("TI", {"gamma": 0.0, "warm_start": 0}), Variant("MC-TI", hybrid=True))
@@ -59,7 +59,7 @@ ABLATIONS = (
     Variant("MC-TI, one class at a time", {"direction": "text_to_image"}, one_by_one=True),
     Variant("MC-TI, warm start", {"warm_start": 50}),
 )
-"""What docs/results.md compares."""
+"""Variants compared in docs/results.md."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Row:
     accuracy: float
     queries: int
     seconds: float
-    """That its training took; of baselines, the prediction."""
+    """Duration of the training; for baselines, of the prediction."""
     copies: int = 0
-    """Queries that are the same image as one of the support, or nearly so: what they say of the method is too good."""
+    """Number of queries that are the same image as one of the support, or nearly so: they make accuracy look too good."""
 
 
 def evaluate(
@@ -90,21 +90,21 @@ def evaluate(
     on_row: Callable[[Row], object] | None = None,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> list[Row]:
-    """Train and test every variant on every split; baselines see the same support and query features.
+    """Train and test every variant on every split; baselines use the same support and query features.
 
     Args:
         host: with a CLIP space.
-        cache: all examples with their features; split anew for every (shots, seed).
-        shots, seeds: what to split by. The seed also seeds the training.
+        cache: all examples with their features; split for every (shots, seed).
+        shots, seeds: parameters of the splits. The seed also seeds the training.
         base: the configuration that variants change.
-        variants: what to compare.
-        vectors, init: of new tokens, see ``new_tokens``.
-        on_row: called with each measurement as it is made.
-        processes: they share the splits. Each is told of its own measurements by ``on_row``, and all get all.
+        variants: the variants to compare.
+        vectors, init: for new tokens, see ``new_tokens``.
+        on_row: called with each measurement when it is finished.
+        processes: share the splits. In each, ``on_row`` gets its own measurements, and the result contains all.
 
     Raises:
         ConfigError: the cache has no image features.
-        ExamplesError: a class has too few images for the most shots; known before the first training.
+        ExamplesError: a class has too few images for the most shots; raised before the first training.
     """
     if cache.features is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space")
@@ -127,10 +127,10 @@ def evaluate(
 
 
 def usual_shots(labels: Tensor, classes: Sequence[str]) -> list[int]:
-    """Those of 1, 2, 4 and 8 that leave an image of every class to test on.
+    """Those of 1, 2, 4 and 8 shots that leave a test image for every class.
 
     Raises:
-        ExamplesError: a class has a single image.
+        ExamplesError: a class has only one image.
     """
     counts = torch.bincount(labels, minlength=len(classes))
     if (least := int(counts.min())) < 2:
@@ -142,7 +142,7 @@ def usual_shots(labels: Tensor, classes: Sequence[str]) -> list[int]:
 
 
 def check_shots(labels: Tensor, classes: Sequence[str], shots: Sequence[int]) -> None:
-    """Raise an ``ExamplesError`` if a class has too few images for the most shots and one to test on."""
+    """Raise an ``ExamplesError`` if a class has too few images for the most shots and one test image."""
     for count in shots:
         few_shot_split(labels, classes, count, seed=0)
 
@@ -165,7 +165,7 @@ def _measured(
         started = time.monotonic()
         predicted = baseline(few, features, classes)
         yield row(name, predicted, time.monotonic() - started)
-    trained: dict[tuple[TrainConfig, bool], tuple[TokenSet, float]] = {}  # variants may differ in reading alone
+    trained: dict[tuple[TrainConfig, bool], tuple[TokenSet, float]] = {}  # variants may differ only in classifying
     for variant in variants:
         config = replace(base, seed=seed, **variant.settings)
         key = (config, variant.one_by_one)
@@ -183,13 +183,13 @@ def _measured(
 def _trained(host: Host, support: FeatureCache, tokens: TokenSet, config: TrainConfig, one_by_one: bool) -> TokenSet:
     if not one_by_one:
         return train_with_oom_retry(host, support, tokens, config).tokens
-    # as many updates of each class's vectors, from as many images of it, as in the joint run
+    # the same number of updates and images per class as in the joint run
     share = replace(config, batch=max(1, config.batch // len(tokens)))
     return train_per_class(host, support, tokens, share)[-1].tokens
 
 
 def markdown_table(rows: Sequence[Row], chance: float) -> str:
-    """Methods down, shots across: mean accuracy and standard deviation over seeds, in percent."""
+    """Table of methods (rows) and shots (columns): mean accuracy and standard deviation over seeds, in percent."""
     shots = sorted({row.shots for row in rows})
     lines = ["| method | " + " | ".join(f"{count} shot{'s' * (count > 1)}" for count in shots) + " |"]
     lines.append("|---" * (len(shots) + 1) + "|")
@@ -209,7 +209,7 @@ def markdown_table(rows: Sequence[Row], chance: float) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Plain values of all rows."""
+    """All rows as plain values."""
     return [asdict(row) for row in rows]
 
 

@@ -15,20 +15,20 @@ __all__ = ["ClassRow", "accuracy", "confusion_matrix", "per_class_table"]
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class's line of the table."""
+    """One class's row of the table."""
 
     label: str
     images: int
     precision: float
-    """Share of the images taken for this class that are of it; nan where none was."""
+    """Share of the images classified as this class that are of it; nan without such images."""
     recall: float
-    """Share of this class's images that were recognised; nan where there are none."""
+    """Share of this class's images that were recognised; nan without images."""
     taken_for: str | None
-    """The other class its images are most often taken for; None where they never are."""
+    """The other class that its images are most often classified as; None without errors."""
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of right answers.
+    """Share of correct answers.
 
     Args:
         predicted: (N,) int64 class of each image; -1, which is unknown, counts as wrong.
@@ -39,7 +39,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """How often each true class (row) is taken for each class (column).
+    """Number of images of each true class (row) classified as each class (column).
 
     Args:
         predicted: (N,) int64; images with -1, which is unknown, are in no column.
@@ -50,7 +50,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
         (C, C) int64.
 
     Raises:
-        ConfigError: numbers that name no class, or nothing to count.
+        ConfigError: indices that are not classes, or no images.
     """
     _check_pairs(predicted, labels)
     if labels.min() < 0 or predicted.min() < -1 or max(labels.max(), predicted.max()) >= classes:
@@ -61,7 +61,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> list[ClassRow]:
-    """One row a class, in label order; ``predicted`` and ``labels`` as in ``confusion_matrix``."""
+    """One row per class, in label order; ``predicted`` and ``labels`` as in ``confusion_matrix``."""
     matrix = confusion_matrix(predicted, labels, len(names))
     images = torch.bincount(labels, minlength=len(names))
     rows = []

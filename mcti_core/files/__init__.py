@@ -1,1 +1,1 @@
-"""Files: read and written so that nothing of others is trusted, replaced or lost."""
+"""Read and write files safely: foreign files are not trusted, replaced or lost."""

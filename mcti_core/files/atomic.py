@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write a file atomically."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["remove_leftovers", "write_atomically"]
 
 _LEFTOVER = re.compile(r"\.mcti-[0-9a-f]{32,}\.tmp")
 _LEFT_SECONDS = 3600
-"""No file is being written for so long."""
+"""Age in seconds above which a temporary file is no longer in use."""
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, send it to the disk, and only then give it its name.
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and then rename it.
 
-    Whatever goes wrong, ``path`` holds either what it held before or all of the new content, and the temporary file is
-    gone. Folders that are missing are made.
+    After any failure, ``path`` contains either its old content or all of the new content, and the temporary file is
+    removed. Missing folders are created.
 
     Args:
         path: the file to write or to replace.
@@ -40,7 +40,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         write(temporary)
-        os.chmod(temporary, mode)  # safetensors leaves files that only their owner can read
+        os.chmod(temporary, mode)  # safetensors creates files that only their owner can read
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -53,23 +53,23 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Clear away temporary files of programs that were ended in the middle of writing."""
+    """Remove temporary files of processes that ended while writing."""
     for file in Path(folder).glob(".mcti-*.tmp"):
         try:
             if _LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > _LEFT_SECONDS:
                 file.unlink()
-        except OSError:  # somebody else was faster, or may do more here than we
+        except OSError:  # another process was faster, or has more permissions
             continue
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the system can."""
+    """Flush the new name to disk, if the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # some network file systems cannot; the file itself is whole already
+    except OSError:  # some network file systems cannot; the file itself is already complete
         pass
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a file is, by its name and by its first bytes: an image that is read, one that is not, or no image at all."""
+"""Recognise a file by its name and its first bytes: a supported image, an unsupported one, or no image."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ READ_KINDS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
 }
-"""Kinds of image that are read, each by the class that reads it. By content, whatever a file is called."""
+"""Supported image formats and their reader classes. The content decides, not the file's name."""
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
 )  # fmt: skip
 _SUFFIX_KINDS = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}
-"""Those that not every installation reads."""
+"""Formats that not every installation can read, by suffix."""
 _NOT_READ = {
     "raw camera files, convert them to JPEG": ".cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .dng .raf .orf .rw2 .pef .srw .x3f .raw .3fr .iiq .rwl",
     "videos": ".mp4 .mov .avi .mkv .webm .m4v .3gp .mts .m2ts .mpg .mpeg .wmv .flv .ogv",
@@ -65,7 +65,7 @@ UNKNOWN_KIND = "it holds none of the kinds of image that are read"
 
 
 def kind_of(beginning: bytes) -> str:
-    """A key of ``READ_KINDS``, or what else a file holds that begins with these (64) bytes, in a few words."""
+    """A key of ``READ_KINDS``, or a short description of any other file that begins with these (64) bytes."""
     if not beginning:
         return "it is empty"
     for start, kind in _BEGINNINGS:
@@ -86,7 +86,7 @@ def kind_of(beginning: bytes) -> str:
 
 @cache
 def reader_hint(kind: str) -> str:
-    """What to do where this installation cannot read a kind of image; empty where it can."""
+    """What to do if this installation cannot read a format; empty if it can."""
     if kind == "HEIF":
         return "" if find_spec("pillow_heif") else "install pillow-heif, or convert to JPEG"
     if kind in ("AVIF", "WEBP"):
@@ -101,14 +101,14 @@ def reader_hint(kind: str) -> str:
 
 
 def suffix_reason(suffix: str) -> str | None:
-    """Why files with this suffix (in lower case) are not read as images: empty where they are, None where it says nothing."""
+    """Why files with this suffix (in lower case) are not read as images; empty if they are, None for unknown suffixes."""
     if suffix in IMAGE_SUFFIXES:
         return reader_hint(_SUFFIX_KINDS.get(suffix, ""))
     return _OTHER_SUFFIXES.get(suffix)
 
 
 def webp_size(beginning: bytes) -> tuple[int, int]:
-    """Width and height by the first 30 bytes of a WebP file; (0, 0) where they do not tell."""
+    """Width and height from the first 30 bytes of a WebP file; (0, 0) if they are not there."""
     chunk, content = beginning[12:16], beginning[20:30]
     if len(content) < 10:
         return 0, 0

@@ -1,4 +1,4 @@
-"""How large files may be: what a file claims is held against these numbers before anything is made of it."""
+"""Size limits: a file's claims are checked against these numbers before its content is used."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ __all__ = [
 
 MAX_CLASSES = 4096
 MAX_LABEL = 1000
-"""Characters."""
+"""Characters of a label."""
 MAX_TEMPLATES, MAX_TEMPLATE = 1000, 2000
-"""Prompts, and characters of each; a text encoder reads some hundred."""
+"""Number of templates, and characters of each; a text encoder reads a few hundred."""
 MAX_PROMPT, MAX_BRACKETS = 5000, 50
-"""Characters of a prompt, and brackets in one another; a text encoder reads 75 tokens."""
+"""Characters of a prompt, and nested brackets; a text encoder reads 75 tokens."""
 MAX_ENCODED = 250_000
-"""Classes times templates: each of these prompts is encoded when a classifier is made."""
+"""Classes times templates: a classifier encodes each of these prompts when it is created."""
 MAX_WIDTH = 8192
-"""Of a vector; the widest text encoder of Stable Diffusion has 1280."""
+"""Width of a vector; the widest text encoder of Stable Diffusion has 1280."""
 MAX_NUMBER = 1e6
-"""In a vector that is read from a file; learned ones are below 100, and the square of a larger one may overflow."""
+"""Largest number in a vector from a file; learned numbers are below 100, and the square of a larger one may overflow."""
 MAX_SET_BYTES = 2**30
-"""Of a token set's file."""
+"""Size of a token set's file."""
 MAX_TRAINING_BYTES = 2**32
-"""Of a kept training's file, which holds the vectors four times."""
+"""Size of a saved training's file, which contains the vectors four times."""
 MAX_STEPS = 4_000_000
-"""Done in a kept training; each has its losses."""
+"""Steps in a saved training, which stores the losses of each."""
 MAX_HEADER_BYTES = 2**24
-"""Of what describes the tensors of a safetensors file."""
+"""Size of a safetensors header."""
 MAX_IMAGE_BYTES = 2**30
-"""Of an image's file."""
+"""Size of an image's file."""
 MAX_IMAGE_PIXELS = 200_000_000
 """The largest photos of phones are 16320 x 12240."""
 MAX_IMAGE_SIDE = 1_000_000
 MAX_METADATA_BYTES = 2**24
-"""That an image's reader takes beside the pixels; of TIFF, WebP, AVIF and HEIC up to the whole file."""
+"""Bytes that an image's reader may read beside the pixels; for TIFF, WebP, AVIF and HEIC up to the whole file."""
 MAX_IMAGE_READS = 2_000_000
-"""Of an image's file while its pixels are read; each block of it takes a few."""
+"""Number of reads of an image's file while its pixels are decoded; each block takes a few."""
 IMAGE_MEMORY = 2**31
-"""Bytes that all images which are being read may take together, and so one of them."""
+"""Memory in bytes for all images that are read at the same time, and so for one image."""
 MAX_SCANS = 64
-"""Passes over a JPEG's pixels. A progressive photo has about ten, and each costs time at full size."""
+"""Passes over a JPEG's pixels. A progressive photo has about ten; each costs time at full size."""
 MAX_SCANNED_PIXELS = 2_500_000_000
 """Pixels times passes."""
 
 
 def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises: TokenError: too many classes or templates, or too long ones; something that is no text."""
+    """Raises: TokenError: too many or too long classes or templates, or values that are not text."""
     for what, texts, most, longest in (
         ("classes", labels, MAX_CLASSES, MAX_LABEL),
         ("templates", templates, MAX_TEMPLATES, MAX_TEMPLATE),

@@ -1,4 +1,4 @@
-"""One run for each output: a lock that the system releases however the run ends, also by ``kill -9`` or a power cut."""
+"""One run per output: a lock that the system releases when the run ends in any way, also by ``kill -9`` or a power cut."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["lock_output"]
 
 _LOG = logging.getLogger(__name__)
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-"""What a system answers where another process holds the lock."""
+"""Error numbers for a lock that another process holds."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _LOCKED_BYTE = 2**30
-"""Windows lets nobody read a byte that is locked, so it is one far behind the process's number."""
+"""Offset of the locked byte, far after the process number: Windows lets no process read a locked byte."""
 
 
 @contextmanager
 def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
-    """Hold an output folder, or the place of an output file, for this run. Missing folders are made, and go if nothing is written there.
+    """Lock an output folder or an output file for this run. Missing folders are created, and removed if nothing is written there.
 
-    The lock is on a small hidden file in the folder, or beside the file. It is the system's, so a file that is left there
-    locks nothing. Where a file system knows no locks, a line in the log says so.
+    The lock is on a small hidden file in the folder, or beside the file. It is a lock of the system, so a leftover file
+    locks nothing. If a file system has no locks, a log line says so.
 
     Args:
         path: the output.
-        folder: whether it is a folder; else it is a file.
+        folder: whether the output is a folder or a file.
 
     Raises:
-        FileError: another run holds it, the folder cannot be written to, or something of others has the lock's name.
+        FileError: another run holds the lock, the folder cannot be written to, or a foreign file has the lock's name.
     """
     path = Path(path)
     hashed = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
@@ -53,14 +53,14 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
         os.write(descriptor, str(os.getpid()).encode())
         yield
     finally:
-        if os.name == "posix":  # while it is held, so that nobody locks a file that has lost its name
+        if os.name == "posix":  # while the lock is held, so that no process locks an unlinked file
             lock.unlink(missing_ok=True)
         os.close(descriptor)
         if os.name != "posix":
-            with suppress(OSError):  # another run has opened it by now
+            with suppress(OSError):  # another run has opened it meanwhile
                 lock.unlink(missing_ok=True)
         for made in missing:
-            with suppress(OSError):  # there are results
+            with suppress(OSError):  # the folder contains results
                 made.rmdir()
 
 
@@ -81,7 +81,7 @@ def _opened(lock: Path, path: Path) -> int:
             raise FileError(
                 f"another run{holder} is writing to {path}; wait for its end, or choose another place"
             ) from None
-        os.close(descriptor)  # its holder has removed it in between
+        os.close(descriptor)  # its holder has removed it meanwhile
 
 
 def _lock(descriptor: int) -> None:
@@ -98,7 +98,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _is_still(lock: Path, descriptor: int) -> bool:
-    """Whether the file still has this name."""
+    """Whether the open file still has this name."""
     try:
         return os.path.samestat(os.stat(lock), os.fstat(descriptor))
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def _is_still(lock: Path, descriptor: int) -> bool:
 
 
 def _is_lock(path: Path) -> bool:
-    """Whether a file holds a process's number, or nothing, and so is a lock."""
+    """Whether a file is a lock: it contains a process number, or nothing."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -115,7 +115,7 @@ def _is_lock(path: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """The other process's number, where it can be read."""
+    """The other process's number, if it can be read."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     with suppress(OSError):
         number = os.read(descriptor, 20)

@@ -1,4 +1,4 @@
-"""What a run is going to write, looked at before the work: can it be written, and is there an earlier result in its place?"""
+"""Check a run's outputs before the work: whether they can be written, and whether earlier results are in their place."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _REASONS = {
 
 
 def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int = 1) -> None:
-    """Write a file in the folder, and remove it again; missing folders are made for the while.
+    """Write a test file to the folder and remove it again; missing folders are created temporarily.
 
-    Nothing but writing tells: permissions, read-only and full disks, and limits of path lengths differ among systems.
+    Only writing is a reliable test: permissions, read-only and full disks, and path limits differ between systems.
 
     Args:
-        folder: where results go.
-        names: of the files there. The file that is tried has a name as long as the longest of them.
-        room: bytes that the results take, more or less.
+        folder: the folder for the results.
+        names: the results' file names. The test file's name is as long as the longest of them.
+        room: approximate size of the results in bytes.
 
     Raises:
-        FileError: it cannot be written, its path is too long, or its disk has less room.
+        FileError: the folder cannot be written to, a path is too long, or the disk has less room.
     """
     folder = Path(folder)
     missing = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
@@ -62,7 +62,7 @@ def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int =
 
 
 def refuse_to_replace(paths: Sequence[Path], *, overwrite: bool) -> None:
-    """Raise a ``FileError`` where an earlier result is, unless it is to be overwritten."""
+    """Raise a ``FileError`` for an earlier result, unless it may be overwritten."""
     there = [] if overwrite else [path for path in paths if os.path.lexists(path)]
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""

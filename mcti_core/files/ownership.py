@@ -1,4 +1,4 @@
-"""The one guarded write and the one guarded delete: a file that this program did not write is never replaced or removed."""
+"""Guarded writing and deleting: a file that this program did not write is never replaced or removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IsOwn = Callable[[Path], bool]
 
 
 def write_own(path: str | Path, write: Callable[[Path], object], is_own: IsOwn, *, root: Path | None = None) -> Path:
-    """``files.atomic.write_atomically``, where nothing of others is in the way.
+    """``files.atomic.write_atomically``, unless a foreign file is in the way.
 
     Raises:
         FileError: see ``refuse_foreign``.
@@ -28,7 +28,7 @@ def write_own(path: str | Path, write: Callable[[Path], object], is_own: IsOwn, 
 
 
 def delete_own(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> bool:
-    """Remove a file of ours. A file of others, a link, or a file outside ``root`` stays.
+    """Remove a file that this program wrote. A foreign file, a link, or a file outside ``root`` stays.
 
     Returns:
         Whether it was removed.
@@ -41,14 +41,14 @@ def delete_own(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> 
 
 
 def refuse_foreign(path: str | Path, is_own: IsOwn, *, root: Path | None = None) -> None:
-    """Check that ``path`` can be written, before anything is: nothing is created here.
+    """Check that ``path`` may be written, without creating anything.
 
     Args:
-        is_own: of a file that is there already.
-        root: the folder that ``path`` must stay in when links are followed; it may itself be a link.
+        is_own: whether this program wrote an existing file.
+        root: the folder that ``path`` must stay in, also through links; it may itself be a link.
 
     Raises:
-        FileError: a file of others is there; ``path`` is a link or a folder, or leads out of ``root``.
+        FileError: a foreign file is there; ``path`` is a link or a folder, or leads out of ``root``.
     """
     path = Path(path)
     if reason := _obstacle(path, is_own, root):
@@ -58,11 +58,11 @@ def refuse_foreign(path: str | Path, is_own: IsOwn, *, root: Path | None = None)
 def refuse_foreign_twins(
     paths: Iterable[Path], folders: Iterable[Path], is_own: IsOwn, suffixes: Iterable[str] = ()
 ) -> None:
-    """Check that no file of others in ``folders`` would be taken for one of ``paths``: none has its name in other case, or with
-    another of the ``suffixes``. Each folder is read once.
+    """Check that no foreign file in ``folders`` could be confused with one of ``paths``: none has the same name in another case
+    or with another of the ``suffixes``. Each folder is read once.
 
     Raises:
-        FileError: there is one.
+        FileError: there is such a file.
     """
     names: dict[str, Path] = {}
     for path in paths:
@@ -70,7 +70,7 @@ def refuse_foreign_twins(
     for folder in folders:
         try:
             entries = sorted(os.listdir(folder))
-        except OSError:  # it is made later
+        except OSError:  # it is created later
             continue
         for entry in entries:
             meant, twin = names.get(_folded(entry)), folder / entry
@@ -82,7 +82,7 @@ def refuse_foreign_twins(
 
 
 def set_aside(path: str | Path) -> Path:
-    """Rename a file that cannot be used and may be of value to somebody; nothing is replaced by it.
+    """Rename an unusable file instead of deleting it; no other file is replaced.
 
     Returns:
         Its new path, ``<name>.unusable`` or ``<name>.unusable-2`` and so on.
@@ -109,7 +109,7 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         os.lstat(path)
     except FileNotFoundError:
         return ""
-    except OSError as error:  # a name or a path that is too long
+    except OSError as error:  # the name or the path is too long
         return f" cannot be written ({error.strerror}); choose another name or folder"
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"

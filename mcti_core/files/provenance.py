@@ -1,4 +1,4 @@
-"""What marks a picture, a table or a report as written by this program, so that the next run may write it anew."""
+"""Mark images, tables and reports as written by this program, so that the next run may replace them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ __all__ = ["GENERATOR", "is_marked", "write_json", "write_png", "write_text"]
 
 _PROGRAM = "MC-TI"
 GENERATOR = f'<meta name="generator" content="{_PROGRAM}">'
-"""To stand in the head of a page."""
+"""Mark for the head of an HTML page."""
 _KEY = "written_by"
 _PNG, _TEXT = b"\x89PNG\r\n\x1a\n", f"Software\0{_PROGRAM}".encode()
 _MARKS = (
     rb'\{\s*"%s": "%s"[,\s}]' % (_KEY.encode(), _PROGRAM.encode()),
     rb"<!doctype html>\s*<html[^>]*>\s*<head>\s*(?:<meta [^>]*>\s*)*?" + re.escape(GENERATOR.encode()),
 )
-"""How tables and reports begin."""
+"""First bytes of tables and reports."""
 _BEGIN = 1024
 
 
 def is_marked(path: Path) -> bool:
-    """Whether a file is marked where those that are written here are: the first key, the head of the page, a text before the pixels."""
+    """Whether a file has this program's mark: in the first key, the head of the page, or a text before the pixels."""
     try:
         with open_regular(path) as file:
             begin = file.read(_BEGIN) or b""
-    except OSError:  # it is not ours to replace
+    except OSError:  # not this program's file to replace
         return False
     return (b"tEXt", _TEXT) in _chunks(begin) or any(re.match(mark, begin) for mark in _MARKS)
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the chunks with which a PNG begins."""
+    """Type and content of a PNG's first chunks."""
     at = len(_PNG) if png.startswith(_PNG) else len(png)
     while at < len(png) and png[at + 4 : at + 8] != b"IDAT":
         length = int.from_bytes(png[at : at + 4], "big")
@@ -50,7 +50,7 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def write_png(image: Image, path: Path) -> Path:
-    """Raises: FileError: a file of others is there, or the file cannot be written."""
+    """Raises: FileError: a foreign file is there, or the file cannot be written."""
     from PIL.PngImagePlugin import PngInfo
 
     mark = PngInfo()
@@ -59,12 +59,12 @@ def write_png(image: Image, path: Path) -> Path:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
-    """Raises: FileError: a file of others is there, or the file cannot be written. ValueError: a number that JSON has no word for."""
+    """Raises: FileError: a foreign file is there, or the file cannot be written. ValueError: a number that JSON cannot express."""
     return write_text(json.dumps({_KEY: _PROGRAM, **content}, indent=1, allow_nan=False) + "\n", path)
 
 
 def write_text(text: str, path: Path) -> Path:
-    """A text that holds a mark. Raises: FileError: a file of others is there, or the file cannot be written."""
+    """Write a text that contains a mark. Raises: FileError: a foreign file is there, or the file cannot be written."""
     return _write(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 

@@ -1,7 +1,7 @@
-"""Files of tensors that others may have written: read whole or not at all, and never as code.
+"""Read untrusted tensor files completely or not at all, and never as code.
 
-safetensors can hold nothing but tensors. PyTorch's own files hold a pickle; they are read by its reader for plain content,
-which runs nothing, and only after their sizes were looked at.
+safetensors contains only tensors. PyTorch's own files contain a pickle; its reader for plain data, which runs no code, reads
+them after their sizes are checked.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .regular import name_of, open_regular
 __all__ = ["MOST_BYTES", "format_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
 
 MOST_BYTES = 32 * 2**20
-"""Of an embedding file, and of what it unpacks to: a hundred times the largest that prompts have room for."""
+"""Maximum size of an embedding file, also unpacked: a hundred times the largest that fits into a prompt."""
 
 _MOST_PICKLE, _MOST_TUPLES = 2**18, 2000
-"""Bytes and tuples in what describes the tensors; an embedding has some hundred bytes and some dozen tuples."""
+"""Maximum bytes and tuples of a pickle; an embedding has a few hundred bytes and a few dozen tuples."""
 _NAMES = {
     "__builtin__ set",
     "builtins set",
@@ -59,10 +59,10 @@ _NAMES = {
         )
     ),
 }
-"""What a file may name. PyTorch's reader takes more: ``bytearray``, for one, which fills as much memory as the file says."""
+"""Names allowed in a pickle. PyTorch's reader allows more, such as ``bytearray``, which allocates as much memory as the file says."""
 
 _OLD = b"\x80"
-"""How a pickle begins; PyTorch's files before version 1.6 are several in a row."""
+"""First bytes of a pickle; PyTorch's files before version 1.6 are several pickles in a row."""
 
 
 def read_safetensors(
@@ -74,7 +74,7 @@ def read_safetensors(
         check: called with the metadata before any tensor is read; may raise.
 
     Raises:
-        TokenError: no such file, not a whole safetensors file, or one larger than ``files/limits.py`` allows.
+        TokenError: the file is missing, is not a complete safetensors file, or is larger than ``files/limits.py`` allows.
     """
     try:
         with open_regular(path) as opened, _checked(opened, path) as file:
@@ -87,12 +87,12 @@ def read_safetensors(
     except SafetensorError as error:
         what = "cut short or damaged; copy it anew" if is_safetensors(path) else "not a safetensors file"
         raise TokenError(f"{what} ({_content(path) or error})") from error
-    except (OSError, RuntimeError) as error:  # the latter of PyTorch, where a file has become shorter meanwhile
+    except (OSError, RuntimeError) as error:  # the latter from PyTorch, if a file has become shorter meanwhile
         raise TokenError(f"cannot be read ({error}); give a token file") from error
 
 
 def _content(path: Path) -> str:
-    """What a file holds that somebody took for tensors, such as a web page; empty where that is not known."""
+    """Description of a file that is not a tensor file, such as a web page; empty if unknown."""
     with open_regular(path) as file:
         kind = kind_of(file.read(64) or b"")
     if kind in READ_KINDS:
@@ -102,10 +102,10 @@ def _content(path: Path) -> str:
 
 
 def _checked(file: IO[bytes], path: Path) -> Any:
-    """What maps the file into memory, after its sizes were looked at.
+    """Map the file into memory after checking its sizes.
 
     Raises:
-        TokenError: a token set is not that large.
+        TokenError: the file is larger than a token set can be.
     """
     refuse_large(file.fileno(), MAX_SET_BYTES)
     length = int.from_bytes(file.read(8) or b"", "little")
@@ -115,12 +115,12 @@ def _checked(file: IO[bytes], path: Path) -> Any:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether it starts as a safetensors file does: eight bytes of length, then JSON."""
+    """Whether the content begins like a safetensors file: eight bytes of length, then JSON."""
     return _begin(path)[8:] == b"{"
 
 
 def format_of(path: str | Path) -> str | None:
-    """What stands under ``format`` in a safetensors file's metadata, also where its tensors are cut short; else None."""
+    """Value of ``format`` in a safetensors file's metadata, also if its tensors are truncated; otherwise None."""
     try:
         with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
@@ -133,28 +133,28 @@ def format_of(path: str | Path) -> str | None:
 
 
 def read_torch(path: Path) -> Any:
-    """What ``torch.save`` wrote: tensors, and plain values and containers around them.
+    """Read a file of ``torch.save``: tensors, plain values and containers.
 
     Raises:
-        TokenError: no such file, not a whole one, too large, or with anything else in it.
+        TokenError: the file is missing, incomplete or too large, or contains anything else.
     """
     begin = _begin(path)
     if not begin.startswith(b"PK"):
         known = "a pickle or a PyTorch file from before 2020" if begin.startswith(_OLD) else "unsupported file type"
         raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
     archive = _checked_copy(path)
-    # ParameterDict is what the first textual inversions were kept in; it is filled, and none of its methods is called.
+    # The first textual inversions were saved as a ParameterDict; loading fills it without calling its methods.
     allowing = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
     try:
         with nullcontext() if allowing is None else allowing([ParameterDict]):
             return torch.load(archive, weights_only=True, map_location="cpu")
-    except Exception as error:  # whatever damaged or hostile content makes of the reader
+    except Exception as error:  # damaged or hostile content makes the reader raise any type
         reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0][:200] if str(error) else ""
         raise TokenError(_not_plain(reason)) from error
 
 
 def refuse_large(file: Path | int, most: int = MOST_BYTES) -> None:
-    """Raises: TokenError: an embedding, or what else has ``most`` bytes at most, is not that large; by its path or descriptor."""
+    """Raises: TokenError: the file, given by its path or descriptor, is larger than ``most`` bytes."""
     size = os.stat(file).st_size
     if size > most:
         what = "embeddings" if most == MOST_BYTES else "token sets"
@@ -162,7 +162,7 @@ def refuse_large(file: Path | int, most: int = MOST_BYTES) -> None:
 
 
 def _checked_copy(path: Path) -> io.BytesIO:
-    """The archive with exactly the content whose sizes were checked: two readers may see one file in two ways."""
+    """A copy of the archive with exactly the content whose sizes were checked, since two readers may read one file differently."""
     try:
         with open_regular(path) as file:
             refuse_large(file.fileno())
@@ -182,7 +182,7 @@ def _copied(file: IO[bytes]) -> io.BytesIO:
             raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
         for name in dict.fromkeys(member.filename for member in members):
             content = archive.read(name)
-            if name.lower().endswith("data.pkl"):  # PyTorch's reader of archives does not mind the case
+            if name.lower().endswith("data.pkl"):  # PyTorch's archive reader ignores case
                 _refuse_unusual(content)
             checked.writestr(name, content)
     copy.seek(0)
@@ -190,14 +190,14 @@ def _copied(file: IO[bytes]) -> io.BytesIO:
 
 
 def _refuse_unusual(content: bytes) -> None:
-    """What the reader for plain content would take, and no embedding has.
+    """Raise for content that the reader for plain data accepts, but that no embedding has.
 
-    A tuple that is taken twice, and its result again and again, is a key whose hash never ends; one in another, a hundred
-    thousand deep, ends the process.
+    A tuple of two references to a tuple, repeated many times, is a key whose hash never ends; tuples nested a hundred
+    thousand deep crash the process.
 
     Raises:
-        TokenError: it holds something of that kind.
-        ValueError: no pickle.
+        TokenError: the pickle contains something of this kind.
+        ValueError: not a pickle.
     """
     kept: set[object] = set()
     tuples, last = 0, ""

@@ -1,4 +1,4 @@
-"""A folder's path as people write it into a file: in quotes, copied from elsewhere, in another encoding."""
+"""Read folder paths that people write into a file: in quotes, copied from elsewhere, in another encoding."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["decoded_lines", "folder_of"]
 
 _QUOTES = "\"'`“”„‟‘’‚«»<>"
 _UNSEEN = "".join(map(chr, (0xFEFF, 0x200B, 0x200E, 0x200F, 0x202A, 0x202B, 0x202C, 0x2060, 0xA0, 0x20, 0x09)))
-"""What programs put around a path that is copied from them, and nobody sees; Windows' own U+202A."""
+"""Invisible characters that programs add to copied paths, such as U+202A from Windows."""
 _ANSI = "mbcs" if os.name == "nt" else "cp1252"
-"""In which Windows programs write where they do not write UTF-8."""
+"""Encoding of Windows programs that do not write UTF-8."""
 
 
 def decoded_lines(content: bytes) -> list[str]:
-    """UTF-8, or UTF-16 as Windows writes it, each with or without its mark; other bytes stand for themselves, as in file names."""
+    """Decode UTF-8, or UTF-16 as Windows writes it, each with or without byte order mark; invalid bytes are kept, as in file names."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace").splitlines()
     for place, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # the other byte of an ASCII letter
@@ -29,13 +29,13 @@ def decoded_lines(content: bytes) -> list[str]:
 
 
 def folder_of(line: str) -> Path | None:
-    """The folder whose whole path stands in a line, in the first reading in which there is one; None where there is none."""
+    """The folder whose full path is in a line, by the first interpretation that exists; None if none exists."""
     for text in _readings(line):
         try:
             path = Path(text).expanduser()
             if path.is_absolute() and path.is_dir():
                 return path
-        except (OSError, ValueError, RuntimeError):  # a name that no system takes, or a user who is not here
+        except (OSError, ValueError, RuntimeError):  # an invalid name, or an unknown user
             continue
     return None
 
@@ -51,7 +51,7 @@ def _readings(line: str) -> Iterator[str]:
         path = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes.fromhex(found[1].decode()), address)
         yield os.fsdecode(path[1:] if path[2:3] == b":" else path)
     if os.sep == "/":
-        yield line.replace("\\ ", " ")  # as terminals write a space
+        yield line.replace("\\ ", " ")  # a terminal's escaped space
     ansi = os.fsencode(line) if os.name == "nt" else line.encode("utf-8", "surrogateescape")
     for text in (line, ansi.decode(_ANSI, "replace")):
         yield unicodedata.normalize("NFC", text)

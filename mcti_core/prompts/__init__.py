@@ -1,1 +1,1 @@
-"""Prompts: how they are written, and token vectors spliced into embedded text."""
+"""Prompt syntax, and splicing token vectors into embedded text."""

@@ -1,4 +1,4 @@
-"""Prompts with learned vectors in them: text -> token ids and spots -> spliced embeddings."""
+"""Prompts with learned vectors: text -> token ids and slots (spots) -> spliced embeddings."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ class Prompts:
     """B tokenized prompts of one text encoder, with spots for learned vectors."""
 
     ids: Tensor
-    """(B, L) int64; at a spot, the id of the beginning, which cannot be taken for the end as padding can."""
+    """(B, L) int64; at a spot, the begin-of-text id, which unlike padding cannot be mistaken for the end."""
     spots: Tensor
-    """(B, L) int64: which of the row's vectors stands here, or -1 for the token table's own."""
+    """(B, L) int64 index of the row's vector at this position, or -1 for the token table's own."""
     end: Tensor
     """(B,) int64 position of end-of-text."""
     weights: Tensor | None = None
-    """(B, L) float32, how much what the denoiser reads there differs from the empty prompt's; None where all are 1."""
+    """(B, L) float32 weight of the context's difference from the empty prompt's context; None if all weights are 1."""
 
     def rows(self, index: Tensor) -> Prompts:
         weights = None if self.weights is None else self.weights[index]
         return Prompts(self.ids[index], self.spots[index], self.end[index], weights)
 
     def without_padding(self) -> Prompts:
-        """Cut after the longest prompt's end-of-text. Text features are the same; what the denoiser attends to is not."""
+        """Cut after the longest prompt's end-of-text. Text features do not change; the denoiser's context does."""
         length = int(self.end.max()) + 1
         weights = None if self.weights is None else self.weights[:, :length]
         return Prompts(self.ids[:, :length], self.spots[:, :length], self.end, weights)
 
     def pooled_at(self, pooling: str) -> Tensor:
-        """(B,) where the text feature is read: ``"eot"`` or ``"token"``."""
+        """(B,) position of the text feature, for ``"eot"`` or ``"token"``."""
         return self.token if pooling == "token" else self.end
 
     @property
     def token(self) -> Tensor:
-        """(B,) position of the last learned vector; end-of-text where a prompt has none."""
+        """(B,) position of the last learned vector; end-of-text for a prompt without one."""
         position = torch.arange(self.spots.shape[1]) * (self.spots > _NO_VECTOR)
         return torch.where((self.spots > _NO_VECTOR).any(1), position.argmax(1), self.end)
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise a ``TokenError`` unless each holds ``{}`` exactly once, among plain words."""
+    """Raise a ``TokenError`` unless each template contains ``{}`` exactly once, among plain words."""
     for template in templates:
         if template.count("{}") != 1:
             raise TokenError(f"template {template!r} must hold {{}} exactly once, where the token goes")
@@ -64,7 +64,7 @@ def check_templates(templates: Sequence[str]) -> None:
 
 
 def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: int) -> Prompts:
-    """One prompt a template, its ``{}`` replaced by ``vectors`` spots.
+    """One prompt per template, with its ``{}`` replaced by ``vectors`` spots.
 
     Raises:
         TokenError: a template without exactly one ``{}``, or too long for the encoder.
@@ -78,12 +78,12 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: in
 def named_prompts(
     encoder: TextEncoder, texts: Sequence[str], names: Sequence[str], vectors: int, labels: Sequence[str] = ()
 ) -> Prompts:
-    """Free prompts in which tokens of the set are named and words weighted, see ``prompts.syntax.parse_prompt``.
+    """Free prompts with tokens of the set and weighted words, see ``prompts.syntax.parse_prompt``.
 
-    Spots count through all C * V vectors.
+    Spots index all C * V vectors.
 
     Raises:
-        TokenError: as ``parse_prompt``, or a prompt too long for the encoder.
+        TokenError: as ``parse_prompt``, or a prompt is too long for the encoder.
     """
     rows = [parse_prompt(text, tuple(names), tuple(labels)) for text in texts]
     return _lay_out(encoder, rows, vectors, texts)
@@ -117,7 +117,7 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
 
     Args:
         prompts: B prompts.
-        vectors: (B, M, d) or (1, M, d) for all rows; gradients flow to them and nowhere else.
+        vectors: (B, M, d), or (1, M, d) for all rows; gradients flow only to them.
 
     Returns:
         (B, L, d) float32.
@@ -132,11 +132,11 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
 def encode_prompts(
     host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor]
 ) -> dict[str, TextFeatures]:
-    """Features of the same B prompts from each encoder that has them in ``prompts``; the others are not run.
+    """Features of the same B prompts from each encoder in ``prompts``; other encoders do not run.
 
     Args:
-        prompts: by encoder. A denoiser wants all encoders' features; a text feature is read from one, the CLIP space's.
-        vectors: by encoder, of all of them; as in ``splice``.
+        prompts: by encoder. A denoiser needs all encoders' features; a text feature is read only from the CLIP space's encoder.
+        vectors: by encoder, for all encoders; as in ``splice``.
 
     Returns:
         By encoder, in the host's order.
@@ -160,7 +160,7 @@ def _encode(host: Host, encoder: TextEncoder, prompts: Prompts, vectors: Tensor)
 
 
 def _weighed(encoder: TextEncoder, prompts: Prompts, features: TextFeatures, host: Host) -> TextFeatures:
-    """The context at each weighted place moved away from the empty prompt's, or towards it.
+    """Scale the difference of the context from the empty prompt's context at each weighted position.
 
     References: ``ClipTokenWeightEncoder.encode_token_weights`` in ComfyUI's comfy/sd1_clip.py.
     """

@@ -1,7 +1,7 @@
-"""How a prompt is written: references to learned tokens in all usual spellings, and weights by ComfyUI's rule.
+"""Parse prompts: references to learned tokens in all usual spellings, and weights by ComfyUI's rule.
 
-A prompt is text of others, copied from other programs as often as not. So what looks like a reference or a weight is either
-understood or refused with the spelling that is meant; it never becomes letters without a word.
+Prompts are untrusted text, often copied from other programs. So text that resembles a reference or a weight is either
+understood, or refused with the right spelling; it never silently becomes plain letters.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from ..tokens.references import (
 __all__ = ["Piece", "parse_prompt"]
 
 Piece = tuple[str | int, float]
-"""A text, or the index of a class, and its weight."""
+"""A text or the index of a class, with its weight."""
 
 _MARK = 0xF0000
-"""A class in the text, while weights are read: a character of a plane for private use."""
+"""Represents a class while weights are parsed: a character of a private use plane."""
 _GONE = "\U0010ffff"
-"""In the place of a name's further characters, while bare names are found."""
+"""Replaces a name's further characters while bare names are searched."""
 _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
 _WEIGHT = 1.1
-"""Of brackets without a number."""
+"""Weight of brackets without a number."""
 _BRACES = re.compile(r"[{｛]+([^{}｛｝]*)[}｝]+")
 _KIND = re.compile(r"^(?:embed|embedding|ti)\s*[:：]\s*", re.IGNORECASE)
-"""Before a name in braces or angles."""
+"""Optional prefixes of a name in braces or angle brackets."""
 _ANGLES = re.compile(r"<([^\s<>][^<>]*)>")
 _WILDCARD = re.compile(r"(?<![^\W_])__[^\W_](?:\S*?[^\W_])?__(?![^\W_])")
 _COMPEL = re.compile(
     r"[\U000f0000-\U000fffef)](\++|--+)(?=[\s,.;)]|$)|[\U000f0000-\U000fffef)\"'](\.(?:and|blend|swap)\()"
 )
-"""Signs behind a token or a bracket, by which InvokeAI's prompts weigh and mix."""
+"""Characters after a token or a bracket by which InvokeAI's prompts weight and blend."""
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _SHOWN = 20
 _LOG = logging.getLogger(__name__)
@@ -62,19 +62,19 @@ _LOG = logging.getLogger(__name__)
 
 @lru_cache(maxsize=4096)
 def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = ()) -> tuple[Piece, ...]:
-    """A prompt in pieces, in order.
+    """Split a prompt into parts, in order.
 
-    A token of the set is ``{name}`` or ``embedding:name``, by its name or its label, in any case and composition; also with a file's
-    suffix, in quotes, as ``<name>``, or bare where the name is no word (``my-cat``). ``(words:1.2)`` weighs words as ComfyUI
-    does, ``\\(`` is a bracket. A name that stands among the words as a word is drawn as one, which is logged.
+    A token of the set is written ``{name}`` or ``embedding:name``, by its name or its label, in any case and composition; also with a
+    file suffix, in quotes, as ``<name>``, or bare if the name is not a word (``my-cat``). ``(words:1.2)`` weights words as ComfyUI
+    does, ``\\(`` is a bracket. A bare name that is also a word is treated as a word, which is logged.
 
     Args:
         names: (C,) names of the tokens.
         labels: (C,) the classes' labels, or none.
 
     Raises:
-        TokenError: a name that is not there, brackets that do not close, a spelling of another program that means nothing here, or
-            more characters or brackets than ``files/limits.py`` allows.
+        TokenError: an unknown name, unclosed brackets, unsupported syntax of another program, or more characters or brackets
+            than ``files/limits.py`` allows.
     """
     return tuple(_Parser(prompt, names, labels or names).pieces())
 
@@ -101,7 +101,7 @@ class _Parser:
         return found
 
     def _marked(self, text: str) -> str:
-        """Every reference as one character."""
+        """Replace every reference by one character."""
         parts, at = [], 0
         while at < len(text):
             if found := EMBEDDING.match(text, at):
@@ -118,7 +118,7 @@ class _Parser:
         return "".join(parts)
 
     def _named(self, text: str, at: int) -> tuple[int, int]:
-        """The class behind ``embedding:``, and where its name ends."""
+        """The class after ``embedding:``, and the end of its name."""
         found = reference_at(text, at, self.labels, self.names, self.known)
         index = self._index(found.name, f"embedding:{found.name}") if found.class_index is None else found.class_index
         return index, found.end
@@ -145,7 +145,7 @@ class _Parser:
         self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{meant}")
 
     def _bare(self, text: str) -> str:
-        """Names without any sign of a reference: a token if it can be nothing else, else words, which is logged."""
+        """Resolve names without reference syntax: a token if it can be nothing else; otherwise words, which is logged."""
         known, (letters, starts, places) = forms_as_words(self.known), letters_of(text)
         free = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
         for each in known.within(letters, starts):
@@ -157,7 +157,7 @@ class _Parser:
                 begins = at >= 0 <= end and not (at and is_of_a_name(text[at - 1]))
                 end = behind_suffix(text, end)
                 alone = begins and not continues_name(text, end)
-                if alone and distinct:  # what is replaced keeps its length until all names are found
+                if alone and distinct:  # replacements keep their length until all names are found
                     text = f"{text[:at]}{chr(_MARK + index)}{_GONE * (end - at - 1)}{text[end:]}"
                     letters = f"{letters[:start]}{_GONE * (starts[end] - start)}{letters[starts[end] :]}"
                 elif alone or (inside and at >= 0 <= end):
@@ -172,7 +172,7 @@ class _Parser:
         return text.replace(_GONE, "")
 
     def _weighted(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
-        """(text, weight) of every part: ``(x)`` weighs 1.1 times, ``(x:w)`` weighs w, whatever is around it.
+        """(text, weight) of every part: ``(x)`` multiplies the weight by 1.1; ``(x:w)`` sets it to w, regardless of outer brackets.
 
         References: ``token_weights`` in ComfyUI's comfy/sd1_clip.py.
         """
@@ -271,7 +271,7 @@ class _Parser:
 
 
 def _split(text: str) -> Iterator[str | int]:
-    """Texts and classes of a marked text."""
+    """Split a marked text into texts and classes."""
     for literal, plain in ((literal, escape[1]) for escape, literal in _LITERAL.items()):
         text = text.replace(literal, plain)
     for part in re.split(r"([\U000f0000-\U000fffef])", text):
@@ -280,10 +280,10 @@ def _split(text: str) -> Iterator[str | int]:
 
 
 def _may_begin(text: str, at: int) -> bool:
-    """Whether a name can begin here, also where the name before it is found and replaced."""
+    """Whether a name can begin here; also true after a name that was already replaced."""
     return not (text[at - 1 : at] and text[at : at + 1] and is_of_a_name(text[at - 1]) and is_of_a_name(text[at]))
 
 
 def _without_spaces(form: str) -> bool:
-    """Whether a name's script puts no spaces between words, so that it can stand inside of others."""
+    """Whether a name's script has no spaces between words, so that the name can be inside of other words."""
     return unicodedata.name(form[0], "").startswith(_SPACELESS)
