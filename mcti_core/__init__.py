@@ -31,41 +31,25 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from .classifiers.base import predict
-    from .classifiers.cascade import CascadeClassifier
-    from .classifiers.clip import ClipClassifier
-    from .classifiers.diffusion import DiffusionClassifier
-    from .classifiers.hybrid import HybridClassifier
-    from .data.dataset import FewShotDataset
-    from .data.feature_cache import FeatureCache
-    from .errors import MCTIError
-    from .pocket import load_pocket
-    from .sampling import generate
-    from .tokens.io import load_tokens, save_tokens
-    from .tokens.token_set import TokenSet
-    from .training.config import TrainConfig
-    from .training.initial import new_tokens
-    from .training.loop import TrainResult, train
+    from .classifiers.base import predict as predict
+    from .classifiers.cascade import CascadeClassifier as CascadeClassifier
+    from .classifiers.clip import ClipClassifier as ClipClassifier
+    from .classifiers.diffusion import DiffusionClassifier as DiffusionClassifier
+    from .classifiers.hybrid import HybridClassifier as HybridClassifier
+    from .data.dataset import FewShotDataset as FewShotDataset
+    from .data.feature_cache import FeatureCache as FeatureCache
+    from .errors import MCTIError as MCTIError
+    from .pocket import load_pocket as load_pocket
+    from .sampling import generate as generate
+    from .tokens.io import load_tokens as load_tokens
+    from .tokens.io import save_tokens as save_tokens
+    from .tokens.token_set import TokenSet as TokenSet
+    from .training.config import TrainConfig as TrainConfig
+    from .training.initial import new_tokens as new_tokens
+    from .training.loop import TrainResult as TrainResult
+    from .training.loop import train as train
 
-__all__ = [
-    "CascadeClassifier",
-    "ClipClassifier",
-    "DiffusionClassifier",
-    "FeatureCache",
-    "FewShotDataset",
-    "HybridClassifier",
-    "MCTIError",
-    "TokenSet",
-    "TrainConfig",
-    "TrainResult",
-    "generate",
-    "load_pocket",
-    "load_tokens",
-    "new_tokens",
-    "predict",
-    "save_tokens",
-    "train",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

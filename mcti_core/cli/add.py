@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from ..escaping import escaped
 from ..training.errors import TrainingError
-from .console import printable, progress_bar, say
+from .console import progress_bar, say
 from .option_checks import check_new_tokens
 from .options import examples_of, host_of, mirror_of
 from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
@@ -62,7 +63,7 @@ def run_add(arguments: argparse.Namespace) -> int:
         write_tokens(result.tokens, arguments.out)
     added = ", ".join(result.tokens.labels[len(tokens) :])
     print(
-        printable(
+        escaped(
             f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in "
             f"{arguments.out / 'tokens.safetensors'}"
         )

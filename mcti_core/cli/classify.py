@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ExamplesError, MCTIError
 from ..escaping import escaped
-from .console import printable, progress_bar
+from .console import progress_bar, say
 from .options import host_of, processes_of
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def _classify(arguments: argparse.Namespace, processes: DistributedContext) -> i
     if arguments.unknown:
         check_threshold_examples(tokens)
     names = find_image_paths(arguments.images, recursive=arguments.recursive)
-    if names.skipped and processes.is_main:
-        print(f"mcti: {escaped(names.skipped)}", file=sys.stderr)
+    say(names.skipped, shown=bool(names.skipped) and processes.is_main)
     host = host_of(arguments, processes)
     classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
     classifier.threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
@@ -106,12 +105,12 @@ def _print(names: ImagePaths, host: Host, classifier: Classifier, arguments: arg
         for path, answer in batch:
             if isinstance(answer, MCTIError):
                 failed += 1
-                print(f"mcti: {escaped(str(answer))}", file=sys.stderr)
+                say(str(answer))
             elif arguments.json:
                 print(json_line(record_of(path, answer), sys.stdout.encoding or "utf-8"), flush=True)
             else:
-                best = "  ".join(f"{printable(label)} {100 * confidence:.1f}%" for label, confidence in answer.top)
-                print(f"{printable(path)}\t{printable(answer.label)}\t{best}", flush=True)
+                best = "  ".join(f"{escaped(label)} {100 * confidence:.1f}%" for label, confidence in answer.top)
+                print(f"{escaped(path)}\t{escaped(answer.label)}\t{best}", flush=True)
     return 1 if failed else 0
 
 
@@ -144,7 +143,7 @@ def _write(
     if processes.is_main:
         results.finish(images)
         told = f"; images that could not be read: {failed}" if failed else ""
-        print(printable(f"{images} answers in {results.path}{told}"))
+        print(escaped(f"{images} answers in {results.path}{told}"))
     return 1 if failed else 0
 
 
@@ -152,11 +151,11 @@ def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[li
     """Begin or resume, and say which: the numbers of the images that are answered, and how many could not be read."""
     resumed = results.begin(resume=resume)
     if resume and not resumed:
-        print("mcti: there are no unfinished answers; starting from the beginning", file=sys.stderr)
+        say("there are no unfinished answers; starting from the beginning")
     paths, unread = results.answered()
     answered = [number for number, path in enumerate(names) if path in paths]
     if answered:
-        print(f"mcti: resuming after {len(answered)} images", file=sys.stderr)
+        say(f"resuming after {len(answered)} images")
     return answered, unread
 
 

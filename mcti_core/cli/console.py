@@ -11,7 +11,7 @@ from typing import Any
 
 from ..escaping import escaped
 
-__all__ = ["new_bar", "printable", "progress_bar", "say", "set_up_streams"]
+__all__ = ["new_bar", "progress_bar", "say", "set_up_streams"]
 
 
 def set_up_streams() -> None:
@@ -30,20 +30,13 @@ def set_up_streams() -> None:
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"mcti: {escaped(record.getMessage())}", file=sys.stderr)
+        say(record.getMessage())
 
 
-def printable(text: str) -> str:
-    r"""The text as one line: ``escaping.escaped``.
-
-    Of a file's name that is not valid UTF-8 a byte 0xE9 is shown as ``\udce9``, as ``cli.json_line`` does in JSON.
-    """
-    return escaped(text)
-
-
-def say(sentence: str) -> None:
+def say(sentence: str, *, shown: bool = True) -> None:
     """A line beside the results: what a person should know of them."""
-    print(f"mcti: {escaped(sentence)}", file=sys.stderr)
+    if shown:
+        print(f"mcti: {escaped(sentence)}", file=sys.stderr)
 
 
 @contextmanager

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..escaping import escaped
-from .console import printable
+from .console import say
 
 if TYPE_CHECKING:
     from ..tokens.conversion import SourceClass
@@ -36,7 +35,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
                     _write_embeddings(classes, arguments)
     finally:
         for problem in inputs.skipped + inputs.failed:
-            _say(problem)
+            say(problem)
     return 1 if inputs.failed else 0
 
 
@@ -83,9 +82,9 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
     refuse_foreign_tokens(sets)
     _refuse_results(list(sets), arguments)
     for path, tokens in sets.items():
-        print(printable(str(save_tokens(tokens, path))))
+        print(escaped(str(save_tokens(tokens, path))))
     if len(sets) > 1:
-        _say(
+        say(
             "embeddings of other text encoders, numbers of vectors or templates do not go together; each kind has its own set"
         )
 
@@ -101,11 +100,11 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
     _refuse_results(paths, arguments)
     labels = [one.label for one in classes]
     for one in classes:
-        print(printable(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
+        print(escaped(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
     if words := describe_words([one.name for one in classes], "--prefix my- makes them names of their own"):
-        _say(words)
+        say(words)
     if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
-        _say(
+        say(
             f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"
         )
 
@@ -116,7 +115,3 @@ def _refuse_results(paths: Sequence[Path], arguments: argparse.Namespace) -> Non
 
     refuse_to_replace(paths, overwrite=arguments.overwrite)
     check_writable(paths[0].parent, (path.name for path in paths))
-
-
-def _say(sentence: str) -> None:
-    print(f"mcti: {escaped(sentence)}", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .console import new_bar, printable
+from ..escaping import escaped
+from .console import new_bar
 
 __all__ = ["run_demo"]
 
@@ -36,5 +37,5 @@ def run_demo(arguments: argparse.Namespace) -> int:
     print(f"chance {100 / len(demo.classes):.1f}%")
     for name, share in demo.accuracy.items():
         print(f"{name} {100 * share:.1f}%")
-    print(printable(f"report: {arguments.out / 'report.html'}"))
+    print(escaped(f"report: {arguments.out / 'report.html'}"))
     return 0

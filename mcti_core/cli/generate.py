@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import counted, listed
-from .console import printable, progress_bar, say
+from ..escaping import escaped
+from .console import progress_bar, say
 from .options import host_of
 from .train import INTERRUPTED
 
@@ -67,9 +68,9 @@ def run_generate(arguments: argparse.Namespace) -> int:
                     seed=arguments.seed, batch=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
                 )  # fmt: skip
         except KeyboardInterrupt:
-            print(printable(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.out}"))
+            print(escaped(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.out}"))
             return INTERRUPTED
-    print(printable(f"{counted(len(paths), 'image')} in {arguments.out}"))
+    print(escaped(f"{counted(len(paths), 'image')} in {arguments.out}"))
     earlier = [path.name for path in sorted(set(arguments.out.glob("*.png")) - set(paths)) if is_marked(path)]
     if arguments.overwrite and earlier:
         say(f"{arguments.out} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")

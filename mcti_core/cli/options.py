@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..escaping import escaped
+from .console import say
 
 if TYPE_CHECKING:
     from ..data.dataset import FewShotDataset
@@ -26,7 +25,7 @@ def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewSho
 
     dataset = FewShotDataset.from_folder(arguments.folder, alone=alone)
     if dataset.skipped and os.environ.get("RANK", "0") == "0":
-        print(f"mcti: {escaped(dataset.skipped)}", file=sys.stderr)
+        say(dataset.skipped)
     return dataset
 
 

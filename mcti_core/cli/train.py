@@ -7,9 +7,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..distributed import SINGLE_PROCESS
 from ..errors import FileError, MCTIError, ResumeError
+from ..escaping import escaped
 from ..training.errors import StopTraining, TrainingError
-from .console import printable, progress_bar, say
+from .console import progress_bar, say
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, host_of, mirror_of, processes_of
 
@@ -83,24 +85,26 @@ def _run_train(
             host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
         )
     if cache.alike is not None and (copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))):
-        _say(copies, processes)
+        say(copies, shown=processes.is_main)
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
     start = Start(tokens)
     if stored is not None:
         anyway = arguments.resume == "anyway"
         start = resume_from(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
         kept = f"resuming after {start.state.step} steps" if start.state else "starting from the vectors learned so far"
-        _say(kept, processes)
+        say(kept, shown=processes.is_main)
     with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
         return _train(host, cache, config, start, arguments, processes, asked)
 
 
-def config_for(host: Host, arguments: argparse.Namespace, processes: DistributedContext | None = None) -> TrainConfig:
+def config_for(
+    host: Host, arguments: argparse.Namespace, processes: DistributedContext = SINGLE_PROCESS
+) -> TrainConfig:
     """The settings; without a CLIP space those of plain textual inversion, which is told."""
     config = config_of(arguments)
     if host.clip is not None or not config.gamma:
         return config
-    _say("no CLIP space (--clip): training plain textual inversion, gamma 0", processes)
+    say("no CLIP space (--clip): training plain textual inversion, gamma 0", shown=processes.is_main)
     return replace(config, gamma=0.0, warm_start=0)
 
 
@@ -163,7 +167,10 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedCon
         return None
     if not path.exists():
         if arguments.resume:
-            _say(f"there is no unfinished training in {path.parent}; starting from the beginning", processes)
+            say(
+                f"there is no unfinished training in {path.parent}; starting from the beginning",
+                shown=processes.is_main,
+            )
         return None
     if arguments.resume:
         try:
@@ -185,7 +192,7 @@ def _train(
     from ..training.oom import train_with_oom_retry
 
     out, path = arguments.out, arguments.out / UNFINISHED
-    keeping = AutoSaver(path, first=start.first, every=arguments.keep_every, tell=_say)
+    keeping = AutoSaver(path, first=start.first, every=arguments.keep_every, tell=say)
     with (
         keeping if processes.is_main else nullcontext(),
         progress_bar("training", "step", shown=processes.is_main) as progress,
@@ -221,18 +228,13 @@ def _train(
     done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
     if "gamma_last" in result.tokens.training:
         done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"
-    print(printable(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}"))
+    print(escaped(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}"))
     if result.stopped == "stopped":
         if path.exists():
             print("run the same command with --resume to continue")
         return INTERRUPTED
     keeping.remove()
     return 0
-
-
-def _say(sentence: str, processes: DistributedContext | None = None) -> None:
-    if processes is None or processes.is_main:
-        say(sentence)
 
 
 def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:
@@ -254,9 +256,9 @@ def write_tokens(tokens: TokenSet, folder: Path) -> None:
     export_embeddings(tokens, folder / "embeddings")
     remedy = f"mcti convert {path} --to embeddings --prefix my- --out FOLDER makes names of their own"
     if words := describe_words(tokens.names, remedy):
-        _say(words)
+        say(words)
     if stale := stale_embeddings(folder / "embeddings", tokens.names):
-        _say(
+        say(
             f"{folder / 'embeddings'} also holds embeddings that are not of this set: {', '.join(stale)}; move them away, since "
             "programs read all of a folder"
         )
@@ -269,6 +271,6 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
     try:
         picture = loss_curves({"": history})
     except MCTIError as error:  # there is no finished step to draw
-        _say(f"no loss.png: {error}")
+        say(f"no loss.png: {error}")
         return
     write_png(picture, folder / "loss.png")

@@ -6,7 +6,6 @@ import unicodedata
 
 import pytest
 
-from mcti_core.cli.console import printable
 from mcti_core.cli.json_line import json_line
 from mcti_core.escaping import escaped
 
@@ -40,4 +39,3 @@ def test_json_line_is_one_line_without_control_characters_and_reads_back():
 )  # fmt: skip
 def test_escaped_gives_an_escape_that_can_be_read(text, shown):
     assert escaped(text) == shown
-    assert printable(text) == shown

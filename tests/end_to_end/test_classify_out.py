@@ -13,12 +13,13 @@ import pytest
 
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.cli import classify as classify_command
-from mcti_core.cli.console import printable, set_up_streams
+from mcti_core.cli.console import set_up_streams
 from mcti_core.cli.options import host_of
 from mcti_core.cli.parser import main
 from mcti_core.cli.results_file import ResultsFile
 from mcti_core.data.image_stream import ImagePaths
 from mcti_core.distributed import DistributedContext
+from mcti_core.escaping import escaped
 
 from ..fake_processes import Beside
 from .kill_and_resume import write_examples
@@ -302,7 +303,7 @@ def test_what_standard_output_cannot_hold_is_escaped(encoding, shown, monkeypatc
     output = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", output)
     set_up_streams()
-    print(printable("é 猫 \udce9"), end="", flush=True)
+    print(escaped("é 猫 \udce9"), end="", flush=True)
     assert output.buffer.getvalue().decode(encoding) == shown
 
 
