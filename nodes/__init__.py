@@ -38,5 +38,5 @@ class MCTIExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> MCTIExtension:
-    """What ComfyUI calls when it loads the pack."""
+    """Entry point that ComfyUI calls when it loads the pack."""
     return MCTIExtension()

@@ -1,4 +1,4 @@
-"""Every value that reaches a node is held against the node's own schema: the host checks widgets, and lets links pass."""
+"""Check every value that reaches a node against the node's own schema, since ComfyUI checks widgets but not links."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .types import Examples, Settings
 __all__ = ["MAX_TEXT", "Node", "checked_text"]
 
 MAX_TEXT = 100_000
-"""Characters of a text with several lines; of one with a single line a twentieth."""
+"""Maximum length of a text with several lines; a twentieth for a text with a single line."""
 _MOST = sys.float_info.max
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 _OWN = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
 _PLAIN = (str, int, float, list, tuple, dict, Tensor)
-"""What no model is."""
+"""Types that no model has."""
 
 
 class Node(io.ComfyNode):
-    """A node whose ``execute`` gets only values that its schema allows, and does not begin once its user has cancelled."""
+    """A node whose ``execute`` gets only values that its schema allows, and does not start after a cancel."""
 
     LOOKED_UP: ClassVar[frozenset[str]] = frozenset()
-    """Choices that ``execute`` looks up itself, since what can be chosen changes with the files that are there."""
+    """Choices that ``execute`` checks itself, since they depend on the existing files."""
 
     def __init_subclass__(cls, **more: Any):
         super().__init_subclass__(**more)
         execute = getattr(vars(cls).get("execute"), "__func__", None)
-        if execute is not None and not hasattr(execute, "__wrapped__"):  # the host makes locked copies of a class
+        if execute is not None and not hasattr(execute, "__wrapped__"):  # ComfyUI makes locked copies of a class
             cls.execute = classmethod(_checking(cls, execute))
 
 
@@ -58,7 +58,7 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
             for name, each in checks.items():
                 if name in values or not each.optional:
                     values[name] = _checked(each, values.get(name), node.LOOKED_UP, schema().is_input_list)
-            # where nothing came, the default of execute holds
+            # without a value, the default of execute applies
             values = {name: value for name, value in values.items() if value is not None}
         comfy.model_management.throw_exception_if_processing_interrupted()
         return execute(cls, **values)
@@ -88,7 +88,7 @@ def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> A
             raise ConfigError(f"{each.id} {text!r} is not one of {', '.join(map(str, each.options))}")
         return text
     if kind == "STRING":
-        labels = bool(each.force_input)  # of folders, which may be called anything
+        labels = bool(each.force_input)  # of folders, which can have any name
         return checked_text(each.id, value, lines=bool(each.multiline), anything=labels)
     if kind == "IMAGE":
         return _image(each.id, value)
@@ -101,20 +101,20 @@ def _number(each: Any, kind: str, value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not whole):
         raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
     low, high = (-_MOST if each.min is None else each.min), (_MOST if each.max is None else each.max)
-    if not low <= value <= high:  # nor not a number
+    if not low <= value <= high:  # nor NaN
         raise ConfigError(f"{each.id} must be from {low} to {high}, got {_shown(value)}")
     return int(value) if kind == "INT" else float(value)
 
 
 def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool = False) -> str:
-    """A text that a graph gives.
+    """Check a text from a graph.
 
     Args:
-        lines: it may have several.
-        anything: characters are not looked at.
+        lines: whether it may have several lines.
+        anything: skip the check of characters.
 
     Raises:
-        ConfigError: no text, one that is too long, or one with control characters or halves of characters.
+        ConfigError: not a text, too long, or with control characters or surrogate halves.
     """
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a text, got {_shown(value)}")
@@ -150,7 +150,7 @@ def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A number or a short text; of all else its class."""
-    if isinstance(value, int) and abs(value) >= 10**30:  # Python does not write numbers of any length
+    """A number or a short text for a message; otherwise the value's class."""
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to print very long numbers
         return "a number of more than 30 digits"
     return f"{value!r:.60}" if isinstance(value, (int, float, str)) else f"a {type(value).__name__}"

@@ -43,7 +43,7 @@ __all__ = ["Classify", "Evaluate"]
 _BATCH = 32
 _CHARTED, _CHART_ROWS = 40, 10
 _SAME = 0.9995
-"""Cosine of two images' features. With the pocket checkpoint no two different digits come above 0.981, one image twice reaches 0.999999."""
+"""Cosine of two images' features. With the pocket checkpoint, no two different digits exceed 0.981; the same image reaches 0.999999."""
 
 
 def _models() -> list[Any]:
@@ -214,7 +214,7 @@ def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[A
 
 
 def _sample(images: tuple[Any, ...], at_most: int) -> tuple[Any, ...]:
-    """At most so many of them, at random, and the same ones each time: the first may be frames of one scene. 0 takes all."""
+    """At most this many images, a random choice that is always the same, since the first may be frames of one scene. 0 is all."""
     if not at_most or len(images) <= at_most:
         return images
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:at_most]
@@ -222,7 +222,7 @@ def _sample(images: tuple[Any, ...], at_most: int) -> tuple[Any, ...]:
 
 
 def _copies(tokens: TokenSet, features: Tensor) -> list[str]:
-    """A line on images that the tokens were learned from, as far as their features tell."""
+    """A line about images that the tokens were trained on, found by their features."""
     if tokens.support is None or features.shape[1] != tokens.support.features.shape[1]:
         return []
     closest = (normalize(features, dim=1) @ normalize(tokens.support.features, dim=1).T).amax(1)
@@ -234,7 +234,7 @@ def _copies(tokens: TokenSet, features: Tensor) -> list[str]:
 
 
 def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple[str, float]]:
-    """What the examples' own image features can do without tokens, on the same images."""
+    """Accuracy of the baselines, which use the examples' image features without tokens, on the same images."""
     from ..mcti_core.evaluation.baselines import class_mean, logistic_probe
 
     if tokens.support is None:
@@ -272,7 +272,7 @@ def _report(
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Markdown that is a table as plain text too."""
+    """A Markdown table that is also readable as plain text."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
     lines.insert(1, ["-" * width for width in widths])

@@ -1,4 +1,4 @@
-"""Nodes that gather example images: from a folder of class folders, or class by class in the graph."""
+"""Nodes that collect example images: from a folder of class folders, or class by class in the graph."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ExamplesFromFolder(Node):
 
     @classmethod
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
-        if folder is None:  # comes through a link, and is looked at when it is there
+        if folder is None:  # arrives through a link, and is checked in execute
             return True
         try:
             _read(checked_text("folder", folder))
@@ -66,7 +66,7 @@ class ExamplesFromFolder(Node):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **others: Any) -> Any:
-        """Files that came, went or changed: the host reads the folder anew. So it does with a folder through a link."""
+        """Changes with added, removed or changed files, so that ComfyUI reads the folder again; always for a folder through a link."""
         if folder is None:
             return math.nan
         with plainly():
@@ -144,7 +144,7 @@ def _read(folder: str) -> FewShotDataset:
 
 
 def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Examples, Examples, Tensor]:
-    """Examples to learn from, held-out ones, and a contact sheet of the former."""
+    """Examples, held-out examples, and a contact sheet of the examples."""
     if shots == 0:
         examples = Examples.of(dataset, size)
         return examples, Examples(dict.fromkeys(dataset.classes, ()), size), sheet(examples)
@@ -157,7 +157,7 @@ def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Ex
 
 
 def summary(dataset: FewShotDataset) -> str:
-    """Images of each class, and what else the folder holds, one kind per line."""
+    """Number of images per class, and the folder's unused files, one kind per line."""
     counts = torch.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
     lines = [f"{len(dataset)} images, {len(dataset.classes)} classes"]
     lines += [f"{label}: {count}" for label, count in zip(dataset.classes, counts, strict=True)]
@@ -165,7 +165,7 @@ def summary(dataset: FewShotDataset) -> str:
 
 
 def sheet(examples: Examples) -> Tensor:
-    """The first images of the first classes, a row each."""
+    """The first images of the first classes, one row per class."""
     shown = list(examples.images.items())[:_SHEET_ROWS]
     squares = iter(load_squares([image for _, images in shown for image in images[:_SHEET_COLUMNS]], _SHEET_PIXELS))
     rows = {label: list(islice(squares, min(len(images), _SHEET_COLUMNS))) for label, images in shown}

@@ -1,4 +1,4 @@
-"""Which folders a graph may name: the host's own, and those that the person who runs the server opened on purpose."""
+"""The folders that a graph may name: ComfyUI's own, and those that the server's owner has opened."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .checking import checked_text
 __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]
 
 TOKEN_SETS = "mcti_tokens"
-"""The host's model folder for token sets."""
+"""ComfyUI's model folder for token sets."""
 _OPENED = "mcti_folders.txt"
-"""In the host's user folder: one folder a line that graphs may read examples from."""
+"""Settings file in ComfyUI's user folder: one folder per line that graphs may read examples from."""
 _MAX_BYTES = 2**20
 _MAX_OPENED = 256
 _told: set[str] = set()
-"""Sentences about the settings file, which is read whenever the page asks for the nodes."""
+"""Messages about the settings file that were already logged; the file is read whenever the page requests the nodes."""
 
 
 def use_token_set_folder() -> None:
-    """Tell the host of ``models/mcti_tokens``."""
+    """Register ``models/mcti_tokens`` with ComfyUI."""
     folder_paths.add_model_folder_path(TOKEN_SETS, str(Path(folder_paths.models_dir) / TOKEN_SETS))
 
 
 def class_folders() -> list[str]:
-    """What can be chosen as a folder of class folders: in the host's input folder by name, opened ones by path."""
+    """Choices for a folder of class folders: by name in ComfyUI's input folder, by path for opened folders."""
     inputs = Path(folder_paths.get_input_directory())
     found = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
     found = sorted(found) + [str(path) for root in _opened() for path in _holding_classes(root, depth=1, itself=True)]
@@ -42,7 +42,7 @@ def class_folders() -> list[str]:
 
 
 def _can_come_back(name: str) -> bool:
-    """Whether the page can show a choice, and give it back as it is."""
+    """Whether the page can show a choice and return it unchanged."""
     try:
         return bool(checked_text("folder", name))
     except MCTIError:
@@ -53,16 +53,16 @@ def example_folder(name: str) -> Path:
     """The folder that a graph names.
 
     Raises:
-        ExamplesError: it is not there, or lies outside the folders that a graph may read.
+        ExamplesError: it does not exist, or is outside the folders that a graph may read.
     """
     inputs = Path(folder_paths.get_input_directory())
     try:
         if not _inside(Path(os.path.normpath(inputs / name)), [*_roots(), *map(_followed, _roots())]):
-            raise _outside(name)  # before it is looked for: to do so, Windows logs in at the server that a name tells
+            raise _outside(name)  # before looking it up, since Windows logs in to the server in a name
         path = _followed(inputs / name)
         refuse_outside([path], name)
         there = bool(name.strip()) and path.is_dir()
-    except (OSError, ValueError):  # a name that no system takes
+    except (OSError, ValueError):  # an invalid name
         there = False
     if not there:
         raise ExamplesError(
@@ -72,10 +72,10 @@ def example_folder(name: str) -> Path:
 
 
 def refuse_outside(paths: Iterable[Path], name: str) -> None:
-    """Raises ExamplesError if any path, links followed, lies outside the folders that a graph may read.
+    """Raise an ExamplesError if any path, after following links, is outside the folders that a graph may read.
 
     Args:
-        name: of the folder that led there, for the message.
+        name: of the folder that led to it, for the message.
     """
     roots = [_followed(root) for root in _roots()]
     for path in set(map(_followed, paths)):
@@ -84,7 +84,7 @@ def refuse_outside(paths: Iterable[Path], name: str) -> None:
 
 
 def _roots() -> list[Path]:
-    """The folders that a graph may read, as they are named."""
+    """The folders that a graph may read, with links not followed."""
     own = (
         folder_paths.get_input_directory(),
         folder_paths.get_output_directory(),
@@ -111,22 +111,22 @@ def _outside(name: str) -> ExamplesError:
 
 
 def token_set_path(name: str, suffix: str) -> Path:
-    """Where a token set of this name is kept; the name may hold folders, but not lead out of the host's.
+    """Path of a token set with this name; the name may contain folders, but not leave ComfyUI's folder.
 
     Raises:
-        TokenError: a name without letters or digits.
+        TokenError: the name has no letters or digits.
     """
     *folders, last = safe_parts(name)
     return token_set_root().joinpath(*folders, last + suffix)
 
 
 def token_set_root() -> Path:
-    """The host's folder that token sets are written into."""
+    """ComfyUI's folder that token sets are written to."""
     return Path(folder_paths.get_folder_paths(TOKEN_SETS)[0])
 
 
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:
-    """Folders down to ``depth`` below the root that hold at least two folders of images; none of what cannot be read."""
+    """Folders down to ``depth`` below the root with at least two folders of images; unreadable folders are skipped."""
     try:
         inner = [path for path in root.iterdir() if path.is_dir() and not is_foreign(path.name)]
         here = [root] if itself and sum(map(holds_images, inner)) > 1 else []
@@ -136,12 +136,12 @@ def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]
 
 
 def _opened() -> list[Path]:
-    """The folders that the settings file names."""
+    """The folders in the settings file."""
     return _read_settings()[0]
 
 
 def _read_settings() -> tuple[list[Path], list[int]]:
-    """The folders that the settings file opens, and the numbers of its lines that open none. Those are logged once each."""
+    """The valid folders in the settings file, and the numbers of its invalid lines, which are logged once each."""
     file = _settings_file()
     try:
         if not file.is_file():

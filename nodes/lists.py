@@ -1,4 +1,4 @@
-"""Lists of the host: a node with ``is_input_list`` is called once with all values of each input, where others are called once per value."""
+"""ComfyUI's lists: a node with ``is_input_list`` is called once with all values of each input, other nodes once per value."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["each_image", "only"]
 
 
 def only(name: str, values: Sequence[Any] | None) -> Any:
-    """The value of an input that takes one, None for one that is not connected.
+    """The single value of an input; None if it is not connected.
 
     Raises:
-        ConfigError: it is a list of several.
+        ConfigError: the input is a list of several values.
     """
     if values is None:
         return None
@@ -27,5 +27,5 @@ def only(name: str, values: Sequence[Any] | None) -> Any:
 
 
 def each_image(batches: Sequence[Tensor]) -> list[Tensor]:
-    """The host's batches (B, H, W, C), of any sizes -> their images, each (3, H, W) float32 in [0, 1]."""
+    """ComfyUI's batches (B, H, W, C), of any sizes -> their images, each (3, H, W) float32 in [0, 1]."""
     return [image for batch in batches for image in images_in(batch)]

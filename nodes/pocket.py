@@ -1,4 +1,4 @@
-"""Node that gives the pocket checkpoint: the whole pack runs with it, without a download, on a CPU."""
+"""Node that loads the pocket checkpoint, with which the whole pack runs on a CPU without a download."""
 
 from __future__ import annotations
 

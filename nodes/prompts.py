@@ -1,4 +1,4 @@
-"""Node that makes a prompt for every class."""
+"""Node that makes one prompt per class."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TokenPrompts(Node):
         with working():
             if "{}" not in template:
                 raise TokenError(f"the template {template!r} holds no {{}}; write {{}} where the token goes")
-            # the host's own look-up ends a name only at a space, a bracket or a weight
+            # ComfyUI's own lookup ends a name only at a space, a bracket or a weight
             ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", template)
             apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)
             count, longest = apart.count("{}"), max(map(len, tokens.names))

@@ -1,4 +1,4 @@
-"""Node that parts a batch of images by class: Route Images By Class."""
+"""Node that splits a batch of images by class: Route Images By Class."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Route(Node):
 
 
 def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:
-    """By its label, or by the name that its token has in prompts where that is nobody's label; without any, every class."""
+    """Whether a class is wanted, by its label, or by its token's name if no class has that label; without names, every class is."""
     if not wanted:
         return label != UNKNOWN
     own = normal_form(label)
@@ -87,7 +87,7 @@ def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:
 
 
 def _log_close(wanted: list[str], labels: list[str]) -> None:
-    """Log a wanted name that is no label here, and differs from one by accents or the width of letters only."""
+    """Log a wanted name that is not a label, but differs from one only by accents or the width of letters."""
     known = {plain_letters(label): label for label in labels}
     forms = set(map(normal_form, labels))
     for name in dict.fromkeys(part.strip() for text in wanted for part in (text, *text.split(","))):
@@ -99,7 +99,7 @@ def _log_close(wanted: list[str], labels: list[str]) -> None:
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
-    """Labels that each image may have: the same for all, or of each batch its own."""
+    """The wanted labels of each image: the same for all, or one set per batch."""
     if len(wanted) not in (1, len(images)):
         raise ConfigError(
             f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one a batch"
@@ -113,7 +113,7 @@ def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
 
 
 def _images(batches: list[Tensor], chosen: Tensor) -> list[Any]:
-    """Of each batch the chosen images, where there are any."""
+    """The chosen images of each batch, without empty batches."""
     parts = chosen.split([len(batch) for batch in batches])
     return _filled(
         [images_out(images_in(batch[part])) for batch, part in zip(batches, parts, strict=True) if part.any()]
@@ -125,7 +125,7 @@ def _labels(labels: list[str], chosen: Tensor) -> list[Any]:
 
 
 def _filled(values: list[Any]) -> list[Any]:
-    """A list for the host; where it is empty, what is behind it is left out, since no node takes nothing."""
+    """A list for ComfyUI; if it is empty, the connected nodes do not run, since no node accepts an empty list."""
     from comfy_execution.graph_utils import ExecutionBlocker
 
     return values or [ExecutionBlocker(None)]

@@ -1,4 +1,4 @@
-"""What every node does around its call of the library: leave inference mode, show progress, put errors plainly."""
+"""Context of every node's call of the library: leave inference mode, show progress, shorten errors."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _PREVIEW_PIXELS = 768
 
 @contextmanager
 def working() -> Iterator[None]:
-    """The host runs nodes in inference mode, in whose tensors backward is impossible; the library runs outside it."""
+    """Leave inference mode, in which ComfyUI runs nodes, and whose tensors have no backward."""
     with plainly(), torch.inference_mode(False), torch.no_grad():
         yield
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """A user's mistake is told in a sentence, without the frames of the library behind it."""
+    """Show a user's mistake as one sentence, without the library's stack frames."""
     try:
         yield
-    except MCTIError as error:  # another exception, since contextlib gives the same one its frames back
+    except MCTIError as error:  # a new exception, since contextlib restores the frames of the same one
         raise ValueError(escaped(str(error))) from None
 
 
 class Reporter:
-    """Progress bar and live preview of a node; notices when its user cancels.
+    """Progress bar and live preview of a node; raises when the user cancels.
 
     Args:
         name: of the work, for the log.
@@ -55,7 +55,7 @@ class Reporter:
         self._first = 0
 
     def __call__(self, done: int, total: int, preview: Callable[[], Image] | None = None) -> None:
-        """Show that ``done`` of ``total`` is done; ``preview`` is called now and then. Raises the host's own exception on cancel."""
+        """Show that ``done`` of ``total`` is finished; ``preview`` is called from time to time. Raises ComfyUI's own exception on cancel."""
         now = time.monotonic()
         if self._bar is None:
             self._bar, self._started, self._first = comfy.utils.ProgressBar(total), now, done

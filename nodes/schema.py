@@ -1,4 +1,4 @@
-"""Schemas of the nodes: their texts from ``locales/en``, and without what only newer hosts know."""
+"""Schemas of the nodes, with texts from ``locales/en``, and without fields that only newer ComfyUI versions have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ list of nodes, and would move ours from the pack's place in the library to the h
 
 
 def node_schema(node_id: str, *, inputs: list[Any], outputs: list[Any], **fields: Any) -> io.Schema:
-    """``io.Schema`` with the names and hover texts of ``locales/en``, without the fields that this host is too old for."""
+    """``io.Schema`` with the names and hover texts of ``locales/en``, without fields that this ComfyUI is too old for."""
     texts = _english()[node_id]
     for each in inputs:
         each.tooltip = texts["inputs"][each.id]["tooltip"]
@@ -34,15 +34,15 @@ def node_schema(node_id: str, *, inputs: list[Any], outputs: list[Any], **fields
 
 @functools.cache
 def _english() -> dict[str, Any]:
-    """What the page shows of each node. The page's own quotes around braces are taken off."""
+    """Texts of each node, without the page's quotes around braces."""
     text = (Path(__file__).parents[1] / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")
     return json.loads(re.sub(r"\{'([{}@|]+)'\}", r"\1", text))
 
 
 def advanced(inputs: list[Any]) -> list[Any]:
-    """The same inputs, whose widgets the page hides until "Show advanced inputs" is pressed.
+    """The same inputs as advanced inputs, which the page hides until "Show advanced inputs" is pressed.
 
-    The page has known this since before v0.3.64; the parameter of the node API came later, hence the dictionary.
+    The page supports this since before v0.3.64; the node API's parameter is newer, hence the dictionary.
     """
     for each in inputs:
         each.extra_dict["advanced"] = True

@@ -39,7 +39,7 @@ __all__ = ["LoadTokens", "SaveTokens"]
 
 _SET, _EMBEDDINGS, _BOTH = "token set", "embeddings", "both"
 _EMBEDDING, _FOLDER = "embedding: ", "embeddings in: "
-"""What stands before such a choice in the list; token sets have nothing before them."""
+"""Prefixes of choices in the list; token sets have no prefix."""
 
 
 class SaveTokens(Node):
@@ -66,7 +66,7 @@ class SaveTokens(Node):
         with working():
             whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
             into = _embedding_folder(folder) if format != _SET else None
-            if whole is not None:  # all of them, before anything is written
+            if whole is not None:  # check all before anything is written
                 refuse_foreign_tokens([whole], root=token_set_root())
             if into is not None:
                 singles = (into / f"{token}{SUFFIX}" for token in tokens.names)
@@ -99,7 +99,7 @@ class LoadTokens(Node):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **others: Any) -> Any:
-        """A file that changed is read anew, and everything behind it is done anew; so is one whose name comes through a link."""
+        """Changes with the file, so that ComfyUI reads it again; always for a name through a link."""
         if file is None:
             return math.nan
         digest = hashlib.sha256(file.encode("utf-8", "surrogatepass"))
@@ -107,8 +107,8 @@ class LoadTokens(Node):
             paths = _paths(checked_text("file", file))
         for path in paths:
             digest.update(path.name.encode("utf-8", "surrogatepass"))
-            with suppress(OSError), open_regular(path) as content:  # who reads it says what is wrong
-                if os.fstat(content.fileno()).st_size > MAX_SET_BYTES:  # nor will it be read
+            with suppress(OSError), open_regular(path) as content:  # execute reports the problem
+                if os.fstat(content.fileno()).st_size > MAX_SET_BYTES:  # execute refuses it
                     continue
                 while block := content.read(2**20):
                     digest.update(block)
@@ -145,7 +145,7 @@ def _embeddings() -> list[str]:
 
 
 def _paths(choice: str) -> list[Path]:
-    """The files that a choice stands for; the host's own look-up keeps them inside its folders."""
+    """The files of a choice; ComfyUI's own lookup keeps them inside its folders."""
     if choice.startswith(_FOLDER):
         folder = choice.removeprefix(_FOLDER)
         names = [name for name in _embeddings() if Path(name).parent.as_posix() == folder]
@@ -170,7 +170,7 @@ def _embedding_roots() -> list[Path]:
 
 
 def _looked_through(folder: str) -> list[Path]:
-    """Where the host might find another embedding by the name of one in this folder: for one without a folder, everywhere."""
+    """Folders in which ComfyUI could find another embedding with the same name: all of them, for a name without a folder."""
     if folder.strip():
         return [root.joinpath(*safe_parts(folder)) for root in _embedding_roots()]
     return [Path(path) for root in _embedding_roots() for path, _, _ in os.walk(root, followlinks=False)]

@@ -39,9 +39,9 @@ __all__ = ["TrainTokens"]
 _DEFAULT = TrainConfig()
 _SAMPLES_A_ROW = 5
 _EXAMPLES_AT_ONCE = 4
-"""Images between looks at whether the user has cancelled."""
+"""Number of images between checks for a cancel."""
 _LEAST_SAMPLE = 128
-"""Pixels that a sample is shown in at least."""
+"""Minimum side of a sample in pixels."""
 
 
 class TrainTokens(Node):
@@ -113,7 +113,7 @@ class TrainTokens(Node):
                 summary += f"\n{escaped(copies)}" if copies else ""
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
-            keeping.remove()  # not earlier: what comes after the training may be broken off too
+            keeping.remove()  # not earlier: the work after the training can be interrupted too
             return output
 
 
@@ -128,10 +128,10 @@ def _first_tokens(
 
 
 def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tuple[Any, Any]:
-    """Train, and whatever breaks it off, keep the last whole step: one file to go on from, and one of tokens to use.
+    """Train, and on any interruption save the last completed step: one file to resume from, and one file of tokens to use.
 
     Returns:
-        The result, and what keeps the training until it is told to remove it.
+        The result, and the saver, which keeps its file until its removal is requested.
     """
     from ..mcti_core.training.autosave import AutoSaver
     from ..mcti_core.training.loop import StepInfo, run_identity
@@ -166,7 +166,7 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
 
 
 def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> Tensor:
-    """One image of each of the first classes, in the first template, labelled."""
+    """One labelled image per class for the first classes, in the first template."""
     from ..mcti_core.sampling import generate
 
     names = tokens.names[:classes]

@@ -1,4 +1,4 @@
-"""The rarely used settings of a training: advanced inputs of Train MC-TI Tokens, and the node that held them before."""
+"""Rarely used training settings: advanced inputs of Train MC-TI Tokens, and the deprecated node for them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
 def number(name: str, least: int, most: int) -> Any:
-    """A whole number that is a field of ``TrainConfig``."""
+    """An integer field of ``TrainConfig``."""
     return io.Int.Input(name, optional=True, default=getattr(_DEFAULT, name), min=least, max=most)
 
 
 def rare_settings() -> list[Any]:
-    """The inputs, all optional: graphs that were saved without them take the defaults."""
+    """The inputs, all optional, so that graphs saved without them use the defaults."""
     return [
         io.Combo.Input("templates", optional=True, options=[*_TEMPLATES, "own"], default="object"),
         io.String.Input("own_templates", optional=True, multiline=True, default=""),
@@ -73,7 +73,7 @@ def settings_of(
     templates: str = "object", own_templates: str = "", initial_word: str = "", vectors: int = 1, mirror: bool = True,
     samples: int = 4, gamma_end: float = 0.0, gradient_ratio: float = 0.0, **config: Any,
 ) -> Settings:  # fmt: skip
-    """What ``rare_settings`` ask for; ``config`` are fields of ``TrainConfig``.
+    """Settings from the values of ``rare_settings``; ``config`` contains fields of ``TrainConfig``.
 
     Raises:
         ConfigError: a value that is not allowed.

@@ -1,4 +1,4 @@
-"""The pack's own socket types, and how the host's images become ours and back."""
+"""The pack's own socket types, and conversion of ComfyUI's images."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ SettingsType = io.Custom("MCTI_SETTINGS")
 
 @dataclass(frozen=True)
 class Examples:
-    """Images of classes in label order. Unlike a ``FewShotDataset`` it may hold one class only, or classes without images."""
+    """Images of classes in label order. Unlike a ``FewShotDataset`` it may have only one class, or classes without images."""
 
     images: Mapping[str, tuple[Path | Tensor, ...]]
     """Label -> images: each a path, or a (3, H, W) float tensor in [0, 1]."""
     size: int = 0
-    """Side in pixels to which images are brought; 0 for what the checkpoint was trained on."""
+    """Side in pixels to which images are scaled; 0 for the size that the checkpoint was trained on."""
 
     @classmethod
     def of(cls, dataset: FewShotDataset, size: int, index: Tensor | None = None) -> Examples:
@@ -62,7 +62,7 @@ class Examples:
         return cls(by_class, size)
 
     def dataset(self) -> FewShotDataset:
-        """For training: two classes at least, an image each at least."""
+        """Dataset for training, with at least two classes and at least one image per class."""
         labels = [index for index, images in enumerate(self.images.values()) for _ in images]
         flat = tuple(image for images in self.images.values() for image in images)
         if not self.images:
@@ -76,29 +76,29 @@ class Examples:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the settings node changes about a training."""
+    """Training settings of the settings node or the advanced inputs."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
     vectors: int = 1
     initial_word: str = ""
-    """A word, "mean" or "random"; the checkpoint's own word for anything where it is empty."""
+    """A word, "mean" or "random"; if empty, the checkpoint's own general word."""
     mirror: bool = True
     samples: int = 4
-    """Classes that a sample is drawn of when the training is done."""
+    """Number of classes to draw a sample of after training."""
 
 
 def images_in(images: Tensor) -> Tensor:
-    """The host's (B, H, W, C) -> (B, 3, H, W) float32 in [0, 1], a copy outside inference mode."""
+    """ComfyUI's (B, H, W, C) -> (B, 3, H, W) float32 in [0, 1], a copy outside of inference mode."""
     if images.shape[-1] == 1:
         images = images.expand(*images.shape[:-1], 3)
     return images[..., :3].movedim(-1, 1).float().clamp(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def images_out(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> the host's (B, H, W, 3)."""
+    """(B, 3, H, W) -> ComfyUI's (B, H, W, 3)."""
     return images.detach().movedim(1, -1).contiguous().cpu()
 
 
 def picture_out(picture: Image) -> Tensor:
-    """A PIL image as one of the host's: (1, H, W, 3) float32 in [0, 1]."""
+    """A PIL image as an image of ComfyUI: (1, H, W, 3) float32 in [0, 1]."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]

@@ -1,4 +1,4 @@
-"""Trainings that were broken off: in the host's user folder, until the same graph is queued again, also after a restart."""
+"""Unfinished trainings, stored in ComfyUI's user folder until the same graph is queued again, also after a restart."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["give_up", "keep_tokens", "tokens_so_far", "unfinished_path", "unfini
 _FOLDER = "mcti_unfinished"
 _MOST_TRIES = 100
 _MOST = 8
-"""Trainings that are kept; beyond it, the oldest goes."""
+"""Maximum number of stored trainings; the oldest is deleted."""
 
 
 def unfinished_path(identity: Mapping[str, str]) -> Path:
-    """Where a training of this ``run_identity`` is kept. There is room for it afterwards."""
+    """Path for a training with this ``run_identity``; makes room for it."""
     user = Path(folder_paths.get_user_directory())
     folder = user / _FOLDER
     name = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.safetensors"
-    refuse_foreign(path, lambda file: True, root=user)  # where it lies; what it is comes next
+    refuse_foreign(path, lambda file: True, root=user)  # checks the path; the content is checked next
     if path.is_file() and not is_training(path):
         _set_aside(path, "it is no training that was kept here")
     refuse_foreign(path, is_training, root=user)
@@ -49,13 +49,13 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
 
 
 def give_up(path: Path, error: ResumeError) -> None:
-    """Put a training that cannot be resumed out of the way of the next one."""
+    """Set an unusable training aside, to make room for the next one."""
     if path.is_file():
         _set_aside(path, str(error))
 
 
 def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | None:
-    """Where the training of this identity stood, if it was broken off."""
+    """The saved state of the training with this identity, if there is one."""
     from ..mcti_core.training.checkpoint import load_checkpoint
 
     if not path.is_file():
@@ -69,7 +69,7 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
 
 
 def tokens_so_far(info: Any) -> TokenSet:
-    """Those of a ``StepInfo``, or the last ones that were finite: a cancel may come before it has been seen that numbers are not."""
+    """Tokens of a ``StepInfo``, or the last finite tokens, since a cancel can come before NaN is noticed."""
     try:
         return info.tokens()
     except TrainingError as error:
@@ -87,7 +87,7 @@ def keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
 
 
 def _free_path(name: str) -> Path:
-    """Where nothing of others is in the way: under this name or, since what was learned is worth keeping, a numbered one."""
+    """A free path: this name or, if a foreign file has it, a numbered name, so that the learned tokens are not lost."""
     from ..mcti_core.tokens.io import SUFFIX, refuse_foreign_tokens
 
     for number in itertools.count(1):
