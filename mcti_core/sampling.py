@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import ConfigError, HostError
 from .hosts.base import Host, TextFeatures
-from .hosts.out_of_memory import empty_caches, is_out_of_memory
+from .hosts.out_of_memory import in_parts_that_fit
 from .prompts.splicing import encode_prompts, named_prompts
 from .tokens.token_set import TokenSet
 
@@ -71,39 +71,25 @@ def generate(
     side = pixels // codec.downscale
     sigmas = _descending(denoiser.sigmas.cpu(), steps)
     generator = torch.Generator().manual_seed(seed)
-    images: list[Tensor] = []
+    # one by one: the values that a generator draws can depend on the number drawn at once
+    noises = [torch.randn(codec.channels, side, side, generator=generator) for _ in prompts]
+
+    def drawn(part: slice) -> Tensor:
+        texts = [*prompts[part], *[negative] * (part.stop - part.start)]
+        images = _draw(host, torch.stack(noises[part]), sigmas, _encode(host, texts, tokens), guidance)
+        _refuse_broken(images, part.start)
+        if on_image is not None:
+            for number, image in enumerate(images, part.start):
+                on_image(number, image)
+            images = images[:0].clone()
+        if progress is not None:
+            progress(part.stop, len(prompts))
+        return images
+
+    advice = f"a single image of {pixels} pixels does not fit into memory; choose a smaller size, or free memory that others hold"
     with torch.inference_mode(), host.session("text", "denoiser", "codec"):
-        # one by one: the values that a generator draws can depend on the number drawn at once
-        noises = [torch.randn(codec.channels, side, side, generator=generator) for _ in prompts]
-        done = 0
-        while done < len(prompts):
-            part = list(prompts[done : done + batch])
-            drawn: Tensor | None = None
-            try:
-                text = _encode(host, [*part, *[negative] * len(part)], tokens)
-                drawn = _draw(host, torch.stack(noises[done : done + len(part)]), sigmas, text, guidance)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(part) == 1:
-                    raise HostError(
-                        f"a single image of {side * codec.downscale} pixels does not fit into memory; "
-                        "choose a smaller size, or free memory that others hold"
-                    ) from error
-                batch, text = len(part) // 2, {}
-            if drawn is None:  # outside of the handler, which keeps all tensors of the failed call alive
-                empty_caches()
-                continue
-            _refuse_broken(drawn, done)
-            if on_image is None:
-                images.append(drawn)
-            else:
-                for number, image in enumerate(drawn, done):
-                    on_image(number, image)
-            done += len(part)
-            if progress is not None:
-                progress(done, len(prompts))
-    return torch.cat(images).clone() if images else torch.zeros(0, 3, side * codec.downscale, side * codec.downscale)
+        parts = in_parts_that_fit(drawn, len(prompts), batch, advice)
+    return torch.cat(parts).clone()
 
 
 def _refuse_broken(images: Tensor, first: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, HostError
 from ..hosts.base import Host, TextFeatures, on_device
-from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit, is_out_of_memory
+from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..images.tensors import as_batch
 from ..losses import noise_error
 from ..noise_levels import spread_sigmas
@@ -31,6 +31,9 @@ _PROMPTS = 64
 _ON_DEVICE = 128
 """Most classes whose contexts stay on the device: 80 MB of SDXL's. Those of more are sent there as they are needed."""
 _TOO_LARGE = "a single image does not fit into memory in the VAE; give smaller images, or free memory that others hold"
+_EVALUATION_TOO_LARGE = (
+    "a single evaluation of the diffusion model does not fit into memory; free memory that others hold"
+)
 _LEAST_ROOM = 4 * 64 * 64
 """Latent elements that a batch may always have: four of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
 _BYTES = 24_000
@@ -132,28 +135,19 @@ class DiffusionClassifier:
         image, label = going.nonzero(as_tuple=True)
         image = image.to(latents.device)
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
-        errors, done = torch.empty(len(jobs), device=latents.device), 0
         at_once = self._fits or self.batch or evaluations_at_once(latents[0, 0].numel(), latents.device)
-        while done < len(jobs):  # nothing in here waits for the device
-            part = jobs[done : done + at_once]
-            which, pair = part // len(sigmas), part % len(sigmas)
+
+        def evaluated(part: slice) -> Tensor:  # nothing in here waits for the device
+            which, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)
             clean, sigma = latents[image[which]], sigmas[pair]
-            text = self._contexts_of(label[torch.arange(done, done + len(part)) // len(sigmas)])
-            try:
-                estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                at_once = min(at_once, len(part)) // 2
-                if not at_once:
-                    raise HostError(
-                        "a single evaluation of the diffusion model does not fit into memory; free memory that others hold"
-                    ) from error
-                self._fits = at_once
-                continue
-            errors[done : done + len(part)] = noise_error(clean, estimate, sigma)
-            done += len(part)
-        fetched = errors.view(len(image), len(sigmas)).cpu()
+            text = self._contexts_of(label[torch.arange(part.start, part.stop) // len(sigmas)])
+            estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
+            return noise_error(clean, estimate, sigma)
+
+        parts = in_parts_that_fit(evaluated, len(jobs), at_once, _EVALUATION_TOO_LARGE)
+        if len(parts) > -(-len(jobs) // at_once):
+            self._fits = len(parts[-2])
+        fetched = torch.cat(parts).view(len(image), len(sigmas)).cpu()
         if not fetched.isfinite().all():
             raise HostError(
                 "the diffusion model's noise errors are not finite numbers; use a wider number format (bf16 or fp32)"
