@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
+from ..errors import ConfigError, listed
 from ..escaping import escaped
 
-__all__ = ["new_bar", "progress_bar", "say", "set_up_streams"]
+__all__ = ["check_progress_bars", "new_bar", "progress_bar", "say", "set_up_streams"]
 
 
 def set_up_streams() -> None:
@@ -57,6 +59,24 @@ def progress_bar(description: str, unit: str, *, shown: bool = True) -> Iterator
     finally:
         if bar is not None:
             bar.close()
+
+
+def check_progress_bars() -> None:
+    """Check that tqdm, which transformers imports too, can use its variables of the environment.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if variables := sorted(name for name in os.environ if name.startswith("TQDM_")):
+        try:
+            with redirect_stderr(io.StringIO()):
+                bar = new_bar("", "", 2)
+                bar.update(1)
+                bar.close()
+        except Exception as error:  # of many kinds, the first where tqdm is imported
+            raise ConfigError(
+                f"progress bars cannot be drawn with {listed(variables)} in the environment ({error}); unset the one that is no number"
+            ) from error
 
 
 def new_bar(description: str, unit: str, total: int) -> Any:

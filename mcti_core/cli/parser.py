@@ -17,7 +17,7 @@ from ..files.limits import MAX_STEPS
 from .add import run_add
 from .argument_types import add_overwriting, confidence, count, file_path, folder_path, gamma, number, path, seed, whole
 from .classify import run_classify
-from .console import set_up_streams
+from .console import check_progress_bars, set_up_streams
 from .convert import run_convert
 from .convert_arguments import add_converting
 from .demo import run_demo
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 "only train, classify and evaluate can share their work among processes; start it without a launcher"
             )
+        check_progress_bars()
         check_options(arguments)
         code: int = arguments.run(arguments)
         shut_down()
@@ -64,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except OSError as error:  # a folder that cannot be written to, a full disk
-        print(f"mcti: {escaped(str(error))}", file=sys.stderr)
+        told = (
+            f"{error.filename} cannot be used ({error.strerror})" if error.filename and error.strerror else str(error)
+        )
+        print(f"mcti: {escaped(told)}", file=sys.stderr)
         return 1
 
 

@@ -24,8 +24,8 @@ from .json_line import json_line
 __all__ = ["ResultsFile", "append_records", "refuse_to_lose"]
 
 _BEGIN = b'{"image": "'
-_LONGEST_LINE = 2**16
-"""Bytes of a file's first line, by which it is known."""
+_LONGEST_LINE, _LONGEST_CUT, _LONGEST_MARK = 2**24, 2**16, 2**20
+"""Bytes of an answer (4,096 classes with their confidences), of the cut one by which a file is known, and of a mark."""
 _FLUSH = 10.0
 """Seconds of answers that a power cut may cost."""
 
@@ -65,8 +65,9 @@ class ResultsFile:
     def refuse_others(self) -> None:
         """Raise a ``ResumeError`` unless the answers that are there are of this run."""
         try:
-            then = json.loads(_mark(self.path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            with open(_mark(self.path), "rb") as file:
+                then = json.loads(file.read(_LONGEST_MARK))
+        except (OSError, ValueError, RecursionError) as error:
             raise ResumeError(
                 f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --out "
                 "in a folder that all of them share"
@@ -87,7 +88,7 @@ class ResultsFile:
         for file in filter(Path.exists, (self.path, *_parts(self.path))):
             end = 0
             with open(file, "rb+") as lines:
-                for line in lines:
+                for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
                     record = _record(line)
                     if record is None or not line.endswith(b"\n"):
                         break
@@ -191,7 +192,7 @@ def _is_answers(path: Path) -> bool:
         line = file.readline(_LONGEST_LINE)
     if _record(line) is not None:
         return True
-    cut = len(line) < _LONGEST_LINE and (b"\0" in line or not line.endswith((b"}", b"\n")))
+    cut = len(line) < _LONGEST_CUT and (b"\0" in line or not line.endswith((b"}", b"\n")))
     return cut and (line.startswith(_BEGIN) or _BEGIN.startswith(line))
 
 
@@ -200,7 +201,7 @@ def _is_mark(path: Path) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            named = json.loads(file.read(2**20))
+            named = json.loads(file.read(_LONGEST_MARK))
     except (ValueError, RecursionError):
         return False
     return isinstance(named, dict) and "list of images" in named and all(isinstance(v, str) for v in named.values())

@@ -172,9 +172,11 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
             deeper.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike its own method, not an error in a folder that may not be read
         wrong = (
-            f"{root} is a file; unpack it if it is an archive, and" if root.is_file() else f"there is no folder {root};"
+            f"{root} is a file; unpack it if it is an archive, and"
+            if os.path.isfile(root)
+            else f"there is no folder {root};"
         )
         raise ExamplesError(f"{wrong} give a folder that holds one folder of images for each class")
     skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[str, list[str]]]()
@@ -229,7 +231,11 @@ def _levels(folder: Path, depth: int) -> Iterator[Path]:
 
 def _holds_results(folder: Path) -> bool:
     """Whether this program wrote tokens, a training, features or a report into the folder."""
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:  # it has gone meanwhile
+        return False
+    for path in paths:
         if path.suffix == ".safetensors" and path.is_file() and "mcti-" in (format_of(path) or ""):
             return True
         if path.suffix in (".json", ".html", ".png") and _is_own_picture(str(path)):

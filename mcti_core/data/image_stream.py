@@ -76,7 +76,10 @@ def _in_folder(
     waiting = [folder]
     while waiting:  # folders can be nested a thousand deep, more than Python's stack
         folder, deeper = waiting.pop(), list[str]()
-        status = os.stat(folder or ".")
+        try:
+            status = os.stat(folder or ".")
+        except OSError as error:  # it was there a moment ago
+            raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); try again") from error
         if (status.st_dev, status.st_ino) in seen:  # a link may lead back to its own folder
             skipped.add("folder", "read already under another name", folder)
             continue

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TokenError
+from ..escaping import has_surrogates
 from ..hosts.base import Host, TextEncoder, TextFeatures, on_device
 from .syntax import Piece, parse_prompt
 
@@ -57,6 +58,8 @@ def check_templates(templates: Sequence[str]) -> None:
     for template in templates:
         if template.count("{}") != 1:
             raise TokenError(f"template {template!r} must hold {{}} exactly once, where the token goes")
+        if has_surrogates(template):
+            raise TokenError(f"template {template!r} holds half a character; take it out, or type it again")
         if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
             raise TokenError(
                 f"template {template!r} holds a weight or another sign that only prompts have; write plain words around {{}}"

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import NoReturn
 
 from ..errors import TokenError
+from ..escaping import has_surrogates
 from ..files.limits import MAX_BRACKETS, MAX_PROMPT
 from ..tokens.name_search import letters_of
 from ..tokens.normal_form import normal_form
@@ -239,6 +240,8 @@ class _Parser:
                     f"has a {sign!r} without its {other!r}",
                     f"write a token as {self._example()}, and a plain brace as \\{sign}",
                 )
+        if has_surrogates(marked):
+            self._refuse("holds half a character", "take it out, or type it again")
         if found := _COMPEL.search(marked):
             self._refuse(
                 f"has {found[1] or found[2]!r} behind a token or a bracket, a spelling of other programs",

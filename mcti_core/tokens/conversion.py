@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
-
-import torch
 
 from ..errors import TokenError, counted
 from .embedding_cards import CARD_SUFFIXES, has_card
@@ -66,24 +65,25 @@ class Inputs:
     skipped: list[str] = field(default_factory=list)
     """Files that were skipped: other files in folders, and duplicates of embeddings; one message each."""
 
+    _first: dict[tuple[object, ...], SourceClass] = field(default_factory=dict)
+    """The first class with each content."""
+
     def add(self, path: Path, tokens: TokenSet) -> None:
         """Add each class of a file; skip an embedding that is already present."""
         for index, label in enumerate(tokens.labels):
             one = SourceClass(path, label, tokens.select([index]))
-            copy = next((other for other in self.classes if _is_copy(one, other)), None) if len(tokens) == 1 else None
-            if copy is None:
+            copy = self._first.setdefault(_content(one), one)
+            if copy is one or len(tokens) > 1:
                 self.classes.append(one)
             else:
                 self.skipped.append(f"{path}: left out, the same embedding as in {copy.path}")
 
 
-def _is_copy(one: SourceClass, other: SourceClass) -> bool:
-    a, b = one.tokens, other.tokens
-    if a.labels != b.labels or (a.pooling, a.templates) != (b.pooling, b.templates):
-        return False
-    return a.vectors.keys() == b.vectors.keys() and all(
-        torch.equal(v, b.vectors[name]) for name, v in a.vectors.items()
-    )
+def _content(one: SourceClass) -> tuple[object, ...]:
+    """What two copies of an embedding have in common."""
+    tokens = one.tokens
+    vectors = {name: (v.shape, sha256((v + 0).numpy().tobytes()).digest()) for name, v in tokens.vectors.items()}
+    return (tokens.labels, tokens.pooling, tokens.templates, frozenset(vectors.items()))
 
 
 def read_inputs(inputs: Sequence[Path]) -> Inputs:

@@ -6,6 +6,7 @@ Only safetensors is written, which cannot carry code. ``tokens/formats.py`` read
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata as distributions
@@ -94,11 +95,11 @@ def load_tokens(path: str | Path) -> TokenSet:
             written by a newer version of this project.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike its own method, not an error in a folder that may not be read
         raise TokenError(
             f"{path} cannot be read, since it is a folder; name the token set's file, as in {path / 'tokens.safetensors'}"
         )
-    if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and path.is_file() and not is_token_set(path):
+    if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and os.path.isfile(path) and not is_token_set(path):
         raise TokenError(
             f"{path} is no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
         )
@@ -290,7 +291,6 @@ def _with_suffix(path: str | Path) -> Path:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the installed libraries."""
     versions = {}
     for name in _LIBRARIES:
         try:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from ..errors import TokenError
-from ..escaping import escaped
+from ..escaping import UNSEEN, escaped
 from .normal_form import indices_of, normal_form
 
 __all__ = ["DEVICES", "MAX_NAME_BYTES", "check_name", "find_class", "find_classes", "safe_names", "safe_parts"]
@@ -48,6 +48,8 @@ def _wrong(name: str) -> str:
         return f"is longer than {MAX_NAME_BYTES} bytes"
     if any(unicodedata.category(c)[0] not in "LMN" and c not in "-_." for c in name):
         return "holds other characters"
+    if not UNSEEN.isdisjoint(name):
+        return "holds characters that show nothing"
     if name[0] == "." or name[-1] == "." or ".." in name:
         return "begins or ends with a full stop, or holds two in a row"
     return "is kept by Windows for a device" if name.split(".")[0].upper() in DEVICES else ""
@@ -109,7 +111,10 @@ def safe_parts(name: str) -> list[str]:
 
 def _cleaned(label: str) -> str:
     """Letters, their marks and digits, with one ``-`` for everything between them; short enough for any file system."""
-    kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in unicodedata.normalize("NFC", label))
+    kept = (
+        c if unicodedata.category(c)[0] in "LMN" and c not in UNSEEN else " "
+        for c in unicodedata.normalize("NFC", label)
+    )
     name = "-".join("".join(kept).split())
     if not any(unicodedata.category(c)[0] in "LN" for c in name):
         name = _spelled(label)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TokenError
+from ..escaping import has_surrogates
 from ..hosts.base import Host
 from ..tokens.token_set import TokenSet
 
@@ -27,13 +28,15 @@ def new_tokens(
         seed: of random vectors.
 
     Raises:
-        TokenError: ``labels`` is a single text, or ``init`` has no letters; see ``initial_vectors``.
+        TokenError: ``labels`` is a single text, or ``init`` has no letters, or half a character; see ``initial_vectors``.
     """
     if isinstance(labels, str):
         raise TokenError(f"labels must be a list of texts, got {labels!r} alone; write [{labels!r}]")
     init = host.generic_word if init is None else init
-    if not init.strip():
-        raise TokenError("the initial word is empty; give a word, 'mean' or 'random'")
+    if not init.strip() or has_surrogates(init):
+        raise TokenError(
+            f"the initial word {init!r} is empty or holds half a character; give a word, 'mean' or 'random'"
+        )
     first = {}
     for name, encoder in host.text.items():
         word = [] if init in ("mean", "random") else encoder.tokenize(init)

@@ -241,3 +241,26 @@ def test_answers_that_a_break_has_cut_off_anywhere_are_ours(results, length):
     results.begin(resume=False)
     assert not results.path.exists()
     assert not results.part(1).exists()
+
+
+def test_answer_with_all_classes_of_the_largest_set_is_ours(results):
+    """Its line has more than 64 KiB."""
+    top = [{"label": f"class {number}", "confidence": 0.000244} for number in range(4096)]
+    results.begin(resume=False)
+    with append_records(results.path) as append:
+        append([record(0) | {"label": "a", "unknown": False, "index": 0, "top": top}])
+    refuse_to_lose(results.path, resume=True, restart=False)  # or it would raise
+    assert len(results.answered()[0]) == 1
+
+
+def test_files_of_many_empty_gigabytes_are_not_read_whole(results):
+    """They take no room on the disk."""
+    mark = results.path.with_name("answers.jsonl.unfinished")
+    run(results, 1, 6)
+    for file in (results.path, mark):
+        with open(file, "r+b") as hole:
+            hole.truncate(2**36)
+    with pytest.raises(ResumeError, match="cannot be read"):
+        results.refuse_others()
+    assert len(results.answered()[0]) == 6
+    assert results.path.stat().st_size < 2**20

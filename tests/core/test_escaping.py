@@ -39,3 +39,8 @@ def test_json_line_is_one_line_without_control_characters_and_reads_back():
 )  # fmt: skip
 def test_escaped_gives_an_escape_that_can_be_read(text, shown):
     assert escaped(text) == shown
+
+
+def test_letters_that_show_nothing_are_escaped():
+    assert escaped("cat\u3164\u2800") == "cat\\u3164\\u2800"
+    assert escaped("한글 क्‍ष 葛\U000e0100 ❤️") == "한글 क्‍ष 葛\U000e0100 ❤️"

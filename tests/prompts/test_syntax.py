@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcti_core.errors import TokenError
+from mcti_core.prompts.splicing import check_templates
 from mcti_core.prompts.syntax import parse_prompt
 from mcti_core.tokens.names import safe_names
 from mcti_core.tokens.references import loose_weight
@@ -219,3 +220,12 @@ def test_loose_weight_is_a_number_without_a_bracket_behind_it(text, loose):
 def test_loose_weight_of_very_many_digits_is_found_at_once():
     """Cubic time would take days."""
     assert not loose_weight(":" + "1" * 100_000 + ")", 0)
+
+
+@pytest.mark.parametrize("prompt", ["a {fox} \udcff", "\ud83e", "{\udc80}"])
+def test_half_a_character_in_a_prompt_is_refused(prompt):
+    with pytest.raises(TokenError, match=r"holds half a character; take it out|is not a token here"):
+        parse_prompt(prompt, NAMES, LABELS)
+    assert classes("{\udc80} {a}", ("\udc80", "a")) == [0, 1]  # a label may hold one
+    with pytest.raises(TokenError, match="holds half a character"):
+        check_templates(["a {} \udcff"])

@@ -51,3 +51,12 @@ def test_set_with_an_unsafe_name_in_its_file_is_refused(tmp_path):
 def test_name_that_is_no_text_is_refused():
     with pytest.raises(TokenError, match="is no text"):
         check_name(3)
+
+
+@pytest.mark.parametrize("unseen", ["\u3164", "\u115f", "\u1160", "\uffa0", "\u2800", "\u034f", "\u17b4"])
+def test_characters_that_show_nothing_are_in_no_name(unseen):
+    with pytest.raises(TokenError):
+        check_name(f"cat{unseen}")
+    names = safe_names(["cat", f"cat{unseen}", unseen])
+    assert names[:2] == ("cat", "cat-2")
+    assert check_name(names[2]).isascii()
