@@ -137,7 +137,7 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
         state = PartialState(cpu=cpu, timeout=patience, **({"backend": "gloo"} if cpu else {}))
     except ValueError as error:
         raise ConfigError(
-            f"the launcher's variables do not go together ({error}); start with accelerate launch, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+            f"the launcher's variables are inconsistent ({error}); start with accelerate launch, or unset WORLD_SIZE, RANK and LOCAL_RANK"
         ) from error
     here = os.environ.get("LOCAL_WORLD_SIZE", "")
     device = "cpu" if cpu else str(state.device)

@@ -86,7 +86,7 @@ def generate(
             progress(part.stop, len(prompts))
         return images
 
-    advice = f"a single image of {pixels} pixels does not fit into memory; choose a smaller size, or free memory that others hold"
+    advice = f"a single image of {pixels} pixels does not fit into memory; choose a smaller size, or free memory that other programs use"
     with torch.inference_mode(), host.session("text", "denoiser", "codec"):
         parts = in_parts_that_fit(drawn, len(prompts), batch, advice)
     return torch.cat(parts).clone()
@@ -96,7 +96,7 @@ def _refuse_broken(images: Tensor, first: int) -> None:
     broken = [first + number for number, image in enumerate(images) if not image.isfinite().all()]
     if broken:
         raise HostError(
-            f"the model gave values that are not numbers for image {broken[0] + 1}; load it in another number format "
+            f"the model output values that are not numbers for image {broken[0] + 1}; load it in another number format "
             "(bf16 or fp32), or lower guidance"
         )
 

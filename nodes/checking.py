@@ -69,12 +69,12 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
 def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> Any:
     if lists and value is not None:
         if not isinstance(value, list) or not value:
-            raise ConfigError(f"{each.id} is empty; look at what is connected to it")
+            raise ConfigError(f"{each.id} is empty; check what is connected to it")
         return [_checked(each, item, looked_up, False) for item in value]
     if value is None:
         if each.optional:
             return None
-        raise ConfigError(f"{each.id} is empty; look at what is connected to it")
+        raise ConfigError(f"{each.id} is empty; check what is connected to it")
     kind = str(each.get_io_type())
     if kind in _NUMBERS:
         return _number(each, kind, value)
@@ -120,12 +120,12 @@ def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool =
         raise ConfigError(f"{name} must be a text, got {_shown(value)}")
     most = MAX_TEXT if lines else MAX_TEXT // 20
     if len(value) > most:
-        raise ConfigError(f"{name} has {len(value):,} characters; at most {most:,} are taken")
+        raise ConfigError(f"{name} has {len(value):,} characters; at most {most:,} are allowed")
     allowed = "\t\r\n" if lines else ""
     wrong = next((c for c in value if not (c in allowed or c.isprintable() or c >= "\xa0")), "")
     half = next((c for c in value if "\ud800" <= c <= "\udfff"), "")
     if not anything and (wrong or half):
-        raise ConfigError(f"{name} holds the character {wrong or half!r}, which is no letter; take it out")
+        raise ConfigError(f"{name} contains the character {wrong or half!r}, which is not a letter; remove it")
     return value
 
 
@@ -134,7 +134,7 @@ def _image(name: str, value: Any) -> Tensor:
         shape = tuple(value.shape) if isinstance(value, Tensor) else _shown(value)
         raise ConfigError(f"{name} must be a batch of images (count, height, width, channels), got {shape}")
     if not torch.isfinite(value).all():
-        raise ConfigError(f"{name} hold values that are not numbers; look at what makes them")
+        raise ConfigError(f"{name} contain values that are not numbers; check the node that makes them")
     return value
 
 
@@ -146,7 +146,7 @@ def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
         own = {kind: ClipFile}
     right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN)
     if not right:
-        raise ConfigError(f"{name} must be {kind}, got {_shown(value)}; look at what is connected to it")
+        raise ConfigError(f"{name} must be {kind}, got {_shown(value)}; check what is connected to it")
 
 
 def _shown(value: Any) -> str:

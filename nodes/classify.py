@@ -207,7 +207,7 @@ def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[A
     classes = {label: index_of(label, tokens.labels) for label in held_out.images}
     unknown = [label for label, index in classes.items() if index is None]
     if unknown:
-        raise ExamplesError(f"the tokens know no class {unknown[0]!r}; they know {', '.join(tokens.labels)}")
+        raise ExamplesError(f"the tokens have no class {unknown[0]!r}; they have {', '.join(tokens.labels)}")
     chosen = {label: _sample(images, at_most) for label, images in held_out.images.items()}
     labels = [classes[label] for label, images in chosen.items() for _ in images]
     return [image for images in chosen.values() for image in images], torch.tensor(labels)

@@ -137,7 +137,7 @@ def _read(folder: str) -> FewShotDataset:
         dataset = FewShotDataset.from_folder(example_folder(folder))
     except OSError as error:
         raise ExamplesError(
-            f"the folder {folder!r} cannot be read ({error.strerror}); see to its permissions"
+            f"the folder {folder!r} cannot be read ({error.strerror}); check its permissions"
         ) from error
     refuse_outside([image for image in dataset.images if isinstance(image, Path)], folder)
     return dataset

@@ -66,7 +66,7 @@ def example_folder(name: str) -> Path:
         there = False
     if not there:
         raise ExamplesError(
-            f"there is no folder {name!r:.200} in {inputs}; put a folder there that holds a folder of images a class"
+            f"there is no folder {name!r:.200} in {inputs}; put a folder there that contains one folder of images per class"
         )
     return path
 

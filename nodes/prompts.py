@@ -37,7 +37,7 @@ class TokenPrompts(Node):
     def execute(cls, tokens: TokenSet, template: str) -> io.NodeOutput:
         with working():
             if "{}" not in template:
-                raise TokenError(f"the template {template!r} holds no {{}}; write {{}} where the token goes")
+                raise TokenError(f"the template {template!r} contains no {{}}; write {{}} in place of the token")
             # ComfyUI's own lookup ends a name only at a space, a bracket or a weight
             ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", template)
             apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)

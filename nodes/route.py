@@ -102,7 +102,7 @@ def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
     """The wanted labels of each image: the same for all, or one set per batch."""
     if len(wanted) not in (1, len(images)):
         raise ConfigError(
-            f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one a batch"
+            f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one per batch"
         )
     names = [{normal_form(name.strip()) for name in (text, *text.split(",")) if name.strip()} for text in wanted]
     return [

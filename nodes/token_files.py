@@ -156,7 +156,7 @@ def _paths(choice: str) -> list[Path]:
         found = [folder_paths.get_full_path(TOKEN_SETS, choice)]
     paths = [Path(path) for path in found if path is not None]
     if not paths:
-        raise TokenError(f"there are no tokens {choice!r} any more; choose others, or save them again")
+        raise TokenError(f"the tokens {choice!r} no longer exist; choose others, or save them again")
     return paths
 
 

@@ -20,7 +20,7 @@ __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 _AT_ONCE, _PIXELS = 16, 16 * 512 * 512
 """Images through the vision tower at once: with ViT-L enough to keep a GPU busy, and what a 4 GB card has room for beside SD 1.5;
 more of them where a model's images, and so its tower, are small."""
-_TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that others hold"
+_TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that other programs use"
 
 
 class ClipClassifier:

@@ -30,9 +30,11 @@ _PROMPTS = 64
 """Classes whose prompts are encoded at once."""
 _ON_DEVICE = 128
 """Most classes whose contexts stay on the device: 80 MB of SDXL's. Those of more are sent there as they are needed."""
-_TOO_LARGE = "a single image does not fit into memory in the VAE; give smaller images, or free memory that others hold"
+_TOO_LARGE = (
+    "a single image does not fit into memory in the VAE; give smaller images, or free memory that other programs use"
+)
 _EVALUATION_TOO_LARGE = (
-    "a single evaluation of the diffusion model does not fit into memory; free memory that others hold"
+    "a single evaluation of the diffusion model does not fit into memory; free memory that other programs use"
 )
 _LEAST_ROOM = 4 * 64 * 64
 """Latent elements that a batch may always have: four of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""

@@ -83,7 +83,7 @@ class FewShotDataset:
         if len(classes) < (1 if alone else 2):
             found = f"only the class folder {classes[0].label!r}" if classes else "no class folders with images"
             raise ExamplesError(
-                f"{folder} holds {found}{f' ({report})' * bool(report)}; put the images of each of at least "
+                f"{folder} contains {found}{f' ({report})' * bool(report)}; put the images of at least "
                 f"{'one class' if alone else 'two classes'} into a folder of their own there"
             )
         images = tuple(image for each in classes for image in each.images)

@@ -124,7 +124,7 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
                 else:
                     images.append(entry.name)
     except OSError as error:
-        raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); see to its permissions") from error
+        raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); check its permissions") from error
     return sorted(images), sorted(folders)
 
 
@@ -178,7 +178,7 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
             if os.path.isfile(root)
             else f"there is no folder {root};"
         )
-        raise ExamplesError(f"{wrong} give a folder that holds one folder of images for each class")
+        raise ExamplesError(f"{wrong} give a folder that contains one folder of images per class")
     skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[str, list[str]]]()
     beside, names = list_folder(root, Skipped())
     for name in beside:
@@ -210,7 +210,7 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
         raise ExamplesError(_one_level_down(root, deeper, bool(classes)))
     if not classes and (levels := list(islice(_levels(root, _DEEPEST), 3))):
         raise ExamplesError(
-            f"the folders in {root} hold no images, but folders further down do; give the level above those: "
+            f"the folders in {root} contain no images, but deeper folders do; give the level above those: "
             f"{' or '.join(map(str, levels))}"
         )
     return _without_repeats(classes, skipped), skipped
@@ -269,4 +269,4 @@ def _one_level_down(root: Path, deeper: Sequence[tuple[str, list[str]]], mixed: 
             "into it"
         )
     choices = " or ".join(str(root / each) for each, _ in levels[:3])
-    return f"{root / name} holds no images but folders of images ({shown}); give the level above them: {choices}"
+    return f"{root / name} contains no images but folders of images ({shown}); give the level above them: {choices}"

@@ -33,9 +33,7 @@ from .num_workers import default_num_workers
 __all__ = ["FeatureCache"]
 
 _FORMAT = "mcti-features"
-_TOO_LARGE = (
-    "a single image of {} pixels does not fit into memory; choose a smaller image size, or free memory that others hold"
-)
+_TOO_LARGE = "a single image of {} pixels does not fit into memory; choose a smaller image size, or free memory that other programs use"
 
 
 @dataclass(frozen=True)

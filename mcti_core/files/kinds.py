@@ -34,7 +34,7 @@ _NOT_READ = {
 _OTHER_SUFFIXES = {suffix: reason for reason, suffixes in _NOT_READ.items() for suffix in suffixes.split()}
 _FTYP = {
     b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"heim": "HEIF", b"heis": "HEIF", b"hevc": "HEIF",
-    b"hevx": "HEIF", b"crx ": "it holds a raw camera file, convert it to JPEG",
+    b"hevx": "HEIF", b"crx ": "it contains a raw camera file, convert it to JPEG",
 }  # fmt: skip
 _BEGINNINGS = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -46,22 +46,22 @@ _BEGINNINGS = (
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
-    (b"\0\0\0\x0cjP  ", "it holds JPEG 2000, convert it to JPEG or PNG"),
-    (b"\xff\x4f\xff\x51", "it holds JPEG 2000, convert it to JPEG or PNG"),
-    (b"\0\0\0\x0cJXL ", "it holds JPEG XL, convert it to JPEG or PNG"),
-    (b"\xff\x0a", "it holds JPEG XL, convert it to JPEG or PNG"),
-    (b"8BPS", "it holds a Photoshop document, export it as PNG"),
-    (b"%PDF", "it holds a PDF"),
-    (b"%!PS", "it holds PostScript"),
-    (b"\x1aE\xdf\xa3", "it holds a video"),
-    (b"PK\x03\x04", "it holds an archive"),
-    (b"\0\x05\x16\x07", "it holds a Mac's notes on another file"),
-    (b"version https://git-lfs", "it holds a pointer of Git LFS, fetch the file itself"),
-    (b"v/1\x01", "it holds OpenEXR, convert it to PNG"),
+    (b"\0\0\0\x0cjP  ", "it contains JPEG 2000, convert it to JPEG or PNG"),
+    (b"\xff\x4f\xff\x51", "it contains JPEG 2000, convert it to JPEG or PNG"),
+    (b"\0\0\0\x0cJXL ", "it contains JPEG XL, convert it to JPEG or PNG"),
+    (b"\xff\x0a", "it contains JPEG XL, convert it to JPEG or PNG"),
+    (b"8BPS", "it contains a Photoshop document, export it as PNG"),
+    (b"%PDF", "it contains a PDF"),
+    (b"%!PS", "it contains PostScript"),
+    (b"\x1aE\xdf\xa3", "it contains a video"),
+    (b"PK\x03\x04", "it contains an archive"),
+    (b"\0\x05\x16\x07", "it contains a Mac's metadata of another file"),
+    (b"version https://git-lfs", "it contains a Git LFS pointer, fetch the file itself"),
+    (b"v/1\x01", "it contains OpenEXR, convert it to PNG"),
 )
 
 
-UNKNOWN_KIND = "it holds none of the kinds of image that are read"
+UNKNOWN_KIND = "it is not an image of a supported format"
 
 
 def kind_of(beginning: bytes) -> str:
@@ -72,15 +72,15 @@ def kind_of(beginning: bytes) -> str:
         if beginning.startswith(start):
             return kind
     if beginning[:4] == b"RIFF":
-        return "WEBP" if beginning[8:12] == b"WEBP" else "it holds a video or sound"
+        return "WEBP" if beginning[8:12] == b"WEBP" else "it contains video or sound"
     if beginning[4:8] == b"ftyp":
         brands = [beginning[place : place + 4] for place in range(8, len(beginning) - 3, 4)]
-        return next((_FTYP[brand] for brand in brands if brand in _FTYP), "it holds a video")
+        return next((_FTYP[brand] for brand in brands if brand in _FTYP), "it contains a video")
     text = beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "it holds a web page, perhaps an error of a download"
+        return "it contains a web page, perhaps an error of a download"
     if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
-        return "it holds SVG or XML, convert it to PNG"
+        return "it contains SVG or XML, convert it to PNG"
     return UNKNOWN_KIND
 
 

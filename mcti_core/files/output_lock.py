@@ -79,7 +79,7 @@ def _opened(lock: Path, path: Path) -> int:
             holder = _holder(descriptor)
             os.close(descriptor)
             raise FileError(
-                f"another run{holder} is writing to {path}; wait for its end, or choose another place"
+                f"another run{holder} is writing to {path}; wait until it ends, or choose another place"
             ) from None
         os.close(descriptor)  # its holder has removed it meanwhile
 

@@ -66,4 +66,4 @@ def refuse_to_replace(paths: Sequence[Path], *, overwrite: bool) -> None:
     there = [] if overwrite else [path for path in paths if os.path.lexists(path)]
     if there:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
-        raise FileError(f"{there[0]}{more} is there already; replace it with --overwrite, or choose another place")
+        raise FileError(f"{there[0]}{more} already exists; replace it with --overwrite, or choose another place")

@@ -114,11 +114,11 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"
     if not path.is_file():
-        return " is there already and is no file; choose another name or folder, or move it away"
+        return " already exists and is not a file; choose another name or folder, or move it away"
     return (
         ""
         if is_own(path)
-        else " is there already and was not written by MC-TI; choose another name or folder, or move it away"
+        else " already exists and was not written by MC-TI; choose another name or folder, or move it away"
     )
 
 

@@ -85,7 +85,7 @@ def read_safetensors(
     except FileNotFoundError as error:
         raise TokenError("there is no such token file") from error
     except SafetensorError as error:
-        what = "cut short or damaged; copy it anew" if is_safetensors(path) else "not a safetensors file"
+        what = "truncated or damaged; copy it again" if is_safetensors(path) else "not a safetensors file"
         raise TokenError(f"{what} ({_content(path) or error})") from error
     except (OSError, RuntimeError) as error:  # the latter from PyTorch, if a file has become shorter meanwhile
         raise TokenError(f"cannot be read ({error}); give a token file") from error
@@ -96,7 +96,7 @@ def _content(path: Path) -> str:
     with open_regular(path) as file:
         kind = kind_of(file.read(64) or b"")
     if kind in READ_KINDS:
-        return f"it holds an image, {kind}"
+        return f"it contains an image, {kind}"
     what, _, advice = kind.partition(", ")
     return "" if kind == UNKNOWN_KIND else what if advice.startswith(("convert", "export")) else kind  # to an image
 
@@ -110,7 +110,7 @@ def _checked(file: IO[bytes], path: Path) -> Any:
     refuse_large(file.fileno(), MAX_SET_BYTES)
     length = int.from_bytes(file.read(8) or b"", "little")
     if MAX_HEADER_BYTES < length <= os.fstat(file.fileno()).st_size:
-        raise TokenError(f"what describes its tensors has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
+        raise TokenError(f"its header has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
     return safe_open(name_of(file, path), framework="pt")
 
 
@@ -168,7 +168,7 @@ def _checked_copy(path: Path) -> io.BytesIO:
             refuse_large(file.fileno())
             return _copied(file)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise TokenError(f"cut short or damaged; copy it anew ({error})") from error
+        raise TokenError(f"truncated or damaged; copy it again ({error})") from error
 
 
 def _copied(file: IO[bytes]) -> io.BytesIO:
@@ -202,7 +202,7 @@ def _refuse_unusual(content: bytes) -> None:
     kept: set[object] = set()
     tuples, last = 0, ""
     if len(content) > _MOST_PICKLE:
-        raise TokenError(f"what describes its tensors has {len(content):,} bytes; embeddings have some hundred")
+        raise TokenError(f"its pickle has {len(content):,} bytes; embeddings have a few hundred")
     for operation, argument, _ in pickletools.genops(content):
         name = operation.name
         tuples += name.startswith("TUPLE")

@@ -11,9 +11,7 @@ from ..errors import HostError
 
 __all__ = ["TEXT_TOO_LARGE", "empty_caches", "in_parts_that_fit", "is_out_of_memory"]
 
-TEXT_TOO_LARGE = (
-    "a single prompt does not fit into memory in the text encoder; free memory that others hold, or use another device"
-)
+TEXT_TOO_LARGE = "a single prompt does not fit into memory in the text encoder; free memory that other programs use, or use another device"
 _Result = TypeVar("_Result")
 _SIGNS = (
     "out of memory",

@@ -48,7 +48,7 @@ class MeteredFile:
         self._calls -= 1
         self.taken += len(content)
         if self._calls < 0 or self.taken > self._bytes:
-            raise ValueError("its metadata or its blocks are too many or too large; save it anew as PNG or JPEG")
+            raise ValueError("its metadata or its blocks are too many or too large; save it again as PNG or JPEG")
         return content
 
     def __getattr__(self, name: str) -> Any:  # seek, tell, fileno: they read no content

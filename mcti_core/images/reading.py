@@ -53,7 +53,7 @@ class UnreadableError(ExamplesError):
     """
 
     def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"{path} cannot be read as an image ({reason}); replace it or take it out")
+        super().__init__(f"{path} cannot be read as an image ({reason}); replace or remove it")
         self.path, self.reason = str(path), reason
 
 
@@ -152,7 +152,7 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
     if kind not in READ_KINDS:
         raise ValueError(kind)
     if hint := reader_hint(kind):
-        raise ValueError(f"it holds {kind}: {hint}")
+        raise ValueError(f"it contains {kind}: {hint}")
     if size > MAX_IMAGE_BYTES:
         raise ValueError(f"its file has {size / 2**30:.1f} GiB; at most {MAX_IMAGE_BYTES / 2**30:.0f} GiB are read")
     if kind == "WEBP":

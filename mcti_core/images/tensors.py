@@ -78,7 +78,7 @@ def _stacked(images: list[Tensor]) -> Tensor:
     if len(sizes) != 1:
         found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1])) if sizes else "none"
         raise ExamplesError(
-            f"a list of images must hold images of one size, got {found}; resize them, or give each by itself"
+            f"a list of images must have images of one size, got {found}; resize them, or pass each separately"
         )
     return torch.stack(images)
 
@@ -115,7 +115,7 @@ def _of_numpy(pixels: np.ndarray[Any, Any], name: str) -> Tensor:
 def _of_pillow(image: Image.Image, name: str) -> np.ndarray[Any, Any]:
     """(H, W, 3) uint8, on white if it is transparent, as for files."""
     if image.mode[0] in "IF":
-        raise ExamplesError(f"{name} is a Pillow image of mode {image.mode}; convert it to 8 bits a channel")
+        raise ExamplesError(f"{name} is a Pillow image of mode {image.mode}; convert it to 8 bits per channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

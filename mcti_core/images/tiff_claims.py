@@ -53,18 +53,18 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
                 )
             if tag in (_COMPRESSION, *_STRIPS, *_TILES):
                 if tag not in once:
-                    raise ValueError(f"tag {tag} is there twice; save it anew as PNG or TIFF")
+                    raise ValueError(f"tag {tag} occurs twice; save it again as PNG or TIFF")
                 once.remove(tag)
             if tag in claims:
                 size = _INTEGERS.get(kind, inline + 1)
                 if size > inline or values != 1:
-                    raise ValueError(f"tag {tag} is no whole number; save it anew as PNG or TIFF")
+                    raise ValueError(f"tag {tag} is not an integer; save it again as PNG or TIFF")
                 value = int.from_bytes(entry[4 + inline :][:size], "little" if order == "<" else "big")
                 # Readers differ in which of two equal tags they use.
                 least = tag in (_WIDTH, _HEIGHT) and claims[tag] > 0
                 claims[tag] = min(claims[tag], value) if least else max(claims[tag], value)
     except (StructError, OverflowError) as error:
-        raise ValueError("its tags are cut short") from error
+        raise ValueError("its tags are truncated") from error
     if claims[_TILE_WIDTH] * claims[_TILE_HEIGHT] > claims[_WIDTH] * claims[_HEIGHT] + _MAX_TILE_BEYOND:
         raise ValueError(
             f"its tiles of {claims[_TILE_WIDTH]} x {claims[_TILE_HEIGHT]} pixels are larger than the image; save it with smaller ones"
@@ -88,5 +88,5 @@ def jpeg_places(image: Any, size: int) -> set[tuple[int, int]]:
         place for offsets, counts in (_STRIPS, _TILES) for place in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=True)
     }  # fmt: skip
     if not places or not all(count > 0 for _, count in places) or sum(count for _, count in places) > size:
-        raise ValueError("the places of its strips are empty or lie in one another; save it anew as PNG or JPEG")
+        raise ValueError("its strips are empty or overlap; save it again as PNG or JPEG")
     return places

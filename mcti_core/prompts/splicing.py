@@ -57,12 +57,12 @@ def check_templates(templates: Sequence[str]) -> None:
     """Raise a ``TokenError`` unless each template contains ``{}`` exactly once, among plain words."""
     for template in templates:
         if template.count("{}") != 1:
-            raise TokenError(f"template {template!r} must hold {{}} exactly once, where the token goes")
+            raise TokenError(f"template {template!r} must contain {{}} exactly once, in place of the token")
         if has_surrogates(template):
-            raise TokenError(f"template {template!r} holds half a character; take it out, or type it again")
+            raise TokenError(f"template {template!r} contains half a character; remove it, or type it again")
         if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
             raise TokenError(
-                f"template {template!r} holds a weight or another sign that only prompts have; write plain words around {{}}"
+                f"template {template!r} contains a weight or other prompt syntax; write plain words around {{}}"
             )
 
 

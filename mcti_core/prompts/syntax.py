@@ -163,7 +163,7 @@ class _Parser:
                     letters = f"{letters[:start]}{_GONE * (starts[end] - start)}{letters[starts[end] :]}"
                 elif alone or (inside and at >= 0 <= end):
                     _LOG.warning(
-                        "prompt %r: %r is drawn as a word; write {%s} for the learned token",
+                        "prompt %r: %r is treated as a word; write {%s} for the learned token",
                         self.prompt[:120], text[at:end], self.names[index],
                     )  # fmt: skip
                     break
@@ -241,7 +241,7 @@ class _Parser:
                     f"write a token as {self._example()}, and a plain brace as \\{sign}",
                 )
         if has_surrogates(marked):
-            self._refuse("holds half a character", "take it out, or type it again")
+            self._refuse("contains half a character", "remove it, or type it again")
         if found := _COMPEL.search(marked):
             self._refuse(
                 f"has {found[1] or found[2]!r} behind a token or a bracket, a spelling of other programs",

@@ -135,7 +135,7 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
     listed = ", ".join(counted(n, kind) if kind == "folder" else f"{n} {kind}" for kind, n in sorted(counts.items()))
     if not read:
         known = f"{', '.join(SUFFIXES)} or image with an embedding"
-        found.failed.append(f"{folder} holds no {known}" + (f"; it holds {listed}" if listed else ""))
+        found.failed.append(f"{folder} contains no {known}" + (f"; it contains {listed}" if listed else ""))
     elif listed:
         found.skipped.append(f"{folder}: {listed} not read")
     return read
@@ -262,7 +262,7 @@ def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str
 
 def _distinct(indices: list[int], values: Sequence[str]) -> list[int]:
     if len(set(indices)) != len(indices):
-        raise TokenError(f"a class is named twice: {', '.join(values)}")
+        raise TokenError(f"a class is listed twice: {', '.join(values)}")
     return indices
 
 

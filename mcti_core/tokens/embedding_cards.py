@@ -47,7 +47,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     """
     content = _find_json(Path(path))
     if content is None:
-        raise TokenError("this image carries no embedding; give it as the web UI wrote it, unchanged, or a .pt file")
+        raise TokenError("this image contains no embedding; use the web UI's original file, or a .pt file")
     if len(content) >= _MAX_JSON:
         raise TokenError(f"the embedding in this image has more than {_MAX_JSON // 2**20} MiB, so it is something else")
     try:
@@ -55,7 +55,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         kept = found["string_to_param"]
         return {**found, "string_to_param": {key: _tensors(value) for key, value in kept.items()}}
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
-        raise TokenError(f"the embedding in this image is damaged ({str(error)[:80]}); get it anew") from error
+        raise TokenError(f"the embedding in this image is damaged ({str(error)[:80]}); download it again") from error
 
 
 def _tensors(value: Any) -> Any:

@@ -30,7 +30,7 @@ _MOST_VECTORS = 75
 """Maximum number of vectors; a prompt has no room for more."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KNOWN = (
-    "known are 'emb_params', 'clip_l' and 'clip_g' (ComfyUI, kohya, OneTrainer), 'string_to_param' (A1111, InvokeAI), "
+    "supported are 'emb_params', 'clip_l' and 'clip_g' (ComfyUI, kohya, OneTrainer), 'string_to_param' (A1111, InvokeAI), "
     "'emp_params' (OneTrainer), and a single tensor, bare or under its token (diffusers)"
 )
 
@@ -82,12 +82,14 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
     try:
         encoders = json.loads(metadata["encoders"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise TokenError("its 'encoders' are missing or damaged; save or copy the file anew") from error
+        raise TokenError("its 'encoders' are missing or damaged; save or copy the file again") from error
     if not isinstance(encoders, list) or not all(isinstance(name, str) for name in encoders):
-        raise TokenError("its 'encoders' are of the wrong kind; save or copy the file anew")
+        raise TokenError("its 'encoders' have the wrong type; save or copy the file again")
     keyed = dict(zip(encoders, tensors.values(), strict=True)) if len(encoders) == len(tensors) == 1 else tensors
     if set(keyed) != set(encoders):
-        raise TokenError(f"it should hold {_listed(encoders)}, it holds {_listed(tensors)}; save or copy the file anew")
+        raise TokenError(
+            f"it should contain {_listed(encoders)}, it contains {_listed(tensors)}; save or copy the file again"
+        )
     return Embedding(_equal({name: _checked(keyed[name], name) for name in encoders}), "MC-TI", metadata=metadata)
 
 
@@ -96,7 +98,7 @@ def _recognised(content: Any) -> Embedding:
     if isinstance(content, Tensor):
         return Embedding(_by_width(content, "the tensor"), "diffusers")
     if not isinstance(content, dict):
-        raise TokenError(f"it holds a {type(content).__name__}; {_KNOWN}")
+        raise TokenError(f"it contains a {type(content).__name__}; {_KNOWN}")
     if "string_to_param" in content:
         return _of_a1111(content)
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
@@ -109,7 +111,7 @@ def _recognised(content: Any) -> Embedding:
             )
     if tensors and set(tensors) <= set(WIDTHS):
         return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya and OneTrainer")
-    raise TokenError(f"it holds {_listed(content)}; {_KNOWN}")
+    raise TokenError(f"it contains {_listed(content)}; {_KNOWN}")
 
 
 def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
@@ -118,7 +120,7 @@ def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
         raise TokenError("it is a LoRA with embeddings inside; take the embeddings out, one file each")
     if any(key.endswith("_out") for key in tensors):
         raise TokenError(
-            f"it holds {_listed(tensors)}: OneTrainer's output embedding, which stands behind the text encoder and not before it; "
+            f"it contains {_listed(tensors)}: OneTrainer's output embedding, which is applied after the text encoder, not before it; "
             "train it as an ordinary embedding"
         )
 
@@ -130,12 +132,12 @@ def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
         kept = vars(kept).get("_parameters")
     if not isinstance(kept, dict) or len(kept) != 1:
         count = len(kept) if isinstance(kept, dict) else "no"
-        raise TokenError(f"its 'string_to_param' holds {count} tokens; read are files of one token")
+        raise TokenError(f"its 'string_to_param' contains {count} tokens; only files with one token are supported")
     ((key, tensor),) = kept.items()
     name, base = (value if isinstance(value := content.get(key), str) else "" for key in ("name", "sd_checkpoint_name"))
     if isinstance(tensor, dict):
         if not tensor or not all(isinstance(encoder, str) and encoder in WIDTHS for encoder in tensor):
-            raise TokenError(f"its 'string_to_param' holds {_listed(tensor)}; known are {_widths()}")
+            raise TokenError(f"its 'string_to_param' contains {_listed(tensor)}; supported are {_widths()}")
         return Embedding(_by_encoder(tensor), "A1111", name, base)
     return Embedding(_by_width(tensor, f"'string_to_param' {_named(key)}"), "A1111 and InvokeAI", name, base)
 
@@ -151,38 +153,36 @@ def _by_width(tensor: Any, what: str) -> dict[str, Tensor]:
     for name, width in WIDTHS.items():
         if vectors.shape[1] == width:
             return {name: vectors}
-    raise TokenError(f"its vectors are {vectors.shape[1]} wide; known are {_widths()}")
+    raise TokenError(f"its vectors are {vectors.shape[1]} wide; supported are {_widths()}")
 
 
 def _of_width(vectors: Tensor, name: str) -> Tensor:
     if vectors.shape[1] != WIDTHS[name]:
-        raise TokenError(f"its {name!r} vectors are {vectors.shape[1]} wide; known are {_widths()}")
+        raise TokenError(f"its {name!r} vectors are {vectors.shape[1]} wide; supported are {_widths()}")
     return vectors
 
 
 def _checked(tensor: Any, what: str) -> Tensor:
     """(V, d) or (d,) of any floating type -> a (V, d) float32 copy. The shape is checked before any number is read."""
     if not isinstance(tensor, Tensor):
-        raise TokenError(f"{what} is a {type(tensor).__name__} and no tensor")
+        raise TokenError(f"{what} is a {type(tensor).__name__} and not a tensor")
     if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise TokenError(f"{what} is a tensor of {tensor.dtype}; embeddings are plain floating point numbers")
     if tensor.ndim not in (1, 2) or not tensor.numel():
-        raise TokenError(f"{what} has the shape {tuple(tensor.shape)}; known are (vectors, width) and (width,)")
+        raise TokenError(f"{what} has the shape {tuple(tensor.shape)}; supported are (vectors, width) and (width,)")
     if tensor.shape[-1] > MAX_WIDTH:
-        raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; known are {_widths()}")
+        raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; supported are {_widths()}")
     rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
     if len(rows) > _MOST_VECTORS:
         raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MOST_VECTORS}")
     if (
         rows.numel() * rows.element_size() > rows.untyped_storage().nbytes()
     ):  # a view can repeat one number any number of times
-        raise TokenError(
-            f"{what} says to hold {rows.numel():,} numbers, and does not store as many; the file is damaged"
-        )
+        raise TokenError(f"{what} claims {rows.numel():,} numbers, and does not store as many; the file is damaged")
     vectors = rows.float().contiguous().clone()
     if not vectors.abs().max() <= MAX_NUMBER:
         raise TokenError(
-            f"{what} holds numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the embedding is broken"
+            f"{what} contains numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the embedding is broken"
         )
     return vectors
 

@@ -101,7 +101,7 @@ def load_tokens(path: str | Path) -> TokenSet:
         )
     if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and os.path.isfile(path) and not is_token_set(path):
         raise TokenError(
-            f"{path} is no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
+            f"{path} is not a token set; make one from embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
         )
     try:
         return parse_token_set(*read_safetensors(path, check_format))
@@ -273,7 +273,7 @@ def _write(
     try:
         described = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
     except (TypeError, ValueError) as error:
-        raise TokenError(f"{path} is not written: what describes the tokens must be plain values ({error})") from error
+        raise TokenError(f"{path} is not written: the tokens' metadata must be plain values ({error})") from error
     try:
         return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_own_file)
     except (OSError, SafetensorError) as error:

@@ -47,11 +47,11 @@ def _wrong(name: str) -> str:
     if len(name) > MAX_NAME_BYTES or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         return f"is longer than {MAX_NAME_BYTES} bytes"
     if any(unicodedata.category(c)[0] not in "LMN" and c not in "-_." for c in name):
-        return "holds other characters"
+        return "contains other characters"
     if not UNSEEN.isdisjoint(name):
         return "holds characters that show nothing"
     if name[0] == "." or name[-1] == "." or ".." in name:
-        return "begins or ends with a full stop, or holds two in a row"
+        return "begins or ends with a full stop, or contains two in a row"
     return "is kept by Windows for a device" if name.split(".")[0].upper() in DEVICES else ""
 
 
@@ -103,9 +103,7 @@ def safe_parts(name: str) -> list[str]:
     if not parts:
         raise TokenError(f"the name {name!r:.200} cannot be a file's; use letters and digits")
     if len(parts) > _MAX_LEVELS:
-        raise TokenError(
-            f"the name holds {len(parts)} folders and files; at most {_MAX_LEVELS} are made in one another"
-        )
+        raise TokenError(f"the name has {len(parts)} levels of folders; at most {_MAX_LEVELS} are allowed")
     return [safe_names([part])[0] for part in parts]
 
 

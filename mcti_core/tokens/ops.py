@@ -39,9 +39,9 @@ def pick(tokens: TokenSet, classes: Sequence[str | int]) -> TokenSet:
     """
     chosen = [class_index(tokens, which) for which in classes]
     if len(set(chosen)) != len(chosen):
-        raise TokenError(f"a class is named twice: {', '.join(map(str, classes))}")
+        raise TokenError(f"a class is listed twice: {', '.join(map(str, classes))}")
     if not chosen:
-        raise TokenError(f"no class is named; there are: {', '.join(tokens.labels)}")
+        raise TokenError(f"no class is given; there are: {', '.join(tokens.labels)}")
     return tokens.select(chosen)
 
 
@@ -106,7 +106,7 @@ def _refuse_clashes(labels: Sequence[str], names: Sequence[str], advice: str) ->
 
 def _refuse_unlike(one: TokenSet, other: TokenSet) -> None:
     if _shape(one) != _shape(other):
-        raise TokenError(f"these tokens do not go together: {_described(one)}, and {_described(other)}")
+        raise TokenError(f"these tokens cannot be in one set: {_described(one)}, and {_described(other)}")
     if (one.pooling, one.templates) != (other.pooling, other.templates):
         what = "pooling" if one.pooling != other.pooling else "templates"
         ours, theirs = (str(getattr(tokens, what))[:60] for tokens in (one, other))

@@ -24,7 +24,7 @@ FEATURES, LABELS = "support.features", "support.labels"
 def check_format(values: Mapping[str, str]) -> None:
     """Raise a ``TokenError`` for metadata of another kind of file or of a newer version."""
     if values.get("format") != json.dumps(FORMAT):
-        raise TokenError("no token set; make one of embeddings with: mcti convert EMBEDDINGS --to set --out FILE")
+        raise TokenError("not a token set; make one from embeddings with: mcti convert EMBEDDINGS --to set --out FILE")
     if (version := metadata_value(values, "format_version", int)) > VERSION:
         raise TokenError(f"format version {version} is newer than {VERSION}, which this program knows; update it")
 
@@ -37,7 +37,7 @@ def parse_token_set(values: Mapping[str, str], tensors: Mapping[str, Tensor]) ->
     """
     templates = metadata_value(values, "templates", list)
     if not templates:
-        raise TokenError("the token set names no templates; it is damaged")
+        raise TokenError("the token set has no templates; it is damaged")
     tokens = TokenSet(
         labels=tuple(metadata_value(values, "labels", list)),
         vectors={name: _tensor(tensors, name, 3) for name in metadata_value(values, "encoders", list)},
@@ -59,17 +59,15 @@ def metadata_value(values: Mapping[str, str], key: str, kind: type) -> Any:
     try:
         value = json.loads(values[key])
     except (KeyError, ValueError, RecursionError) as error:
-        raise TokenError(f"the token set lacks {key!r}, or it is damaged; save or copy the file anew") from error
+        raise TokenError(f"the token set lacks {key!r}, or it is damaged; save or copy the file again") from error
     if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
-        raise TokenError(
-            f"the token set's {key!r} is of the wrong kind ({str(value)[:80]}); save or copy the file anew"
-        )
+        raise TokenError(f"the token set's {key!r} has the wrong type ({str(value)[:80]}); save or copy the file again")
     return value
 
 
 def _tensor(tensors: Mapping[str, Tensor], key: str, dimensions: int, dtype: torch.dtype = torch.float32) -> Tensor:
     if key not in tensors:
-        raise TokenError(f"the file holds no tensor {key!r}; there are: {', '.join(sorted(tensors)) or 'none'}")
+        raise TokenError(f"the file contains no tensor {key!r}; there are: {', '.join(sorted(tensors)) or 'none'}")
     tensor = tensors[key]
     if tensor.ndim != dimensions or tensor.dtype != dtype or not tensor.numel():
         raise TokenError(
@@ -77,7 +75,7 @@ def _tensor(tensors: Mapping[str, Tensor], key: str, dimensions: int, dtype: tor
         )
     if not tensor.abs().max() <= MAX_NUMBER:
         raise TokenError(
-            f"tensor {key!r} holds numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the file is damaged"
+            f"tensor {key!r} contains numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the file is damaged"
         )
     return tensor
 
@@ -87,5 +85,5 @@ def _support(tensors: Mapping[str, Tensor], classes: int) -> Support | None:
         return None
     features, labels = _tensor(tensors, FEATURES, 2), _tensor(tensors, LABELS, 1, torch.int64)
     if len(features) != len(labels) or labels.min() < 0 or labels.max() >= classes:
-        raise TokenError("the examples' features and labels do not fit together or the classes")
+        raise TokenError("the examples' features and labels do not match each other or the classes")
     return Support(features, labels)

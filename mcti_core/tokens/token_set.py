@@ -87,7 +87,7 @@ class TokenSet:
             check_name(name)
         if len(self.names) != len(self.labels) or len(set(map(normal_form, self.names))) != len(self.names):
             raise TokenError(
-                f"token names must be one a class and differ also in lower case, got {list(self.names)!s:.300}"
+                f"there must be one token name per class, unique also in lower case, got {list(self.names)!s:.300}"
             )
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")

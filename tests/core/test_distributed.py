@@ -87,5 +87,5 @@ def test_variables_of_a_launcher_without_its_address_are_a_sentence(monkeypatch)
     monkeypatch.setattr(accelerate, "PartialState", refuse)
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"do not go together .*MASTER_ADDR"):
+    with pytest.raises(ConfigError, match=r"are inconsistent .*MASTER_ADDR"):
         launched()

@@ -178,7 +178,7 @@ class TestFolders:
         for label in ("cat", "dog"):
             (photos / "all" / "data" / "v2" / "images" / label).mkdir(parents=True)
             PICTURE.save(photos / "all" / "data" / "v2" / "images" / label / "x.png")
-        with pytest.raises(ExamplesError, match=r"further down do; give the level above those: .*images$"):
+        with pytest.raises(ExamplesError, match=r"deeper folders do; give the level above those: .*images$"):
             find_class_folders(photos / "all")
 
     def test_one_folder_in_each_class_folder_is_no_level(self, photos):

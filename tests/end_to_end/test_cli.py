@@ -301,7 +301,7 @@ def test_missing_folders_and_files(tmp_path, trained, folder, capsys):
     assert str(nowhere) in fails(capsys, "classify", folder, "--tokens", nowhere)
     assert str(nowhere) in fails(capsys, "generate", "--prompt", "a {}", "--tokens", nowhere)
     assert str(nowhere) in fails(capsys, "train", folder, "--out", tmp_path, "--model", nowhere)
-    assert "no images in" in fails(capsys, "classify", folder, "--tokens", tokens)  # it holds folders only
+    assert "no images in" in fails(capsys, "classify", folder, "--tokens", tokens)  # it contains folders only
 
 
 def test_one_class_is_too_few(folder, tmp_path, capsys):

@@ -169,7 +169,7 @@ class TestFolders:
 
     def test_convert_a_set_with_embeddings_that_do_not_go_with_it_is_refused(self, mixed, capsys):
         save_tokens(made("yew", count=2), "own")
-        assert "do not go together: 'yew' has 2 vectors" in refused(capsys, "own.safetensors", "dl")
+        assert "cannot be in one set: 'yew' has 2 vectors" in refused(capsys, "own.safetensors", "dl")
 
     def test_convert_bad_files_stop_no_other_and_are_told_at_the_end(self, mixed, capsys):
         Path("dl/html.safetensors").write_text("<html>")
@@ -205,7 +205,7 @@ class TestFolders:
         Path("other/x.ckpt").write_text("x")
         said = refused(capsys, "empty", "other", "gone.pt")
         assert said.count("mcti: ") == 3
-        assert "other holds no .safetensors, .pt, .bin or image with an embedding; it holds 1 .ckpt" in said
+        assert "other contains no .safetensors, .pt, .bin or image with an embedding; it contains 1 .ckpt" in said
 
     def test_convert_errors_of_the_system_stop_no_other(self, mixed, monkeypatch, capsys):
         def failing(path):
@@ -272,14 +272,14 @@ def test_convert_out_of_the_wrong_kind_is_refused_before_anything_is_read(folder
 
 @pytest.mark.parametrize(("to", "out"), [("set", "new.safetensors"), ("embeddings", "new")])
 def test_convert_results_are_replaced_only_when_asked(folder, to, out, capsys):
-    """Also where it is the set that is converted, or where only one of the embeddings is there already."""
+    """Also where it is the set that is converted, or where only one of the embeddings already exists."""
     save_tokens(made("ibis"), out if to == "set" else "new/set")
     if to == "embeddings":
         export_embedding(made("ibis"), 0, "new")
     save_tokens(made("heron", "ibis", seed=1), "set")
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
     assert convert("set.safetensors", "--to", to, "--out", out) == 1
-    assert "is there already; replace it with --overwrite" in capsys.readouterr().err
+    assert "already exists; replace it with --overwrite" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))} == before
     assert convert("set.safetensors", "--to", to, "--out", out, "--overwrite") == 0
     written = load_tokens(out) if to == "set" else import_embeddings(["new/heron.safetensors", "new/ibis.safetensors"])

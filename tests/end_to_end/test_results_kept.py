@@ -120,7 +120,9 @@ def test_command_whose_output_cannot_be_written_does_no_work(
         monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
     before = content(tmp_path)
     error = refused(capsys, *lines(photos, learned, out)[command])
-    assert re.search("cannot be written|is there already and is no file|is a file; name a folder|must be a path", error)
+    assert re.search(
+        "cannot be written|already exists and is not a file|is a file; name a folder|must be a path", error
+    )
     assert content(tmp_path) == before
 
 
@@ -139,7 +141,7 @@ def test_command_where_its_results_are_replaces_them_only_when_asked(command, ph
     capsys.readouterr()
     for more in ([], ["--resume"], ["--restart"]) if command == "train" else ([],):
         assert run(*line, *more) == 1
-        assert "is there already; replace it with --overwrite" in told(capsys)
+        assert "already exists; replace it with --overwrite" in told(capsys)
         assert content(tmp_path) == before
     assert run(*line, "--overwrite") == 0
     assert content(tmp_path).keys() == before.keys()
@@ -151,7 +153,7 @@ def test_train_where_only_embeddings_of_a_set_are_left_replaces_none(photos, tmp
 
     export_embeddings(tokens, tmp_path / "out" / "embeddings")
     assert run("train", photos, "--out", tmp_path / "out") == 1
-    assert "cat.safetensors is there already" in told(capsys)
+    assert "cat.safetensors already exists" in told(capsys)
 
 
 def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos, tmp_path, capsys):
@@ -171,7 +173,7 @@ def test_add_into_the_folder_of_an_unfinished_training_is_refused(photos, learne
 
     save_checkpoint(training(), tmp_path / "out" / "training.safetensors")
     assert run("add", photos, "--to", learned, "--out", tmp_path / "out") == 1
-    assert "training.safetensors is there already" in told(capsys)
+    assert "training.safetensors already exists" in told(capsys)
 
 
 def stop_after(steps, monkeypatch, stop):

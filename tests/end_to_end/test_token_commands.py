@@ -115,7 +115,7 @@ class TestConvert:
         options = ["--to", "set", "--out", tmp_path / "new"]
         (tmp_path / "empty").mkdir()
         assert "one.safetensors is given twice; give it once" in fails(capsys, "convert", one, one, *options)
-        assert "holds no .safetensors, .pt, .bin" in fails(capsys, "convert", tmp_path / "empty", *options)
+        assert "contains no .safetensors, .pt, .bin" in fails(capsys, "convert", tmp_path / "empty", *options)
         assert "no such token file" in fails(capsys, "convert", tmp_path / "nothing.pt", *options)
         assert "3 classes (red cup, blue cup, vase) and 1 names" in fails(
             capsys, "convert", one, "--names", "a", *options
@@ -124,7 +124,7 @@ class TestConvert:
         assert not (tmp_path / "new.safetensors").exists()
         torch.save({"<x>": torch.ones(1, 768)}, tmp_path / "vase.safetensors")
         line = fails(capsys, "convert", one, "--to", "embeddings", "--out", tmp_path)
-        assert "vase.safetensors is there already and was not written by MC-TI" in line
+        assert "vase.safetensors already exists and was not written by MC-TI" in line
         assert not (tmp_path / "red-cup.safetensors").exists()
         with pytest.raises(SystemExit):
             run("convert", one, "--rename", "vase", *options)

@@ -40,7 +40,7 @@ ONE = torch.zeros(1)
 def test_view_that_stores_fewer_numbers_than_it_shows_is_refused_at_once(content, tmp_path):
     torch.save(content, tmp_path / "x.pt")
     begun = time.perf_counter()
-    with pytest.raises(TokenError, match=r"does not store as many|wide; known are|room for"):
+    with pytest.raises(TokenError, match=r"does not store as many|wide; supported are|room for"):
         read_embedding(tmp_path / "x.pt")
     assert time.perf_counter() - begun < 1
 
@@ -76,7 +76,7 @@ def test_sparse_file_of_a_kept_training_is_not_read(tmp_path):
 def test_header_of_a_token_set_is_not_read_beyond_its_limit(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": ONE}, path, {"format": '"mcti-token-set"', "labels": "[" + "[]," * 6_000_000})
-    with pytest.raises(TokenError, match="what describes its tensors"):
+    with pytest.raises(TokenError, match="its header has"):
         load_tokens(path)
     assert format_of(path) is None
 
@@ -124,10 +124,10 @@ def test_named_pipe_is_not_waited_for(suffix, tmp_path):
 @pytest.mark.parametrize("number", [1e38, -2e6, float("inf"), float("nan")])
 def test_vectors_beyond_what_learning_makes_are_refused(number, tmp_path):
     save_file({"emb_params": torch.full((1, 768), number)}, tmp_path / "x.safetensors")
-    with pytest.raises(TokenError, match="holds numbers beyond 1,000,000 or that are not finite"):
+    with pytest.raises(TokenError, match="contains numbers beyond 1,000,000 or that are not finite"):
         read_embedding(tmp_path / "x.safetensors")
     torch.save({"emb_params": torch.full((1, 768), number)}, tmp_path / "x.pt")
-    with pytest.raises(TokenError, match="holds numbers beyond 1,000,000 or that are not finite"):
+    with pytest.raises(TokenError, match="contains numbers beyond 1,000,000 or that are not finite"):
         read_embedding(tmp_path / "x.pt")
 
 
@@ -152,7 +152,7 @@ def test_message_about_a_file_of_many_names_is_short(tmp_path):
     }
     values |= {"encoders": '["none"]', "pooling": '"eot"', "base_model": '""', "training": "{}"}
     save_file({f"{'y' * 60}{i}": ONE.clone() for i in range(1000)}, tmp_path / "x.safetensors", metadata=values)
-    with pytest.raises(TokenError, match="holds no tensor 'none'") as refused:
+    with pytest.raises(TokenError, match="contains no tensor 'none'") as refused:
         load_tokens(tmp_path / "x.safetensors")
     assert len(str(refused.value)) < 5000
 

@@ -116,7 +116,7 @@ def test_lock_whose_name_is_taken_by_others_is_refused_and_changes_nothing(tmp_p
     else:
         lock.mkdir()
     with (
-        pytest.raises(FileError, match=r"not written by MC-TI|is a link|is no file"),
+        pytest.raises(FileError, match=r"not written by MC-TI|is a link|is not a file"),
         lock_output(lock.parent, folder=True),
     ):
         raise AssertionError

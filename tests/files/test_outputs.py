@@ -69,7 +69,7 @@ def test_refuse_to_replace_counts_what_is_there(tmp_path):
     refuse_to_replace(paths, overwrite=False)
     for path in paths[1:]:
         path.touch()
-    with pytest.raises(FileError, match=r"b \(and 1 more\) is there already; replace it with --overwrite"):
+    with pytest.raises(FileError, match=r"b \(and 1 more\) already exists; replace it with --overwrite"):
         refuse_to_replace(paths, overwrite=False)
     refuse_to_replace(paths, overwrite=True)
 

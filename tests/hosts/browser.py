@@ -137,7 +137,7 @@ def press_run(page: Any) -> None:
 
 
 def finished(server: Server, count: int, timeout: float = 600) -> list[dict[str, Any]]:
-    """The history, when it holds so many runs."""
+    """The history, when it contains so many runs."""
     end = time.monotonic() + timeout
     while len(server.get("/history")) < count:
         assert time.monotonic() < end, server.log()[-4000:]

@@ -72,7 +72,7 @@ CLIPS = {
 
 
 def write_sd15(path: Path, full: bool = False, seed: int = 0) -> Path:
-    """Stable Diffusion 1.5. Like the real file it holds no ``text_projection``."""
+    """Stable Diffusion 1.5. Like the real file it contains no ``text_projection``."""
     weights = Weights()
     weights.unet(SD15_FULL if full else SD15_MINI)
     weights.text("cond_stage_model.transformer.text_model.", CLIPS["clip_l"].text)

@@ -343,18 +343,20 @@ def test_code_in_a_pickled_checkpoint_is_not_run(single_file, tmp_path, monkeypa
 
 
 def test_a_config_that_is_no_diffusers_folder_is_refused(single_file, tmp_path):
-    with pytest.raises(HostError, match=r"is not a diffusers folder: it holds no model_index\.json"):
+    with pytest.raises(HostError, match=r"is not a diffusers folder: it contains no model_index\.json"):
         load_host(single_file[0], config=tmp_path)
     family = Path(shutil.copytree(single_file[1], tmp_path / "family"))
     shutil.rmtree(family / "tokenizer")
-    with pytest.raises(HostError, match=r"family is not a whole diffusers folder: it holds no tokenizer/vocab\.json"):
+    with pytest.raises(
+        HostError, match=r"family is not a whole diffusers folder: it contains no tokenizer/vocab\.json"
+    ):
         load_host(single_file[0], config=family)
 
 
 def test_missing_models_are_named(tmp_path, tiny_model):
     with pytest.raises(HostError, match=r"no model at .*nowhere"):
         load_host(tmp_path / "nowhere")
-    with pytest.raises(HostError, match=r"is not a diffusers folder: it holds no model_index\.json") as caught:
+    with pytest.raises(HostError, match=r"is not a diffusers folder: it contains no model_index\.json") as caught:
         load_host(tmp_path)
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(HostError, match=r"no CLIP model at .*nowhere"):

@@ -30,13 +30,13 @@ def test_name_close_to_a_tokens_is_logged(named):
 def test_name_without_embedding_is_logged_where_it_can_be_no_word(named):
     for prompt, (said, names) in named["words"].items():
         assert sorted(said) == [
-            f"a prompt holds {n} as words; write embedding:{n} for the learned token" for n in names
+            f"a prompt contains {n} as words; write embedding:{n} for the learned token" for n in names
         ], prompt
 
 
 def test_weight_without_brackets_is_logged(named):
     for prompt, (said, name) in named["weights"].items():
-        expected = f"a prompt has a weight behind embedding:{name} without brackets; write (embedding:{name}:1.2)"
+        expected = f"a prompt has a weight after embedding:{name} without brackets; write (embedding:{name}:1.2)"
         assert said == ([expected] if name else []), prompt
 
 

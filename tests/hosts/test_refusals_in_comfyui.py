@@ -5,17 +5,17 @@ import pytest
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 FILES = {
-    "no vision": "holds no vision tower; a whole CLIP model is needed",
-    "no projections": "holds no visual projection, no text projection; a whole CLIP model is needed",
-    "no text projection": "holds no text projection; a whole CLIP model is needed",
+    "no vision": "contains no vision tower; a complete CLIP model is needed",
+    "no projections": "contains no visual projection, no text projection; a complete CLIP model is needed",
+    "no text projection": "contains no text projection; a complete CLIP model is needed",
     "broken": "cannot be read as a CLIP model",
     "whole": "belongs to another text encoder than this checkpoint's clip_l",
-    "narrow": "is for a text encoder 512 wide, the CLIP's clip_l is 768 wide",
+    "narrow": "is for a text encoder of width 512, this CLIP's clip_l is 768 wide",
 }
 MODELS = {
-    "SD 2's CLIP": "the MODEL takes prompts 768 wide, the CLIP (clip_h) gives 1024",
-    "SD 1's CLIP": "the MODEL takes prompts 1024 wide, the CLIP (clip_l) gives 768",
-    "SD 1's CLIP for SD 3": "the MODEL takes prompts 2048 wide, the CLIP (clip_l) gives 768",
+    "SD 2's CLIP": "the MODEL needs prompts of width 768, the CLIP (clip_h) gives 1024",
+    "SD 1's CLIP": "the MODEL needs prompts of width 1024, the CLIP (clip_l) gives 768",
+    "SD 1's CLIP for SD 3": "the MODEL needs prompts of width 2048, the CLIP (clip_l) gives 768",
     "SDXL's CLIP for SD 3": "the MODEL is of Stable Diffusion 3, the CLIP is not",
     "SD 3's CLIP for SDXL": "the CLIP is of Stable Diffusion 3, the MODEL is not",
     "SD 3's VAE": "the VAE makes latents of 16 channels in 2 dimensions, the MODEL takes 4",
@@ -23,8 +23,8 @@ MODELS = {
     "inpainting": "the MODEL is for inpainting or editing",
     "AuraFlow": "tokens cannot be trained for the MODEL, AuraFlow; connect one of Stable Diffusion 1.x, 2.x, SDXL or 3",
     "x0": "tokens can be trained for noise, v and flow prediction",
-    "T5 alone": "the CLIP connected here holds t5xxl; tokens can be trained for",
-    "T5 and CLIP": "the CLIP connected here holds clip_l, t5xxl; tokens can be trained for",
+    "T5 alone": "the CLIP connected here has t5xxl; tokens can be trained for",
+    "T5 and CLIP": "the CLIP connected here has clip_l, t5xxl; tokens can be trained for",
 }
 
 

@@ -169,7 +169,7 @@ def test_mistakes_are_told_in_a_sentence(server: Server) -> None:
     plain["a"] = node("MCTI_AddExamples", label="x", images=["i", 0])
     told_plainly(server.run(with_examples(plain, "a")), "only the class x")
     told_plainly(server.run(changed(with_examples(plain, "a"), {"a.label": " "})), "a label is empty")
-    told_plainly(server.run(no_numbers(server)), "images hold values that are not numbers")
+    told_plainly(server.run(no_numbers(server)), "images contain values that are not numbers")
     told_plainly(server.run(not_finite(server)), "step 1 is not a finite number")
     assert server.run(with_examples(pets(server), "e")).succeeded
 

@@ -74,9 +74,9 @@ def test_heic_without_pillow_heif_is_refused_with_what_to_install(tmp_path, monk
     [
         (b"", "it is empty"), (b"\n<!DOCTYPE html><html>403", "a web page"), (b"\0\0\0\x0cJXL \r\n", "JPEG XL"), (b"\xff\x0a" + bytes(9), "JPEG XL"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"8BPS\0\1", "Photoshop"), (b"%!PS-Adobe", "PostScript"), (b"%PDF-1.7", "a PDF"),
-        (b"\0\0\0\x20ftypisom", "a video"), (b"\x1aE\xdf\xa3", "a video"), (b"PK\3\4", "an archive"), (b"\0\5\x16\7", "a Mac's notes"),
+        (b"\0\0\0\x20ftypisom", "a video"), (b"\x1aE\xdf\xa3", "a video"), (b"PK\3\4", "an archive"), (b"\0\5\x16\7", "a Mac's metadata"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"), (b"<?xml version='1.0'?><svg>", "SVG"), (b"\0\0\0\x18ftypcrx ", "raw camera"),
-        (b"hello", "none of the kinds"), (bytes(100), "none of the kinds"),
+        (b"hello", "not an image of a supported"), (bytes(100), "not an image of a supported"),
     ],
 )  # fmt: skip
 def test_other_content_is_refused_with_what_it_is(content, reason, tmp_path):

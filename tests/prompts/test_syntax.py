@@ -135,7 +135,7 @@ def test_a_name_drawn_as_a_word_is_logged(prompt, word, caplog):
     parse_prompt.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert parse_prompt(prompt, (*NAMES, "big-cat")) == ((prompt, 1.0),)
-    assert f"{word!r} is drawn as a word; write {{" in caplog.text
+    assert f"{word!r} is treated as a word; write {{" in caplog.text
 
 
 def test_a_name_within_a_script_without_spaces_is_logged(caplog):
@@ -224,8 +224,8 @@ def test_loose_weight_of_very_many_digits_is_found_at_once():
 
 @pytest.mark.parametrize("prompt", ["a {fox} \udcff", "\ud83e", "{\udc80}"])
 def test_half_a_character_in_a_prompt_is_refused(prompt):
-    with pytest.raises(TokenError, match=r"holds half a character; take it out|is not a token here"):
+    with pytest.raises(TokenError, match=r"contains half a character; remove it|is not a token here"):
         parse_prompt(prompt, NAMES, LABELS)
     assert classes("{\udc80} {a}", ("\udc80", "a")) == [0, 1]  # a label may hold one
-    with pytest.raises(TokenError, match="holds half a character"):
+    with pytest.raises(TokenError, match="contains half a character"):
         check_templates(["a {} \udcff"])

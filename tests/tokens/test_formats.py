@@ -160,19 +160,19 @@ class TestRefusals:
             ({"emb_params": torch.ones(())}, "shape"),
             ({"emb_params": torch.ones(1, 1, 768)}, r"\(1, 1, 768\)"),
             ({"emb_params": torch.ones(76, 768)}, "76 vectors; a prompt has room for 75"),
-            ({"emb_params": torch.ones(1, 512)}, r"512 wide; known are 768 \(clip_l\), 1024 \(clip_h\), 1280"),
+            ({"emb_params": torch.ones(1, 512)}, r"512 wide; supported are 768 \(clip_l\), 1024 \(clip_h\), 1280"),
             ({"clip_l": torch.ones(1, 1280), "clip_g": torch.ones(1, 1280)}, "'clip_l' vectors are 1280 wide"),
             ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(2, 1280)}, "different numbers of vectors"),
             (
                 {"clip_l": ROWS, "clip_g": BIG, "t5xxl": torch.ones(2, 4096)},
-                r"it holds 'clip_.', 'clip_.', 't5xxl'; known are",
+                r"it contains 'clip_.', 'clip_.', 't5xxl'; supported are",
             ),
             ({"emp_params": ROWS, "emp_params_out": ROWS}, "OneTrainer's output embedding"),
             ({"clip_l_out": ROWS, "clip_g_out": BIG}, "OneTrainer's output embedding"),
             ({"bundle_emb.x.string_to_param.*": ROWS, "lora_unet.alpha": ROWS}, "LoRA with embeddings inside"),
-            ({"<a>": ROWS, "<b>": ROWS}, "'<a>', '<b>'; known are"),
-            ({f"weight{i}": ROWS for i in range(99)}, r"\.\.\.; known are"),
-            ({}, "it holds nothing"),
+            ({"<a>": ROWS, "<b>": ROWS}, "'<a>', '<b>'; supported are"),
+            ({f"weight{i}": ROWS for i in range(99)}, r"\.\.\.; supported are"),
+            ({}, "it contains nothing"),
         ],
     )
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -183,24 +183,24 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([ROWS], "it holds a list"),
-            ("text", "it holds a str"),
-            ({"string_to_param": {}}, "holds 0 tokens"),
-            ({"string_to_param": {"a": ROWS, "b": ROWS}}, "holds 2 tokens"),
-            ({"string_to_param": ROWS}, "holds no tokens"),
-            ({"string_to_param": {"*": [1.0] * 768}}, "is a list and no tensor"),
+            ([ROWS], "it contains a list"),
+            ("text", "it contains a str"),
+            ({"string_to_param": {}}, "contains 0 tokens"),
+            ({"string_to_param": {"a": ROWS, "b": ROWS}}, "contains 2 tokens"),
+            ({"string_to_param": ROWS}, "contains no tokens"),
+            ({"string_to_param": {"*": [1.0] * 768}}, "is a list and not a tensor"),
             ({"emb_params": torch.zeros(1).expand(10**9, 768)}, "1000000000 vectors"),
             ({"emb_params": torch.ones(1, 768, device="meta")}, "it names torch._utils _rebuild_meta_tensor"),
             ({"emb_params": torch.ones(1, 768).to_sparse()}, "it names torch"),
-            ({"epoch": 3}, "it holds 'epoch'; known"),
-            (a1111({}), "holds nothing; known are 768"),
-            (a1111({"clip_l": ROWS, "t5": ROWS}), "holds 'clip_l', 't5'; known are 768"),
+            ({"epoch": 3}, "it contains 'epoch'; supported"),
+            (a1111({}), "contains nothing; supported are 768"),
+            (a1111({"clip_l": ROWS, "t5": ROWS}), "contains 'clip_l', 't5'; supported are 768"),
             (a1111({"clip_l": ROWS, "clip_g": BIG[:1]}), "different numbers of vectors"),
             (a1111({"clip_l": BIG, "clip_g": BIG}), "1280 wide"),
-            (a1111({"clip_l": [1.0], "clip_g": BIG}), "a list and no tensor"),
-            (a1111({3: ROWS}), "holds a int; known"),
-            (a1111(a1111(ROWS)), "holds 'string_to_token', 'string_to_param'"),
-            ({("a",): ROWS, 3: ROWS}, "it holds a tuple, a int; known"),
+            (a1111({"clip_l": [1.0], "clip_g": BIG}), "a list and not a tensor"),
+            (a1111({3: ROWS}), "contains a int; supported"),
+            (a1111(a1111(ROWS)), "contains 'string_to_token', 'string_to_param'"),
+            ({("a",): ROWS, 3: ROWS}, "it contains a tuple, a int; supported"),
         ],
     )
     def test_of_content_that_only_pickles_have(self, content, message, tmp_path):
@@ -221,7 +221,7 @@ class TestRefusals:
             read_embedding(path)
 
     def test_a_file_is_named(self, tmp_path):
-        with pytest.raises(TokenError, match=r"x\.pt: it holds a list"):
+        with pytest.raises(TokenError, match=r"x\.pt: it contains a list"):
             import_embeddings([written(tmp_path / "x.pt", [ROWS])])
 
 

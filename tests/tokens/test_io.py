@@ -143,7 +143,7 @@ class TestLoadErrors:
         [
             (b"", "it is empty"),
             (b"<!DOCTYPE html><html>" + b" " * 99, "a web page, perhaps an error of a download"),
-            (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "a pointer of Git LFS"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "a Git LFS pointer"),
             (b"\x89PNG\r\n\x1a\n" + bytes(99), "an image, PNG"),
         ],
     )
@@ -156,19 +156,19 @@ class TestLoadErrors:
     def test_load_tokens_of_an_embedding_names_convert(self, suffix, tmp_path):
         path = tmp_path / f"cat{suffix}"
         torch.save({"<cat>": torch.ones(1, 768)}, path)
-        with pytest.raises(TokenError, match=r"is no token set; make one of embeddings with: mcti convert"):
+        with pytest.raises(TokenError, match=r"is not a token set; make one from embeddings with: mcti convert"):
             load_tokens(path)
 
     @pytest.mark.parametrize("kept", [0.2, 0.9, 0.999])
     def test_truncated(self, path, kept):
         content = path.read_bytes()
         path.write_bytes(content[: int(kept * len(content))])
-        with pytest.raises(TokenError, match=r"set\.safetensors: cut short"):
+        with pytest.raises(TokenError, match=r"set\.safetensors: truncated"):
             load_tokens(path)
 
     def test_not_a_token_set(self, tokens, path, tmp_path):
         for other in (export_embedding(tokens, 0, tmp_path), _damaged(path, format="pt"), _damaged(path, format=None)):
-            with pytest.raises(TokenError, match="no token set"):
+            with pytest.raises(TokenError, match="not a token set"):
                 load_tokens(other)
 
     def test_newer(self, path):
@@ -179,10 +179,10 @@ class TestLoadErrors:
         ("changes", "message"),
         [
             ({"labels": None}, "lacks 'labels'"),
-            ({"labels": "[1, 2, 3]"}, "'labels' is of the wrong kind"),
-            ({"labels": '["a", "b"]'}, "one a class"),
+            ({"labels": "[1, 2, 3]"}, "'labels' has the wrong type"),
+            ({"labels": '["a", "b"]'}, "one token name per class"),
             ({"labels": '["a", "b"]', "names": '["a", "b"]'}, "2 classes"),
-            ({"names": '["a", "a", "b"]'}, "one a class"),
+            ({"names": '["a", "a", "b"]'}, "one token name per class"),
             ({"templates": "[]"}, "no templates"),
             ({"pooling": '"elsewhere"'}, "pooling"),
             ({"training": "not json"}, "lacks 'training'"),
@@ -193,8 +193,8 @@ class TestLoadErrors:
             ({"clip_l": torch.zeros(3, 2, 32, dtype=torch.float16)}, "float32"),
             ({"clip_l": torch.full((3, 2, 32), torch.nan)}, "finite"),
             ({"support.labels": None}, r"no tensor 'support\.labels'"),
-            ({"support.labels": torch.full((9,), 3)}, "do not fit"),
-            ({"support.labels": torch.zeros(4, dtype=torch.int64)}, "do not fit"),
+            ({"support.labels": torch.full((9,), 3)}, "do not match"),
+            ({"support.labels": torch.zeros(4, dtype=torch.int64)}, "do not match"),
             ({"support.features": torch.zeros(9)}, "2 dimensions"),
         ],
     )
@@ -228,7 +228,7 @@ class TestExport:
             export_embedding(tokens, which, tmp_path)
 
     def test_a_name_cannot_lead_out_of_the_folder(self, tokens, tmp_path):
-        with pytest.raises(TokenError, match="holds other characters"):
+        with pytest.raises(TokenError, match="contains other characters"):
             export_embedding(replace(tokens, names=("../a", "b", "c")), 0, tmp_path / "inside")
         assert os.listdir(tmp_path) == []
 
@@ -388,12 +388,12 @@ class TestImport:
         ("changes", "message"),
         [
             ({"encoders": None}, "'encoders' are missing"),
-            ({"encoders": "[1]"}, "'encoders' are of the wrong kind"),
-            ({"encoders": '["clip_l", "clip_g"]'}, "it should hold 'clip_l', 'clip_g', it holds 'emb_params'"),
+            ({"encoders": "[1]"}, "'encoders' have the wrong type"),
+            ({"encoders": '["clip_l", "clip_g"]'}, "it should contain 'clip_l', 'clip_g', it contains 'emb_params'"),
             ({"label": None}, "lacks 'label'"),
-            ({"templates": "{}"}, "'templates' is of the wrong kind"),
+            ({"templates": "{}"}, "'templates' has the wrong type"),
             ({"pooling": '"elsewhere"'}, "pooling"),
-            ({"training": "[]"}, "'training' is of the wrong kind"),
+            ({"training": "[]"}, "'training' has the wrong type"),
             ({"emb_params": torch.full((2, 32), torch.inf)}, "not finite"),
             ({"emb_params": torch.ones(2, 32, dtype=torch.int32)}, "int32"),
         ],

@@ -44,7 +44,7 @@ def test_set_with_an_unsafe_name_in_its_file_is_refused(tmp_path):
     tokens = TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 4)})
     object.__setattr__(tokens, "names", ("../../x", "b"))
     path = save_tokens(tokens, tmp_path / "set")
-    with pytest.raises(TokenError, match="holds other characters"):
+    with pytest.raises(TokenError, match="contains other characters"):
         load_tokens(path)
 
 

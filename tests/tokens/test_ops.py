@@ -84,8 +84,8 @@ def test_classes_are_picked_by_label_name_or_index():
         (lambda: rename(made("ab"), {"a": "b"}), "two classes are called 'b'"),
         (lambda: rename(made("ab"), {"a": "B"}), "same token name"),
         (lambda: rename(made("ab"), {"c": "d"}), "no class 'c' here; there are: a, b"),
-        (lambda: pick(made("ab"), ["a", "A"]), "named twice"),
-        (lambda: pick(made("ab"), []), "no class is named; there are: a, b"),
+        (lambda: pick(made("ab"), ["a", "A"]), "listed twice"),
+        (lambda: pick(made("ab"), []), "no class is given; there are: a, b"),
         (lambda: pick(made("ab"), [2]), "no class 2"),
     ],
 )  # fmt: skip

@@ -41,7 +41,7 @@ class TestTokenSet:
         [
             ({"labels": (), "names": (), "vectors": {"clip_l": torch.zeros(0, 1, 4)}}, "at least one class"),
             ({"names": ("a", "A", "b")}, "lower case"),
-            ({"names": ("a",)}, "one a class"),
+            ({"names": ("a",)}, "one token name per class"),
             ({"vectors": {}}, "at least one text encoder"),
             ({"pooling": "mean"}, "pooling"),
             ({"vectors": {"clip_l": torch.zeros(2, 1, 4)}}, "3 classes"),

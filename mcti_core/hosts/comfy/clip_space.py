@@ -83,13 +83,13 @@ def load_clip_file(path: str | Path) -> ClipFile:
     }
     missing = [part for part, there in parts.items() if not there]
     if missing or projection is None:
-        raise HostError(f"{name} holds no {', no '.join(missing)}; a whole CLIP model is needed: {_WHERE}")
+        raise HostError(f"{name} contains no {', no '.join(missing)}; a complete CLIP model is needed: {_WHERE}")
     rows = _some_rows(weights)
     vision = comfy.clip_vision.load_clipvision_from_sd(
         weights, prefix="visual." if openclip else "", convert_keys=openclip
     )
     if vision is None:
-        raise HostError(f"the vision tower in {name} is of a shape that this ComfyUI does not know; {_WHERE}")
+        raise HostError(f"the vision tower in {name} has a shape that this ComfyUI does not support; {_WHERE}")
     return ClipFile(vision, projection.float().clone(), rows, name)
 
 
@@ -103,13 +103,13 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
     fitting = [name for name, encoder in encoders.items() if encoder.width == width]
     widths = " and ".join(f"{name} is {encoder.width} wide" for name, encoder in encoders.items())
     if not fitting:
-        raise HostError(f"{file.name} is for a text encoder {width} wide, the CLIP's {widths}; {_WHERE}")
+        raise HostError(f"{file.name} is for a text encoder of width {width}, this CLIP's {widths}; {_WHERE}")
     name = fitting[0]
     likeness = _likeness(file.rows, encoders[name])
     if likeness < _LEAST_LIKENESS:
         raise HostError(
-            f"{file.name} belongs to another text encoder than this checkpoint's {name}: their words are {likeness:.2f} alike, "
-            f"where 1 is the same; {_WHERE}"
+            f"{file.name} belongs to another text encoder than this checkpoint's {name}: the similarity of their words is "
+            f"{likeness:.2f}, where 1 is identical; {_WHERE}"
         )
     return ComfyClipSpace(file, name, device)
 

@@ -90,7 +90,7 @@ def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTextE
         )
     if takes != gives:
         raise HostError(
-            f"the MODEL takes prompts {takes} wide, the CLIP ({' and '.join(encoders)}) gives {gives}; "
+            f"the MODEL needs prompts of width {takes}, the CLIP ({' and '.join(encoders)}) gives {gives}; "
             "connect MODEL and CLIP of the same checkpoint"
         )
     if is_sd3 != with_t5:

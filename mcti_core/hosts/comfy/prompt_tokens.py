@@ -76,7 +76,7 @@ def _tell_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
                 break
     if replaced:
         _LOG.warning(
-            "MC-TI: two sets have the tokens %s; prompts take those of the set that was loaded last, so rename one of the two",
+            "MC-TI: two sets have the tokens %s; prompts use those of the set that was loaded last, so rename one of the two",
             escaped(listed(replaced)),
         )
 
@@ -113,7 +113,7 @@ class _TokenFiles:
             if logs and loose_weight(text, done):
                 name = self.tokens.names[reference.class_index]
                 _LOG.warning(
-                    "a prompt has a weight behind embedding:%s without brackets; write (embedding:%s:1.2)", name, name
+                    "a prompt has a weight after embedding:%s without brackets; write (embedding:%s:1.2)", name, name
                 )
         return "".join(parts) + text[done:]
 
@@ -171,13 +171,13 @@ class _Knowing:
             meant = next(filter(None, (files.meant(name) for files in self.mcti_files)), None)
             if meant is not None and not _is_file(name, self.embedding_directory):
                 _LOG.warning(
-                    "a prompt names embedding:%s, which is no token and no file, and is drawn without it; did you mean embedding:%s?",
+                    "a prompt names embedding:%s, which is neither a token nor a file, and is ignored; did you mean embedding:%s?",
                     escaped(name), meant,
                 )  # fmt: skip
 
         for files in self.mcti_files:
             for name in files.as_words(text):
-                _LOG.warning("a prompt holds %s as words; write embedding:%s for the learned token", name, name)
+                _LOG.warning("a prompt contains %s as words; write embedding:%s for the learned token", name, name)
 
 
 def _is_file(name: str, folders: list[str]) -> bool:

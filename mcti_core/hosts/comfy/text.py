@@ -35,7 +35,7 @@ def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTextEncoder
     if found not in _COMBINATIONS or (others and len(found) < 2):
         inside = ", ".join([*found, *others]) or type(both).__name__
         raise HostError(
-            f"the CLIP connected here holds {inside}; tokens can be trained for Stable Diffusion 1.x (clip_l), 2.x (clip_h), "
+            f"the CLIP connected here has {inside}; tokens can be trained for Stable Diffusion 1.x (clip_l), 2.x (clip_h), "
             "SDXL and Stable Diffusion 3 (clip_l and clip_g)"
         )
     return {name: ComfyTextEncoder(clip, name, device) for name in found}

@@ -88,5 +88,5 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
             or len(values) != 3
             or not all(type(v) in (int, float) for v in values)
         ):
-            raise HostError(f"{path} holds {str(values)[:80]!r} where three numbers belong; copy the folder again")
+            raise HostError(f"{path} contains {str(values)[:80]!r} instead of three numbers; copy the folder again")
     return tuple(mean), tuple(std)

@@ -202,7 +202,7 @@ def whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = (""
 def _need_tokenizer(folder: Path, part: str) -> None:
     """Raise for missing files, for which transformers would make a tokenizer without words."""
     if not any((folder / part / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise HostError(f"{folder} is not a whole diffusers folder: it holds no {part}/vocab.json")
+        raise HostError(f"{folder} is not a whole diffusers folder: it contains no {part}/vocab.json")
 
 
 def first_line(error: BaseException) -> str:

@@ -53,7 +53,7 @@ def named_classes(folder: Path) -> dict[str, str]:
     """
     index = folder / "model_index.json"
     if not index.is_file():
-        raise HostError(f"{folder} is not a diffusers folder: it holds no model_index.json")
+        raise HostError(f"{folder} is not a diffusers folder: it contains no model_index.json")
     named = read_settings(index)
     if not isinstance(named.get("_class_name", ""), str):
         raise HostError(
@@ -101,7 +101,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise HostError(f"{path} cannot be read ({error}); copy the folder again") from error
     return settings
@@ -119,7 +119,7 @@ def _refuse_code(path: Path, settings: Any, depth: int = 0) -> None:
         kernel = key in _ATTENTION and value is not None and not (isinstance(value, str) and value.isidentifier())
         if kernel or (key in _CODE and value):
             raise HostError(
-                f"{path} sets {key!r}, which stands for code or for weights of another kind and is not followed; give a plain "
+                f"{path} sets {key!r}, which refers to code or to weights of another kind and is not supported; give a plain "
                 "Stable Diffusion or CLIP folder"
             )
         _refuse_code(path, value, depth + 1)
@@ -153,5 +153,5 @@ def _too_large(path: Path, key: str, given: str, most: int) -> HostError:
 
 def _other_class(path: Path, part: str, given: Any, classes: tuple[str, ...]) -> HostError:
     return HostError(
-        f"{path} names {str(given)[:80]!r} as the {part}, which is not loaded; known are {', '.join(classes)}"
+        f"{path} names {str(given)[:80]!r} as the {part}, which is not loaded; supported are {', '.join(classes)}"
     )
