@@ -44,6 +44,8 @@ _MARK = 0xF0000
 """Represents a class while weights are parsed: a character of a private use plane."""
 _GONE = "\U0010ffff"
 """Replaces a name's further characters while bare names are searched."""
+_PLACES = 100_000
+"""Places of bare names in one prompt that are looked at: some hundred in a prompt that means something."""
 _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
 _WEIGHT = 1.1
 """Weight of brackets without a number."""
@@ -149,11 +151,13 @@ class _Parser:
         """Resolve names without reference syntax: a token if it can be nothing else; otherwise words, which is logged."""
         known, (letters, starts, places) = forms_as_words(self.known), letters_of(text)
         free = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
+        left = _PLACES
         for each in known.within(letters, starts):
             form, index = known.pairs[each]
             distinct, inside = "-" in form or "_" in form or not form.isascii(), _without_spaces(form)
             start = letters.find(known.letters[each])
-            while start >= 0:
+            while start >= 0 and left > 0:
+                left -= 1
                 at, end = places[start], places[start + len(known.letters[each])]
                 begins = at >= 0 <= end and not (at and is_of_a_name(text[at - 1]))
                 end = behind_suffix(text, end)

@@ -222,6 +222,14 @@ def test_loose_weight_of_very_many_digits_is_found_at_once():
     assert not loose_weight(":" + "1" * 100_000 + ")", 0)
 
 
+def test_bare_names_at_very_many_places_are_not_all_looked_at(monkeypatch):
+    """Labels of each length up to 1,000 in a prompt that repeats itself would take seconds."""
+    prompt, labels = "ab " * 100 + "big-cat", ("ab ab a", "big-cat")
+    assert parse_prompt.__wrapped__(prompt, ("x", "big-cat"), labels)[-1] == (1, 1.0)
+    monkeypatch.setattr("mcti_core.prompts.syntax._PLACES", 50)
+    assert parse_prompt.__wrapped__(prompt, ("x", "big-cat"), labels) == ((prompt, 1.0),)
+
+
 @pytest.mark.parametrize("prompt", ["a {fox} \udcff", "\ud83e", "{\udc80}"])
 def test_half_a_character_in_a_prompt_is_refused(prompt):
     with pytest.raises(TokenError, match=r"contains half a character; remove it|is not a token here"):
