@@ -61,7 +61,7 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
     if not path.is_file():
         return None
     try:
-        state = load_checkpoint(path).state
+        state = load_checkpoint(path)
     except ResumeError as error:
         _set_aside(path, str(error))
         return None

@@ -23,7 +23,7 @@ _FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --to set --out NAME.s
 def check_options(arguments: argparse.Namespace) -> None:
     """Look at all options that a command has.
 
-    ``tokens`` and ``to`` may name a training's folder; they then are the token set in it.
+    ``tokens``, ``to`` and ``init_from`` may name a training's folder; they then are the token set in it.
 
     Raises:
         MCTIError: options that do not go together or that would not be used, or paths to nothing or to another kind of file.
@@ -42,7 +42,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         _check_training(arguments)
     if hasattr(arguments, "first_seed"):
         _check_evaluation(arguments)
-    for name in ("tokens", "to"):
+    for name in ("tokens", "to", "init_from"):
         if isinstance(given := getattr(arguments, name, None), Path):
             setattr(arguments, name, _token_set(given))
 

@@ -110,14 +110,12 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     add_overwriting(command)
     _add_model(command)
     _add_training(command)
+    option("--init-from", type=path, help="a token set file; classes with the same label start from its vectors")
     option("--shots", type=count, help="train on this many random images of each class instead of all")
     _add_cache(command)
     group = command.add_argument_group("resuming an interrupted training")
     either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--resume", nargs="?", const="same", choices=("same", "anyway"),
-        help="resume an interrupted training from --out; with 'anyway', a different training may start from its vectors",
-    )  # fmt: skip
+    either.add_argument("--resume", action="store_true", help="resume an interrupted training from --out")
     either.add_argument("--restart", action="store_true", help="start over, discarding the training in --out")
     seconds = number(least=0)
     group.add_argument("--keep-every", type=seconds, default=10.0, help="seconds between saves; 0 saves every step")

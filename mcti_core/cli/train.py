@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from ..distributed import DistributedContext
     from ..hosts.base import Host
     from ..tokens.token_set import TokenSet
-    from ..training.checkpoint import Checkpoint
     from ..training.config import TrainConfig
-    from ..training.resume import Start
+    from ..training.state import TrainState
 
 __all__ = [
     "INTERRUPTED",
@@ -70,13 +69,15 @@ def _run_train(
 ) -> int:
     from ..data.feature_cache import FeatureCache
     from ..data.near_duplicates import example_names, tell_across_classes
-    from ..training.initial import new_tokens
+    from ..tokens.io import load_tokens
+    from ..training.initial import new_tokens, take_over
     from ..training.loop import run_identity
-    from ..training.resume import Start, resume_from
+    from ..training.resume import describe_differences
     from .signals import signals_as_keyboard_interrupt, stop_on_signals
 
     path = arguments.out / UNFINISHED
-    stored = _unfinished(path, arguments, outputs, processes)
+    state = _unfinished(path, arguments, outputs, processes)
+    trained = None if arguments.init_from is None else load_tokens(arguments.init_from)
     host, mirror = host_of(arguments, processes), mirror_of(arguments)
     config = config_for(host, arguments, processes)
     check_new_tokens(host, config, arguments.vectors, arguments.init)
@@ -87,14 +88,16 @@ def _run_train(
     if cache.alike is not None and (copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))):
         say(copies, shown=processes.is_main)
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
-    start = Start(tokens)
-    if stored is not None:
-        anyway = arguments.resume == "anyway"
-        start = resume_from(stored, tokens, lambda first: run_identity(host, cache, first, config), path, anyway)
-        kept = f"resuming after {start.state.step} steps" if start.state else "starting from the vectors learned so far"
-        say(kept, shown=processes.is_main)
+    tokens = tokens if trained is None else take_over(tokens, trained)
+    if state is not None:
+        if told := describe_differences(state.begun, run_identity(host, cache, tokens, config)):
+            raise ResumeError(
+                f"{path} belongs to a different training ({told}); give the same folder and options to resume it, start over "
+                "with --restart, or take over its vectors in another --out with --init-from"
+            )
+        say(f"resuming after {state.step} steps", shown=processes.is_main)
     with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
-        return _train(host, cache, config, start, arguments, processes, asked)
+        return _train(host, cache, config, tokens, state, arguments, processes, asked)
 
 
 def config_for(
@@ -145,14 +148,14 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vector
 
 def _unfinished(
     path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: DistributedContext
-) -> Checkpoint | None:
+) -> TrainState | None:
     """The training to go on with. Told before anything slow: that there is none, or that a result would be lost."""
     from ..files.outputs import refuse_to_replace
 
     if not path.exists():  # else the results there are those of the unfinished training
         refuse_to_replace(outputs, overwrite=arguments.overwrite)
     stored = _stored(path, arguments, processes)
-    read = processes.gather(None if stored is None else stored.state.step)  # and nobody writes before all have read
+    read = processes.gather(None if stored is None else stored.step)  # and nobody writes before all have read
     if any(step != read[0] for step in read):
         raise ResumeError(
             f"the processes do not read the same {path}; choose a folder that all machines share for --out"
@@ -160,7 +163,7 @@ def _unfinished(
     return stored
 
 
-def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedContext) -> Checkpoint | None:
+def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedContext) -> TrainState | None:
     from ..training.checkpoint import load_checkpoint
 
     if arguments.restart:
@@ -183,8 +186,8 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedCon
 
 
 def _train(
-    host: Host, cache: FeatureCache, config: TrainConfig, start: Start, arguments: argparse.Namespace,
-    processes: DistributedContext, asked: Callable[[], bool] | None,
+    host: Host, cache: FeatureCache, config: TrainConfig, tokens: TokenSet, state: TrainState | None,
+    arguments: argparse.Namespace, processes: DistributedContext, asked: Callable[[], bool] | None,
 ) -> int:  # fmt: skip
     """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
     from ..training.autosave import AutoSaver
@@ -192,7 +195,7 @@ def _train(
     from ..training.oom import train_with_oom_retry
 
     out, path = arguments.out, arguments.out / UNFINISHED
-    keeping = AutoSaver(path, first=start.first, every=arguments.keep_every, tell=say)
+    keeping = AutoSaver(path, every=arguments.keep_every, tell=say)
     with (
         keeping if processes.is_main else nullcontext(),
         progress_bar("training", "step", shown=processes.is_main) as progress,
@@ -207,7 +210,7 @@ def _train(
 
         try:
             result = train_with_oom_retry(
-                host, cache, start.tokens, config, on_step=on_step, resume=start.state, processes=processes
+                host, cache, tokens, config, on_step=on_step, resume=state, processes=processes
             )
         except TrainingError as error:
             if processes.is_main:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from torch import Tensor
-
 from ..files.atomic import remove_leftovers
 from ..files.ownership import delete_own
-from .checkpoint import Checkpoint, is_training, save_checkpoint
+from .checkpoint import is_training, save_checkpoint
 from .errors import TrainingError
 from .loop import StepInfo
 
@@ -29,17 +27,13 @@ class AutoSaver:
     What stands in the way of saving is told and does not end the training.
 
     Args:
-        path: of the file, see ``progress_store``.
-        first: what ``Checkpoint.first`` is to be.
+        path: of the file, see ``training.checkpoint``.
         every: seconds between saves; 0 saves after every step.
         tell: called with a sentence when a save fails, once.
     """
 
-    def __init__(
-        self, path: str | Path, *, first: Mapping[str, Tensor] | None = None, every: float = EVERY,
-        tell: Callable[[str], object] = print,
-    ):  # fmt: skip
-        self.path, self.first, self.every, self.tell = Path(path), first, every, tell
+    def __init__(self, path: str | Path, *, every: float = EVERY, tell: Callable[[str], object] = print):
+        self.path, self.every, self.tell = Path(path), every, tell
         self._last: StepInfo | None = None
         self._saved, self._took, self._at = 0, 0.0, time.monotonic()
         self._told = False
@@ -69,7 +63,7 @@ class AutoSaver:
     def _save(self, info: StepInfo) -> None:
         begun = time.monotonic()
         try:
-            save_checkpoint(Checkpoint(info.state(), info.tokens().labels, self.first), self.path)
+            save_checkpoint(info.state(), self.path)
             self._saved = info.step
         except TrainingError:
             pass  # its numbers are no longer finite, which the training itself will tell; the last save stays

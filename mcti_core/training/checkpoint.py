@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +23,16 @@ from ..files.regular import name_of, open_regular
 from ..files.safe_load import format_of
 from .state import TrainState
 
-__all__ = ["Checkpoint", "is_training", "load_checkpoint", "save_checkpoint"]
+__all__ = ["is_training", "load_checkpoint", "save_checkpoint"]
 
 _FORMAT, _VERSION = "mcti-training", 1
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is kept of a training."""
-
-    state: TrainState
-    labels: tuple[str, ...]
-    """Of the classes; those in training have their vectors in ``state``, in this order."""
-    first: Mapping[str, Tensor] | None = None
-    """The vectors that it began with, where the settings do not tell: those of an earlier training."""
-
-
-def save_checkpoint(stored: Checkpoint, path: str | Path) -> Path:
+def save_checkpoint(state: TrainState, path: str | Path) -> Path:
     """Write a training into one file, whole or not at all.
 
-    The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>``, ``generators.<i>`` and ``first.<encoder>`` as they
-    are, ``gradient_norms`` (2,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
+    The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>`` and ``generators.<i>`` as they are,
+    ``gradient_norms`` (2,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
     and all else as metadata, each value as JSON.
 
     Returns:
@@ -54,7 +42,7 @@ def save_checkpoint(stored: Checkpoint, path: str | Path) -> Path:
         ResumeError: the file cannot be written.
         FileError: a file of others is there.
     """
-    tensors, values = _packed(stored)
+    tensors, values = _packed(state)
     described = {name: json.dumps(value) for name, value in values.items()}
     try:
         return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_training)
@@ -69,7 +57,7 @@ def is_training(path: str | Path) -> bool:
     return format_of(path) == json.dumps(_FORMAT)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> TrainState:
     """Read what ``save_checkpoint`` wrote, equal to the bit.
 
     Raises:
@@ -94,13 +82,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ResumeError(f"{path} {error}") from error
 
 
-def _packed(stored: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state = stored.state
+def _packed(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     losses = list(state.history[0]) if state.history else []
     tensors = {f"vectors.{name}": vector for name, vector in state.vectors.items()}
     tensors |= {f"moments.{i}.{name}": value for i, moment in state.moments.items() for name, value in moment.items()}
     tensors |= {f"generators.{i}": generator for i, generator in enumerate(state.generators)}
-    tensors |= {f"first.{name}": vector for name, vector in (stored.first or {}).items()}
     if state.gradient_norms is not None:
         tensors["gradient_norms"] = state.gradient_norms
     rows = [[row[name] for name in losses] for row in state.history]
@@ -109,7 +95,6 @@ def _packed(stored: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
     values = {
         "format": _FORMAT,
         "format_version": _VERSION,
-        "labels": list(stored.labels),
         "begun": dict(state.begun),
         "losses": losses,
         "batches": {name: list(queue) for name, queue in state.batches.items()},
@@ -117,7 +102,7 @@ def _packed(stored: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values
 
 
-def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Checkpoint:
+def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> TrainState:
     def part(kind: str) -> dict[str, Tensor]:
         return {name[len(kind) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
@@ -130,7 +115,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Check
     least, waited = tensors["best"].tolist()
     if len(tensors["history"]) > MAX_STEPS:
         raise ValueError(f"it has more than {MAX_STEPS:,} steps")
-    state = TrainState(
+    return TrainState(
         begun=values["begun"],
         history=tuple(dict(zip(values["losses"], row, strict=True)) for row in tensors["history"].tolist()),
         vectors=part("vectors"),
@@ -140,13 +125,12 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Check
         best=(least, int(waited)),
         gradient_norms=tensors.get("gradient_norms"),
     )
-    return Checkpoint(state, tuple(values["labels"]), part("first") or None)
 
 
 def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
     """Anybody may have written the file."""
-    texts = [values["labels"], values["losses"], [*values["begun"].values()]]
-    lists = [*((items, str) for items in texts), *((items, int) for items in values["batches"].values())]
+    texts, numbers = [values["losses"], [*values["begun"].values()]], values["batches"].values()
+    lists = [*((items, str) for items in texts), *((items, int) for items in numbers)]
     if not all(isinstance(items, list) and all(isinstance(item, kind) for item in items) for items, kind in lists):
         raise ValueError("its content is of the wrong kind")
 

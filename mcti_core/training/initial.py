@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import TokenError
+from ..errors import TokenError, listed
 from ..escaping import has_surrogates
 from ..hosts.base import Host
+from ..tokens.normal_form import index_of
 from ..tokens.token_set import TokenSet
 
-__all__ = ["initial_vectors", "new_tokens"]
+__all__ = ["initial_vectors", "new_tokens", "take_over"]
 
 
 def new_tokens(
@@ -46,6 +47,34 @@ def new_tokens(
         table = encoder.embed(ids.to(host.device))
         first[name] = initial_vectors(table, len(labels), vectors, word=range(len(word)), kind=kind, seed=seed)
     return TokenSet(tuple(labels), first, base_model=host.name)
+
+
+def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
+    """The tokens, with the trained vectors for each class that the trained set has, too, by its label.
+
+    Raises:
+        TokenError: no class in common, or vectors of another number or width, or for other text encoders.
+    """
+    common = [
+        (index, row)
+        for index, label in enumerate(tokens.labels)
+        if (row := index_of(label, trained.labels)) is not None
+    ]
+    shapes, trained_shapes = ({name: v.shape[1:] for name, v in each.vectors.items()} for each in (tokens, trained))
+    if not common or shapes != trained_shapes:
+        raise TokenError(
+            f"nothing of the trained tokens fits: they have {_described(trained)}; this training has {_described(tokens)}"
+        )
+    start = tokens.with_vectors(tokens.vectors)
+    for name, vectors in trained.vectors.items():
+        for index, row in common:
+            start.vectors[name][index] = vectors[row]
+    return start
+
+
+def _described(tokens: TokenSet) -> str:
+    sizes = " and ".join(f"{' x '.join(map(str, v.shape[1:]))} numbers ({name})" for name, v in tokens.vectors.items())
+    return f"{sizes} for {listed(tokens.labels)}"
 
 
 def initial_vectors(

@@ -14,8 +14,9 @@ from ..files.limits import MAX_NUMBER, MAX_STEPS
 from .adaptive_gamma import AdaptiveGamma
 from .early_stopping import EarlyStopping
 from .history import TERMS, History
+from .resume import differences
 
-__all__ = ["Progress", "TrainState", "differences"]
+__all__ = ["Progress", "TrainState"]
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,6 @@ class Progress:
             self.adaptive.norms = state.gradient_norms.to(self.adaptive.norms)
         self.batches.restore(state.batches)
         self.best.least, self.best.waited = state.best
-
-
-def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
-    """Names under which two trainings' ``begun`` do not say the same."""
-    return [name for name in {**second, **first} if first.get(name) != second.get(name)]
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Trial:
                 assert _same(out, self.folder / "whole")
                 steps = 0
                 continue
-            stood = load_checkpoint(kept).state.step if kept.exists() else 0  # it is never damaged
+            stood = load_checkpoint(kept).step if kept.exists() else 0  # it is never damaged
             assert stood >= steps, f"{steps} steps were kept, now {stood} are"
             self.lost += max(0, process.steps - stood)
             steps = stood

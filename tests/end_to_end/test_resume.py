@@ -73,7 +73,7 @@ def told(capsys):
 
 
 def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
-    assert load_checkpoint(broken / "training.safetensors").state.step == 3
+    assert load_checkpoint(broken / "training.safetensors").step == 3
     assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 0
     assert told(capsys) == ["mcti: resuming after 3 steps"]
     same(load_tokens(broken / "tokens.safetensors"), whole)
@@ -91,18 +91,27 @@ def test_it_is_not_overwritten_unasked(folder, broken, whole, capsys):
     assert not (broken / "training.safetensors").exists()
 
 
-def test_a_different_training_is_refused_or_starts_from_the_vectors(folder, broken, capsys, monkeypatch):
-    other = [*OPTIONS, "--lr", "0.5"]
-    assert main(["train", str(folder), "--out", str(broken), *other, "--resume"]) == 1
+def test_a_different_training_is_refused(folder, broken, capsys):
+    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--lr", "0.5", "--resume"]) == 1
     (line,) = told(capsys)
     assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
-    assert "'--resume anyway'" in line
+    assert "--restart" in line
+    assert "--init-from" in line
+
+
+def test_init_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, tmp_path, capsys, monkeypatch):
+    other = ["--out", str(tmp_path / "other"), *OPTIONS, "--lr", "1e-9", "--init-from", str(broken)]
     stop_after(2, monkeypatch)
-    assert main(["train", str(folder), "--out", str(broken), *other, "--resume", "anyway"]) == 130
-    assert told(capsys) == ["mcti: starting from the vectors learned so far"]
+    assert main(["train", str(folder), *other]) == 130
     monkeypatch.undo()
-    assert main(["train", str(folder), "--out", str(broken), *other, "--resume"]) == 0
+    capsys.readouterr()
+    assert main(["train", str(folder), *other[:-2], "--resume"]) == 1
+    (line,) = told(capsys)
+    assert "different set of first tokens" in line
+    assert main(["train", str(folder), *other, "--resume"]) == 0
     assert told(capsys) == ["mcti: resuming after 2 steps"]
+    first, last = (load_tokens(path / "tokens.safetensors").vectors for path in (broken, tmp_path / "other"))
+    assert all(torch.allclose(first[name], v, atol=1e-6) for name, v in last.items())
 
 
 def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_path, whole, capsys):
@@ -179,7 +188,7 @@ def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, ki
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     steps = int(re.search(r"stopped after (\d+) steps", out)[1])
-    assert load_checkpoint(tmp_path / "training.safetensors").state.step == steps > 0
+    assert load_checkpoint(tmp_path / "training.safetensors").step == steps > 0
     assert (tmp_path / "tokens.safetensors").exists()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcti_core.tokens.io import export_embedding, save_tokens
 from mcti_core.tokens.token_set import Support, TokenSet
-from mcti_core.training.checkpoint import Checkpoint, save_checkpoint
+from mcti_core.training.checkpoint import save_checkpoint
 from mcti_core.training.state import TrainState
 
 MARKER = "ran"
@@ -41,15 +41,14 @@ def token_set() -> TokenSet:
     return TokenSet(("my cat", "猫", "!"), vectors, base_model="tiny", training={"lr": 0.1, "seed": 3}, support=support)
 
 
-def training() -> Checkpoint:
+def training() -> TrainState:
     vectors = {"clip_l": rows(16, 3).reshape(3, 1, 16)}
     moments = {0: {"exp_avg": rows(16, 3), "exp_avg_sq": rows(16, 3) ** 2, "step": torch.tensor(2.0)}}
-    state = TrainState(
+    return TrainState(
         begun={"examples": "abc", "settings": "lr 0.1"}, history=({"loss": 1.0, "ldm": 0.5}, {"loss": 0.9, "ldm": 0.4}),
         vectors=vectors, moments=moments, generators=(torch.Generator().get_state(),), batches={"queue": [1, 0, 2]},
         best=(0.5, 1),
     )  # fmt: skip
-    return Checkpoint(state, ("a", "b", "c"), {"clip_l": rows(16, 3).reshape(3, 1, 16)})
 
 
 def safetensors_files() -> list[bytes]:

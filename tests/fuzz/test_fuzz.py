@@ -17,10 +17,8 @@ from mcti_core.images.reading import load_image
 from mcti_core.tokens.formats import read_embedding
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.names import safe_names
-from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.resume import resume_from
 
 from .mutations import bytes_changed, call, number_op, text_op
 from .runner import fuzz
@@ -150,7 +148,7 @@ def test_seeds_that_no_generator_takes(line, seed, capsys):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("begun", 3), ("begun", {"model": 3}), ("labels", "ab"), ("labels", [1]), ("losses", {}),
+        ("begun", 3), ("begun", {"model": 3}), ("losses", {}),
         ("batches", []), ("batches", {"turn": 3}), ("batches", {"turn": ["a"]}),
     ],
 )  # fmt: skip
@@ -161,14 +159,6 @@ def test_load_checkpoint_with_wrong_content_is_refused(key, value, tmp_path):
     save_file(tensors, path, metadata | {key: json.dumps(value)})
     with pytest.raises(ResumeError, match="damaged"):
         load_checkpoint(path)
-
-
-def test_a_training_with_vectors_of_another_shape_is_not_gone_on_with():
-    stored = training()
-    stored.state.vectors["clip_l"] = torch.ones(())
-    tokens = TokenSet(("a", "b", "c"), {"clip_l": torch.ones(3, 1, 16)})
-    with pytest.raises(ResumeError, match="nothing in"):
-        resume_from(stored, tokens, lambda first: {}, "x", anyway=True)
 
 
 def test_names_that_windows_keeps_for_itself():
