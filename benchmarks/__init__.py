@@ -1,4 +1,4 @@
-"""Speed and memory, measured: each module is a script that prints a table and writes JSON.
+"""Measure speed and memory: each module is a script that prints a table and writes JSON.
 
-Run from the repository's root, for example ``python -m benchmarks.speed --json speed.json``.
+Run it from the repository's root, for example ``python -m benchmarks.speed --json speed.json``.
 """

@@ -1,4 +1,4 @@
-"""Classifying: images a second by CLIP against the bare vision tower, and UNet evaluations an image by diffusion."""
+"""Measure classifying: images per second by CLIP against the vision tower alone, and UNet evaluations per image by diffusion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def with_vision_tower(host: Host, vision: Mapping[str, int], dtype: str) -> Host
 
 
 def clip_rows(host: Host, batch: int, repeats: int, classes: int = 10) -> list[dict[str, Any]]:
-    """A batch of images as they come, in a batch as the tower takes it: the same images through tower and projection alone."""
+    """Images per second of the CLIP classifier, and of tower and projection alone on the same preprocessed images."""
     space: Any = host.need_clip()
     labels = [f"thing {index}" for index in range(classes)]
     classifier = ClipClassifier(host, new_tokens(host, labels))
@@ -58,7 +58,7 @@ def clip_rows(host: Host, batch: int, repeats: int, classes: int = 10) -> list[d
 def diffusion_rows(
     host: Host, support: FewShotDataset, queries: FewShotDataset, config: TrainConfig, repeats: int, pairs: int = 64
 ) -> list[dict[str, Any]]:
-    """All classes on all pairs, and the sequential test: evaluations and images a second, and how often they agree."""
+    """All classes on all pairs against the sequential test: evaluations, images per second, and agreement."""
     cache = FeatureCache.build(host, support, mirror=False)
     tokens = train(host, cache, new_tokens(host, cache.classes), config).tokens
     images = torch.stack(list(queries.load(host.image_size)))

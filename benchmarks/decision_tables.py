@@ -1,6 +1,6 @@
-"""The noise error of every class of every image on every pair: what all ways of spending evaluations can be tried on.
+"""Tables of the noise error of every class of every image on every pair, to replay any strategy of spending evaluations.
 
-A table costs images x classes x pairs evaluations, once; it is kept in a folder, and any strategy is then replayed in a moment.
+A table costs images x classes x pairs evaluations once. It is stored in a folder, and replaying a strategy then takes a moment.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from mcti_core.training.loop import run_identity, train
 __all__ = ["ALPHABET", "DIGITS", "TUNING", "Table", "Task", "make_table"]
 
 SHOTS, TUNED = 5, 10
-"""Examples a class; characters of the held-out alphabet that settings were chosen on, the first ones."""
+"""Examples per class; number of characters of the held-out alphabet that settings were chosen on, the first ones."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Images to tell apart, and how many of each class are asked."""
+    """Images of the classes, and the number of queries per class."""
 
     name: str
     seeds: tuple[int, ...]
-    """Each chooses examples, seeds the training, and has noise of its own."""
+    """Each seed chooses examples, seeds the training, and has its own noise."""
     each: int
 
 
@@ -49,16 +49,16 @@ ALPHABET = Task("alphabet", (0, 1, 2), 4)
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured for one task and seed."""
+    """Measurements of one task and seed."""
 
     errors: Tensor
-    """(N, C, P) float32."""
+    """(N, C, P) float32 noise errors."""
     labels: Tensor
-    """(N,) int64, the truth."""
+    """(N,) int64 true classes."""
     clip: Tensor
     """(N, C) float32 calibrated log-probabilities, up to a constant, of the CLIP classifier with the same tokens."""
     images: Tensor
-    """(N,) int64: which of the task's images were asked; several seeds may ask the same one."""
+    """(N,) int64 indices of the queries in the task's images; several seeds may use the same image."""
 
 
 def make_table(
@@ -71,12 +71,12 @@ def make_table(
     omniglot: Path | None,
     steps: int | None = None,
 ) -> Table:
-    """The table, from ``folder`` where one of the same models, images and training is there already.
+    """The table, read from ``folder`` if it contains one for the same models, images and training.
 
     Args:
         pairs: P. A table of more pairs begins with those of fewer.
         omniglot: ``images_background_small1.zip``, for the characters.
-        steps: of training, if not the pocket checkpoint's own.
+        steps: of training; by default the pocket checkpoint's own.
     """
     cache = FeatureCache.build(host, _dataset(task, omniglot), mirror=False, batch=64)
     few, others = few_shot_split(cache.labels, cache.classes, SHOTS, seed)

@@ -1,11 +1,11 @@
-"""The diffusion classifier's budget: how few evaluations give the decisions of all classes on all pairs.
+"""Measure the diffusion classifier's budget: the number of evaluations that give the decisions of all classes on all pairs.
 
 Usage: python -m benchmarks.decisions [--json FILE] [--plot FILE] [--omniglot ZIP] [--tables FOLDER] [--pairs 64] [--threads N] [--quick]
 
-Pocket checkpoint, tokens of five examples a class. The errors of all classes on all pairs are computed once (``decision_tables.py``; half
-an hour on a core of its own, kept in --tables), then each way to spend evaluations is replayed on them. A pair's place in the order is chance, so each is
-replayed in several orders that keep any first pairs spread over the noise levels. Without --omniglot only the digits are measured.
-Counts and decisions only: neither depends on the machine.
+Pocket checkpoint, tokens of five examples per class. The errors of all classes on all pairs are computed once (``decision_tables.py``; half
+an hour on one idle core, stored in --tables), and each strategy is replayed on them. The order of the pairs is random, so each strategy is
+replayed in several orders in which the first pairs are always spread over the noise levels. Without --omniglot only the digits are measured.
+Counts and decisions do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .report import machine, parsed, show, write_json
 
 ERRORS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 STAGES = ((6, 4), (12, 2), (24, 1))
-"""The elimination that the sequential test replaced: after so many pairs so many classes stay."""
+"""The elimination that the sequential test replaced: number of pairs -> number of remaining classes."""
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 
 Strategy = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -38,7 +38,7 @@ Strategy = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def sequential(error: float) -> Strategy:
-    """The library's own test, at an error level."""
+    """The library's own sequential test at an error level."""
 
     def run(errors: Tensor) -> tuple[Tensor, Tensor]:
         every = torch.ones(errors.shape[:2], dtype=torch.bool)
@@ -59,7 +59,7 @@ def first(pairs: int) -> Strategy:
 
 
 def staged(errors: Tensor) -> tuple[Tensor, Tensor]:
-    """``STAGES``, without looking at how clear it is."""
+    """The fixed elimination of ``STAGES``."""
     alive, spent, done = torch.ones(errors.shape[:2], dtype=torch.bool), 0, 0
     for pairs, keep in STAGES:
         spent, done = spent + int(alive[0].sum()) * (pairs - done), pairs
@@ -69,7 +69,7 @@ def staged(errors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def orders(pairs: int, count: int) -> list[Tensor]:
-    """Orders of the pairs: exclusive or with a number keeps the first n of van der Corput's sequence spread out."""
+    """Orders of the pairs: XOR with a number keeps the first n of van der Corput's sequence spread out."""
     size = 1 << (pairs - 1).bit_length()
     masks = torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count].tolist()
     mixed = [torch.arange(size) ^ mask for mask in [0, *[mask for mask in masks if mask]][:count]]
@@ -97,7 +97,7 @@ def tried_out(name: str, strategy: Strategy, tables: Sequence[Table], repeats: i
 
 
 def standard_error(values: Tensor, images: Tensor) -> float:
-    """Of the mean of (N,) values, of which those of the same image are not independent.
+    """Standard error of the mean of (N,) values, of which those of the same image are not independent.
 
     References:
         Liang and Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 73(1), 1986: the sum over
@@ -118,7 +118,7 @@ def budget_rows(tables: Sequence[Table], repeats: int) -> list[dict[str, Any]]:
 
 
 def cascade_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """CLIP, diffusion, a shortlist that diffusion decides, and both added where CLIP is in doubt; a column a seed."""
+    """CLIP, diffusion, a shortlist decided by diffusion, and the sum of both if CLIP is in doubt; one column per seed."""
     rows: dict[str, list[float]] = {}
     for table in tables:
         clip, diffusion = table.clip, -100 * table.errors.mean(2)
@@ -139,7 +139,7 @@ def cascade_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
 
 def curve(name: str, rows: Sequence[dict[str, Any]]) -> Panel:
-    """Share of decisions that differ over share of evaluations."""
+    """Plot the share of different decisions over the share of evaluations."""
 
     def points(start: str) -> list[tuple[float, float]]:
         chosen = [row for row in rows if row["strategy"].startswith(start)]

@@ -1,15 +1,15 @@
-"""How cost grows with classes, shots, vectors a token, resolution and batch.
+"""Measure the growth of cost with classes, shots, vectors per token, resolution and batch.
 
 Usage: python -m benchmarks.growth [--quick] [--json FILE] [--plot FILE.png] [--threads N] [--model pocket|sd15-small] [--device cuda] [--dtype bf16]
 
-One thing is changed at a time; the others stay at the base (10 classes, 5 shots, 1 vector, the model's own size, batch 20). All cases
+One parameter changes at a time; the others stay at the base (10 classes, 5 shots, 1 vector, the model's own size, batch 20). All cases
 take turns in one run, and medians count. Columns:
 
-prepare            ms an example, once: autoencoder and vision tower, mirror image included
-step               ms an optimizer step, of which the share that each image of the batch costs is the next column
-a sample           ms an image through a step
-CLIP               ms an image to classify
-diffusion          ms an image to classify with every class tried on 4 pairs, without the sequential test: that many evaluations
+prepare            ms per example, once: autoencoder and vision tower, including the mirror image
+step               ms per optimizer step
+a sample           ms per image of a step
+CLIP               ms per classified image
+diffusion          ms per classified image, with every class on 4 pairs and without the sequential test
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class Point:
-    """What is trained and classified."""
+    """Parameters of one measurement."""
 
     classes: int = 10
     shots: int = 5
@@ -60,13 +60,13 @@ class Point:
 
 
 def points(quick: bool) -> list[tuple[str, Point]]:
-    """Every axis with its values; the base comes once an axis."""
+    """Every axis with its values; the base occurs once per axis."""
     chosen = {name: (values[0], values[-1]) if quick else values for name, values in AXES.items()}
     return [(name, replace(Point(), **{name: value})) for name, values in chosen.items() for value in values]
 
 
 def cases_of(host: Host, point: Point, steps: int) -> dict[str, Case]:
-    """What is timed at one point."""
+    """Timed cases at one point."""
     side = int(host.image_size * point.size)
     dataset = random_examples(point.classes, point.shots, side)
     cache = FeatureCache.build(host, dataset, size=side)
@@ -102,7 +102,7 @@ def measure(host: Host, quick: bool) -> list[dict[str, Any]]:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Any:
-    """One panel an axis, every cost in multiples of what it is at the axis's first value."""
+    """Plot one panel per axis, with every cost relative to its value at the axis's first point."""
     panels = []
     for axis in AXES:
         own = [row for row in rows if row["what grows"] == axis]

@@ -1,4 +1,4 @@
-"""Plots of points joined by lines, drawn with Pillow as ``mcti_core.viz.plots`` draws its own."""
+"""Line plots, drawn with Pillow like those of ``mcti_core.viz.plots``."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Panel:
 
     title: str
     across: str
-    """What is along the bottom."""
+    """Label of the horizontal axis."""
     series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    """Name -> points (x, y), in order of x."""
+    """Name -> points (x, y), sorted by x."""
     logarithmic: bool = False
     """Of x."""
     low: float = 0.0
-    """Where the upright axis begins."""
+    """Start of the vertical axis."""
 
 
 def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
-    """Panels side by side and in rows; names of series stand above the axes of each that has more than one."""
+    """Draw panels side by side and in rows; a panel with more than one series has their names above its axes."""
     rows = math.ceil(len(panels) / columns)
     pitch = (_WIDTH + 70, _HEIGHT + 140 + max(_LINE * len(_legend(panel)) for panel in panels))
     size = (min(columns, len(panels)) * pitch[0] + 2 * _MARGIN, rows * pitch[1] + _MARGIN)
@@ -46,7 +46,7 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
 
 
 def _legend(panel: Panel) -> list[list[tuple[int, int, str]]]:
-    """Rows of (number of the series, x, name) that fit the panel's width."""
+    """Rows of (index of the series, x, name) that fit the panel's width."""
     rows: list[list[tuple[int, int, str]]] = [[]]
     x = 0
     for number, name in enumerate(panel.series if len(panel.series) > 1 else ()):

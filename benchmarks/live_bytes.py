@@ -1,4 +1,4 @@
-"""Count the bytes of all living tensors while code runs, also of tensors that have shapes and no numbers."""
+"""Count the bytes of all live tensors while code runs, also of tensors that have shapes but no data."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.utils._pytree import tree_iter
 __all__ = ["LiveBytes", "gpu_workspace"]
 
 Workspace = Callable[[Any, list[Tensor], list[Tensor]], int]
-"""(operation, tensors in, tensors out) -> bytes that its kernel takes beside them while it runs."""
+"""(operation, input tensors, output tensors) -> bytes of workspace that its kernel uses while it runs."""
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside ``with``, ``now`` is the bytes alive and ``peak`` the most there were at once.
+    """Inside ``with``, ``now`` is the number of live bytes and ``peak`` its maximum.
 
-    A storage counts from the first operation that takes or makes it until nothing refers to it, whatever views there
-    are of it. This is what an allocator without rounding or gaps would hold.
+    A storage counts from the first operation that uses or creates it until nothing refers to it, once for all of its
+    views. This is the memory of an allocator without rounding or gaps.
 
     Args:
-        workspace: of each operation; none by default.
+        workspace: bytes of workspace per operation; none by default.
     """
 
     def __init__(self, workspace: Workspace | None = None):
@@ -35,26 +35,26 @@ class LiveBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
-        """Count these, as weights that wait for their turn."""
+        """Count these tensors, for example weights that are not used yet."""
         for storage in (tensor.untyped_storage() for tensor in tensors):
             self._see(storage, storage.nbytes())
         self.peak = max(self.peak, self.now)
 
     def leave_out(self, tensor: Tensor) -> None:
-        """Do not count this one: it stands for another that is counted."""
+        """Do not count this tensor, which represents another that is counted."""
         storage = tensor.untyped_storage()
         self._see(storage, 0)
         self.now -= self._sizes[storage._cdata]
         self._sizes[storage._cdata] = 0
 
     def start_again(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak."""
         self.peak = self.now
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if self._inside:  # what an operation on fake tensors does in order to find its shape
+        if self._inside:  # operations that fake tensors use to find a shape
             return func(*args, **(kwargs or {}))
         self._inside = True
         try:
@@ -81,10 +81,10 @@ class LiveBytes(TorchDispatchMode):
 
 
 def gpu_workspace(func: Any, taken: list[Tensor], made: list[Tensor]) -> int:
-    """What kernels on a GPU are known to take for themselves, rather too much than too little.
+    """Upper estimate of the workspace of GPU kernels.
 
-    Convolutions in half precision may copy what they take and make into cuDNN's own layout; the backward of attention
-    adds up the queries' gradients in float32.
+    Convolutions in half precision may copy their inputs and outputs into cuDNN's own layout; the backward pass of attention
+    sums the queries' gradients in float32.
     """
     name = func.name()
     if name.startswith("aten::convolution"):

@@ -1,10 +1,10 @@
-"""Device memory that training, caching and classifying take at full size.
+"""Measure or compute the device memory of training, caching and classifying at full size.
 
 Usage: python -m benchmarks.memory [--quick] [--json FILE] [--models sd15 sdxl] [--dtypes bf16 fp16] [--device cuda]
 
-With a GPU it is measured. Without one it is computed: the library runs as it is, on models of the real layouts whose tensors have
-shapes and no numbers, and the bytes of all living storages are added up at every operation (``live_bytes.py``). Memory that
-``benchmarks/models.py`` fills with random weights is as large as that of trained ones.
+With a GPU, memory is measured. Without one it is computed: the unchanged library runs on models of the real layouts whose tensors
+have shapes but no data, and the bytes of all live storages are added up at every operation (``live_bytes.py``). The random weights of
+``benchmarks/models.py`` take as much memory as trained ones.
 """
 
 from __future__ import annotations
@@ -38,47 +38,47 @@ __all__ = ["Job", "Meter", "Row", "ShapesMeter", "jobs", "measure"]
 
 GB = 1e9
 CONTEXT = 0.5 * GB
-"""Of CUDA itself and its libraries' kernels."""
+"""Memory of CUDA itself and its libraries' kernels."""
 SLACK = 1.1
-"""Gaps between what the allocator hands out, and kernels' own memory that nobody counts."""
+"""Factor for gaps of the allocator, and for kernels' own memory that is not counted."""
 LIMITS = {
     ("sd15", "train"): 6, ("sd15", "cache"): 6, ("sd15", "classify"): 4,
     ("sdxl", "train"): 12, ("sdxl", "cache"): 12, ("sdxl", "classify"): 12,
 }  # fmt: skip
-"""GB that are to be enough."""
+"""Goal in GB."""
 CLASSES, SHOTS = 10, 4
 GIVEN = 32
-"""Images that ``mcti classify`` and the node hand to a classifier; it takes as many of them at once as it chooses."""
+"""Number of images that ``mcti classify`` and the node pass to a classifier, which chooses its own batch size."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something whose memory is asked for."""
+    """A job whose memory is measured."""
 
     kind: str
     """``"train"``, ``"cache"`` or ``"classify"``."""
     what: str
     at_once: int | str
-    """Rows through the model at once, or ``"default"``."""
+    """Number of rows in the model at once, or ``"default"``."""
     run: Callable[[], object]
     checkpointing: bool | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a job takes, in bytes."""
+    """Memory of a job, in bytes."""
 
     model: str
     dtype: str
     job: Job
     weights: int
-    """Of all models, resident."""
+    """Bytes of the weights of all models."""
     peak: int
-    """The most at once, weights and all."""
+    """Peak memory, including weights."""
 
     @property
     def card(self) -> float:
-        """Bytes that a card should have: CUDA's own, and slack."""
+        """Bytes that a card should have, including CUDA's own memory and slack."""
         return self.peak * SLACK + CONTEXT
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,17 +99,17 @@ class Row:
 
 
 class Meter(Protocol):
-    """A host, and what its memory is told by."""
+    """A host, and a counter of its memory."""
 
     host: Host
     weights: int
 
     def peak(self, run: Callable[[], object]) -> int:
-        """The most bytes at once while ``run`` runs."""
+        """Peak bytes while ``run`` runs."""
 
 
 class ShapesMeter:
-    """Of a host without numbers: computed."""
+    """Computed memory of a host without data."""
 
     def __init__(self, model: str, dtype: str):
         self.tracker = LiveBytes(gpu_workspace)
@@ -127,7 +127,7 @@ class ShapesMeter:
 
 
 class CudaMeter:
-    """Of random weights on a GPU: measured, by PyTorch's own allocator."""
+    """Measured memory of random weights on a GPU, from PyTorch's own allocator."""
 
     def __init__(self, model: str, dtype: str, device: str, folder: Path):
         before = torch.cuda.memory_allocated(device)
@@ -144,7 +144,7 @@ class CudaMeter:
 
 
 def jobs(host: Host, quick: bool = False) -> Iterator[Job]:
-    """Everything that is asked for of one model."""
+    """All jobs of one model."""
     yield from _trainings(host, (1, 8) if quick else (1, 2, 4, 8))
     yield from _cachings(host, (1, 8) if quick else (1, 2, 4, 8))
     yield from _by_clip(host, (8,) if quick else (1, 8))
@@ -160,7 +160,7 @@ def _trainings(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
     cache, tokens = _cache(host), _tokens(host, CLASSES)
     for checkpointing in (False, True):
         for size in sizes:
-            # two parts, so that one's gradients are there while the other is computed
+            # two parts, so that the first one's gradients are in memory while the second is computed
             config = TrainConfig(
                 steps=1, batch=2 * size, micro_batch=size, gradient_checkpointing=checkpointing, lr_warmup=0
             )
@@ -193,7 +193,7 @@ def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
         return classifier.score(_images(host, images))
 
     for size in sizes:
-        # as few evaluations as fill one batch, and as few images, which the autoencoder takes beforehand
+        # just enough evaluations and images to fill one batch; the autoencoder encodes the images first
         classes = max(2, size)
         yield Job(
             "classify", "diffusion, evaluations", size,
@@ -216,7 +216,7 @@ def _tokens(host: Host, classes: int) -> TokenSet:
 
 
 def _images(host: Host, count: int) -> torch.Tensor:
-    """Without memory of their own: they would be on the CPU, which is not what is counted."""
+    """Images without data, since images on the CPU are not counted."""
     return torch.zeros(1, 1, 1, 1).expand(count, 3, host.image_size, host.image_size)
 
 

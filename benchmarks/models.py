@@ -1,7 +1,7 @@
-"""Models to measure with: the pocket checkpoint, and Stable Diffusion's layouts filled with random numbers.
+"""Models for measurements: the pocket checkpoint, and Stable Diffusion's layouts with random weights.
 
-How long a step takes does not depend on what the weights are, so nothing has to be downloaded. A model is written to a folder,
-from which the plain recipe and this library load it each in its own way.
+The duration of a step does not depend on the weights, so nothing needs to be downloaded. A model is written to a folder, from
+which the plain recipe and this library load it in their own ways.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 VOCABULARY = 49_408
-"""Rows of the token table of every CLIP that Stable Diffusion uses."""
+"""Number of rows of the token table in every CLIP of Stable Diffusion."""
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 VIT_L = {
@@ -46,24 +46,24 @@ VIT_L = {
     "patch_size": 14,
 }  # fmt: skip
 VIT_SMALL = {**VIT_L, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
-"""Where the tower sees each example once before training, its size hardly matters."""
+"""A small vision tower: it processes each example once before training, so its size hardly matters."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a synthetic model consists of."""
+    """Layout of a synthetic model."""
 
     size: int
-    """Side of its images, pixels."""
+    """Side of its images in pixels."""
     channels: tuple[int, ...]
-    """Of the UNet's levels."""
+    """Channels of the UNet's levels."""
     blocks: int
-    """Residual blocks a level."""
+    """Residual blocks per level."""
     autoencoder: str
-    """``"sd"``, the one of Stable Diffusion, or ``"taesd"``, a distilled one that costs about a fiftieth of it."""
+    """``"sd"``, Stable Diffusion's autoencoder, or ``"taesd"``, a distilled one that costs about a fiftieth."""
     vision: dict[str, int]
     heads: int = 8
-    """Of each attention; diffusers calls it attention_head_dim in SD 1.5's configuration."""
+    """Number of heads per attention layer; diffusers calls it attention_head_dim in SD 1.5's configuration."""
     xl: bool = False
 
 
@@ -74,15 +74,15 @@ MODELS = {
     "sd15": Layout(512, (320, 640, 1280, 1280), 2, "sd", VIT_L),
     "sdxl": Layout(1024, (320, 640, 1280), 2, "sd", VIT_L, xl=True),
 }
-"""``sd15-small``: the full CLIP-L text tower with its table, and a UNet of SD 1.5's kind with few channels, for a CPU."""
+"""``sd15-small``: the full CLIP-L text tower with its table, and a UNet like SD 1.5's with few channels, for a CPU."""
 
 
 def model_folder(name: str, folder: Path, device: str = "cpu", *, vision: dict[str, int] | None = None) -> Path:
-    """The diffusers folder of one of ``MODELS``, written into ``folder`` unless it is there; its CLIP model is in ``clip``.
+    """The diffusers folder of one of ``MODELS``, written into ``folder`` unless it exists; its CLIP model is in ``clip``.
 
     Args:
-        device: where random weights are drawn.
-        vision: another vision tower than the layout's.
+        device: the device on which random weights are drawn.
+        vision: a vision tower that replaces the layout's.
     """
     layout = MODELS[name]
     if layout is None:
@@ -96,7 +96,7 @@ def model_folder(name: str, folder: Path, device: str = "cpu", *, vision: dict[s
 
 
 def host_of(folder: Path, device: str = "cpu", dtype: str = "fp32") -> Host:
-    """The library's view of a model written by ``model_folder``."""
+    """The library's host for a model of ``model_folder``."""
     return load_host(folder, folder / "clip", device=device, dtype=dtype)
 
 
@@ -109,10 +109,10 @@ def random_examples(classes: int, shots: int, size: int, seed: int = 0) -> FewSh
 
 
 def unet_flops(name: str) -> dict[str, float]:
-    """TFLOP of one sample through a layout's UNet, counted on a model that has shapes and no numbers.
+    """TFLOP of one sample through a layout's UNet, counted on a model that has shapes but no data.
 
-    Forward, and forward with a backward that ends at the text: frozen weights have no gradients. A fused attention computes its
-    scores again in backward, which is not counted here and makes 1.73 of SD 1.5's 1.67.
+    Returns the count of forward, and of forward with a backward pass that ends at the text: frozen weights have no gradients.
+    Fused attention recomputes its scores in backward, which is not counted here; with it, SD 1.5's 1.67 become 1.73.
     """
     layout = MODELS[name]
     if layout is None or layout.xl:
@@ -191,7 +191,7 @@ def random_autoencoder(layout: Layout) -> Any:
 
 
 def clip_model(vision: Mapping[str, int]) -> Any:
-    """A ``CLIPModel`` for CLIP-L; of its text side only the projection is used, so that its own tower is next to nothing."""
+    """A ``CLIPModel`` for CLIP-L with a tiny text tower, since only the projection of its text side is used."""
     from transformers import CLIPConfig, CLIPModel
 
     text = {**CLIP_L, "num_hidden_layers": 1, "vocab_size": 8, "bos_token_id": 6, "eos_token_id": 7, "pad_token_id": 7}
@@ -199,7 +199,7 @@ def clip_model(vision: Mapping[str, int]) -> Any:
 
 
 def write_whole_tokenizer(folder: Path) -> None:
-    """The pocket world's tokenizer, its vocabulary filled up to CLIP's length with pieces that no text has."""
+    """The pocket checkpoint's tokenizer, with its vocabulary padded to CLIP's length by pieces that no text contains."""
     from mcti_core.pocket.recipe.vocabulary import write_tokenizer
 
     write_tokenizer(folder, [])

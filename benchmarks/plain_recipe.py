@@ -1,16 +1,16 @@
-"""The usual recipe, told again in plain diffusers: one class a run, every model in every step, the whole vocabulary in the optimizer.
+"""The usual recipe in plain diffusers: one class per run, every model in every step, the whole vocabulary in the optimizer.
 
-It is what ``examples/textual_inversion/textual_inversion.py`` of diffusers does, with the classification term that the released
+It reimplements ``examples/textual_inversion/textual_inversion.py`` of diffusers, with the classification term that the released
 procedure of MC-TI adds to its loss (docs/method.md). Every step of one image
 
 - sends the image, mirrored or not, through the autoencoder;
 - sends a prompt, padded to 77 ids, through the text encoder, and the noised latent through the UNet;
 - adds gamma times the cross-entropy of the prompt's text feature, pooled at the highest id (the placeholder's), against one
-  image feature of every class; image features are computed once, as there;
-- writes all rows of the token table but the placeholder's back, after every such step, as there.
+  image feature of every class; image features are computed once, as in the released procedure;
+- restores all rows of the token table except the placeholder's, as in the original.
 
-AdamW takes a step every ``accumulation`` of them, over the whole table. To the recipe's advantage it does not read image files in
-every step, nor load the models anew for each class, nor log anything but the loss.
+AdamW takes one step per ``accumulation`` of these, over the whole table. To the recipe's advantage, this version does not read
+image files in every step, load the models again for each class, or log anything except the loss.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ PLACEHOLDER = "<it>"
 
 @dataclass(frozen=True)
 class PlainSettings:
-    """As released, but for the number of steps: 3,100 there."""
+    """The released settings, except the number of steps, which is 3,100 there."""
 
     steps: int = 3100
-    """Optimizer steps a class."""
+    """Optimizer steps per class."""
     accumulation: int = 4
     lr: float = 5e-4 * 4
-    """Scaled by the accumulation, as released."""
+    """Learning rate, scaled by the accumulation as in the released procedure."""
     weight_decay: float = 1e-2
     gamma: float = 1.0
     logit_scale: float = 10.0
     mirror: bool = True
     templates: tuple[str, ...] = OBJECT_TEMPLATES
     word: str = "object"
-    """The placeholder's first embedding is this word's."""
+    """Word whose embedding initialises the placeholder."""
     seed: int = 0
 
 
@@ -67,7 +67,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random in a step of one image."""
+    """The random inputs of a step of one image."""
 
     pixels: Tensor
     """(1, 3, H, W) in [-1, 1], mirrored or not."""
@@ -82,22 +82,22 @@ class Draws:
 
 @dataclass(frozen=True)
 class Run:
-    """One class, trained."""
+    """One trained class."""
 
     vector: Tensor
     """(1, d) the placeholder's embedding, on the CPU."""
     losses: list[float]
-    """Of every step of one image."""
+    """Losses of every step of one image."""
 
 
 class PlainRecipe:
-    """The models, loaded apart from any host.
+    """The models, loaded without a host.
 
     Args:
         folder: a diffusers folder of Stable Diffusion 1.x with a ``CLIPModel`` in ``clip``.
-        device: where they go.
-        precision: ``"fp32"``, or ``"fp16"`` or ``"bf16"`` mixed precision: UNet and autoencoder in it, the text encoder under
-            autocast.
+        device: the device for the models.
+        precision: ``"fp32"``, or ``"fp16"`` or ``"bf16"`` for mixed precision, with UNet and autoencoder in this dtype and the text
+            encoder under autocast.
     """
 
     def __init__(self, folder: Path, device: str = "cpu", precision: str = "fp32"):
@@ -125,7 +125,7 @@ class PlainRecipe:
 
     @torch.no_grad()
     def image_features(self, dataset: FewShotDataset, mirror: bool) -> Tensor:
-        """(N, M, p) of unit length: every image, and its mirror image, through the vision tower once."""
+        """(N, M, p) unit-length features: every image and its mirror image, passed through the vision tower once."""
         rows = []
         for image in dataset.load(self.size):
             views = torch.stack([image, image.flip(-1)] if mirror else [image]).to(self.device)
@@ -135,12 +135,12 @@ class PlainRecipe:
         return torch.stack(rows)
 
     def examples(self, dataset: FewShotDataset, mirror: bool) -> Examples:
-        """All that training takes of the images, in memory."""
+        """All image data for training, in memory."""
         pixels = torch.stack(list(dataset.load(self.size))) * 2 - 1
         return Examples(pixels, dataset.labels, self.image_features(dataset, mirror))
 
     def train(self, examples: Examples, settings: PlainSettings, classes: Sequence[int]) -> list[Run]:
-        """Every class in a run of its own, one after the other."""
+        """Train every class in its own run, one after the other."""
         return [self.train_class(examples, label, settings) for label in classes]
 
     def train_class(
@@ -179,13 +179,13 @@ class PlainRecipe:
 
     @torch.no_grad()
     def begin(self, word: str) -> None:
-        """The placeholder starts as a word."""
+        """Initialise the placeholder with a word's embedding."""
         (known,) = self.tokenizer(word, add_special_tokens=False)["input_ids"]
         self.table.grad = None
         self.table[self.placeholder] = self.table[known]
 
     def draw(self, examples: Examples, label: int, settings: PlainSettings, generator: torch.Generator) -> Draws:
-        """One image of the class, one feature of an image of every class, and what else a step needs."""
+        """One image of the class, one image feature of every class, and the other random inputs of a step."""
 
         def below(bound: int) -> int:
             return int(torch.randint(0, bound, (), generator=generator))

@@ -1,4 +1,4 @@
-"""What a benchmark says: a table for people, JSON for programs, and on what machine it was."""
+"""Report a benchmark: a table, JSON, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["machine", "parsed", "show", "write_json"]
 
 
 def parsed(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
-    """Arguments with ``--threads`` and ``--json``, which every script has; the threads are set."""
+    """Parse arguments, including every script's ``--threads`` and ``--json``, and set the threads."""
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default one a core")
     parser.add_argument("--json", type=Path, help="write all figures here")
     told = parser.parse_args(arguments)
@@ -27,7 +27,7 @@ def parsed(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What figures depend on."""
+    """The versions and hardware that figures depend on."""
     cuda = torch.device(device).type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else _processor(),
@@ -40,7 +40,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    known = Path("/proc/cpuinfo")  # where platform.processor() knows nothing
+    known = Path("/proc/cpuinfo")  # where platform.processor() returns nothing
     lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion at full size as a host whose models have shapes and no numbers."""
+"""Stable Diffusion at full size as a host whose models have shapes but no data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["shapes_host"]
 
 
 def shapes_host(name: str, dtype: str, border: Border) -> tuple[Host, dict[str, list[nn.Module]]]:
-    """One of ``models.MODELS`` as ``load_host`` would make it, but beyond the border; and its modules by part."""
+    """One of ``models.MODELS`` as a host like ``load_host``'s, but without data; and its modules by part."""
     layout = models.MODELS[name]
     assert layout is not None
     modules = _modules(layout, dtype, border)
@@ -50,7 +50,7 @@ class Words:
 
 
 def _modules(layout: models.Layout, dtype: str, border: Border) -> dict[str, list[Any]]:
-    """By part, in the number formats and the memory layout in which ``load_host`` holds them."""
+    """Modules by part, in the dtypes and the memory layout of ``load_host``."""
     wide, text = DTYPES[dtype], torch.float32 if dtype == "fp16" else DTYPES[dtype]
     with border.fake:
         with _default(text):
@@ -87,7 +87,7 @@ def _scheduler() -> Any:
 
 
 def _channels_last(model: nn.Module) -> None:
-    """What ``model.to(memory_format=torch.channels_last)`` does, which refuses weights without numbers."""
+    """Equivalent of ``model.to(memory_format=torch.channels_last)``, which refuses weights without data."""
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             if weight.ndim == 4:

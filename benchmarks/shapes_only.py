@@ -1,7 +1,7 @@
-"""Run the library with models that have shapes and no numbers: what they cost, without the computing.
+"""Run the library with models that have shapes but no data, to find their cost without computing.
 
-Only the inside of a model is left out. Around it the library computes with real tensors, reads values and decides as ever, and
-nothing in it has to know.
+Only the inside of a model is skipped. Around it the unchanged library computes with real tensors, reads values and decides as
+usual.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ register_dataclass(TextFeatures, field_names=["context", "hidden", "end", "poole
 
 
 class Border:
-    """Between real tensors and those without numbers.
+    """Border between real tensors and tensors without data.
 
     Args:
-        tracker: counts on both sides.
+        tracker: counts tensors on both sides.
     """
 
     def __init__(self, tracker: LiveBytes):
@@ -36,15 +36,15 @@ class Border:
 
     @contextmanager
     def beyond(self) -> Iterator[None]:
-        """Tensors made inside have no numbers."""
-        # inference mode would hide the operations that others consist of
+        """Context in which new tensors have no data."""
+        # inference mode would hide the inner operations of composite ones
         with torch.inference_mode(False), self.fake, self.tracker:
             yield
 
     def across(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` with its inside beyond the border: results have the right shapes, and zeros for numbers.
+        """Run ``function`` beyond the border: results have the right shapes and contain zeros.
 
-        Gradients have too, and computing them costs what it costs.
+        The same applies to gradients, whose cost is counted too.
         """
 
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -64,7 +64,7 @@ class Border:
         return called
 
     def twin(self, tensor: Tensor, gradient: bool = False) -> Tensor:
-        """The tensor beyond the border, where it is not counted again."""
+        """The same tensor beyond the border, which is not counted again."""
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
         self.tracker.leave_out(made)
         return made.requires_grad_(gradient)
@@ -98,6 +98,6 @@ class _Crossing(torch.autograd.Function):
 
 
 def _with(leaves: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
-    """The leaves, the tensors among them replaced in their order."""
+    """The leaves, with tensors replaced in order."""
     new = iter(tensors)
     return [next(new) if isinstance(leaf, Tensor) else leaf for leaf in leaves]

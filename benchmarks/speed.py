@@ -1,18 +1,18 @@
-"""How fast training and classifying are, beside the usual recipe and beside what the device can do at best.
+"""Measure the speed of training and classifying, against the usual recipe and against the device's matrix rate.
 
 Usage: python -m benchmarks.speed [--model pocket|sd15-small|sd15-small-sdvae|sd15|sdxl] [--device cuda] [--dtype bf16]
                                   [--quick] [--json FILE] [--threads N] [--models FOLDER] [--parts training variants limit classifiers]
 
-Everything that is compared is measured in one run, in turns, and medians count: an absolute time is worth little on a machine that
-does other things too, a ratio is worth more. Random weights, random images: neither changes how long anything takes.
+Everything that is compared is measured in one run, in turns, and medians count: on a machine with other work, ratios are more
+reliable than absolute times. Weights and images are random, which does not change any duration.
 
-training     samples a second and peak memory: the usual recipe (``plain_recipe.py``) at its own settings, this library with one
+training     samples per second and peak memory: the usual recipe (``plain_recipe.py``) at its own settings, this library with one
              class at a time, and with all ten at once in batches of several sizes. ``times the recipe's`` is the ratio.
-             ``of the matrix rate`` is the share of what a large matrix product does in the same number format and the same run.
-             What ours computes once before training is a row of its own; the recipe has its image features beforehand too.
+             ``of the matrix rate`` is the share of the rate of a large matrix product in the same dtype and the same run.
+             The one-time preparation of ours is a separate row; the recipe gets its image features in advance too.
 variants     the same training with gradient checkpointing, in parts, with the UNet's weights contiguous, in bf16, and compiled.
-limit        what a step of SD 1.5 needs at 512 px, counted on a model without numbers.
-classifiers  CLIP: images a second over the bare vision tower's. Diffusion (pocket only): UNet evaluations an image.
+limit        operations of a step of SD 1.5 at 512 px, counted on a model without data.
+classifiers  CLIP: images per second relative to the vision tower alone. Diffusion (pocket only): UNet evaluations per image.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from .training_speed import Setting, speed_rows, variant_rows
 
 PARTS = ("training", "variants", "limit", "classifiers")
 BATCHES = {"pocket": (8, 20, 40, 100), "sd15": (4, 8, 16, 40), "sdxl": (1, 4, 8)}
-"""Images a step of ours; 40 is the recipe's number of images a class and step, for ten classes."""
+"""Images per step of ours; 40 is the recipe's number of images per class and step, for ten classes."""
 
 
 def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All parts that were asked for, by name; each is shown as soon as it is there."""
+    """All requested parts, by name; each is printed as soon as it is finished."""
     cuda = torch.device(told.device).type == "cuda"
     setting = Setting(folder, told.device, told.dtype, word="glyph" if told.model == "pocket" else "object")
     batches = BATCHES.get(told.model, (8, 40, 100))
@@ -74,7 +74,7 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _digits(setting: Setting, quick: bool, repeats: int) -> list[dict[str, Any]]:
     support, others = digit_dataset().split(5, 0)
-    queries, _ = others.split(1 if quick else 3, 1)  # so many of each digit
+    queries, _ = others.split(1 if quick else 3, 1)  # images per digit
     config = replace(POCKET_CONFIG, steps=20 if quick else POCKET_CONFIG.steps)
     return diffusion_rows(setting.host, support, queries, config, repeats)
 

@@ -1,10 +1,10 @@
-"""Classifying a large folder: images a second, how long the model waits for images, and memory; and a million names.
+"""Measure classifying a large folder: images per second, the model's waiting time, and memory; and a million names.
 
 Usage: python -m benchmarks.stream [--json FILE] [--images N] [--names N] [--batch N] [--readers N]
 
-The folder is made of hard links to a few images: ``--images`` glyphs of 64 x 64 pixels in PNG, which the pocket checkpoint
+The folder contains hard links to a few images: ``--images`` glyphs of 64 x 64 pixels in PNG, which the pocket checkpoint
 classifies into an answer file, and photographs of 2048 x 1536 in JPEG, which are only read. ``--names`` files that are never
-opened show what a folder of as many costs.
+opened measure the cost of a folder of that size.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = ["names_row", "photos_row", "stream_row"]
 
 _T = TypeVar("_T")
 _LINKS = 50_000
-"""To one file; file systems allow some more."""
+"""Maximum number of hard links to one file; file systems allow a few more."""
 MB = 1e6
 
 
 class Waiting:
-    """How long the taker of something waited for it."""
+    """Time that a consumer waits for an iterator."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -67,7 +67,7 @@ def memory(field: str = "VmRSS") -> float:
 
 
 def linked(folder: Path, originals: list[Path], count: int) -> Path:
-    """A new folder of so many hard links."""
+    """A new folder with this number of hard links."""
     folder.mkdir()
     for number in range(count):
         if number and number % _LINKS == 0:
@@ -101,7 +101,7 @@ def stream_row(folder: Path, glyphs: list[Path], images: int, batch: int, reader
 
 
 def photos_row(folder: Path, photos: list[Path], images: int, readers: int, size: int) -> dict[str, Any]:
-    """Only read, and made squares of what SD 1.5 takes."""
+    """Only read the images, and scale them to SD 1.5's size."""
     names = find_image_paths([linked(folder / f"photos-{readers}", photos, images)])
     started, busy = time.perf_counter(), time.process_time()
     for _ in read_ahead(names, 32, partial(load_square, size=size), readers):
@@ -113,9 +113,9 @@ def photos_row(folder: Path, photos: list[Path], images: int, readers: int, size
 
 
 def names_row(folder: Path, originals: list[Path], count: int) -> dict[str, Any]:
-    """List so many files, and go through their names once as ``mcti classify`` does to know them again."""
+    """List this number of files, and hash their names once as ``mcti classify`` does for resuming."""
     place = linked(folder / "names", originals, count)
-    Path("/proc/self/clear_refs").write_text("5")  # the most memory is counted from here on
+    Path("/proc/self/clear_refs").write_text("5")  # peak memory is counted from here on
     before, started = memory(), time.perf_counter()
     names = find_image_paths([place])
     listed, most = time.perf_counter() - started, memory("VmHWM") - before
@@ -151,7 +151,7 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         glyphs, photos = _originals(folder)
-        if arguments.names:  # before anything large has been in memory
+        if arguments.names:  # before anything large is in memory
             found["names"] = [names_row(folder, glyphs, arguments.names)]
             show("Names alone", found["names"])
         found["stream"] = [stream_row(folder, glyphs, arguments.images, arguments.batch, arguments.readers)]

@@ -1,15 +1,15 @@
-"""Accuracy against wall time: the usual recipe, and this library with one class after the other and with all at once.
+"""Measure accuracy against wall time: the usual recipe, and this library with one class at a time and with all at once.
 
 Usage: python -m benchmarks.time_to_accuracy [--quick] [--json FILE] [--plot FILE.png] [--threads N] [--seeds 0 1 2]
 
 The pocket checkpoint, ten handwritten digits, five shots; accuracy of the CLIP classifier on all other 1,747 images. The clock
-starts when the models are loaded: whatever is computed of the images counts. Both sides start from the same word and read with
-the pooling that they were trained with. The recipe's learning rate is constant, so that one run of it gives its whole curve; this
-library's follows a cosine, so that each number of steps is a run of its own.
+starts when the models are loaded, so all image processing counts. Both sides start from the same word and classify with the
+pooling that they were trained with. The recipe's learning rate is constant, so one run gives its whole curve; this library's
+follows a cosine, so each number of steps is a separate run.
 
 The recipe runs twice: with the released learning rate and classification term, and with those that were chosen for the pocket
-checkpoint (for training all classes at once). The better one is what counts. Its goal is the best accuracy it comes to within the
-steps that are tried, less a point; what the last doubling of its steps still gained is told beside it.
+checkpoint (for training all classes at once). The better one counts. The goal is its best accuracy within the measured steps,
+minus one point; the gain of its last doubling of steps is printed too.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Point:
     method: str
     seed: int
     steps: int
-    """Optimizer steps: for all classes together, or a class where they are trained one by one."""
+    """Optimizer steps: for all classes together, or per class if they are trained one at a time."""
     seconds: float
     accuracy: float
-    """In percent."""
+    """Accuracy in percent."""
 
 
 class Exam:
-    """One seed's examples, and held-out images that mark tokens; marking is not on the clock."""
+    """One seed's examples, and held-out images to test tokens; testing is not on the clock."""
 
     def __init__(self, host: Host, dataset: FewShotDataset, seed: int, queries: int | None):
         self.host, self.seed = host, seed
@@ -88,7 +88,7 @@ class Exam:
 def measure_plain(
     method: str, recipe: PlainRecipe, exam: Exam, settings: PlainSettings, looks: Sequence[int]
 ) -> list[Point]:
-    """The recipe's curve: what all classes' tokens are worth after so many steps each, and how long those took."""
+    """The recipe's curve: accuracy of all classes' tokens after each number of steps, and its duration."""
     settings = replace(settings, steps=max(looks), seed=100 * exam.seed)
     clock = perf_counter()
     examples = recipe.examples(exam.support, settings.mirror)
@@ -115,9 +115,7 @@ def measure_ours(method: str, exam: Exam, config: TrainConfig) -> Point:
     config, clock = replace(config, seed=exam.seed), perf_counter()
     cache = FeatureCache.build(exam.host, exam.support, mirror=False)
     first = new_tokens(exam.host, cache.classes)
-    if (
-        method == SINGLE_PROCESS
-    ):  # as many images a class and step as the recipe accumulates, and the only direction there is
+    if method == SINGLE_PROCESS:  # the recipe's number of images per class and step, and its direction
         config = replace(config, batch=RELEASED_BATCH, direction="text_to_image")
         tokens = train_per_class(exam.host, cache, first, config)[-1].tokens
     else:
@@ -129,12 +127,12 @@ def measure_ours(method: str, exam: Exam, config: TrainConfig) -> Point:
 def measure(
     seeds: Sequence[int], looks: Sequence[int], steps: Sequence[int], queries: int | None, methods: Sequence[str]
 ) -> list[Point]:
-    """``looks`` are steps a class, ``steps`` those of all classes at once. In each seed every method has its turn."""
+    """``looks`` are steps per class, ``steps`` those of all classes at once. Every method runs with each seed."""
     host, recipe, dataset = load_pocket(), PlainRecipe(POCKET_FOLDER), digit_dataset()
     points: list[Point] = []
     for seed in seeds:
         exam = Exam(host, dataset, seed, queries)
-        measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=1))  # the first call of anything is slow
+        measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=1))  # first calls are slow
         points += [measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=count)) for count in steps]
         points += [measure_ours(SINGLE_PROCESS, exam, replace(POCKET_CONFIG, steps=count)) for count in looks]
         for method in methods:
@@ -143,7 +141,7 @@ def measure(
 
 
 def curves(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """One row a method and number of steps: means over seeds, and the accuracy's spread."""
+    """One row per method and number of steps: means over seeds, and the accuracy's spread."""
     rows = []
     for method, steps in dict.fromkeys((point.method, point.steps) for point in points):
         found = [point for point in points if (point.method, point.steps) == (method, steps)]
@@ -156,7 +154,7 @@ def curves(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How long each way takes to the best recipe's best accuracy, less one point, and ours as a share of the others."""
+    """Time of each method to the better recipe's best accuracy minus one point, and ours as a share of the others."""
     plain = [row for row in rows if row["method"] in RECIPES]
     best = max(plain, key=lambda row: row["accuracy"])
     half = [row["accuracy"] for row in plain if (row["method"], 2 * row["steps"]) == (best["method"], best["steps"])]

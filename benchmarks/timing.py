@@ -1,4 +1,4 @@
-"""Time and memory, so that what is compared has the same luck: cases take turns in one run, and medians count."""
+"""Measure time and memory fairly: cases take turns in one run, and medians count."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Case", "Peak", "Timed", "flops_of", "interleaved", "matrix_product",
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed."""
+    """A timed case."""
 
     run: Callable[[], object]
     units: float
-    """What one call does of whatever is counted: samples, images, steps."""
+    """Number of units per call: samples, images or steps."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds a unit of a case, in each round."""
+    """Seconds per unit of a case, in each round."""
 
     rounds: tuple[float, ...]
 
@@ -37,23 +37,23 @@ class Timed:
 
     @property
     def rate(self) -> float:
-        """Units a second, by the median."""
+        """Units per second, by the median."""
         return 1 / self.median
 
     @property
     def rates(self) -> str:
-        """Units a second in the slowest and in the fastest round."""
+        """Units per second in the slowest and in the fastest round."""
         return f"{1 / max(self.rounds):.3g} to {1 / min(self.rounds):.3g}"
 
 
 def interleaved(
     cases: Mapping[str, Case], repeats: int, device: str, warm: Callable[[str], object] | None = None
 ) -> dict[str, Timed]:
-    """Every case timed in rounds, in each of which every case has its turn.
+    """Time every case in rounds; in each round, every case runs once.
 
     Args:
         cases: in the order of their turns.
-        repeats: rounds that count.
+        repeats: number of rounds that count.
         device: whose work is waited for.
         warm: called with a case's name before the first round; by default the case itself runs once and is not counted.
     """
