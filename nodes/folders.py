@@ -12,6 +12,7 @@ import folder_paths
 from ..mcti_core.data.example_files import holds_images, is_foreign
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
+from ..mcti_core.files.regular import open_regular
 from ..mcti_core.files.written_paths import decoded_lines, folder_of
 from ..mcti_core.tokens.names import safe_parts
 from .checking import checked_text
@@ -146,9 +147,11 @@ def _read_settings() -> tuple[list[Path], list[int]]:
     try:
         if not file.is_file():
             return [], []
-        if file.stat().st_size > _MAX_BYTES:
+        with open_regular(file) as settings:
+            content = settings.read(_MAX_BYTES + 1) or b""
+        if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 1024} KiB")
-        lines = decoded_lines(file.read_bytes())
+        lines = decoded_lines(content)
     except (OSError, ValueError) as error:
         _tell(f"{file} cannot be read ({error}); no folder in it is opened")
         return [], []

@@ -15,11 +15,12 @@ from mcti_core.errors import MCTIError
 from mcti_core.files.provenance import is_marked
 from mcti_core.files.regular import name_of, open_regular
 from mcti_core.files.safe_load import format_of, is_safetensors, read_safetensors, read_torch
+from mcti_core.hosts.diffusers.model_folders import read_settings
 from mcti_core.tokens.embedding_cards import has_card, read_card
 from mcti_core.tokens.io import import_embedding, load_tokens
 from mcti_core.training.checkpoint import load_checkpoint
 
-READERS = (format_of, is_marked, is_safetensors, read_safetensors, read_torch, read_card, has_card, load_tokens, import_embedding, load_checkpoint)  # fmt: skip
+READERS = (format_of, is_marked, is_safetensors, read_safetensors, read_torch, read_card, has_card, load_tokens, import_embedding, load_checkpoint, read_settings)  # fmt: skip
 SUFFIXES = {read_torch: ".pt", read_card: ".png", has_card: ".png", is_marked: ".png"}
 _swaps: dict[str, int] = {}
 """Path -> how often it is still opened as it is, before it becomes a pipe."""

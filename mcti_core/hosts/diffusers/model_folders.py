@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HostError
+from ...files.regular import open_regular
 
 __all__ = ["CLASSES", "check_component", "named_classes", "read_settings"]
 
@@ -97,9 +98,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         HostError: the file cannot be read, is larger than 1 MiB, or contains something else.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with open_regular(path) as file:
+            content = file.read(_MAX_BYTES + 1) or b""
+        if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(content.decode("utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
