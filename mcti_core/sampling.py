@@ -19,7 +19,7 @@ __all__ = ["generate"]
 
 def generate(
     host: Host,
-    prompts: Sequence[str],
+    prompts: Sequence[str | int],
     tokens: TokenSet | None = None,
     *,
     negative: str = "",
@@ -35,7 +35,8 @@ def generate(
 
     Args:
         host: with denoiser and codec.
-        prompts: B texts; ``embedding:<name>`` or ``{name}`` is a token of ``tokens``.
+        prompts: B texts, in which ``embedding:<name>`` or ``{name}`` is a token of ``tokens``; or indices of classes, which
+            are drawn in the tokens' first template, read as in training: as plain words.
         tokens: the token set that the names refer to.
         negative: the prompt that guidance leads away from.
         steps: denoiser calls per image, each with a doubled batch.
@@ -119,9 +120,13 @@ def _descending(sigmas: Tensor, steps: int) -> Tensor:
     return torch.cat([sigmas[chosen], torch.zeros(1)])
 
 
-def _encode(host: Host, texts: Sequence[str], tokens: TokenSet | None) -> dict[str, TextFeatures]:
+def _encode(host: Host, texts: Sequence[str | int], tokens: TokenSet | None) -> dict[str, TextFeatures]:
     names, labels, count = (tokens.names, tokens.labels, tokens.vectors_per_token) if tokens else ((), (), 1)
-    prompts = {name: named_prompts(encoder, texts, names, count, labels) for name, encoder in host.text.items()}
+    template = tokens.templates[0] if tokens else ""
+    prompts = {
+        name: named_prompts(encoder, texts, names, count, labels, template=template)
+        for name, encoder in host.text.items()
+    }
     if tokens is None:
         bank = {name: torch.zeros(1, 1, encoder.width) for name, encoder in host.text.items()}
     else:

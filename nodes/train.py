@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..mcti_core.errors import ResumeError
+from ..mcti_core.errors import MCTIError, ResumeError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.tokens.token_set import TokenSet
 from ..mcti_core.training.config import ADAPTIVE, TrainConfig
@@ -32,7 +32,14 @@ from .types import (
     TokensType,
     picture_out,
 )
-from .unfinished import give_up, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
+from .unfinished import (
+    finished_tokens_kept,
+    give_up,
+    keep_tokens,
+    tokens_so_far,
+    unfinished_path,
+    unfinished_state,
+)
 
 __all__ = ["TrainTokens"]
 
@@ -104,16 +111,21 @@ class TrainTokens(Node):
             )
             first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
             result, keeping = _train(host, cache, first, config)
-            curve = picture_out(loss_curves({"": result.history}))
-            samples = _samples(host, result.tokens, chosen.samples, size, seed)
-            loss = {"loss": [float(value) for value in result.history["loss"]]}
-            summary = _summary(result, len(dataset), clip_space is None and weight != 0)
-            if cache.alike is not None:
-                copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
-                summary += f"\n{escaped(copies)}" if copies else ""
-            logging.info("MC-TI: %s", summary)
-            output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
-            keeping.remove()  # not earlier: the work after the training can be interrupted too
+            with finished_tokens_kept(result.tokens, keeping.path):
+                curve = picture_out(loss_curves({"": result.history}))
+                samples, problem = _samples(host, result.tokens, chosen.samples, size, seed)
+                loss = {"loss": [float(value) for value in result.history["loss"]]}
+                copies = ""
+                if cache.alike is not None:
+                    copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+                unused = _unused(chosen, start_from)
+                notes = [escaped(line) for line in (copies, unused, problem) if line]
+                summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])
+                logging.info("MC-TI: %s", summary)
+                output = io.NodeOutput(
+                    result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary
+                )
+            keeping.remove()
             return output
 
 
@@ -125,6 +137,15 @@ def _first_tokens(
     if start_from is not None:
         return start_from
     return new_tokens(host, labels, vectors=chosen.vectors, init=chosen.initial_word or None, seed=seed)
+
+
+def _unused(chosen: Settings, start_from: TokenSet | None) -> str:
+    """A line about settings of new tokens beside ``start_from``, which has tokens already."""
+    if start_from is None:
+        return ""
+    unused = ["vectors"] * (chosen.vectors not in (1, start_from.vectors_per_token))
+    unused += ["initial_word"] * bool(chosen.initial_word)
+    return f"Not used, since the tokens of start_from are trained further: {', '.join(unused)}" if unused else ""
 
 
 def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tuple[Any, Any]:
@@ -157,27 +178,45 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
                 give_up(path, error)
                 return train_with_oom_retry(host, cache, tokens, config, on_step=on_step), keeping
         except TrainingError as error:
-            keep_tokens(error.tokens, last[-1].step if last else 0, config)
+            keep_tokens(error.tokens, path, last[-1].step if last else 0, config)
             raise
         except BaseException:
             if last:
-                keep_tokens(tokens_so_far(last[-1]), last[-1].step, config)
+                keep_tokens(tokens_so_far(last[-1]), path, last[-1].step, config)
             raise
 
 
-def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> Tensor:
-    """One labelled image per class for the first classes, in the first template."""
+def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> tuple[Tensor, str]:
+    """One labelled image per class for the first classes, in the first template.
+
+    Returns:
+        The picture, and a line about samples that could not be drawn, which do not end a node that has trained.
+    """
     from ..mcti_core.sampling import generate
 
-    names = tokens.names[:classes]
-    if not names:
+    labels, images, problem = tokens.labels[:classes], list[Tensor](), ""
+    try:
+        if labels:
+            generate(
+                host, range(len(labels)), tokens, size=size, seed=seed, batch=1, progress=Reporter("samples"),
+                on_image=lambda _, image: images.append(image),
+            )  # fmt: skip
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:
+        if not isinstance(error, MCTIError):
+            logging.exception("MC-TI: a sample was not drawn")
+        problem = f"Samples drawn: {len(images)} of {len(labels)}; {str(error)[:300] or type(error).__name__}"
+    return _sheet(images, labels, max(1, _LEAST_SAMPLE // size)), problem
+
+
+def _sheet(images: list[Tensor], labels: tuple[str, ...], scale: int) -> Tensor:
+    """Rows of labelled images; a white picture for none."""
+    if not images:
         return torch.ones(1, 64, 64, 3)
-    prompts = [tokens.templates[0].replace("{}", f"embedding:{name}") for name in names]
-    images = generate(host, prompts, tokens, size=size, seed=seed, batch=1, progress=Reporter("samples"))
-    scale = max(1, _LEAST_SAMPLE // size)
-    starts = range(0, len(names), _SAMPLES_A_ROW)
-    shown = [(list(images[i : i + _SAMPLES_A_ROW]), list(tokens.labels[i : i + _SAMPLES_A_ROW])) for i in starts]
-    rows = [image_grid([row], [""], labels, scale) for row, labels in shown]
+    starts = range(0, len(images), _SAMPLES_A_ROW)
+    shown = [(images[i : i + _SAMPLES_A_ROW], list(labels[i : i + _SAMPLES_A_ROW])) for i in starts]
+    rows = [image_grid([row], [""], labels[: len(row)], scale) for row, labels in shown]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     for number, row in enumerate(rows):
         sheet.paste(row, (0, sum(above.height for above in rows[:number])))
@@ -186,7 +225,7 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
 
 def _summary(result: Any, images: int, no_clip_space: bool) -> str:
     tokens = result.tokens
-    kind = "MC-TI" if tokens.training["gamma"] else "plain textual inversion"
+    kind = "multi-class textual inversion" if tokens.training["gamma"] else "plain textual inversion"
     why = " (no CLIP space is connected: the classification term was left out)" if no_clip_space else ""
     if "gamma_last" in tokens.training:
         kind += f" with gamma {tokens.training['gamma_last']:.2g} at the end"

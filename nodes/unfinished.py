@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
     from ..mcti_core.training.config import TrainConfig
     from ..mcti_core.training.state import TrainState
 
-__all__ = ["give_up", "keep_tokens", "tokens_so_far", "unfinished_path", "unfinished_state"]
+__all__ = [
+    "finished_tokens_kept",
+    "give_up",
+    "keep_tokens",
+    "tokens_so_far",
+    "unfinished_path",
+    "unfinished_state",
+]
 
 _FOLDER = "mcti_unfinished"
 _MOST_TRIES = 100
+_ID = 8
+"""Characters of a training's hash in the names of its tokens."""
 _MOST = 8
 """Maximum number of stored trainings; the oldest is deleted."""
 
@@ -76,14 +86,33 @@ def tokens_so_far(info: Any) -> TokenSet:
         return error.tokens
 
 
-def keep_tokens(tokens: TokenSet, steps: int, config: TrainConfig) -> None:
-    from ..mcti_core.tokens.io import save_tokens
-
-    path = save_tokens(tokens, _free_path(f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more"))
+def keep_tokens(tokens: TokenSet, training: Path, steps: int, config: TrainConfig) -> None:
+    """Save the tokens of the unfinished training whose ``unfinished_path`` is given, for use as they are."""
     logging.info(
         "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
-        steps, config.warm_start + config.steps, path,
+        steps, config.warm_start + config.steps, _kept(tokens, training),
     )  # fmt: skip
+
+
+@contextmanager
+def finished_tokens_kept(tokens: TokenSet, training: Path) -> Iterator[None]:
+    """Save the tokens of a finished training if the work that follows it is interrupted."""
+    try:
+        yield
+    except BaseException:
+        logging.info(
+            "MC-TI: interrupted after the last step. The tokens are in %s; queue the same graph again to get the rest without training.",
+            _kept(tokens, training),
+        )
+        raise
+
+
+def _kept(tokens: TokenSet, training: Path) -> Path:
+    """Save tokens under a name of their training's own, so that another training does not replace them."""
+    from ..mcti_core.tokens.io import save_tokens
+
+    name = f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more-{training.stem[:_ID]}"
+    return save_tokens(tokens, _free_path(name))
 
 
 def _free_path(name: str) -> Path:

@@ -73,23 +73,30 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: in
         TokenError: a template without exactly one ``{}``, or too long for the encoder.
     """
     check_templates(templates)
-    parts = [[part for part in re.split(r"(\{\})", template) if part] for template in templates]
-    rows = [[(0 if part == "{}" else part, 1.0) for part in row] for row in parts]
-    return _lay_out(encoder, rows, vectors, templates)
+    return _lay_out(encoder, [_filled(template, 0) for template in templates], vectors, templates)
 
 
 def named_prompts(
-    encoder: TextEncoder, texts: Sequence[str], names: Sequence[str], vectors: int, labels: Sequence[str] = ()
-) -> Prompts:
+    encoder: TextEncoder, texts: Sequence[str | int], names: Sequence[str], vectors: int, labels: Sequence[str] = (),
+    *, template: str = "",
+) -> Prompts:  # fmt: skip
     """Free prompts with tokens of the set and weighted words, see ``prompts.syntax.parse_prompt``.
 
-    Spots index all C * V vectors.
+    An index instead of a text is that class in ``template``, which is plain words. Spots index all C * V vectors.
 
     Raises:
         TokenError: as ``parse_prompt``, or a prompt is too long for the encoder.
     """
-    rows = [parse_prompt(text, tuple(names), tuple(labels)) for text in texts]
-    return _lay_out(encoder, rows, vectors, texts)
+    rows = [
+        _filled(template, text) if isinstance(text, int) else parse_prompt(text, tuple(names), tuple(labels))
+        for text in texts
+    ]
+    return _lay_out(encoder, rows, vectors, [template if isinstance(text, int) else text for text in texts])
+
+
+def _filled(template: str, index: int) -> list[Piece]:
+    """A template's words, and the class in place of its ``{}``."""
+    return [(index if part == "{}" else part, 1.0) for part in re.split(r"(\{\})", template) if part]
 
 
 def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], vectors: int, texts: Sequence[str]) -> Prompts:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcti_core.errors import ConfigError, HostError, TokenError
+from mcti_core.prompts.splicing import check_templates
 from mcti_core.sampling import generate
 from mcti_core.tokens.token_set import TokenSet
 
@@ -172,3 +173,17 @@ def test_images_that_are_not_numbers_are_an_error(tiny_host, tokens, clean):
     with pytest.raises(HostError, match="not numbers for image 1"):
         draw(host, tokens, on_image=lambda number, image: seen.append(number))
     assert seen == []
+
+
+def test_generate_of_class_indices_draws_the_classes_in_the_first_template(tiny_host, tokens):
+    by_name = draw(tiny_host, replace(tokens, templates=("x {}",)), ["a photo of {c}", "a photo of {a}"])
+    by_index = draw(tiny_host, replace(tokens, templates=("a photo of {}", "x {}")), [2, 0])
+    assert torch.equal(by_index, by_name)
+
+
+@pytest.mark.parametrize(
+    "template", ["a [{}]", "a {} AND b", "a __x__ {}", "a {}++", "{}:1.2", "{} {cat}", "a {} (b", "a {} :)"]
+)
+def test_generate_of_class_indices_takes_every_template_that_training_takes(tiny_host, tokens, template):
+    check_templates([template])
+    assert draw(tiny_host, replace(tokens, templates=(template,)), [1]).isfinite().all()

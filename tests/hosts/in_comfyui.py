@@ -6,16 +6,19 @@ JSON at its end; the test beside it says what should be in it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["changes", "gap", "generator", "load_checkpoint", "patched", "prompt_rows", "snapshot", "start", "tell"]
+__all__ = ["changes", "gap", "generator", "load_checkpoint", "load_nodes", "logged", "patched", "prompt_rows", "snapshot", "start", "tell"]  # fmt: skip
 
 REPO = Path(__file__).resolve().parents[2]
 LAYERS = 3
@@ -30,6 +33,36 @@ def start(comfyui: str) -> None:
 
     comfy.cli_args.args.cpu = True
     import nodes  # noqa: F401 - what it says of packages that are missing is not wanted later
+
+
+def load_nodes(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The pack in a ComfyUI whose own folders are in an empty folder: the name of its package, and its nodes by name."""
+    import folder_paths
+
+    import nodes
+
+    for name in ("temp", "user", "input", "output"):
+        (folder / name).mkdir(exist_ok=True)
+        getattr(folder_paths, f"set_{name}_directory")(str(folder / name))
+    folder_paths.models_dir = str(folder / "models")
+    embeddings = folder_paths.folder_names_and_paths["embeddings"]
+    folder_paths.folder_names_and_paths["embeddings"] = ([str(folder / "models" / "embeddings")], embeddings[1])
+    assert asyncio.run(nodes.load_custom_node(str(REPO)))
+    pack = next(name for name in sys.modules if name.endswith(".mcti_core")).rpartition(".")[0]
+    return pack, {name.removeprefix("MCTI_"): node for name, node in nodes.NODE_CLASS_MAPPINGS.items()}
+
+
+def logged(act: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What a call returns, and what is logged meanwhile."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+    try:
+        return act(), found
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def tell(result: Any) -> None:

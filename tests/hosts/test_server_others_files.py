@@ -69,7 +69,7 @@ def test_kept_trainings_and_tokens_leave_files_of_others(server: Server) -> None
     cancel(server, training(seed=1), 3)
     (tokens,) = (server.base / "models" / "mcti_tokens").glob("unfinished-*")
     tokens.write_bytes(b"theirs")
-    cancel(server, training(seed=2), 3)
+    cancel(server, training(seed=1), 3)
     others = [path for path in kept.iterdir() if path.read_bytes() == b"theirs"]
     assert len(others) == 13
     assert tokens.read_bytes() == b"theirs"
