@@ -1,9 +1,9 @@
-"""Measure what it costs to add a class to a trained set, and to merge two sets, instead of training all classes at once.
+"""Measure the cost in accuracy of adding a class to a trained set, and of merging two sets, against training all classes at once.
 
 Usage: python docs/adding_a_class.py [SEED ...]
 
 Handwritten digits, five shots, the pocket checkpoint: accuracy of the CLIP classifier on all other images, in percent, over
-all ten digits, over the added digit and over the others. Prints a line of JSON for each measurement.
+all ten digits, over the added digit and over the others. Prints one line of JSON per measurement.
 """
 
 import json

@@ -1,5 +1,5 @@
-// Nodes 2.0 hides the inputs that a node calls advanced until they are asked for. The classic canvas can, too, but does
-// so only for widgets that say it themselves (right click, "Show Advanced").
+// Nodes 2.0 hides a node's advanced inputs until the user shows them. The classic canvas does so only for widgets that
+// are marked as advanced themselves (right click, "Show Advanced").
 import { app } from "../../scripts/app.js"
 
 app.registerExtension({

@@ -1,4 +1,4 @@
-// The host lists a pack's templates in the order in which its file system gives them; their numbers are an order, too.
+// ComfyUI lists a pack's templates in file-system order; sort them by the numbers in their names.
 import { api } from "../../scripts/api.js"
 
 const PACK = new URL(".", import.meta.url).pathname.split("/").filter(Boolean).pop()
