@@ -106,7 +106,7 @@ def tell_across_classes(alike: Tensor, labels: Tensor, names: Sequence[str]) -> 
         return ""
     return (
         f"{len(pairs)} {'images are' if len(pairs) > 1 else 'image is'} in more than one class, or nearly the same as one of another class "
-        f"({told(pairs, names)}); nothing can tell these apart, so take the wrong ones out"
+        f"({told(pairs, names)}); no classifier can separate these, so remove the wrong ones"
     )
 
 

@@ -45,7 +45,7 @@ _MARK = 0xF0000
 _GONE = "\U0010ffff"
 """Replaces a name's further characters while bare names are searched."""
 _PLACES = 100_000
-"""Places of bare names in one prompt that are looked at: some hundred in a prompt that means something."""
+"""Maximum number of candidate bare names per prompt; a meaningful prompt has a few hundred."""
 _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
 _WEIGHT = 1.1
 """Weight of brackets without a number."""
@@ -128,7 +128,7 @@ class _Parser:
 
     def _in_angles(self, inside: str, whole: str) -> int:
         if re.match(r"(lora|lyco|hypernet)\w*:", inside, re.IGNORECASE):
-            self._refuse(f"holds {whole!r}, and a prompt loads no files here", f"write tokens as {self._example()}")
+            self._refuse(f"contains {whole!r}, and a prompt loads no files here", f"write tokens as {self._example()}")
         return self._index(inside, whole)
 
     def _index(self, name: str, written: str) -> int:
@@ -138,11 +138,11 @@ class _Parser:
             return index
         weighed = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
         if weighed and class_called(weighed[1], self.labels, self.names) is not None:
-            self._refuse(f"holds {written!r}", f"write a weight as ({{{weighed[1].strip()}}}:1.2)")
+            self._refuse(f"contains {written!r}", f"write a weight as ({{{weighed[1].strip()}}}:1.2)")
         if "|" in name:
-            self._refuse(f"holds {written!r}", f"write one name, such as {self._example()}")
+            self._refuse(f"contains {written!r}", f"write one name, such as {self._example()}")
         if not name:
-            self._refuse(f"holds {written!r}, which names no token", f"there are: {self._listed()}")
+            self._refuse(f"contains {written!r}, which is not a token", f"there are: {self._listed()}")
         close = nearest(name, self.known)
         meant = "" if close is None else f"; did you mean {{{self.names[close]}}}?"
         self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{meant}")
@@ -189,9 +189,7 @@ class _Parser:
                     start = at + 1
                 depth += 1
                 if depth > MAX_BRACKETS:
-                    self._refuse(
-                        f"has more than {MAX_BRACKETS} brackets in one another", "write weights as (words:1.2)"
-                    )
+                    self._refuse(f"has more than {MAX_BRACKETS} nested brackets", "write weights as (words:1.2)")
             elif character == ")":
                 depth -= 1
                 if depth == 0:
@@ -202,7 +200,7 @@ class _Parser:
         if depth:
             sign = "(" if depth > 0 else ")"
             self._refuse(
-                f"has a {sign!r} without its other half",
+                f"has a {sign!r} without a matching bracket",
                 f"write weights as ({self._example()}:1.2), and a plain bracket as \\{sign}",
             )
         yield text[start:], weight
@@ -223,17 +221,17 @@ class _Parser:
     def _refuse_words_of_others(self, text: str) -> None:
         if part := re.search(r"\b(BREAK|AND)\b", text):
             self._refuse(
-                f"holds {part[0]}, by which other programs begin a further part",
-                f"a prompt is one part here: leave {part[0]} out, or write it in small letters where the word is meant",
+                f"contains {part[0]}, which starts another part in other programs",
+                f"a prompt is one part here: leave {part[0]} out, or write it in lower case if you mean the word",
             )
         if wildcard := _WILDCARD.search(text):
             self._refuse(
-                f"holds {wildcard[0][:40]!r}, which stands for a line of a file in other programs",
-                f"write a token as {self._example()}, and words without low lines around them",
+                f"contains {wildcard[0][:40]!r}, which stands for a line of a file in other programs",
+                f"write a token as {self._example()}, and words without underscores around them",
             )
         if brackets := re.search(r"\[[^\[\]]*\]", text):
             self._refuse(
-                f"holds {self._unmarked(brackets[0])[:40]!r}, a spelling of other programs",
+                f"contains {self._unmarked(brackets[0])[:40]!r}, which is syntax of other programs",
                 "write a lower weight as (words:0.9), and a plain bracket as \\[",
             )
 
@@ -248,7 +246,7 @@ class _Parser:
             self._refuse("contains half a character", "remove it, or type it again")
         if found := _COMPEL.search(marked):
             self._refuse(
-                f"has {found[1] or found[2]!r} behind a token or a bracket, a spelling of other programs",
+                f"has {found[1] or found[2]!r} after a token or a bracket, which is syntax of other programs",
                 f"write a weight as ({self._example()}:1.2)",
             )
 
@@ -256,7 +254,7 @@ class _Parser:
         for (piece, _), (behind, _) in pairwise(pieces):
             if isinstance(piece, int) and isinstance(behind, str) and loose_weight(behind, 0):
                 name = self.names[piece]
-                self._refuse(f"has a weight behind {name!r} that brackets do not end", f"write ({{{name}}}:1.2)")
+                self._refuse(f"has a weight after {name!r} without closing brackets", f"write ({{{name}}}:1.2)")
 
     def _unmarked(self, marked: str) -> str:
         return "".join(f"{{{self.names[ord(c) - _MARK]}}}" if ord(c) in range(_MARK, 0xFFFF0) else c for c in marked)

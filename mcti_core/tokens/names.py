@@ -41,7 +41,7 @@ def check_name(name: str) -> str:
 
 def _wrong(name: str) -> str:
     if not isinstance(name, str):
-        return "is no text"
+        return "is not a text"
     if not name:
         return "is empty"
     if len(name) > MAX_NAME_BYTES or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
@@ -49,10 +49,10 @@ def _wrong(name: str) -> str:
     if any(unicodedata.category(c)[0] not in "LMN" and c not in "-_." for c in name):
         return "contains other characters"
     if not UNSEEN.isdisjoint(name):
-        return "holds characters that show nothing"
+        return "contains invisible characters"
     if name[0] == "." or name[-1] == "." or ".." in name:
         return "begins or ends with a full stop, or contains two in a row"
-    return "is kept by Windows for a device" if name.split(".")[0].upper() in DEVICES else ""
+    return "is reserved by Windows for a device" if name.split(".")[0].upper() in DEVICES else ""
 
 
 def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:

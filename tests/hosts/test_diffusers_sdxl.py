@@ -475,7 +475,7 @@ def test_a_folder_without_a_part_is_refused(copy, part):
 def test_a_config_without_its_second_tokenizer_is_refused(single_file, tmp_path):
     family = Path(shutil.copytree(single_file[1], tmp_path / "family"))
     shutil.rmtree(family / "tokenizer_2")
-    with pytest.raises(HostError, match=r"holds no tokenizer_2/vocab\.json"):
+    with pytest.raises(HostError, match=r"contains no tokenizer_2/vocab\.json"):
         load_host(single_file[0], config=family)
 
 

@@ -49,7 +49,7 @@ def test_set_with_an_unsafe_name_in_its_file_is_refused(tmp_path):
 
 
 def test_name_that_is_no_text_is_refused():
-    with pytest.raises(TokenError, match="is no text"):
+    with pytest.raises(TokenError, match="is not a text"):
         check_name(3)
 
 
