@@ -21,9 +21,6 @@ _AT_ONCE, _POCKET_AT_ONCE = 4, 8
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
-    import numpy as np
-    from PIL import Image
-
     from ..files.output_lock import lock_output
     from ..files.outputs import check_writable, refuse_to_replace
     from ..files.ownership import refuse_foreign
@@ -31,6 +28,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     from ..prompts.syntax import parse_prompt
     from ..sampling import generate
     from ..tokens.io import load_tokens
+    from ..viz.image_grid import to_pil
     from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.tokens)
@@ -55,8 +53,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     written = []
 
     def on_image(number: int, image: Tensor) -> None:
-        picture = Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8))
-        written.append(write_png(picture, paths[number]))
+        written.append(write_png(to_pil(image), paths[number]))
 
     with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
         refuse_to_replace(paths, overwrite=arguments.overwrite)

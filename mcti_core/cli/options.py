@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -87,24 +87,9 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     from ..templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
     from ..training.config import TrainConfig
 
-    names = (
-        "steps",
-        "batch",
-        "micro_batch",
-        "gradient_checkpointing",
-        "lr",
-        "gamma",
-        "gamma_end",
-        "gradient_ratio",
-        "warm_start",
-        "keep_norm",
-        "seed",
-        "direction",
-        "pooling",
-    )
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    if arguments.templates is not None:
-        given["templates"] = STYLE_TEMPLATES if arguments.templates == "style" else OBJECT_TEMPLATES
+    given = {f.name: value for f in fields(TrainConfig) if (value := getattr(arguments, f.name, None)) is not None}
+    if "templates" in given:
+        given["templates"] = STYLE_TEMPLATES if given["templates"] == "style" else OBJECT_TEMPLATES
     if arguments.template:
         given["templates"] = tuple(arguments.template)
     if given.get("gamma") == 0:

@@ -6,9 +6,10 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,14 +108,10 @@ class FeatureCache:
     def pick(self, index: Tensor) -> FeatureCache:
         """The examples at these indices, of the same classes."""
         key = f"{self.fingerprint}:{index.tolist()}"
-        return FeatureCache(
-            self.classes,
-            self.labels[index],
-            None if self.latents is None else self.latents[index],
-            None if self.features is None else self.features[index],
-            hashlib.sha256(key.encode()).hexdigest()[:32],
-            None if self.thumbnails is None else self.thumbnails[index],
-        )
+        stored = {name: getattr(self, name) for name in ("latents", "features", "thumbnails")}
+        picked: dict[str, Any] = {name: None if rows is None else rows[index] for name, rows in stored.items()}
+        fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
+        return replace(self, labels=self.labels[index], fingerprint=fingerprint, **picked)
 
     @cached_property
     def alike(self) -> Tensor | None:

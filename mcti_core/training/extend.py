@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.feature_cache import FeatureCache
-from ..errors import ConfigError, TokenError
+from ..errors import ConfigError
 from ..hosts.base import Host
 from ..tokens.normal_form import index_of
 from ..tokens.ops import merge
@@ -145,11 +145,7 @@ def _stored(tokens: TokenSet, classes: list[int], like: Tensor | None, needed: b
     lacking = [tokens.labels[index] for index in classes if not (support.labels == index).any()]
     if lacking and needed:
         raise ConfigError(f"the set holds no features of {', '.join(lacking)}; give images of them too")
-    features = support.features[chosen]
-    if features.shape[1] != views[1]:
-        raise TokenError(
-            f"the set's example features are {features.shape[1]} wide, this CLIP space's are {views[1]}; give the one it was trained with"
-        )
+    features = support.of_width(views[1]).features[chosen]
     return features[:, None].expand(-1, *views).clone(), support.labels[chosen]
 
 
