@@ -115,9 +115,7 @@ class TrainTokens(Node):
                 curve = picture_out(loss_curves({"": result.history}))
                 samples, problem = _samples(host, result.tokens, chosen.samples, size, seed)
                 loss = {"loss": [float(value) for value in result.history["loss"]]}
-                copies = ""
-                if cache.alike is not None:
-                    copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+                copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
                 unused = _unused(chosen, start_from)
                 notes = [escaped(line) for line in (copies, unused, problem) if line]
                 summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])

@@ -9,7 +9,7 @@ from ..escaping import escaped
 from ..training.errors import TrainingError
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
-from .options import examples_of, host_of, mirror_of
+from .options import examples_of, features_of, host_of
 from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
 
 __all__ = ["run_add"]
@@ -17,8 +17,7 @@ __all__ = ["run_add"]
 
 def run_add(arguments: argparse.Namespace) -> int:
     """Train only the classes that the set lacks. However the training ends, what was learned is written."""
-    from ..data.feature_cache import FeatureCache
-    from ..data.near_duplicates import example_names, tell_across_classes
+    from ..data.near_duplicates import example_names
     from ..files.output_lock import lock_output
     from ..files.outputs import refuse_to_replace
     from ..tokens.io import load_tokens
@@ -38,16 +37,8 @@ def run_add(arguments: argparse.Namespace) -> int:
         host = host_of(arguments)
         config = config_for(host, arguments)
         check_new_tokens(host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.init)
-        with progress_bar("features", "image") as progress:
-            cache = FeatureCache.build(
-                host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress
-            )
-        if cache.alike is not None and (
-            copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))
-        ):
-            say(copies)
-        if learned := tell_learned_before(cache, tokens, example_names(dataset)):
-            say(learned)
+        cache = features_of(arguments, host, dataset)
+        say(tell_learned_before(cache, tokens, example_names(dataset)))
         with progress_bar("training", "step") as progress:
 
             def on_step(info: StepInfo) -> None:

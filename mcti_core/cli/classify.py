@@ -57,7 +57,7 @@ def _classify(arguments: argparse.Namespace, processes: DistributedContext) -> i
     if arguments.unknown:
         check_threshold_examples(tokens)
     names = find_image_paths(arguments.images, recursive=arguments.recursive)
-    say(names.skipped, shown=bool(names.skipped) and processes.is_main)
+    say(names.skipped, shown=processes.is_main)
     host = host_of(arguments, processes)
     classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
     classifier.threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0

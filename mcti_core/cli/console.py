@@ -36,8 +36,8 @@ class _Lines(logging.Handler):
 
 
 def say(sentence: str, *, shown: bool = True) -> None:
-    """A line beside the results: what a person should know of them."""
-    if shown:
+    """A line beside the results: what a person should know of them. Without a sentence, nothing."""
+    if sentence and shown:
         print(f"mcti: {escaped(sentence)}", file=sys.stderr)
 
 

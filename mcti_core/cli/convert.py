@@ -101,8 +101,7 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
     labels = [one.label for one in classes]
     for one in classes:
         print(escaped(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
-    if words := describe_words([one.name for one in classes], "--prefix my- makes them names of their own"):
-        say(words)
+    say(describe_words([one.name for one in classes], "--prefix my- makes them names of their own"))
     if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
         say(
             f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"

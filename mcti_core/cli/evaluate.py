@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, counted
-from .console import progress_bar, say
+from .console import say
 from .option_checks import check_new_tokens
-from .options import config_of, examples_of, host_of, mirror_of, processes_of
+from .options import config_of, examples_of, features_of, host_of, processes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,6 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes: DistributedContext) -> int:
-    from ..data.feature_cache import FeatureCache
     from ..evaluation.benchmark import ABLATIONS, DEFAULT_VARIANTS, Row, as_json, evaluate, markdown_table
     from ..files.provenance import write_json
 
@@ -54,10 +53,7 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
     if host.clip is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
     check_new_tokens(host, config, arguments.vectors, arguments.init)
-    with progress_bar("features", "image", shown=processes.is_main) as progress:
-        cache = FeatureCache.build(
-            host, dataset, mirror=mirror_of(arguments), folder=arguments.cache, progress=progress, processes=processes
-        )
+    cache = features_of(arguments, host, dataset, processes)
     if processes.is_main:
         _tell_copies(cache, dataset, arguments.shots, _seeds(arguments))
     rows: list[Row] = []
@@ -101,13 +97,10 @@ def _seeds(arguments: argparse.Namespace) -> range:
 def _tell_copies(cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int]) -> None:
     """What makes accuracies too high, or wrong, before they are measured."""
     from ..data.dataset import few_shot_split
-    from ..data.near_duplicates import across_split, example_names, tell_across_classes, told
+    from ..data.near_duplicates import across_split, example_names, told
 
     if cache.alike is None:
         return
-    names = example_names(dataset)
-    if sentence := tell_across_classes(cache.alike, cache.labels, names):
-        say(sentence)
     pairs: list[tuple[int, int]] = []
     copies = queries = 0
     for count in shots:
@@ -117,6 +110,6 @@ def _tell_copies(cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[i
             pairs, copies, queries = pairs or found, copies + len(found), queries + len(others)
     if copies:
         say(
-            f"{100 * copies / queries:.0f} % of the images to test on are the same as an image to learn from, or nearly so ({told(pairs, names)}); "
+            f"{100 * copies / queries:.0f} % of the images to test on are the same as an image to learn from, or nearly so ({told(pairs, example_names(dataset))}); "
             "accuracies will be too high, so take the copies out"
         )

@@ -7,16 +7,18 @@ import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from ..distributed import SINGLE_PROCESS
 from ..errors import ConfigError
-from .console import say
+from .console import progress_bar, say
 
 if TYPE_CHECKING:
     from ..data.dataset import FewShotDataset
+    from ..data.feature_cache import FeatureCache
     from ..distributed import DistributedContext
     from ..hosts.base import Host
     from ..training.config import TrainConfig
 
-__all__ = ["check_device", "config_of", "examples_of", "host_of", "mirror_of", "processes_of"]
+__all__ = ["check_device", "config_of", "examples_of", "features_of", "host_of", "processes_of"]
 
 
 def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewShotDataset:
@@ -24,8 +26,7 @@ def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewSho
     from ..data.dataset import FewShotDataset
 
     dataset = FewShotDataset.from_folder(arguments.folder, alone=alone)
-    if dataset.skipped and os.environ.get("RANK", "0") == "0":
-        say(dataset.skipped)
+    say(dataset.skipped, shown=os.environ.get("RANK", "0") == "0")
     return dataset
 
 
@@ -97,6 +98,18 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     return replace(POCKET_CONFIG if arguments.model is None else TrainConfig(), **given)
 
 
-def mirror_of(arguments: argparse.Namespace) -> bool:
-    """Mirrored writing is other writing: the pocket checkpoint's default is not to mirror."""
-    return arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
+def features_of(
+    arguments: argparse.Namespace, host: Host, dataset: FewShotDataset, processes: DistributedContext = SINGLE_PROCESS
+) -> FeatureCache:
+    """The examples as the loss sees them. Images that are in several classes are told."""
+    from ..data.feature_cache import FeatureCache
+    from ..data.near_duplicates import example_names, tell_across_classes
+
+    # mirrored writing is other writing: the pocket checkpoint's default is not to mirror
+    mirror = arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
+    with progress_bar("features", "image", shown=processes.is_main) as progress:
+        cache = FeatureCache.build(
+            host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
+        )
+    say(tell_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
+    return cache

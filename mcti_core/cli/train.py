@@ -13,7 +13,7 @@ from ..escaping import escaped
 from ..training.errors import StopTraining, TrainingError
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
-from .options import config_of, examples_of, host_of, mirror_of, processes_of
+from .options import config_of, examples_of, features_of, host_of, processes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -67,8 +67,6 @@ def run_train(arguments: argparse.Namespace) -> int:
 def _run_train(
     arguments: argparse.Namespace, dataset: FewShotDataset, outputs: Sequence[Path], processes: DistributedContext
 ) -> int:
-    from ..data.feature_cache import FeatureCache
-    from ..data.near_duplicates import example_names, tell_across_classes
     from ..tokens.io import load_tokens
     from ..training.initial import new_tokens, take_over
     from ..training.loop import run_identity
@@ -78,15 +76,10 @@ def _run_train(
     path = arguments.out / UNFINISHED
     state = _unfinished(path, arguments, outputs, processes)
     trained = None if arguments.init_from is None else load_tokens(arguments.init_from)
-    host, mirror = host_of(arguments, processes), mirror_of(arguments)
+    host = host_of(arguments, processes)
     config = config_for(host, arguments, processes)
     check_new_tokens(host, config, arguments.vectors, arguments.init)
-    with progress_bar("features", "image", shown=processes.is_main) as progress:
-        cache = FeatureCache.build(
-            host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
-        )
-    if cache.alike is not None and (copies := tell_across_classes(cache.alike, cache.labels, example_names(dataset))):
-        say(copies, shown=processes.is_main)
+    cache = features_of(arguments, host, dataset, processes)
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
     tokens = tokens if trained is None else take_over(tokens, trained)
     if state is not None:
@@ -258,8 +251,7 @@ def write_tokens(tokens: TokenSet, folder: Path) -> None:
     path = save_tokens(tokens, folder / "tokens.safetensors")
     export_embeddings(tokens, folder / "embeddings")
     remedy = f"mcti convert {path} --to embeddings --prefix my- --out FOLDER makes names of their own"
-    if words := describe_words(tokens.names, remedy):
-        say(words)
+    say(describe_words(tokens.names, remedy))
     if stale := stale_embeddings(folder / "embeddings", tokens.names):
         say(
             f"{folder / 'embeddings'} also holds embeddings that are not of this set: {', '.join(stale)}; move them away, since "

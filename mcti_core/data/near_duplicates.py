@@ -99,9 +99,9 @@ def across_split(alike: Tensor, support: Tensor, query: Tensor) -> list[tuple[in
     return [(of[group], number) for number in query.tolist() if (group := int(alike[number])) in of]
 
 
-def tell_across_classes(alike: Tensor, labels: Tensor, names: Sequence[str]) -> str:
-    """A message about images in several classes; empty if there are none."""
-    pairs = across_classes(alike, labels)
+def tell_across_classes(alike: Tensor | None, labels: Tensor, names: Sequence[str]) -> str:
+    """A message about images in several classes; empty if there are none, or if the images are not at hand."""
+    pairs = [] if alike is None else across_classes(alike, labels)
     if not pairs:
         return ""
     return (
