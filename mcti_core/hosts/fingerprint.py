@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 __all__ = ["fingerprint", "sample"]
 
 
-def fingerprint(module: nn.Module, originals: Mapping[str, Tensor] | None = None) -> str:
-    """Hash of a model's shapes and of a sample of every weight, 16 hexadecimal digits.
-
-    Args:
-        originals: weights, by name, that replace the module's own; for weights that are currently patched.
-    """
+def fingerprint(module: nn.Module) -> str:
+    """Hash of a model's shapes and of a sample of every weight, 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for name, tensor in {**module.state_dict(), **(originals or {})}.items():
+    for name, tensor in module.state_dict().items():
         digest.update(f"{name}:".encode())
         digest.update(sample(tensor))
     return digest.hexdigest()[:16]

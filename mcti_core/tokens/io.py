@@ -25,7 +25,7 @@ from .embedding_cards import CARD_SUFFIXES
 from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .modelspec import embedding_metadata
 from .names import safe_names
-from .ops import class_index, merge, rename
+from .ops import class_index, merge
 from .set_format import FEATURES, FORMAT, LABELS, VERSION, check_format, metadata_value, parse_token_set
 from .token_set import TokenSet
 
@@ -176,15 +176,12 @@ def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
         raise TokenError(f"{path}: {error}") from error
 
 
-def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) -> TokenSet:
+def import_embeddings(paths: Sequence[str | Path]) -> TokenSet:
     """Read embedding files as one token set, one class per file.
 
     Files of ``export_embedding`` restore labels, templates and pooling, and if they are a complete set, its label order.
     For other programs' files the label is the file's name, templates and pooling are the defaults, and the order is the
     given one.
-
-    Args:
-        names: labels that replace the files' own, one per file, in the order of ``paths``.
 
     Raises:
         TokenError: there are no files, ``tokens.formats.read_embedding`` fails, or the tokens cannot be in one set.
@@ -193,13 +190,8 @@ def import_embeddings(paths: Sequence[str | Path], names: Sequence[str] = ()) ->
         raise TokenError("there are no embedding files to read")
     if len(paths) > MAX_CLASSES:
         raise TokenError(f"there are {len(paths):,} embedding files; a token set has at most {MAX_CLASSES:,}")
-    if names and len(names) != len(paths):
-        raise TokenError(f"there are {len(paths)} embeddings and {len(names)} names; give one name each")
     read = [import_embedding(path) for path in paths]
-    tokens = [one for one, _ in read]
-    if names:
-        return merge(*(rename(one, {one.labels[0]: name}) for one, name in zip(tokens, names, strict=True)))
-    return merge(*(tokens[index] for index in in_set_order(read)))
+    return merge(*(read[index][0] for index in in_set_order(read)))
 
 
 def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
