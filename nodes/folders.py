@@ -15,6 +15,7 @@ from ..mcti_core.escaping import escaped
 from ..mcti_core.files.regular import open_regular
 from ..mcti_core.files.written_paths import decoded_lines, folder_of
 from ..mcti_core.tokens.names import safe_parts
+from ..mcti_core.tokens.references import without_suffix
 from .checking import checked_text
 
 __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]
@@ -112,12 +113,12 @@ def _outside(name: str) -> ExamplesError:
 
 
 def token_set_path(name: str, suffix: str) -> Path:
-    """Path of a token set with this name; the name may contain folders, but not leave ComfyUI's folder.
+    """Path of a token set with this name, with or without a file's suffix; it may contain folders, but not leave ComfyUI's folder.
 
     Raises:
         TokenError: the name has no letters or digits.
     """
-    *folders, last = safe_parts(name)
+    *folders, last = safe_parts(without_suffix(name.strip()))
     return token_set_root().joinpath(*folders, last + suffix)
 
 

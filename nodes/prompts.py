@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..mcti_core.errors import TokenError
 from ..mcti_core.files.limits import MAX_PROMPT
+from ..mcti_core.tokens.references import EMBEDDING
 from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node
 from .running import working
@@ -15,6 +16,9 @@ from .schema import node_schema
 from .types import TokensType
 
 __all__ = ["TokenPrompts"]
+
+_PREFIXED = re.compile(EMBEDDING.pattern + r"[\"'<]?\{\}[\"'>]?", re.IGNORECASE)
+"""A slot with the prefix that it is filled with."""
 
 
 class TokenPrompts(Node):
@@ -38,8 +42,9 @@ class TokenPrompts(Node):
         with working():
             if "{}" not in template:
                 raise TokenError(f"the template {template!r} contains no {{}}; write {{}} in place of the token")
+            plain = _PREFIXED.sub("{}", template)
             # ComfyUI's own lookup ends a name only at a space, a bracket or a weight
-            ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", template)
+            ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", plain)
             apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)
             count, longest = apart.count("{}"), max(map(len, tokens.names))
             if len(apart) + count * (len("embedding:") + longest) > MAX_PROMPT:

@@ -16,7 +16,7 @@ from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ..data.dataset import FewShotDataset
@@ -34,7 +34,6 @@ __all__ = [
     "config_for",
     "outputs_of",
     "run_train",
-    "stale_embeddings",
     "write_tokens",
 ]
 
@@ -233,19 +232,10 @@ def _train(
     return 0
 
 
-def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:
-    """Embeddings that an earlier run left in the folder: those of ours under other names, sorted."""
-    from ..tokens.io import SUFFIX, is_own_file
-
-    wanted = {f"{name}{SUFFIX}" for name in names}
-    if not folder.is_dir():
-        return []
-    return sorted(path.stem for path in folder.glob(f"*{SUFFIX}") if path.name not in wanted and is_own_file(path))
-
-
 def write_tokens(tokens: TokenSet, folder: Path) -> None:
     """The set and its embeddings; tells of embeddings that an earlier run has left beside them."""
     from ..tokens.clip_words import describe_words
+    from ..tokens.earlier_sets import stale_embeddings
     from ..tokens.io import export_embeddings, save_tokens
 
     path = save_tokens(tokens, folder / "tokens.safetensors")

@@ -26,7 +26,7 @@ from .kinds import READ_KINDS, UNKNOWN_KIND, kind_of
 from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
 from .regular import name_of, open_regular
 
-__all__ = ["MOST_BYTES", "format_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
+__all__ = ["MOST_BYTES", "format_of", "header_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
 
 MOST_BYTES = 32 * 2**20
 """Maximum size of an embedding file, also unpacked: a hundred times the largest that fits into a prompt."""
@@ -122,14 +122,22 @@ def is_safetensors(path: Path) -> bool:
 def format_of(path: str | Path) -> str | None:
     """Value of ``format`` in a safetensors file's metadata, also if its tensors are truncated; otherwise None."""
     try:
-        with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_HEADER_BYTES:
-                return None
-            named = json.loads(file.read(length))["__metadata__"]["format"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        named = header_of(path)["__metadata__"]["format"]
+    except (LookupError, TypeError):
         return None
     return named if isinstance(named, str) else None
+
+
+def header_of(path: str | Path) -> dict[str, Any]:
+    """A safetensors file's header as it is: metadata under ``__metadata__``, and each tensor's dtype and shape; empty for any other
+    file. The values are not checked."""
+    try:
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= MAX_HEADER_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def read_torch(path: Path) -> Any:

@@ -37,11 +37,11 @@ def choices(folder: Path) -> dict[str, list[str]]:
     sys.modules["the_pack"] = module_from_spec(
         spec
     )  # as ComfyUI names packs by itself, whatever their folder is called
-    node, reader = (import_module(f"the_pack.{name}") for name in ("nodes.token_files", "mcti_core.tokens.io"))
+    node, choosing = (import_module(f"the_pack.nodes.{name}") for name in ("token_files", "token_choices"))
     offered = {}
-    for choice in node._choices():
+    for choice in choosing.choices():
         assert node.LoadTokens.fingerprint_inputs(choice)
-        offered[choice] = list(reader.import_embeddings(node._paths(choice)).labels)
+        offered[choice] = list(choosing.read_choice(choice).labels)
     return offered
 
 

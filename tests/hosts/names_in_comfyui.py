@@ -30,6 +30,10 @@ TOGETHER = {  # a prompt, and the classes in it
     "embedding:foxes": [],
     "embedding:ox": [],
     "an embedding: of words": [],
+    "embedding:embedding:fox": [6],
+    "(a embedding: embedding:fox:1.2)": [6],
+    "embedding:embedding:nobody embedding:fox": [6],
+    "embedding:fox and (embedding:) embedding: (red) embedding:": [6],
 }
 WORDS = {  # a prompt, and the tokens that stand in it without embedding:
     "a Großer-Fuchs and an OWL-2, red": ["Großer-Fuchs", "owl-2"], "a fox": [], "embedding:owl-2": [], "owl-22 x-owl-2": [], "{owl-2} <a-b-c>": ["a-b-c", "owl-2"], "{fox} < Ýr >": ["fox", "Ýr"],
@@ -169,7 +173,18 @@ def in_nodes(token_set: Any, parts: Any, clip: Any, tokens: Any) -> dict[str, An
 def prompts(named: dict[str, Any], clip: Any, tokens: Any) -> dict[str, Any]:
     """Token Prompts, whose prompts name each class wherever the template has it."""
     found = {}
-    for template in ("{}", "a {}.", "a ({}:1.2)", "x{}y", "{}: red", "{},{}", "{}'s [{}]"):
+    for template in (
+        "{}",
+        "a {}.",
+        "a ({}:1.2)",
+        "x{}y",
+        "{}: red",
+        "{},{}",
+        "{}'s [{}]",
+        "embedding:{}",
+        "(a EMBEDDING: {}:1.2)",
+        'embedding:embedding:"{}" x',
+    ):
         (texts, _) = named["TokenPrompts"].execute(tokens, template).args
         found[template] = [classes(clip, text) for text in texts]
     return {"prompts": found}

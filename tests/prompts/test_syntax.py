@@ -33,6 +33,7 @@ def spellings(text: str) -> list[str]:
         f"｛{text}｝",
         f"embedding:{text}",
         f"embedding: {text}",
+        f"embedding: embedding:{text}",
     ]
     quoted = [f'embedding:"{text}"', f"embedding:<{text}>", f"embedding:{{{text}}}", f"EMBEDDING：{text}"]
     files = [f"embedding:{text}.safetensors", f"embedding:{text}.PT", f"embedding:{text}.bin"]

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -35,6 +36,8 @@ _FILE = "mcti-"
 """Prefix of the names of tokens' files."""
 _LOGGED = 20
 """Maximum number of names per prompt that are compared with the tokens' names."""
+_NAMELESS = re.compile(r"embedding:(?=\s*(?:embedding:|[:()]|$))")
+"""A prefix without a name, for which ComfyUI raises an IndexError."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -52,7 +55,11 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
     theirs = {name: encoder.width for name, encoder in encoders.items()}
     if ours != theirs:
-        raise TokenError(f"the tokens are for {_widths(ours)}, the CLIP connected here has {_widths(theirs)}")
+        such_as = f", such as {listed([tokens.base_model])}" if tokens.base_model else ""
+        raise TokenError(
+            f"the tokens are for {_widths(ours)}, the CLIP connected here has {_widths(theirs)}; connect the CLIP of a checkpoint "
+            f"of their family{such_as}"
+        )
     files = _TokenFiles(tokens)
     _tell_replaced(tokens, getattr(getattr(clip.tokenizer, next(iter(tokens.vectors))), "mcti_files", ()))
     knowing = clip.clone()
@@ -159,6 +166,7 @@ class _Knowing:
             text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
             for files in self.mcti_files:
                 text = files.referred(text, self.mcti_logs)
+            text = _NAMELESS.sub("", text)
         if self.mcti_logs:
             self._log_others(text)
         return super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]

@@ -1,0 +1,62 @@
+"""Token files of an earlier set: refuse to replace those of another set, and find embeddings that stay beside new ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError, listed
+from ..files.safe_load import header_of
+from .io import SUFFIX, is_own_file
+from .normal_form import normal_form
+from .token_set import TokenSet
+
+__all__ = ["refuse_other_sets", "stale_embeddings"]
+
+
+def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
+    """Check that files at these paths, if there are any, are of a set with the same classes and text encoders, such as an earlier
+    training of the same set.
+
+    Args:
+        paths: of token sets and embeddings.
+        tokens: the set that is to be written there.
+
+    Raises:
+        FileError: a file of another set would be lost.
+    """
+    own = _described(tokens.labels, {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()})
+    for path in paths:
+        header = header_of(path) if is_own_file(path) else {}
+        try:
+            values = {key: json.loads(header["__metadata__"][key]) for key in ("labels", "encoders")}
+            labels, widths = values["labels"], _widths(values["encoders"], header)
+            other = _described(labels, widths)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+            continue  # no file, damaged, or from before files recorded their set
+        if other != own:
+            encoders = ", ".join(f"{name} {width} wide" for name, width in widths.items())
+            raise FileError(
+                f"{path} is of another token set ({listed(labels)}; {encoders}); choose another name or folder, or move it away"
+            )
+
+
+def _described(labels: Sequence[str], widths: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    return sorted(map(normal_form, labels)), widths
+
+
+def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:
+    """Widths by encoder; an embedding of one encoder has a single tensor of any name."""
+    tensors = [key for key in header if key != "__metadata__"]
+    keys = dict(zip(encoders, tensors, strict=True)) if len(encoders) == len(tensors) == 1 else {e: e for e in encoders}
+    return {name: header[key]["shape"][-1] for name, key in keys.items()}
+
+
+def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:
+    """Embeddings that an earlier run left in the folder: those of ours under other names, sorted."""
+    wanted = {f"{name}{SUFFIX}" for name in names}
+    if not folder.is_dir():
+        return []
+    return sorted(path.stem for path in folder.glob(f"*{SUFFIX}") if path.name not in wanted and is_own_file(path))
