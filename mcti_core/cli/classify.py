@@ -122,7 +122,9 @@ def _write(
 
     results, size = ResultsFile(arguments.out, _identity(names, host, classifier, arguments)), arguments.batch
     begun = _begun(results, names, resume=arguments.resume) if processes.is_main else None
-    answered, unread = processes.gather(begun)[0]  # one decides: what others see of a shared folder may lag behind
+    answered, kept, unread = processes.gather(begun)[
+        0
+    ]  # one decides: what others see of a shared folder may lag behind
     results.refuse_others()
     done, images = frozenset(answered), len(names)
     left = images - len(done)
@@ -139,24 +141,25 @@ def _write(
             failed += sum(isinstance(answer, MCTIError) for _, answer in batch)
             written += len(batch)
             progress(written, end - first)
-    failed = sum(processes.gather(failed)) + unread
+    totals = processes.gather((written, failed))
+    failed = sum(errors for _, errors in totals) + unread
     if processes.is_main:
-        results.finish(images)
+        results.finish(kept + sum(answers for answers, _ in totals))
         told = f"; images that could not be read: {failed}" if failed else ""
         print(escaped(f"{images} answers in {results.path}{told}"))
     return 1 if failed else 0
 
 
-def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[list[int], int]:
-    """Begin or resume, and say which: the numbers of the images that are answered, and how many could not be read."""
+def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[list[int], int, int]:
+    """Begin or resume, and say which: the numbers of the answered images, how many answers there are, and how many errors."""
     resumed = results.begin(resume=resume)
     if resume and not resumed:
         say("there are no unfinished answers; starting from the beginning")
-    paths, unread = results.answered()
+    paths, kept, unread = results.answered()
     answered = [number for number, path in enumerate(names) if path in paths]
     if answered:
         say(f"resuming after {len(answered)} images")
-    return answered, unread
+    return answered, kept, unread
 
 
 def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:

@@ -79,12 +79,12 @@ class ResultsFile:
                 "to resume it, start over with --restart, or choose another --out"
             )
 
-    def answered(self) -> tuple[set[str], int]:
-        """Paths of the images that have their answers, and how many of these could not be read.
+    def answered(self) -> tuple[set[str], int, int]:
+        """Paths of the images that have their answers, how many answers these are, and how many of them are errors.
 
         Cut lines go from the files, so it is for one process, before the others write.
         """
-        images, errors = set[str](), 0
+        images, count, errors = set[str](), 0, 0
         for file in filter(Path.exists, (self.path, *_parts(self.path))):
             end = 0
             with open(file, "rb+") as lines:
@@ -95,23 +95,23 @@ class ResultsFile:
                     if file != self.path and end == 0 and record["image"] in images:
                         break  # a break while files were joined has left this one behind
                     images.add(record["image"])
-                    errors += "error" in record
+                    count, errors = count + 1, errors + ("error" in record)
                     end += len(line)
                 lines.truncate(end)
-        return images, errors
+        return images, count, errors
 
     def part(self, index: int) -> Path:
         """The file that the process with this index appends to."""
         return self.path.with_name(f"{self.path.name}.part-{index:05d}") if index else self.path
 
-    def finish(self, images: int) -> None:
+    def finish(self, answers: int) -> None:
         """Put the files of all processes behind one another, and leave nothing else.
 
         Raises:
-            ResumeError: there are fewer answers than ``images``.
+            ResumeError: there are fewer than ``answers``.
         """
         if parts := _parts(self.path):
-            write_own(self.path, lambda temporary: _join((self.path, *parts), images, temporary), _is_answers)
+            write_own(self.path, lambda temporary: _join((self.path, *parts), answers, temporary), _is_answers)
         for file in parts:
             delete_own(file, _is_answers)
         delete_own(_mark(self.path), _is_mark)
@@ -161,15 +161,15 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
         )
 
 
-def _join(files: Sequence[Path], images: int, target: Path) -> None:
+def _join(files: Sequence[Path], answers: int, target: Path) -> None:
     with open(target, "wb") as out:
         for file in files:
             with open(file, "rb") as lines:
                 for line in lines:
                     out.write(line)
-                    images -= 1
-    if images > 0:
-        raise ResumeError(f"{images} images have no answers yet; run the same command with --resume to continue")
+                    answers -= 1
+    if answers > 0:
+        raise ResumeError(f"{answers} answers are missing; run the same command with --resume to continue")
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

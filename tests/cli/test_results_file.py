@@ -35,7 +35,7 @@ def results(tmp_path):
 def run(results, count=1, most=IMAGES, images=IMAGES):
     """A run of so many processes, each interrupted after ``most`` images. Returns which images were left to do."""
     results.begin(resume=True)
-    answered, _ = results.answered()
+    answered, *_ = results.answered()
     left = [n for n in range(images) if f"{n}.png" not in answered]
     for index in range(count):
         own = left[len(left) * index // count : len(left) * (index + 1) // count]
@@ -75,7 +75,7 @@ def test_answered_images_are_not_done_again(results):
     assert run(results, 1, 6) == list(range(23))
     assert run(results, 2, 3) == list(range(6, 23))
     assert run(results, 1) == [*range(9, 14), *range(17, 23)]
-    assert results.answered()[1] == 3
+    assert results.answered()[1:] == (23, 3)
     results.finish(IMAGES)
 
 
@@ -132,7 +132,7 @@ def test_a_hole_that_a_power_cut_left_is_answered_again(results, index):
 
 def test_finish_with_missing_answers_is_an_error(results):
     run(results, 2, 2)
-    with pytest.raises(ResumeError, match="19 images have no answers"):
+    with pytest.raises(ResumeError, match="19 answers are missing"):
         results.finish(IMAGES)
     assert len(results.answered()[0]) == 4
 
@@ -153,7 +153,7 @@ def test_starting_over_drops_everything(results):
     run(results, 3, 1)
     other = replace(results, identity={"top": "3"})
     other.begin(resume=False)
-    assert other.answered() == (set(), 0)
+    assert other.answered() == (set(), 0, 0)
     assert [path.name for path in results.path.parent.iterdir()] == ["answers.jsonl.unfinished"]
     other.refuse_others()
 
@@ -198,7 +198,7 @@ def test_a_name_that_is_no_text_can_be_read_back(results):
     results.begin(resume=False)
     with append_records(results.part(0)) as append:
         append([answer])
-    assert results.answered() == ({name}, 0)
+    assert results.answered() == ({name}, 1, 0)
     assert json.loads(results.path.read_text(encoding="utf-8")) == answer
 
 

@@ -221,7 +221,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
     plain_answered, plain_score, batches = ResultsFile.answered, ClipClassifier.score, []
 
     def lagging(self):
-        return plain_answered(self) if own.index == 0 else (set(), 0)
+        return plain_answered(self) if own.index == 0 else (set(), 0, 0)
 
     def counted(self, images):
         batches.append(len(images))
