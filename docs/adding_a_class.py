@@ -18,7 +18,7 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.evaluation.baselines import class_mean
 from mcti_core.pocket import POCKET_CONFIG, load_pocket
 from mcti_core.pocket.digits import digit_dataset
-from mcti_core.tokens.ops import merge, pick
+from mcti_core.tokens.ops import merge, select
 from mcti_core.tokens.token_set import Support
 from mcti_core.training.extend import add_classes
 from mcti_core.training.initial import new_tokens
@@ -50,7 +50,7 @@ def measure(host, cache, seed):
         return train(host, examples, new_tokens(host, examples.classes, seed=seed), settings).tokens
 
     def predicted(tokens):
-        ordered = pick(tokens, cache.classes)
+        ordered = select(tokens, cache.classes)
         return ClipClassifier(host, ordered).logits(others.features[:, 0]).argmax(1)
 
     support = Support(few.features[:, 0], few.labels)

@@ -51,7 +51,7 @@ def generate(
         (B, 3, size, size) float32 in [0, 1] on the CPU; with ``on_image`` empty, (0, 3, size, size).
 
     Raises:
-        ConfigError: no prompts, steps or batch, guidance that is not finite, or a size that is not a multiple of the VAE's.
+        ConfigError: no list of prompts; no prompts, steps or batch; guidance that is not finite, or a size that is not a multiple of the VAE's.
         TokenError: a prompt names an unknown token, or is too long.
         HostError: not even one image fits into memory; images contain NaN.
 
@@ -59,6 +59,8 @@ def generate(
         Euler's method on the probability-flow ODE: Karras et al. 2022, arXiv 2206.00364, alg. 1 without churn. For
         epsilon models it is DDIM (Song et al. 2021).
     """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts must be a list of texts, got a single one; write [{prompts[:40]!r}]")
     if not prompts or steps < 1 or batch < 1:
         raise ConfigError(
             f"generating takes at least one prompt, step and image at once, got {len(prompts)}, {steps} and {batch}"

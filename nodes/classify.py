@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..mcti_core.classifiers.base import Prediction, predict
+from ..mcti_core.classifiers.base import Prediction
 from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolved
 from ..mcti_core.classifiers.clip import ClipClassifier, image_features
 from ..mcti_core.classifiers.hybrid import HybridClassifier
-from ..mcti_core.errors import ExamplesError, MCTIError
+from ..mcti_core.errors import ExamplesError, MCTIError, listed
 from ..mcti_core.escaping import escaped
 from ..mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class_table
 from ..mcti_core.images.reading import load_squares, to_square
@@ -102,15 +102,13 @@ class Classify(Node):
                 only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space)
             )
             classifier = calibrated_classifier(only("method", method), host, learned, find_threshold=find)
-            threshold = classifier.threshold if find else only("unknown_below", unknown_below)
+            if not find:
+                classifier.threshold = only("unknown_below", unknown_below)
             report, answers = Reporter("classifying"), []
             shown = each_image(images)
             for start in range(0, len(shown), _BATCH):
                 part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
-                scores = classifier.score(torch.stack(part))
-                answers += predict(
-                    classifier.labels, scores, temperature=classifier.temperature, threshold=threshold, top=len(learned)
-                )
+                answers += classifier.predict(torch.stack(part), top=len(learned))
                 report(len(answers), len(shown))
             labels, indices = [a.label for a in answers], [a.index for a in answers]
             confidences = [a.confidence for a in answers]
@@ -207,7 +205,7 @@ def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[A
     classes = {label: index_of(label, tokens.labels) for label in held_out.images}
     unknown = [label for label, index in classes.items() if index is None]
     if unknown:
-        raise ExamplesError(f"the tokens have no class {unknown[0]!r}; they have {', '.join(tokens.labels)}")
+        raise ExamplesError(f"the tokens have no class {unknown[0]!r}; they have {listed(tokens.labels)}")
     chosen = {label: _sample(images, at_most) for label, images in held_out.images.items()}
     labels = [classes[label] for label, images in chosen.items() for _ in images]
     return [image for images in chosen.values() for image in images], torch.tensor(labels)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..errors import ConfigError, HostError
 from ..tokens.token_set import UNKNOWN
 
-__all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predict"]
+__all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predictions"]
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,35 @@ class Scores:
         numbers(self.logits)
 
 
-class Classifier(Protocol):
+class Classifier(ABC):
+    """Base of the classifiers. One of your own sets ``labels`` and defines ``score``."""
+
     labels: tuple[str, ...]
-    temperature: float
-    """Divides the logits before the softmax that gives confidences."""
-    threshold: float
+    temperature: float = 1.0
+    """Divides the logits before the softmax that gives confidences; set by ``classifiers.calibration``."""
+    threshold: float = 0.0
     """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
 
+    @abstractmethod
     def score(self, images: Any) -> Scores:
         """A batch, a list of images, or one image, as ``images.tensors.as_batch`` takes them -> scores.
 
         Raises:
             ExamplesError: images of another kind, shape or range, of several sizes, or with values that are not finite.
         """
+
+    def predict(self, images: Any, *, top: int = 1) -> list[Prediction]:
+        """One prediction per image, with this classifier's temperature and threshold.
+
+        Args:
+            images: as ``score`` takes them.
+            top: number of classes to name, at most all.
+
+        Raises:
+            ExamplesError, ConfigError, HostError: as ``score`` and ``predictions``.
+        """
+        scores = self.score(images)
+        return predictions(self.labels, scores, temperature=self.temperature, threshold=self.threshold, top=top)
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class Prediction:
         return self.index < 0
 
 
-def predict(
+def predictions(
     labels: Sequence[str], scores: Scores, *, temperature: float = 1.0, threshold: float = 0.0, top: int = 1
 ) -> list[Prediction]:
     """One prediction an image; ``top`` is cut to the number of classes.
@@ -87,14 +104,16 @@ def predict(
             f"got {temperature!s:.40}, {threshold!s:.40} and {top!s:.40}"
         )
     confidences = (numbers(scores.logits).float() / temperature).softmax(1).cpu()
+    if confidences.isnan().any():
+        raise HostError("the model's scores are infinite; load it in another number format (bf16 or fp32)")
     values, order = confidences.topk(min(top, len(labels)), dim=1)
-    predictions = []
+    found = []
     for row, (value, index) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
         known = value[0] >= threshold
         best = tuple((labels[i], v) for i, v in zip(index, value, strict=True))
         label = best[0][0] if known else UNKNOWN
-        predictions.append(Prediction(label, index[0] if known else -1, value[0], best, int(scores.evaluations[row])))
-    return predictions
+        found.append(Prediction(label, index[0] if known else -1, value[0], best, int(scores.evaluations[row])))
+    return found
 
 
 def numbers(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..images.tensors import as_batch
-from .base import Scores
+from .base import Classifier, Scores
 from .clip import ClipClassifier
 from .diffusion import DiffusionClassifier
 from .hybrid import HybridClassifier
@@ -17,7 +17,7 @@ __all__ = ["MARGIN", "SHORTLIST", "WEIGHT", "CascadeClassifier"]
 SHORTLIST, MARGIN, WEIGHT = 3, 5.0, 2.0
 
 
-class CascadeClassifier:
+class CascadeClassifier(Classifier):
     """Where the first classifier is in doubt, the diffusion classifier tries its best few classes, and both are added.
 
     Logits are ``first / temperature + weight * second``: log-probabilities of two witnesses who are taken to err
@@ -44,7 +44,6 @@ class CascadeClassifier:
     ):
         self.first, self.second, self.labels = first, second, second.labels
         self.shortlist, self.margin, self.weight = min(shortlist, len(second.labels)), margin, weight
-        self.temperature, self.threshold = 1.0, 0.0
 
     def score(self, images: Any) -> Scores:
         images = as_batch(images)

@@ -13,7 +13,7 @@ from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..images.tensors import as_batch
 from ..prompts.splicing import encode_prompts, template_prompts
 from ..tokens.token_set import TokenSet
-from .base import Scores, no_evaluations, numbers
+from .base import Classifier, Scores, no_evaluations, numbers
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
@@ -23,7 +23,7 @@ more of them where a model's images, and so its tower, are small."""
 _TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that other programs use"
 
 
-class ClipClassifier:
+class ClipClassifier(Classifier):
     """argmax_c cos(image feature, text feature of v_c). One pass of the vision tower an image.
 
     Args:
@@ -37,7 +37,6 @@ class ClipClassifier:
         self, host: Host, tokens: TokenSet, *, templates: tuple[str, ...] | None = None, logit_scale: float = 10.0
     ):
         self.host, self.labels, self.logit_scale = host, tokens.labels, logit_scale
-        self.temperature, self.threshold = 1.0, 0.0
         self.text = class_text_features(host, tokens, templates)  # (C, p)
 
     def score(self, images: Any) -> Scores:

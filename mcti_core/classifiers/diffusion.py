@@ -15,7 +15,7 @@ from ..losses import noise_error
 from ..noise_levels import spread_sigmas
 from ..prompts.splicing import encode_prompts, template_prompts
 from ..tokens.token_set import TokenSet
-from .base import Scores
+from .base import Classifier, Scores
 from .sequential_test import best_class, sequential_elimination
 
 __all__ = ["DiffusionClassifier"]
@@ -43,7 +43,7 @@ _BYTES = 24_000
 (docs/performance.md), and some for what was not counted."""
 
 
-class DiffusionClassifier:
+class DiffusionClassifier(Classifier):
     """argmin_c of the mean noise error over pairs of noise level and noise that all classes share.
 
     Sharing the pairs makes the differences between classes far less noisy than the errors themselves. A class is stopped
@@ -85,7 +85,6 @@ class DiffusionClassifier:
         self.scale, self.batch, self.seed = scale, batch, seed
         self._fits: int | None = None  # evaluations at once, after memory has run out
         self.low, self.high = low, high
-        self.temperature, self.threshold = 1.0, 0.0
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
     def score(self, images: Any, candidates: Tensor | None = None) -> Scores:

@@ -12,7 +12,7 @@ from ..errors import ConfigError, TokenError
 from ..hosts.base import Host
 from ..images.tensors import as_batch
 from ..tokens.token_set import Support, TokenSet
-from .base import Scores, no_evaluations
+from .base import Classifier, Scores, no_evaluations
 from .clip import ClipClassifier, image_features
 from .logistic import LogisticRegression
 from .stacking import held_out_logits, stacking_weights
@@ -26,7 +26,7 @@ _MOST_LOGITS = 10**6
 """Examples times classes up to which there is a probe: of more it would take minutes."""
 
 
-class HybridClassifier:
+class HybridClassifier(Classifier):
     """The token's text feature, the class mean of the stored example features, and a logistic probe of these, together.
 
     Logits are sums over the parts. With a number as ``weight``, the token counts 1, the class mean ``weight``, and the probe
@@ -59,7 +59,6 @@ class HybridClassifier:
             raise ConfigError(f"the weight of the class means must be a number or {AUTO!r}, got {weight!r}")
         self.tokens = ClipClassifier(host, tokens, templates=templates, logit_scale=logit_scale)
         self.host, self.labels = host, tokens.labels
-        self.temperature, self.threshold = 1.0, 0.0
         self.support = tokens.support.of_width(self.tokens.text.shape[1])
         features, labels, classes = self.support.features, self.support.labels, len(self.labels)
         self.means = class_means(features, labels, classes)

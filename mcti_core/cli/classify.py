@@ -73,14 +73,11 @@ def classified(
     """Batches as ``read_ahead`` gives them -> the same with an answer in place of each image, (3, H, W) all of one size."""
     import torch
 
-    from ..classifiers.base import predict
-
-    certain = {"temperature": classifier.temperature, "threshold": classifier.threshold}
     for batch in batches:
         images = [image for _, image in batch if isinstance(image, torch.Tensor)]
         answers: Iterator[Prediction] = iter(())
         if images:
-            answers = iter(predict(classifier.labels, classifier.score(torch.stack(images)), top=top, **certain))
+            answers = iter(classifier.predict(torch.stack(images), top=top))
         yield [(path, next(answers) if isinstance(image, torch.Tensor) else image) for path, image in batch]
 
 

@@ -71,7 +71,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).item()  # which the device meta cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]:.160}") from error
 
 
 def _usual_dtype(device: str) -> str:

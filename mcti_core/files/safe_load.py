@@ -148,7 +148,8 @@ def read_torch(path: Path) -> Any:
     """
     begin = _begin(path)
     if not begin.startswith(b"PK"):
-        known = "a pickle or a PyTorch file from before 2020" if begin.startswith(_OLD) else "unsupported file type"
+        old = "a pickle or a PyTorch file from before 2020"
+        known = old if begin.startswith(_OLD) else _content(path) or "unsupported file type"
         raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
     archive = _checked_copy(path)
     # The first textual inversions were saved as a ParameterDict; loading fills it without calling its methods.

@@ -17,7 +17,9 @@ _SIGNS = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
-    "alloc_failed",  # cuBLAS and cuDNN
+    "alloc_failed",  # cuBLAS and cuDNN, as the next two
+    "cublas_status_not_initialized",
+    "unable to find a valid cudnn algorithm",
     "invalid buffer size",  # Metal
     "out_of_device_memory",  # XPU, as the next two
     "out_of_host_memory",

@@ -62,7 +62,7 @@ def check_templates(templates: Sequence[str]) -> None:
             raise TokenError(f"template {template!r} contains half a character; remove it, or type it again")
         if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
             raise TokenError(
-                f"template {template!r} contains a weight or other prompt syntax; write plain words around {{}}"
+                f"template {template!r} contains embedding:, a weight or other prompt syntax; write plain words around {{}}"
             )
 
 

@@ -29,5 +29,9 @@ def describe_words(names: Sequence[str], remedy: str) -> str:
 
 @cache
 def _words() -> frozenset[str]:
-    """The vocabulary's entries of ASCII letters, digits, - and _ that do not end a word; from openai/CLIP (MIT licence)."""
-    return frozenset(Path(__file__).with_name("clip_words.txt").read_text(encoding="ascii").split())
+    """The vocabulary's entries of ASCII letters, digits, - and _ that do not end a word; from openai/CLIP (MIT licence).
+
+    And the single characters by which a byte-level vocabulary writes bytes that are no ASCII letters, such as "ä".
+    """
+    written = Path(__file__).with_name("clip_words.txt").read_text(encoding="ascii").split()
+    return frozenset([*written, *map(chr, range(0xA1, 0x144))])

@@ -102,6 +102,7 @@ def _recognised(content: Any) -> Embedding:
     if "string_to_param" in content:
         return _of_a1111(content)
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    tensors = {key: value for key, value in tensors.items() if value.ndim} or tensors  # beside numbers, such as a step
     _refuse_others(tensors)
     if len(tensors) == 1:
         (key,) = tensors

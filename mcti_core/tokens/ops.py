@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ..errors import TokenError
+from ..errors import TokenError, listed
 from .names import find_class, safe_names
 from .normal_form import normal_form
 from .token_set import Support, TokenSet
 
-__all__ = ["class_index", "merge", "rename"]
+__all__ = ["class_index", "merge", "rename", "select"]
 
 
 def class_index(tokens: TokenSet, which: str | int) -> int:
@@ -28,7 +28,21 @@ def class_index(tokens: TokenSet, which: str | int) -> int:
             return index
     elif 0 <= which < len(tokens):
         return which
-    raise TokenError(f"there is no class {which!r} here; there are: {', '.join(tokens.labels)}")
+    raise TokenError(f"there is no class {which!r} here; there are: {listed(tokens.labels)}")
+
+
+def select(tokens: TokenSet, classes: Sequence[str | int]) -> TokenSet:
+    """The given classes, in this order, with their support.
+
+    Raises:
+        TokenError: no class, a class twice, or an unknown class.
+    """
+    chosen = [class_index(tokens, which) for which in classes]
+    if len(set(chosen)) != len(chosen):
+        raise TokenError(f"a class is listed twice: {listed(classes)}")
+    if not chosen:
+        raise TokenError(f"no class is given; there are: {listed(tokens.labels)}")
+    return tokens.select(chosen)
 
 
 def rename(tokens: TokenSet, names: Mapping[str, str]) -> TokenSet:

@@ -60,7 +60,7 @@ def train_with_oom_retry(
                 raise HostError(_advice(min(size, -(-config.batch // processes.count)), checkpointing)) from error
             if size == 1 and checkpointing:
                 raise HostError(
-                    "a single image does not fit into memory; choose a smaller image size, or free memory that other programs use"
+                    "a single image or prompt does not fit into memory; choose a smaller image size, or free memory that other programs use"
                 ) from error
         # outside of the handler, which holds on to everything that the failed step had
         size, checkpointing = (1, True) if size == 1 else (size // 2, checkpointing)

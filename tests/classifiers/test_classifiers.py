@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mcti_core.classifiers import diffusion
-from mcti_core.classifiers.base import UNKNOWN, Scores, predict
+from mcti_core.classifiers.base import UNKNOWN, Classifier, Scores, predictions
 from mcti_core.classifiers.calibration import calibrate
 from mcti_core.classifiers.cascade import CascadeClassifier
 from mcti_core.classifiers.clip import ClipClassifier
@@ -595,7 +595,7 @@ SCORES = Scores(LOGITS, torch.tensor([0, 12]))
 
 
 def test_predictions_name_the_best_in_order():
-    first, second = predict(LABELS, SCORES, top=3)
+    first, second = predictions(LABELS, SCORES, top=3)
     assert [label for label, _ in first.top] == ["bee", "cat", "ant"]
     assert [label for label, _ in second.top] == ["ant", "cat", "bee"]
     assert (first.label, first.index, second.label, second.index) == ("bee", 1, "ant", 0)
@@ -609,21 +609,44 @@ def test_predictions_name_the_best_in_order():
 
 
 def test_top_is_cut_to_what_there_is():
-    assert len(predict(LABELS, SCORES, top=99)[0].top) == 3
-    assert len(predict(LABELS, SCORES)[0].top) == 1
+    assert len(predictions(LABELS, SCORES, top=99)[0].top) == 3
+    assert len(predictions(LABELS, SCORES)[0].top) == 1
 
 
 def test_confidence_below_the_threshold_is_unknown():
-    first, second = predict(LABELS, SCORES, threshold=0.9, top=2)
+    first, second = predictions(LABELS, SCORES, threshold=0.9, top=2)
     assert (first.label, first.index) == (UNKNOWN, -1)
     assert [label for label, _ in first.top] == ["bee", "cat"]
     assert first.confidence == pytest.approx(0.665, abs=1e-3)
     assert second.label == "ant"
     exact = second.confidence
-    assert predict(LABELS, SCORES, threshold=exact)[1].label == "ant"
+    assert predictions(LABELS, SCORES, threshold=exact)[1].label == "ant"
 
 
 def test_temperature_moves_confidence_and_not_order():
-    plain, warm, cold = (predict(LABELS, SCORES, temperature=t, top=3)[0] for t in (1.0, 4.0, 0.25))
+    plain, warm, cold = (predictions(LABELS, SCORES, temperature=t, top=3)[0] for t in (1.0, 4.0, 0.25))
     assert warm.confidence < plain.confidence < cold.confidence
     assert [label for label, _ in warm.top] == [label for label, _ in cold.top]
+
+
+def test_predict_carries_the_classifiers_own_temperature_and_threshold():
+    class Constant(Classifier):
+        labels = LABELS
+
+        def score(self, images):
+            return Scores(LOGITS[: len(images)], torch.zeros(len(images)).long())
+
+    classifier = Constant()
+    assert classifier.predict([0, 1]) == predictions(LABELS, classifier.score([0, 1]))
+    classifier.temperature, classifier.threshold = 3.0, 0.5
+    answers = classifier.predict([0, 1], top=2)
+    assert answers == predictions(LABELS, classifier.score([0, 1]), temperature=3.0, threshold=0.5, top=2)
+    assert [answer.unknown for answer in answers] == [True, False]
+    with pytest.raises(TypeError, match="abstract"):
+        Classifier()
+
+
+@pytest.mark.parametrize("row", [[torch.inf, 1.0, 0.0], [-torch.inf] * 3])
+def test_infinite_scores_are_refused_and_not_answered(row):
+    with pytest.raises(HostError, match="scores are infinite"):
+        predictions(LABELS, Scores(torch.tensor([row]), torch.zeros(1).long()))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcti_core.classifiers.base import UNKNOWN, Scores, predict
+from mcti_core.classifiers.base import UNKNOWN, Scores, predictions
 from mcti_core.cli.classify import record_of
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.errors import ExamplesError, TokenError
@@ -16,7 +16,7 @@ from mcti_core.evaluation.metrics import accuracy, per_class_table
 @pytest.mark.parametrize("label", ["unknown", "Unknown", "none", "null", "-1", ""])
 def test_no_label_of_a_class_is_taken_for_the_answer_of_none(label):
     scores = Scores(torch.tensor([[9.0, 0.0], [0.1, 0.0]]), torch.zeros(2, dtype=torch.long))
-    of_class, of_none = predict((label, "b"), scores, threshold=0.9)
+    of_class, of_none = predictions((label, "b"), scores, threshold=0.9)
     assert (of_class.unknown, of_class.label, of_class.index) == (False, label, 0)
     assert (of_none.unknown, of_none.label, of_none.index) == (True, UNKNOWN, -1)
     records = [json.loads(json.dumps(record_of("x", answer))) for answer in (of_class, of_none)]

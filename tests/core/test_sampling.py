@@ -37,6 +37,11 @@ def draw(host, tokens, prompts=("a photo of {a}", "a photo of {b}"), **options):
     return generate(host, list(prompts), tokens, **{"steps": 4, **options})
 
 
+def test_single_text_in_place_of_a_list_is_refused(tiny_host, tokens):
+    with pytest.raises(ConfigError, match=r"write \['a cat'\]"):
+        generate(tiny_host, "a cat", tokens)
+
+
 def test_images_are_ordinary_tensors_in_range(tiny_host, tokens):
     images = draw(tiny_host, tokens)
     assert (images.shape, images.dtype, images.device.type) == ((2, 3, 32, 32), torch.float32, "cpu")

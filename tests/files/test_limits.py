@@ -39,10 +39,10 @@ ONE = torch.zeros(1)
 )
 def test_view_that_stores_fewer_numbers_than_it_shows_is_refused_at_once(content, tmp_path):
     torch.save(content, tmp_path / "x.pt")
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(TokenError, match=r"does not store as many|wide; supported are|room for"):
         read_embedding(tmp_path / "x.pt")
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_part_of_a_larger_tensor_is_read(tmp_path):
@@ -95,16 +95,16 @@ def test_header_of_a_token_set_is_not_read_beyond_its_limit(tmp_path):
     ],
 )
 def test_token_set_beyond_its_limits_is_refused_at_once(classes, templates, message):
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(TokenError, match=message):
         TokenSet(tuple(classes), {"clip_l": torch.zeros(len(classes), 1, 4)}, templates=tuple(templates))
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_equal_labels_are_named_in_linear_time():
-    begun = time.perf_counter()
+    begun = time.process_time()
     names = safe_names(["x"] * 20_000)
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
     assert len(set(names)) == 20_000
     assert names[:3] == ("x", "x-2", "x-3")
     assert safe_names(["x", "x-2", "x", "x"]) == ("x", "x-2", "x-3", "x-4")

@@ -34,7 +34,7 @@ from mcti_core.tokens.io import (
     save_tokens,
 )
 from mcti_core.tokens.names import check_name, safe_names, safe_parts
-from mcti_core.tokens.ops import class_index, merge, rename
+from mcti_core.tokens.ops import merge, rename, select
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.config import TrainConfig
@@ -232,7 +232,7 @@ class Inputs:
         ):
             raise Broken("what was saved again is not what was read")
         for use in (
-            lambda: class_index(tokens, random.choice((0, -1, "a", *tokens.labels, *tokens.names))),
+            lambda: select(tokens, [random.choice((0, -1, "a", *tokens.labels, *tokens.names))]),
             lambda: rename(tokens, {tokens.labels[0]: random.choice(TEXTS)}),
             lambda: merge(tokens, token_set()),
         ):

@@ -55,9 +55,9 @@ def test_markers_between_two_blocks_are_seen(fill):
 
 
 def test_very_many_segments_are_not_followed():
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert counted(b"\xff\xd8" + b"\xff\xc4\0\2" * 2_000_000, most=64) == 65
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xda", b"\xff\xd8\xff\xda\0"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.classifiers.base import Scores, predict
+from mcti_core.classifiers.base import Scores, predictions
 from mcti_core.classifiers.cascade import CascadeClassifier
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.diffusion import DiffusionClassifier
@@ -135,12 +135,12 @@ def test_as_batch_of_another_kind_is_refused_in_one_short_sentence(images, sente
 )
 def test_predict_out_of_range_is_refused(options):
     with pytest.raises(ConfigError, match="got"):
-        predict(("a", "b"), Scores(torch.zeros(1, 2), torch.zeros(1).long()), **options)
+        predictions(("a", "b"), Scores(torch.zeros(1, 2), torch.zeros(1).long()), **options)
 
 
 def test_predict_of_scores_for_other_classes_is_refused():
     with pytest.raises(ConfigError, match=r"shape \(1, 3\); for 2 labels"):
-        predict(("a", "b"), Scores(torch.zeros(1, 3), torch.zeros(1).long()))
+        predictions(("a", "b"), Scores(torch.zeros(1, 3), torch.zeros(1).long()))
 
 
 def test_messages_about_many_classes_name_the_first_ones(tiny_host, cache, tokens):

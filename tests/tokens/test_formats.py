@@ -47,6 +47,7 @@ def a1111(tensor, kept=dict, name="style"):
 LAYOUTS = {
     "ComfyUI and kohya.safetensors": {"emb_params": ROWS},
     "kohya.pt": {"emb_params": ROWS},
+    "with a step.safetensors": {"emb_params": ROWS, "step": torch.tensor(500)},
     "A1111.pt": a1111(ROWS),
     "A1111 of a training.pt": a1111(ROWS.clone().requires_grad_()),
     "InvokeAI v1, the first of all.pt": {

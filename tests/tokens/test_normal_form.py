@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mcti_core.tokens.names import find_class, safe_names
 from mcti_core.tokens.normal_form import index_of, label_of_folder, normal_form
-from mcti_core.tokens.ops import class_index, rename
+from mcti_core.tokens.ops import class_index, rename, select
 from mcti_core.tokens.token_set import TokenSet
 
 FORMS = ("NFC", "NFD")
@@ -27,10 +27,11 @@ def set_of(*labels: str) -> TokenSet:
 @pytest.mark.parametrize("label", ["naïve (Ärger)", "crème", "Å", "한국어", "がぎ", "ệ 1"])
 @pytest.mark.parametrize("stored", FORMS)
 @pytest.mark.parametrize("asked", FORMS)
-def test_class_index_and_rename_take_any_composition(label, stored, asked):
+def test_select_and_rename_take_any_composition(label, stored, asked):
     tokens = set_of("other", unicodedata.normalize(stored, label))
     wanted = unicodedata.normalize(asked, label)
     assert class_index(tokens, wanted) == 1
+    assert select(tokens, [wanted]).vectors["clip_l"].item() == 1
     assert rename(tokens, {wanted: "new"}).labels == ("other", "new")
 
 

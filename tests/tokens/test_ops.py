@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mcti_core.errors import TokenError
 from mcti_core.tokens.names import safe_names
-from mcti_core.tokens.ops import class_index, merge, rename
+from mcti_core.tokens.ops import merge, rename, select
 from mcti_core.tokens.token_set import Support, TokenSet
 
 
@@ -39,7 +39,7 @@ def test_parts_merge_to_the_whole(labels, data):
     cut = data.draw(st.integers(1, len(labels) - 1))
     merged = merge(whole.select(order[:cut]), whole.select(order[cut:]))
     same(merged, whole.select(order))
-    same(merged.select([class_index(merged, label) for label in whole.labels]), whole)
+    same(select(merged, whole.labels), whole)
 
 
 @given(LABELS, st.data())
@@ -65,9 +65,9 @@ def test_two_names_may_be_exchanged():
     assert torch.equal(swapped.vectors["clip_l"], made("ab").vectors["clip_l"])
 
 
-def test_class_index_is_by_label_name_or_index():
+def test_classes_are_picked_by_label_name_or_index():
     tokens = made(["my cat", "dog", "猫"])
-    assert [class_index(tokens, which) for which in ("猫", "MY-CAT", 1)] == [2, 0, 1]
+    assert select(tokens, ["猫", "MY-CAT", 1]).labels == ("猫", "my cat", "dog")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,9 @@ def test_class_index_is_by_label_name_or_index():
         (lambda: rename(made("ab"), {"a": "b"}), "two classes are called 'b'"),
         (lambda: rename(made("ab"), {"a": "B"}), "same token name"),
         (lambda: rename(made("ab"), {"c": "d"}), "no class 'c' here; there are: a, b"),
-        (lambda: class_index(made("ab"), 2), "no class 2"),
+        (lambda: select(made("ab"), ["a", "A"]), "listed twice"),
+        (lambda: select(made("ab"), []), "no class is given; there are: a, b"),
+        (lambda: select(made("ab"), [2]), "no class 2"),
     ],
 )  # fmt: skip
 def test_refusals(act, message):

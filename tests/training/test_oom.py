@@ -111,7 +111,7 @@ def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, c
 
 def test_memory_for_no_image_at_all_is_told(tiny_host, cache, tokens):
     host = replace(tiny_host, denoiser=SmallMemory(tiny_host.denoiser, 0))
-    with pytest.raises(HostError, match="a single image does not fit"):
+    with pytest.raises(HostError, match="a single image or prompt does not fit"):
         train_with_oom_retry(host, cache, tokens, CONFIG)
 
 
