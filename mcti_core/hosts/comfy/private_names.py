@@ -26,7 +26,7 @@ MODULES = {
     "comfy.ldm.modules.attention": ("attention_pytorch",),
     "comfy.model_base": ("BaseModel", "SD3"),
     "comfy.model_management": (
-        "get_torch_device", "load_models_gpu", "soft_empty_cache", "throw_exception_if_processing_interrupted", "unet_offload_device",
+        "InterruptProcessingException", "get_torch_device", "load_models_gpu", "soft_empty_cache", "throw_exception_if_processing_interrupted", "unet_offload_device",
     ),
     "comfy.model_patcher": ("ModelPatcher",),
     "comfy.model_sampling": ("CONST", "EPS", "V_PREDICTION", "X0"),
@@ -35,7 +35,7 @@ MODULES = {
     "comfy.supported_models_base": ("BASE", "ClipTarget"),
     "comfy.utils": ("ProgressBar", "load_torch_file", "unet_to_diffusers"),
     "folder_paths": (
-        "add_model_folder_path", "get_filename_list", "get_folder_paths", "get_full_path", "get_input_directory", "get_output_directory", "get_temp_directory", "get_user_directory", "models_dir",
+        "add_model_folder_path", "get_filename_list", "get_folder_paths", "get_full_path", "get_input_directory", "get_output_directory", "get_temp_directory", "get_user_directory", "models_dir", "recursive_search",
     ),
 }  # fmt: skip
 """Names by module, in all versions from 0.3.64 on."""
