@@ -72,7 +72,7 @@ def diffusion_rows(
     answers = {name: each.logits.argmax(1) for name, each in scores.items()}
     return [
         {
-            "diffusion classifier": name, "evaluations an image": scores[name].evaluations.float().mean().item(),
+            "diffusion classifier": name, "evaluations per image": scores[name].evaluations.float().mean().item(),
             "images/s": found[name].rate, "slowest to fastest": found[name].rates,
             "same answer, %": 100 * (answers[name] == answers[ALL]).float().mean().item(),
             "right, %": 100 * (answers[name] == queries.labels).float().mean().item(),

@@ -92,7 +92,7 @@ def tried_out(name: str, strategy: Strategy, tables: Sequence[Table], repeats: i
         "+-": round(200 * standard_error(agreement, torch.cat([table.images for table in tables])), 2),
         "evaluations": round(100 * spent_each / tables[0].errors[0].numel(), 2),
         "right": round(100 * torch.cat(right).mean().item(), 2),
-        "evaluations an image": round(spent_each, 1),
+        "evaluations per image": round(spent_each, 1),
     }
 
 

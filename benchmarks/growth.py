@@ -7,7 +7,7 @@ take turns in one run, and medians count. Columns:
 
 prepare            ms per example, once: autoencoder and vision tower, including the mirror image
 step               ms per optimizer step
-a sample           ms per image of a step
+per sample         ms per image of a step
 CLIP               ms per classified image
 diffusion          ms per classified image, with every class on 4 pairs and without the sequential test
 """
@@ -95,7 +95,7 @@ def measure(host: Host, quick: bool) -> list[dict[str, Any]]:
         number = list(timed).index(point)
         row: dict[str, Any] = {"what grows": axis, "to": asdict(point)[axis]}
         row |= {f"{name}, ms": 1000 * timed_cases[f"{number} {name}"].median for name in timed[point]}
-        row["a sample, ms"] = row["step, ms"] / point.batch
+        row["per sample, ms"] = row["step, ms"] / point.batch
         row["evaluations"] = PAIRS * point.classes
         rows.append(row)
     return rows

@@ -54,7 +54,7 @@ def interleaved(
     Args:
         cases: in the order of their turns.
         repeats: number of rounds that count.
-        device: whose work is waited for.
+        device: the device to synchronise with.
         warm: called with a case's name before the first round; by default the case itself runs once and is not counted.
     """
     for name, case in cases.items():
@@ -67,7 +67,7 @@ def interleaved(
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
-    """Wall time of a call, until the device is done with it."""
+    """Wall time of a call, until the device has finished it."""
     wait(device)
     started = time.perf_counter()
     run()
@@ -81,10 +81,10 @@ def wait(device: str) -> None:
 
 
 def matrix_product(device: str, dtype: str) -> Case:
-    """A large matrix product in this number format, in GFLOP: what the device can do at best."""
+    """A large matrix product in this dtype, in GFLOP, as the device's peak rate."""
     side = 8192 if torch.device(device).type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
-    times = 4  # a single one is over too soon
+    times = 4  # a single product is too short to measure
     return Case(lambda: [a @ b for _ in range(times)], times * 2 * side**3 / 1e9)
 
 
@@ -98,7 +98,7 @@ def flops_of(run: Callable[[], object]) -> int:
     def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_backward_flop_count(gradient, query, key, value)
 
-    operations = torch.ops.aten  # torch counts the attention of GPUs alone
+    operations = torch.ops.aten  # torch counts attention only on GPUs
     of_processors = {
         operations._scaled_dot_product_flash_attention_for_cpu: forward,
         operations._scaled_dot_product_flash_attention_for_cpu_backward: backward,
@@ -109,9 +109,9 @@ def flops_of(run: Callable[[], object]) -> int:
 
 
 class Peak:
-    """Most memory in use while inside, bytes: of the GPU, or else of this process, above what it had before.
+    """Peak memory inside the context in bytes: of the GPU, or else of this process, above its previous use.
 
-    One process should measure one case: what it had freed before would be used again and not be seen.
+    Measure one case per process: memory that was freed before would be reused and not counted.
     """
 
     def __init__(self, device: str):
@@ -124,7 +124,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far; Linux only
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak; Linux only
             self.before = resident()
         return self
 
@@ -134,6 +134,6 @@ class Peak:
 
 
 def resident(field: str = "VmRSS") -> int:
-    """Bytes of this process in memory now, or with ``"VmHWM"`` at most so far. Linux only."""
+    """Current memory of this process in bytes, or its peak with ``"VmHWM"``. Linux only."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

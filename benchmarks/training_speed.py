@@ -1,4 +1,4 @@
-"""Training by the usual recipe and by this library: samples a second, memory, and share of what the device can do."""
+"""Measure training by the usual recipe and by this library: samples per second, memory, and share of the matrix rate."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SINGLE_PROCESS = "ours, one class at a time"
 PREPARING = "(ours: preparing examples, once)"
 PRODUCT = "(a large matrix product, in GFLOP/s)"
 RELEASED_BATCH = 4
-"""Images a class and optimizer step in the usual recipe: 1 x 4 accumulated."""
+"""Images per class and optimizer step in the usual recipe: 1 x 4 accumulated."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and on what."""
+    """The model and the device of a training."""
 
     folder: Path
     device: str = "cpu"
@@ -68,17 +68,17 @@ class Setting:
         return FeatureCache.build(self.host, self.dataset)
 
     def plain(self, steps: int) -> Case:
-        """So many optimizer steps on one class, batch 1, accumulated over 4."""
+        """The usual recipe: optimizer steps on one class, batch 1, accumulated over 4."""
         settings = PlainSettings(steps=steps, word=self.word)
         self.examples  # noqa: B018  computed before the clock starts, like ours
         return Case(lambda: self.recipe.train_class(self.examples, 0, settings), steps * settings.accumulation)
 
     def preparing(self) -> Case:
-        """Every example and its mirror image through autoencoder and vision tower, which ours does once, before training."""
+        """The preparation of ours, once before training: every example and its mirror image through autoencoder and vision tower."""
         return Case(lambda: FeatureCache.build(self.host, self.dataset), len(self.dataset))
 
     def alone(self, steps: int) -> Case:
-        """Ours on one class, with as many images a step as the recipe accumulates."""
+        """Ours on one class, with the recipe's accumulated number of images per step."""
         return self.ours(RELEASED_BATCH, steps, {"direction": "text_to_image"}, classes=[0])
 
     def ours(
@@ -93,17 +93,17 @@ class Setting:
 def speed_rows(
     setting: Setting, batches: Sequence[int], steps: int, repeats: int, recipe: bool = True
 ) -> list[dict[str, Any]]:
-    """Everything that is trained, and the examples that ours prepares once, side by side; one row each.
+    """One row per training, and one for the preparation of ours, measured side by side.
 
-    Operations are counted in a real step. Their share is of the rate of a large matrix product that takes its turn with the rest.
-    Memory is measured first, each case in a process of its own, while this one holds no models.
+    Operations are counted in a real step. Their share is relative to the rate of a large matrix product, which takes turns with
+    the trainings. Memory is measured first, each case in its own process, while this process has no models loaded.
     """
     names = [*([PLAIN] if recipe else []), SINGLE_PROCESS, *map(_joint, batches)]  # the recipe is for SD 1.x
     memory = {name: peak_memory(setting, name) for name in names}
     sizes = {_joint(batch): max(2, steps * RELEASED_BATCH // batch) for batch in batches}
     cases = {name: _case(setting, name, sizes.get(name, steps)) for name in names}
     others = {PREPARING: setting.preparing(), PRODUCT: matrix_product(setting.device, setting.dtype)}
-    # one step is enough to warm up, and the recipe's are slow
+    # one step is enough to warm up, and the recipe's steps are slow
     once = {name: _case(setting, name, 1) for name in names} | others
     found = interleaved(cases | others, repeats, setting.device, warm=lambda name: once[name].run())
     rows = []
@@ -119,7 +119,7 @@ def speed_rows(
 
 
 def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compiled: bool) -> list[dict[str, Any]]:
-    """The same training in other ways; as loaded, the UNet is channels-last."""
+    """The same training in variants; the loaded UNet is channels-last."""
     plain: dict[str, Any] = {}
     changes: dict[str, tuple[Callable[[], Host], dict[str, Any]]] = {
         "as loaded": (lambda: setting.host, plain),
@@ -137,7 +137,7 @@ def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compile
             case = setting.ours(batch, steps, settings, host=host())
             first[name] = seconds(case.run, setting.device)
             cases[name] = case
-        except Exception as error:  # whatever a compiler or number format cannot do here is what the row says
+        except Exception as error:  # the row shows what a compiler or dtype does not support here
             refused.append({"variant": name, "note": f"{type(error).__name__}: {str(error)[:80]}"})
     found = interleaved(cases, repeats, setting.device, warm=lambda name: None)
     base = found["as loaded"].median
@@ -152,7 +152,7 @@ def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compile
 
 
 def peak_memory(setting: Setting, name: str) -> dict[str, int]:
-    """Bytes that two optimizer steps take beyond the models, and in all, in a process that does nothing else."""
+    """Bytes of two optimizer steps beyond the models, and in total, in a process that does nothing else."""
     told = {"folder": str(setting.folder), "device": setting.device, "dtype": setting.dtype, "word": setting.word}
     command = [sys.executable, "-m", "benchmarks.training_speed", json.dumps({**told, "case": name})]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
@@ -178,7 +178,7 @@ def _contiguous(setting: Setting) -> Host:
 
 
 def _in_bf16(setting: Setting) -> Host:
-    """A processor without such units would only emulate it, and many times slower than float32."""
+    """The host in bf16; raises without bf16 units, since a processor's emulation is many times slower than float32."""
     if torch.device(setting.device).type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         raise RuntimeError("this processor has no bf16 units")
     return host_of(setting.folder, setting.device, "bf16")
@@ -191,7 +191,7 @@ def _compiled(setting: Setting) -> Host:
 
 
 def _main() -> None:
-    """Measure the memory of one case; the other functions call this in a process of its own."""
+    """Measure the memory of one case; the other functions call this in a separate process."""
     parser = argparse.ArgumentParser(description=_main.__doc__)
     parser.add_argument("told", type=json.loads)
     told = parser.parse_args().told

@@ -22,7 +22,7 @@ def test_speed(tmp_path, capsys):
     assert {row["variant"] for row in found["variants"]} >= {"as loaded", "gradient checkpointing", "UNet contiguous"}
     assert [row["images through"] for row in found["clip"]] == ["bare vision tower", "CLIP classifier"]
     whole, test = found["diffusion"]
-    assert whole["evaluations an image"] == 640 > test["evaluations an image"] > 40
+    assert whole["evaluations per image"] == 640 > test["evaluations per image"] > 40
     assert names[-1] in capsys.readouterr().out
 
 
