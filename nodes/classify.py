@@ -112,7 +112,7 @@ class Classify(Node):
                 report(len(answers), len(shown))
             labels, indices = [a.label for a in answers], [a.index for a in answers]
             confidences = [a.confidence for a in answers]
-            records = json.dumps([_record(a, top) for a in answers], ensure_ascii=False)
+            records = json.dumps([a.record(top) for a in answers], ensure_ascii=False)
             return io.NodeOutput(labels, indices, confidences, records, _chart(shown, answers, top))
 
 
@@ -164,18 +164,6 @@ class Evaluate(Node):
             copies = _copies(tokens, seen) if features else []
             chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
             return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels, copies), picture_out(chart))
-
-
-def _record(answer: Prediction, top: int) -> dict[str, Any]:
-    best = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top[:top]]
-    label = None if answer.unknown else answer.label
-    return {
-        "label": label,
-        "unknown": answer.unknown,
-        "index": answer.index,
-        "confidence": round(answer.confidence, 6),
-        "top": best,
-    }
 
 
 def _chart(images: list[Tensor], answers: list[Prediction], top: int) -> Tensor:

@@ -84,6 +84,16 @@ class Prediction:
         """Whether the answer is none of the classes. A class may itself be called unknown: its images are not."""
         return self.index < 0
 
+    def record(self, top: int | None = None) -> dict[str, Any]:
+        """Plain values for JSON, with at most ``top`` of the best classes."""
+        return {
+            "label": None if self.unknown else self.label,
+            "unknown": self.unknown,
+            "index": self.index,
+            "confidence": round(self.confidence, 6),
+            "top": [{"label": label, "confidence": round(confidence, 6)} for label, confidence in self.top[:top]],
+        }
+
 
 def predictions(
     labels: Sequence[str], scores: Scores, *, temperature: float = 1.0, threshold: float = 0.0, top: int = 1

@@ -162,16 +162,7 @@ def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[li
 def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
     if isinstance(answer, MCTIError):
         return {"image": path, "error": str(answer)}
-    top = [{"label": label, "confidence": round(confidence, 6)} for label, confidence in answer.top]
-    return {
-        "image": path,
-        "label": None if answer.unknown else answer.label,
-        "unknown": answer.unknown,
-        "index": answer.index,
-        "confidence": round(answer.confidence, 6),
-        "top": top,
-        "unet_evaluations": answer.evaluations,
-    }
+    return {"image": path, **answer.record(), "unet_evaluations": answer.evaluations}
 
 
 def _identity(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> dict[str, str]:
