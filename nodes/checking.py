@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.errors import ConfigError
+from ..mcti_core.images.tensors import in_range
 from ..mcti_core.tokens.token_set import TokenSet
 from .running import plainly
 from .types import Examples, Settings
@@ -23,9 +24,13 @@ __all__ = ["MAX_TEXT", "Node", "checked_text"]
 
 MAX_TEXT = 100_000
 """Maximum length of a text with several lines; a twentieth for a text with a single line."""
+_OVERSHOOT = 0.5
+"""How far values of images may lie outside [0, 1]: bicubic resizing gives such values, which are clamped."""
 _MOST = sys.float_info.max
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 _OWN = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
+_LISTS = {"wanted"}
+"""Texts of one line that a link may give as several lines: names, one per line."""
 _PLAIN = (str, int, float, list, tuple, dict, Tensor)
 """Types that no model has."""
 
@@ -89,7 +94,7 @@ def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> A
         return text
     if kind == "STRING":
         labels = bool(each.force_input)  # of folders, which can have any name
-        return checked_text(each.id, value, lines=bool(each.multiline), anything=labels)
+        return checked_text(each.id, value, lines=bool(each.multiline) or each.id in _LISTS, anything=labels)
     if kind == "IMAGE":
         return _image(each.id, value)
     _refuse_other_kind(each.id, kind, value)
@@ -100,8 +105,10 @@ def _number(each: Any, kind: str, value: Any) -> int | float:
     whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not whole):
         raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
+    if value != value:
+        raise ConfigError(f"{each.id} must be a number, got nan, which is none; check the node that makes it")
     low, high = (-_MOST if each.min is None else each.min), (_MOST if each.max is None else each.max)
-    if not low <= value <= high:  # nor NaN
+    if not low <= value <= high:
         raise ConfigError(f"{each.id} must be from {low} to {high}, got {_shown(value)}")
     return int(value) if kind == "INT" else float(value)
 
@@ -135,7 +142,7 @@ def _image(name: str, value: Any) -> Tensor:
         raise ConfigError(f"{name} must be a batch of images (count, height, width, channels), got {shape}")
     if not torch.isfinite(value).all():
         raise ConfigError(f"{name} contain values that are not numbers; check the node that makes them")
-    return value
+    return in_range(value, name, _OVERSHOOT)
 
 
 def _refuse_other_kind(name: str, kind: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,9 +19,10 @@ from ..mcti_core.classifiers.base import Prediction
 from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolved
 from ..mcti_core.classifiers.clip import ClipClassifier, image_features
 from ..mcti_core.classifiers.hybrid import HybridClassifier
-from ..mcti_core.errors import ExamplesError, MCTIError, listed
+from ..mcti_core.errors import ConfigError, ExamplesError, MCTIError, listed
 from ..mcti_core.escaping import escaped
 from ..mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class_table
+from ..mcti_core.hosts.base import Host
 from ..mcti_core.images.reading import load_squares, to_square
 from ..mcti_core.tokens.normal_form import index_of
 from ..mcti_core.tokens.token_set import TokenSet
@@ -94,16 +96,18 @@ class Classify(Node):
         unknown_below: list[float], find_threshold: list[bool],
         clip_space: list[Any] | None = None, model: list[Any] | None = None, vae: list[Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..mcti_core.hosts.comfy.host import comfy_host
-
         with working():
             learned, top, find = only("tokens", tokens), only("top_k", top_k), only("find_threshold", find_threshold)
-            host = comfy_host(
-                only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space)
-            )
+            parts = (only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space))
+            host = _host(only("method", method), *parts)
             classifier = calibrated_classifier(only("method", method), host, learned, find_threshold=find)
+            given = only("unknown_below", unknown_below)
             if not find:
-                classifier.threshold = only("unknown_below", unknown_below)
+                classifier.threshold = given
+            elif given:
+                logging.info(
+                    "MC-TI: unknown_below %g is not used, since find_threshold chose %.3f", given, classifier.threshold
+                )
             report, answers = Reporter("classifying"), []
             shown = each_image(images)
             for start in range(0, len(shown), _BATCH):
@@ -142,11 +146,9 @@ class Evaluate(Node):
         cls, held_out: Examples, tokens: TokenSet, clip: Any, method: str, at_most: int,
         clip_space: Any = None, model: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..mcti_core.hosts.comfy.host import comfy_host
-
         with working():
             paths, labels = _queries(held_out, tokens, at_most)
-            host = comfy_host(clip, model, vae, clip_space)
+            host = _host(method, clip, model, vae, clip_space)
             classifier = calibrated_classifier(method, host, tokens)
             report, logits, features = Reporter("evaluating"), [], []
             for start in range(0, len(paths), _BATCH):
@@ -164,6 +166,14 @@ class Evaluate(Node):
             copies = _copies(tokens, seen) if features else []
             chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
             return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels, copies), picture_out(chart))
+
+
+def _host(method: str, clip: Any, model: Any, vae: Any, clip_space: Any) -> Host:
+    from ..mcti_core.hosts.comfy.host import comfy_host
+
+    if method == "auto" and clip_space is None and (model is None or vae is None):
+        raise ConfigError("there is nothing to classify with; connect clip_space, or model and vae")
+    return comfy_host(clip, model, vae, clip_space)
 
 
 def _chart(images: list[Tensor], answers: list[Prediction], top: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import torch
@@ -59,13 +60,17 @@ class Route(Node):
                 raise ConfigError(
                     f"there are {count} images and {len(labels)} labels; connect the images that were classified"
                 )
+            least = only("least_confidence", least_confidence)
+            if least > 0 and confidences is None:
+                raise ConfigError(
+                    f"least_confidence is {least:g} and no confidences are connected; connect those of the classifier, or set it to 0"
+                )
             sure = confidences if confidences is not None else [1.0] * len(labels)
             if len(sure) != len(labels):
                 raise ConfigError(
                     f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
                 )
-            least = only("least_confidence", least_confidence)
-            _log_close(wanted, labels)
+            _log_unmatched(wanted, labels)
             keep = torch.tensor(
                 [
                     confidence >= least and _is_wanted(label, names, labels)
@@ -86,16 +91,26 @@ def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:
     return own in wanted or (name in wanted and name not in map(normal_form, labels))
 
 
-def _log_close(wanted: list[str], labels: list[str]) -> None:
-    """Log a wanted name that is not a label, but differs from one only by accents or the width of letters."""
+def _entries(wanted: str) -> list[str]:
+    """The names in a text: the whole text, which may be a label with commas, and its parts between commas and line breaks."""
+    return [name for name in map(str.strip, (wanted, *re.split(r"[,\n\r]", wanted))) if name]
+
+
+def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
+    """Log each wanted name that no image has; with a question if a label differs only by accents or the width of letters."""
     known = {plain_letters(label): label for label in labels}
-    forms = set(map(normal_form, labels))
-    for name in dict.fromkeys(part.strip() for text in wanted for part in (text, *text.split(","))):
-        close = known.get(plain_letters(name))
-        if close is not None and normal_form(name) not in forms:
-            _LOG.warning(
-                "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)
-            )
+    forms = {normal_form(text) for label in set(labels) for text in (label, *safe_names([label]))}
+    for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
+        if normal_form(whole) in forms:
+            continue
+        for name in dict.fromkeys(parts or [whole]):
+            close = known.get(plain_letters(name))
+            if normal_form(name) not in forms and close is not None:
+                _LOG.warning(
+                    "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)
+                )
+            elif normal_form(name) not in forms:
+                _LOG.info("Route lets through %s, and no image is called so", escaped(name))
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
@@ -104,7 +119,7 @@ def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
         raise ConfigError(
             f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one per batch"
         )
-    names = [{normal_form(name.strip()) for name in (text, *text.split(",")) if name.strip()} for text in wanted]
+    names = [set(map(normal_form, _entries(text))) for text in wanted]
     return [
         of_batch
         for of_batch, batch in zip(names * (len(images) // len(names)), images, strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ExamplesError
 
-__all__ = ["as_batch", "as_image"]
+__all__ = ["as_batch", "as_image", "in_range"]
 
 _ROUNDING = 1e-3
 
@@ -38,7 +38,7 @@ def as_image(image: Any, name: str) -> Tensor:
         )
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ExamplesError(f"{name} has the shape {tuple(image.shape)}; give a tensor (3, H, W){_grey(image.shape)}")
-    return _in_range(image.detach() if image.requires_grad else image, name).float().cpu()
+    return in_range(image.detach() if image.requires_grad else image, name).float().cpu()
 
 
 def as_batch(images: Any) -> Tensor:
@@ -64,7 +64,7 @@ def as_batch(images: Any) -> Tensor:
         raise ExamplesError(
             f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W) of one image at least{_grey(images.shape[1:])}"
         )
-    return _in_range(images, "the batch of images")
+    return in_range(images, "the batch of images")
 
 
 def _grey(shape: Sequence[int]) -> str:
@@ -83,14 +83,22 @@ def _stacked(images: list[Tensor]) -> Tensor:
     return torch.stack(images)
 
 
-def _in_range(pixels: Tensor, name: str) -> Tensor:
-    """Scale bytes. Floating-point values above 1 are refused, since they may or may not be bytes."""
+def in_range(pixels: Tensor, name: str, beyond: float = _ROUNDING) -> Tensor:
+    """Pixels of any shape as floating-point values; bytes are scaled to [0, 1].
+
+    Args:
+        name: the images' name in messages.
+        beyond: how far values may lie outside [0, 1]; far beyond it, they may be bytes or from -1 to 1.
+
+    Raises:
+        ExamplesError: another dtype, or values that are further outside or not finite.
+    """
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255
     if not pixels.is_floating_point():
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     low, high = (float(value) for value in pixels.detach().aminmax())
-    if not -_ROUNDING <= low <= high <= 1 + _ROUNDING:  # with NaN, both are NaN
+    if not -beyond <= low <= high <= 1 + beyond:  # with NaN, both are NaN
         remedy = (
             "map values from -1 to 1 by x / 2 + 0.5"
             if -1.5 < low < 0 and high < 1.5

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from in_comfyui import REPO, generator, start, tell
+from in_comfyui import REPO, generator, logged, start, tell
 
 
 def main(comfyui: str, folder: Path) -> None:
@@ -47,9 +47,24 @@ def main(comfyui: str, folder: Path) -> None:
     copies = examples_of({"a": (random[0], *random[4:6]), "b": (random[3], *random[7:9])})
     measured = [report(held, tokens, clip, "clip", 0, clip_space=clip_space).args[1] for held in (fresh, copies)]
     numbers = tuple(range(100))
+    many = {"images": [random[:2].movedim(1, -1)], "tokens": [tokens], "clip": [clip], "method": ["auto"], "top_k": [1]}
+
+    def classified(below: float, find: bool, **more: Any) -> tuple[str, list[str]]:
+        def act() -> str:
+            try:
+                labels = named["Classify"].execute(**many, unknown_below=[below], find_threshold=[find], **more).args[0]
+                return f"{len(labels)} labels"
+            except ValueError as error:
+                return str(error)
+
+        return logged(act)
+
     tell(
         {
-            "summary": summary, "told": told, "fresh": measured[0], "copies": measured[1],
+            "summary": summary, "told": told,
+            "classified": [classified(below, True, clip_space=[clip_space]) for below in (0.0, 0.9)],
+            "nothing": [classified(0.0, False, **more)[0] for more in ({}, {"model": [model]})],
+            "fresh": measured[0], "copies": measured[1],
             "samples": [list(sample(numbers, most)) for most in (0, 5, 5, 100, 1000)],
             "rows": report(fresh, tokens, clip, "clip", 2, clip_space=clip_space).args[1],
         }

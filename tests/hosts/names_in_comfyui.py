@@ -134,7 +134,7 @@ def routed(pack: str) -> dict[str, list[str]]:
     def passing(wanted: str) -> list[str]:
         return said(place, lambda: route.execute(images, [nfd("Ýr"), "fox"], [wanted], [0.0]))
 
-    return {wanted: passing(wanted) for wanted in ("yr", "ｆｏｘ, Yr", nfc("Ýr"), "FOX", "fax", "", "nobody")}
+    return {wanted: passing(wanted) for wanted in ("yr", "ｆｏｘ, Yr", nfc("Ýr"), "FOX", "fax", "", "nobody, fox")}
 
 
 def said(place: str, act: Any) -> list[str]:
@@ -143,6 +143,7 @@ def said(place: str, act: Any) -> list[str]:
     handler.emit = lambda record: found.append(record.getMessage())
     logger = logging.getLogger(place)
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     act()
     logger.removeHandler(handler)
     return found
@@ -194,10 +195,17 @@ def routes(route: Any) -> dict[str, Any]:
     images = torch.zeros(6, 2, 2, 3)
     labels = [nfd("Ýr"), "(unknown)", "my fox", "fox", "fox!", "unknown"]
     found = {}
-    for wanted in ("", nfc("ýr"), "My-Fox", "fox, MY FOX", "(unknown)", "Unknown", "nobody"):
+    for wanted in ("", nfc("ýr"), "My-Fox", "fox, MY FOX", "fox\nMY FOX\r\n", "(unknown)", "Unknown", "nobody"):
         passed = route.execute([images], labels, [wanted], [0.0]).args[2]
         found[wanted] = [labels.index(label) for label in passed if isinstance(label, str)]
-    return {"routes": found}
+    refused = []
+    for least, sure in ((0.5, {}), (0.5, {"confidences": [float("nan")] * 6}), (0.0, {})):
+        try:
+            route.execute([images], labels, [""], [least], **sure)
+            refused.append("")
+        except ValueError as error:
+            refused.append(str(error))
+    return {"routes": found, "refused": refused}
 
 
 def answers(named: dict[str, Any], parts: Any, own: Any) -> dict[str, Any]:

@@ -28,3 +28,17 @@ def test_evaluate_at_most_is_a_random_part_and_always_the_same(found):
     assert len(set(part)) == 5
     assert part != [0, 1, 2, 3, 4]
     assert found["rows"].startswith("4 held-out images, 2 classes")
+
+
+def test_classify_logs_the_threshold_found_and_the_one_that_is_not_used(found):
+    for (labels, messages), unused in zip(found["classified"], (False, True), strict=True):
+        assert labels == "2 labels"
+        (chosen,) = [message for message in messages if message.startswith("threshold ")]
+        assert "of 4 examples reach it" in chosen
+        value = chosen.split(":")[0].removeprefix("threshold ")
+        told = f"MC-TI: unknown_below 0.9 is not used, since find_threshold chose {value}"
+        assert (told in messages) == unused
+
+
+def test_classify_without_a_model_names_the_inputs_to_connect(found):
+    assert found["nothing"] == ["there is nothing to classify with; connect clip_space, or model and vae"] * 2

@@ -48,16 +48,23 @@ def test_token_prompts_name_each_class_wherever_the_slot_is(named):
 def test_route_takes_labels_and_names_in_any_form_and_no_unrecognised_image_for_a_class(named):
     """The labels are Ýr, (unknown), my fox, fox, fox! and unknown."""
     assert named["nodes"]["routes"] == {
-        "": [0, 2, 3, 4, 5], "ýr": [0], "My-Fox": [2], "fox, MY FOX": [2, 3], "(unknown)": [1], "Unknown": [5], "nobody": [],
+        "": [0, 2, 3, 4, 5], "ýr": [0], "My-Fox": [2], "fox, MY FOX": [2, 3], "fox\nMY FOX\r\n": [2, 3], "(unknown)": [1], "Unknown": [5], "nobody": [],
     }  # fmt: skip
 
 
-def test_route_logs_a_wanted_name_that_differs_by_accents_or_width_only(named):
+def test_route_logs_a_wanted_name_that_no_image_has(named):
     messages = {wanted: [text.rpartition("; ")[2] for text in said] for wanted, said in named["routed"].items()}
-    yr, fox = "did you mean Ýr?", "did you mean fox?"
+    yr, fox, none = "did you mean Ýr?", "did you mean fox?", "Route lets through {}, and no image is called so"
     assert [[unicodedata.normalize("NFC", text) for text in said] for said in messages.values()] == [
-        [yr], [fox, yr], [], [], [], [], [],
+        [yr], [fox, yr], [], [], [none.format("fax")], [], [none.format("nobody")],
     ]  # fmt: skip
+
+
+def test_route_by_confidences_that_are_missing_or_no_numbers_is_refused(named):
+    missing, broken, unneeded = named["nodes"]["refused"]
+    assert missing.startswith("least_confidence is 0.5 and no confidences are connected")
+    assert broken.startswith("confidences must be a number, got nan")
+    assert unneeded == ""
 
 
 def test_class_unknown_is_an_answer_like_others(named):

@@ -106,7 +106,7 @@ def held(kinds: dict[str, Any], checking: Any, count: int) -> dict[str, Any]:
         kind, begun = str(each.get_io_type()), time.perf_counter()
         try:
             taken = checking._checked(each, value, node.LOOKED_UP, lists)
-        except checking.ConfigError as error:
+        except sys.modules[checking.ConfigError.__module__].MCTIError as error:
             found[f"{kind} refused"] += 1
             if len(str(error)) > 1000 or not str(error).isprintable():
                 broken.append(f"{name}.{each.id}: {error!r:.300}")
@@ -141,7 +141,8 @@ def any_value(random: Random, each: Any, lists: bool) -> Any:
     own += list(getattr(each, "options", None) or [])
     choices = [
         *NUMBERS, *TEXTS, *own, None, True, False, [], ["x"], {}, b"x", object(), 1 + 2j, torch.ones(1, 8, 8, 3), torch.ones(1, 8, 8, 2), torch.ones(8, 8, 3),
-        torch.full((1, 8, 8, 3), math.nan), torch.ones(0, 8, 8, 3), torch.tensor(3), torch.ones(1, 8, 8, 3, dtype=torch.int64),
+        torch.full((1, 8, 8, 3), math.nan), torch.ones(0, 8, 8, 3), torch.tensor(3), torch.ones(1, 8, 8, 3, dtype=torch.int64), torch.full((1, 8, 8, 3), 255.0), torch.full((1, 8, 8, 3), -1.0), torch.full((1, 8, 8, 3), 1.1),
+        torch.full((1, 8, 8, 3), 255, dtype=torch.uint8),
     ]  # fmt: skip
     value = random.choice(own) if own and random.random() < 0.3 else random.choice(choices)
     return [value] * random.choice((0, 1, 3)) if lists and random.random() < 0.8 else value
@@ -162,7 +163,7 @@ def right(each: Any, value: Any, node: Any) -> bool:
     if kind == "COMBO":
         return value in each.options or (each.id in node.LOOKED_UP and isinstance(value, str) and "\0" not in value)
     if kind == "STRING":
-        allowed = "\n\r\t" if each.multiline else ""
+        allowed = "\n\r\t" if each.multiline or each.id == "wanted" else ""
         plain = all(c in allowed or unicodedata.category(c) not in ("Cc", "Cs") for c in value)
         return isinstance(value, str) and len(value) <= 100_000 and (plain or bool(each.force_input))
     if kind == "IMAGE":
@@ -170,7 +171,8 @@ def right(each: Any, value: Any, node: Any) -> bool:
             isinstance(value, torch.Tensor)
             and value.ndim == 4
             and value.numel() > 0
-            and bool(torch.isfinite(value).all())
+            and bool(((value >= -0.5) & (value <= 1.5)).all())
+            and value.is_floating_point()
         )
     return not isinstance(value, (str, int, float, list, dict, torch.Tensor))
 

@@ -13,7 +13,7 @@ from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.classifiers.hybrid import HybridClassifier
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.errors import ConfigError, ExamplesError
-from mcti_core.images.tensors import as_batch, as_image
+from mcti_core.images.tensors import as_batch, as_image, in_range
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.loop import train
 
@@ -120,6 +120,15 @@ def test_as_batch_of_another_kind_is_refused_in_one_short_sentence(images, sente
     with pytest.raises(ExamplesError, match=sentence) as caught:
         as_batch(images)
     assert len(str(caught.value)) < 200
+
+
+def test_in_range_beyond_takes_values_a_little_outside_and_no_others():
+    for value in (-0.4, 1.4):
+        assert in_range(torch.tensor([value]), "it", 0.5) == torch.tensor([value])
+    for value, remedy in ((255.0, "by 255"), (2.0, "by 255"), (-1.0, "x / 2")):
+        with pytest.raises(ExamplesError, match=remedy):
+            in_range(torch.tensor([value]), "it", 0.5)
+    assert in_range(torch.tensor([255, 0], dtype=torch.uint8), "it", 0.5).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
