@@ -17,7 +17,7 @@ from torch import Tensor
 from ..mcti_core.errors import ConfigError
 from ..mcti_core.images.tensors import in_range
 from ..mcti_core.tokens.token_set import TokenSet
-from .running import plainly
+from .running import working
 from .types import Examples, Settings
 
 __all__ = ["MAX_TEXT", "Node", "checked_text"]
@@ -36,7 +36,7 @@ _PLAIN = (str, int, float, list, tuple, dict, Tensor)
 
 
 class Node(io.ComfyNode):
-    """A node whose ``execute`` gets only values that its schema allows, and does not start after a cancel."""
+    """A node whose ``execute`` runs in ``working``, gets only values that its schema allows, and does not start after a cancel."""
 
     LOOKED_UP: ClassVar[frozenset[str]] = frozenset()
     """Choices that ``execute`` checks itself, since they depend on the existing files."""
@@ -57,7 +57,7 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
 
     @functools.wraps(execute)
     def checked(cls: type[Node], *arguments: Any, **named: Any) -> Any:
-        with plainly():
+        with working():
             values = {**dict(zip(names, arguments, strict=False)), **named}
             checks = {each.id: each for each in schema().inputs}
             for name, each in checks.items():
@@ -65,8 +65,8 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
                     values[name] = _checked(each, values.get(name), node.LOOKED_UP, schema().is_input_list)
             # without a value, the default of execute applies
             values = {name: value for name, value in values.items() if value is not None}
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        return execute(cls, **values)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return execute(cls, **values)
 
     return checked
 

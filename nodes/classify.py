@@ -30,7 +30,7 @@ from ..mcti_core.viz.image_grid import image_grid, to_pil
 from ..mcti_core.viz.plots import confusion_plot, score_bars
 from .checking import Node
 from .lists import each_image, only
-from .running import Reporter, working
+from .running import Reporter
 from .schema import node_schema
 from .types import (
     ClipSpaceType,
@@ -96,28 +96,27 @@ class Classify(Node):
         unknown_below: list[float], find_threshold: list[bool],
         clip_space: list[Any] | None = None, model: list[Any] | None = None, vae: list[Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        with working():
-            learned, top, find = only("tokens", tokens), only("top_k", top_k), only("find_threshold", find_threshold)
-            parts = (only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space))
-            host = _host(only("method", method), *parts)
-            classifier = calibrated_classifier(only("method", method), host, learned, find_threshold=find)
-            given = only("unknown_below", unknown_below)
-            if not find:
-                classifier.threshold = given
-            elif given:
-                logging.info(
-                    "MC-TI: unknown_below %g is not used, since find_threshold chose %.3f", given, classifier.threshold
-                )
-            report, answers = Reporter("classifying"), []
-            shown = each_image(images)
-            for start in range(0, len(shown), _BATCH):
-                part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
-                answers += classifier.predict(torch.stack(part), top=len(learned))
-                report(len(answers), len(shown))
-            labels, indices = [a.label for a in answers], [a.index for a in answers]
-            confidences = [a.confidence for a in answers]
-            records = json.dumps([a.record(top) for a in answers], ensure_ascii=False)
-            return io.NodeOutput(labels, indices, confidences, records, _chart(shown, answers, top))
+        learned, top, find = only("tokens", tokens), only("top_k", top_k), only("find_threshold", find_threshold)
+        parts = (only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space))
+        host = _host(only("method", method), *parts)
+        classifier = calibrated_classifier(only("method", method), host, learned, find_threshold=find)
+        given = only("unknown_below", unknown_below)
+        if not find:
+            classifier.threshold = given
+        elif given:
+            logging.info(
+                "MC-TI: unknown_below %g is not used, since find_threshold chose %.3f", given, classifier.threshold
+            )
+        report, answers = Reporter("classifying"), []
+        shown = each_image(images)
+        for start in range(0, len(shown), _BATCH):
+            part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
+            answers += classifier.predict(torch.stack(part), top=len(learned))
+            report(len(answers), len(shown))
+        labels, indices = [a.label for a in answers], [a.index for a in answers]
+        confidences = [a.confidence for a in answers]
+        records = json.dumps([a.record(top) for a in answers], ensure_ascii=False)
+        return io.NodeOutput(labels, indices, confidences, records, _chart(shown, answers, top))
 
 
 class Evaluate(Node):
@@ -146,26 +145,25 @@ class Evaluate(Node):
         cls, held_out: Examples, tokens: TokenSet, clip: Any, method: str, at_most: int,
         clip_space: Any = None, model: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        with working():
-            paths, labels = _queries(held_out, tokens, at_most)
-            host = _host(method, clip, model, vae, clip_space)
-            classifier = calibrated_classifier(method, host, tokens)
-            report, logits, features = Reporter("evaluating"), [], []
-            for start in range(0, len(paths), _BATCH):
-                part = torch.stack(load_squares(paths[start : start + _BATCH], held_out.size or host.image_size))
-                if host.clip is not None:
-                    features.append(image_features(host, part))
-                by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
-                logits.append(classifier.logits(features[-1]) if by_features else classifier.score(part).logits.cpu())
-                report(start + len(part), len(paths))
-            predicted = torch.cat(logits).argmax(1).clone()
-            share = accuracy(predicted, labels)
-            rows = [("tokens, " + resolved(method, host), share)]
-            seen = torch.cat(features).clone() if features else torch.zeros(0, 0)
-            rows += _baselines(tokens, seen, labels) if features else []
-            copies = _copies(tokens, seen) if features else []
-            chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
-            return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels, copies), picture_out(chart))
+        paths, labels = _queries(held_out, tokens, at_most)
+        host = _host(method, clip, model, vae, clip_space)
+        classifier = calibrated_classifier(method, host, tokens)
+        report, logits, features = Reporter("evaluating"), [], []
+        for start in range(0, len(paths), _BATCH):
+            part = torch.stack(load_squares(paths[start : start + _BATCH], held_out.size or host.image_size))
+            if host.clip is not None:
+                features.append(image_features(host, part))
+            by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
+            logits.append(classifier.logits(features[-1]) if by_features else classifier.score(part).logits.cpu())
+            report(start + len(part), len(paths))
+        predicted = torch.cat(logits).argmax(1).clone()
+        share = accuracy(predicted, labels)
+        rows = [("tokens, " + resolved(method, host), share)]
+        seen = torch.cat(features).clone() if features else torch.zeros(0, 0)
+        rows += _baselines(tokens, seen, labels) if features else []
+        copies = _copies(tokens, seen) if features else []
+        chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
+        return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels, copies), picture_out(chart))
 
 
 def _host(method: str, clip: Any, model: Any, vae: Any, clip_space: Any) -> Host:

@@ -7,7 +7,6 @@ from comfy_api.latest import io
 
 from ..mcti_core.errors import HostError
 from .checking import Node
-from .running import working
 from .schema import node_schema
 from .types import ClipSpaceType
 
@@ -30,8 +29,7 @@ class LoadClipSpace(Node):
     def execute(cls, clip_file: str) -> io.NodeOutput:
         from ..mcti_core.hosts.comfy.host import load_clip_file
 
-        with working():
-            path = folder_paths.get_full_path("clip_vision", clip_file)
-            if path is None:
-                raise HostError(f"there is no file {clip_file!r} in models/clip_vision; choose one that is there")
-            return io.NodeOutput(load_clip_file(path))
+        path = folder_paths.get_full_path("clip_vision", clip_file)
+        if path is None:
+            raise HostError(f"there is no file {clip_file!r} in models/clip_vision; choose one that is there")
+        return io.NodeOutput(load_clip_file(path))

@@ -23,7 +23,7 @@ from ..mcti_core.viz.image_grid import image_grid
 from .checking import Node, checked_text
 from .folders import class_folders, example_folder, refuse_outside
 from .lists import only
-from .running import plainly, working
+from .running import plainly
 from .schema import node_schema
 from .types import Examples, ExamplesType, images_in, picture_out
 
@@ -80,11 +80,10 @@ class ExamplesFromFolder(Node):
 
     @classmethod
     def execute(cls, folder: str, shots: int, seed: int, image_size: int) -> io.NodeOutput:
-        with working():
-            dataset = _read(folder)
-            if dataset.skipped:
-                logging.info("MC-TI: %s", escaped(dataset.skipped))
-            return io.NodeOutput(*split(dataset, shots, seed, image_size), summary(dataset))
+        dataset = _read(folder)
+        if dataset.skipped:
+            logging.info("MC-TI: %s", escaped(dataset.skipped))
+        return io.NodeOutput(*split(dataset, shots, seed, image_size), summary(dataset))
 
 
 class AddExamples(Node):
@@ -107,18 +106,17 @@ class AddExamples(Node):
 
     @classmethod
     def execute(cls, label: list[str], images: list[Tensor], previous: list[Examples] | None = None) -> io.NodeOutput:
-        with working():
-            before = only("previous", previous) or Examples({})
-            classes = {name: list(those) for name, those in before.images.items()}
-            for text, batch in _labelled(label, images):
-                if not text.strip():
-                    raise ExamplesError("a label is empty; give every image's class a name")
-                known = list(classes)
-                twin = index_of(text.strip(), known)  # such as the same word from a Mac
-                own = text.strip() if twin is None else known[twin]
-                classes.setdefault(own, []).extend(images_in(batch).cpu())
-            examples = Examples({name: tuple(those) for name, those in classes.items()}, before.size)
-            return io.NodeOutput(examples, sheet(examples))
+        before = only("previous", previous) or Examples({})
+        classes = {name: list(those) for name, those in before.images.items()}
+        for text, batch in _labelled(label, images):
+            if not text.strip():
+                raise ExamplesError("a label is empty; give every image's class a name")
+            known = list(classes)
+            twin = index_of(text.strip(), known)  # such as the same word from a Mac
+            own = text.strip() if twin is None else known[twin]
+            classes.setdefault(own, []).extend(images_in(batch).cpu())
+        examples = Examples({name: tuple(those) for name, those in classes.items()}, before.size)
+        return io.NodeOutput(examples, sheet(examples))
 
 
 def _labelled(labels: list[str], batches: list[Tensor]) -> list[tuple[str, Tensor]]:

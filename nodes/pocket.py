@@ -7,7 +7,6 @@ from comfy_api.latest import io
 
 from .checking import Node
 from .examples import split
-from .running import working
 from .schema import node_schema
 from .types import ClipSpaceType, ExamplesType
 
@@ -41,7 +40,6 @@ class LoadPocket(Node):
         from ..mcti_core.pocket import POCKET_FOLDER
         from ..mcti_core.pocket.digits import digit_dataset
 
-        with working():
-            parts = load_pocket_parts(POCKET_FOLDER, folder_paths.get_folder_paths("embeddings"))
-            examples = split(digit_dataset(), shots, seed, 64)
-            return io.NodeOutput(parts.model, parts.clip, parts.vae, parts.clip_file, *examples)
+        parts = load_pocket_parts(POCKET_FOLDER, folder_paths.get_folder_paths("embeddings"))
+        examples = split(digit_dataset(), shots, seed, 64)
+        return io.NodeOutput(parts.model, parts.clip, parts.vae, parts.clip_file, *examples)

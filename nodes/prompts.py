@@ -11,7 +11,6 @@ from ..mcti_core.files.limits import MAX_PROMPT
 from ..mcti_core.tokens.references import EMBEDDING
 from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node
-from .running import working
 from .schema import node_schema
 from .types import TokensType
 
@@ -39,18 +38,15 @@ class TokenPrompts(Node):
 
     @classmethod
     def execute(cls, tokens: TokenSet, template: str) -> io.NodeOutput:
-        with working():
-            if "{}" not in template:
-                raise TokenError(f"the template {template!r} contains no {{}}; write {{}} in place of the token")
-            plain = _PREFIXED.sub("{}", template)
-            # ComfyUI's own lookup ends a name only at a space, a bracket or a weight
-            ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", plain)
-            apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)
-            count, longest = apart.count("{}"), max(map(len, tokens.names))
-            if len(apart) + count * (len("embedding:") + longest) > MAX_PROMPT:
-                raise TokenError(
-                    f"the prompts would have more than {MAX_PROMPT:,} characters, with {{}} {count:,} times in the template; shorten it"
-                )
-            return io.NodeOutput(
-                [apart.replace("{}", f"embedding:{name}") for name in tokens.names], list(tokens.labels)
+        if "{}" not in template:
+            raise TokenError(f"the template {template!r} contains no {{}}; write {{}} in place of the token")
+        plain = _PREFIXED.sub("{}", template)
+        # ComfyUI's own lookup ends a name only at a space, a bracket or a weight
+        ended = re.sub(r"\{\}(?=[^\s:),]|:(?!\s*[-+.\d]))", "{} ", plain)
+        apart = re.sub(r"(?<=[^\s(])\{\}", " {}", ended)
+        count, longest = apart.count("{}"), max(map(len, tokens.names))
+        if len(apart) + count * (len("embedding:") + longest) > MAX_PROMPT:
+            raise TokenError(
+                f"the prompts would have more than {MAX_PROMPT:,} characters, with {{}} {count:,} times in the template; shorten it"
             )
+        return io.NodeOutput([apart.replace("{}", f"embedding:{name}") for name in tokens.names], list(tokens.labels))

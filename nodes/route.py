@@ -18,7 +18,6 @@ from ..mcti_core.tokens.normal_form import normal_form
 from ..mcti_core.tokens.references import plain_letters
 from .checking import Node
 from .lists import only
-from .running import working
 from .schema import node_schema
 from .types import images_in, images_out
 
@@ -54,32 +53,31 @@ class Route(Node):
         cls, images: list[Tensor], labels: list[str], wanted: list[str], least_confidence: list[float],
         confidences: list[float] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        with working():
-            count = sum(len(batch) for batch in images)
-            if count != len(labels):
-                raise ConfigError(
-                    f"there are {count} images and {len(labels)} labels; connect the images that were classified"
-                )
-            least = only("least_confidence", least_confidence)
-            if least > 0 and confidences is None:
-                raise ConfigError(
-                    f"least_confidence is {least:g} and no confidences are connected; connect those of the classifier, or set it to 0"
-                )
-            sure = confidences if confidences is not None else [1.0] * len(labels)
-            if len(sure) != len(labels):
-                raise ConfigError(
-                    f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
-                )
-            _log_unmatched(wanted, labels)
-            keep = torch.tensor(
-                [
-                    confidence >= least and _is_wanted(label, names, labels)
-                    for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
-                ]
+        count = sum(len(batch) for batch in images)
+        if count != len(labels):
+            raise ConfigError(
+                f"there are {count} images and {len(labels)} labels; connect the images that were classified"
             )
-            return io.NodeOutput(
-                _images(images, keep), _images(images, ~keep), _labels(labels, keep), _labels(labels, ~keep)
+        least = only("least_confidence", least_confidence)
+        if least > 0 and confidences is None:
+            raise ConfigError(
+                f"least_confidence is {least:g} and no confidences are connected; connect those of the classifier, or set it to 0"
             )
+        sure = confidences if confidences is not None else [1.0] * len(labels)
+        if len(sure) != len(labels):
+            raise ConfigError(
+                f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
+            )
+        _log_unmatched(wanted, labels)
+        keep = torch.tensor(
+            [
+                confidence >= least and _is_wanted(label, names, labels)
+                for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
+            ]
+        )
+        return io.NodeOutput(
+            _images(images, keep), _images(images, ~keep), _labels(labels, keep), _labels(labels, ~keep)
+        )
 
 
 def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:

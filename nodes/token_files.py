@@ -28,7 +28,7 @@ from ..mcti_core.tokens.names import safe_parts
 from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node, checked_text
 from .folders import token_set_path, token_set_root
-from .running import plainly, working
+from .running import plainly
 from .schema import node_schema
 from .token_choices import FOLDER, choices, embedding_roots, files_of, read_choice
 from .types import TokensType
@@ -59,21 +59,20 @@ class SaveTokens(Node):
 
     @classmethod
     def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
-        with working():
-            whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
-            into = _embedding_folder(folder) if format != _SET else None
-            if whole is not None:  # check all before anything is written
-                refuse_foreign_tokens([whole], root=token_set_root())
-            singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
-            if singles:
-                refuse_foreign_tokens(singles, root=embedding_roots()[0], twins=_looked_through(folder))
-            refuse_other_sets([*([] if whole is None else [whole]), *singles], tokens)
-            written = [] if whole is None else [save_tokens(tokens, whole)]
-            written += [] if into is None else export_embeddings(tokens, into)
-            beside = stale_embeddings(into, tokens.names) if into is not None and folder.strip() else []
-            summary = _summary(tokens, whole, into, beside)
-            logging.info("MC-TI: %s", summary)
-            return io.NodeOutput("\n".join(map(str, written)), summary)
+        whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
+        into = _embedding_folder(folder) if format != _SET else None
+        if whole is not None:  # check all before anything is written
+            refuse_foreign_tokens([whole], root=token_set_root())
+        singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
+        if singles:
+            refuse_foreign_tokens(singles, root=embedding_roots()[0], twins=_looked_through(folder))
+        refuse_other_sets([*([] if whole is None else [whole]), *singles], tokens)
+        written = [] if whole is None else [save_tokens(tokens, whole)]
+        written += [] if into is None else export_embeddings(tokens, into)
+        beside = stale_embeddings(into, tokens.names) if into is not None and folder.strip() else []
+        summary = _summary(tokens, whole, into, beside)
+        logging.info("MC-TI: %s", summary)
+        return io.NodeOutput("\n".join(map(str, written)), summary)
 
 
 class LoadTokens(Node):
@@ -116,9 +115,8 @@ class LoadTokens(Node):
     def execute(cls, file: str, clip: Any) -> io.NodeOutput:
         from ..mcti_core.hosts.comfy.host import clip_with_tokens
 
-        with working():
-            tokens = read_choice(file)
-            return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))
+        tokens = read_choice(file)
+        return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))
 
 
 def _summary(tokens: TokenSet, whole: Path | None, into: Path | None, beside: list[str]) -> str:

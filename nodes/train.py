@@ -20,7 +20,7 @@ from ..mcti_core.training.errors import TrainingError
 from ..mcti_core.viz.image_grid import image_grid
 from ..mcti_core.viz.plots import loss_curves
 from .checking import Node
-from .running import Reporter, working
+from .running import Reporter
 from .schema import advanced, node_schema
 from .train_settings import rare_settings, settings_of
 from .types import (
@@ -99,32 +99,29 @@ class TrainTokens(Node):
         from ..mcti_core.data.near_duplicates import example_names, tell_across_classes
         from ..mcti_core.hosts.comfy.host import clip_with_tokens, comfy_host
 
-        with working():
-            chosen = settings or settings_of(**rare)
-            weight = ADAPTIVE if chosen.config.adaptive else gamma
-            alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": weight}
-            config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
-            dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
-            size, seen = examples.size or host.image_size, Reporter("examples")
-            cache = FeatureCache.build(
-                host, dataset, mirror=chosen.mirror, size=size, batch=_EXAMPLES_AT_ONCE, progress=seen
-            )
-            first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
-            result, keeping = _train(host, cache, first, config)
-            with finished_tokens_kept(result.tokens, keeping.path):
-                curve = picture_out(loss_curves({"": result.history}))
-                samples, problem = _samples(host, result.tokens, chosen.samples, size, seed)
-                loss = {"loss": [float(value) for value in result.history["loss"]]}
-                copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
-                unused = _unused(chosen, start_from)
-                notes = [escaped(line) for line in (copies, unused, problem) if line]
-                summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])
-                logging.info("MC-TI: %s", summary)
-                output = io.NodeOutput(
-                    result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary
-                )
-            keeping.remove()
-            return output
+        chosen = settings or settings_of(**rare)
+        weight = ADAPTIVE if chosen.config.adaptive else gamma
+        alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": weight}
+        config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
+        dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
+        size, seen = examples.size or host.image_size, Reporter("examples")
+        cache = FeatureCache.build(
+            host, dataset, mirror=chosen.mirror, size=size, batch=_EXAMPLES_AT_ONCE, progress=seen
+        )
+        first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
+        result, keeping = _train(host, cache, first, config)
+        with finished_tokens_kept(result.tokens, keeping.path):
+            curve = picture_out(loss_curves({"": result.history}))
+            samples, problem = _samples(host, result.tokens, chosen.samples, size, seed)
+            loss = {"loss": [float(value) for value in result.history["loss"]]}
+            copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+            unused = _unused(chosen, start_from)
+            notes = [escaped(line) for line in (copies, unused, problem) if line]
+            summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])
+            logging.info("MC-TI: %s", summary)
+            output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
+        keeping.remove()
+        return output
 
 
 def _first_tokens(

@@ -11,7 +11,6 @@ from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..mcti_core.tokens.token_set import POOLINGS
 from ..mcti_core.training.config import ADAPTIVE, SCHEDULES, TrainConfig
 from .checking import Node
-from .running import working
 from .schema import node_schema
 from .types import Settings, SettingsType
 
@@ -65,8 +64,7 @@ class TrainingSettings(Node):
 
     @classmethod
     def execute(cls, **rare: Any) -> io.NodeOutput:
-        with working():
-            return io.NodeOutput(settings_of(**rare))
+        return io.NodeOutput(settings_of(**rare))
 
 
 def settings_of(
