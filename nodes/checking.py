@@ -142,7 +142,7 @@ def _image(name: str, value: Any) -> Tensor:
         raise ConfigError(f"{name} must be a batch of images (count, height, width, channels), got {shape}")
     if not torch.isfinite(value).all():
         raise ConfigError(f"{name} contain values that are not numbers; check the node that makes them")
-    return in_range(value, name, _OVERSHOOT)
+    return in_range(value, "the batch of images", _OVERSHOOT)
 
 
 def _refuse_other_kind(name: str, kind: str, value: Any) -> None:

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.classifiers.base import UNKNOWN
-from ..mcti_core.errors import ConfigError
+from ..mcti_core.errors import ConfigError, listed
 from ..mcti_core.escaping import escaped
 from ..mcti_core.tokens.names import safe_names
 from ..mcti_core.tokens.normal_form import normal_form
@@ -98,17 +98,18 @@ def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
     """Log each wanted name that no image has; with a question if a label differs only by accents or the width of letters."""
     known = {plain_letters(label): label for label in labels}
     forms = {normal_form(text) for label in set(labels) for text in (label, *safe_names([label]))}
+    nobody = []
     for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
-        if normal_form(whole) in forms:
-            continue
-        for name in dict.fromkeys(parts or [whole]):
-            close = known.get(plain_letters(name))
-            if normal_form(name) not in forms and close is not None:
+        names = [] if normal_form(whole) in forms else dict.fromkeys(parts or [whole])
+        for name in (name for name in names if normal_form(name) not in forms):
+            if close := known.get(plain_letters(name)):
                 _LOG.warning(
                     "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)
                 )
-            elif normal_form(name) not in forms:
-                _LOG.info("Route lets through %s, and no image is called so", escaped(name))
+            else:
+                nobody.append(name)
+    if nobody:
+        _LOG.info("Route lets through %s, and no image is called so", escaped(listed(nobody)))
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:

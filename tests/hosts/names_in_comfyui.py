@@ -134,7 +134,9 @@ def routed(pack: str) -> dict[str, list[str]]:
     def passing(wanted: str) -> list[str]:
         return said(place, lambda: route.execute(images, [nfd("Ýr"), "fox"], [wanted], [0.0]))
 
-    return {wanted: passing(wanted) for wanted in ("yr", "ｆｏｘ, Yr", nfc("Ýr"), "FOX", "fax", "", "nobody, fox")}
+    return {
+        wanted: passing(wanted) for wanted in ("yr", "ｆｏｘ, Yr", nfc("Ýr"), "FOX", "fax", "", "nobody, fox, no one")
+    }
 
 
 def said(place: str, act: Any) -> list[str]:

@@ -56,7 +56,7 @@ def test_route_logs_a_wanted_name_that_no_image_has(named):
     messages = {wanted: [text.rpartition("; ")[2] for text in said] for wanted, said in named["routed"].items()}
     yr, fox, none = "did you mean Ýr?", "did you mean fox?", "Route lets through {}, and no image is called so"
     assert [[unicodedata.normalize("NFC", text) for text in said] for said in messages.values()] == [
-        [yr], [fox, yr], [], [], [none.format("fax")], [], [none.format("nobody")],
+        [yr], [fox, yr], [], [], [none.format("fax")], [], [none.format("nobody, no one")],
     ]  # fmt: skip
 
 
