@@ -98,7 +98,7 @@ def _known_card(path: Path, *_: int) -> bool:
 
 def _embedding(path: Path) -> tuple[TokenSet, tuple[str, ...]]:
     if is_token_set(path):
-        raise TokenError(f"{path} is a token set and no embedding; move it to models/{TOKEN_SETS}")
+        raise TokenError(f"{path} is a token set, not an embedding; move it to models/{TOKEN_SETS}")
     return import_embedding(path)
 
 
@@ -108,7 +108,7 @@ def _token_set(path: Path) -> TokenSet:
     except TokenError:
         if is_token_set(path) or not _is_embedding(path):
             raise
-        raise TokenError(f"{path} is an embedding and no token set; move it to models/embeddings") from None
+        raise TokenError(f"{path} is an embedding, not a token set; move it to models/embeddings") from None
 
 
 def _is_embedding(path: Path) -> bool:

@@ -39,7 +39,7 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
         if other != own:
             encoders = ", ".join(f"{name} {width} wide" for name, width in widths.items())
             raise FileError(
-                f"{path} is of another token set ({listed(labels)}; {encoders}); choose another name or folder, or move it away"
+                f"{path} belongs to another token set ({listed(labels)}; {encoders}); choose another name or folder, or move it away"
             )
 
 

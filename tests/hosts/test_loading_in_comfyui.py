@@ -18,9 +18,11 @@ def test_save_tokens_replaces_an_earlier_training_of_the_same_set(found):
 
 def test_save_tokens_refuses_to_replace_files_of_another_set(found):
     name, embedding, width, free = found["other"]
-    assert "mine.safetensors is of another token set (cat, dog; clip_l 96 wide); choose another name" in name[0]
-    assert "cat.safetensors is of another token set (cat, dog; clip_l 96 wide); choose another name" in embedding[0]
-    assert "mine.safetensors is of another token set" in width[0]
+    assert "mine.safetensors belongs to another token set (cat, dog; clip_l 96 wide); choose another name" in name[0]
+    assert (
+        "cat.safetensors belongs to another token set (cat, dog; clip_l 96 wide); choose another name" in embedding[0]
+    )
+    assert "mine.safetensors belongs to another token set" in width[0]
     assert len(free) == 2
     assert found["replaced"] == ["cat\ndog"]
 
@@ -51,8 +53,8 @@ def test_load_tokens_of_a_folder_loads_the_good_files_and_names_the_others(found
 
 def test_load_tokens_says_where_a_file_in_the_wrong_folder_belongs(found):
     (as_embedding,), (as_set,) = found["misplaced"]
-    assert "whole.safetensors is a token set and no embedding; move it to models/mcti_tokens" in as_embedding
-    assert "single.safetensors is an embedding and no token set; move it to models/embeddings" in as_set
+    assert "whole.safetensors is a token set, not an embedding; move it to models/mcti_tokens" in as_embedding
+    assert "single.safetensors is an embedding, not a token set; move it to models/embeddings" in as_set
 
 
 def test_load_tokens_for_another_clip_says_which_clip_to_connect(found):

@@ -43,7 +43,9 @@ def test_refuse_other_sets_lets_the_same_set_be_trained_and_saved_again(tmp_path
 )
 def test_refuse_other_sets_keeps_each_file_of_another_set(tmp_path, other):
     for path in written(other, tmp_path):
-        with pytest.raises(FileError, match=rf"{path.name} is of another token set \(cat.*(8|12) wide.*choose another"):
+        with pytest.raises(
+            FileError, match=rf"{path.name} belongs to another token set \(cat.*(8|12) wide.*choose another"
+        ):
             refuse_other_sets([path], tokens("cat", "dog"))
 
 
