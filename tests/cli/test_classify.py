@@ -1,12 +1,12 @@
 import torch
 
-from mcti_core.classifiers.base import Scores
+from mcti_core.classifiers.base import Classifier, Scores
 from mcti_core.cli.classify import classified
 from mcti_core.errors import ExamplesError
 
 
 def test_classified_gives_every_image_its_own_answer():
-    class Brightest:
+    class Brightest(Classifier):
         labels, temperature, threshold = ("dark", "bright"), 1.0, 0.0
 
         def score(self, images):
