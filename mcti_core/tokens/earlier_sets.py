@@ -17,8 +17,8 @@ __all__ = ["refuse_other_sets", "stale_embeddings"]
 
 
 def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
-    """Check that files at these paths, if there are any, are of a set with the same classes and text encoders, such as an earlier
-    training of the same set.
+    """Check that files at these paths, if there are any, are of a set with the same text encoders whose classes are all in this one:
+    an earlier training of the same classes, or of fewer.
 
     Args:
         paths: of token sets and embeddings.
@@ -27,24 +27,21 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
     Raises:
         FileError: a file of another set would be lost.
     """
-    own = _described(tokens.labels, {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()})
+    own = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
+    own_labels = set(map(normal_form, tokens.labels))
     for path in paths:
         header = header_of(path) if is_own_file(path) else {}
         try:
             values = {key: json.loads(header["__metadata__"][key]) for key in ("labels", "encoders")}
             labels, widths = values["labels"], _widths(values["encoders"], header)
-            other = _described(labels, widths)
+            is_earlier = widths == own and set(map(normal_form, labels)) <= own_labels
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
             continue  # no file, damaged, or from before files recorded their set
-        if other != own:
+        if not is_earlier:
             encoders = ", ".join(f"{name} {width} wide" for name, width in widths.items())
             raise FileError(
                 f"{path} belongs to another token set ({listed(labels)}; {encoders}); choose another name or folder, or move it away"
             )
-
-
-def _described(labels: Sequence[str], widths: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    return sorted(map(normal_form, labels)), widths
 
 
 def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:
