@@ -132,13 +132,16 @@ def centred(drawing: Tensor, side: int) -> Tensor:
     return F.grid_sample(drawing[None, None], grid, align_corners=False)
 
 
-def render(masks: Tensor, styles: Styles, quarter_turns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def render(
+    masks: Tensor, styles: Styles, quarter_turns: Tensor | None = None, bend: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw B masks in B styles.
 
     Args:
         masks: (B, 72, 72) uint8, one pen's mask each.
         styles: B styles; ``styles.pen`` is taken as already applied.
         quarter_turns: (B,) number of 90 degree turns, or None.
+        bend: (B, 64, 64, 2) displacements in halves of the frame's side, (right, down), or None.
 
     Returns:
         images (B, 3, 64, 64) float in [0, 1], and the ink coverage (B, 1, 64, 64) they were made from.
@@ -157,6 +160,7 @@ def render(masks: Tensor, styles: Styles, quarter_turns: Tensor | None = None) -
     shift = (pose[:, 3:5] - 0.5) * room[:, None]
     transform = torch.cat([matrix, -(matrix @ shift[..., None])], dim=2)  # (B, 2, 3)
     grid = F.affine_grid(transform, [count, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    grid = grid if bend is None else grid + bend
     coverage = F.grid_sample(masks[:, None].float() / 255, grid, align_corners=False)
     ink = (_INK_RGB[styles.ink] + styles.tint[:, 0]).clamp(0, 1)[:, :, None, None]
     paper = (_PAPER_RGB[styles.paper] + styles.tint[:, 1]).clamp(0, 1)[:, :, None, None]

@@ -1,33 +1,37 @@
-"""Train the pocket checkpoint from the public Omniglot files: about two hours on two CPU cores.
+"""Train the pocket checkpoint from Omniglot's public files and fonts: some hours on one CPU core.
 
-    python -m mcti_core.pocket.recipe --omniglot images_background_small1.zip images_background_small2.zip --out FOLDER
+    python -m mcti_core.pocket.recipe --omniglot images_background_small1.zip images_background_small2.zip \
+        --fonts node_modules/@fontsource --out FOLDER
 
-Each stage saves its part in FOLDER/parts and is skipped when the part is there, so a stopped run goes on where it was.
+Each stage keeps its whole state in FOLDER/parts, every few minutes, and goes on from there: kill it at any time and start
+it again. A stage that has taken its steps goes on when it is given more.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from .autoencoder import make_autoencoder, psnr, train_autoencoder
-from .omniglot import HELD_OUT, Glyphs, held_out_images, load_masks, words_for
+from .omniglot import words_for
 from .publish import publish
 from .quality import pocket_figures
+from .shapes import held_out_images, load_shapes
+from .stage import Stage
 from .teacher import Teacher, train_teacher
-from .text import make_clip, train_text
+from .text import identities_of, make_clip, train_text
 from .unet import make_unet, train_unet
 from .vision import train_vision
 from .vocabulary import write_tokenizer
 
-STAGE_SECONDS = {"autoencoder": 900, "teacher": 560, "text": 110, "vision": 1500, "unet": 4200}
+STEPS = {"autoencoder": 3000, "teacher": 3500, "text": 400, "vision": 7000, "unet": 18000}
 
 
 def main() -> None:
@@ -35,79 +39,67 @@ def main() -> None:
     parser.add_argument(
         "--omniglot", nargs="+", type=Path, required=True, help="the two images_background_small*.zip files"
     )
+    parser.add_argument("--fonts", type=Path, help="node_modules/@fontsource with the packages of fonts.txt")
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on every stage's seconds")
+    parser.add_argument("--start-from", type=Path, help="an earlier checkpoint whose weights are the first ones")
+    parser.add_argument(
+        "--steps", nargs="*", default=[], metavar="STAGE=N", help=f"other numbers than {STEPS}; 0 keeps --start-from's part"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of every stage")
     arguments = parser.parse_args()
+    steps = STEPS | {name: int(count) for name, count in (given.split("=") for given in arguments.steps)}
     parts = arguments.out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
+    earlier = arguments.start_from
 
-    names, masks = load_masks(arguments.omniglot, parts / "masks.pt")
-    held = torch.tensor([alphabet == HELD_OUT for alphabet, _ in names])
-    glyphs = Glyphs(masks[~held])
-    held_out = held_out_images(masks[held], torch.Generator().manual_seed(6))
-    words = words_for(glyphs.classes)
+    glyphs, held_masks = load_shapes(arguments.omniglot, arguments.fonts, parts / "shapes.pt")
+    held_out = held_out_images(held_masks, torch.Generator().manual_seed(6))
+    words = words_for(glyphs.classes_with_words)
     tokenizer = write_tokenizer(parts / "tokenizer", words)
-    seconds = {name: value * arguments.scale for name, value in STAGE_SECONDS.items()}
 
-    def stage(
-        name: str, path: Path, load: Callable[[Path], Any], make: Callable[[], Any], save: Callable[[Any, Path], Any]
-    ) -> Any:
-        if not path.exists():
-            torch.manual_seed(arguments.seed)
-            started = time.monotonic()
-            part = make()
-            save(part, path)
-            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-        return load(path)
+    def stage(name: str) -> Stage:
+        torch.manual_seed(arguments.seed)  # for the first weights
+        return Stage(parts / f"{name}.pt", steps[name], arguments.seed)
 
-    def trained_autoencoder() -> AutoencoderTiny:
-        model = make_autoencoder()
-        train_autoencoder(model, glyphs, seconds["autoencoder"])
+    def finished(name: str, model: Any, started: float) -> Any:
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+        return model.float().eval().requires_grad_(False)
+
+    def first_weights(model: nn.Module, kind: Any, folder: str) -> nn.Module:
+        if earlier is not None:
+            model.load_state_dict(kind.from_pretrained(earlier / folder).float().state_dict())
         return model
 
-    def load_teacher(path: Path) -> Teacher:
-        teacher = Teacher(glyphs.classes)
-        teacher.load_state_dict(torch.load(path, weights_only=True))
-        return teacher.eval().requires_grad_(False)
+    warm, started = earlier is not None, time.monotonic()
+    torch.manual_seed(arguments.seed)
+    autoencoder = first_weights(make_autoencoder(), AutoencoderTiny, "vae")
+    if steps["autoencoder"]:
+        train_autoencoder(autoencoder, glyphs, stage("autoencoder"))
+    finished("autoencoder", autoencoder, started)
 
-    def trained_text() -> CLIPModel:
-        clip = make_clip(len(tokenizer))
-        train_text(clip, tokenizer, words, teacher.prototypes, seconds["text"])
-        return clip
+    torch.manual_seed(arguments.seed)
+    clip = first_weights(make_clip(len(tokenizer)), CLIPModel, "clip")
+    teacher = Teacher(glyphs.classes)
+    if warm:  # identities stay where they were, so that what has learned to read them need not learn it anew
+        teacher.prototype.data[: len(words)] = identities_of(clip, tokenizer, words)
+    train_teacher(teacher, glyphs, held_out, stage("teacher"))
+    finished("teacher", teacher, started)
 
-    def trained_vision() -> CLIPModel:
-        clip = load_frozen(CLIPModel, parts / "clip_text")
-        for part in (clip.vision_model, clip.visual_projection):
-            part.requires_grad_(True)
-        train_vision(clip, tokenizer, words, teacher, glyphs, held_out, seconds["vision"])
-        return clip
+    train_text(clip, tokenizer, words, teacher.prototypes, stage("text"), warm=warm)
+    finished("text", clip, started)
 
-    def trained_unet() -> UNet2DConditionModel:
-        return train_unet(make_unet(), autoencoder, text_clip, tokenizer, teacher, glyphs, seconds["unet"])
+    for part in (clip.vision_model, clip.visual_projection):
+        part.requires_grad_(True)
+    train_vision(clip, tokenizer, teacher, glyphs, held_out, stage("vision"), warm=warm)
+    finished("vision", clip, started)
 
-    def save_model(model: Any, path: Path) -> None:
-        model.save_pretrained(path)
-
-    def load_frozen(kind: Any, path: Path) -> Any:
-        return kind.from_pretrained(path).eval().requires_grad_(False)
-
-    autoencoder = stage(
-        "autoencoder", parts / "vae", lambda p: load_frozen(AutoencoderTiny, p), trained_autoencoder, save_model
-    )
-    teacher = stage(
-        "teacher",
-        parts / "teacher.pt",
-        load_teacher,
-        lambda: train_teacher(glyphs, held_out, seconds["teacher"]),
-        lambda t, p: torch.save(t.state_dict(), p),
-    )
-    text_clip = stage("text", parts / "clip_text", lambda p: load_frozen(CLIPModel, p), trained_text, save_model)
-    clip = stage("vision", parts / "clip", lambda p: load_frozen(CLIPModel, p), trained_vision, save_model)
-    unet = stage("unet", parts / "unet", lambda p: load_frozen(UNet2DConditionModel, p), trained_unet, save_model)
+    torch.manual_seed(arguments.seed)
+    unet = first_weights(make_unet(), UNet2DConditionModel, "unet")
+    unet = train_unet(unet, autoencoder, clip, tokenizer, teacher, glyphs, stage("unet"))
+    finished("unet", unet, started)
 
     probe = glyphs.batch(256, torch.Generator().manual_seed(2), test=True)[0]
-    figures = {"psnr_db": round(psnr(autoencoder, probe), 2), "stage_seconds": seconds, "seed": arguments.seed}
+    figures = {"psnr_db": round(psnr(autoencoder, probe), 2), "steps": steps, "seed": arguments.seed}
     publish(arguments.out, autoencoder, clip, CLIPTokenizer.from_pretrained(parts / "tokenizer"), unet, figures)
     figures |= pocket_figures(arguments.out, glyphs, words)
     print(figures)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from .clock import ticks
-from .omniglot import Glyphs
 from .optimizer import MuonWithAdamW
+from .shapes import Glyphs
+from .stage import Stage
 
 __all__ = ["LATENT_CHANNELS", "make_autoencoder", "train_autoencoder"]
 
@@ -30,8 +30,8 @@ def make_autoencoder() -> AutoencoderTiny:
     )
 
 
-def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, seconds: float, *, batch: int = 32) -> float:
-    """Reconstruct; keep the latents centred, of unit variance and uncorrelated. Returns PSNR in dB on unseen drawers.
+def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, stage: Stage, *, batch: int = 32) -> None:
+    """Reconstruct; keep the latents centred, of unit variance and uncorrelated.
 
     In the last third the encoder is frozen, its latents standardised exactly, and the decoder alone goes on.
     """
@@ -43,12 +43,12 @@ def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, seconds: float, *,
         lr_adamw=2e-3,
     )
     probe = glyphs.batch(256, torch.Generator().manual_seed(2), test=True)[0]
-    frozen = False
-    for tick in ticks(seconds, warmup=30):
-        if tick.fraction > 0.66 and not frozen:
+    freeze_at = stage.steps * 2 // 3
+    for tick in stage.ticks({"model": model, "optimizer": optimizer}, warmup=30):
+        if tick.step == freeze_at:
             standardise(model, glyphs)
-            model.encoder.requires_grad_(False)
-            frozen = True
+        frozen = tick.step >= freeze_at
+        model.encoder.requires_grad_(not frozen)
         pixels = glyphs.batch(batch)[0] * 2 - 1
         latents = model.encode(pixels).latents
         error = model.decode(latents + 0.05 * torch.randn_like(latents)).sample - pixels
@@ -63,7 +63,6 @@ def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, seconds: float, *,
                 f"autoencoder {tick.step} {tick.seconds:.0f}s loss {loss.item():.4f} psnr {psnr(model, probe):.2f}",
                 flush=True,
             )
-    return psnr(model, probe)
 
 
 def _unit_penalty(latents: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,14 @@ class MuonWithAdamW:
         )
         self.momenta = [torch.zeros_like(parameter) for parameter in self.matrices]
         self.lr_muon, self.lr_adamw, self.decay = lr_muon, lr_adamw, decay
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adamw": self.adamw.state_dict(), "momenta": self.momenta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adamw.load_state_dict(state["adamw"])
+        for momentum, stored in zip(self.momenta, state["momenta"], strict=True):
+            momentum.copy_(stored)
 
     def zero_grad(self) -> None:
         self.adamw.zero_grad()

@@ -11,7 +11,7 @@ from ...classifiers.diffusion import DiffusionClassifier
 from ...hosts.base import Host
 from ...hosts.diffusers.host import load_host
 from ...tokens.token_set import TokenSet
-from .omniglot import Glyphs
+from .shapes import Glyphs
 
 __all__ = ["pocket_figures", "word_tokens"]
 

@@ -10,8 +10,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 
 from ...hosts.diffusers.text_encoder import forward_with_embeds
 from ..glyphs import IMAGE_SIZE, INKS, PAPERS, SIZES, SLANTS, Styles, caption, sample_styles
-from .clock import ticks
 from .optimizer import MuonWithAdamW
+from .stage import Stage
 from .teacher import IDENTITY_DIM
 from .vocabulary import GENERIC_WORD, MAX_TOKENS, POCKET_TEMPLATES
 
@@ -19,6 +19,8 @@ __all__ = [
     "PROJECTION_DIM",
     "Captions",
     "attribute_code",
+    "identities_of",
+    "identity_features",
     "make_clip",
     "target_feature",
     "text_features",
@@ -60,6 +62,13 @@ def word_vectors(identity: Tensor) -> Tensor:
     return _VECTOR_NORM * F.normalize(identity, dim=-1) @ _ISOMETRY
 
 
+@torch.no_grad()
+def identities_of(clip: CLIPModel, tokenizer: CLIPTokenizer, class_words: list[str]) -> Tensor:
+    """(words, 48): what ``word_vectors`` made the words' embeddings of."""
+    rows = torch.tensor([tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in class_words])
+    return F.normalize(clip.text_model.get_input_embeddings().weight[rows] @ _ISOMETRY.T, dim=1)
+
+
 def make_clip(vocabulary: int) -> CLIPModel:
     """The pocket CLIP: text tower 2 x 96, vision tower 4 x 160 on 16 x 16 patches, joint width 64."""
     text = CLIPTextConfig(
@@ -77,11 +86,10 @@ def make_clip(vocabulary: int) -> CLIPModel:
 
 
 class Captions:
-    """Tokenized random captions with the class word's embedding replaced by any vector."""
+    """Tokenized random captions, drawn from torch's generator, with the class word's embedding replaced by any vector."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, seed: int):
+    def __init__(self, tokenizer: CLIPTokenizer):
         self.tokenizer = tokenizer
-        self.random = np.random.default_rng(seed)
         self.slot = tokenizer.convert_tokens_to_ids(f"{GENERIC_WORD}</w>")
 
     def ids(self, texts: list[str]) -> Tensor:
@@ -91,12 +99,13 @@ class Captions:
 
     def sample(self, styles: Styles, plain: float) -> tuple[Tensor, Tensor]:
         """ids (B, 77) with ``GENERIC_WORD`` as the word, and which attributes are told (B, 5)."""
+        random = np.random.default_rng(int(torch.randint(2**62, ())))
         count = len(styles.ink)
-        told = (self.random.random((count, 5)) < 0.5) & (self.random.random((count, 1)) >= plain)
+        told = (random.random((count, 5)) < 0.5) & (random.random((count, 1)) >= plain)
         order = np.tile(np.arange(4), (count, 1))
-        shuffled = self.random.random(count) < 0.5
-        order[shuffled] = self.random.permuted(order[shuffled], axis=1)
-        templates = self.random.integers(len(POCKET_TEMPLATES), size=count)
+        shuffled = random.random(count) < 0.5
+        order[shuffled] = random.permuted(order[shuffled], axis=1)
+        templates = random.integers(len(POCKET_TEMPLATES), size=count)
         texts = [
             caption(GENERIC_WORD, POCKET_TEMPLATES[templates[i]], styles, i, told[i], order[i]) for i in range(count)
         ]
@@ -117,35 +126,30 @@ def text_features(clip: CLIPModel, ids: Tensor, embeds: Tensor) -> Tensor:
 
 
 def train_text(
-    clip: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    class_words: list[str],
-    prototypes: Tensor,
-    seconds: float,
-    *,
+    clip: CLIPModel, tokenizer: CLIPTokenizer, class_words: list[str], prototypes: Tensor, stage: Stage, *, warm: bool = False,
     batch: int = 256,
-) -> float:
-    """Learn to map captions to ``target_feature``. Returns the share of class words whose feature finds its prototype.
+) -> None:  # fmt: skip
+    """Learn to map captions to ``target_feature``; with ``warm``, from the weights that ``clip`` has.
 
     The class words' rows are a fixed image of the prototypes, and half the captions hold a point between two of them or
     beside one instead of a word: so the space that a learned token moves in is smooth and means identity.
     """
     classes = len(prototypes)
-    captions = Captions(tokenizer, seed=3)
+    captions = Captions(tokenizer)
     table = clip.text_model.get_input_embeddings().weight
     rows = torch.tensor([tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in class_words])
     with torch.no_grad():
-        table.normal_(0, 0.1)
-        table[rows] = word_vectors(prototypes)
-        table[captions.slot] = 0
-        clip.text_model.embeddings.position_embedding.weight.normal_(0, 0.05)
+        if not warm:
+            table.normal_(0, 0.1)
+            table[captions.slot] = 0
+            clip.text_model.embeddings.position_embedding.weight.normal_(0, 0.05)
+        table[rows] = word_vectors(prototypes[: len(rows)])
     named = [(n, p) for n, p in clip.named_parameters() if n.startswith("text_")]
     optimizer = MuonWithAdamW(
         named, matrix=lambda n, p: p.ndim == 2 and "embedding" not in n, lr_muon=0.01, lr_adamw=1e-3, decay=0.01
     )
     untouched = torch.cat([rows, torch.tensor([captions.slot])])
-    found = 0.0
-    for tick in ticks(seconds, flat=0.2):
+    for tick in stage.ticks({"clip": clip, "optimizer": optimizer}, flat=0.2):
         label, styles = torch.randint(0, classes, (batch,)), sample_styles(batch)
         mixed = torch.rand(batch, 1) * 0.6 * (torch.rand(batch, 1) < 0.7)
         beside = F.normalize(
@@ -162,22 +166,23 @@ def train_text(
         table.grad[untouched] = 0
         optimizer.step(tick.scale)
         if tick.step % 25 == 0:
-            found = _words_found(clip, captions, class_words, prototypes)
-            print(f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} words found {found:.3f}", flush=True)
-    return _words_found(clip, captions, class_words, prototypes)
+            found = _identities_found(clip, captions, prototypes)
+            print(f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} identities found {found:.3f}", flush=True)
 
 
 @torch.no_grad()
-def class_features(
-    clip: CLIPModel, captions: Captions, class_words: list[str], template: str = "a drawing of a {}"
-) -> Tensor:
-    """Unit text features of all class words in one template."""
-    ids = captions.ids([template.format(word) for word in class_words])
-    table = clip.text_model.get_input_embeddings().weight
-    return torch.cat([text_features(clip, part, table[part]) for part in ids.split(256)])
+def identity_features(clip: CLIPModel, captions: Captions, identities: Tensor) -> Tensor:
+    """(N, 48) -> (N, 64): unit text features of "a drawing of a {}" with each identity as the word."""
+    ids = captions.ids([f"a drawing of a {GENERIC_WORD}"])
+    never = torch.zeros(1, dtype=torch.bool)
+    parts = [
+        (ids.expand(len(part), -1), word_vectors(part), never.expand(len(part))) for part in identities.split(256)
+    ]
+    return torch.cat([text_features(clip, own, captions.embed(clip, own, *rest)) for own, *rest in parts])
 
 
-def _words_found(clip: CLIPModel, captions: Captions, class_words: list[str], prototypes: Tensor) -> float:
+def _identities_found(clip: CLIPModel, captions: Captions, prototypes: Tensor) -> float:
+    """The share of classes whose text feature is nearest to its own prototype."""
     targets = target_feature(prototypes, torch.zeros(len(prototypes), PROJECTION_DIM - IDENTITY_DIM))
-    cosine = class_features(clip, captions, class_words) @ targets.T
+    cosine = identity_features(clip, captions, prototypes) @ targets.T
     return (cosine.argmax(1) == torch.arange(len(targets))).float().mean().item()

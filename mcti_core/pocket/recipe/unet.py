@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,9 @@ from transformers import CLIPModel, CLIPTokenizer
 from ...hosts.diffusers.text_encoder import forward_with_embeds
 from ..glyphs import IMAGE_SIZE
 from .autoencoder import LATENT_CHANNELS
-from .clock import ticks
-from .omniglot import Glyphs
 from .optimizer import MuonWithAdamW
+from .shapes import Glyphs
+from .stage import Stage
 from .teacher import Teacher
 from .text import TEXT_WIDTH, Captions, word_vectors
 
@@ -42,7 +41,7 @@ def make_scheduler() -> DDPMScheduler:
 
 def train_unet(
     unet: UNet2DConditionModel, autoencoder: AutoencoderTiny, clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher, glyphs: Glyphs,
-    seconds: float, *, batch: int = 64, save: Callable[[UNet2DConditionModel], object] | None = None,
+    stage: Stage, *, batch: int = 64,
 ) -> UNet2DConditionModel:  # fmt: skip
     """Train to predict noise; returns the running average of the weights.
 
@@ -50,7 +49,7 @@ def train_unet(
     drawing: so nearby vectors draw nearby shapes, which is what a learned token relies on. One caption in ten is empty
     (for guidance), one in thirty says ``GENERIC_WORD``.
     """
-    captions = Captions(tokenizer, seed=7)
+    captions = Captions(tokenizer)
     alpha_bar = make_scheduler().alphas_cumprod
     aside = ("conv_in", "conv_out", "time_emb")
     optimizer = MuonWithAdamW(
@@ -62,7 +61,8 @@ def train_unet(
     average = copy.deepcopy(unet).requires_grad_(False)
     empty = captions.ids([""])
     probe = _Probe(autoencoder, clip, captions, teacher, glyphs)
-    for tick in ticks(seconds, flat=0.5):
+    parts = {"unet": unet, "average": average, "optimizer": optimizer}
+    for tick in stage.ticks(parts, flat=0.7):
         images, coverage, label, styles = glyphs.batch(batch)
         ids, _ = captions.sample(styles, plain=0.4)
         ids = torch.where(torch.rand(batch, 1) < 0.1, empty, ids)
@@ -87,8 +87,6 @@ def train_unet(
         _follow(average, unet, tick.step)
         if tick.step % 200 == 0:
             print(f"unet {tick.step} {tick.seconds:.0f}s train {loss.item():.4f} {probe.read(average)}", flush=True)
-            if save is not None:
-                save(average)
     return average.eval()
 
 
@@ -99,7 +97,7 @@ def _noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _follow(average: torch.nn.Module, model: torch.nn.Module, step: int) -> None:
-    keep = min(0.998, (1 + step) / (10 + step))
+    keep = min(0.999, (1 + step) / (10 + step))
     for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
         slow.lerp_(fast, 1 - keep)
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from ..glyphs import IMAGE_SIZE
-from .clock import ticks
-from .omniglot import Glyphs, nearest_mean_accuracy
 from .optimizer import MuonWithAdamW
+from .shapes import Glyphs, nearest_mean_accuracy
+from .stage import Stage
 from .teacher import Teacher
-from .text import Captions, attribute_code, class_features, target_feature, text_features, word_vectors
+from .text import Captions, attribute_code, identity_features, target_feature, text_features, word_vectors
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "image_features", "train_vision"]
 
@@ -29,18 +29,19 @@ def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
 
 
 def train_vision(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, class_words: list[str], teacher: Teacher, glyphs: Glyphs,
-    held_out: tuple[Tensor, Tensor, Tensor], seconds: float, *, batch: int = 96,
-) -> float:  # fmt: skip
-    """Train the vision tower and its projection. Returns the accuracy over all class words on unseen drawers.
+    clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher, glyphs: Glyphs, held_out: tuple[Tensor, Tensor, Tensor],
+    stage: Stage, *, warm: bool = False, batch: int = 96,
+) -> None:  # fmt: skip
+    """Train the vision tower and its projection; with ``warm``, from the weights that ``clip`` has.
 
-    Four terms: the teacher's feature; the class words as a classifier; the caption of this image among the batch's
+    Four terms: the teacher's feature; the classes as a classifier; the caption of this image among the batch's
     captions (InfoNCE, both directions; the text tower is locked, as in LiT, Zhai et al. 2022); and, at first, the ink
     coverage of every patch, which gives so small a transformer somewhere to start.
     """
-    captions = Captions(tokenizer, seed=5)
+    captions = Captions(tokenizer)
     patch = clip.config.vision_config.patch_size
-    _position_waves(clip, IMAGE_SIZE // patch)
+    if not warm:
+        _position_waves(clip, IMAGE_SIZE // patch)
     ink_head = nn.Linear(clip.config.vision_config.hidden_size, patch * patch)
     named = [(n, p) for n, p in clip.named_parameters() if n.startswith("vis")]
     named += [(f"ink_head.{n}", p) for n, p in ink_head.named_parameters()]
@@ -51,10 +52,11 @@ def train_vision(
         lr_adamw=2e-3,
         decay=0.01,
     )
-    words = class_features(clip, captions, class_words)
+    classes = identity_features(clip, captions, teacher.prototypes)
     probe, _, probe_label, _ = glyphs.batch(500, torch.Generator().manual_seed(5), test=True)
     never = torch.zeros(batch, dtype=torch.bool)
-    for tick in ticks(seconds, flat=0.3):
+    parts = {"clip": clip, "ink_head": ink_head, "optimizer": optimizer}
+    for tick in stage.ticks(parts, flat=0.3):
         images, coverage, label, styles = glyphs.batch(batch)
         ids, _ = captions.sample(styles, plain=0.2)
         with torch.no_grad():
@@ -67,16 +69,16 @@ def train_vision(
         pairs = 20 * feature @ told_text.T
         pairs = pairs.masked_fill((label[:, None] == label[None]) & ~torch.eye(batch, dtype=torch.bool), -1e4)
         index = torch.arange(batch)
-        loss = 2 * (1 - (feature * target).sum(1)).mean() + 0.4 * F.cross_entropy(15 * feature @ words.T, label)
+        loss = 2 * (1 - (feature * target).sum(1)).mean() + 0.4 * F.cross_entropy(15 * feature @ classes.T, label)
         loss = loss + 0.3 * (F.cross_entropy(pairs, index) + F.cross_entropy(pairs.T, index))
-        if tick.fraction < 0.3:
+        if tick.fraction < 0.3 and not warm:
             ink = F.unfold(coverage, patch, stride=patch).transpose(1, 2)  # (B, patches, 64)
             loss = loss + 3 * F.mse_loss(ink_head(output.last_hidden_state[:, 1:]), ink)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(tick.scale)
         if tick.step % 100 == 0:
-            base = _accuracy(clip, words, probe, probe_label)
+            base = _accuracy(clip, classes, probe, probe_label)
             with torch.no_grad():
                 features = image_features(clip, held_out[0])
             means = [nearest_mean_accuracy(features, held_out[2], shots) for shots in (1, 5)]
@@ -84,16 +86,14 @@ def train_vision(
                 f"vision {tick.step} {tick.seconds:.0f}s loss {loss.item():.3f} base {base:.3f} held-out 1-shot {means[0]:.3f} 5-shot {means[1]:.3f}",
                 flush=True,
             )
-    return _accuracy(clip, words, probe, probe_label)
-
 
 def _normalised(images: Tensor) -> Tensor:
     return (images - torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)) / torch.tensor(CLIP_STD).view(1, 3, 1, 1)
 
 
 @torch.no_grad()
-def _accuracy(clip: CLIPModel, words: Tensor, images: Tensor, labels: Tensor) -> float:
-    return ((image_features(clip, images) @ words.T).argmax(1) == labels).float().mean().item()
+def _accuracy(clip: CLIPModel, classes: Tensor, images: Tensor, labels: Tensor) -> float:
+    return ((image_features(clip, images) @ classes.T).argmax(1) == labels).float().mean().item()
 
 
 @torch.no_grad()
