@@ -43,7 +43,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
     parser.add_argument("--start-from", type=Path, help="an earlier checkpoint whose weights are the first ones")
     parser.add_argument(
-        "--steps", nargs="*", default=[], metavar="STAGE=N", help=f"other numbers than {STEPS}; 0 keeps --start-from's part"
+        "--steps",
+        nargs="*",
+        default=[],
+        metavar="STAGE=N",
+        help=f"other numbers than {STEPS}; 0 keeps --start-from's part",
     )
     parser.add_argument("--seed", type=int, default=0, help="of every stage")
     arguments = parser.parse_args()

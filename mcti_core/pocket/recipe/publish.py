@@ -23,8 +23,7 @@ _MEANINGS = {
     "base_words_diffusion": "the same by the diffusion classifier",
     "teacher_held_out_5_shot": "teacher: class-mean accuracy on the held-out alphabet, 22 ways, 5 shots",
     "vision_held_out_5_shot": "vision tower: the same",
-    "unet_steps": "UNet steps of 64 images",
-    "stage_seconds": "seconds a stage",
+    "steps": "steps of each stage (batches of 32, 128, 256, 96, 64); 0 took the earlier part as it was",
     "seed": "seeds",
     "torch": "torch",
 }

@@ -70,4 +70,3 @@ def train_teacher(
                 flush=True,
             )
     teacher.eval()
-

@@ -167,7 +167,9 @@ def train_text(
         optimizer.step(tick.scale)
         if tick.step % 25 == 0:
             found = _identities_found(clip, captions, prototypes)
-            print(f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} identities found {found:.3f}", flush=True)
+            print(
+                f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} identities found {found:.3f}", flush=True
+            )
 
 
 @torch.no_grad()
@@ -175,9 +177,7 @@ def identity_features(clip: CLIPModel, captions: Captions, identities: Tensor) -
     """(N, 48) -> (N, 64): unit text features of "a drawing of a {}" with each identity as the word."""
     ids = captions.ids([f"a drawing of a {GENERIC_WORD}"])
     never = torch.zeros(1, dtype=torch.bool)
-    parts = [
-        (ids.expand(len(part), -1), word_vectors(part), never.expand(len(part))) for part in identities.split(256)
-    ]
+    parts = [(ids.expand(len(part), -1), word_vectors(part), never.expand(len(part))) for part in identities.split(256)]
     return torch.cat([text_features(clip, own, captions.embed(clip, own, *rest)) for own, *rest in parts])
 
 

@@ -87,6 +87,7 @@ def train_vision(
                 flush=True,
             )
 
+
 def _normalised(images: Tensor) -> Tensor:
     return (images - torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)) / torch.tensor(CLIP_STD).view(1, 3, 1, 1)
 
