@@ -21,8 +21,6 @@ _MEANINGS = {
     "psnr_db": "autoencoder, PSNR in dB on unseen drawers' glyphs",
     "base_words_clip": "accuracy among 10 random class words on unseen drawers, CLIP (mean of 3 draws of words)",
     "base_words_diffusion": "the same by the diffusion classifier",
-    "teacher_held_out_5_shot": "teacher: class-mean accuracy on the held-out alphabet, 22 ways, 5 shots",
-    "vision_held_out_5_shot": "vision tower: the same",
     "steps": "steps of each stage (batches of 32, 128, 256, 96, 64); 0 took the earlier part as it was",
     "seed": "seeds",
     "torch": "torch",
@@ -68,6 +66,10 @@ def publish(
 
 def _figure_table(figures: dict[str, Any]) -> str:
     named = [(name, figures[name]) for name in _MEANINGS if name in figures]
+    named = [
+        (name, ", ".join(f"{part} {count:,}" for part, count in value.items()) if isinstance(value, dict) else value)
+        for name, value in named
+    ]
     return "\n".join(
         ["| figure | value |", "|---|---|", *(f"| {_MEANINGS[name]} | {value} |" for name, value in named)]
     )

@@ -32,7 +32,11 @@ MAX_TOKENS = 77
 
 
 def write_tokenizer(folder: Path, class_words: list[str]) -> CLIPTokenizer:
-    """Write ``vocab.json`` and ``merges.txt`` in CLIP's layout and read them back."""
+    """Write ``vocab.json`` and ``merges.txt`` in CLIP's layout and read them back; what is there already stays.
+
+    Merges that are equally frequent come in another order at every training, and with them the ids of words. So a run that
+    is resumed must read the tokenizer that its text tower was trained with.
+    """
     plain = " ".join([*POCKET_TEMPLATES, *STYLE_TEMPLATES]).replace("{}", " ")
     extra = [
         *INKS,
@@ -51,6 +55,16 @@ def write_tokenizer(folder: Path, class_words: list[str]) -> CLIPTokenizer:
         "and",
     ]
     words = sorted({word for word in [*re.findall(r"[a-z]+|-", plain), *extra, *class_words] if word})
+    if not (folder / "vocab.json").exists():
+        _train(folder, words)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    broken = [word for word in words if len(tokenizer(word)["input_ids"]) != 3]
+    if broken:
+        raise RuntimeError(f"these words are not single tokens: {broken[:10]}")
+    return tokenizer
+
+
+def _train(folder: Path, words: list[str]) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -74,8 +88,3 @@ def write_tokenizer(folder: Path, class_words: list[str]) -> CLIPTokenizer:
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
-    broken = [word for word in words if len(tokenizer(word)["input_ids"]) != 3]
-    if broken:
-        raise RuntimeError(f"these words are not single tokens: {broken[:10]}")
-    return tokenizer

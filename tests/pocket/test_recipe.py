@@ -1,5 +1,6 @@
 """The pocket checkpoint's recipe: shapes, and stages that go on where they were stopped."""
 
+import json
 import unicodedata
 
 import pytest
@@ -12,6 +13,7 @@ from mcti_core.pocket.recipe.optimizer import MuonWithAdamW
 from mcti_core.pocket.recipe.shapes import Glyphs
 from mcti_core.pocket.recipe.stage import Stage
 from mcti_core.pocket.recipe.strokes import random_bend, thinned
+from mcti_core.pocket.recipe.vocabulary import write_tokenizer
 
 
 def _toy():
@@ -127,3 +129,14 @@ def test_bends_are_smooth_and_some_are_none():
     flat = bends.abs().amax((1, 2, 3)) == 0
     assert 0.25 < flat.float().mean() < 0.55
     assert (bends[:, 1:] - bends[:, :-1]).abs().max() < 0.05
+
+
+def test_tokenizer_of_a_run_that_is_resumed_is_the_one_that_is_there(tmp_path):
+    words = ["rima", "rigo", "bako", "dimu"]
+    first = write_tokenizer(tmp_path, words).get_vocab()
+    content = json.loads((tmp_path / "vocab.json").read_text())
+    content["rima</w>"], content["rigo</w>"] = content["rigo</w>"], content["rima</w>"]  # as another training orders them
+    (tmp_path / "vocab.json").write_text(json.dumps(content))
+    again = write_tokenizer(tmp_path, words).get_vocab()
+    assert again["rima</w>"] == first["rigo</w>"]
+    assert again.keys() == first.keys()
