@@ -22,7 +22,9 @@ from mcti_core.demo.results import PLAIN
 from mcti_core.hosts.base import Host
 from mcti_core.pocket import POCKET_CONFIG
 from mcti_core.pocket.digits import digit_dataset
-from mcti_core.pocket.recipe.omniglot import HELD_OUT, held_out_images, load_masks
+from mcti_core.pocket.glyphs import pen_masks
+from mcti_core.pocket.recipe.omniglot import HELD_OUT, omniglot_lines
+from mcti_core.pocket.recipe.shapes import held_out_images
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import run_identity, train
 
@@ -121,9 +123,10 @@ def _dataset(task: Task, omniglot: Path | None) -> FewShotDataset:
     if task.name == DIGITS.name:
         return digit_dataset()
     assert omniglot is not None
-    names, masks = load_masks([omniglot])
+    names, lines = omniglot_lines([omniglot])
     held = torch.tensor([alphabet == HELD_OUT for alphabet, _ in names])
-    images, _, labels = held_out_images(masks[held], torch.Generator().manual_seed(6))
+    masks = torch.stack([pen_masks(drawn) for drawn in lines[held]])
+    images, _, labels = held_out_images(masks, torch.Generator().manual_seed(6))
     chosen = range(TUNED) if task.name == TUNING.name else range(TUNED, int(held.sum()))
     kept = torch.isin(labels, torch.tensor(chosen)).nonzero()[:, 0]
     classes = tuple(f"character {index + 1:02d}" for index in chosen)

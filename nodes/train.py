@@ -45,6 +45,8 @@ __all__ = ["TrainTokens"]
 
 _DEFAULT = TrainConfig()
 _SAMPLES_A_ROW = 5
+AUTO_GAMMA = -1.0
+"""Stands for "auto" in a widget of numbers, as -1 does for a random seed elsewhere."""
 _EXAMPLES_AT_ONCE = 4
 """Number of images between checks for a cancel."""
 _LEAST_SAMPLE = 128
@@ -73,7 +75,7 @@ class TrainTokens(Node):
                 io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100_000),
                 io.Int.Input("batch", default=_DEFAULT.batch, min=1, max=256),
                 io.Float.Input("lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6),
-                io.Float.Input("gamma", default=_DEFAULT.gamma, min=0.0, max=100.0, step=0.05, round=0.001),
+                io.Float.Input("gamma", default=AUTO_GAMMA, min=AUTO_GAMMA, max=100.0, step=0.01, round=0.0001),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
                 ClipSpaceType.Input("clip_space", optional=True),
                 SettingsType.Input("settings", optional=True),
@@ -100,7 +102,7 @@ class TrainTokens(Node):
         from ..mcti_core.hosts.comfy.host import clip_with_tokens, comfy_host
 
         chosen = settings or settings_of(**rare)
-        weight = ADAPTIVE if chosen.config.adaptive else gamma
+        weight = ADAPTIVE if gamma == AUTO_GAMMA else gamma
         alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": weight}
         config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)

@@ -47,7 +47,9 @@ def rare_settings() -> list[Any]:
         number("probe_every", 0, 10_000),
         number("patience", 1, 1000),
         io.Int.Input("samples", optional=True, default=4, min=0, max=32),
-        io.Float.Input("gradient_ratio", optional=True, default=0.0, min=0.0, max=100.0, step=0.1, round=0.001),
+        io.Float.Input(
+            "gradient_ratio", optional=True, default=_DEFAULT.gradient_ratio, min=0.01, max=100.0, step=0.1, round=0.001
+        ),
         io.Boolean.Input("keep_norm", optional=True, default=False),
     ]
 
@@ -69,7 +71,7 @@ class TrainingSettings(Node):
 
 def settings_of(
     templates: str = "object", own_templates: str = "", initial_word: str = "", vectors: int = 1, mirror: bool = True,
-    samples: int = 4, gamma_end: float = 0.0, gradient_ratio: float = 0.0, **config: Any,
+    samples: int = 4, gamma_end: float = 0.0, **config: Any,
 ) -> Settings:  # fmt: skip
     """Settings from the values of ``rare_settings``; ``config`` contains fields of ``TrainConfig``.
 
@@ -78,7 +80,6 @@ def settings_of(
     """
     own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
     prompts = own if templates == "own" else _TEMPLATES[templates]
-    if gradient_ratio:
-        config |= {"gamma": ADAPTIVE, "gradient_ratio": gradient_ratio}
-    settings = TrainConfig(templates=prompts, gamma_end=gamma_end or None, **config)
+    gamma = 1.0 if gamma_end else ADAPTIVE  # which the training node replaces by its own
+    settings = TrainConfig(templates=prompts, gamma=gamma, gamma_end=gamma_end or None, **config)
     return Settings(settings, vectors, initial_word.strip(), mirror, samples)

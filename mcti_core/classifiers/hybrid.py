@@ -49,7 +49,7 @@ class HybridClassifier(Classifier):
         *,
         templates: tuple[str, ...] | None = None,
         logit_scale: float = 10.0,
-        weight: float | str = 1.0,
+        weight: float | str = AUTO,
     ):
         if tokens.support is None:
             raise TokenError(

@@ -100,7 +100,7 @@ def _check_training(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
     check_templates(config.templates)
     if arguments.gradient_ratio is not None and not config.adaptive:
-        raise ConfigError("--gradient-ratio goes with --gamma auto; give both, or neither")
+        raise ConfigError("--gradient-ratio goes with --gamma auto, the default; leave one of the two out")
 
 
 def _token_set(path: Path) -> Path:

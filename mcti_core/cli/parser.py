@@ -242,7 +242,11 @@ def _add_steps(command: argparse.ArgumentParser) -> Any:
     option("--seed", type=seed)
     weight = "weight of the classification term: a number, or 'auto' to follow the gradients"
     option("--gamma", type=gamma, help=weight)
-    option("--gradient-ratio", type=number(0), help="with --gamma auto: how hard that term pulls beside the other")
+    option(
+        "--gradient-ratio",
+        type=number(0),
+        help="with --gamma auto: size of that term's gradient relative to the reconstruction term's",
+    )
     less = "less memory for more time; a single process turns it on by itself where it must"
     option("--gradient-checkpointing", action="store_true", default=None, help=less)
     kept = "keep token vectors as long as the vocabulary's"

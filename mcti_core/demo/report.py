@@ -26,6 +26,8 @@ _NAMES = {
     "mcti_diffusion": ("MC-TI, diffusion classifier", "tokens, no CLIP"),
 }
 
+_TITLES = {"ti": "TI", "mcti": "MC-TI"}
+
 _STYLE = """
 :root { --ink: #1d2433; --soft: #667085; --line: #e4e7ec; --accent: #3b5bdb; }
 * { box-sizing: border-box; }
@@ -70,20 +72,77 @@ def write_report(demo: Demo, path: Path) -> None:
 def _opening(demo: Demo) -> list[str]:
     images = len(demo.classes) * demo.shots
     seconds = demo.seconds["train mcti"]
+    drawn = {name: sum(kinds.values()) / len(kinds) for name, kinds in demo.agreement.items()}
+    chance = _percent(1 / len(demo.classes))
     cards = [
-        (_percent(demo.accuracy["mcti_clip"]), "of held-out digits recognised by MC-TI tokens"),
-        (_percent(demo.accuracy["ti_clip"]), "by plain textual inversion"),
-        (_percent(1 / len(demo.classes)), "is chance"),
-        (_percent(demo.agreement["mcti"]["plain"]), "of generated digits are the right one"),
+        (
+            demo.accuracy["ti_clip"],
+            demo.accuracy["mcti_clip"],
+            f"of held-out digits recognised by CLIP; chance is {chance}",
+        ),
+        (drawn["ti"], drawn["mcti"], "of drawn digits are the right one, in two prompts"),
     ]
-    boxes = "".join(f'<div class="card"><b>{value}</b><span>{text}</span></div>' for value, text in cards)
+    boxes = "".join(
+        f'<div class="card"><b>{_percent(ti)} &rarr; {_percent(mcti)}</b><span>{text}</span></div>'
+        for ti, mcti, text in cards
+    )
     return [
         "<h1>Ten unnamed things, learned at once</h1>",
         f'<p class="lead">{images} example images, {demo.shots} of each class and no class names, taught a frozen '
         f"text-to-image model {len(demo.classes)} new words in {seconds:.0f} seconds. The same words classify images "
         "that were held out, and generate new ones.</p>",
+        "<p>Textual inversion (TI) &rarr; multi-class textual inversion (MC-TI), which adds a classification term to its loss:</p>",
         f'<div class="cards">{boxes}</div>',
+        *_side_by_side(demo),
+        *_behind(demo),
     ]
+
+
+def _side_by_side(demo: Demo) -> list[str]:
+    """The first drawing of each class in each prompt by TI, and by MC-TI below it."""
+    rows = [(f"{title}, {kind}", f"{name} {kind}") for kind in ("plain", "edit") for name, title in _TITLES.items()]
+    picture = image_grid(
+        [list(demo.samples[key][:, 0]) for _, key in rows], [label for label, _ in rows], list(demo.classes)
+    )
+    return [
+        _image(picture, "one drawing of each digit by TI and by MC-TI in two prompts", pixelated=True),
+        f'<p class="note">The first drawing of each class in <code>{html.escape(PLAIN)}</code> (plain) and '
+        f"<code>{html.escape(EDIT)}</code> (edit), not chosen.</p>",
+    ]
+
+
+def _behind(demo: Demo) -> list[str]:
+    """In what MC-TI is behind a baseline or TI."""
+    accuracy = demo.accuracy
+    compared = [
+        (
+            "by CLIP",
+            accuracy["mcti_clip"],
+            [("the class mean", "class_mean"), ("the logistic probe", "logistic_probe")],
+        ),
+        (
+            "with its examples (hybrid)",
+            accuracy["mcti_hybrid"],
+            [("the class mean", "class_mean"), ("the logistic probe", "logistic_probe")],
+        ),
+        ("by the diffusion model", accuracy["mcti_diffusion"], [("TI", "ti_diffusion")]),
+    ]
+    behind = [
+        f"{name} recognises {100 * (accuracy[key] - own):.1f} points more than MC-TI {how}"
+        for how, own, others in compared
+        for name, key in others
+        if accuracy[key] > own
+    ]
+    for kind in ("plain", "edit"):
+        for measure, what in (
+            (demo.agreement, "draws the right digit more often"),
+            (demo.similarity, "draws more like the examples"),
+        ):
+            if measure["ti"][kind] > measure["mcti"][kind]:
+                behind.append(f"TI {what} ({kind} prompt)")
+    if not behind:
+        return ["<p>MC-TI is behind TI and the baselines in none of the figures below.</p>"]
+    return [f"<p>Where MC-TI is behind: {'; '.join(behind)}.</p>"]
 
 
 def _examples(demo: Demo) -> list[str]:
@@ -134,7 +193,7 @@ def _generation(demo: Demo) -> list[str]:
     pieces = ["<h2>Generating</h2>"]
     head = "<tr><th>tokens</th><th>prompt</th><th class='n'>right digit</th><th class='n'>colours as asked</th><th class='n'>likeness to the examples</th></tr>"
     rows = []
-    for name, title in (("ti", "TI"), ("mcti", "MC-TI")):
+    for name, title in _TITLES.items():
         for kind, prompt in (("plain", PLAIN), ("edit", EDIT)):
             right = demo.colours_right[name].get(kind)
             rows.append(

@@ -49,9 +49,11 @@ DEFAULT_VARIANTS = (Variant("TI", {"gamma": 0.0, "warm_start": 0}), Variant("MC-
 
 ABLATIONS = (
     *DEFAULT_VARIANTS,
+    Variant("MC-TI, gamma 0.02", {"gamma": 0.02}),
+    Variant("MC-TI, gamma 0.1", {"gamma": 0.1}),
     Variant("MC-TI, gamma 1", {"gamma": 1.0}),
     Variant("MC-TI, gamma 1 decayed to 1e-4", {"gamma": 1.0, "gamma_end": 1e-4}),
-    Variant("MC-TI, no reconstruction", {"reconstruction": 0.0}),
+    Variant("MC-TI, no reconstruction", {"reconstruction": 0.0, "gamma": 1.0}),
     Variant("MC-TI, text to image", {"direction": "text_to_image"}),
     Variant("MC-TI, symmetric", {"direction": "symmetric"}),
     Variant("MC-TI, pooled at the token", {"pooling": "token"}),

@@ -13,7 +13,7 @@ __all__ = ["POCKET_CONFIG", "POCKET_FOLDER", "load_pocket"]
 POCKET_FOLDER = Path(__file__).parent / "weights"
 """A diffusers folder, with the CLIP model in its subfolder ``clip``."""
 
-POCKET_CONFIG = TrainConfig(steps=150, batch=20, lr=2e-2, gamma=0.1, logit_scale=5.0)
+POCKET_CONFIG = TrainConfig(steps=150, batch=20, lr=2e-2, logit_scale=5.0)
 """Settings for the pocket checkpoint, chosen on characters of the held-out alphabet that docs/results.md does not report.
 
 Its token embeddings are longer than Stable Diffusion's, a step costs little, and its image features lie further apart.

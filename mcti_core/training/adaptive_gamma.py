@@ -21,6 +21,9 @@ from ..distributed import DistributedContext
 __all__ = ["AdaptiveGamma"]
 
 _DECAY = 0.9
+_FLOOR = 0.01
+"""Of the largest average so far, what the classification term's counts as at least. Once the few examples are told apart, its
+gradient all but vanishes, and nothing is gained by raising gamma a thousandfold to keep it up (docs/results.md)."""
 _LEAST = 1e-20
 """For the norm of a classification term without a gradient, so that gamma stays finite."""
 
@@ -29,7 +32,8 @@ class AdaptiveGamma:
     """gamma = ratio * average |gradient of the reconstruction term| / average |gradient of the classification term|.
 
     The norms are those at the token vectors that both terms reach; the averages are exponential ones over the steps so
-    far, this one included. Nothing here waits for the device.
+    far, this one included; the second counts as a hundredth of its largest value at least. Nothing here waits for the
+    device.
 
     Args:
         ratio: above 0; what gamma times the second norm is, of the first.
@@ -38,8 +42,9 @@ class AdaptiveGamma:
 
     def __init__(self, ratio: float, device: torch.device | str):
         self.ratio = ratio
-        self.norms = torch.zeros(2, device=device)
-        """(2,) float32 running averages of the two norms; that both began at 0 cancels in their ratio."""
+        self.norms = torch.zeros(3, device=device)
+        """(3,) float32: running averages of the two norms, and the largest of the second so far. That both averages began at 0
+        cancels in their ratio."""
 
     def backward(
         self,
@@ -69,8 +74,10 @@ class AdaptiveGamma:
         terms.update({name: term.detach() for name, term in terms.items()})
         processes.all_reduce_sum([*reconstruction, *classification, *terms.values()])
         norms = [_norm([reconstruction[index] for index in reached]), _norm(classification)]
-        self.norms = _DECAY * self.norms + (1 - _DECAY) * torch.stack(norms)
-        gamma = self.ratio * self.norms[0] / self.norms[1].clamp(min=_LEAST)
+        averages = _DECAY * self.norms[:2] + (1 - _DECAY) * torch.stack(norms)
+        largest = torch.maximum(self.norms[2], averages[1])
+        self.norms = torch.stack([*averages, largest])
+        gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * largest).clamp(min=_LEAST)
         for index, gradient in zip(reached, classification, strict=True):
             reconstruction[index] = reconstruction[index] + gamma * gradient
         for parameter, gradient in zip(parameters, reconstruction, strict=True):

@@ -32,7 +32,7 @@ def save_checkpoint(state: TrainState, path: str | Path) -> Path:
     """Write a training into one file, whole or not at all.
 
     The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>`` and ``generators.<i>`` as they are,
-    ``gradient_norms`` (2,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
+    ``gradient_norms`` (3,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
     and all else as metadata, each value as JSON.
 
     Returns:

@@ -50,8 +50,9 @@ class TrainConfig:
     """Bring every vector back to the vocabulary's median length after each step."""
     reconstruction: float = 1.0
     """Weight of L_ldm; 0 trains on the classification term alone and never calls the denoiser."""
-    gamma: float | str = 1.0
-    """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` sets it at every step by the terms' gradients."""
+    gamma: float | str = ADAPTIVE
+    """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` sets it at every step by the terms' gradients, since a number
+    that suits one checkpoint says little about another; the paper's is 1."""
     gradient_ratio: float = 0.7
     """With gamma ``"auto"``: how hard L_cls pulls on the tokens beside the reconstruction term."""
     gamma_end: float | None = None
@@ -96,7 +97,7 @@ class TrainConfig:
             raise ConfigError(f"gradient_ratio must be above 0, got {self.gradient_ratio}")
         if self.adaptive and (self.reconstruction == 0 or self.gamma_end is not None):
             raise ConfigError(
-                "gamma 'auto' follows the gradients of both terms: reconstruction must be above 0, and gamma_end None"
+                "gamma 'auto' follows the gradients of both terms: reconstruction must be above 0, and gamma_end None; or give gamma a number"
             )
         if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
             raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")

@@ -107,8 +107,8 @@ class Progress:
         norms = state.gradient_norms
         if (norms is None) != (self.adaptive is None):
             raise ValueError("gamma follows the gradients in one of the two only")
-        if norms is not None and not (norms.shape == (2,) and norms.isfinite().all()):
-            raise ValueError("its gradients' averages are not two finite numbers")
+        if norms is not None and not (norms.shape == (3,) and norms.isfinite().all()):
+            raise ValueError("its gradients' averages are not three finite numbers")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
         if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
             raise ValueError("its vectors have other shapes")

@@ -35,6 +35,7 @@ NOT_RUN = {  # what a command begins with: why it is not run here
     "python -m tests.hosts.": "needs ComfyUI, and a GPU or hours",
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks runs each on small shapes",
     "python docs/adding_a_class.py": "takes an hour",
+    "python docs/gallery.py": "needs the demo's tokens; tests/pocket/test_docs_scripts.py draws some",
     "python -m tests.end_to_end.kill_and_resume": "takes half an hour; test_resume.py runs three kills of it",
     "python -m tests.fuzz": "takes minutes; tests/fuzz/test_fuzz.py runs a part of it",
     "python -m mcti_core.pocket.recipe": "trains the pocket checkpoint for hours",

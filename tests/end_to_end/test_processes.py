@@ -127,6 +127,8 @@ def test_two_train_the_same_tokens(both):
     for name, vectors in first.vectors.items():
         assert (vectors - second.vectors[name]).abs().max() < 1e-5
     assert torch.equal(first.support.features, second.support.features)
+    gammas = [tokens.training.pop("gamma_last") for tokens in (first, second)]
+    assert gammas[0] == pytest.approx(gammas[1], rel=1e-4)
     assert first.training == second.training
     names = [sorted(path.name for path in (out / "trained").iterdir()) for out in (one, two)]
     assert names[0] == names[1] == ["embeddings", "loss.png", "tokens.safetensors"]

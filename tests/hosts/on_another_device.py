@@ -33,7 +33,7 @@ TRAININGS = {
     "17 steps": replace(BASE, steps=17),
     "33 steps": replace(BASE, steps=33),
     "gamma 0": replace(BASE, gamma=0.0),
-    "classification alone": replace(BASE, reconstruction=0.0),
+    "classification alone": replace(BASE, reconstruction=0.0, gamma=1.0),
     "micro-batches": replace(BASE, micro_batch=2),
     "checkpointing": replace(BASE, gradient_checkpointing=True),
     "probe": replace(BASE, probe_every=1),

@@ -270,7 +270,9 @@ def encoded(host):
         hook.remove()
 
 
-@pytest.mark.parametrize("settings", [{"reconstruction": 0.0}, {"warm_start": 1, "steps": 1}, {"batch": 1}])
+@pytest.mark.parametrize(
+    "settings", [{"reconstruction": 0.0, "gamma": 1.0}, {"warm_start": 1, "steps": 1}, {"batch": 1}]
+)
 def test_what_only_serves_the_classification_goes_through_one_encoder(host, cache, tokens, encoded, settings):
     """The other one sees the classes whose prompts condition the denoiser: here one a step, or none."""
     own = host.clip.encoder
@@ -302,7 +304,7 @@ def test_classification_loss_falls(host, cache, tokens):
     labels, generator = torch.arange(3).repeat(2), torch.Generator().manual_seed(3)
     centres = torch.randn(3, 1, cache.features.shape[-1], generator=generator)
     few = replace(cache, labels=labels, latents=None, features=F.normalize(centres, dim=-1)[labels])
-    config = replace(SHORT, steps=40, lr=0.1, reconstruction=0.0)
+    config = replace(SHORT, steps=40, lr=0.1, reconstruction=0.0, gamma=1.0)
     losses = train(host, few, tokens, config).history["classification"]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 

@@ -135,7 +135,10 @@ def test_tokenizer_of_a_run_that_is_resumed_is_the_one_that_is_there(tmp_path):
     words = ["rima", "rigo", "bako", "dimu"]
     first = write_tokenizer(tmp_path, words).get_vocab()
     content = json.loads((tmp_path / "vocab.json").read_text())
-    content["rima</w>"], content["rigo</w>"] = content["rigo</w>"], content["rima</w>"]  # as another training orders them
+    content["rima</w>"], content["rigo</w>"] = (
+        content["rigo</w>"],
+        content["rima</w>"],
+    )  # as another training orders them
     (tmp_path / "vocab.json").write_text(json.dumps(content))
     again = write_tokenizer(tmp_path, words).get_vocab()
     assert again["rima</w>"] == first["rigo</w>"]

@@ -67,6 +67,19 @@ def test_gamma_is_the_ratio_of_the_averaged_norms():
         assert float(terms["loss"]) == pytest.approx(float(terms["reconstruction"] + gamma * terms["classification"]))
 
 
+def test_classification_that_fades_lifts_gamma_a_hundredfold_at_most():
+    adaptive, gammas = AdaptiveGamma(1.0, "cpu"), []
+    for fading in 10.0 ** -torch.arange(12.0):
+        vectors = {"a": Parameter(torch.ones(2))}
+        for _ in range(60):  # until the averages are those of these two terms
+            terms = {"reconstruction": vectors["a"].sum(), "classification": fading * vectors["a"].sum()}
+            adaptive.backward(terms, 1.0, vectors, SINGLE_PROCESS)
+            vectors["a"].grad = None
+        gammas.append(float(terms["gamma"]))
+    assert gammas[:3] == pytest.approx([1.0, 10.0, 100.0], rel=0.05)
+    assert gammas[3:] == pytest.approx([100.0] * 9, rel=0.01)
+
+
 def test_classification_without_a_gradient_leaves_numbers_finite():
     vectors = {"a": Parameter(torch.ones(2))}
     terms = {"reconstruction": vectors["a"].sum(), "classification": 0 * vectors["a"].sum()}

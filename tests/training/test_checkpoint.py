@@ -17,7 +17,7 @@ from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.state import TrainState
 
 CONFIG = TrainConfig(
-    steps=5, warm_start=1, batch=2, lr=1e-2, lr_warmup=3, gamma_end=1e-3, probe_every=2, patience=9, text_classes=2,
+    steps=5, warm_start=1, batch=2, lr=1e-2, lr_warmup=3, gamma=1.0, gamma_end=1e-3, probe_every=2, patience=9, text_classes=2,
     templates=("a photo of a {}", "a drawing of the {}"),
 )  # fmt: skip
 

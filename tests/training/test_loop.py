@@ -16,7 +16,9 @@ from mcti_core.training.errors import StopTraining, TrainingError
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.per_class import train_per_class
 
-SHORT = TrainConfig(steps=3, batch=2, lr=1e-2, lr_warmup=0, templates=("a photo of a {}", "a drawing of the {}"))
+SHORT = TrainConfig(
+    steps=3, batch=2, lr=1e-2, lr_warmup=0, gamma=1.0, templates=("a photo of a {}", "a drawing of the {}")
+)
 STILL = replace(SHORT, lr=1e-30, weight_decay=0.0)
 """Moves nothing, so that every step sees the same vectors."""
 
@@ -403,7 +405,7 @@ def test_class_numbers_are_checked(tiny_host, cache, tokens, classes):
         *(({name: float("inf")}, name) for name in ("lr", "gamma", "reconstruction", "logit_scale", "gamma_end")),
         ({"lr": 0.0}, "lr and logit_scale must be above 0"),
         ({"logit_scale": -1.0}, "lr and logit_scale must be above 0"),
-        ({"gamma_end": 0.0}, "gamma_end must be above 0 or None"),
+        ({"gamma": 1.0, "gamma_end": 0.0}, "gamma_end must be above 0 or None"),
         ({"direction": "sideways"}, "text_to_image, image_to_text, symmetric"),
         ({"pooling": "mean"}, "'mean' is not one of eot, token"),
         ({"lr_schedule": "linear"}, "'linear' is not one of constant, cosine"),

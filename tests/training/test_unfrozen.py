@@ -42,7 +42,7 @@ def _untouched(modules):
     "settings",
     [
         {}, {"gamma": 0.0}, {"gamma": "auto"}, {"micro_batch": 2}, {"gradient_checkpointing": True},
-        {"micro_batch": 1, "gradient_checkpointing": True}, {"warm_start": 1}, {"reconstruction": 0.0},
+        {"micro_batch": 1, "gradient_checkpointing": True}, {"warm_start": 1}, {"reconstruction": 0.0, "gamma": 1.0},
     ],
     ids=str,
 )  # fmt: skip
