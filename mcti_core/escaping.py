@@ -8,7 +8,7 @@ __all__ = ["UNSEEN", "escaped", "has_surrogates"]
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the display order of the rest of the line."""
-UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U00016fe4")
 """Letters, marks and signs that show nothing."""
 _CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Control characters, surrogate halves, line and paragraph separators."""

@@ -24,6 +24,9 @@ from .json_line import json_line
 __all__ = ["ResultsFile", "append_records", "refuse_to_lose"]
 
 _BEGIN = b'{"image": "'
+_IMAGE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*"')
+_SECOND = (b', "label": ', b', "error": ')
+"""How an answer goes on behind its image's path."""
 _LONGEST_LINE, _LONGEST_CUT, _LONGEST_MARK = 2**24, 2**16, 2**20
 """Bytes of an answer (4,096 classes with their confidences), of the cut one by which a file is known, and of a mark."""
 _FLUSH = 10.0
@@ -154,6 +157,10 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
             raise ResumeError(
                 f"{path} holds unfinished answers; continue with --resume, start over with --restart, or choose another --out"
             )
+    elif parts := _parts(path):
+        raise ResumeError(
+            f"{parts[0]} holds answers, but nothing says of what; drop them with --restart, move them away, or choose another --out"
+        )
     elif path.exists() and path.stat().st_size:
         nothing = ", so there is nothing to resume" if resume else ""
         raise ResumeError(
@@ -180,7 +187,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("image"), str):
         return None
-    answer = {"label", "index"} <= record.keys() and isinstance(record.get("unknown"), bool)
+    label, index = record.get("label", 0), record.get("index")
+    answer = (
+        (label is None or isinstance(label, str)) and isinstance(index, int) and isinstance(record.get("unknown"), bool)
+    )
     return record if answer or record.keys() == {"image", "error"} else None
 
 
@@ -192,8 +202,22 @@ def _is_answers(path: Path) -> bool:
         line = file.readline(_LONGEST_LINE)
     if _record(line) is not None:
         return True
-    cut = len(line) < _LONGEST_CUT and (b"\0" in line or not line.endswith((b"}", b"\n")))
-    return cut and (line.startswith(_BEGIN) or _BEGIN.startswith(line))
+    return len(line) < _LONGEST_CUT and _is_cut(line)
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a break has left this of an answer. A power cut may leave zeros in its place, or in it."""
+    text = line.partition(b"\0")[0]
+    if not text and line.strip(b"\0"):
+        return False
+    if not (path := _IMAGE.match(text)):
+        return (text.startswith(_BEGIN) and b"\n" not in text) or _BEGIN.startswith(text)
+    rest = text[path.end() :]
+    try:
+        json.JSONDecoder().raw_decode(text.decode(errors="replace"))
+    except (ValueError, RecursionError):  # it is not whole, whatever follows
+        return any(rest.startswith(key) or key.startswith(rest) for key in _SECOND)
+    return False
 
 
 def _is_mark(path: Path) -> bool:

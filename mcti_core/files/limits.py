@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from ..errors import TokenError
@@ -31,6 +32,8 @@ __all__ = [
 MAX_CLASSES = 4096
 MAX_LABEL = 1000
 """Characters of a label."""
+MAX_MARKS = 30
+"""Combining marks in a row in a label, as in Unicode's stream-safe format: sorting them takes the square of their number."""
 MAX_TEMPLATES, MAX_TEMPLATE = 1000, 2000
 """Number of templates, and characters of each; a text encoder reads a few hundred."""
 MAX_PROMPT, MAX_BRACKETS = 5000, 50
@@ -78,8 +81,21 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
             if not isinstance(text, str) or len(text) > longest:
                 size = f"one of {len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
                 raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
+    if crowded := next((label for label in labels if _has_many_marks(label)), None):
+        raise TokenError(f"the label {crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it")
     if len(labels) * len(templates) > MAX_ENCODED:
         raise TokenError(
             f"{len(labels):,} classes in {len(templates):,} templates are {len(labels) * len(templates):,} prompts; at most "
             f"{MAX_ENCODED:,} are encoded, so use fewer of either"
         )
+
+
+def _has_many_marks(text: str) -> bool:
+    if text.isascii():
+        return False
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > MAX_MARKS:
+            return True
+    return False

@@ -19,6 +19,8 @@ DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("CO
 """Names that Windows reserves, with any suffix."""
 _NAME_BYTES = 96
 _MAX_LEVELS = 8
+_UNSEEN = UNSEEN | {chr(c) for c in (*range(0x180B, 0x180E), 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
+"""And variation selectors, which labels may hold: two names that differ in one look the same."""
 
 
 def check_name(name: str) -> str:
@@ -48,7 +50,7 @@ def _wrong(name: str) -> str:
         return f"is longer than {MAX_NAME_BYTES} bytes"
     if any(unicodedata.category(c)[0] not in "LMN" and c not in "-_." for c in name):
         return "contains other characters"
-    if not UNSEEN.isdisjoint(name):
+    if not _UNSEEN.isdisjoint(name):
         return "contains invisible characters"
     if name[0] == "." or name[-1] == "." or ".." in name:
         return "begins or ends with a full stop, or contains two in a row"
@@ -110,7 +112,7 @@ def safe_parts(name: str) -> list[str]:
 def _cleaned(label: str) -> str:
     """Letters, their marks and digits, with one ``-`` for everything between them; short enough for any file system."""
     kept = (
-        c if unicodedata.category(c)[0] in "LMN" and c not in UNSEEN else " "
+        c if unicodedata.category(c)[0] in "LMN" and c not in _UNSEEN else " "
         for c in unicodedata.normalize("NFC", label)
     )
     name = "-".join("".join(kept).split())

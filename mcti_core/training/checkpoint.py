@@ -113,11 +113,14 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
         moments.setdefault(int(index), {})[name] = tensor
     generators = part("generators")
     least, waited = tensors["best"].tolist()
-    if len(tensors["history"]) > MAX_STEPS:
+    history = tensors["history"]
+    if history.dtype != torch.float64 or history.ndim != 2 or history.shape[1] != len(values["losses"]):
+        raise ValueError("its losses are no table of one row per step")
+    if len(history) > MAX_STEPS:
         raise ValueError(f"it has more than {MAX_STEPS:,} steps")
     return TrainState(
         begun=values["begun"],
-        history=tuple(dict(zip(values["losses"], row, strict=True)) for row in tensors["history"].tolist()),
+        history=tuple(dict(zip(values["losses"], row, strict=True)) for row in history.tolist()),
         vectors=part("vectors"),
         moments=dict(sorted(moments.items())),
         generators=tuple(generators[str(i)] for i in range(len(generators))),
@@ -140,6 +143,8 @@ def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
     values = {name: json.loads(value) for name, value in metadata.items()}
     if values.get("format") != _FORMAT:
         raise ResumeError("is not a training checkpoint")
+    if not isinstance(values["format_version"], int):
+        raise ValueError("its format version is no whole number")
     if values["format_version"] > _VERSION:
         raise ResumeError(f"is of format version {values['format_version']}, this program knows {_VERSION}; update it")
     return values

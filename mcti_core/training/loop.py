@@ -140,7 +140,9 @@ def train(
             )
         begun = run_identity(host, cache, tokens, config, active)
         adaptive = AdaptiveGamma(config.gradient_ratio, host.device) if config.adaptive else None
-        progress = Progress(begun, history, vectors, optimizer, (generator, own_generator), batches, best, adaptive)
+        progress = Progress(
+            begun, history, vectors, optimizer, (generator, own_generator), batches, best, adaptive, total
+        )
         if resume is not None:
             progress.restore(resume)
 

@@ -19,6 +19,15 @@ from .resume import differences
 __all__ = ["Progress", "TrainState"]
 
 
+_LARGEST_NORM, _LARGEST_LOSS = 1e12, 1e30
+"""The latter of gamma too, which is large where the classification term has no gradient at all."""
+_LEAST_MEAN = 1e-15
+"""Of smaller averages the squares are nothing in float32."""
+_MEAN_BY_ROOT = 8.0
+"""Above (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.3, the most that AdamW's running average can be of the root of its average
+of squares, by the inequality of Cauchy and Schwarz; its betas b1, b2 are .9 and .999."""
+
+
 @dataclass(frozen=True)
 class TrainState:
     """Where a training stood after a step. Nothing in it changes any more."""
@@ -56,6 +65,8 @@ class Progress:
     batches: ClassBalancedBatchSampler
     best: EarlyStopping
     adaptive: AdaptiveGamma | None = None
+    total: int = MAX_STEPS
+    """Steps of the whole training."""
 
     def keeper(self) -> Callable[[], TrainState]:
         """Snapshot of the state after the last completed step; safe to use even if the next step fails.
@@ -102,25 +113,39 @@ class Progress:
 
     def _refuse_unfit(self, state: TrainState) -> None:
         """What would come to light in a later step only."""
+        if len(state.history) > self.total:
+            raise ValueError(f"it has {len(state.history):,} steps of {self.total:,}")
         if any(row.keys() != set(TERMS) for row in state.history):
             raise ValueError("its losses have other names")
+        if any(abs(value) > _LARGEST_LOSS for row in state.history for value in row.values()):  # nan was not computed
+            raise ValueError(f"it has losses beyond {_LARGEST_LOSS:g}")
+        if not (state.best[0] >= 0 and 0 <= state.best[1] <= MAX_STEPS):
+            raise ValueError("its least error is not one")
         norms = state.gradient_norms
         if (norms is None) != (self.adaptive is None):
             raise ValueError("gamma follows the gradients in one of the two only")
-        if norms is not None and not (norms.shape == (3,) and norms.isfinite().all()):
-            raise ValueError("its gradients' averages are not three finite numbers")
+        if norms is not None and not (
+            norms.shape == (3,) and norms.dtype == torch.float32 and ((norms >= 0) & (norms <= _LARGEST_NORM)).all()
+        ):
+            raise ValueError("its gradients' averages are not three norms")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
         if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
             raise ValueError("its vectors have other shapes")
-        if not all((vector.abs() <= MAX_NUMBER).all() for vector in state.vectors.values()):
+        if not all(v.dtype == torch.float32 and (v.abs() <= MAX_NUMBER).all() for v in state.vectors.values()):
             raise ValueError(f"its vectors hold numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
         sizes = dict(enumerate(shapes.values()))
         for index, moment in state.moments.items():
             expected = {"step": torch.Size(), "exp_avg": sizes[index], "exp_avg_sq": sizes[index]}
             if {name: value.shape for name, value in moment.items()} != expected:
                 raise ValueError("its averages are of another optimizer, or have other shapes")
-            possible = 0 <= moment["step"] <= MAX_STEPS and (moment["exp_avg_sq"] >= 0).all()
-            if not possible or not all(value.isfinite().all() for value in moment.values()):
+            if not all(value.dtype == torch.float32 and value.isfinite().all() for value in moment.values()):
+                raise ValueError("its averages are not finite numbers")
+            mean, square = moment["exp_avg"].abs(), moment["exp_avg_sq"]
+            if not (
+                0 <= moment["step"] <= MAX_STEPS
+                and (square >= 0).all()
+                and (mean <= _MEAN_BY_ROOT * square.sqrt() + _LEAST_MEAN).all()
+            ):
                 raise ValueError("its averages are not those of numbers and of their squares")
 
     def _restore(self, state: TrainState) -> None:

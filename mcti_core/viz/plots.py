@@ -178,9 +178,14 @@ def _smoothed(values: Any) -> Any:
     """Moving average over a twentieth of the steps, of what was computed there; nan stays nan."""
     known = np.isfinite(values)
     reach = max(1, len(values) // 40)
-    kernel = np.ones(2 * reach + 1)
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="full")[reach : reach + len(values)]
-    counts = np.convolve(known.astype(np.float64), kernel, mode="full")[reach : reach + len(values)]
+    first, end = np.arange(len(values)) - reach, np.arange(len(values)) + reach + 1
+    first, end = first.clip(0), end.clip(max=len(values))
+
+    def window_sums(numbers: Any) -> Any:
+        running = np.concatenate([[0.0], np.cumsum(numbers)])
+        return running[end] - running[first]
+
+    sums, counts = window_sums(np.where(known, values, 0.0)), window_sums(known.astype(np.float64))
     return np.where(known, sums / np.maximum(counts, 1), np.nan)
 
 

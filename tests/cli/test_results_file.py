@@ -182,6 +182,16 @@ def test_nothing_is_lost_unasked(results):
     refuse_to_lose(path, resume=False, restart=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_parts_without_a_mark_are_not_lost_unasked(results, resume):
+    run(results, 2, 6)
+    results.path.with_name("answers.jsonl.unfinished").unlink()
+    results.path.unlink(missing_ok=True)
+    with pytest.raises(ResumeError, match=r"part-00001 holds answers.*--restart"):
+        refuse_to_lose(results.path, resume=resume, restart=False)
+    refuse_to_lose(results.path, resume=False, restart=True)
+
+
 def test_files_beside_it_are_left_alone(results):
     results.path.parent.mkdir()
     others = ["answers.jsonl.part-1.txt", "answers.jsonl.part-x", "other.jsonl.part-00001", "answersXjsonl.part-00001"]
@@ -207,18 +217,19 @@ def test_a_name_that_is_no_text_can_be_read_back(results):
     [
         '{"image": "1.png", "caption": "a mug"}\n', '{"image": "1.png", "label": "mug"}\n', '{"image": "1.png", "label": "mug"}',
         '{"image": "1.png", "label": null, "unknown": "x", "index": 1}\n', '{"image": {"index": 1}}\n', "12345", '{"image": ""}',
-        '{"image": "' + "x" * 2**16, "\0" * 70000 + "data",
+        '{"image": "' + "x" * 2**16, "\0" * 70000 + "data", *('{"image": "1.png", "caption": "a mug"}' + end for end in (" ", "\t", ",", "\0", "\r{")),
+        '{"image": "1.png", "capt', '{"image": "1.png", "label": {}, "unknown": true, "index": 1}\n', '{"image": "1\n2", "label',
     ],
-    ids=range(9),
+    ids=range(17),
 )  # fmt: skip
 def test_lists_of_images_of_other_programs_are_left_alone(results, theirs):
     results.path.parent.mkdir()
-    results.path.write_text(theirs)
+    results.path.write_bytes(theirs.encode())
     with pytest.raises(FileError, match="not written by MC-TI"):
         refuse_to_lose(results.path, resume=False, restart=True)
     with pytest.raises(FileError, match="not written by MC-TI"):
         results.begin(resume=False)
-    assert results.path.read_text() == theirs
+    assert results.path.read_bytes() == theirs.encode()
 
 
 @pytest.mark.parametrize("theirs", ['{"author": "me"}', "{}", '{"list of images": 1}'])

@@ -53,7 +53,10 @@ def test_name_that_is_no_text_is_refused():
         check_name(3)
 
 
-@pytest.mark.parametrize("unseen", ["\u3164", "\u115f", "\u1160", "\uffa0", "\u2800", "\u034f", "\u17b4"])
+@pytest.mark.parametrize(
+    "unseen",
+    ["\u3164", "\u115f", "\u1160", "\uffa0", "\u2800", "\u034f", "\u17b4", "\ufe0f", "\ufe00", "\u180b", "\U000e0100"],
+)
 def test_characters_that_show_nothing_are_in_no_name(unseen):
     with pytest.raises(TokenError):
         check_name(f"cat{unseen}")

@@ -146,7 +146,13 @@ def test_other_files_are_refused(tmp_path, tokens):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("format_version", 2, "update it"), ("begun", [1], "damaged"), ("losses", ["loss"], "damaged")],
+    [
+        ("format_version", 2, "update it"),
+        ("format_version", float("nan"), "damaged"),
+        ("format_version", "1", "damaged"),
+        ("begun", [1], "damaged"),
+        ("losses", ["loss"], "damaged"),
+    ],
 )
 def test_a_newer_file_and_one_that_was_changed_are_refused(states, tmp_path, name, value, message):
     from safetensors import safe_open
@@ -156,6 +162,27 @@ def test_a_newer_file_and_one_that_was_changed_are_refused(states, tmp_path, nam
         values = file.metadata()
     save_file(load_file(path), path, metadata={**values, name: json.dumps(value)})
     with pytest.raises(ResumeError, match=message):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("history", lambda kept: kept[:, :, None]),
+        ("history", lambda kept: kept.float()),
+        ("history", lambda kept: kept[:, :0]),
+        ("history", lambda kept: torch.zeros(3_000_000, kept.shape[1], dtype=torch.uint8)),
+    ],
+)
+def test_numbers_that_no_training_has_are_refused(states, tmp_path, name, changed):
+    from safetensors import safe_open
+
+    path = save_checkpoint(states[0][0], tmp_path / "training.safetensors")
+    with safe_open(path, framework="pt") as file:
+        values = file.metadata()
+    tensors = load_file(path)
+    save_file({**tensors, name: changed(tensors[name]).contiguous()}, path, metadata=values)
+    with pytest.raises(ResumeError, match="damaged"):
         load_checkpoint(path)
 
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -97,6 +98,20 @@ def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
         lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(torch.nan)}}},
         lambda state: {"moments": {0: {**state.moments[0], "exp_avg": state.moments[0]["exp_avg"] * torch.nan}}},
         lambda state: {"moments": {0: {**state.moments[0], "exp_avg_sq": state.moments[0]["exp_avg_sq"] - 1}}},
+        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(True)}}},
+        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": state.moments[0]["exp_avg"] + 1e4}}},
+        lambda state: {
+            "moments": {0: {**state.moments[0], "exp_avg": torch.full_like(state.moments[0]["exp_avg"], 1e38)}}
+        },
+        lambda state: {
+            "vectors": {name: torch.full_like(v, -(2**63), dtype=torch.long) for name, v in state.vectors.items()}
+        },
+        lambda state: {"history": state.history * 9},
+        lambda state: {"history": tuple({**row, "loss": (-1.0) ** i * 1e308} for i, row in enumerate(state.history))},
+        lambda state: {"history": tuple({**row, "loss": math.inf} for row in state.history)},
+        lambda state: {"best": (-math.inf, 1)},
+        lambda state: {"best": (math.nan, 1)},
+        lambda state: {"best": (1.0, 10**300)},
         lambda state: {"generators": state.generators[:1]},
         lambda state: {"generators": tuple(torch.zeros(3, dtype=torch.uint8) for _ in state.generators)},
         lambda state: {"generators": tuple(generator.float() for generator in state.generators)},
