@@ -91,7 +91,8 @@ class _Crossing(torch.autograd.Function):
         asked = [twin for twin in ctx.twins if twin.requires_grad]
         with ctx.border.beyond():
             outputs, weights = [x for x, _ in known], [ctx.border.twin(g) for _, g in known]
-            found = torch.autograd.grad(outputs, asked, weights, allow_unused=True)
+            again = torch._C._autograd._get_current_graph_task_keep_graph()  # whether this graph is gone through once more
+            found = torch.autograd.grad(outputs, asked, weights, retain_graph=again, allow_unused=True)
         shapes = iter([None if g is None else (g.shape, g.dtype) for g in found])
         of_inputs = [next(shapes) if twin.requires_grad else None for twin in ctx.twins]
         return None, None, None, *(None if of is None else torch.zeros(of[0], dtype=of[1]) for of in of_inputs)
