@@ -91,7 +91,9 @@ class _Crossing(torch.autograd.Function):
         asked = [twin for twin in ctx.twins if twin.requires_grad]
         with ctx.border.beyond():
             outputs, weights = [x for x, _ in known], [ctx.border.twin(g) for _, g in known]
-            again = torch._C._autograd._get_current_graph_task_keep_graph()  # whether this graph is gone through once more
+            again = (
+                torch._C._autograd._get_current_graph_task_keep_graph()
+            )  # whether this graph is gone through once more
             found = torch.autograd.grad(outputs, asked, weights, retain_graph=again, allow_unused=True)
         shapes = iter([None if g is None else (g.shape, g.dtype) for g in found])
         of_inputs = [next(shapes) if twin.requires_grad else None for twin in ctx.twins]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -138,11 +139,13 @@ def _of_folder(paths: list[Path]) -> TokenSet:
 
 def _misfit(read: Mapping[Path, tuple[TokenSet, tuple[str, ...]]]) -> Path:
     """The first file that does not fit those before it."""
-    sets: list[TokenSet] = []
-    for path, (tokens, _) in read.items():
+    sets = [tokens for tokens, _ in read.values()]
+
+    def clash(count: int) -> bool:
         try:
-            merge(*sets, tokens)
+            merge(*sets[: count + 1])
         except TokenError:
-            return path
-        sets.append(tokens)
-    raise AssertionError
+            return True
+        return False
+
+    return list(read)[bisect(range(len(sets) - 1), 0, key=clash)]  # False up to there

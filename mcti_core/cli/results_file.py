@@ -27,7 +27,7 @@ _BEGIN = b'{"image": "'
 _IMAGE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*"')
 _SECOND = (b', "label": ', b', "error": ')
 """How an answer goes on behind its image's path."""
-_LONGEST_LINE, _LONGEST_CUT, _LONGEST_MARK = 2**24, 2**16, 2**20
+_LONGEST_LINE, _LONGEST_CUT, _LONGEST_MARK = 2**24, 2**18, 2**20
 """Bytes of an answer (4,096 classes with their confidences), of the cut one by which a file is known, and of a mark."""
 _FLUSH = 10.0
 """Seconds of answers that a power cut may cost."""
@@ -207,11 +207,15 @@ def _is_answers(path: Path) -> bool:
 
 def _is_cut(line: bytes) -> bool:
     """Whether a break has left this of an answer. A power cut may leave zeros in its place, or in it."""
-    text = line.partition(b"\0")[0]
-    if not text and line.strip(b"\0"):
+    text, zero, behind = line.partition(b"\0")
+    if not text.startswith(_BEGIN):
+        return _BEGIN.startswith(text) and not behind.strip(b"\0")
+    if zero and not behind.strip(b"\0") and _record(text) is not None:
+        return True
+    if line.endswith(b"\n") and not zero:
         return False
     if not (path := _IMAGE.match(text)):
-        return (text.startswith(_BEGIN) and b"\n" not in text) or _BEGIN.startswith(text)
+        return True
     rest = text[path.end() :]
     try:
         json.JSONDecoder().raw_decode(text.decode(errors="replace"))

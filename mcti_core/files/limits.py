@@ -95,7 +95,8 @@ def _has_many_marks(text: str) -> bool:
         return False
     marks = 0
     for character in text:
-        marks = marks + 1 if unicodedata.combining(character) else 0
+        for part in unicodedata.normalize("NFD", character) if character >= "\u0300" else character:
+            marks = marks + 1 if unicodedata.combining(part) else 0
         if marks > MAX_MARKS:
             return True
     return False

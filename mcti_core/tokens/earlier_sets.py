@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError, listed
+from ..errors import FileError, TokenError, listed
+from ..files.limits import check_counts
 from ..files.safe_load import header_of
 from .io import SUFFIX, is_own_file
 from .normal_form import normal_form
@@ -33,9 +34,10 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
         header = header_of(path) if is_own_file(path) else {}
         try:
             values = {key: json.loads(header["__metadata__"][key]) for key in ("labels", "encoders")}
-            labels, widths = values["labels"], _widths(values["encoders"], header)
+            labels, widths = list(values["labels"]), _widths(values["encoders"], header)
+            check_counts(labels, ())
             is_earlier = widths == own and set(map(normal_form, labels)) <= own_labels
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError, TokenError):
             continue  # no file, damaged, or from before files recorded their set
         if not is_earlier:
             encoders = ", ".join(f"{name} {width} wide" for name, width in widths.items())

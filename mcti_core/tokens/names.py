@@ -19,8 +19,8 @@ DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("CO
 """Names that Windows reserves, with any suffix."""
 _NAME_BYTES = 96
 _MAX_LEVELS = 8
-_UNSEEN = UNSEEN | {chr(c) for c in (*range(0x180B, 0x180E), 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
-"""And variation selectors, which labels may hold: two names that differ in one look the same."""
+_SELECTORS = {chr(c) for c in (*range(0x180B, 0x180E), 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))}
+"""Variation selectors. Two names that differ in one look the same, so no name is made with one; sets that have them are read."""
 
 
 def check_name(name: str) -> str:
@@ -50,7 +50,7 @@ def _wrong(name: str) -> str:
         return f"is longer than {MAX_NAME_BYTES} bytes"
     if any(unicodedata.category(c)[0] not in "LMN" and c not in "-_." for c in name):
         return "contains other characters"
-    if not _UNSEEN.isdisjoint(name):
+    if not UNSEEN.isdisjoint(name):
         return "contains invisible characters"
     if name[0] == "." or name[-1] == "." or ".." in name:
         return "begins or ends with a full stop, or contains two in a row"
@@ -112,8 +112,9 @@ def safe_parts(name: str) -> list[str]:
 def _cleaned(label: str) -> str:
     """Letters, their marks and digits, with one ``-`` for everything between them; short enough for any file system."""
     kept = (
-        c if unicodedata.category(c)[0] in "LMN" and c not in _UNSEEN else " "
+        c if unicodedata.category(c)[0] in "LMN" and c not in UNSEEN else " "
         for c in unicodedata.normalize("NFC", label)
+        if c not in _SELECTORS
     )
     name = "-".join("".join(kept).split())
     if not any(unicodedata.category(c)[0] in "LN" for c in name):

@@ -116,6 +116,8 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
     history = tensors["history"]
     if history.dtype != torch.float64 or history.ndim != 2 or history.shape[1] != len(values["losses"]):
         raise ValueError("its losses are no table of one row per step")
+    if len(history) and not values["losses"]:
+        raise ValueError("its steps have no losses")
     if len(history) > MAX_STEPS:
         raise ValueError(f"it has more than {MAX_STEPS:,} steps")
     return TrainState(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.feature_cache import FeatureCache
-from ..errors import ConfigError
+from ..errors import ConfigError, TokenError
 from ..hosts.base import Host
 from ..tokens.normal_form import index_of
 from ..tokens.ops import merge
@@ -62,6 +63,7 @@ def add_classes(
         TokenError, HostError, TrainingError: as ``train`` and ``merge``.
     """
     added = new_labels(cache.classes, tokens)
+    _check_record(tokens)
     first = new_tokens(host, added, vectors=tokens.vectors_per_token, init=init, seed=config.seed)
     whole = merge(replace(tokens, support=None), replace(first, templates=tokens.templates, pooling=tokens.pooling))
     share = max(1, round(config.batch * len(added) / len(whole)))
@@ -147,6 +149,19 @@ def _stored(tokens: TokenSet, classes: list[int], like: Tensor | None, needed: b
         raise ConfigError(f"the set holds no features of {', '.join(lacking)}; give images of them too")
     features = support.of_width(views[1]).features[chosen]
     return features[:, None].expand(-1, *views).clone(), support.labels[chosen]
+
+
+def _check_record(tokens: TokenSet) -> None:
+    """Raise a ``TokenError`` where what the set says of its training cannot be carried on; before the training, which it would cost."""
+    try:
+        json.dumps(tokens.training)
+        damaged = not isinstance(tokens.training.get("added", []), list)
+    except (TypeError, ValueError, RecursionError):
+        damaged = True
+    if damaged:
+        raise TokenError(
+            "the set's record of its training is damaged; make a new set of it with mcti convert, or train it again"
+        )
 
 
 def _described(learned: TokenSet, before: TokenSet, added: dict[str, object]) -> TokenSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,8 @@ class Progress:
             raise ValueError("its losses have other names")
         if any(abs(value) > _LARGEST_LOSS for row in state.history for value in row.values()):  # nan was not computed
             raise ValueError(f"it has losses beyond {_LARGEST_LOSS:g}")
+        if any(math.isnan(row["loss"]) for row in state.history):
+            raise ValueError("it has steps without a loss")
         if not (state.best[0] >= 0 and 0 <= state.best[1] <= MAX_STEPS):
             raise ValueError("its least error is not one")
         norms = state.gradient_norms

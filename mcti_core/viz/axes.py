@@ -31,7 +31,7 @@ def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ti
     Args:
         whole: of integers only.
     """
-    least = (high - low) / most * (1 - 1e-9)
+    least = max((high - low) / most * (1 - 1e-9), 1e-300)
     steps = (factor * 10.0**power for power in count(math.floor(math.log10(least))) for factor in (1, 2, 2.5, 5))
     step = next(step for step in steps if step >= least and not (whole and step % 1))
     values = [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

@@ -217,10 +217,11 @@ def test_a_name_that_is_no_text_can_be_read_back(results):
     [
         '{"image": "1.png", "caption": "a mug"}\n', '{"image": "1.png", "label": "mug"}\n', '{"image": "1.png", "label": "mug"}',
         '{"image": "1.png", "label": null, "unknown": "x", "index": 1}\n', '{"image": {"index": 1}}\n', "12345", '{"image": ""}',
-        '{"image": "' + "x" * 2**16, "\0" * 70000 + "data", *('{"image": "1.png", "caption": "a mug"}' + end for end in (" ", "\t", ",", "\0", "\r{")),
+        '{"image": "' + "x" * 2**18, "\0" * 300000 + "data", *('{"image": "1.png", "caption": "a mug"}' + end for end in (" ", "\t", ",", "\0", "\r{")),
         '{"image": "1.png", "capt', '{"image": "1.png", "label": {}, "unknown": true, "index": 1}\n', '{"image": "1\n2", "label',
+        '{"image": "1.png", "label": "mug",\n "caption": 1}', '{"image": "1.png", "label": None}\n', "{\0i\0", '{"image": "1.png", "label": "x", }\n',
     ],
-    ids=range(17),
+    ids=range(21),
 )  # fmt: skip
 def test_lists_of_images_of_other_programs_are_left_alone(results, theirs):
     results.path.parent.mkdir()

@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mcti_core.data.dataset import FewShotDataset
+from mcti_core.errors import FileError
 from mcti_core.pocket import digits
 from mcti_core.pocket.digits import DIGITS_FILE, digit_masks, draw_digits, write_class_folders
 
@@ -55,3 +56,15 @@ def test_class_folders_hold_the_images(tmp_path, side):
     for name, image in zip(("b/0000", "a/0001", "b/0002"), images, strict=True):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png")).astype(np.float32) / 255
         assert np.abs(pixels - image.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a link"])
+def test_class_folders_replace_nothing(tmp_path, obstacle):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "theirs").write_text("mine")
+    path = tmp_path / "a" / "0001.png"
+    path.symlink_to(tmp_path / "theirs") if obstacle == "a link" else path.write_text("mine")
+    with pytest.raises(FileError, match="exists already; give a new folder"):
+        write_class_folders(FewShotDataset(("a", "b"), tuple(torch.rand(2, 3, 8, 8)), torch.tensor([1, 0])), tmp_path)
+    assert path.read_text() == "mine"
+    assert not (tmp_path / "b").exists()

@@ -70,6 +70,14 @@ def test_support_is_of_all_classes_and_classifiers_use_it(tiny_host, trained, on
         assert classifier(tiny_host, longer.tokens).logits(one_more.features[:, 0]).shape == (2, 4)
 
 
+@pytest.mark.parametrize("record", [{"added": 5}, {"added": None}, {"x": object()}])
+def test_damaged_record_of_a_training_is_refused_before_the_first_step(tiny_host, one_more, trained, record):
+    with pytest.raises(TokenError, match="record of its training is damaged"):
+        add_classes(
+            tiny_host, one_more, replace(trained, training=record), CONFIG, on_step=lambda info: pytest.fail("a step")
+        )
+
+
 def test_stored_features_or_the_examples_themselves(tiny_host, trained, cache, longer):
     """With the old images given again, and no mirror images that the set could not keep, nothing differs but the order."""
     everything = {name: [image for image, label in old(cache) if label == name] for name in cache.classes}

@@ -109,6 +109,7 @@ def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
         lambda state: {"history": state.history * 9},
         lambda state: {"history": tuple({**row, "loss": (-1.0) ** i * 1e308} for i, row in enumerate(state.history))},
         lambda state: {"history": tuple({**row, "loss": math.inf} for row in state.history)},
+        lambda state: {"history": tuple({**row, "loss": math.nan} for row in state.history)},
         lambda state: {"best": (-math.inf, 1)},
         lambda state: {"best": (math.nan, 1)},
         lambda state: {"best": (1.0, 10**300)},

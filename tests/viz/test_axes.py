@@ -25,6 +25,11 @@ def _height(drawn, step):
     return AXES.low + (AXES.bottom - row) / AXES.height * (AXES.high - AXES.low)
 
 
+@pytest.mark.parametrize("high", [5e-324, 1e-310, 1e30])
+def test_ticks_of_any_range_can_be_drawn(high):
+    assert len(nice_ticks(0.0, high, 8)) >= 1
+
+
 @settings(deadline=None)
 @given(st.floats(-1e12, 0), st.floats(1e-9, 1e12), st.integers(3, 10), st.booleans())
 def test_ticks_are_round_even_and_few(low, high, most, whole):

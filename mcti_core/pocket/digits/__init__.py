@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...data.dataset import FewShotDataset
+from ...errors import FileError
 from ..glyphs import MASK_SIZE, centred, render, sample_styles, sharpen
 
 __all__ = ["DIGITS_FILE", "digit_dataset", "digit_masks", "draw_digits", "write_class_folders"]
@@ -46,9 +48,16 @@ def digit_dataset() -> FewShotDataset:
 
 
 def write_class_folders(dataset: FewShotDataset, folder: Path) -> None:
-    """Write the images of a dataset as ``folder/<class>/<number>.png``."""
-    for number, (image, label) in enumerate(zip(dataset.images, dataset.labels.tolist(), strict=True)):
-        path = folder / dataset.classes[label] / f"{number:04d}.png"
+    """Write the images of a dataset as ``folder/<class>/<number>.png``.
+
+    Raises:
+        FileError: one of the files is there already; nothing is written then.
+    """
+    labels = dataset.labels.tolist()
+    paths = [folder / dataset.classes[label] / f"{number:04d}.png" for number, label in enumerate(labels)]
+    if there := next((path for path in paths if os.path.lexists(path)), None):
+        raise FileError(f"{there} exists already; give a new folder")
+    for path, image in zip(paths, dataset.images, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         assert isinstance(image, Tensor)
         Image.fromarray((image.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)).save(path)

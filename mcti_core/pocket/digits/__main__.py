@@ -3,10 +3,14 @@
 import argparse
 from pathlib import Path
 
+from ...errors import FileError
 from . import digit_dataset, write_class_folders
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the drawn digits as class folders.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the ten class folders")
     out = parser.parse_args().out
-    write_class_folders(digit_dataset(), out)
+    try:
+        write_class_folders(digit_dataset(), out)
+    except FileError as error:
+        parser.error(str(error))
