@@ -81,7 +81,7 @@ def test_an_empty_folder_is_left_out_and_logged(server: Server) -> None:
     [
         ("MCTI_TrainTokens.steps", 0),
         ("MCTI_TrainTokens.lr", "fast"),
-        ("MCTI_TrainTokens.gamma", -1.0),
+        ("MCTI_TrainTokens.gamma", -2.0),
         ("MCTI_TrainTokens.examples", ["1", 0]),
         ("MCTI_TrainTokens.vectors", 17),
         ("MCTI_Pocket.shots", 0),
