@@ -126,11 +126,9 @@ def train(
         optimizer = torch.optim.AdamW(
             vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
         )
-        norms = (
-            {name: vocabulary_norm(encoder, host.device) for name, encoder in host.text.items()}
-            if config.keep_norm
-            else {}
-        )
+        norms = {}
+        if config.keep_norm:
+            norms = {name: vocabulary_norm(encoder, host.device) for name, encoder in host.text.items()}
         prompts_at_once = (config.micro_batch or config.batch) if config.gradient_checkpointing else 0
         history = History(vectors)
         probe = None
