@@ -119,9 +119,8 @@ def _write(
 
     results, size = ResultsFile(arguments.out, _identity(names, host, classifier, arguments)), arguments.batch
     begun = _begun(results, names, resume=arguments.resume) if processes.is_main else None
-    answered, kept, unread = processes.gather(begun)[
-        0
-    ]  # one decides: what others see of a shared folder may lag behind
+    # one process decides: what others see of a shared folder may lag behind
+    answered, kept, unread = processes.gather(begun)[0]
     results.refuse_others()
     done, images = frozenset(answered), len(names)
     left = images - len(done)

@@ -34,13 +34,9 @@ def run_generate(arguments: argparse.Namespace) -> int:
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
     prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
-    pieces = [
-        piece
-        for prompt in dict.fromkeys(
-            (*prompts, arguments.negative)
-        )  # what cannot be drawn is told before the model is loaded
-        for piece, _ in parse_prompt(prompt, tokens.names, tokens.labels)
-    ]
+    # parsed before the model is loaded, so that an invalid prompt is an error at once
+    texts = dict.fromkeys((*prompts, arguments.negative))
+    pieces = [piece for text in texts for piece, _ in parse_prompt(text, tokens.names, tokens.labels)]
     if not any(isinstance(piece, int) for piece in pieces):
         say(
             f"the prompt names no token of the set, so none is drawn; '{{}}' draws every class, '{{{tokens.names[0]}}}' this one"

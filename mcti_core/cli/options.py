@@ -101,7 +101,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
 def features_of(
     arguments: argparse.Namespace, host: Host, dataset: FewShotDataset, processes: DistributedContext = SINGLE_PROCESS
 ) -> FeatureCache:
-    """The examples as the loss sees them. Images that are in several classes are told."""
+    """The examples as the loss sees them. Reports images that are in several classes."""
     from ..data.feature_cache import FeatureCache
     from ..data.near_duplicates import example_names, tell_across_classes
 

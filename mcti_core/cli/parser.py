@@ -83,6 +83,13 @@ class _Parser(argparse.ArgumentParser):
         super().error(escaped(message))  # a file's name may stand where an option is expected
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds defaults to the help texts, except where there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mcti", description="Teach a text-to-image model many unnamed things; generate and classify them."
@@ -97,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         ("convert", "turn embeddings into a token set or back; merge, pick, rename", add_converting, run_convert),
         ("demo", "the whole method on handwritten digits", _add_demo, run_demo),
     ):
-        command = subcommands.add_parser(name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = subcommands.add_parser(name, help=purpose, formatter_class=_HelpFormatter)
         add_options(command)
         command.set_defaults(run=run)
     return parser
@@ -105,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("folder", type=path, help="holds one folder of images a class")
+    option("folder", type=path, help="contains one folder of images per class")
     option("--out", type=folder_path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go")
     add_overwriting(command)
     _add_model(command)
@@ -135,12 +142,12 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
         help="answer '(unknown)' below a confidence that 95%% of new images of the classes should reach",
     )
     either.add_argument("--threshold", type=confidence, help="answer '(unknown)' below this confidence")
-    option("--json", action="store_true", help="one JSON object a line")
-    option("--batch", type=count, default=32)
+    option("--json", action="store_true", help="print one JSON object per line")
+    option("--batch", type=count, default=32, help="images per pass of the models")
     readers = "threads that read images ahead; if not given, one for each core, 8 at most"
     option("--readers", type=whole(1, 256), help=readers)
     group = command.add_argument_group("very many images")
-    written = "write one JSON object a line here, as they come, instead of printing"
+    written = "write one JSON object per line here, as they come, instead of printing"
     group.add_argument("--out", type=file_path("answers.jsonl"), help=written)
     either = group.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="resume an interrupted run from --out")
@@ -150,11 +157,11 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("folder", type=path, help="holds one folder of images a class")
+    option("folder", type=path, help="contains one folder of images per class")
     usual = "if not given, those of 1, 2, 4 and 8 that leave an image to test on"
     option("--shots", type=count, nargs="+", help=usual)
     option("--seeds", type=count, default=3, help="how many random splits")
-    option("--first-seed", type=seed, default=0)
+    option("--first-seed", type=seed, default=0, help="seed of the first split; the others follow it")
     study = "compare settings too: gamma, direction, pooling, templates, one by one"
     option("--study", action="store_true", help=study)
     option("--json", type=file_path("accuracies.json"), help="write all measurements here, as they come")
@@ -171,9 +178,9 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     option("--negative", default="", help="what to stay away from")
     option("--out", type=folder_path, default=Path("generated"), help="folder for the images")
     option("--count", type=count, default=4, help="images of each prompt")
-    option("--steps", type=count, default=25)
-    option("--guidance", type=number(), default=5.0)
-    option("--seed", type=seed, default=0)
+    option("--steps", type=count, default=25, help="denoising steps per image")
+    option("--guidance", type=number(), default=5.0, help="guidance scale; 1 is no guidance")
+    option("--seed", type=seed, default=0, help="seed of the initial noise")
     add_overwriting(command)
     _add_model(command)
 
@@ -197,8 +204,8 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     results = "where report.html, metrics.json and tokens.safetensors go"
     option("--out", type=folder_path, required=True, help=results)
     add_overwriting(command)
-    option("--seed", type=seed, default=0)
-    option("--shots", type=count, default=5)
+    option("--seed", type=seed, default=0, help="seed of the choice of examples and of the training")
+    option("--shots", type=count, default=5, help="examples per digit")
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
@@ -222,24 +229,32 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_training(command: argparse.ArgumentParser) -> None:
     group = _add_steps(command)
-    group.add_argument("--direction", choices=("text_to_image", "image_to_text", "symmetric"))
-    group.add_argument("--pooling", choices=("eot", "token"))
+    directions = ("text_to_image", "image_to_text", "symmetric")
+    group.add_argument("--direction", choices=directions, help="direction of the classification term")
+    where = "where a prompt's text feature is read: at its end, or at the token"
+    group.add_argument("--pooling", choices=("eot", "token"), help=where)
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--templates", choices=("object", "style"))
+    either.add_argument(
+        "--templates", choices=("object", "style"), help="prompts to train in: for objects, or for styles"
+    )
     either.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
-    group.add_argument("--vectors", type=count, default=1, help="vectors a token")
+    group.add_argument("--vectors", type=count, default=1, help="vectors per token")
 
 
 def _add_steps(command: argparse.ArgumentParser) -> Any:
     group = command.add_argument_group("training", "what is not given is the model's own default")
     option = group.add_argument
-    option("--steps", type=whole(1, MAX_STEPS))
-    option("--batch", type=count)
-    option("--micro-batch", type=whole(0))
-    option("--lr", type=number(0))
-    option("--gamma-end", type=number(0))
-    option("--warm-start", type=whole(0, MAX_STEPS))
-    option("--seed", type=seed)
+    option("--steps", type=whole(1, MAX_STEPS), help="training steps, for all classes together")
+    option("--batch", type=count, help="images per step")
+    option(
+        "--micro-batch",
+        type=whole(0),
+        help="maximum number of images at once: less memory, the same steps; 0 is the whole batch",
+    )
+    option("--lr", type=number(0), help="learning rate")
+    option("--gamma-end", type=number(0), help="value of gamma at the end of training, with a number as --gamma")
+    option("--warm-start", type=whole(0, MAX_STEPS), help="steps on the classification term alone before the first")
+    option("--seed", type=seed, help="seed of the training, and of --shots")
     weight = "weight of the classification term: a number, or 'auto' to follow the gradients"
     option("--gamma", type=gamma, help=weight)
     option(

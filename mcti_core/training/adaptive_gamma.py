@@ -22,8 +22,8 @@ __all__ = ["AdaptiveGamma"]
 
 _DECAY = 0.9
 _FLOOR = 0.01
-"""Of the largest average so far, what the classification term's counts as at least. Once the few examples are told apart, its
-gradient all but vanishes, and nothing is gained by raising gamma a thousandfold to keep it up (docs/results.md)."""
+"""Lower bound of the classification term's average, relative to its maximum so far. Once the few examples are separated, this
+gradient almost vanishes, and raising gamma a thousandfold to compensate gains nothing (docs/results.md)."""
 _LEAST = 1e-20
 """For the norm of a classification term without a gradient, so that gamma stays finite."""
 
