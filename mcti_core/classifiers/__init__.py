@@ -1,1 +1,1 @@
-"""Classifiers that learned tokens make."""
+"""Classifiers made from learned tokens."""

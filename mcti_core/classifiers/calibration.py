@@ -1,15 +1,14 @@
-"""Confidences that can be believed, and a threshold for "unknown", from the examples that are kept with the tokens.
+"""Calibrate confidences, and choose a threshold for "unknown", by leave-one-out on the stored example features.
 
-A learned token has seen its examples, so its confidence in them says too much about other images; and leaving an example
-out would mean training again. But how far a token leans on its examples can be measured. Its unit text feature t has a
-part rho = cos(t, m) along the unit mean m of its class's example features, and through that part alone example x
-attracts it. Had x been missing, the mean would have been m' of the other examples, and x's cosine with the token about
+A token was trained on its examples, so its confidence in them is too high for other images, and leaving an example out
+would need another training. Its effect is therefore estimated. Let t be the token's unit text feature, m the unit mean
+of its class's example features, and m' that mean without example x. If x attracts t only through the component
+rho = cos(t, m), then without x in training the cosine of x and the token would be about
 
     cos(x, t) - rho * (cos(x, m) - cos(x, m'))
 
-which is exact for a token that is its class mean. The classification term of training leans on examples in other ways
-too, so that a little optimism remains. Class means alone, with examples left out, would have none, but their cosines are
-of another size than those of texts with images: a temperature fitted to them is theirs.
+This is exact if t = m. The classification term uses examples in other ways too, so a small optimism remains. The class
+means would have none, but their cosines with images are larger than those of texts, and so is the fitted temperature.
 """
 
 from __future__ import annotations
@@ -54,47 +53,46 @@ class Calibration:
     temperature: float
     threshold: float
     left_out: int
-    """Examples that could be judged as if unseen; 0 where every class has only one."""
+    """Number of examples that could be left out; 0 if every class has only one."""
     reached: int = 0
-    """How many of them reach the threshold."""
+    """Number of left-out examples whose confidence reaches the threshold."""
 
     def describe(self) -> str:
-        """What the threshold is worth, for a person: what was measured, and what follows for new images."""
+        """The threshold, the measured share of examples, and the expected share of new images, as a sentence."""
         if not self.left_out:
             return (
                 "no class has two examples, so no threshold could be measured and every image is answered with a class"
             )
         share, low, high = answered_share(self.reached, self.left_out)
         return (
-            f"threshold {self.threshold:.3f}: {self.reached} of {self.left_out} examples reach it, each judged as if it were new; of "
+            f"threshold {self.threshold:.3f}: {self.reached} of {self.left_out} examples reach it, each left out in turn; of "
             f"new images of these classes about {100 * share:.0f} % will be answered with a class (95 % interval: "
             f"{100 * low:.0f} to {100 * high:.0f} %)"
         )
 
 
 def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
-    """Set a classifier's temperature and threshold from its tokens' examples, each judged as if it had not been seen.
+    """Set a classifier's temperature and threshold by leave-one-out on the tokens' examples.
 
-    An example that is its class's only one cannot be left out and is passed over. Where every class has only one, nothing
-    can be measured: the logits keep the size they were trained at (temperature 1; for the hybrid, whose logits add
-    ``weight`` as much again, 1 + weight), and the threshold stays 0, which always answers.
+    The only example of a class cannot be left out and is skipped. If no class has two, the temperature is 1 (for the
+    hybrid the sum of its weights, by which its logits are larger), and the threshold is 0, which always names a class.
 
     Args:
-        classifier: of these tokens; its ``temperature`` and ``threshold`` are set.
-        tokens: with support features.
-        accept: share of new images of these classes that are to be answered with a class rather than ``UNKNOWN``, as far as
-            there are examples enough to say; ``Calibration.describe`` tells what they allow to expect.
+        classifier: a classifier of these tokens, which is changed.
+        tokens: a set with support features.
+        accept: share of new images of these classes that are to get a class rather than ``UNKNOWN``;
+            ``Calibration.describe`` says how well the examples can determine it.
 
     Returns:
-        What was set.
+        The temperature and threshold that were set.
 
     Raises:
-        TokenError: the tokens carry no support features.
-        ConfigError: the classifier is of other classes; ``accept`` is not in (0, 1].
+        TokenError: the tokens have no support features.
+        ConfigError: the classifier has other classes, or ``accept`` is not in (0, 1].
     """
     if tokens.support is None:
         raise TokenError(
-            "these tokens carry no features of their examples to calibrate with; train them with a CLIP space"
+            "these tokens have no features of their examples to calibrate with; train them with a CLIP space"
         )
     if classifier.labels != tokens.labels:
         raise ConfigError(
@@ -117,7 +115,7 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
 
 
 def resolved(method: str, host: Host) -> str:
-    """The method itself, or for ``"auto"`` the one that the host can serve.
+    """The method, with ``"auto"`` replaced by the one that the host supports.
 
     Raises:
         ConfigError: an unknown method.
@@ -130,21 +128,21 @@ def resolved(method: str, host: Host) -> str:
 
 
 def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_threshold: bool = False) -> Classifier:
-    """A classifier by name, its confidences calibrated where the tokens carry features of their examples.
+    """Create a classifier by name, calibrated if the tokens have support features.
 
     Args:
         method: one of ``METHODS``.
-        find_threshold: the classifier must come with a threshold for "unknown".
+        find_threshold: keep the threshold for "unknown" that calibration finds.
 
     Raises:
         ConfigError: an unknown method, or a threshold that cannot be found.
-        HostError: the host lacks what the method needs.
+        HostError: the host does not have the models that the method needs.
     """
     method = resolved(method, host)
     if find_threshold and method in ("diffusion", "cascade"):
         raise ConfigError(
-            "a threshold is found with the examples' image features, by which the diffusion classifier does not decide; "
-            "give a threshold yourself, or take another method"
+            "a threshold is found with image features of the examples, which the diffusion classifier does not use; "
+            "set a threshold yourself, or choose another method"
         )
     if method == "diffusion":
         return DiffusionClassifier(host, tokens)
@@ -159,29 +157,29 @@ def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_thr
 
 
 def check_threshold_examples(tokens: TokenSet) -> None:
-    """Raise a ``ConfigError`` unless a threshold can be found: it takes a class with two examples, one of which is left out."""
+    """Raises: ConfigError: no class has two examples, so that one of them can be left out."""
     if tokens.support is None:
         raise ConfigError(
-            "these tokens carry no features of their examples to find a threshold with; give a threshold yourself"
+            "these tokens have no features of their examples to find a threshold with; set a threshold yourself"
         )
     if not (torch.bincount(tokens.support.labels) > 1).any():
         raise ConfigError(
-            "each class of these tokens has one example, and to find a threshold a class needs two; give a threshold yourself"
+            "each class of these tokens has one example, but a threshold needs a class with two; set a threshold yourself"
         )
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature under which the softmax of ``logits / temperature`` gives the labels the greatest likelihood.
+    """The temperature that maximises the likelihood of the labels under softmax(logits / temperature).
 
-    When all N answers are right, the plain likelihood would be greatest at temperature 0, where every confidence is 1.
-    As in Platt's scaling, the true class is therefore aimed at with (N + 1) / (N + 2), and the others share the rest.
+    If all N answers are correct, the plain likelihood is maximal at temperature 0, where every confidence is 1. As in
+    Platt scaling, the target of the true class is therefore (N + 1) / (N + 2), and the other classes share the rest.
 
     Args:
         logits: (N, C).
         labels: (N,) int64.
 
     Returns:
-        Between 1e-3 and 1e3; 1 where logits are all equal and no temperature is better than another.
+        A number from 1e-3 to 1e3; 1 if the logits are equal, so that no temperature is better than another.
 
     References:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, section 4.2.
@@ -207,10 +205,10 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def unknown_threshold(confidences: Tensor, accept: float = 0.95) -> float:
-    """The greatest threshold that a new image reaches with probability ``accept``, judged by those of N like it.
+    """The largest threshold that a new image reaches with probability ``accept``, given N confidences of similar images.
 
-    One more image is as likely to rank anywhere among them as anywhere else, so that it reaches the one with k below it with
-    probability (N - k) / (N + 1). Where N is too small for ``accept``, the threshold is the least of them.
+    A new image has each rank among them with the same probability, so it reaches the confidence that has k others below
+    it with probability (N - k) / (N + 1). If N is too small for ``accept``, the threshold is the smallest confidence.
 
     References:
         Vovk et al., "Algorithmic Learning in a Random World", 2005: split conformal prediction.
@@ -226,11 +224,11 @@ def unknown_threshold(confidences: Tensor, accept: float = 0.95) -> float:
 
 
 def answered_share(reached: int, count: int) -> tuple[float, float, float]:
-    """Of new images, the share that reaches a threshold which ``reached`` of ``count`` images like them reach.
+    """The share of new images that reach a threshold which ``reached`` of ``count`` similar images reach.
 
     Returns:
-        Its mean and the ends of its 95 % interval: the threshold is one of the images' own confidences, so that the share
-        has the distribution Beta(reached, count - reached + 1), whatever confidences are distributed like.
+        Mean and ends of the 95 % interval. The threshold is one of the images' own confidences, so the share has the
+        distribution Beta(reached, count - reached + 1) for any distribution of confidences.
     """
     from scipy.special import betaincinv
 
@@ -239,7 +237,7 @@ def answered_share(reached: int, count: int) -> tuple[float, float, float]:
 
 
 def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support) -> Tensor:
-    """(N, C) logits of the examples, as if their own tokens and class means had not seen them."""
+    """(N, C) logits of the examples, estimated for tokens and class means without the example itself."""
     if isinstance(classifier, HybridClassifier):
         clip, logits, weight = classifier.tokens, classifier.left_out_logits(), float(classifier.weights[0])
     else:

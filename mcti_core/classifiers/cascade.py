@@ -1,4 +1,4 @@
-"""Classify in two steps: CLIP makes a shortlist, and the diffusion model has a say where CLIP is in doubt."""
+"""Classify in two stages: CLIP makes a shortlist, and the diffusion classifier decides the uncertain images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SHORTLIST, MARGIN, WEIGHT = 3, 5.0, 2.0
 
 
 class CascadeClassifier(Classifier):
-    """Where the first classifier is in doubt, the diffusion classifier tries its best few classes, and both are added.
+    """If the first classifier is uncertain, add the logits of a diffusion classifier over its best few classes.
 
-    Logits are ``first / temperature + weight * second``: log-probabilities of two witnesses who are taken to err
-    independently. A class that was not tried stands in the second as far off as the worst that was, so that it can
-    rank above none of the shortlist.
+    Logits are ``first / temperature + weight * second``, the log-probabilities of two classifiers with independent
+    errors. Classes outside the shortlist get the second logit of its worst class, so they cannot pass any of it.
 
     Args:
-        first: by features, in one pass of the vision tower; its temperature counts, so calibrate it before.
-        second: by noise errors.
-        shortlist: most classes handed on.
-        margin: images whose first choice leads by at least this much in log-probability are not handed on. 5 is odds of
-            about 150 to 1.
-        weight: of the second's logits; 2 gave the tuning characters the least cross-entropy (docs/performance.md).
+        first: classifier by CLIP features; calibrate it first, since its temperature is used.
+        second: classifier by noise errors.
+        shortlist: number of classes that the second classifier compares.
+        margin: lead of the best class over the next, in log-probability, from which the first classifier decides alone.
+            5 is odds of about 150 to 1.
+        weight: factor of the second's logits; 2 had the lowest cross-entropy on the tuning characters
+            (docs/performance.md).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Classify by CLIP: the class whose token's text feature is nearest to the image's feature."""
+"""Classify by CLIP: the class whose text feature has the largest cosine with the image's feature."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from .base import Classifier, Scores, no_evaluations, numbers
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
 _AT_ONCE, _PIXELS = 16, 16 * 512 * 512
-"""Images through the vision tower at once: with ViT-L enough to keep a GPU busy, and what a 4 GB card has room for beside SD 1.5;
-more of them where a model's images, and so its tower, are small."""
+"""Images per batch of the vision tower, or pixels if they are small. With ViT-L this keeps a GPU busy, and fits on a 4 GB card beside SD 1.5."""
 _TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that other programs use"
 
 
 class ClipClassifier(Classifier):
-    """argmax_c cos(image feature, text feature of v_c). One pass of the vision tower an image.
+    """argmax_c cos(image feature, text feature of v_c). One pass of the vision tower per image.
 
     Args:
-        host: with a CLIP space.
+        host: a host with a CLIP space.
         tokens: the classes.
-        templates: prompts whose features are averaged; the tokens' own by default.
-        logit_scale: of the cosines.
+        templates: prompts whose features are averaged; by default the tokens' own.
+        logit_scale: factor of the cosines.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Classify by the diffusion model itself: the class under whose prompt the noise is predicted best."""
+"""Classify by the diffusion model: the class whose prompt gives the smallest error of the predicted noise."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .sequential_test import best_class, sequential_elimination
 __all__ = ["DiffusionClassifier"]
 
 _PIXELS = 4 * 512 * 512
-"""Of images that are on the device before they are latents."""
+"""Pixels per batch of the VAE."""
 _TOGETHER = 256
-"""Images whose evaluations share batches, and whose errors are kept."""
+"""Number of images whose evaluations share batches, and whose errors are kept in memory."""
 _AT_ONCE = 128
-"""Most evaluations at once."""
+"""Maximum number of evaluations per batch."""
 _PROMPTS = 64
-"""Classes whose prompts are encoded at once."""
+"""Prompts per batch of the text encoder."""
 _ON_DEVICE = 128
-"""Most classes whose contexts stay on the device: 80 MB of SDXL's. Those of more are sent there as they are needed."""
+"""Maximum number of classes whose contexts stay on the device (80 MB for SDXL); more are copied there when they are needed."""
 _TOO_LARGE = (
     "a single image does not fit into memory in the VAE; give smaller images, or free memory that other programs use"
 )
@@ -37,35 +37,34 @@ _EVALUATION_TOO_LARGE = (
     "a single evaluation of the diffusion model does not fit into memory; free memory that other programs use"
 )
 _LEAST_ROOM = 4 * 64 * 64
-"""Latent elements that a batch may always have: four of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
+"""Latent elements per channel that a batch may always have: four images of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
 _BYTES = 24_000
-"""That an evaluation takes for each latent element: 17,000 of SD 1.5 and 11,000 of SDXL in half precision
-(docs/performance.md), and some for what was not counted."""
+"""Memory per latent element of an evaluation: 17,000 bytes for SD 1.5 and 11,000 for SDXL in half precision (docs/performance.md), and a reserve."""
 
 
 class DiffusionClassifier(Classifier):
     """argmin_c of the mean noise error over pairs of noise level and noise that all classes share.
 
-    Sharing the pairs makes the differences between classes far less noisy than the errors themselves. A class is stopped
-    as soon as it can hardly win any more (``stopping.py``), so that most evaluations go to the few that are hard to tell
-    apart, and an image is done when one class is left.
+    Differences between classes on shared pairs vary far less than the errors themselves. A class is eliminated as soon
+    as it is unlikely to win (``sequential_test.py``), so most evaluations compare the few classes that are hard to tell
+    apart, and an image is finished when one class is left.
 
     Args:
-        host: with a denoiser and a codec.
+        host: a host with a denoiser and a codec.
         tokens: the classes.
-        pairs: P, the most pairs a class is tried on.
-        error: level of the test, about the probability that an image's answer is not that of all classes on all pairs.
-            0 stops nobody; above 0.5 is not allowed.
-        template: the prompt; the tokens' first by default.
-        low, high: fractions of the time steps between which noise levels are taken, spread evenly.
+        pairs: P, the maximum number of pairs per class.
+        error: level of the test, about the probability that early elimination changes an image's answer, from 0 (no
+            early elimination) to 0.5.
+        template: the prompt; by default the tokens' first.
+        low, high: range of the noise levels, as fractions of the time steps.
         scale: logits are -scale * mean error.
-        batch: denoiser evaluations at once; by default as many as the device has room for, 128 at most. Where memory runs
-            out all the same, they are halved.
-        seed: of the shared pairs.
+        batch: denoiser evaluations per batch; by default as many as the device has memory for, at most 128. It is
+            halved if memory runs out.
+        seed: seed of the shared pairs.
 
     Raises:
         ConfigError: ``pairs`` or ``batch`` below 1, ``error`` outside [0, 0.5].
-        HostError: in scoring, where a noise error is not a finite number, or a single evaluation does not fit into memory.
+        HostError: while scoring, a noise error that is not finite, or an evaluation that does not fit into memory.
 
     References:
         Li et al., "Your Diffusion Model is Secretly a Zero-Shot Classifier", ICCV 2023, arXiv 2303.16203.
@@ -88,7 +87,7 @@ class DiffusionClassifier(Classifier):
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
     def score(self, images: Any, candidates: Tensor | None = None) -> Scores:
-        """Scores of any number of images; ``candidates`` (B, C) bool leaves classes out from the start."""
+        """Scores of any number of images; ``candidates`` (B, C) bool restricts the classes per image."""
         images = as_batch(images)
         at_once = max(1, _PIXELS // (images.shape[-1] * images.shape[-2]))
         with torch.inference_mode(), self.host.session("codec"):
@@ -111,9 +110,9 @@ class DiffusionClassifier(Classifier):
 
     @torch.inference_mode()
     def compare(self, latents: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise errors (B, C, P) of each candidate on its first pairs, and on how many of them (B, C).
+        """Noise errors (B, C, P) of each candidate, and the number (B, C) of pairs for which they were computed.
 
-        All images share batches, and the errors of all are kept: give a few hundred images at most.
+        The errors of all images are kept in memory, so pass at most a few hundred images.
         """
         clean = latents.to(self.host.device, torch.float32)
         sigmas, noises = self._pairs(latents.shape[1:])
@@ -125,20 +124,20 @@ class DiffusionClassifier(Classifier):
             return sequential_elimination(evaluate, candidates, self.pairs, self.error)
 
     def _pairs(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """The (sigma, noise) pairs that all images and classes share: (P,), (P, c, h, w)."""
+        """The shared noise levels (P,) and noises (P, c, h, w)."""
         generator = torch.Generator().manual_seed(self.seed)
         sigmas = spread_sigmas(self.denoiser.sigmas.cpu(), self.pairs, generator, self.low, self.high)
         noises = torch.randn(self.pairs, *shape, generator=generator)
         return sigmas.to(self.host.device), noises.to(self.host.device)
 
     def _errors(self, latents: Tensor, going: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
-        """(J, n) float32 noise errors on n pairs of the J (image, class) that go on, in full batches across images."""
+        """(J, n) float32 noise errors of J remaining combinations of image and class on n pairs, in full batches across images."""
         image, label = going.nonzero(as_tuple=True)
         image = image.to(latents.device)
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
         at_once = self._fits or self.batch or evaluations_at_once(latents[0, 0].numel(), latents.device)
 
-        def evaluated(part: slice) -> Tensor:  # nothing in here waits for the device
+        def evaluated(part: slice) -> Tensor:  # nothing here waits for the device
             which, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)
             clean, sigma = latents[image[which]], sigmas[pair]
             text = self._contexts_of(label[torch.arange(part.start, part.stop) // len(sigmas)])
@@ -156,7 +155,7 @@ class DiffusionClassifier(Classifier):
         return fetched
 
     def _contexts_of(self, label: Tensor) -> dict[str, TextFeatures]:
-        """What the denoiser reads of these classes' prompts (n,), on the device."""
+        """Text conditioning of the classes ``label`` (n,), on the device."""
         device = self.host.device
         return {
             name: features.rows(on_device(label, features.context.device)).to(device)
@@ -165,31 +164,32 @@ class DiffusionClassifier(Classifier):
 
 
 def evaluations_at_once(area: int, device: torch.device) -> int:
-    """How many the device has room for, of latents of so many elements a channel."""
+    """The number of evaluations that fit into the device's free memory, for latents of ``area`` elements per channel."""
     elements = _LEAST_ROOM
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, to use again
-        elements = max(elements, (free + kept) // 2 // _BYTES)  # half of it, for others use the device too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own cache
+        elements = max(elements, (free + kept) // 2 // _BYTES)  # half of it, since other programs use the device too
     return max(1, min(_AT_ONCE, elements // area))
 
 
 def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
-    """(B, C) mean errors in which classes that were stopped early keep their distance from the winner over their pairs.
+    """(B, C) mean errors, comparable between classes that were evaluated on different numbers of pairs.
 
-    Mean errors over different pairs cannot be compared, but distances over the same pairs can. No class that was stopped
-    stands better than one that went on, and classes that were never tried stand as far off as the worst.
+    Mean errors over different pairs cannot be compared, but differences over the same pairs can: a class gets the
+    winner's mean error plus its difference from the winner over its own pairs. A class that was eliminated is never
+    better than one that was eliminated later, and a class that was not a candidate is as bad as the worst.
 
     Args:
         errors: (B, C, P).
-        seen: (B, C) on how many first pairs each class was tried.
+        seen: (B, C) number of pairs of each class.
     """
     mean, count = errors.sum(2) / seen.clamp(min=1), seen[..., None]
     rows, best = torch.arange(len(errors)), best_class(errors, seen)
-    both = torch.arange(errors.shape[2]) < count  # (B, C, P) the winner saw every pair that another class saw
+    both = torch.arange(errors.shape[2]) < count  # (B, C, P); the winner has every pair that another class has
     apart = (errors - errors[rows, best][:, None]).masked_fill(~both, 0.0).sum(2) / seen.clamp(min=1)
     aligned = mean[rows, best][:, None] + apart
-    worst = torch.full_like(mean[:, :1], -torch.inf)  # of those that went on longer
+    worst = torch.full_like(mean[:, :1], -torch.inf)  # of the classes that were eliminated later
     for pairs in seen.unique().flip(0).tolist():
         here = seen == pairs
         aligned = torch.where(here, aligned.maximum(worst), aligned)
@@ -198,7 +198,7 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, TextFeatures]:
-    """By encoder, what the denoiser reads of each class's prompt, C rows; of many classes on the CPU, for want of room elsewhere."""
+    """Text conditioning of the C classes' prompts by encoder; for many classes it is on the CPU, to save device memory."""
     prompts = {
         name: template_prompts(encoder, [template], tokens.vectors_per_token) for name, encoder in host.text.items()
     }

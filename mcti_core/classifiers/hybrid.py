@@ -1,4 +1,4 @@
-"""Classify by tokens and examples together: text features, class means of the few-shot image features, and a probe of these."""
+"""Classify by tokens and examples together: text features, class means of the example features, and a logistic probe."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ __all__ = ["AUTO", "HybridClassifier", "class_means", "left_out_gain"]
 
 AUTO = "auto"
 _FIRST = (1.0, 0.25, 2.0)
-"""Of token, class mean and probe: what told most characters of unreported alphabets apart at 2, 5 and 8 shots."""
+"""Initial weights of token, class mean and probe: the best ones for 2, 5 and 8 shots on characters that no table reports."""
 _MOST_LOGITS = 10**6
-"""Examples times classes up to which there is a probe: of more it would take minutes."""
+"""Maximum number of examples times classes for which a probe is fitted; for more it would take minutes."""
 
 
 class HybridClassifier(Classifier):
-    """The token's text feature, the class mean of the stored example features, and a logistic probe of these, together.
+    """Weighted sum of the logits of the token, the class mean of the example features, and a logistic probe on these.
 
-    Logits are sums over the parts. With a number as ``weight``, the token counts 1, the class mean ``weight``, and the probe
-    nothing. With ``"auto"`` all three count as much as makes them say most of the examples, each judged by parts that have
-    not seen it (``stacking.py``).
+    With a number as ``weight``, the token has weight 1, the class mean ``weight``, and there is no probe. With
+    ``"auto"`` the three weights minimise the cross-entropy of left-out examples (``stacking.py``).
 
     Args:
-        host: with a CLIP space.
-        tokens: with support features.
-        weight: of the class means, or ``"auto"``; 0 is the CLIP classifier.
+        host: a host with a CLIP space.
+        tokens: a set with support features.
+        weight: weight of the class means, or ``"auto"``; with 0 it is the CLIP classifier.
 
     Raises:
-        TokenError: the tokens carry no support features.
+        TokenError: the tokens have no support features.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class HybridClassifier(Classifier):
     ):
         if tokens.support is None:
             raise TokenError(
-                "these tokens carry no features of their examples; train them with a CLIP space, or use the method 'clip'"
+                "these tokens have no features of their examples; train them with a CLIP space, or use the method 'clip'"
             )
         if isinstance(weight, str) and weight != AUTO:
             raise ConfigError(f"the weight of the class means must be a number or {AUTO!r}, got {weight!r}")
@@ -63,11 +62,13 @@ class HybridClassifier(Classifier):
         features, labels, classes = self.support.features, self.support.labels, len(self.labels)
         self.means = class_means(features, labels, classes)
         self.weights = torch.tensor([1.0, 0.0 if isinstance(weight, str) else weight, 0.0])
-        """(3,) float32 of the token, the class mean and the probe."""
+        """(3,) float32 weights of token, class mean and probe."""
         self._probe: LogisticRegression | None = None
         self._held_out: Tensor | None = None
         if weight == AUTO:
-            every_class = bool((torch.bincount(labels, minlength=classes) > 0).all())  # of others a probe knows nothing
+            every_class = bool(
+                (torch.bincount(labels, minlength=classes) > 0).all()
+            )  # a probe needs examples of each class
             if every_class and classes > 1 and len(features) * classes <= _MOST_LOGITS:
                 self._probe = LogisticRegression(features, labels, classes)
                 self._weigh(features, labels, classes)
@@ -96,10 +97,10 @@ class HybridClassifier(Classifier):
         return logits if self._probe is None else logits + probe * self._probe.logits(unit)
 
     def left_out_logits(self) -> Tensor:
-        """(N, C) logits of the examples, each against class means, and a probe, that do not contain it.
+        """(N, C) logits of the examples, where class means and probe are computed without the example itself.
 
-        An example that is its class's only one has no mean without it: its row then is the tokens' alone, for all classes,
-        since cosines of images with texts and with images are of different sizes.
+        The only example of a class leaves no mean, so its row has the logits of the tokens for all classes: cosines of
+        images with texts and with images cannot be mixed.
         """
         token = self.tokens.logits(self.support.features)
         weights = self.weights.tolist()
@@ -110,12 +111,12 @@ class HybridClassifier(Classifier):
         return torch.stack([weight * part for weight, part in zip(weights, parts, strict=False)]).sum(0)
 
     def _left_out_affinity(self) -> Tensor:
-        """(N, C) scaled cosines with class means that do not contain the example; nan for a class's only one."""
+        """(N, C) scaled cosines with the class means without the example itself; NaN for the only example of a class."""
         features, labels = self.support.features, self.support.labels
         affinity = self.tokens.logit_scale * features @ self.means.T
         counts = torch.bincount(labels, minlength=len(self.labels))
         sums = torch.zeros_like(self.means).index_add_(0, labels, features)
-        others = F.normalize(sums[labels] - features, dim=-1)  # (N, p) own class's mean without oneself
+        others = F.normalize(sums[labels] - features, dim=-1)  # (N, p) mean of the class's other examples
         affinity[torch.arange(len(labels)), labels] = self.tokens.logit_scale * (others * features).sum(1)
         return affinity.masked_fill((counts[labels] < 2)[:, None], torch.nan)
 
@@ -127,14 +128,14 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def left_out_gain(text: Tensor, support: Support) -> Tensor:
-    """How much of each example's cosine with its own class's token is owed to the token having seen it, by estimate.
+    """Estimate by how much training on an example raised its cosine with its own class's token (see ``calibration.py``).
 
     Args:
         text: (C, p) unit text features of the tokens.
         support: the examples.
 
     Returns:
-        (N,) float32, not negative; 0 for an example that is its class's only one.
+        (N,) float32, not negative; 0 for the only example of a class.
     """
     features, labels = support.features, support.labels
     means = class_means(features, labels, len(text))

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression in plain torch: neither scikit-learn nor gradients that a host may have turned off."""
+"""Multinomial logistic regression in plain torch: ComfyUI has no scikit-learn, and may have disabled autograd."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ __all__ = ["LogisticRegression"]
 
 _MOST_STEPS, _CLOSE = 1000, 1e-5
 _FREE = 1e-6
-"""Penalty of the intercepts, which have none but need a unique minimum."""
+"""Penalty of the intercepts: nearly none, but it makes the minimum unique."""
 
 
 class LogisticRegression:
-    """Minimum of ``inverse_penalty`` * summed cross-entropy + half the squared weights, as scikit-learn's class of this name.
+    """Minimise ``inverse_penalty`` * summed cross-entropy + half the squared weights, as scikit-learn's class of this name.
 
-    Steps are Newton's with a bound on the Hessian in place of it, which needs one factorisation, accelerated by Nesterov's
-    momentum with restarts.
+    Newton steps use a constant upper bound of the Hessian, which is factorised once, with Nesterov momentum and restarts.
 
     Args:
         features: (N, p) floats.

@@ -1,11 +1,11 @@
-"""The names that classifiers go by at the command line and in graphs."""
+"""Names of the classifiers on the command line and in nodes."""
 
 from __future__ import annotations
 
 __all__ = ["METHODS"]
 
 METHODS = ("auto", "clip", "hybrid", "diffusion", "cascade")
-"""``"auto"`` is ``"clip"`` where the host has a CLIP space, else ``"diffusion"``.
+"""``"auto"`` is ``"clip"`` if the host has a CLIP space, otherwise ``"diffusion"``.
 
-Not ``"cascade"``: it costs many denoiser evaluations more and was no better where it was measured (docs/performance.md).
+It is never ``"cascade"``, which needs many more denoiser evaluations and was not better in measurements (docs/performance.md).
 """

@@ -1,4 +1,4 @@
-"""How much each part of a hybrid classifier counts, by what it says of examples that it has not seen."""
+"""Choose the weights of a hybrid classifier's parts by stacking, on left-out examples."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["held_out_logits", "stacking_weights"]
 _MOST_FOLDS = 10
 _FACTORS = 2.0 ** torch.arange(-3, 4)
 _PULL = 3.0
-"""What it costs to double or halve a weight, in units of one example's cross-entropy: few examples say little."""
+"""Cost of doubling or halving a weight, in nats, so that few examples change the weights little."""
 
 
 def held_out_logits(
     features: Tensor, labels: Tensor, classes: int, fit: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
 ) -> Tensor:
-    """Logits of each example by a part that was fitted without it, and without one example of each other class.
+    """Logits of each example by a classifier that was fitted without it, and without one example of each other class.
 
     Args:
-        features: (N, p) of the examples.
+        features: (N, p) features of the examples.
         labels: (N,) int64.
         classes: C.
-        fit: (M, p) features and (M,) labels -> what gives (B, p) features their (B, C) logits.
+        fit: returns, for features (M, p) and labels (M,), a function from features (B, p) to logits (B, C).
 
     Returns:
-        (N, C) float32; nan for examples that are their class's only one.
+        (N, C) float32; NaN for the only example of a class.
     """
-    place = torch.empty_like(labels)  # of each example among its class's
+    place = torch.empty_like(labels)  # each example's position in its class
     for label in labels.unique():
         own = labels == label
         place[own] = torch.arange(int(own.sum()))
@@ -44,14 +44,14 @@ def held_out_logits(
 
 
 def stacking_weights(parts: Sequence[Tensor], labels: Tensor, first: Sequence[float]) -> Tensor:
-    """Weights at which the sum of the parts' logits gives unseen examples the least cross-entropy.
+    """The weights for which the weighted sum of the parts' logits has the smallest cross-entropy on left-out examples.
 
-    Each is its first weight times a power of two from 1/8 to 8; all of them are tried together.
+    Each weight is its initial value times a power of two from 1/8 to 8; all combinations are compared.
 
     Args:
-        parts: K of (N, C) logits of examples that the parts have not seen; rows with nan are passed over.
+        parts: K tensors (N, C), logits of examples that the parts were not fitted to; rows with NaN are skipped.
         labels: (N,) int64.
-        first: K weights that are taken where there is no such example.
+        first: the K initial weights, which are returned if there are no such examples.
 
     Returns:
         (K,) float32.

@@ -166,7 +166,7 @@ def test_classes_with_one_example_are_passed_over(kind, carrying, tiny_host):
 
 def test_refusals(tokens, tiny_host):
     classifier = ClipClassifier(tiny_host, tokens)
-    with pytest.raises(TokenError, match="carry no features"):
+    with pytest.raises(TokenError, match="have no features"):
         calibrate(classifier, replace(tokens, support=None))
     with pytest.raises(ConfigError, match="are not the tokens'"):
         calibrate(classifier, tokens.select([1, 0, 2]))
