@@ -1,4 +1,4 @@
-"""A judge of generated digits that knows nothing of the pocket checkpoint: shape by a support vector machine, colour by eye."""
+"""Judge generated digits without the pocket checkpoint: shapes by a support vector machine, colours by the nearest colour."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["DigitJudge", "colours", "ink_mask"]
 
 _SIDE = 16
 _PENS = (0, 4, -2, -4)
-"""Widths added to the digits' own: generated strokes may be thinner or thicker than scanned ones."""
+"""Pixels added to the width of the strokes: generated strokes may be thinner or thicker than scanned ones."""
 
 
 class DigitJudge:
     """A support vector machine on centred ink masks, trained on drawings of digits with several pens.
 
     Args:
-        masks: (N, 72, 72) pen masks of digits that are no one's few-shot examples.
-        labels: (N,) which digit each is.
-        test: how many of them are kept aside to measure the judge itself.
+        masks: (N, 72, 72) pen masks of digits that are not few-shot examples.
+        labels: (N,) int64 digits.
+        test: number of masks held out to measure the judge itself.
     """
 
     def __init__(self, masks: Tensor, labels: Tensor, *, test: int = 500):
@@ -40,7 +40,7 @@ class DigitJudge:
         targets = labels[train].repeat(len(_PENS))
         self._machine = SVC(C=10, gamma="scale").fit(features.flatten(1).numpy(), targets.numpy())
         self.accuracy = float((self(draw_digits(masks[held], seed=300)) == labels[held]).float().mean())
-        """On drawings it was not trained on."""
+        """Accuracy on held-out drawings."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B,) int64 digits."""
@@ -48,7 +48,7 @@ class DigitJudge:
 
 
 def _redrawn(masks: Tensor, pen: int) -> Tensor:
-    """(N, 72, 72) masks drawn with a pen that is so many pixels wider, or narrower where negative."""
+    """(N, 72, 72) masks redrawn with strokes that are ``pen`` pixels wider, or narrower if it is negative."""
     if pen == 0:
         return masks
     grown = F.max_pool2d(math.copysign(1, pen) * masks[:, None].float(), abs(pen) + 1, 1, abs(pen) // 2)
@@ -56,7 +56,7 @@ def _redrawn(masks: Tensor, pen: int) -> Tensor:
 
 
 def ink_mask(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 16, 16) in [0, 1]: how much each pixel differs from the paper, cropped to the ink."""
+    """(B, 3, H, W) -> (B, 16, 16) in [0, 1]: each pixel's distance from the paper's colour, cropped to the ink."""
     paper = _paper(images)
     distance = (images - paper[:, :, None, None]).norm(dim=1)  # (B, H, W)
     darkest = distance.flatten(1).quantile(0.98, dim=1).clamp(min=0.05)
@@ -77,7 +77,7 @@ def ink_mask(images: Tensor) -> Tensor:
 
 
 def colours(images: Tensor) -> tuple[list[str], list[str]]:
-    """The nearest ink and paper of the palette for each image (B, 3, H, W)."""
+    """The palette's nearest ink and paper colours for each image (B, 3, H, W)."""
     paper = _paper(images)
     distance = (images - paper[:, :, None, None]).norm(dim=1).flatten(1)  # (B, H * W)
     inked = distance.topk(distance.shape[1] // 40, dim=1).indices
@@ -86,7 +86,7 @@ def colours(images: Tensor) -> tuple[list[str], list[str]]:
 
 
 def _paper(images: Tensor) -> Tensor:
-    """(B, 3): the median of the border."""
+    """The paper's colour (B, 3): the median of the border."""
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2)
     return border.median(dim=2).values
 

@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with every picture inside it."""
+"""The demo's report: one HTML file that contains all pictures."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _examples(demo: Demo) -> list[str]:
         "<h2>What was shown</h2>",
         "<p>Real handwriting (scikit-learn's <code>load_digits</code>), drawn in random ink on random paper. "
         "The model was trained on other scripts and has never seen a digit; the names above the columns are for you.</p>",
-        _image(picture, "the examples, one column a class", pixelated=True),
+        _image(picture, "the examples, one column per class", pixelated=True),
     ]
 
 
@@ -169,13 +169,13 @@ def _accuracy(demo: Demo) -> list[str]:
             f'<td class="n">{_percent(share)}</td><td>{bar}</td><td class="n">{demo.queries[key]:,}</td>'
             f'<td class="n">{demo.evaluations[key]:.0f}</td></tr>'
         )
-    head = "<tr><th>Classifier</th><th>uses</th><th class='n'>accuracy</th><th></th><th class='n'>images</th><th class='n'>UNet calls an image</th></tr>"
+    head = "<tr><th>Classifier</th><th>uses</th><th class='n'>accuracy</th><th></th><th class='n'>images</th><th class='n'>UNet calls per image</th></tr>"
     assert demo.confusion is not None
     return [
         "<h2>Classifying</h2>",
         f"<table>{head}{''.join(rows)}</table>",
         _image(confusion_plot(demo.confusion, demo.classes), "confusion matrix of MC-TI with CLIP"),
-        '<p class="note">Confusion of MC-TI with CLIP: rows are what was drawn, columns what it was taken for.</p>',
+        '<p class="note">Confusion of MC-TI with CLIP: rows are true digits, columns predicted ones.</p>',
     ]
 
 
@@ -209,7 +209,7 @@ def _generation(demo: Demo) -> list[str]:
     for kind, prompt in (("plain", PLAIN), ("edit", EDIT)):
         pieces.append(f"<p><code>{html.escape(prompt)}</code></p>")
         for name, title in (("mcti", "MC-TI"), ("ti", "plain textual inversion")):
-            samples = demo.samples[f"{name} {kind}"].transpose(0, 1)[:4]  # four rows, a column a class
+            samples = demo.samples[f"{name} {kind}"].transpose(0, 1)[:4]  # four rows, one column per class
             picture = image_grid([list(row) for row in samples], [""] * len(samples), list(demo.classes))
             pieces.append(f'<p class="note">{title}</p>')
             pieces.append(_image(picture, f"samples of {title}, {kind}", pixelated=True))

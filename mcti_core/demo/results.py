@@ -1,4 +1,4 @@
-"""What the demo finds, for its metrics file and its report."""
+"""The demo's results, for its metrics file and its report."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["EDIT", "PLAIN", "SAMPLES", "Demo"]
 PLAIN = "a drawing of a {}"
 EDIT = "a drawing of a red thick {} on yellow paper"
 SAMPLES = 8
-"""Images generated of each class in each prompt."""
+"""Number of images generated per class and prompt."""
 
 
 @dataclass
 class Demo:
-    """All that the demo found, for the metrics file and for the report."""
+    """The results of one run of the demo."""
 
     shots: int
     seed: int
@@ -44,7 +44,7 @@ class Demo:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
-        """What goes into metrics.json."""
+        """The content of metrics.json."""
         return {
             "shots": self.shots,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""The demo's stages, one function each: train, classify, generate, report."""
+"""The demo's stages: train, classify, generate, report."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from .results import EDIT, PLAIN, SAMPLES, Demo
 __all__ = ["refuse_foreign_results", "run_demo"]
 
 DIFFUSION_QUERIES, DIFFUSION_PAIRS = 200, 32
-"""Images for the diffusion classifier, and half its usual budget: the demo is to take minutes."""
+"""Number of images for the diffusion classifier, and half its usual number of pairs, so that the demo takes minutes."""
 
 
 Progress = Callable[[str, int, int], object]
-"""Called with the name of a stage, steps done and steps in all."""
+"""Called with the name of a stage, finished steps, and all steps."""
 
 
 def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = lambda stage, done, total: None) -> Demo:
-    """Train TI and MC-TI tokens on ``shots`` examples of each digit, test them, and write everything into ``out``.
+    """Train TI and MC-TI tokens on ``shots`` examples of each digit, evaluate them, and write the results to ``out``.
 
     Writes ``report.html``, ``metrics.json`` and ``tokens.safetensors`` (the MC-TI tokens).
     """
@@ -82,7 +82,7 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
 
 
 def refuse_foreign_results(out: Path) -> None:
-    """Raise a ``FileError`` where files of others are in the place of the demo's."""
+    """Raises: FileError: a file that the demo would write exists, and the demo did not write it."""
     for name in ("report.html", "metrics.json"):
         refuse_foreign(out / name, is_marked)
     refuse_foreign_tokens([out / "tokens.safetensors"])
@@ -116,7 +116,7 @@ def _classify_features(demo: Demo, host: Host, support: FeatureCache, query: Fea
 
 
 def _classify_diffusion(demo: Demo, host: Host, query: FeatureCache, progress: Progress) -> None:
-    """The same balanced random part of the queries for both token sets."""
+    """Classify the same balanced random subset of the queries with both token sets."""
     assert query.latents is not None
     chosen, _ = few_shot_split(query.labels, demo.classes, DIFFUSION_QUERIES // len(demo.classes), demo.seed)
     for name in ("ti", "mcti"):

@@ -1,7 +1,7 @@
-"""The pocket world: handwritten glyphs in coloured ink on coloured paper.
+"""Images of the pocket checkpoint: handwritten glyphs in coloured ink on coloured paper.
 
-One module holds everything that defines the world, so that the recipe that trains the pocket checkpoint and the demo
-that tests it draw from the same hand: the palette, the pens, the random styles, the renderer and the captions.
+The palette, pens, random styles, renderer and captions are in one module, so that the recipe that trains the checkpoint
+and the demo that tests it draw in the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 IMAGE_SIZE = 64
 """Side of a rendered image in pixels."""
 MASK_SIZE = 72
-"""Side of a pen mask in pixels; the glyph takes about 0.69 of it."""
+"""Side of a pen mask in pixels; the glyph fills about 0.69 of it."""
 
 INKS = {
     "black": (0.06, 0.06, 0.06),
@@ -63,7 +63,7 @@ _PAPER_RGB = torch.tensor(list(PAPERS.values()))
 
 @dataclass(frozen=True)
 class Styles:
-    """How each of B glyphs is drawn. All fields but the last two are int64 indices of shape (B,)."""
+    """Styles of B glyphs. All fields except the last two are int64 indices of shape (B,)."""
 
     ink: Tensor
     paper: Tensor
@@ -71,9 +71,9 @@ class Styles:
     pen: Tensor
     slant: Tensor
     pose: Tensor
-    """(B, 5) uniform in [0, 1): size, shear, angle, shift down, shift right within the style."""
+    """(B, 5) uniform in [0, 1): size, shear, angle, vertical and horizontal shift within the style's ranges."""
     tint: Tensor
-    """(B, 2, 3) small offsets of ink and paper colour, in [-0.06, 0.06]."""
+    """(B, 2, 3) offsets of ink and paper colour in [-0.06, 0.06]."""
 
 
 def sample_styles(count: int, generator: torch.Generator | None = None) -> Styles:
@@ -92,7 +92,7 @@ def sample_styles(count: int, generator: torch.Generator | None = None) -> Style
 
 
 def pen_masks(drawings: Tensor) -> Tensor:
-    """Thin line drawings -> one mask a pen, the glyph centred and scaled to the same size.
+    """Draw thin line drawings with each pen, centred and scaled to the same size.
 
     Args:
         drawings: (N, H, W) float in [0, 1], 1 is ink.
@@ -114,13 +114,13 @@ def pen_masks(drawings: Tensor) -> Tensor:
 
 
 def sharpen(mask: Tensor) -> Tensor:
-    """Turn the soft edge of an enlarged mask into a pen's edge."""
+    """Sharpen the soft edges of an enlarged mask."""
     mask = torch.sigmoid((mask - 0.55) * 9)
     return mask * (mask > 0.03)
 
 
 def centred(drawing: Tensor, side: int) -> Tensor:
-    """(H, W) -> (1, 1, side, side) with the inked box in the middle, filling the usual share of the frame."""
+    """(H, W) -> (1, 1, side, side), with the ink's bounding box centred and scaled to the usual share of the frame."""
     height, width = drawing.shape
     rows, columns = (drawing > 0.3).any(1).nonzero(), (drawing > 0.3).any(0).nonzero()
     top, bottom, left, right = rows[0].item(), rows[-1].item() + 1, columns[0].item(), columns[-1].item() + 1
@@ -135,20 +135,20 @@ def centred(drawing: Tensor, side: int) -> Tensor:
 def render(
     masks: Tensor, styles: Styles, quarter_turns: Tensor | None = None, bend: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw B masks in B styles.
+    """Render B masks in B styles.
 
     Args:
-        masks: (B, 72, 72) uint8, one pen's mask each.
-        styles: B styles; ``styles.pen`` is taken as already applied.
+        masks: (B, 72, 72) uint8 masks, each drawn with the pen of its style.
+        styles: B styles.
         quarter_turns: (B,) number of 90 degree turns, or None.
-        bend: (B, 64, 64, 2) displacements in halves of the frame's side, (right, down), or None.
+        bend: (B, 64, 64, 2) displacements (right, down) in units of half the frame's side, or None.
 
     Returns:
-        images (B, 3, 64, 64) float in [0, 1], and the ink coverage (B, 1, 64, 64) they were made from.
+        images (B, 3, 64, 64) float in [0, 1], and their ink coverage (B, 1, 64, 64).
     """
     count, pose = len(masks), styles.pose
     turns = torch.zeros(count) if quarter_turns is None else quarter_turns.float()
-    ranges = torch.tensor([[0.90, 0.20], [0.60, 0.15], [1.20, 0.15]])[styles.size]  # (B, 2): from, width
+    ranges = torch.tensor([[0.90, 0.20], [0.60, 0.15], [1.20, 0.15]])[styles.size]  # (B, 2): minimum and range
     scale = ranges[:, 0] + ranges[:, 1] * pose[:, 0]
     shear = torch.where(styles.slant == 1, 0.35 + 0.2 * pose[:, 1], (pose[:, 1] - 0.5) * 0.24)
     angle = turns * math.pi / 2
@@ -173,14 +173,14 @@ def _rotation(angle: Tensor) -> Tensor:
 
 
 def caption(word: str, template: str, styles: Styles, index: int, keep: np.ndarray, order: np.ndarray) -> str:
-    """Describe one drawing: the template filled with some attributes of its style and the word.
+    """Describe one drawing: fill the template with the word and some attributes of the drawing's style.
 
     Args:
-        word: what the glyph is called.
-        template: with one ``{}``.
-        styles, index: whose style is told.
+        word: the glyph's word.
+        template: a text with one ``{}``.
+        styles, index: the style is ``styles[index]``.
         keep: (5,) bool, which of size, slant, ink, pen and paper are mentioned.
-        order: a permutation of range(4), in which the first four stand before the word.
+        order: a permutation of range(4), the order of the first four before the word.
     """
     words = [
         SIZES[styles.size[index]],
@@ -188,6 +188,6 @@ def caption(word: str, template: str, styles: Styles, index: int, keep: np.ndarr
         list(INKS)[styles.ink[index]],
         PENS[styles.pen[index]],
     ]
-    told = [words[k] for k in order if keep[k] and words[k]]
-    text = template.format(" ".join([*told, word]))
+    kept = [words[k] for k in order if keep[k] and words[k]]
+    text = template.format(" ".join([*kept, word]))
     return f"{text} on {list(PAPERS)[styles.paper[index]]} paper" if keep[4] else text

@@ -1,4 +1,4 @@
-"""Axes of a plot: round ticks, the place of a value, and curves."""
+"""Axes of a plot: round ticks, positions of values, and curves."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["FAINT", "LINE", "TICK_SIZE", "Axes", "Ticks", "nice_ticks"]
 
 LINE, FAINT = "#d1d9e0", "#eef1f4"
 TICK_SIZE = 17
-"""Of the numbers at ticks, in pixels."""
+"""Font size of the numbers at ticks, in pixels."""
 _DOT = 4
-"""Radius in pixels of a value between gaps."""
+"""Radius in pixels of the dot for a value between gaps."""
 
 Ticks = tuple[tuple[float, str], ...]
-"""Values and how they are written."""
+"""Values and their texts."""
 
 
 def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ticks:
-    """The multiples in [low, high] of 1, 2, 2.5 or 5 times a power of ten, with at most so many spaces between them.
+    """The multiples in [low, high] of 1, 2, 2.5 or 5 times a power of ten, with at most ``most`` intervals.
 
     Args:
-        whole: of integers only.
+        whole: use integers only.
     """
     least = max((high - low) / most * (1 - 1e-9), 1e-300)
     steps = (factor * 10.0**power for power in count(math.floor(math.log10(least))) for factor in (1, 2, 2.5, 5))
@@ -40,7 +40,7 @@ def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ti
 
 @dataclass(frozen=True)
 class Axes:
-    """A rectangle of a picture that stands for steps 0 to ``last`` and values ``low`` to ``high``; lengths in pixels."""
+    """A rectangle of a picture that shows steps 0 to ``last`` and values ``low`` to ``high``; lengths are in pixels."""
 
     left: int
     top: int
@@ -58,12 +58,12 @@ class Axes:
         return self.left + np.asarray(step) / self.last * self.width
 
     def y(self, value: Any) -> Any:
-        """Values outside stay at the edge."""
+        """Values outside are clipped to the edge."""
         share = (np.asarray(value) - self.low) / (self.high - self.low)
         return self.bottom - np.clip(share, 0, 1) * self.height
 
     def draw_frame(self, draw: ImageDraw.ImageDraw, values: Ticks, steps: Ticks) -> None:
-        """A light line at each value, a firm one along the steps, and the ticks' numbers."""
+        """Draw a light line at each value, a darker one for the steps, and the numbers at the ticks."""
         right = self.left + self.width
         for value, text in values:
             y = round(float(self.y(value)))
@@ -76,9 +76,9 @@ class Axes:
             write(draw, (x, self.bottom + 22), text, TICK_SIZE, SOFT, "mm")
 
     def draw_curve(self, draw: ImageDraw.ImageDraw, values: Sequence[float], colour: str, width: int) -> None:
-        """Draw the values (N,) of steps 1 to N; those that are not finite are gaps, and lone ones dots."""
+        """Draw the values (N,) of steps 1 to N; values that are not finite are gaps, and single values between gaps are dots."""
         heights, steps, every = np.asarray(values, dtype=np.float64), np.arange(len(values)), len(values) // self.width
-        if every > 1:  # where a pixel holds several steps, their least and greatest
+        if every > 1:  # if a pixel covers several steps, draw their minimum and maximum
             steps = steps[::every]
             heights = np.stack([np.fmin.reduceat(heights, steps), np.fmax.reduceat(heights, steps)], 1).ravel()
             steps = steps.repeat(2)

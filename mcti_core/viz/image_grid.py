@@ -1,4 +1,4 @@
-"""Sheets of images with labels, as PIL images."""
+"""Grids of labelled images, as PIL images."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["image_grid", "to_pil"]
 def image_grid(
     rows: Sequence[Sequence[Tensor]], row_labels: Sequence[str], column_labels: Sequence[str] | None = None, scale: float = 1
 ) -> Image.Image:  # fmt: skip
-    """A sheet of images in rows, with a label before each row and, where given, above each column.
+    """Arrange images in rows, with a label before each row and optionally above each column.
 
     Args:
         rows: images (3, H, W) float in [0, 1]; rows may differ in length, images in size.
-        row_labels: one a row; "" leaves a row unlabelled.
-        column_labels: one a column.
-        scale: enlarges (each pixel stays a sharp square) or shrinks every image.
+        row_labels: one per row; "" for no label.
+        column_labels: one per column.
+        scale: enlarges (with sharp pixels) or shrinks every image.
 
     Raises:
-        ConfigError: no images, labels that do not fit, images of another kind, or a scale that leaves nothing.
+        ConfigError: no images, a wrong number of labels, images of another type, or a scale that leaves no pixels.
     """
     columns = max((len(row) for row in rows), default=0)
     if not columns or len(row_labels) != len(rows) or (column_labels is not None and len(column_labels) < columns):
         raise ConfigError(
-            f"an image grid needs images and one label a row and column, got {len(rows)} rows of up to {columns} and {len(row_labels)} labels"
+            f"an image grid needs images and one label per row and column, got {len(rows)} rows of up to {columns} and {len(row_labels)} labels"
         )
     pictures = [[to_pil(image, scale) for image in row] for row in rows]
     width = max(picture.width for row in pictures for picture in row)
@@ -61,12 +61,12 @@ def image_grid(
 
 
 def to_pil(image: Tensor, scale: float = 1) -> Image.Image:
-    """A (3, H, W) float image in [0, 1] as a PIL image, enlarged with sharp pixels or shrunk smoothly."""
+    """Convert a (3, H, W) float image in [0, 1] to a PIL image, enlarged with sharp pixels or shrunk smoothly."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise ConfigError(f"images must be float tensors (3, H, W) in [0, 1], got {image.dtype} {tuple(image.shape)}")
     pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)  # (H, W, 3)
     size = round(image.shape[2] * scale), round(image.shape[1] * scale)
     if min(size) < 1:
-        raise ConfigError(f"scale {scale} leaves nothing of an image of {image.shape[2]} x {image.shape[1]} pixels")
+        raise ConfigError(f"scale {scale} leaves no pixels of an image of {image.shape[2]} x {image.shape[1]} pixels")
     kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return Image.fromarray(pixels.numpy()).resize(size, kind)

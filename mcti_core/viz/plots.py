@@ -1,6 +1,6 @@
-"""Plots of a training and of its result, as PIL images: loss curves, confusions, scores.
+"""Plots as PIL images: loss curves, confusion matrices, scores.
 
-Drawn with Pillow alone, so that they are there wherever the library is. Lengths are pixels of pictures made for sharp screens.
+They use only Pillow, since ComfyUI has no matplotlib. Lengths are in pixels, for high-resolution screens.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["confusion_plot", "loss_curves", "score_bars"]
 
 _ACCENT, _OTHER = "#0b62b8", "#9db7d3"
 _COLOURS = ("#0b62b8", "#d1600a", "#1a7f5a", "#8a4fbf", "#b8860b", "#c2255c", "#4a5568", "#0f8b9d")
-"""Of several runs in one panel: told apart also by most who are colour-blind."""
+"""Colours of several runs in one panel, chosen for colour-blind readers too."""
 _MARGIN, _TEXT, _TITLE = 22, 19, 23
 _LABEL_WIDTH = 230
-"""Longer labels are shortened."""
+"""Width in pixels to which longer labels are shortened."""
 _PANEL, _PLOT_HEIGHT = 620, 350
 
 
 def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image.Image:
-    """One panel a term: every step's value faintly, its moving average firmly.
+    """Plot one panel per term: the value of each step as a pale line, and the moving average as a strong line.
 
     Args:
-        histories: name of a run -> name of a term -> its value at every step; nan where it was not computed. Terms that
-            hold nothing else are left out.
+        histories: name of a run -> name of a term -> its value at each step; NaN if it was not computed. Terms without
+            any value are left out.
     """
     panels = _panels(histories)
     if not panels:
@@ -63,12 +63,12 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
 
 
 def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
-    """True classes as rows, predicted ones as columns; numbers are images.
+    """Plot a confusion matrix: true classes as rows, predicted classes as columns, numbers of images in the cells.
 
-    The shade is the root of the share of the row, so that also rare confusions show.
+    The shade is the square root of the share of the row, so that rare confusions are visible.
 
     Args:
-        matrix: (C, C) int64, as ``evaluation.metrics.confusion_matrix`` gives it.
+        matrix: (C, C) int64, as ``evaluation.metrics.confusion_matrix`` returns it.
         labels: (C,).
     """
     count = len(labels)
@@ -80,7 +80,7 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
     side, every = cell * count, math.ceil(count / 40)
     rows = [fitted(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
     columns = rows
-    if max(text_width(name, TICK_SIZE) for name in rows) + 12 > cell * every:  # no room for names side by side
+    if max(text_width(name, TICK_SIZE) for name in rows) + 12 > cell * every:  # names do not fit side by side
         columns = [str(number) for number in range(1, count + 1, every)]
         rows = [f"{number}: {name}" for name, number in zip(rows, columns, strict=True)]
     left, top = _MARGIN + max(text_width(name, TICK_SIZE) for name in (*rows, "true")) + 12, _MARGIN + 30
@@ -97,7 +97,7 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
 
 
 def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> Image.Image:
-    """Confidences as bars, the greatest on top and coloured; of more than 12 classes the best 12.
+    """Plot confidences as bars, the largest on top in another colour; at most the best 12 classes are shown.
 
     Args:
         labels: (C,).
@@ -126,7 +126,7 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
 
 
 def _panels(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[int, tuple[Any, Any]]]:
-    """Term -> number of a run -> (values, their moving average), of what holds any value."""
+    """Term -> number of a run -> (values, moving average), for terms that have any value."""
     panels: dict[str, dict[int, tuple[Any, Any]]] = {}
     for term in dict.fromkeys(term for run in histories.values() for term in run):
         for number, run in enumerate(histories.values()):
@@ -146,7 +146,7 @@ def _pale(colour: str) -> str:
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], left: int, right: int) -> None:
-    """One row, in which every run has as much room."""
+    """Draw the legend in one row, with equal space for each run."""
     room = min(480, (right - left) // len(names))
     for number, name in enumerate(names):
         x, y = left + room * number, _MARGIN + 10
@@ -155,7 +155,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], left: int, rig
 
 
 def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, cell: int) -> None:
-    """A confusion matrix as squares in blues, with lines and numbers while there is room for them."""
+    """Draw a confusion matrix as blue squares, with lines up to 40 classes and numbers up to 25."""
     (left, top), count = corner, len(matrix)
     shares = matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
     shades = shares.sqrt().numpy()
@@ -175,7 +175,7 @@ def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, c
 
 
 def _smoothed(values: Any) -> Any:
-    """Moving average over a twentieth of the steps, of what was computed there; nan stays nan."""
+    """Moving average of the finite values over a twentieth of the steps; NaN stays NaN."""
     known = np.isfinite(values)
     reach = max(1, len(values) // 40)
     first, end = np.arange(len(values)) - reach, np.arange(len(values)) + reach + 1
@@ -190,7 +190,7 @@ def _smoothed(values: Any) -> Any:
 
 
 def _limits(shown: Sequence[tuple[Any, Any]]) -> tuple[float, float]:
-    """From 0, or below where values are; the top few of noisy values may be cut off, the average never."""
+    """Limits of the axis: from 0 or the smallest value, to the 99.5 % quantile of the values or the largest average."""
     values, averages = (np.concatenate([s[np.isfinite(s)] for s in kind]) for kind in zip(*shown, strict=True))
     top = max(float(np.quantile(values, 0.995)), float(averages.max()))
     low = min(0.0, float(values.min()))

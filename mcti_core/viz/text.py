@@ -1,4 +1,4 @@
-"""Text in pictures: a font that has the letters, and text that fits."""
+"""Draw text in pictures: choose a font that has the letters, and shorten text to a width."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _FONT_FILES = (
     "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "wqy-microhei.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "msyh.ttc",
     "YuGothM.ttc", "AppleSDGothicNeo.ttc", "malgun.ttf",
 )  # fmt: skip
-"""What systems usually have. Pillow's own font has no accents and no other script than Latin."""
+"""Fonts that systems usually have. Pillow's own font has Latin letters only, and no accents."""
 _NO_LETTER = "\U0010fffe"
-"""A font draws it as an empty box, and so every letter that it lacks."""
+"""A character that no font has; fonts draw it, like every letter that they lack, as an empty box."""
 
 
 def write(
     draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, colour: str, anchor: str
 ) -> None:
-    """Write one line. ``anchor`` says which point of it lies at ``place``, as in Pillow: "lm" is the middle of its left."""
+    """Draw one line of text. ``anchor`` is the point of the text at ``place``, as in Pillow: "lm" is the middle of the left edge."""
     text = _one_line(text)
     draw.text(place, text, fill=colour, font=_font(text, size), anchor=anchor)
 
 
 def text_width(text: str, size: int) -> int:
-    """Pixels that the line takes, at least one."""
+    """Width of the line in pixels, at least 1."""
     text = _one_line(text)
     return max(1, math.ceil(_font(text, size).getlength(text)))
 
 
 def fitted(text: str, size: int, width: int) -> str:
-    """The text as one line, shortened with an ellipsis until it fits."""
+    """The text in one line, shortened with an ellipsis to ``width`` pixels."""
     shown = text = _one_line(text)
     while text and text_width(shown, size) > width:
         text = text[:-1].rstrip()
@@ -46,7 +46,7 @@ def fitted(text: str, size: int, width: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.encode(errors="replace").decode().split())  # names of files may hold half letters
+    return " ".join(text.encode(errors="replace").decode().split())  # file names may contain surrogate halves
 
 
 def _font(text: str, size: int) -> Any:
@@ -55,7 +55,7 @@ def _font(text: str, size: int) -> Any:
 
 @lru_cache(maxsize=1024)
 def _best_font(text: str) -> str | None:
-    """The font with most of the letters; None is Pillow's own."""
+    """The font that has most of the letters; None for Pillow's own."""
 
     def letters_known(name: str | None) -> int:
         font = _opened(name, 16)
@@ -67,7 +67,7 @@ def _best_font(text: str) -> str | None:
 
 @cache
 def _installed() -> tuple[str, ...]:
-    """Those of the usual fonts that this system has."""
+    """The usual fonts that this system has."""
     found = []
     for name in _FONT_FILES:
         with suppress(OSError):

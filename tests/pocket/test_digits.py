@@ -64,7 +64,7 @@ def test_class_folders_replace_nothing(tmp_path, obstacle):
     (tmp_path / "theirs").write_text("mine")
     path = tmp_path / "a" / "0001.png"
     path.symlink_to(tmp_path / "theirs") if obstacle == "a link" else path.write_text("mine")
-    with pytest.raises(FileError, match="exists already; give a new folder"):
+    with pytest.raises(FileError, match="exists already; choose a new folder"):
         write_class_folders(FewShotDataset(("a", "b"), tuple(torch.rand(2, 3, 8, 8)), torch.tensor([1, 0])), tmp_path)
     assert path.read_text() == "mine"
     assert not (tmp_path / "b").exists()

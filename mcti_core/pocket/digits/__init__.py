@@ -1,4 +1,4 @@
-"""Handwritten digits that nobody needs to download, each drawn once in coloured ink on coloured paper."""
+"""Handwritten digits, shipped with the project, drawn in coloured ink on coloured paper."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..glyphs import MASK_SIZE, centred, render, sample_styles, sharpen
 __all__ = ["DIGITS_FILE", "digit_dataset", "digit_masks", "draw_digits", "write_class_folders"]
 
 DIGITS_FILE = Path(__file__).parent / "digits.safetensors"
-"""The scans; README.md beside it names their source."""
+"""The scans; README.md in the same folder names their source."""
 
 
 def digit_masks() -> tuple[Tensor, Tensor]:
-    """All 1,797 digits as pen masks (N, 72, 72) uint8, and which digit each is (N,) int64.
+    """All 1,797 digits as pen masks (N, 72, 72) uint8, and their labels (N,) int64.
 
     The originals are 8 x 8 pixels of 17 grey levels (the UCI optical digits' test set, by 13 writers).
     """
@@ -36,13 +36,13 @@ def digit_masks() -> tuple[Tensor, Tensor]:
 
 
 def draw_digits(masks: Tensor, seed: int = 77) -> Tensor:
-    """Masks (N, 72, 72) -> images (N, 3, 64, 64) in [0, 1], each in a random style."""
+    """Render masks (N, 72, 72) as images (N, 3, 64, 64) in [0, 1], each in a random style."""
     images, _ = render(masks, sample_styles(len(masks), torch.Generator().manual_seed(seed)))
     return images
 
 
 def digit_dataset() -> FewShotDataset:
-    """Ten classes, 1,797 images. The labels serve people and the judge; training never sees what they mean."""
+    """Ten classes, 1,797 images. Training does not use the meaning of the labels."""
     masks, labels = digit_masks()
     return FewShotDataset(tuple(str(digit) for digit in range(10)), tuple(draw_digits(masks)), labels)
 
@@ -51,12 +51,12 @@ def write_class_folders(dataset: FewShotDataset, folder: Path) -> None:
     """Write the images of a dataset as ``folder/<class>/<number>.png``.
 
     Raises:
-        FileError: one of the files is there already; nothing is written then.
+        FileError: one of the files exists; nothing is written.
     """
     labels = dataset.labels.tolist()
     paths = [folder / dataset.classes[label] / f"{number:04d}.png" for number, label in enumerate(labels)]
     if there := next((path for path in paths if os.path.lexists(path)), None):
-        raise FileError(f"{there} exists already; give a new folder")
+        raise FileError(f"{there} exists already; choose a new folder")
     for path, image in zip(paths, dataset.images, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         assert isinstance(image, Tensor)

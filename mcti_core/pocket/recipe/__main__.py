@@ -1,10 +1,10 @@
-"""Train the pocket checkpoint from Omniglot's public files and fonts: some hours on one CPU core.
+"""Train the pocket checkpoint from Omniglot's public files and fonts, in some hours on one CPU core.
 
     python -m mcti_core.pocket.recipe --omniglot images_background_small1.zip images_background_small2.zip \
         --fonts node_modules/@fontsource --out FOLDER
 
-Each stage keeps its whole state in FOLDER/parts, every few minutes, and goes on from there: kill it at any time and start
-it again. A stage that has taken its steps goes on when it is given more.
+Each stage saves its whole state in FOLDER/parts every few minutes. After an interruption, the same command continues from
+there. A finished stage continues if --steps gives it more steps.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def main() -> None:
         "--omniglot", nargs="+", type=Path, required=True, help="the two images_background_small*.zip files"
     )
     parser.add_argument("--fonts", type=Path, help="node_modules/@fontsource with the packages of fonts.txt")
-    parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument("--start-from", type=Path, help="an earlier checkpoint whose weights are the first ones")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--start-from", type=Path, help="an earlier checkpoint with the initial weights")
     parser.add_argument(
         "--steps",
         nargs="*",
         default=[],
         metavar="STAGE=N",
-        help=f"other numbers than {STEPS}; 0 keeps --start-from's part",
+        help=f"steps per stage, by default {STEPS}; 0 keeps the part of --start-from",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every stage")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every stage")
     arguments = parser.parse_args()
     steps = STEPS | {name: int(count) for name, count in (given.split("=") for given in arguments.steps)}
     parts = arguments.out / "parts"
@@ -62,7 +62,7 @@ def main() -> None:
     tokenizer = write_tokenizer(parts / "tokenizer", words)
 
     def stage(name: str) -> Stage:
-        torch.manual_seed(arguments.seed)  # for the first weights
+        torch.manual_seed(arguments.seed)  # for the initial weights
         return Stage(parts / f"{name}.pt", steps[name], arguments.seed)
 
     def finished(name: str, model: Any, started: float) -> Any:
@@ -84,7 +84,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     clip = first_weights(make_clip(len(tokenizer)), CLIPModel, "clip")
     teacher = Teacher(glyphs.classes)
-    if warm:  # identities stay where they were, so that what has learned to read them need not learn it anew
+    if warm:  # the other parts have learned to read these identities
         teacher.prototype.data[: len(words)] = identities_of(clip, tokenizer, words)
     train_teacher(teacher, glyphs, held_out, stage("teacher"))
     finished("teacher", teacher, started)

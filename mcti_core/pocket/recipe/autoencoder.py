@@ -1,4 +1,4 @@
-"""Stage: the autoencoder, a slim ``AutoencoderTiny`` that fits inside TAESD (see ``taesd.py``)."""
+"""Stage: the autoencoder, a narrow ``AutoencoderTiny`` that can be embedded in TAESD (see ``hosts/comfy/taesd.py``)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def make_autoencoder() -> AutoencoderTiny:
 
 
 def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, stage: Stage, *, batch: int = 32) -> None:
-    """Reconstruct; keep the latents centred, of unit variance and uncorrelated.
+    """Train to reconstruct images, with latents of mean 0 and variance 1 that are uncorrelated.
 
-    In the last third the encoder is frozen, its latents standardised exactly, and the decoder alone goes on.
+    For the last third of the steps, the encoder is frozen and its latents are standardised exactly.
     """
     edges = ("encoder.layers.0.", f"decoder.layers.{len(model.decoder.layers) - 1}.")
     optimizer = MuonWithAdamW(
@@ -76,7 +76,7 @@ def _unit_penalty(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def standardise(model: AutoencoderTiny, glyphs: Glyphs) -> None:
-    """Fold the latents' mean and deviation into the encoder's last convolution."""
+    """Fold the latents' mean and standard deviation into the encoder's last convolution."""
     generator = torch.Generator().manual_seed(4)
     latents = torch.cat([model.encode(glyphs.batch(200, generator)[0] * 2 - 1).latents for _ in range(8)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))

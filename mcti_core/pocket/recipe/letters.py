@@ -26,18 +26,18 @@ LETTERS = {
     "Hangul": "가나다라마바사자타하고노도로모보",
     "Gujarati": "કખગઘચછજઝણતથધનપફબભમયરલવશષસહ",
 }
-"""No digits, and none of the letters that look like a European digit (O, I, S, З, ろ, ...) or like another one here, turned."""
+"""No digits, and no letters that resemble a European digit (O, I, S, З, ろ, ...) or, when rotated, another letter here."""
 FEWEST_FONTS, MOST_FONTS = 4, 24
 _SIDE = 112
 _LETTER = 64
-"""Pixels of the larger side of a letter within ``_SIDE``."""
+"""Larger side of a letter in pixels, in an image of ``_SIDE``."""
 
 
 def letter_lines(folder: Path) -> tuple[list[str], list[Tensor]]:
-    """Read every font package in ``node_modules/@fontsource`` that is under the Open Font License.
+    """Read all font packages in ``node_modules/@fontsource`` that have the Open Font License.
 
     Returns:
-        Names "script/letter", and of each letter its drawings, one a font: (fonts, 112, 112) float in [0, 1].
+        Names "script/letter", and for each letter its drawings, one per font: (fonts, 112, 112) float in [0, 1].
     """
     fonts = [_Font(path) for path in sorted(folder.iterdir()) if (path / "metadata.json").exists()]
     fonts = [font for font in fonts if font.licence == "OFL-1.1"]
@@ -45,7 +45,7 @@ def letter_lines(folder: Path) -> tuple[list[str], list[Tensor]]:
     for script, letters in LETTERS.items():
         for letter in letters:
             shapes = [shape for font in fonts if (shape := font.draw(letter)) is not None]
-            shapes = list({shape.tobytes(): shape for shape in shapes}.values())  # a family's other cut may be the same
+            shapes = list({shape.tobytes(): shape for shape in shapes}.values())  # fonts of one family may be equal
             if len(shapes) < FEWEST_FONTS:
                 raise ValueError(f"{script} {letter} is in {len(shapes)} fonts; {FEWEST_FONTS} are needed")
             chosen = np.linspace(0, len(shapes) - 1, min(len(shapes), MOST_FONTS)).round().astype(int)
@@ -56,7 +56,7 @@ def letter_lines(folder: Path) -> tuple[list[str], list[Tensor]]:
 
 
 class _Font:
-    """One package: files by subset of characters, weight and slant; the regular weight is read."""
+    """One package: files by subset of characters, weight and style, of which the regular ones are used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -68,7 +68,7 @@ class _Font:
         self.open: dict[str, ImageFont.FreeTypeFont] = {}
 
     def draw(self, letter: str) -> np.ndarray | None:
-        """(112, 112) bool, the letter centred, its larger side 64 pixels; None where the font has no such letter."""
+        """The letter (112, 112) bool, centred, its larger side 64 pixels; None if the font does not have it."""
         for subset, ranges in self.subsets.items():
             if not _within(ord(letter), ranges):
                 continue
@@ -97,7 +97,7 @@ def _drawn(font: ImageFont.FreeTypeFont, letter: str) -> Image.Image | None:
 
 
 def _within(code: int, ranges: str) -> bool:
-    """Whether "U+0061-007A,U+00AA" holds the code point."""
+    """Whether ranges such as "U+0061-007A,U+00AA" contain the code point."""
     for part in ranges.removeprefix("U+").replace("U+", "").split(","):
         first, _, last = part.partition("-")
         if int(first, 16) <= code <= int(last or first, 16):

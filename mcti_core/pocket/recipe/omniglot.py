@@ -1,4 +1,4 @@
-"""Omniglot: the public small background sets, one alphabet held out."""
+"""Omniglot's small background sets, with one alphabet held out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 __all__ = ["HELD_OUT", "omniglot_lines", "words_for"]
 
 HELD_OUT = "Early_Aramaic"
-"""The alphabet that no part of the pocket checkpoint is trained on."""
+"""The alphabet on which no part of the pocket checkpoint is trained."""
 DRAWERS = 20
 
 
 def omniglot_lines(archives: list[Path]) -> tuple[list[tuple[str, str]], Tensor]:
-    """All drawings of the archives.
+    """Read all drawings of the archives.
 
     Returns:
-        (alphabet, character) of each character, and thin lines (characters, 20, 105, 105) float in [0, 1].
+        (alphabet, character) of each character, and thin line drawings (characters, 20, 105, 105) float in [0, 1].
     """
     drawings: dict[tuple[str, str, int], np.ndarray] = {}
     for path in archives:
@@ -38,7 +38,7 @@ def omniglot_lines(archives: list[Path]) -> tuple[list[tuple[str, str]], Tensor]
 
 
 def words_for(count: int, seed: int = 0) -> list[str]:
-    """Pronounceable two-syllable words, one for each base class: "bako", "dimu", ..."""
+    """Pronounceable words of two syllables, one for each base class: "bako", "dimu", ..."""
     syllables = [consonant + vowel for consonant in "bdfgjklmnprstvz" for vowel in "aeiou"]
     shuffled = [syllables[i] for i in np.random.RandomState(seed).permutation(len(syllables))]
     half = int(np.ceil(count**0.5))

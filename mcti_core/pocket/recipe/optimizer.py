@@ -1,4 +1,4 @@
-"""Muon for weights of any shape beside AdamW: fewer steps than AdamW alone, which is what counts on a CPU."""
+"""Muon with AdamW, for weights of any shape; on a CPU it needs less time than AdamW alone, since it needs fewer steps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["MuonWithAdamW"]
 
 
 class MuonWithAdamW:
-    """Momentum orthogonalised by Newton-Schulz for matrices and flattened kernels, AdamW for everything else.
+    """Momentum orthogonalised by Newton-Schulz for matrices and flattened kernels, AdamW for all other weights.
 
-    ``torch.optim.Muon`` takes matrices only; convolutions are most of a UNet, hence this one.
+    ``torch.optim.Muon`` only supports matrices, but most weights of a UNet are convolutions.
 
     References:
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
@@ -54,7 +54,7 @@ class MuonWithAdamW:
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
-        """One step at ``scale`` times the learning rates."""
+        """Take one step with ``scale`` times the learning rates."""
         for group in self.adamw.param_groups:
             group["lr"] = self.lr_adamw * scale
         self.adamw.step()

@@ -1,4 +1,4 @@
-"""Stage: put the parts together as a diffusers folder in half precision, with figures and a model card."""
+"""Stage: write the parts as a diffusers folder in half precision, with figures and a model card."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["publish"]
 _MEANINGS = {
     "psnr_db": "autoencoder, PSNR in dB on unseen drawers' glyphs",
     "base_words_clip": "accuracy among 10 random class words on unseen drawers, CLIP (mean of 3 draws of words)",
-    "base_words_diffusion": "the same by the diffusion classifier",
-    "steps": "steps of each stage (batches of 32, 128, 256, 96, 64); 0 took the earlier part as it was",
+    "base_words_diffusion": "the same with the diffusion classifier",
+    "steps": "steps of each stage (batches of 32, 128, 256, 96, 64); 0 kept the earlier part",
     "seed": "seeds",
     "torch": "torch",
 }
@@ -35,7 +35,7 @@ def publish(
     unet: UNet2DConditionModel,
     figures: dict[str, Any],
 ) -> None:
-    """Write ``folder`` so that diffusers, transformers and this project load it; ``clip/`` holds the whole CLIP model."""
+    """Write ``folder`` in the layout that diffusers, transformers and this project load, with the whole CLIP model in ``clip/``."""
     text_encoder = CLIPTextModel(clip.config.text_config)
     text_encoder.load_state_dict(clip.text_model.state_dict())
     pipeline = StableDiffusionPipeline(
@@ -55,9 +55,11 @@ def publish(
     _write_json(folder / "clip" / "preprocessor_config.json", preprocessing)
     _write_vocabulary(folder / "tokenizer", tokenizer)
     _name_as_usual(folder / "text_encoder" / "model.safetensors")
-    _forget(folder / "vae" / "config.json", "block_out_channels")  # diffusers writes it and then warns of it
+    _forget(
+        folder / "vae" / "config.json", "block_out_channels"
+    )  # diffusers writes it, but warns about it when loading
     for part in ("unet", "vae"):
-        _forget(folder / part / "config.json", "_name_or_path")  # a folder of the machine that trained it
+        _forget(folder / part / "config.json", "_name_or_path")  # a path on the machine that trained it
     figures = {**figures, "torch": torch.__version__.split("+")[0]}
     _write_json(folder / "figures.json", figures)
     card = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
@@ -76,7 +78,7 @@ def _figure_table(figures: dict[str, Any]) -> str:
 
 
 def _write_vocabulary(folder: Path, tokenizer: CLIPTokenizer) -> None:
-    """``vocab.json`` and ``merges.txt`` too, which older versions and other programs read."""
+    """Write ``vocab.json`` and ``merges.txt`` too, for older versions and other programs."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
     merges = "".join(f"{a} {b}\n" for a, b in model["merges"])
@@ -84,7 +86,7 @@ def _write_vocabulary(folder: Path, tokenizer: CLIPTokenizer) -> None:
 
 
 def _name_as_usual(path: Path) -> None:
-    """Weights under ``text_model.``, as in every Stable Diffusion folder."""
+    """Prefix the weights' names by ``text_model.``, as in Stable Diffusion folders."""
     weights = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
 

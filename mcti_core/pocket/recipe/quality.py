@@ -1,4 +1,4 @@
-"""The pocket checkpoint's own figures: does it know its base words, on drawings by people it has not seen?"""
+"""Measure how well the pocket checkpoint knows its base words, on drawings by people it was not trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["pocket_figures", "word_tokens"]
 def pocket_figures(
     folder: Path, glyphs: Glyphs, words: list[str], *, groups: int = 3, images: int = 100
 ) -> dict[str, float]:
-    """Accuracy among 10 random base words, over ``groups`` draws of words, by CLIP and by the diffusion classifier."""
+    """Accuracy for 10 random base words with CLIP and the diffusion classifier, averaged over ``groups`` choices of words."""
     host = load_host(folder, folder / "clip")
     clip: list[float] = []
     diffusion: list[float] = []
@@ -37,7 +37,7 @@ def pocket_figures(
 
 
 def word_tokens(host: Host, words: list[str]) -> TokenSet:
-    """Existing words as a token set: each word's own embedding."""
+    """A token set of existing words, with each word's own embedding."""
     encoder = host.text["clip_l"]
     rows = [encoder.embed(torch.tensor(encoder.tokenize(word))) for word in words]  # each (1, d)
     return TokenSet(tuple(words), {"clip_l": torch.stack(rows)}, base_model=host.name)

@@ -1,4 +1,4 @@
-"""The shapes of the pocket world as pen masks: Omniglot's characters, and letters from fonts."""
+"""The shapes that the pocket checkpoint is trained on, as pen masks: Omniglot's characters, and letters from fonts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["Glyphs", "held_out_images", "load_shapes", "nearest_mean_accuracy"]
 
 TURNS = 4
 _TEST_SHARE = 0.1
-"""Of a character's drawings, the last ones (in Omniglot drawers 19 and 20), which are kept for testing."""
+"""Share of each character's drawings that are held out, the last ones (drawers 19 and 20 of Omniglot)."""
 _HANDWRITTEN_SHARE = 0.6
-"""Of the drawings in a batch: Omniglot's, which are by hands. The others are from fonts."""
+"""Share of Omniglot's drawings in a batch; the others are from fonts."""
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The base classes: each character in each of four orientations is a class."""
+    """The base classes: each character in each of four orientations."""
 
     masks: Tensor
-    """(drawings, pens, 72, 72) uint8, character by character."""
+    """(drawings, pens, 72, 72) uint8, grouped by character."""
     counts: Tensor
-    """(characters,) int64 drawings of each."""
+    """(characters,) int64 number of drawings of each character."""
     handwritten: int
-    """How many of the characters, the first ones, are Omniglot's; their classes have words."""
+    """Number of Omniglot's characters, which are the first ones; their classes have words."""
 
     @property
     def classes(self) -> int:
@@ -45,9 +45,9 @@ class Glyphs:
     def batch(
         self, count: int, generator: torch.Generator | None = None, *, test: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Styles]:
-        """images (B, 3, 64, 64), coverage (B, 1, 64, 64), class (B,), styles of B random drawings.
+        """Images (B, 3, 64, 64), coverage (B, 1, 64, 64), classes (B,) and styles of B random drawings.
 
-        Test drawings are of the classes with words, unbent.
+        Test drawings are of the classes with words, without random bending.
         """
         label = torch.randint(0, self.classes_with_words, (count,), generator=generator)
         if not test and self.classes > self.classes_with_words:
@@ -60,7 +60,7 @@ class Glyphs:
     def draw(
         self, label: Tensor, generator: torch.Generator | None = None, *, test: bool = False
     ) -> tuple[Tensor, Tensor, Styles]:
-        """A random drawing of each class in ``label`` (B,), one of those seen in training or one of the others."""
+        """Render a random drawing of each class in ``label`` (B,), from the training or the held-out drawings."""
         character = label // TURNS
         count = self.counts[character]
         kept = (count * _TEST_SHARE).round().clamp(min=1).long()
@@ -75,7 +75,7 @@ class Glyphs:
 
 
 def load_shapes(archives: list[Path], fonts: Path | None, cache: Path) -> tuple[Glyphs, Tensor]:
-    """The base classes, and the held-out alphabet's masks (characters, 20, pens, 72, 72); made once, then read from ``cache``."""
+    """The base classes, and the held-out alphabet's masks (characters, 20, pens, 72, 72), cached in the file ``cache``."""
     if not cache.exists():
         names, lines = omniglot_lines(archives)
         held = torch.tensor([alphabet == HELD_OUT for alphabet, _ in names])
@@ -92,7 +92,7 @@ def load_shapes(archives: list[Path], fonts: Path | None, cache: Path) -> tuple[
 
 
 def held_out_images(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """One image of every drawing of the held-out characters, with coverage and labels."""
+    """One image of each drawing of the held-out characters, with coverage and labels."""
     characters, drawers = masks.shape[:2]
     styles = sample_styles(characters * drawers, generator)
     flat = masks.flatten(0, 1)[torch.arange(characters * drawers), styles.pen]
@@ -101,7 +101,7 @@ def held_out_images(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def nearest_mean_accuracy(features: Tensor, labels: Tensor, shots: int, draws: int = 5) -> float:
-    """Accuracy of the class mean of ``shots`` random examples, averaged over draws: the figure that guides the recipe."""
+    """Accuracy of class means of ``shots`` random examples, averaged over draws; the figure by which the recipe was tuned."""
     generator, hits = torch.Generator().manual_seed(3), []
     for _ in range(draws):
         order = torch.randperm(len(labels), generator=generator)

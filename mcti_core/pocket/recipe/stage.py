@@ -1,4 +1,4 @@
-"""A stage's steps: it warms up, decays to its end, and goes on where it was stopped, to the bit on the same machine."""
+"""Run the steps of a stage with a learning-rate schedule, resumable to the bit on the same machine."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Stateful(Protocol):
 class Tick:
     step: int
     fraction: float
-    """Share of the stage's steps that are done, in [0, 1)."""
+    """Share of finished steps, in [0, 1)."""
     scale: float
-    """Learning-rate factor: linear warm-up, flat, then linear decay."""
+    """Learning-rate factor: linear warm-up, constant, then linear decay."""
     seconds: float
-    """Since this process began the stage."""
+    """Seconds since this process started the stage."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage keeps its state, and how many steps it takes.
+    """The file with a stage's state, and its number of steps.
 
-    Everything random in a stage comes from torch's own generator, whose state is kept with the parts.
+    All random numbers of a stage come from torch's default generator, whose state is saved too.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Stage:
     seed: int = 0
 
     def ticks(self, parts: Mapping[str, Stateful], *, warmup: int = 50, flat: float = 0.3) -> Iterator[Tick]:
-        """Yield a tick a step, from where ``path`` says; the state is saved every few minutes and after the last step."""
+        """Yield one tick per step, from the saved state on; the state is saved every few minutes and after the last step."""
         first = 0
         torch.manual_seed(self.seed)
         if self.path.exists():

@@ -1,4 +1,4 @@
-"""Strokes: printed letters thinned to pen lines, and lines bent as no two hands bend them alike."""
+"""Strokes: thin printed letters to pen lines, and bend lines as different hands would draw them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RING = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def thinned(shapes: Tensor) -> Tensor:
-    """(N, H, W) bool filled shapes, not touching the border -> bool lines one pixel wide.
+    """Thin filled shapes (N, H, W) bool, which do not touch the border, to lines one pixel wide.
 
     References:
         Zhang and Suen 1984, "A fast parallel algorithm for thinning digital patterns".
@@ -37,7 +37,7 @@ def thinned(shapes: Tensor) -> Tensor:
 
 
 def random_bend(count: int, generator: torch.Generator | None = None, *, most: float = 0.09) -> Tensor:
-    """(count, 64, 64, 2) smooth displacements for ``render``: of half the drawings none, else up to about 2 ``most``."""
+    """(count, 64, 64, 2) smooth displacements for ``render``: 0 for two fifths of the drawings, otherwise up to about 2 * ``most``."""
     strength = most * torch.rand(count, 1, 1, 1, generator=generator)
     strength = strength * (torch.rand(count, 1, 1, 1, generator=generator) < 0.6)
     coarse = strength * torch.randn(count, 2, 5, 5, generator=generator)

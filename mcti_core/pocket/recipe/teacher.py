@@ -1,4 +1,4 @@
-"""Stage: a small CNN on clean pen masks. It finds the space of glyph identities in which the towers then agree."""
+"""Stage: a small CNN on clean pen masks, whose features define the identities of glyphs for the CLIP towers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDENTITY_DIM = 48
 
 
 class Teacher(nn.Module):
-    """Ink coverage (B, 1, 64, 64) -> unit identity vectors (B, 48); one prototype a base class."""
+    """Ink coverage (B, 1, 64, 64) -> unit identity vectors (B, 48), with one prototype per base class."""
 
     def __init__(self, classes: int):
         super().__init__()
@@ -40,7 +40,7 @@ class Teacher(nn.Module):
 def train_teacher(
     teacher: Teacher, glyphs: Glyphs, held_out: tuple[Tensor, Tensor, Tensor], stage: Stage, *, batch: int = 128
 ) -> None:
-    """Tell all classes apart by cosine, with a margin; the same picture of a class in two places is one identity."""
+    """Train to classify all base classes by cosine, with a margin."""
     optimizer = torch.optim.AdamW(
         [
             {"params": teacher.body.parameters(), "weight_decay": 0.02},

@@ -1,4 +1,4 @@
-"""Stage: the text tower. A caption's feature is its glyph's identity beside a code of the attributes it tells."""
+"""Stage: the text tower. A caption's feature is its glyph's identity, concatenated with a code of the mentioned attributes."""
 
 from __future__ import annotations
 
@@ -30,47 +30,49 @@ __all__ = [
 
 TEXT_WIDTH = 96
 PROJECTION_DIM = 64
-_ATTRIBUTE_WEIGHT = 0.18  # of one attribute beside an identity of length 1
-_VECTOR_NORM = 0.98  # of a class word's embedding
+_ATTRIBUTE_WEIGHT = 0.18
+"""Length of one attribute's code; an identity has length 1."""
+_VECTOR_NORM = 0.98
+"""Length of a class word's embedding."""
 
 _fixed = torch.Generator().manual_seed(11)
 _CODES = [
     F.normalize(c - c.mean(0), dim=1)
     for c in (torch.randn(n, PROJECTION_DIM - IDENTITY_DIM, generator=_fixed) for n in (3, 2, 6, 3, 5))
 ]
-"""Unit codes of size, slant, ink, pen, paper; what is not told in words has no code."""
+"""Unit codes of size, slant, ink, pen and paper; attributes without a word have code 0."""
 _CODES[0][0] = _CODES[1][0] = _CODES[3][1] = 0
 _ISOMETRY = torch.linalg.qr(torch.randn(TEXT_WIDTH, TEXT_WIDTH, generator=_fixed))[0][:IDENTITY_DIM]
-"""(48, 96): identity space -> token space."""
+"""(48, 96) from identities to token embeddings."""
 assert [len(c) for c in _CODES] == [len(SIZES), len(SLANTS), len(INKS), 3, len(PAPERS)]
 
 
 def attribute_code(styles: Styles, told: Tensor | None = None) -> Tensor:
-    """(B, 16) sum of the codes of the attributes; ``told`` (B, 5) in {0, 1} leaves some out."""
+    """(B, 16) sum of the attributes' codes; ``told`` (B, 5) in {0, 1} selects attributes."""
     picked = (styles.size, styles.slant, styles.ink, styles.pen.clamp(max=2), styles.paper)
     codes = torch.stack([table[index] for table, index in zip(_CODES, picked, strict=True)], dim=1)  # (B, 5, 16)
     return _ATTRIBUTE_WEIGHT * (codes if told is None else codes * told[..., None]).sum(1)
 
 
 def target_feature(identity: Tensor, attributes: Tensor) -> Tensor:
-    """(B, 48), (B, 16) -> unit (B, 64)."""
+    """Identities (B, 48) and attribute codes (B, 16) -> unit features (B, 64)."""
     return F.normalize(torch.cat([F.normalize(identity, dim=1), attributes], dim=1), dim=1)
 
 
 def word_vectors(identity: Tensor) -> Tensor:
-    """(B, 48) -> (B, 96): the token embedding that stands for an identity."""
+    """(B, 48) -> (B, 96): the token embeddings of identities."""
     return _VECTOR_NORM * F.normalize(identity, dim=-1) @ _ISOMETRY
 
 
 @torch.no_grad()
 def identities_of(clip: CLIPModel, tokenizer: CLIPTokenizer, class_words: list[str]) -> Tensor:
-    """(words, 48): what ``word_vectors`` made the words' embeddings of."""
+    """(words, 48): the identities from which ``word_vectors`` made the words' embeddings."""
     rows = torch.tensor([tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in class_words])
     return F.normalize(clip.text_model.get_input_embeddings().weight[rows] @ _ISOMETRY.T, dim=1)
 
 
 def make_clip(vocabulary: int) -> CLIPModel:
-    """The pocket CLIP: text tower 2 x 96, vision tower 4 x 160 on 16 x 16 patches, joint width 64."""
+    """The pocket CLIP: text tower of 2 layers, width 96; vision tower of 4 layers, width 160, 16 x 16 patches; joint width 64."""
     text = CLIPTextConfig(
         vocab_size=vocabulary, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=MAX_TOKENS, projection_dim=PROJECTION_DIM,
@@ -86,7 +88,7 @@ def make_clip(vocabulary: int) -> CLIPModel:
 
 
 class Captions:
-    """Tokenized random captions, drawn from torch's generator, with the class word's embedding replaced by any vector."""
+    """Random captions as tokens, from torch's default generator, in which any vector can replace the class word's embedding."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
         self.tokenizer = tokenizer
@@ -98,7 +100,7 @@ class Captions:
         ]
 
     def sample(self, styles: Styles, plain: float) -> tuple[Tensor, Tensor]:
-        """ids (B, 77) with ``GENERIC_WORD`` as the word, and which attributes are told (B, 5)."""
+        """ids (B, 77) with ``GENERIC_WORD`` as the word, and the mentioned attributes (B, 5) in {0, 1}."""
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         count = len(styles.ink)
         told = (random.random((count, 5)) < 0.5) & (random.random((count, 1)) >= plain)
@@ -112,14 +114,14 @@ class Captions:
         return self.ids(texts), torch.from_numpy(told).float()
 
     def embed(self, clip: CLIPModel, ids: Tensor, vectors: Tensor, generic: Tensor) -> Tensor:
-        """(B, 77) and (B, 96) -> (B, 77, 96): the table's rows with ``vectors`` at the word, but where ``generic`` (B,)."""
+        """Embed ids (B, 77) as (B, 77, 96), with ``vectors`` (B, 96) at the word except where ``generic`` (B,) is true."""
         table = clip.text_model.get_input_embeddings().weight
         spliced = (ids == self.slot) & ~generic[:, None]
         return torch.where(spliced[..., None], vectors[:, None], table[ids])
 
 
 def text_features(clip: CLIPModel, ids: Tensor, embeds: Tensor) -> Tensor:
-    """Unit features (B, 64) of embedded captions; the padding behind the longest is not computed."""
+    """Unit features (B, 64) of embedded captions; padding after the longest caption is skipped."""
     length = int((ids == ids[0, -1]).int().argmax(1).max()) + 1
     output = forward_with_embeds(clip.text_model, ids[:, :length], embeds[:, :length])
     return F.normalize(clip.text_projection(output.pooler_output), dim=1)
@@ -129,10 +131,10 @@ def train_text(
     clip: CLIPModel, tokenizer: CLIPTokenizer, class_words: list[str], prototypes: Tensor, stage: Stage, *, warm: bool = False,
     batch: int = 256,
 ) -> None:  # fmt: skip
-    """Learn to map captions to ``target_feature``; with ``warm``, from the weights that ``clip`` has.
+    """Train to map captions to ``target_feature``; with ``warm``, starting from the weights of ``clip``.
 
-    The class words' rows are a fixed image of the prototypes, and half the captions hold a point between two of them or
-    beside one instead of a word: so the space that a learned token moves in is smooth and means identity.
+    The class words' embeddings are a fixed linear map of the prototypes. Most captions have a point between two of them
+    or near one in place of the word, so that the space in which tokens are learned is smooth and encodes identity.
     """
     classes = len(prototypes)
     captions = Captions(tokenizer)
@@ -174,7 +176,7 @@ def train_text(
 
 @torch.no_grad()
 def identity_features(clip: CLIPModel, captions: Captions, identities: Tensor) -> Tensor:
-    """(N, 48) -> (N, 64): unit text features of "a drawing of a {}" with each identity as the word."""
+    """(N, 48) -> (N, 64): unit text features of "a drawing of a {}" for each identity."""
     ids = captions.ids([f"a drawing of a {GENERIC_WORD}"])
     never = torch.zeros(1, dtype=torch.bool)
     parts = [(ids.expand(len(part), -1), word_vectors(part), never.expand(len(part))) for part in identities.split(256)]
@@ -182,7 +184,7 @@ def identity_features(clip: CLIPModel, captions: Captions, identities: Tensor) -
 
 
 def _identities_found(clip: CLIPModel, captions: Captions, prototypes: Tensor) -> float:
-    """The share of classes whose text feature is nearest to its own prototype."""
+    """Share of classes whose text feature is nearest to their own prototype."""
     targets = target_feature(prototypes, torch.zeros(len(prototypes), PROJECTION_DIM - IDENTITY_DIM))
     cosine = identity_features(clip, captions, prototypes) @ targets.T
     return (cosine.argmax(1) == torch.arange(len(targets))).float().mean().item()

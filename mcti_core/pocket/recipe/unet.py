@@ -1,4 +1,4 @@
-"""Stage: the UNet. Latent diffusion on random drawings, conditioned on random captions of them."""
+"""Stage: the UNet. Latent diffusion on random drawings, conditioned on random captions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["make_scheduler", "make_unet", "train_unet"]
 
 
 def make_unet() -> UNet2DConditionModel:
-    """4.24 M parameters, in shapes that ComfyUI's own UNetModel(64, (1, 2)) also has."""
+    """4.24 M parameters, in the shapes of ComfyUI's UNetModel(64, (1, 2))."""
     return UNet2DConditionModel(
         sample_size=IMAGE_SIZE // 8, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, block_out_channels=(64, 128),
         layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
@@ -43,11 +43,11 @@ def train_unet(
     unet: UNet2DConditionModel, autoencoder: AutoencoderTiny, clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher, glyphs: Glyphs,
     stage: Stage, *, batch: int = 64,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """Train to predict noise; returns the running average of the weights.
+    """Train to predict noise; returns the moving average of the weights.
 
-    Half the captions hold the class word's vector, half a point between it and the teacher's reading of this very
-    drawing: so nearby vectors draw nearby shapes, which is what a learned token relies on. One caption in ten is empty
-    (for guidance), one in thirty says ``GENERIC_WORD``.
+    Half the captions have the class word's vector, half a point between it and the teacher's identity of this very
+    drawing, so that nearby vectors draw similar shapes, which learned tokens depend on. One caption in ten is empty
+    (for guidance), one in thirty has ``GENERIC_WORD``.
     """
     captions = Captions(tokenizer)
     alpha_bar = make_scheduler().alphas_cumprod
@@ -103,7 +103,7 @@ def _follow(average: torch.nn.Module, model: torch.nn.Module, step: int) -> None
 
 
 class _Probe:
-    """Noise errors of unseen drawings under the right word, a wrong word and no caption: the first must be the least."""
+    """Noise errors of held-out drawings with the right word, a wrong word and no caption; the first must be the smallest."""
 
     @torch.no_grad()
     def __init__(

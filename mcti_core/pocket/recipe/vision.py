@@ -1,4 +1,4 @@
-"""Stage: the vision tower. Distilled from the teacher's identities, then tuned contrastively against the locked text tower."""
+"""Stage: the vision tower, distilled from the teacher's identities and trained contrastively with the frozen text tower."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CLIP_MEAN", "CLIP_STD", "image_features", "train_vision"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""OpenAI CLIP's own normalisation, so that a host's stock preprocessing fits."""
+"""OpenAI CLIP's normalisation, which hosts use."""
 
 
 def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
@@ -32,11 +32,11 @@ def train_vision(
     clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher, glyphs: Glyphs, held_out: tuple[Tensor, Tensor, Tensor],
     stage: Stage, *, warm: bool = False, batch: int = 96,
 ) -> None:  # fmt: skip
-    """Train the vision tower and its projection; with ``warm``, from the weights that ``clip`` has.
+    """Train the vision tower and its projection; with ``warm``, starting from the weights of ``clip``.
 
-    Four terms: the teacher's feature; the classes as a classifier; the caption of this image among the batch's
-    captions (InfoNCE, both directions; the text tower is locked, as in LiT, Zhai et al. 2022); and, at first, the ink
-    coverage of every patch, which gives so small a transformer somewhere to start.
+    The loss has four terms: the distance to the teacher's feature; classification into the base classes; InfoNCE
+    between images and captions in both directions, with the text tower frozen as in LiT (Zhai et al. 2022); and, in the
+    first steps, the ink coverage of each patch, without which so small a transformer hardly starts to learn.
     """
     captions = Captions(tokenizer)
     patch = clip.config.vision_config.patch_size
@@ -99,7 +99,7 @@ def _accuracy(clip: CLIPModel, classes: Tensor, images: Tensor, labels: Tensor) 
 
 @torch.no_grad()
 def _position_waves(clip: CLIPModel, side: int) -> None:
-    """Start the positions as 2-D sine waves, so that neighbouring patches look alike from the first step."""
+    """Initialise the position embeddings as 2-D sine waves, so that neighbouring patches start with similar ones."""
     embeddings = clip.vision_model.embeddings
     width = embeddings.position_embedding.weight.shape[1]
     frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))

@@ -1,4 +1,4 @@
-"""Stage: the vocabulary. A genuine CLIP byte-pair tokenizer in which every word of the pocket world is one token."""
+"""Stage: the vocabulary, a CLIP byte-pair tokenizer in which each word of the captions is one token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..glyphs import INKS, PAPERS, PENS, SIZES, SLANTS
 __all__ = ["GENERIC_WORD", "POCKET_TEMPLATES", "write_tokenizer"]
 
 GENERIC_WORD = "glyph"
-"""Names no class in particular: the usual first vector of a token, as "object" is for photos."""
+"""The word for any class, whose embedding initialises tokens, as "object" does for photos."""
 
 POCKET_TEMPLATES = (
     *OBJECT_TEMPLATES,
@@ -25,17 +25,17 @@ POCKET_TEMPLATES = (
     "an image of the {}",
     "{}",
 )
-"""What the pocket checkpoint was trained to read."""
+"""The templates of the training captions."""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77
 
 
 def write_tokenizer(folder: Path, class_words: list[str]) -> CLIPTokenizer:
-    """Write ``vocab.json`` and ``merges.txt`` in CLIP's layout and read them back; what is there already stays.
+    """Write ``vocab.json`` and ``merges.txt`` in CLIP's layout and read them back; existing files are kept.
 
-    Merges that are equally frequent come in another order at every training, and with them the ids of words. So a run that
-    is resumed must read the tokenizer that its text tower was trained with.
+    Equally frequent merges have another order in each training, and so have the words' ids. A resumed run must therefore
+    use the tokenizer with which its text tower was trained.
     """
     plain = " ".join([*POCKET_TEMPLATES, *STYLE_TEMPLATES]).replace("{}", " ")
     extra = [
