@@ -46,7 +46,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes: DistributedContext) -> int:
-    from ..evaluation.benchmark import ABLATIONS, DEFAULT_VARIANTS, Row, as_json, evaluate, markdown_table
+    from ..evaluation.benchmark import Row, as_json, evaluate, markdown_table
     from ..files.provenance import write_json
 
     host, config = host_of(arguments, processes), config_of(arguments)
@@ -79,7 +79,7 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
         write()
 
     measured = evaluate(
-        host, cache, arguments.shots, _seeds(arguments), config, ABLATIONS if arguments.study else DEFAULT_VARIANTS,
+        host, cache, arguments.shots, _seeds(arguments), config,
         vectors=arguments.vectors, init=arguments.init, on_row=on_row, processes=processes,
     )  # fmt: skip
     if processes.count > 1:  # until now it had its own rows only

@@ -162,8 +162,6 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     option("--shots", type=count, nargs="+", help=usual)
     option("--seeds", type=count, default=3, help="how many random splits")
     option("--first-seed", type=seed, default=0, help="seed of the first split; the others follow it")
-    study = "compare settings too: gamma, direction, pooling, templates, one by one"
-    option("--study", action="store_true", help=study)
     option("--json", type=file_path("accuracies.json"), help="write all measurements here, as they come")
     add_overwriting(command)
     _add_cache(command)

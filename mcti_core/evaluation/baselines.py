@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,7 @@ from ..classifiers.hybrid import class_means
 from ..errors import ConfigError, MCTIError
 from ..tokens.token_set import Support
 
-__all__ = ["class_mean", "k_nearest", "logistic_probe"]
+__all__ = ["BASELINES", "class_mean", "k_nearest", "logistic_probe"]
 
 
 def class_mean(support: Support, query: Tensor, classes: int) -> Tensor:
@@ -66,3 +68,11 @@ def logistic_probe(support: Support, query: Tensor, classes: int, inverse_penalt
     probe = LogisticRegression(C=inverse_penalty, max_iter=10_000)
     probe.fit(support.features.double().numpy(), support.labels.numpy())
     return torch.from_numpy(probe.predict(F.normalize(query, dim=-1).double().numpy())).long()
+
+
+BASELINES: dict[str, Callable[[Support, Tensor, int], Tensor]] = {
+    "class mean": class_mean,
+    "3 nearest neighbours": k_nearest,
+    "logistic probe": logistic_probe,
+}
+"""Name -> function of examples, queries and the number of classes."""

@@ -1,11 +1,11 @@
-"""Measure the accuracy of tokens and baselines over shots, seeds and settings, on the same splits and features."""
+"""Measure the accuracy of tokens and baselines over shots and seeds, on the same splits and features."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,49 +19,13 @@ from ..data.near_duplicates import across_split
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError, ExamplesError
 from ..hosts.base import Host
-from ..templates import PLAIN_TEMPLATES
-from ..tokens.token_set import Support, TokenSet
-from ..training.initial import new_tokens
-from ..training.loop import TrainConfig
-from ..training.oom import train_with_oom_retry
-from ..training.per_class import train_per_class
-from .baselines import class_mean, k_nearest, logistic_probe
+from ..tokens.token_set import Support
+from ..training.config import TrainConfig
+from .baselines import BASELINES
 from .metrics import accuracy
+from .recipes import config_of, learn
 
-__all__ = ["ABLATIONS", "Row", "Variant", "check_shots", "evaluate", "markdown_table", "usual_shots"]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to train and to classify with tokens."""
-
-    name: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Changes to the base configuration."""
-    one_by_one: bool = False
-    read_templates: tuple[str, ...] | None = None
-    """Templates averaged in classifying; by default those of the training."""
-    hybrid: bool = False
-    """Whether to also classify with token logits plus class means."""
-
-
-DEFAULT_VARIANTS = (Variant("TI", {"gamma": 0.0, "warm_start": 0}), Variant("MC-TI", hybrid=True))
-
-ABLATIONS = (
-    *DEFAULT_VARIANTS,
-    Variant("MC-TI, gamma 0.02", {"gamma": 0.02}),
-    Variant("MC-TI, gamma 0.1", {"gamma": 0.1}),
-    Variant("MC-TI, gamma 1", {"gamma": 1.0}),
-    Variant("MC-TI, gamma 1 decayed to 1e-4", {"gamma": 1.0, "gamma_end": 1e-4}),
-    Variant("MC-TI, no reconstruction", {"reconstruction": 0.0, "gamma": 1.0}),
-    Variant("MC-TI, text to image", {"direction": "text_to_image"}),
-    Variant("MC-TI, symmetric", {"direction": "symmetric"}),
-    Variant("MC-TI, pooled at the token", {"pooling": "token"}),
-    Variant("MC-TI, read in one template", read_templates=PLAIN_TEMPLATES),
-    Variant("MC-TI, one class at a time", {"direction": "text_to_image"}, one_by_one=True),
-    Variant("MC-TI, warm start", {"warm_start": 50}),
-)
-"""Variants compared in docs/results.md."""
+__all__ = ["Row", "check_shots", "evaluate", "markdown_table", "usual_shots"]
 
 
 @dataclass(frozen=True)
@@ -85,21 +49,21 @@ def evaluate(
     shots: Sequence[int],
     seeds: Sequence[int],
     base: TrainConfig,
-    variants: Sequence[Variant] = DEFAULT_VARIANTS,
+    recipes: Sequence[str] = ("TI", "MC-TI"),
     *,
     vectors: int = 1,
     init: str | None = None,
     on_row: Callable[[Row], object] | None = None,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> list[Row]:
-    """Train and test every variant on every split; baselines use the same support and query features.
+    """Train and test on every split; baselines use the same support and query features.
 
     Args:
         host: with a CLIP space.
         cache: all examples with their features; split for every (shots, seed).
         shots, seeds: parameters of the splits. The seed also seeds the training.
-        base: the configuration that variants change.
-        variants: the variants to compare.
+        base: the settings of the trainings.
+        recipes: names in ``recipes.RECIPES``; MC-TI is also tested together with its examples (hybrid).
         vectors, init: for new tokens, see ``new_tokens``.
         on_row: called with each measurement when it is finished.
         processes: share the splits. In each, ``on_row`` gets its own measurements, and the result contains all.
@@ -118,7 +82,7 @@ def evaluate(
         few, others = few_shot_split(cache.labels, cache.classes, count, seed)
         copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
         measured[number] = []
-        for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, variants, vectors, init):
+        for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, recipes, vectors, init):
             row = replace(row, copies=copies)
             measured[number].append(row)
             if on_row is not None:
@@ -151,7 +115,7 @@ def check_shots(labels: Tensor, classes: Sequence[str], shots: Sequence[int]) ->
 
 def _measured(
     host: Host, support: FeatureCache, query: FeatureCache, shots: int, seed: int, base: TrainConfig,
-    variants: Sequence[Variant], vectors: int, init: str | None,
+    recipes: Sequence[str], vectors: int, init: str | None,
 ) -> Iterable[Row]:  # fmt: skip
     features, labels = _plain(query), query.labels
     few, classes = Support(_plain(support), support.labels), len(support.classes)
@@ -159,35 +123,17 @@ def _measured(
     def row(method: str, predicted: Tensor, seconds: float) -> Row:
         return Row(method, shots, seed, accuracy(predicted, labels), len(labels), seconds)
 
-    for name, baseline in (
-        ("class mean", class_mean),
-        ("3 nearest neighbours", k_nearest),
-        ("logistic probe", logistic_probe),
-    ):
+    for name, baseline in BASELINES.items():
         started = time.monotonic()
         predicted = baseline(few, features, classes)
         yield row(name, predicted, time.monotonic() - started)
-    trained: dict[tuple[TrainConfig, bool], tuple[TokenSet, float]] = {}  # variants may differ only in classifying
-    for variant in variants:
-        config = replace(base, seed=seed, **variant.settings)
-        key = (config, variant.one_by_one)
-        if key not in trained:
-            started = time.monotonic()
-            first = new_tokens(host, support.classes, vectors=vectors, init=init, seed=seed)
-            trained[key] = _trained(host, support, first, config, variant.one_by_one), time.monotonic() - started
-        tokens, seconds = trained[key]
-        classifier = ClipClassifier(host, tokens, templates=variant.read_templates)
-        yield row(variant.name, classifier.logits(features).argmax(1), seconds)
-        if variant.hybrid:
-            yield row(f"{variant.name} hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds)
-
-
-def _trained(host: Host, support: FeatureCache, tokens: TokenSet, config: TrainConfig, one_by_one: bool) -> TokenSet:
-    if not one_by_one:
-        return train_with_oom_retry(host, support, tokens, config).tokens
-    # the same number of updates and images per class as in the joint run
-    share = replace(config, batch=max(1, config.batch // len(tokens)))
-    return train_per_class(host, support, tokens, share)[-1].tokens
+    for recipe in recipes:
+        started = time.monotonic()
+        tokens = learn(host, support, recipe, config_of(recipe, base, seed), vectors=vectors, init=init)
+        seconds = time.monotonic() - started
+        yield row(recipe, ClipClassifier(host, tokens).logits(features).argmax(1), seconds)
+        if recipe == "MC-TI":
+            yield row("MC-TI hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds)
 
 
 def markdown_table(rows: Sequence[Row], chance: float) -> str:

@@ -43,7 +43,6 @@ NOT_RUN = {  # what a command begins with: why it is not run here
     "accelerate launch --multi_gpu --num_processes 8": "needs several machines",
     "mcti convert": "run by test_convert.py with embeddings of other programs",
     "mcti demo": "run by test_demo.py",
-    "mcti evaluate FOLDER --study": "takes hours; test_cli.py runs a small study",
 }
 FEWER = {  # of a command: options behind its own, so that it takes a moment
     "train": "--steps 1 --batch 2", "add": "--steps 1 --batch 2", "evaluate": "--steps 1 --batch 2 --seeds 1 --shots 1", "generate": "--steps 1 --count 1",

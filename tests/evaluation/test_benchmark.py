@@ -12,8 +12,9 @@ from mcti_core.cli.option_checks import check_new_tokens
 from mcti_core.data.dataset import few_shot_split
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, ExamplesError, TokenError
-from mcti_core.evaluation import benchmark
-from mcti_core.evaluation.benchmark import ABLATIONS, DEFAULT_VARIANTS, Row, Variant, as_json, evaluate, markdown_table
+from mcti_core.evaluation import recipes
+from mcti_core.evaluation.baselines import BASELINES as BY_FEATURES
+from mcti_core.evaluation.benchmark import Row, as_json, evaluate, markdown_table
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import TrainConfig, train
 
@@ -34,9 +35,8 @@ def pool():
 
 def test_every_method_has_a_row_for_every_split(tiny_host, pool):
     seen = []
-    one_by_one = Variant("apart", {"direction": "text_to_image"}, one_by_one=True)
-    rows = evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, [*DEFAULT_VARIANTS, one_by_one], on_row=seen.append)
-    methods = [*BASELINES, "TI", "MC-TI", "MC-TI hybrid", "apart"]
+    rows = evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, on_row=seen.append)
+    methods = [*BASELINES, "TI", "MC-TI", "MC-TI hybrid"]
     assert [(row.shots, row.seed, row.method) for row in rows] == [
         (shots, seed, method) for shots in (1, 2) for seed in (0, 7) for method in methods
     ]
@@ -48,18 +48,18 @@ def test_every_method_has_a_row_for_every_split(tiny_host, pool):
 
 def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
     trained, given = [], []
-    plain_train, plain_mean = benchmark.train_with_oom_retry, benchmark.class_mean
+    plain_train, plain_mean = recipes.train_with_oom_retry, BY_FEATURES["class mean"]
 
-    def watched_train(host, cache, tokens, config):
+    def watched_train(host, cache, tokens, config, **others):
         trained.append((cache.features, cache.labels, config.seed))
-        return plain_train(host, cache, tokens, config)
+        return plain_train(host, cache, tokens, config, **others)
 
     def watched_mean(support, query, classes):
         given.append((support, query))
         return plain_mean(support, query, classes)
 
-    monkeypatch.setattr(benchmark, "train_with_oom_retry", watched_train)
-    monkeypatch.setattr(benchmark, "class_mean", watched_mean)
+    monkeypatch.setattr(recipes, "train_with_oom_retry", watched_train)
+    monkeypatch.setitem(BY_FEATURES, "class mean", watched_mean)
     rows = evaluate(tiny_host, pool, [2], [3], BASE)
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
     for features, labels, seed in trained:
@@ -89,13 +89,6 @@ def test_token_rows_by_hand(tiny_host, pool):
 def test_plain_textual_inversion_has_no_warm_start(tiny_host, pool):
     rows = evaluate(tiny_host, pool, [1], [0], replace(BASE, warm_start=2))
     assert [row.method for row in rows][-3:] == ["TI", "MC-TI", "MC-TI hybrid"]
-
-
-def test_every_variant_of_the_study_is_a_valid_training():
-    assert len({variant.name for variant in ABLATIONS}) == len(ABLATIONS)
-    base = BASE  # gamma auto, as the pocket checkpoint's
-    for variant in ABLATIONS:
-        assert replace(base, **variant.settings) != base or variant.name in ("MC-TI", "MC-TI, read in one template")
 
 
 def test_too_few_images_are_known_before_the_first_training(tiny_host, pool):
