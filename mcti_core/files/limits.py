@@ -41,7 +41,7 @@ MAX_PROMPT, MAX_BRACKETS = 5000, 50
 MAX_ENCODED = 250_000
 """Classes times templates: a classifier encodes each of these prompts when it is created."""
 MAX_WIDTH = 8192
-"""Width of a vector; the widest text encoder of Stable Diffusion has 1280."""
+"""Width of a vector; the widest text encoder in ``tokens/encoders.py`` has 5376."""
 MAX_NUMBER = 1e6
 """Largest number in a vector from a file; learned numbers are below 100, and the square of a larger one may overflow."""
 MAX_SET_BYTES = 2**30

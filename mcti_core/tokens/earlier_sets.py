@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import FileError, TokenError, listed
 from ..files.limits import check_counts
 from ..files.safe_load import header_of
+from .encoders import encoder_named
 from .io import SUFFIX, is_own_file
 from .normal_form import normal_form
 from .token_set import TokenSet
@@ -48,9 +49,10 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
 
 def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:
     """Widths by encoder; an embedding of one encoder has a single tensor of any name."""
-    tensors = [key for key in header if key != "__metadata__"]
-    keys = dict(zip(encoders, tensors, strict=True)) if len(encoders) == len(tensors) == 1 else {e: e for e in encoders}
-    return {name: header[key]["shape"][-1] for name, key in keys.items()}
+    shapes = {encoder_named(key) or key: value["shape"] for key, value in header.items() if key != "__metadata__"}
+    if len(encoders) == len(shapes) == 1:
+        shapes = dict(zip(encoders, shapes.values(), strict=True))
+    return {name: shapes[name][-1] for name in encoders}
 
 
 def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Embedding files of the programs around Stable Diffusion. docs/token-files.md lists the programs and their layouts."""
+"""Embedding files of other programs. docs/token-files.md lists the programs and their layouts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from ..errors import TokenError
 from ..files.limits import MAX_NUMBER, MAX_WIDTH
 from ..files.safe_load import is_safetensors, read_safetensors, read_torch, refuse_large
 from .embedding_cards import CARD_SUFFIXES, read_card
+from .encoders import WIDTHS, describe_widths, encoder_named, encoder_of_width
 
-__all__ = ["EMBEDDING", "SUFFIXES", "WIDTHS", "Embedding", "read_embedding"]
+__all__ = ["EMBEDDING", "SUFFIXES", "Embedding", "read_embedding"]
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING = json.dumps("mcti-embedding")
 """Value of ``format`` in the metadata of files that MC-TI writes."""
-WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}
-"""Text encoders of other programs' embeddings, with their widths."""
 
 _SINGLE = {"emb_params": "ComfyUI, A1111, InvokeAI and kohya", "emp_params": "OneTrainer"}
 """Keys of a token of one text encoder, and the programs that use them."""
@@ -30,8 +29,8 @@ _MOST_VECTORS = 75
 """Maximum number of vectors; a prompt has no room for more."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KNOWN = (
-    "supported are 'emb_params', 'clip_l' and 'clip_g' (ComfyUI, kohya, OneTrainer), 'string_to_param' (A1111, InvokeAI), "
-    "'emp_params' (OneTrainer), and a single tensor, bare or under its token (diffusers)"
+    "supported are 'emb_params' and text encoders by ComfyUI's names, such as 'clip_l', 't5xxl' and 'qwen3_4b' (ComfyUI, kohya), 't5', 'gemma' and "
+    "'emp_params' (OneTrainer), 'string_to_param' (A1111, InvokeAI), and a single tensor, bare or under its token (diffusers)"
 )
 
 
@@ -85,7 +84,9 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
         raise TokenError("its 'encoders' are missing or damaged; save or copy the file again") from error
     if not isinstance(encoders, list) or not all(isinstance(name, str) for name in encoders):
         raise TokenError("its 'encoders' have the wrong type; save or copy the file again")
-    keyed = dict(zip(encoders, tensors.values(), strict=True)) if len(encoders) == len(tensors) == 1 else tensors
+    keyed: Mapping[str, Tensor] = {encoder_named(key) or key: tensor for key, tensor in tensors.items()}
+    if len(encoders) == len(tensors) == 1:
+        keyed = dict(zip(encoders, tensors.values(), strict=True))
     if set(keyed) != set(encoders):
         raise TokenError(
             f"it should contain {_listed(encoders)}, it contains {_listed(tensors)}; save or copy the file again"
@@ -104,14 +105,11 @@ def _recognised(content: Any) -> Embedding:
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
     tensors = {key: value for key, value in tensors.items() if value.ndim} or tensors  # beside numbers, such as a step
     _refuse_others(tensors)
+    if tensors and all(encoder_named(key) for key in tensors):
+        return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya, OneTrainer and diffusers")
     if len(tensors) == 1:
-        (key,) = tensors
-        if key not in WIDTHS:
-            return Embedding(
-                _by_width(tensors[key], _named(key)), _SINGLE.get(key, "diffusers"), "" if key in _SINGLE else key
-            )
-    if tensors and set(tensors) <= set(WIDTHS):
-        return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya and OneTrainer")
+        ((key, tensor),) = tensors.items()
+        return Embedding(_by_width(tensor, _named(key)), _SINGLE.get(key, "diffusers"), "" if key in _SINGLE else key)
     raise TokenError(f"it contains {_listed(content)}; {_KNOWN}")
 
 
@@ -137,29 +135,32 @@ def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
     ((key, tensor),) = kept.items()
     name, base = (value if isinstance(value := content.get(key), str) else "" for key in ("name", "sd_checkpoint_name"))
     if isinstance(tensor, dict):
-        if not tensor or not all(isinstance(encoder, str) and encoder in WIDTHS for encoder in tensor):
-            raise TokenError(f"its 'string_to_param' contains {_listed(tensor)}; supported are {_widths()}")
+        if not tensor or not all(isinstance(encoder, str) and encoder_named(encoder) for encoder in tensor):
+            raise TokenError(f"its 'string_to_param' contains {_listed(tensor)}; supported are {', '.join(WIDTHS)}")
         return Embedding(_by_encoder(tensor), "A1111", name, base)
     return Embedding(_by_width(tensor, f"'string_to_param' {_named(key)}"), "A1111 and InvokeAI", name, base)
 
 
 def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Vectors of a token whose keys name its encoders."""
-    return _equal({name: _of_width(_checked(tensors[name], name), name) for name in WIDTHS if name in tensors})
+    """Vectors of a token whose keys name its encoders, in the order of ``WIDTHS``; the keys are ``encoder_named``'s."""
+    keys = {encoder_named(key): key for key in tensors}
+    if len(keys) < len(tensors):
+        raise TokenError(
+            f"it contains {_listed(tensors)}, some of which are names of the same text encoder; remove one"
+        )
+    return _equal({name: _of_width(tensors[keys[name]], name) for name in WIDTHS if name in keys})
 
 
 def _by_width(tensor: Any, what: str) -> dict[str, Tensor]:
     """The encoder of a token whose keys do not name one, by its width."""
     vectors = _checked(tensor, what)
-    for name, width in WIDTHS.items():
-        if vectors.shape[1] == width:
-            return {name: vectors}
-    raise TokenError(f"its vectors are {vectors.shape[1]} wide; supported are {_widths()}")
+    return {encoder_of_width(vectors.shape[1]): vectors}
 
 
-def _of_width(vectors: Tensor, name: str) -> Tensor:
-    if vectors.shape[1] != WIDTHS[name]:
-        raise TokenError(f"its {name!r} vectors are {vectors.shape[1]} wide; supported are {_widths()}")
+def _of_width(tensor: Any, name: str) -> Tensor:
+    vectors = _checked(tensor, name)
+    if vectors.shape[1] not in WIDTHS[name]:
+        raise TokenError(f"its {name!r} vectors are {vectors.shape[1]} wide; supported are {describe_widths(name)}")
     return vectors
 
 
@@ -172,7 +173,7 @@ def _checked(tensor: Any, what: str) -> Tensor:
     if tensor.ndim not in (1, 2) or not tensor.numel():
         raise TokenError(f"{what} has the shape {tuple(tensor.shape)}; supported are (vectors, width) and (width,)")
     if tensor.shape[-1] > MAX_WIDTH:
-        raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; supported are {_widths()}")
+        raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; supported are at most {MAX_WIDTH:,}")
     rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
     if len(rows) > _MOST_VECTORS:
         raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MOST_VECTORS}")
@@ -203,7 +204,3 @@ def _listed(keys: Any) -> str:
 def _named(key: Any) -> str:
     """A key as text; keys other than strings can be nested to any depth."""
     return repr(key[:40]) if isinstance(key, str) else f"a {type(key).__name__}"
-
-
-def _widths() -> str:
-    return ", ".join(f"{width} ({name})" for name, width in WIDTHS.items())

@@ -22,6 +22,7 @@ from ..files.limits import MAX_CLASSES
 from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
 from ..files.safe_load import format_of, read_safetensors
 from .embedding_cards import CARD_SUFFIXES
+from .encoders import ONETRAINER_KEYS
 from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .modelspec import embedding_metadata
 from .names import safe_names
@@ -114,13 +115,13 @@ def export_embedding(
 ) -> Path:
     """Write one class as an embedding file for prompts, named after its token.
 
-    A token of one text encoder becomes ``emb_params`` (V, d) float32, as for SD 1.x and 2.x; a token of several encoders
-    has one key per encoder (``clip_l``, ``clip_g``), as for SDXL. docs/token-files.md lists the programs that were tested.
+    The file has one key per text encoder, ComfyUI's ``embedding_key`` (``clip_l``, ``t5xxl``, ``qwen3_4b``), each (V, d) float32. A token of a
+    single CLIP encoder becomes ``emb_params``, as for SD 1.x and 2.x. docs/token-files.md lists the programs that were tested.
 
     Args:
         which: the class's label, its token name in any case, or its index.
-        layout: ``"comfyui"``; for a token of one encoder also ``"diffusers"``, whose key is the token itself, or
-            ``"onetrainer"``, which uses ``emp_params``. For several encoders all three are the same.
+        layout: ``"comfyui"``; ``"diffusers"``, whose key is the token itself if there is one encoder; or ``"onetrainer"``, which uses
+            ``emp_params`` for a single CLIP encoder, and its own names of other encoders (``t5``, ``gemma``).
         labels: of all classes that are exported together, in order, if ``tokens`` contains only some; the file records them.
 
     Returns:
@@ -133,7 +134,7 @@ def export_embedding(
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
     vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
-    tensors = vectors if len(vectors) > 1 else {_key(layout, name): next(iter(vectors.values()))}
+    tensors = _by_key(vectors, layout, name)
     values = {
         "name": name,
         "label": label,
@@ -236,12 +237,16 @@ def refuse_foreign_tokens(paths: Iterable[Path], *, root: Path | None = None, tw
     refuse_foreign_twins(paths, dict.fromkeys((*(path.parent for path in paths), *twins)), is_own_file, SUFFIXES)
 
 
-def _key(layout: str, name: str) -> str:
-    """The key for a token of one encoder."""
-    keys = dict(zip(LAYOUTS, ("emb_params", f"<{name}>", "emp_params"), strict=True))
-    if layout not in keys:
+def _by_key(vectors: Mapping[str, Tensor], layout: str, name: str) -> dict[str, Tensor]:
+    """The vectors of each encoder under the layout's keys."""
+    if layout not in LAYOUTS:
         raise TokenError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
-    return keys[layout]
+    if len(vectors) == 1:
+        ((encoder, rows),) = vectors.items()
+        if layout == "diffusers" or encoder.startswith("clip_"):
+            return {{"comfyui": "emb_params", "diffusers": f"<{name}>", "onetrainer": "emp_params"}[layout]: rows}
+    keys = ONETRAINER_KEYS if layout == "onetrainer" else {}
+    return {keys.get(encoder, encoder): rows for encoder, rows in vectors.items()}
 
 
 def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[str, ...]]:

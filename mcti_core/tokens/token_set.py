@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,7 +54,7 @@ class TokenSet:
 
     Args:
         labels: (C,) the user's own labels, any Unicode, in label order.
-        vectors: encoder name -> (C, V, d) float32 on the CPU. The same C and V for all encoders.
+        vectors: text encoder by ComfyUI's embedding key -> (C, V, d) float32 on the CPU. The same C and V for all encoders.
         names: (C,) the tokens' names in prompts and files, each safe (``tokens.names.check_name``); made from the labels by
             default.
         templates: prompts that the tokens were trained in, each with one ``{}``.
@@ -64,7 +65,7 @@ class TokenSet:
 
     Raises:
         TokenError: no class, more classes than ``files/limits.py`` allows, or a class called ``UNKNOWN``; names that are not safe or
-            not unique; shapes that disagree; vectors that are not finite.
+            not unique; text encoders' names that are not plain; shapes that disagree; vectors that are not finite.
     """
 
     labels: tuple[str, ...]
@@ -91,6 +92,10 @@ class TokenSet:
             )
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")
+        if any(
+            not re.fullmatch(r"[A-Za-z0-9_]{1,40}", encoder) for encoder in self.vectors
+        ):  # they become keys and file names
+            raise TokenError(f"text encoders are named by letters, digits and _, got {list(self.vectors)!s:.300}")
         if self.pooling not in POOLINGS:
             raise TokenError(f"pooling {self.pooling!r} is not one of {', '.join(POOLINGS)}")
         counts = {tuple(vectors.shape[:2]) for vectors in self.vectors.values()}

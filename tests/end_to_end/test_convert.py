@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mcti_core.cli.parser import main
 from mcti_core.files.output_lock import lock_output
@@ -130,6 +130,28 @@ class TestSharedLabels:
 def test_convert_labels_with_signs_are_renamed(folder, labels, renaming, after):
     save_tokens(made(*labels), "set")
     assert to_set("set.safetensors", "--rename", renaming).labels == after
+
+
+FLUX = (("clip_l", 768), ("t5xxl", 4096))
+
+
+def test_convert_makes_onetrainers_flux_embeddings_comfyuis(folder):
+    tokens = made("moss", "fern", count=2, encoders=FLUX)
+    Path("theirs").mkdir()
+    for index, label in enumerate(tokens.labels):
+        clip, t5 = (v[index].clone() for v in tokens.vectors.values())
+        save_file({"clip_l": clip, "t5": t5}, f"theirs/{label}.safetensors")
+    ours = to_set("theirs", "--pick", "moss", "fern")
+    save_file({"clip_l": torch.ones(2, 768), "t5": torch.ones(2, 4096)}, "ivy.safetensors")
+    assert convert("new.safetensors", "ivy.safetensors", "--to", "set", "--out", "all") == 0
+    assert load_tokens("all.safetensors").labels == ("moss", "fern", "ivy")
+    assert convert("new.safetensors", "--to", "embeddings", "--out", "back") == 0
+    assert convert("back", "--to", "embeddings", "--layout", "onetrainer", "--out", "again") == 0
+    for encoder, key in (("clip_l", "clip_l"), ("t5xxl", "t5")):
+        assert torch.equal(ours.vectors[encoder], tokens.vectors[encoder])
+        for index, label in enumerate(tokens.labels):
+            assert torch.equal(load_file(f"back/{label}.safetensors")[encoder], tokens.vectors[encoder][index])
+            assert torch.equal(load_file(f"again/{label}.safetensors")[key], tokens.vectors[encoder][index])
 
 
 class TestFolders:

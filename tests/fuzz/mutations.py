@@ -39,7 +39,7 @@ DTYPES = [
     "X",
 ]
 TEXTS = (
-    "", "a", "clip_l", "clip_g", "emb_params", "emp_params", "string_to_param", "../../escaped", "/escaped", "..\\x", "CON", "com¹.x",
+    "", "a", "clip_l", "clip_g", "t5", "t5xxl", "emb_params", "emp_params", "string_to_param", "../../escaped", "/escaped", "..\\x", "CON", "com¹.x",
     "\0", "a\nb", "\u202eabc", "é", "e\u0301", "\ud800", "猫" * 99, "x" * 5000, "{}", "{0.__class__}", "<x>", "support.features",
     "vectors.clip_l", "moments.0.step", "moments.x.y", "generators.0", "history", "best", "bundle_emb.x", "clip_l_out", "%s%n",
 )  # fmt: skip

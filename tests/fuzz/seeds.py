@@ -54,7 +54,14 @@ def training() -> TrainState:
 def safetensors_files() -> list[bytes]:
     """Embeddings of every layout, our own, token sets, a training."""
     two = {"clip_l": rows(), "clip_g": rows(1280)}
-    plain = [{"emb_params": rows()}, {"<cat-toy>": rows()}, {"emp_params": rows()}, {"emb_params": rows(1024)}, two]
+    plain = [
+        {"emb_params": rows()},
+        {"<cat-toy>": rows()},
+        {"emp_params": rows()},
+        {"emb_params": rows(1024)},
+        two,
+        {"clip_l": rows(), "t5": rows(4096)},
+    ]
     files = [save(content) for content in plain] + [save({"emb_params": rows().half()}, {"a": "b"})]
     tokens = token_set()
     bare = TokenSet(("a", "b"), {"clip_l": rows(32, 2)[:, None]})

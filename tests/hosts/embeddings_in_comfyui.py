@@ -2,10 +2,12 @@
 
 Usage: python embeddings_in_comfyui.py COMFYUI_FOLDER FOLDER_OF_EMBEDDINGS
 
-Prints a line of JSON: by file and text encoder, the largest difference, or null where ComfyUI reads nothing; and what the
-node Load Token Embeddings offers, with the labels that it then reads.
+Prints a line of JSON: by file and text encoder, the largest difference, or null where ComfyUI reads nothing; what the
+node Load Token Embeddings offers, with the labels that it then reads; the keys that ComfyUI's tokenizers look up; and
+widths of its language models.
 """
 
+import re
 import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -25,7 +27,25 @@ def main(comfyui: str, folder: Path) -> None:
         for encoder, rows in read_embedding(path).vectors.items():
             theirs = load_embed(path.name, str(folder), rows.shape[1], encoder)
             found[f"{path.name} {encoder}"] = None if theirs is None else gap(theirs.reshape(rows.shape), rows)
-    tell({"differences": found, "choices": choices(folder)})
+    tell({"differences": found, "choices": choices(folder), "keys": keys(Path(comfyui)), "widths": widths()})
+
+
+def keys(comfyui: Path) -> list[str]:
+    """By the sources: most tokenizers cannot be built without a checkpoint's vocabulary."""
+    sources = [*(comfyui / "comfy").glob("*.py"), *(comfyui / "comfy" / "text_encoders").glob("*.py")]
+    return sorted({key for path in sources for key in re.findall(r"embedding_key=['\"](\w+)", path.read_text("utf-8"))})
+
+
+def widths() -> dict[str, int]:
+    from comfy.text_encoders import llama
+
+    configs = {
+        "llama": "Llama2Config", "gemma2_2b": "Gemma2_2B_Config", "gemma3_4b": "Gemma3_4B_Config", "gemma3_12b": "Gemma3_12B_Config",
+        "qwen25_3b": "Qwen25_3BConfig", "qwen25_7b": "Qwen25_7BVLI_Config", "qwen3_06b": "Qwen3_06BConfig", "qwen3_2b": "Ovis25_2BConfig",
+        "qwen3_4b": "Qwen3_4BConfig", "qwen3_8b": "Qwen3_8BConfig", "qwen3vl_4b": "Qwen3VL_4BConfig", "qwen3vl_8b": "Qwen3VL_8BConfig",
+        "qwen3vl_32b": "Qwen3VL_32BConfig", "mistral3_24b": "Mistral3Small24BConfig", "ministral3_3b": "Ministral3_3BConfig",
+    }  # fmt: skip
+    return {key: getattr(llama, name).hidden_size for key, name in configs.items() if hasattr(llama, name)}
 
 
 def choices(folder: Path) -> dict[str, list[str]]:

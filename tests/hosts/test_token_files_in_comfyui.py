@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mcti_core.tokens.encoders import WIDTHS
 from mcti_core.tokens.io import LAYOUTS, export_embedding
 from mcti_core.tokens.token_set import TokenSet
 
@@ -15,9 +16,20 @@ pytestmark = pytest.mark.host
 GENERATOR = torch.Generator().manual_seed(0)
 ROWS = {
     name: torch.randn(3, width, generator=GENERATOR)
-    for name, width in (("clip_l", 768), ("clip_h", 1024), ("clip_g", 1280))
-}
+    for name, width in (
+        ("clip_l", 768), ("clip_h", 1024), ("clip_g", 1280), ("t5xxl", 4096), ("llama", 4096), ("qwen3_4b", 2560), ("gemma2_2b", 2304),
+    )
+}  # fmt: skip
 OURS = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}
+BEYOND_CLIP = {
+    "sd3": ("clip_l", "clip_g", "t5xxl"),
+    "flux": ("clip_l", "t5xxl"),
+    "chroma": ("t5xxl",),
+    "hidream": ("clip_l", "clip_g", "t5xxl", "llama"),
+    "z-image": ("qwen3_4b",),
+    "lumina": ("gemma2_2b",),
+}
+"""Layouts of other programs have other keys here, which ComfyUI does not find."""
 TORCH = {
     "a1111.pt": {"string_to_token": {"*": 265}, "string_to_param": {"*": ROWS["clip_l"]}, "name": "x", "step": 1},
     "first.pt": {
@@ -42,6 +54,8 @@ def found(in_comfyui, tmp_path_factory):
         for layout in LAYOUTS:
             tokens = TokenSet((f"{family} {layout}",), {name: ROWS[name][None] for name in encoders})
             export_embedding(tokens, 0, folder, layout=layout)
+    for family, encoders in BEYOND_CLIP.items():
+        export_embedding(TokenSet((family,), {name: ROWS[name][None] for name in encoders}), 0, folder)
     for name, content in TORCH.items():
         torch.save(content, folder / name)
     for name, content in SAFE.items():
@@ -53,10 +67,17 @@ def found(in_comfyui, tmp_path_factory):
 def test_the_same_vectors(found) -> None:
     differences = found["differences"]
     assert differences == {name: 0.0 for name in differences}
-    assert len(differences) == 3 * (1 + 1 + 2) + len(TORCH) + 1 + len(SAFE)
+    assert len(differences) == 3 * (1 + 1 + 2) + sum(map(len, BEYOND_CLIP.values())) + len(TORCH) + 1 + len(SAFE)
 
 
 def test_the_node_offers_all_of_them(found) -> None:
     ours = {f"{family}-{layout}.safetensors": f"{family} {layout}" for family in OURS for layout in LAYOUTS}
+    ours |= {f"{family}.safetensors": family for family in BEYOND_CLIP}
     theirs = {name: name.rsplit(".", 1)[0] for name in (*TORCH, *SAFE)}
     assert found["choices"] == {f"embedding: {name}": [label] for name, label in (ours | theirs).items()}
+
+
+def test_encoders_of_the_host_are_all_known_with_their_widths(found) -> None:
+    assert found["keys"] == sorted(set(found["keys"]) & set(WIDTHS))
+    assert {"clip_l", "t5xxl", "gemma2_2b", "qwen25_7b"} <= set(found["keys"])
+    assert found["widths"] == {name: width for name, width in found["widths"].items() if width in WIDTHS[name]}

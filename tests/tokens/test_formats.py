@@ -6,9 +6,9 @@ Read in these sources (repository: file, what it writes or looks for), in Novemb
 - invoke-ai/InvokeAI: invokeai/backend/textual_inversion.py, ``from_checkpoint``, and
   invokeai/backend/model_manager/configs/textual_inversion.py
 - kohya-ss/sd-scripts: train_textual_inversion.py and sdxl_train_textual_inversion.py, ``save_weights`` and ``load_weights``
-- Nerogar/OneTrainer: modules/modelSaver/stableDiffusion/StableDiffusionEmbeddingSaver.py, the same for XL, and
-  modules/modelSetup/BaseStableDiffusionSetup.py
-- huggingface/diffusers: src/diffusers/loaders/textual_inversion.py, and examples/textual_inversion
+- Nerogar/OneTrainer (23df383): modules/modelSaver/*/*EmbeddingSaver.py, one per family, and modules/modelSetup/Base*Setup.py
+- huggingface/diffusers (58eb52c): src/diffusers/loaders/textual_inversion.py, examples/textual_inversion, and ``save_embeddings`` of
+  examples/advanced_diffusion_training/train_dreambooth_lora_flux_advanced.py
 """
 
 import io
@@ -25,11 +25,15 @@ from safetensors.torch import save, save_file
 
 from mcti_core.errors import TokenError
 from mcti_core.files.safe_load import MOST_BYTES
-from mcti_core.tokens.formats import WIDTHS, read_embedding
+from mcti_core.tokens.encoders import WIDTHS
+from mcti_core.tokens.formats import read_embedding
 from mcti_core.tokens.io import import_embeddings
 
 ROWS = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
 BIG = torch.randn(2, 1280, generator=torch.Generator().manual_seed(1))
+T5 = torch.randn(2, 4096, generator=torch.Generator().manual_seed(2))
+GEMMA = torch.randn(2, 2304, generator=torch.Generator().manual_seed(3))
+CLIP_WIDTHS = {name: WIDTHS[name][0] for name in ("clip_l", "clip_h", "clip_g")}
 
 
 def a1111(tensor, kept=dict, name="style"):
@@ -66,6 +70,24 @@ TWO = {
     "kohya, SDXL.pt": {"clip_l": ROWS, "clip_g": BIG},
     "A1111, SDXL.pt": a1111({"clip_g": BIG, "clip_l": ROWS}),
     "A1111, SDXL as trained.bin": a1111(OrderedDict(clip_l=torch.nn.Parameter(ROWS), clip_g=torch.nn.Parameter(BIG))),
+}
+
+BEYOND_CLIP = {
+    "OneTrainer, Flux": ({"clip_l": ROWS, "t5": T5}, {"clip_l": ROWS, "t5xxl": T5}),
+    "OneTrainer, SD3": ({"clip_l": ROWS, "clip_g": BIG, "t5": T5}, {"clip_l": ROWS, "clip_g": BIG, "t5xxl": T5}),
+    "OneTrainer, Chroma and PixArt": ({"t5": T5.bfloat16()}, {"t5xxl": T5.bfloat16().float()}),
+    "OneTrainer, HiDream": (
+        {"clip_l": ROWS, "clip_g": BIG, "t5": T5, "llama": -T5},
+        {"clip_l": ROWS, "clip_g": BIG, "t5xxl": T5, "llama": -T5},
+    ),
+    "OneTrainer, HunyuanVideo": ({"llama": T5, "clip_l": ROWS}, {"clip_l": ROWS, "llama": T5}),
+    "OneTrainer, Sana": ({"gemma": GEMMA}, {"gemma2_2b": GEMMA}),
+    "OneTrainer, Wuerstchen": ({"clip_g": BIG}, {"clip_g": BIG}),
+    "diffusers, Flux": ({"clip_l": ROWS, "t5": T5}, {"clip_l": ROWS, "t5xxl": T5}),
+    "diffusers, Flux, CLIP alone": ({"clip_l": ROWS}, {"clip_l": ROWS}),
+    "ComfyUI": ({"qwen3_4b": T5[:, :2560].clone()}, {"qwen3_4b": T5[:, :2560]}),
+    "a bare tensor of the only encoder so wide": ({"emb_params": GEMMA}, {"gemma2_2b": GEMMA}),
+    "the T5 of Cosmos": ({"t5xxl": T5[:, :1024].clone()}, {"t5xxl": T5[:, :1024]}),
 }
 
 
@@ -108,7 +130,15 @@ class TestLayouts:
         assert torch.equal(found.vectors["clip_l"], ROWS)
         assert torch.equal(found.vectors["clip_g"], BIG)
 
-    @pytest.mark.parametrize(("encoder", "width"), WIDTHS.items())
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+    @pytest.mark.parametrize("name", BEYOND_CLIP)
+    def test_of_other_encoders(self, name, suffix, tmp_path):
+        content, expected = BEYOND_CLIP[name]
+        found = read_embedding(written(tmp_path / f"x{suffix}", content)).vectors
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[encoder], rows) for encoder, rows in expected.items())
+
+    @pytest.mark.parametrize(("encoder", "width"), CLIP_WIDTHS.items())
     @pytest.mark.parametrize("content", [lambda rows: {"emb_params": rows}, a1111, lambda rows: {"<x>": rows}])
     def test_the_width_tells_the_encoder(self, encoder, width, content, tmp_path):
         found = read_embedding(written(tmp_path / "x.pt", content(torch.ones(3, width))))
@@ -130,7 +160,7 @@ class TestLayouts:
 
     @given(
         st.integers(1, 75),
-        st.sampled_from(list(WIDTHS.values())),
+        st.sampled_from(list(CLIP_WIDTHS.values())),
         st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
         st.sampled_from(["emb_params", "emp_params", "<token>", "string_to_param", None]),
         st.booleans(),
@@ -164,10 +194,12 @@ class TestRefusals:
             ({"emb_params": torch.ones(1, 512)}, r"512 wide; supported are 768 \(clip_l\), 1024 \(clip_h\), 1280"),
             ({"clip_l": torch.ones(1, 1280), "clip_g": torch.ones(1, 1280)}, "'clip_l' vectors are 1280 wide"),
             ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(2, 1280)}, "different numbers of vectors"),
-            (
-                {"clip_l": ROWS, "clip_g": BIG, "t5xxl": torch.ones(2, 4096)},
-                r"it contains 'clip_.', 'clip_.', 't5xxl'; supported are",
-            ),
+            ({"clip_l": ROWS, "t6": T5}, r"it contains 'clip_l', 't6'; supported are .* 't5xxl' and 'qwen3_4b'"),
+            ({"clip_l": ROWS, "t5": T5, "t5xxl": T5}, "names of the same text encoder"),
+            ({"t5": ROWS}, r"'t5xxl' vectors are 768 wide; supported are 4096 \(t5xxl\), 1024 \(t5xxl\)"),
+            ({"qwen3_4b": T5}, r"'qwen3_4b' vectors are 4096 wide; supported are 2560 \(qwen3_4b\)"),
+            ({"<token>": T5}, "4096 wide and it does not name .* t5xxl or .* llama or .*; rename its tensor"),
+            ({"clip_l": ROWS, "t5": T5, "t5_out": T5}, "OneTrainer's output embedding"),
             ({"emp_params": ROWS, "emp_params_out": ROWS}, "OneTrainer's output embedding"),
             ({"clip_l_out": ROWS, "clip_g_out": BIG}, "OneTrainer's output embedding"),
             ({"bundle_emb.x.string_to_param.*": ROWS, "lora_unet.alpha": ROWS}, "LoRA with embeddings inside"),
@@ -194,8 +226,8 @@ class TestRefusals:
             ({"emb_params": torch.ones(1, 768, device="meta")}, "it names torch._utils _rebuild_meta_tensor"),
             ({"emb_params": torch.ones(1, 768).to_sparse()}, "it names torch"),
             ({"epoch": 3}, "it contains 'epoch'; supported"),
-            (a1111({}), "contains nothing; supported are 768"),
-            (a1111({"clip_l": ROWS, "t5": ROWS}), "contains 'clip_l', 't5'; supported are 768"),
+            (a1111({}), "contains nothing; supported are clip_l, clip_h"),
+            (a1111({"clip_l": ROWS, "t6": ROWS}), "contains 'clip_l', 't6'; supported are clip_l"),
             (a1111({"clip_l": ROWS, "clip_g": BIG[:1]}), "different numbers of vectors"),
             (a1111({"clip_l": BIG, "clip_g": BIG}), "1280 wide"),
             (a1111({"clip_l": [1.0], "clip_g": BIG}), "a list and not a tensor"),
@@ -340,5 +372,5 @@ class TestHostileFiles:
             (rows,) = read_embedding(path).vectors.values()
         except TokenError:
             return
-        assert rows.shape[1] in WIDTHS.values()
+        assert rows.shape[1] in CLIP_WIDTHS.values()
         assert rows.isfinite().all()

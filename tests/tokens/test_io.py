@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mcti_core.errors import FileError, TokenError
 from mcti_core.files import safe_load
+from mcti_core.tokens.earlier_sets import refuse_other_sets
 from mcti_core.tokens.io import (
     LAYOUTS,
     export_embedding,
@@ -238,6 +239,19 @@ class TestExport:
         assert keys == {"comfyui": {"emb_params"}, "diffusers": {"<a>"}, "onetrainer": {"emp_params"}}
         for layout in LAYOUTS:
             assert set(load_file(export_embedding(two_encoders, 0, tmp_path, layout=layout))) == {"clip_l", "clip_g"}
+        rows = {"clip_l": torch.ones(1, 1, 768), "t5xxl": torch.ones(1, 1, 4096), "gemma2_2b": torch.ones(1, 1, 2304)}
+        for encoders, layout, expected in (
+            (("t5xxl",), "comfyui", {"t5xxl"}),
+            (("t5xxl",), "onetrainer", {"t5"}),
+            (("t5xxl",), "diffusers", {"<a>"}),
+            (("gemma2_2b",), "onetrainer", {"gemma"}),
+            (("clip_l", "t5xxl"), "comfyui", {"clip_l", "t5xxl"}),
+            (("clip_l", "t5xxl"), "onetrainer", {"clip_l", "t5"}),
+        ):
+            one = TokenSet(("a",), {encoder: rows[encoder] for encoder in encoders})
+            path = export_embedding(one, 0, tmp_path / "-".join((*encoders, layout)), layout=layout)
+            assert set(load_file(path)) == expected
+            refuse_other_sets([path], one)
         with pytest.raises(TokenError, match="layout 'kohya' is not one of comfyui, diffusers, onetrainer"):
             export_embedding(tokens, "a", tmp_path, layout="kohya")
 
@@ -341,7 +355,16 @@ class TestImport:
             st.lists(st.text(max_size=6), min_size=1, max_size=4, unique=True), label="labels"
         )  # of which token names are made that files can have
         widths = data.draw(
-            st.sampled_from([{"clip_l": 5}, {"clip_l": 768}, {"clip_l": 4, "clip_g": 6}]), label="widths"
+            st.sampled_from(
+                [
+                    {"clip_l": 5},
+                    {"clip_l": 768},
+                    {"clip_l": 4, "clip_g": 6},
+                    {"t5xxl": 7},
+                    {"gemma2_2b": 3, "t5xxl": 2, "new": 4},
+                ]
+            ),
+            label="widths",
         )
         count, layout = data.draw(st.integers(1, 3)), data.draw(st.sampled_from(LAYOUTS))
         pooling, templates = (

@@ -39,6 +39,8 @@ class TestTokenSet:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
+            ({"vectors": {"../clip_l": torch.zeros(3, 2, 32)}}, "named by letters, digits and _"),
+            ({"vectors": {"support.features": torch.zeros(3, 2, 32)}}, "named by letters"),
             ({"labels": (), "names": (), "vectors": {"clip_l": torch.zeros(0, 1, 4)}}, "at least one class"),
             ({"names": ("a", "A", "b")}, "lower case"),
             ({"names": ("a",)}, "one token name per class"),
