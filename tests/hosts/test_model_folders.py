@@ -176,7 +176,8 @@ def test_check_component_with_sizes_of_the_largest_models_passes(tmp_path):
 def test_single_file_with_a_config_that_names_another_class_calls_nothing(copy, called, tmp_path):
     import torch
 
-    save_file({"cond_stage_model.x": torch.ones(1)}, tmp_path / "model.safetensors")
+    names = ("cond_stage_model.x", "model.diffusion_model.input_blocks.0.x")
+    save_file({name: torch.ones(1) for name in names}, tmp_path / "model.safetensors")
     change(copy / "model_index.json", scheduler=["evil", "Evil"])
     with pytest.raises(HostError, match="as the scheduler"):
         load_host(tmp_path / "model.safetensors", config=copy)
@@ -264,3 +265,52 @@ def test_tokenizer_whose_words_do_not_fit_together_is_refused_when_it_is_loaded(
     (copy / "tokenizer" / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     with pytest.raises(HostError, match="cannot be loaded"):
         load_host(copy)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "parts"),
+    [
+        ("StableDiffusion3Pipeline", {"transformer": "SD3Transformer2DModel", "text_encoder_3": "T5EncoderModel"}),
+        ("FluxPipeline", {"transformer": "FluxTransformer2DModel", "text_encoder_2": "T5EncoderModel"}),
+        ("Flux2Pipeline", {"transformer": "Flux2Transformer2DModel", "text_encoder": "Mistral3ForConditionalGeneration"}),
+        ("ChromaPipeline", {"transformer": "ChromaTransformer2DModel", "text_encoder": "T5EncoderModel"}),
+        ("ZImagePipeline", {"transformer": "ZImageTransformer2DModel", "text_encoder": "Qwen3Model"}),
+        ("QwenImagePipeline", {"transformer": "QwenImageTransformer2DModel", "text_encoder": "Qwen2_5_VLForConditionalGeneration"}),
+        ("PixArtSigmaPipeline", {"transformer": "PixArtTransformer2DModel", "text_encoder": "T5EncoderModel"}),
+        ("Lumina2Pipeline", {"transformer": "Lumina2Transformer2DModel", "text_encoder": "Gemma2Model"}),
+        ("HiDreamImagePipeline", {"transformer": "HiDreamImageTransformer2DModel", "text_encoder_4": "LlamaForCausalLM"}),
+        ("SanaPipeline", {"transformer": "SanaTransformer2DModel", "text_encoder": "Gemma2Model"}),
+        ("StableCascadePriorPipeline", {"prior": "StableCascadeUNet", "text_encoder": "CLIPTextModelWithProjection"}),
+    ],
+)  # fmt: skip
+def test_load_host_of_another_familys_folder_names_its_pipeline(pipeline, parts, called, tmp_path):
+    libraries = {"transformer": "diffusers", "prior": "stable_cascade"}
+    index = {"_class_name": pipeline, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    change(
+        tmp_path / "model_index.json",
+        **index,
+        **{part: [libraries.get(part, "transformers"), of] for part, of in parts.items()},
+    )
+    with pytest.raises(HostError, match=rf"\({pipeline}\) has no UNet; only .* use the nodes in ComfyUI"):
+        load_host(tmp_path)
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight", "Stable Diffusion 3"),
+        ("double_blocks.0.img_attn.qkv.weight", "Flux"),
+        ("distilled_guidance_layer.in_proj.weight", "Chroma"),
+        ("model.diffusion_model.cap_pad_token", "Z-Image"),
+        ("transformer_blocks.0.img_mod.1.weight", "unknown family"),
+        ("txt_norm.weight", "Qwen-Image"),
+        ("cap_embedder.0.weight", "Lumina 2"),
+        ("model.diffusion_model.t_block.1.weight", "PixArt"),
+    ],
+)
+def test_load_host_of_another_familys_file_names_it(key, family, called, tmp_path):
+    save_file({key: torch.zeros(1), "double_blocks.1.x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(HostError, match=rf"\({family}\) has no UNet; only .* use the nodes in ComfyUI"):
+        load_host(tmp_path / "model.safetensors")
+    assert called == []

@@ -12,12 +12,20 @@ from safetensors import safe_open
 from torch import nn
 
 from ...errors import HostError
-from .model_folders import CLASSES, check_component, named_classes
+from .model_folders import CLASSES, ONLY_STABLE_DIFFUSION, check_component, named_classes
 
 __all__ = ["DTYPES", "Parts", "first_line", "load_parts", "quiet_libraries", "refuse_unstored", "whole"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _REFINER = "is the SDXL refiner, which finishes images of another model; give the SDXL base model"
+_UNET = "model.diffusion_model.input_blocks."
+_TRANSFORMERS = {
+    "joint_blocks.0.context_block.": "Stable Diffusion 3", "distilled_guidance_layer.": "Chroma", "double_stream_modulation_img.": "Flux.2",
+    "txt_in.individual_token_refiner.": "HunyuanVideo or HunyuanImage", "double_blocks.0.img_attn.": "Flux", "cap_pad_token": "Z-Image",
+    "cap_embedder.": "Lumina 2", "txt_norm.": "Qwen-Image", "t_block.": "PixArt", "caption_projection.0.linear.": "HiDream",
+    "head.modulation": "Wan",
+}  # fmt: skip
+"""Begin of a tensor's name in a single file, with or without the denoiser's prefix -> family; the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,6 @@ def _parts_of(folder: Path) -> dict[str, str]:
     parts = named_classes(folder)
     if "text_encoder_2" in parts and "text_encoder" not in parts:
         raise HostError(f"{folder} {_REFINER}")
-    if "unet" not in parts:
-        raise HostError(f"{folder} has no UNet; only Stable Diffusion 1.x, 2.x and XL are loaded here")
     if "vae" not in parts:
         raise HostError(f"{folder} has no VAE; give a whole Stable Diffusion folder")
     for part in ("", *CLASSES):  # transformers and peft also read the folder itself
@@ -134,6 +140,10 @@ def _is_xl_file(path: Path, config: str | Path | None) -> bool:
     if any(name.startswith("conditioner.embedders.0.model.") for name in names):
         raise HostError(f"{path} {_REFINER}")
     xl, older = (any(name.startswith(prefix) for name in names) for prefix in ("conditioner.", "cond_stage_model."))
+    if names and not any(name.startswith(_UNET) for name in names):
+        bare = [name.removeprefix("model.diffusion_model.").removeprefix("model.") for name in names]
+        fitting = (family for begin, family in _TRANSFORMERS.items() if any(name.startswith(begin) for name in bare))
+        raise HostError(f"{path} ({next(fitting, 'unknown family')}) has no UNet; {ONLY_STABLE_DIFFUSION}")
     if config is None:
         return xl
     told = _is_xl(_parts_of(Path(config)))

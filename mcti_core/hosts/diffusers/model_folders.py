@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import HostError
 from ...files.regular import open_regular
 
-__all__ = ["CLASSES", "check_component", "named_classes", "read_settings"]
+__all__ = ["CLASSES", "ONLY_STABLE_DIFFUSION", "check_component", "named_classes", "read_settings"]
 
 _SCHEDULERS = (
     "DDIM", "DDPM", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete",
@@ -30,6 +30,7 @@ CLASSES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Part -> the libraries and classes that ``model_index.json`` may name for it: all parts of the pipelines of Stable Diffusion
 1.x, 2.x and XL. Parts with other names are ignored, here and by diffusers."""
+ONLY_STABLE_DIFFUSION = "only Stable Diffusion 1.x, 2.x and XL are loaded here; for other families use the nodes in ComfyUI (docs/models.md)"
 _FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "adapter_config.json")
 _MAX_BYTES, _MAX_DEPTH = 2**20, 32
 _CODE = (
@@ -50,7 +51,8 @@ def named_classes(folder: Path) -> dict[str, str]:
     """Part -> class, for the existing parts that ``model_index.json`` names.
 
     Raises:
-        HostError: not a diffusers folder, or it names a class that is not in ``CLASSES``.
+        HostError: not a diffusers folder, one of another family than Stable Diffusion 1.x, 2.x and XL, or it names a class that is not
+            in ``CLASSES``.
     """
     index = folder / "model_index.json"
     if not index.is_file():
@@ -59,6 +61,10 @@ def named_classes(folder: Path) -> dict[str, str]:
     if not isinstance(named.get("_class_name", ""), str):
         raise HostError(
             f"{index} names a pipeline class of its own, which is not run; give a plain Stable Diffusion folder"
+        )
+    if not isinstance(named.get("unet"), list) or named["unet"] == [None, None]:
+        raise HostError(
+            f"{folder} ({named.get('_class_name', '')[:80] or 'no class'}) has no UNet; {ONLY_STABLE_DIFFUSION}"
         )
     parts = {}
     for part, given in named.items():
