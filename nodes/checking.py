@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..mcti_core.errors import ConfigError
+from ..mcti_core.files.limits import MAX_MARKS, has_many_marks
 from ..mcti_core.images.tensors import in_range
 from ..mcti_core.tokens.token_set import TokenSet
 from .running import working
@@ -90,7 +91,7 @@ def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> A
     if kind == "COMBO":
         text = checked_text(each.id, value)
         if each.id not in looked_up and text not in each.options:
-            raise ConfigError(f"{each.id} {text!r} is not one of {', '.join(map(str, each.options))}")
+            raise ConfigError(f"{each.id} {_shown(text)} is not one of {', '.join(map(str, each.options))}")
         return text
     if kind == "STRING":
         labels = bool(each.force_input)  # of folders, which can have any name
@@ -121,13 +122,15 @@ def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool =
         anything: skip the check of characters.
 
     Raises:
-        ConfigError: not a text, too long, or with control characters or surrogate halves.
+        ConfigError: not a text, too long, with very many marks on one letter, or with control characters or surrogate halves.
     """
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a text, got {_shown(value)}")
     most = MAX_TEXT if lines else MAX_TEXT // 20
     if len(value) > most:
         raise ConfigError(f"{name} has {len(value):,} characters; at most {most:,} are allowed")
+    if has_many_marks(value):
+        raise ConfigError(f"{name} puts more than {MAX_MARKS} marks on one letter; shorten it")
     allowed = "\t\r\n" if lines else ""
     wrong = next((c for c in value if not (c in allowed or c.isprintable() or c >= "\xa0")), "")
     half = next((c for c in value if "\ud800" <= c <= "\udfff"), "")

@@ -69,9 +69,10 @@ class Route(Node):
                 f"there are {len(labels)} labels and {len(sure)} confidences; connect both from the same classifier"
             )
         _log_unmatched(wanted, labels)
+        forms = set(map(normal_form, labels))
         keep = torch.tensor(
             [
-                confidence >= least and _is_wanted(label, names, labels)
+                confidence >= least and _is_wanted(label, names, forms)
                 for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
             ]
         )
@@ -80,13 +81,13 @@ class Route(Node):
         )
 
 
-def _is_wanted(label: str, wanted: set[str], labels: list[str]) -> bool:
+def _is_wanted(label: str, wanted: set[str], labels: set[str]) -> bool:
     """Whether a class is wanted, by its label, or by its token's name if no class has that label; without names, every class is."""
     if not wanted:
         return label != UNKNOWN
     own = normal_form(label)
     name = own if label == UNKNOWN else normal_form(safe_names([label])[0])
-    return own in wanted or (name in wanted and name not in map(normal_form, labels))
+    return own in wanted or (name in wanted and name not in labels)
 
 
 def _entries(wanted: str) -> list[str]:

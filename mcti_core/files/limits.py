@@ -17,6 +17,7 @@ __all__ = [
     "MAX_IMAGE_READS",
     "MAX_IMAGE_SIDE",
     "MAX_LABEL",
+    "MAX_MARKS",
     "MAX_METADATA_BYTES",
     "MAX_NUMBER",
     "MAX_PROMPT",
@@ -27,13 +28,14 @@ __all__ = [
     "MAX_TRAINING_BYTES",
     "MAX_WIDTH",
     "check_counts",
+    "has_many_marks",
 ]
 
 MAX_CLASSES = 4096
 MAX_LABEL = 1000
 """Characters of a label."""
 MAX_MARKS = 30
-"""Combining marks in a row in a label, as in Unicode's stream-safe format: sorting them takes the square of their number."""
+"""Combining marks in a row in a text, as in Unicode's stream-safe format: sorting them takes the square of their number."""
 MAX_TEMPLATES, MAX_TEMPLATE = 1000, 2000
 """Number of templates, and characters of each; a text encoder reads a few hundred."""
 MAX_PROMPT, MAX_BRACKETS = 5000, 50
@@ -81,8 +83,10 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
             if not isinstance(text, str) or len(text) > longest:
                 size = f"one of {len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
                 raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
-    if crowded := next((label for label in labels if _has_many_marks(label)), None):
-        raise TokenError(f"the label {crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it")
+    if crowded := next(filter(has_many_marks, (*labels, *templates)), None):
+        raise TokenError(
+            f"the label or template {crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it"
+        )
     if len(labels) * len(templates) > MAX_ENCODED:
         raise TokenError(
             f"{len(labels):,} classes in {len(templates):,} templates are {len(labels) * len(templates):,} prompts; at most "
@@ -90,7 +94,8 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
         )
 
 
-def _has_many_marks(text: str) -> bool:
+def has_many_marks(text: str) -> bool:
+    """Whether a letter has more than ``MAX_MARKS``; takes linear time."""
     if text.isascii():
         return False
     marks = 0

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from ..errors import TokenError
 from ..escaping import has_surrogates
-from ..files.limits import MAX_BRACKETS, MAX_PROMPT
+from ..files.limits import MAX_BRACKETS, MAX_MARKS, MAX_PROMPT, has_many_marks
 from ..tokens.name_search import letters_of
 from ..tokens.normal_form import normal_form
 from ..tokens.references import (
@@ -90,6 +90,8 @@ class _Parser:
     def pieces(self) -> list[Piece]:
         if len(self.prompt) > MAX_PROMPT:
             self._refuse(f"has {len(self.prompt):,} characters", f"write at most {MAX_PROMPT:,}")
+        if has_many_marks(self.prompt):
+            self._refuse("puts very many marks on one letter", f"write at most {MAX_MARKS}")
         text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
         for escape, literal in _LITERAL.items():
             text = text.replace(escape, literal)

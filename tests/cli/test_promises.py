@@ -136,8 +136,9 @@ def test_limits_in_security_are_those_of_the_code():
         f"| an image with an embedding in it | {embedding_cards._MAX_PIXELS:,} pixels; {embedding_cards._MAX_JSON // 2**20} MiB of JSON |",
         f"| a token set's file | {limits.MAX_SET_BYTES // 2**20:,} MiB |",
         f"safetensors file | {limits.MAX_HEADER_BYTES // 2**20} MiB |",
-        f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters with {limits.MAX_MARKS} marks on one letter; {limits.MAX_TEMPLATES:,} templates of "
+        f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters; {limits.MAX_TEMPLATES:,} templates of "
         f"{limits.MAX_TEMPLATE:,} characters; {limits.MAX_ENCODED:,} classes times templates",
+        f"a text in a graph | {limits.MAX_MARKS} |",
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
         f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "

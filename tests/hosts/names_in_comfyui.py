@@ -8,6 +8,7 @@ With the pocket checkpoint. Prints a line of JSON.
 import asyncio
 import logging
 import sys
+import time
 import unicodedata
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +81,7 @@ def main(comfyui: str, folder: Path) -> None:
             "words": {prompt: (logged(pack, clip, prompt), names) for prompt, names in WORDS.items()},
             "weights": {prompt: (logged(pack, clip, prompt), name) for prompt, name in WEIGHTS.items()},
             "routed": routed(pack),
+            "slow": slow(clip),
             "nodes": in_nodes(TokenSet, parts, clip, tokens),
             "twins": twins(pack, clip_with_tokens, clip, TokenSet),
         }
@@ -137,6 +139,30 @@ def routed(pack: str) -> dict[str, list[str]]:
     return {
         wanted: passing(wanted) for wanted in ("yr", "ｆｏｘ, Yr", nfc("Ýr"), "FOX", "fax", "", "nobody, fox, no one")
     }
+
+
+def slow(clip: Any) -> dict[str, tuple[str, float]]:
+    """What is said of texts that once took minutes, and the seconds they take: marks that must be sorted, and very many labels."""
+    import nodes
+
+    marks, route = "a" + "\u0301\u0316" * 20_000, nodes.NODE_CLASS_MAPPINGS["MCTI_Route"]
+    labels = [f"my fox {number}" for number in range(4096)]
+    found = {}
+    for name, act in {
+        "prompt": lambda: clip.tokenize(f"embedding:fox {marks}"),
+        "wanted": lambda: route.execute([torch.zeros(2, 2, 2, 3)], ["a", "b"], [marks], [0.0]),
+        "labels": lambda: route.execute([torch.zeros(2, 2, 2, 3)], [marks[:5000], "b"], ["b"], [0.0]),
+        "many": lambda: route.execute(
+            [torch.zeros(4096, 1, 1, 3)], labels, [",".join(labels).replace(" ", "-")], [0.0]
+        ),
+    }.items():
+        begun, message = time.process_time(), ""
+        try:
+            act()
+        except Exception as error:  # of the library, or as nodes say it
+            message = str(error)
+        found[name] = (message, time.process_time() - begun)
+    return found
 
 
 def said(place: str, act: Any) -> list[str]:

@@ -60,6 +60,13 @@ def test_route_logs_a_wanted_name_that_no_image_has(named):
     ]  # fmt: skip
 
 
+def test_text_with_very_many_marks_or_labels_takes_no_time(named):
+    for what in ("prompt", "wanted", "labels"):
+        assert "more than 30 marks on one letter" in named["slow"][what][0]
+    assert named["slow"]["many"][0] == ""
+    assert all(seconds < 1 for _, seconds in named["slow"].values()), named["slow"]
+
+
 def test_route_by_confidences_that_are_missing_or_no_numbers_is_refused(named):
     missing, broken, unneeded = named["nodes"]["refused"]
     assert missing.startswith("least_confidence is 0.5 and no confidences are connected")

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -21,7 +22,7 @@ from typing import Any
 
 PACK = Path(__file__).resolve().parents[2]
 TEXTS = (
-    "", "x", "both", "object", "a\nb", "a\0b", "\ud800", "\x1b[2J", "x" * 5001, "x" * 100_001, "../..", "猫", "a\u202eb", "nan", "{}", "\x85", "\u2028",
+    "", "x", "both", "object", "a\nb", "a\0b", "\ud800", "\x1b[2J", "x" * 5001, "x" * 100_001, "../..", "猫", "a\u202eb", "nan", "{}", "\x85", "\u2028", "x" + "\u0301\u0316" * 2000, "y" * 4000,
 )  # fmt: skip
 NUMBERS = (
     0,
@@ -164,6 +165,8 @@ def right(each: Any, value: Any, node: Any) -> bool:
         return value in each.options or (each.id in node.LOOKED_UP and isinstance(value, str) and "\0" not in value)
     if kind == "STRING":
         allowed = "\n\r\t" if each.multiline or each.id == "wanted" else ""
+        if re.search("[\u0301\u0316]{31}", value):
+            return False
         plain = all(c in allowed or unicodedata.category(c) not in ("Cc", "Cs") for c in value)
         return isinstance(value, str) and len(value) <= 100_000 and (plain or bool(each.force_input))
     if kind == "IMAGE":

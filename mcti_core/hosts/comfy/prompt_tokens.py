@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from ...errors import TokenError, listed
 from ...escaping import escaped
 from ...files.atomic import write_atomically
+from ...files.limits import MAX_MARKS, has_many_marks
 from ...tokens.normal_form import index_of
 from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
@@ -162,6 +163,8 @@ class _Knowing:
     embedding_directory: list[str]
 
     def tokenize_with_weights(self, text: str, *arguments: Any, **options: Any) -> Any:
+        if has_many_marks(text):
+            raise TokenError(f"a prompt puts more than {MAX_MARKS} marks on one letter; shorten it")
         if EMBEDDING.search(text):
             text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
             for files in self.mcti_files:
