@@ -62,10 +62,10 @@ class SaveTokens(Node):
         whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
         into = _embedding_folder(folder) if format != _SET else None
         if whole is not None:  # check all before anything is written
-            refuse_foreign_tokens([whole], root=token_set_root())
+            refuse_foreign_tokens([whole], sets=True, root=token_set_root())
         singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
         if singles:
-            refuse_foreign_tokens(singles, root=embedding_roots()[0], twins=_looked_through(folder))
+            refuse_foreign_tokens(singles, sets=False, root=embedding_roots()[0], twins=_looked_through(folder))
         refuse_other_sets([*([] if whole is None else [whole]), *singles], tokens)
         written = [] if whole is None else [save_tokens(tokens, whole)]
         written += [] if into is None else export_embeddings(tokens, into)

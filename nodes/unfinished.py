@@ -122,7 +122,7 @@ def _free_path(name: str) -> Path:
     for number in itertools.count(1):
         path = token_set_path(name if number == 1 else f"{number}-{name}", SUFFIX)
         try:
-            refuse_foreign_tokens([path], root=token_set_root())
+            refuse_foreign_tokens([path], sets=True, root=token_set_root())
             return path
         except FileError:
             if number == _MOST_TRIES:

@@ -79,7 +79,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
         Path(f"{stem}-{name}{SUFFIX}" if name else f"{stem}{SUFFIX}"): merge(*(one.tokens for one in together))
         for name, together in groups.items()
     }
-    refuse_foreign_tokens(sets)
+    refuse_foreign_tokens(sets, sets=True)
     _refuse_results(list(sets), arguments)
     for path, tokens in sets.items():
         print(escaped(str(save_tokens(tokens, path))))
@@ -96,7 +96,7 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
 
     refuse_twins(classes)
     paths = [arguments.out / f"{one.name}{SUFFIX}" for one in classes]
-    refuse_foreign_tokens(paths)
+    refuse_foreign_tokens(paths, sets=False)
     _refuse_results(paths, arguments)
     labels = [one.label for one in classes]
     for one in classes:

@@ -130,8 +130,8 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vector
     *tokens, picture = outputs
     refuse_foreign(arguments.out / UNFINISHED, is_training)
     refuse_foreign(picture, is_marked)
-    refuse_foreign_tokens(tokens[:1])
-    refuse_foreign_tokens(tokens[1:])  # of another folder
+    refuse_foreign_tokens(tokens[:1], sets=True)
+    refuse_foreign_tokens(tokens[1:], sets=False)  # of another folder
     check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * vectors * _ROOM_PER_VECTOR)
     check_writable(arguments.out / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:

@@ -85,7 +85,7 @@ def refuse_foreign_results(out: Path) -> None:
     """Raises: FileError: a file that the demo would write exists, and the demo did not write it."""
     for name in ("report.html", "metrics.json"):
         refuse_foreign(out / name, is_marked)
-    refuse_foreign_tokens([out / "tokens.safetensors"])
+    refuse_foreign_tokens([out / "tokens.safetensors"], sets=True)
 
 
 def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float | str, progress: Progress) -> None:

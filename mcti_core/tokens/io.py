@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import TokenError
+from ..errors import FileError, TokenError
 from ..files.limits import MAX_CLASSES
 from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
 from ..files.safe_load import format_of, read_safetensors
@@ -68,7 +68,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
 
     Raises:
         TokenError: the file cannot be written, or ``tokens.training`` contains other types.
-        FileError: a foreign file has this name.
+        FileError: a foreign file or an embedding has this name.
     """
     tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
     if tokens.support is not None:
@@ -85,7 +85,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
         "training": dict(tokens.training),
         "versions": _versions(),
     }
-    return _write(_with_suffix(path), tensors, values)
+    return _write(_with_suffix(path), tensors, values, sets=True)
 
 
 def load_tokens(path: str | Path) -> TokenSet:
@@ -129,7 +129,7 @@ def export_embedding(
 
     Raises:
         TokenError: no such class or layout, or the file cannot be written.
-        FileError: a foreign file has this name.
+        FileError: a foreign file or a token set has this name.
     """
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
@@ -218,23 +218,33 @@ def is_own_file(path: str | Path) -> bool:
     return format_of(path) in (json.dumps(FORMAT), EMBEDDING)
 
 
-def refuse_foreign_tokens(paths: Iterable[Path], *, root: Path | None = None, twins: Iterable[Path] = ()) -> None:
+def refuse_foreign_tokens(
+    paths: Iterable[Path], *, sets: bool, root: Path | None = None, twins: Iterable[Path] = ()
+) -> None:
     """``files.ownership.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
 
     Programs read embeddings with any of ``SUFFIXES``, so a foreign file with another suffix is a twin too.
 
     Args:
         paths: the files to write.
+        sets: whether they are token sets; a token set does not replace an embedding, nor the reverse.
         root: the folder that they must stay in.
         twins: further folders whose file names are checked, beside the files' own.
 
     Raises:
-        FileError: a foreign file is in the way.
+        FileError: a foreign file, or a file of the other kind, is in the way.
     """
     paths = list(paths)
     for path in paths:
         refuse_foreign(path, is_own_file, root=root)
+        _refuse_other_kind(path, sets)
     refuse_foreign_twins(paths, dict.fromkeys((*(path.parent for path in paths), *twins)), is_own_file, SUFFIXES)
+
+
+def _refuse_other_kind(path: Path, sets: bool) -> None:
+    if is_own_file(path) and is_token_set(path) != sets:
+        kind = "an embedding" if sets else "a token set"
+        raise FileError(f"{path} is {kind}, which this would replace; choose another name or folder, or move it away")
 
 
 def _by_key(vectors: Mapping[str, Tensor], layout: str, name: str) -> dict[str, Tensor]:
@@ -264,13 +274,15 @@ def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[
 
 
 def _write(
-    path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any], plain: Mapping[str, str] | None = None
-) -> Path:
+    path: Path, tensors: dict[str, Tensor], values: Mapping[str, Any], plain: Mapping[str, str] | None = None,
+    *, sets: bool = False,
+) -> Path:  # fmt: skip
     """Args: values: metadata, each written as JSON; plain: metadata written unchanged."""
     try:
         described = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
     except (TypeError, ValueError) as error:
         raise TokenError(f"{path} is not written: the tokens' metadata must be plain values ({error})") from error
+    _refuse_other_kind(path, sets)
     try:
         return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_own_file)
     except (OSError, SafetensorError) as error:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from mcti_core.errors import FileError
 from mcti_core.files.ownership import delete_own, refuse_foreign, refuse_foreign_twins, set_aside, write_own
-from mcti_core.tokens.io import refuse_foreign_tokens, save_tokens
+from mcti_core.tokens.io import export_embedding, refuse_foreign_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
 
 
@@ -78,14 +78,14 @@ def test_write_own_takes_a_root_that_is_a_link(tmp_path):
 def test_embedding_beside_a_user_s_own_is_refused(theirs, tmp_path):
     save_file({"emb_params": torch.ones(1, 4)}, tmp_path / theirs)
     with pytest.raises(FileError, match="was not written by MC-TI"):
-        refuse_foreign_tokens([tmp_path / "cat.safetensors"])
+        refuse_foreign_tokens([tmp_path / "cat.safetensors"], sets=False)
 
 
 def test_embedding_beside_other_files_and_its_own_is_written(tmp_path):
     save_tokens(TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 4)}), tmp_path / "CAT")
     (tmp_path / "cat.txt").touch()
     (tmp_path / "cats.pt").touch()
-    refuse_foreign_tokens([tmp_path / "cat.safetensors"])
+    refuse_foreign_tokens([tmp_path / "cat.safetensors"], sets=False)
     refuse_foreign_twins([tmp_path / "x"], [tmp_path / "nowhere"], is_own)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["CAT.safetensors", "cat.txt", "cats.pt"]
 
@@ -94,9 +94,23 @@ def test_refuse_foreign_tokens_of_many_paths_lists_a_folder_once(tmp_path, monke
     listed = []
     monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or [])
     refuse_foreign_tokens(
-        [tmp_path / f"{number}.safetensors" for number in range(50)], twins=[tmp_path, tmp_path / "x"]
+        [tmp_path / f"{number}.safetensors" for number in range(50)], sets=False, twins=[tmp_path, tmp_path / "x"]
     )
     assert listed == [tmp_path, tmp_path / "x"]
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_token_set_and_embedding_of_the_same_name_do_not_replace_each_other(is_set, tmp_path):
+    tokens, path = TokenSet(("cat",), {"clip_l": torch.ones(1, 1, 4)}), tmp_path / "cat.safetensors"
+    writers = [lambda: export_embedding(tokens, 0, tmp_path), lambda: save_tokens(tokens, path)]
+    writers[is_set]()
+    writers[is_set]()
+    refuse_foreign_tokens([path], sets=is_set)
+    before, kind = path.read_bytes(), "a token set" if is_set else "an embedding"
+    for write in (writers[not is_set], lambda: refuse_foreign_tokens([path], sets=not is_set)):
+        with pytest.raises(FileError, match=rf"cat\.safetensors is {kind}, which this would replace; choose another"):
+            write()
+    assert path.read_bytes() == before
 
 
 def test_set_aside_never_replaces(tmp_path):
