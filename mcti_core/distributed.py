@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .errors import ConfigError, listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,7 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
         uneven: the processes meet only at the end, so that one may wait for hours; otherwise they meet at every step.
 
     Raises:
-        ConfigError: there are several processes, and Hugging Face Accelerate is not installed or has no address.
+        ConfigError: see ``started``; or there are several processes, and Hugging Face Accelerate is not installed or has no address.
     """
     if started() == 1:
         return SINGLE_PROCESS
@@ -145,9 +146,20 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
 
 
 def started() -> int:
-    """Number of processes that a launcher has started together; 1 without a launcher."""
-    place = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]  # a launcher sets all three
-    return int(place[0]) if all(value.isdecimal() for value in place) else 1
+    """Number of processes that a launcher has started together; 1 without a launcher.
+
+    Raises:
+        ConfigError: a launcher's variables are not numbers, or not those of one of its processes.
+    """
+    place = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]
+    if not all(place):  # a launcher sets all three
+        return 1
+    count, *ranks = (int(value) if re.fullmatch("[0-9]{1,6}", value) else -1 for value in place)
+    if not all(0 <= rank < count for rank in ranks):
+        raise ConfigError(
+            f"WORLD_SIZE, RANK and LOCAL_RANK are {listed(place)}, which no launcher sets; start with accelerate launch, or unset them"
+        )
+    return count
 
 
 def shut_down() -> None:

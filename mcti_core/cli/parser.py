@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,8 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _who() -> str:
     """Message prefix: 'mcti', or 'mcti (process N)' for ranks other than 0."""
-    rank = os.environ.get("RANK", "0") if started() > 1 else "0"
-    return "mcti" if rank == "0" else f"mcti (process {rank})"
+    with suppress(ConfigError):
+        if started() > 1 and int(rank := os.environ["RANK"]):
+            return f"mcti (process {rank})"
+    return "mcti"
 
 
 class _Parser(argparse.ArgumentParser):

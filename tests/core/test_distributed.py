@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 import torch
 
+from mcti_core.cli.parser import main
 from mcti_core.distributed import SINGLE_PROCESS, DistributedContext, launched, started
 from mcti_core.errors import ConfigError
 
@@ -43,7 +44,7 @@ def test_alone_there_is_nothing_to_do():
         {},
         {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"},
         {"WORLD_SIZE": "4", "RANK": "1"},  # as some clusters set for every program; no launcher
-        {"WORLD_SIZE": "many", "RANK": "0", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "", "RANK": "0", "LOCAL_RANK": "0"},
     ],
 )
 def test_a_program_that_was_started_plainly_is_alone(monkeypatch, environment):
@@ -51,6 +52,18 @@ def test_a_program_that_was_started_plainly_is_alone(monkeypatch, environment):
         monkeypatch.setenv(name, value)
     assert started() == 1
     assert launched() is SINGLE_PROCESS
+
+
+@pytest.mark.parametrize(
+    "values", [("many", "0", "0"), ("9" * 5000, "0", "0"), ("2", "x", "0"), ("2", "2", "0"), ("0", "0", "0"), ("2", "0", "1.5"), ("²", "0", "0")]
+)  # fmt: skip
+def test_variables_that_no_launcher_sets_are_an_error(monkeypatch, capsys, values):
+    for name, value in zip(VARIABLES, values, strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="which no launcher sets; start with accelerate launch, or unset them"):
+        launched()
+    assert main(["train", "nowhere", "--out", "nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("mcti: WORLD_SIZE, RANK and LOCAL_RANK are ")
 
 
 def test_without_accelerate_it_says_what_to_install(monkeypatch):
