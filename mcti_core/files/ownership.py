@@ -109,8 +109,8 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         os.lstat(path)
     except FileNotFoundError:
         return ""
-    except OSError as error:  # the name or the path is too long
-        return f" cannot be written ({error.strerror}); choose another name or folder"
+    except (OSError, ValueError) as error:  # it is too long, or contains a null character
+        return f" cannot be written ({getattr(error, 'strerror', error)}); choose another name or folder"
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"
     if not path.is_file():

@@ -20,10 +20,13 @@ def open_regular(path: str | Path) -> IO[bytes]:
     """Open a regular file for reading. Nothing waits: where there is nothing to read yet, ``read`` gives None.
 
     Raises:
-        OSError: it is missing, not a regular file, or may not be read.
-        ValueError: a path that no system takes.
+        OSError: it is missing, not a regular file, or may not be read; or the path contains characters that no path has.
     """
-    _refuse_irregular(os.stat(path).st_mode)  # before it is opened, which may already start a device
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a null character, or half of a character
+        raise OSError(str(error)) from error
+    _refuse_irregular(mode)  # before it is opened, which may already start a device
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     file = os.fdopen(descriptor, "rb")
     try:

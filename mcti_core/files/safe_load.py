@@ -133,8 +133,8 @@ def header_of(path: str | Path) -> dict[str, Any]:
     file. The values are not checked."""
     try:
         with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= MAX_HEADER_BYTES else None
+            length = int.from_bytes(file.read(8) or b"", "little")
+            header = json.loads(file.read(length) or b"") if length <= MAX_HEADER_BYTES else None
     except (OSError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

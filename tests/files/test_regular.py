@@ -5,19 +5,34 @@ import shutil
 import signal
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from mcti_core.data.dataset import FewShotDataset
+from mcti_core.data.image_stream import find_image_paths
 from mcti_core.errors import MCTIError
 from mcti_core.files.provenance import is_marked
 from mcti_core.files.regular import name_of, open_regular
-from mcti_core.files.safe_load import format_of, is_safetensors, read_safetensors, read_torch
+from mcti_core.files.safe_load import format_of, header_of, is_safetensors, read_safetensors, read_torch
+from mcti_core.hosts.diffusers.clip_space import load_clip_space
+from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.hosts.diffusers.model_folders import read_settings
+from mcti_core.images.reading import load_square
 from mcti_core.tokens.embedding_cards import has_card, read_card
-from mcti_core.tokens.io import import_embedding, load_tokens
+from mcti_core.tokens.io import (
+    export_embeddings,
+    import_embedding,
+    import_embeddings,
+    load_tokens,
+    refuse_foreign_tokens,
+    save_tokens,
+)
+from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.checkpoint import load_checkpoint
 
 READERS = (format_of, is_marked, is_safetensors, read_safetensors, read_torch, read_card, has_card, load_tokens, import_embedding, load_checkpoint, read_settings)  # fmt: skip
@@ -97,3 +112,31 @@ def test_open_regular_says_what_is_no_file(kind, reason, tmp_path):
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/null")}[kind]()
     with pytest.raises(OSError, match=reason):
         open_regular(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\0/b.safetensors", "a\0.pt", "a\0.png", "\ud800", "x" * 5000])
+def test_path_that_no_system_takes_is_a_sentence_everywhere(path, tmp_path):
+    tokens, path = TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 4)}), f"{tmp_path}/{path}"
+    for use in (
+        load_tokens,
+        import_embedding,
+        load_checkpoint,
+        partial(load_square, size=64),
+        load_host,
+        FewShotDataset.from_folder,
+        partial(save_tokens, tokens),
+        partial(export_embeddings, tokens),
+        lambda path: import_embeddings([path]),
+        lambda path: find_image_paths([path]),
+        lambda path: load_clip_space(path, {}),
+        lambda path: refuse_foreign_tokens([Path(path)], sets=True),
+    ):
+        with pytest.raises(MCTIError):
+            use(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="this system has no /proc/kmsg")
+def test_link_to_what_is_not_there_yet_has_no_header(tmp_path):
+    (tmp_path / "x.safetensors").symlink_to("/proc/kmsg")
+    assert header_of(tmp_path / "x.safetensors") == {}

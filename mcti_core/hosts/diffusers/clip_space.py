@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def load_clip_space(
     """
     from transformers import CLIPModel
 
-    if not (Path(folder) / "config.json").is_file():
+    if not os.path.isfile(Path(folder) / "config.json"):
         raise HostError(
             f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
         )

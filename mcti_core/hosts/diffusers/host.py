@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -54,7 +55,7 @@ def load_host(
     if dtype not in DTYPES:
         raise HostError(f"number format {dtype!r} is not one of {', '.join(DTYPES)}")
     path = Path(model)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike its own method, not an error for a path that no system takes
         raise HostError(f"no model at {path}; give a diffusers folder or a single-file checkpoint")
     parts = load_parts(path, config, DTYPES[dtype])
     for tower, _ in parts.text.values():
