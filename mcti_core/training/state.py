@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ _LEAST_MEAN = 1e-15
 _MEAN_BY_ROOT = 8.0
 """Above (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.3, the most that AdamW's running average can be of the root of its average
 of squares, by the inequality of Cauchy and Schwarz; its betas b1, b2 are .9 and .999."""
+
+_WORDS, _NORMALS, _LARGEST_NORMAL = 624, 5016, 10.0
+"""Of a Mersenne Twister's state as PyTorch stores it: number of words, place of the next normal numbers, and their largest value
+(8.6 for 53 random bits)."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class Progress:
             raise ValueError("it has steps without a loss")
         if not (state.best[0] >= 0 and 0 <= state.best[1] <= MAX_STEPS):
             raise ValueError("its least error is not one")
+        if not all(map(_is_generator_state, state.generators)):
+            raise ValueError("its random generators have states that no generator has")
         norms = state.gradient_norms
         if (norms is None) != (self.adaptive is None):
             raise ValueError("gamma follows the gradients in one of the two only")
@@ -165,6 +172,17 @@ class Progress:
             self.adaptive.norms = state.gradient_norms.to(self.adaptive.norms)
         self.batches.restore(state.batches)
         self.best.least, self.best.waited = state.best
+
+
+def _is_generator_state(state: Tensor) -> bool:
+    """Whether a CPU generator can have this state. PyTorch accepts positions from which it reads memory beyond the state."""
+    if state.dtype != torch.uint8 or state.shape != torch.Generator().get_state().shape:
+        return False
+    content = state.numpy().tobytes()
+    _, left, _, position = struct.unpack_from("<QiiQ", content)
+    normals = (*struct.unpack_from("<3d", content, _NORMALS), *struct.unpack_from("<f", content, _NORMALS + 32))
+    in_place = 0 < left <= _WORDS and left + position == _WORDS + 1
+    return (in_place or (left, position) == (1, 0)) and all(abs(normal) <= _LARGEST_NORMAL for normal in normals)
 
 
 def _copy(tensor: Tensor) -> Tensor:

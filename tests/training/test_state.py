@@ -1,4 +1,5 @@
 import math
+import struct
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from mcti_core.errors import ConfigError, ResumeError
 from mcti_core.training.loop import TrainConfig, train
+from mcti_core.training.state import _is_generator_state
 
 CONFIG = TrainConfig(
     steps=6, warm_start=2, batch=2, lr=1e-2, lr_warmup=3, gamma=1.0, gamma_end=1e-3, probe_every=3, patience=9, text_classes=2,
@@ -37,6 +39,12 @@ def _kept(host, cache, tokens, config=CONFIG):
     with pytest.raises(BrokenError):
         train(host, cache, tokens, config, on_step=lambda info: states.append(info.state))
     return states[-1]()
+
+
+def changed(generator, kind, place, value):
+    content = bytearray(generator.numpy().tobytes())
+    struct.pack_into(kind, content, place, value)
+    return torch.frombuffer(content, dtype=torch.uint8)
 
 
 def _same(first, second):
@@ -116,6 +124,10 @@ def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
         lambda state: {"generators": state.generators[:1]},
         lambda state: {"generators": tuple(torch.zeros(3, dtype=torch.uint8) for _ in state.generators)},
         lambda state: {"generators": tuple(generator.float() for generator in state.generators)},
+        lambda state: {"generators": (state.generators[0], changed(state.generators[1], "<i", 8, 624))},
+        lambda state: {"generators": (changed(state.generators[0], "<Q", 16, 624), state.generators[1])},
+        lambda state: {"generators": (changed(state.generators[0], "<d", 5024, 1e300), state.generators[1])},
+        lambda state: {"generators": (changed(state.generators[0], "<f", 5048, math.nan), state.generators[1])},
         lambda state: {"history": tuple({"x": 1.0} for _ in state.history)},
         lambda state: {"batches": {}},
         lambda state: {"batches": {**state.batches, "turn": [99]}},
@@ -134,3 +146,11 @@ def test_state_whose_content_does_not_fit_is_refused_before_a_step(tiny_host, ca
             resume=replace(state, **wrong(state)),
             on_step=lambda info: pytest.fail("a step"),
         )
+
+
+def test_every_state_of_a_generator_is_one():
+    generator = torch.Generator().manual_seed(7)
+    for count in range(1400):
+        assert _is_generator_state(generator.get_state())
+        torch.randn(count % 20, generator=generator, dtype=torch.float64 if count % 3 else torch.float32)
+        torch.randperm(count % 7, generator=generator)
