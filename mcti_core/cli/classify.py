@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, ExamplesError, MCTIError
+from ..errors import ConfigError, ExamplesError, MCTIError, ResumeError, listed
 from ..escaping import escaped
 from .console import progress_bar, say
 from .options import host_of, processes_of
@@ -153,6 +153,11 @@ def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[li
         say("there are no unfinished answers; starting from the beginning")
     paths, kept, unread = results.answered()
     answered = [number for number, path in enumerate(names) if path in paths]
+    if others := paths.difference(names):
+        raise ResumeError(
+            f"{results.path} contains answers for images that are not in the list ({listed(sorted(others), 3)}); remove these "
+            "lines, start over with --restart, or choose another --out"
+        )
     if answered:
         say(f"resuming after {len(answered)} images")
     return answered, kept, unread

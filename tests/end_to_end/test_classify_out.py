@@ -125,6 +125,16 @@ def test_it_goes_on_with_what_is_not_answered_yet(classify, broken, tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "whole.jsonl"]
 
 
+def test_answers_for_images_that_are_not_in_the_list_are_not_resumed(classify, broken, capsys):
+    lines = broken.read_bytes().splitlines(keepends=True)
+    broken.write_bytes(b"".join([*lines[:3], lines[3].replace(b'{"image": "', b'{"image": "elsewhere/'), *lines[4:]]))
+    capsys.readouterr()
+    assert classify("--resume") == 1
+    (line,) = told(capsys)
+    assert "contains answers for images that are not in the list (elsewhere/" in line
+    assert "--restart" in line
+
+
 def test_it_is_not_overwritten_unasked(classify, broken, tmp_path, capsys):
     before = broken.read_bytes()
     capsys.readouterr()
