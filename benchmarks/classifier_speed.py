@@ -46,7 +46,7 @@ def clip_rows(host: Host, batch: int, repeats: int, classes: int = 10) -> list[d
     def bare() -> None:
         space.module.visual_projection(space.module.vision_model(pixel_values=pixels).pooler_output)
 
-    cases = {"bare vision tower": Case(bare, batch), "CLIP classifier": Case(lambda: classifier.score(images), batch)}
+    cases = {"bare vision tower": Case(bare, batch), "CLIP classifier": Case(lambda: classifier.scores(images), batch)}
     found = interleaved(cases, repeats, str(host.device))
     base = found["bare vision tower"].median
     return [
@@ -66,9 +66,9 @@ def diffusion_rows(
         ALL: DiffusionClassifier(host, tokens, pairs=pairs, error=0.0),
         "sequential test": DiffusionClassifier(host, tokens, pairs=pairs),
     }
-    cases = {name: Case(lambda way=way: way.score(images), len(images)) for name, way in ways.items()}
+    cases = {name: Case(lambda way=way: way.scores(images), len(images)) for name, way in ways.items()}
     found = interleaved(cases, repeats, str(host.device))
-    scores = {name: way.score(images) for name, way in ways.items()}
+    scores = {name: way.scores(images) for name, way in ways.items()}
     answers = {name: each.logits.argmax(1) for name, each in scores.items()}
     return [
         {

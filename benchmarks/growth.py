@@ -77,8 +77,8 @@ def cases_of(host: Host, point: Point, steps: int) -> dict[str, Case]:
     return {
         "prepare": Case(lambda: FeatureCache.build(host, dataset, size=side), len(dataset)),
         "step": Case(lambda: train(host, cache, tokens, config), steps),
-        "CLIP": Case(lambda: by_clip.score(images), IMAGES),
-        "diffusion": Case(lambda: by_denoiser.score(images[:1]), 1),
+        "CLIP": Case(lambda: by_clip.scores(images), IMAGES),
+        "diffusion": Case(lambda: by_denoiser.scores(images[:1]), 1),
     }
 
 

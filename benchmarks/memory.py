@@ -183,14 +183,14 @@ def _by_clip(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
     yield Job("classify", "CLIP, texts", "default", lambda: ClipClassifier(host, _tokens(host, 64)))
     classifier = ClipClassifier(host, _tokens(host, 2), templates=("a {}",))
     for size in sizes:
-        yield Job("classify", "CLIP, images", size, lambda size=size: classifier.score(_images(host, size)))
-    yield Job("classify", "CLIP, images", "default", lambda: classifier.score(_images(host, GIVEN)))
+        yield Job("classify", "CLIP, images", size, lambda size=size: classifier.scores(_images(host, size)))
+    yield Job("classify", "CLIP, images", "default", lambda: classifier.scores(_images(host, GIVEN)))
 
 
 def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
     def score(images: int, classes: int, **options: int) -> object:
         classifier = DiffusionClassifier(host, _tokens(host, classes), pairs=1, **options)
-        return classifier.score(_images(host, images))
+        return classifier.scores(_images(host, images))
 
     for size in sizes:
         # just enough evaluations and images to fill one batch; the autoencoder encodes the images first

@@ -15,6 +15,8 @@ _HOMES = {
     "StopTraining": "training.errors",
     "Host": "hosts.base",
     "load_host": "hosts.diffusers.host",
+    "host_from_pipeline": "hosts.diffusers.pipelines",
+    "add_to_pipeline": "hosts.diffusers.pipelines",
     "load_pocket": "pocket",
     "FewShotDataset": "data.dataset",
     "FeatureCache": "data.feature_cache",
@@ -40,6 +42,7 @@ _HOMES = {
     "HybridClassifier": "classifiers.hybrid",
     "generate": "sampling",
     "evaluate": "evaluation.benchmark",
+    "TrainableClassifier": "evaluation.estimator",
 }
 
 if TYPE_CHECKING:
@@ -54,8 +57,11 @@ if TYPE_CHECKING:
     from .data.feature_cache import FeatureCache as FeatureCache
     from .errors import MCTIError as MCTIError
     from .evaluation.benchmark import evaluate as evaluate
+    from .evaluation.estimator import TrainableClassifier as TrainableClassifier
     from .hosts.base import Host as Host
     from .hosts.diffusers.host import load_host as load_host
+    from .hosts.diffusers.pipelines import add_to_pipeline as add_to_pipeline
+    from .hosts.diffusers.pipelines import host_from_pipeline as host_from_pipeline
     from .pocket import load_pocket as load_pocket
     from .sampling import generate as generate
     from .tokens.io import export_embeddings as export_embeddings

@@ -111,7 +111,7 @@ class Classify(Node):
         shown = each_image(images)
         for start in range(0, len(shown), _BATCH):
             part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
-            answers += classifier.predict(torch.stack(part), top=len(learned))
+            answers += classifier(torch.stack(part), top=len(learned))
             report(len(answers), len(shown))
         labels, indices = [a.label for a in answers], [a.index for a in answers]
         confidences = [a.confidence for a in answers]
@@ -154,7 +154,7 @@ class Evaluate(Node):
             if host.clip is not None:
                 features.append(image_features(host, part))
             by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
-            logits.append(classifier.logits(features[-1]) if by_features else classifier.score(part).logits.cpu())
+            logits.append(classifier.logits(features[-1]) if by_features else classifier.scores(part).logits.cpu())
             report(start + len(part), len(paths))
         predicted = torch.cat(logits).argmax(1).clone()
         share = accuracy(predicted, labels)

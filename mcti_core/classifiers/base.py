@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, HostError
+from ..images.tensors import images_in, square_batches
 from ..tokens.token_set import UNKNOWN
 
 __all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predictions"]
@@ -35,34 +37,95 @@ class Scores:
 
 
 class Classifier(ABC):
-    """Base of the classifiers. One of your own sets ``labels`` and defines ``score``."""
+    """Base of the classifiers. One of your own sets ``labels`` and defines ``scores``.
+
+    Called with images, it gives ``Prediction`` objects. ``predict``, ``predict_proba``, ``score`` and ``classes_`` are those of a
+    fitted scikit-learn classifier, so that its metrics take them. All of these read paths, and crop and resize images to
+    ``image_size``; ``scores`` does not.
+    """
 
     labels: tuple[str, ...]
     temperature: float = 1.0
     """Divides the logits before the softmax that gives confidences; set by ``classifiers.calibration``."""
     threshold: float = 0.0
     """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
+    image_size: int | None = None
+    """Side of the square images that ``scores`` gets; None leaves images as they are."""
 
     @abstractmethod
-    def score(self, images: Any) -> Scores:
+    def scores(self, images: Any) -> Scores:
         """A batch, a list of images, or one image, as ``images.tensors.as_batch`` takes them -> scores.
 
         Raises:
             ExamplesError: images of another kind, shape or range, of several sizes, or with values that are not finite.
         """
 
-    def predict(self, images: Any, *, top: int = 1) -> list[Prediction]:
+    def __call__(self, images: Any, *, top: int = 1) -> list[Prediction]:
         """One prediction per image, with this classifier's temperature and threshold.
 
         Args:
-            images: as ``score`` takes them.
+            images: one image or many, as ``images.tensors.square_batches`` takes them: paths, Pillow images, arrays, tensors.
             top: number of classes to name, at most all.
 
         Raises:
-            ExamplesError, ConfigError, HostError: as ``score`` and ``predictions``.
+            ExamplesError, ConfigError, HostError: as ``square_batches``, ``scores`` and ``predictions``.
         """
-        scores = self.score(images)
-        return predictions(self.labels, scores, temperature=self.temperature, threshold=self.threshold, top=top)
+        return list(self.stream([images], top=top))
+
+    def stream(self, batches: Iterable[Any], *, top: int = 1) -> Iterator[Prediction]:
+        """Predictions of very many images, batch by batch, such as those of a ``torch.utils.data.DataLoader``.
+
+        Args:
+            batches: each as ``__call__`` takes images; or a tuple or list whose first entry is a batch (B, 3, H, W), as with
+                labels beside it; or a mapping with a key ``image``, ``img`` or ``pixel_values``.
+            top: as for ``__call__``.
+        """
+        for batch in batches:
+            for scores in self._scores_of(images_in(batch)):
+                yield from predictions(
+                    self.labels, scores, temperature=self.temperature, threshold=self.threshold, top=top
+                )
+
+    @property
+    def classes_(self) -> np.ndarray[Any, Any]:
+        """(C,) the labels in sorted order, which scikit-learn's metrics expect."""
+        return np.array(sorted(self.labels))
+
+    def predict(self, images: Any) -> np.ndarray[Any, Any]:
+        """(N,) the label of each image, or ``UNKNOWN``; ``images`` as for ``__call__``."""
+        return np.array([answer.label for answer in self(images)])
+
+    def predict_proba(self, images: Any) -> np.ndarray[Any, Any]:
+        """(N, C) float32 confidences, in the order of ``classes_``; ``images`` as for ``__call__``."""
+        order = sorted(range(len(self.labels)), key=self.labels.__getitem__)
+        parts = [confidences(scores, self.temperature)[:, order] for scores in self._scores_of(images)]
+        return torch.cat(parts).numpy()
+
+    def score(self, images: Any, labels: Sequence[str] | Sequence[int] | Tensor) -> float:
+        """Accuracy: the share of images whose answer is their label.
+
+        Args:
+            images: N images, as for ``__call__``.
+            labels: (N,) texts, or indices in label order such as ``FewShotDataset.labels``.
+
+        Raises:
+            ConfigError: not as many labels as images.
+        """
+        wanted = [label if isinstance(label, str) else self.labels[int(label)] for label in labels]
+        found = self.predict(images).tolist()
+        if len(found) != len(wanted):
+            raise ConfigError(f"there are {len(found)} images and {len(wanted)} labels; give one label per image")
+        return sum(map(str.__eq__, found, wanted)) / len(found)
+
+    def _scores_of(self, images: Any) -> Iterator[Scores]:
+        return map(self.scores, square_batches(images, self.image_size))
+
+    _estimator_type = "classifier"  # as scikit-learn asked before version 1.6
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, Tags, TargetTags
+
+        return Tags("classifier", TargetTags(required=True), classifier_tags=ClassifierTags())
 
 
 @dataclass(frozen=True)
@@ -113,10 +176,7 @@ def predictions(
             "temperature must be above 0, threshold from 0 to 1 and top at least 1, "
             f"got {temperature!s:.40}, {threshold!s:.40} and {top!s:.40}"
         )
-    confidences = (numbers(scores.logits).float() / temperature).softmax(1).cpu()
-    if confidences.isnan().any():
-        raise HostError("the model's scores are infinite; load it in another number format (bf16 or fp32)")
-    values, order = confidences.topk(min(top, len(labels)), dim=1)
+    values, order = confidences(scores, temperature).topk(min(top, len(labels)), dim=1)
     found = []
     for row, (value, index) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
         known = value[0] >= threshold
@@ -124,6 +184,18 @@ def predictions(
         label = best[0][0] if known else UNKNOWN
         found.append(Prediction(label, index[0] if known else -1, value[0], best, int(scores.evaluations[row])))
     return found
+
+
+def confidences(scores: Scores, temperature: float = 1.0) -> Tensor:
+    """(B, C) float32 softmax of the logits divided by the temperature, on the CPU.
+
+    Raises:
+        HostError: the scores hold values that are not numbers, or only infinite ones.
+    """
+    shares = (numbers(scores.logits).float() / temperature).softmax(1).cpu()
+    if shares.isnan().any():
+        raise HostError("the model's scores are infinite; load it in another number format (bf16 or fp32)")
+    return shares
 
 
 def numbers(logits: Tensor) -> Tensor:

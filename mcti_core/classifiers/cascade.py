@@ -43,11 +43,12 @@ class CascadeClassifier(Classifier):
         weight: float = WEIGHT,
     ):
         self.first, self.second, self.labels = first, second, second.labels
+        self.image_size = second.image_size
         self.shortlist, self.margin, self.weight = min(shortlist, len(second.labels)), margin, weight
 
-    def score(self, images: Any) -> Scores:
+    def scores(self, images: Any) -> Scores:
         images = as_batch(images)
-        fast = self.first.score(images)
+        fast = self.first.scores(images)
         logits, evaluations = fast.logits / self.first.temperature, fast.evaluations.clone()
         if self.shortlist < 2:
             return Scores(logits, evaluations)
@@ -55,7 +56,7 @@ class CascadeClassifier(Classifier):
         doubtful = values[:, 0] - values[:, 1] < self.margin
         if doubtful.any():
             listed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order, True)
-            slow = self.second.score(images[doubtful], listed[doubtful])
+            slow = self.second.scores(images[doubtful], listed[doubtful])
             logits[doubtful] += self.weight * (slow.logits - slow.logits.amax(1, keepdim=True))
             evaluations[doubtful] += slow.evaluations
         return Scores(logits, evaluations)

@@ -36,9 +36,10 @@ class ClipClassifier(Classifier):
         self, host: Host, tokens: TokenSet, *, templates: tuple[str, ...] | None = None, logit_scale: float = 10.0
     ):
         self.host, self.labels, self.logit_scale = host, tokens.labels, logit_scale
+        self.image_size = host.image_size
         self.text = class_text_features(host, tokens, templates)  # (C, p)
 
-    def score(self, images: Any) -> Scores:
+    def scores(self, images: Any) -> Scores:
         images = as_batch(images)
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 

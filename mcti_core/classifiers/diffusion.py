@@ -78,7 +78,7 @@ class DiffusionClassifier(Classifier):
             raise ConfigError(f"pairs and batch must be at least 1, got {pairs} and {batch}")
         if not 0 <= error <= 0.5:
             raise ConfigError(f"error is a probability from 0 (stop no class early) to 0.5, got {error}")
-        self.host, self.labels = host, tokens.labels
+        self.host, self.labels, self.image_size = host, tokens.labels, host.image_size
         self.denoiser, self.codec = host.need_denoiser(), host.need_codec()
         self.pairs, self.error = pairs, error
         self.scale, self.batch, self.seed = scale, batch, seed
@@ -86,7 +86,7 @@ class DiffusionClassifier(Classifier):
         self.low, self.high = low, high
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
-    def score(self, images: Any, candidates: Tensor | None = None) -> Scores:
+    def scores(self, images: Any, candidates: Tensor | None = None) -> Scores:
         """Scores of any number of images; ``candidates`` (B, C) bool restricts the classes per image."""
         images = as_batch(images)
         at_once = max(1, _PIXELS // (images.shape[-1] * images.shape[-2]))

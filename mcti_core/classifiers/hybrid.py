@@ -57,7 +57,7 @@ class HybridClassifier(Classifier):
         if isinstance(weight, str) and weight != AUTO:
             raise ConfigError(f"the weight of the class means must be a number or {AUTO!r}, got {weight!r}")
         self.tokens = ClipClassifier(host, tokens, templates=templates, logit_scale=logit_scale)
-        self.host, self.labels = host, tokens.labels
+        self.host, self.labels, self.image_size = host, tokens.labels, host.image_size
         self.support = tokens.support.of_width(self.tokens.text.shape[1])
         features, labels, classes = self.support.features, self.support.labels, len(self.labels)
         self.means = class_means(features, labels, classes)
@@ -85,7 +85,7 @@ class HybridClassifier(Classifier):
         )
         self.weights = stacking_weights([token, self._left_out_affinity(), self._held_out], labels, _FIRST)
 
-    def score(self, images: Any) -> Scores:
+    def scores(self, images: Any) -> Scores:
         images = as_batch(images)
         return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
 

@@ -77,7 +77,7 @@ def classified(
         images = [image for _, image in batch if isinstance(image, torch.Tensor)]
         answers: Iterator[Prediction] = iter(())
         if images:
-            answers = iter(classifier.predict(torch.stack(images), top=top))
+            answers = iter(classifier(torch.stack(images), top=top))
         yield [(path, next(answers) if isinstance(image, torch.Tensor) else image) for path, image in batch]
 
 

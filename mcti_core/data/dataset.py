@@ -21,6 +21,7 @@ from ..images.tensors import as_image
 from ..tokens.names import safe_names
 from ..tokens.normal_form import normal_form
 from ..tokens.token_set import UNKNOWN
+from .dataset_items import item_image, labels_of
 from .example_files import find_class_folders
 
 __all__ = ["FewShotDataset", "few_shot_split"]
@@ -109,6 +110,34 @@ class FewShotDataset:
             for image in _each(batch, label)
         ]
         return cls(tuple(images), tuple(image for _, image in flat), torch.tensor([index for index, _ in flat]))
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: Any, *, classes: Sequence[str] | None = None, image: str | None = None, label: str | None = None,
+        shots: int | None = None, seed: int = 0,
+    ) -> FewShotDataset:  # fmt: skip
+        """Take images and labels from a map-style data set: of PyTorch, torchvision or Hugging Face.
+
+        All images taken are kept in memory, so give ``shots`` for a large data set.
+
+        Args:
+            dataset: of pairs (image, label) or of mappings with both; images as for ``images.tensors.as_image``.
+            classes: names of the numbers that are its labels; by default its own (``classes``, or the names of a ``ClassLabel``).
+            image: the column of images; by default ``image``, ``img`` or ``pixel_values``.
+            label: the column of labels; by default ``label`` or a similar name.
+            shots: take this many random images of each class; by default all.
+            seed: of the random choice.
+
+        Raises:
+            ExamplesError: no map-style data set, labels without a name, a class with fewer images than ``shots``, or as for the
+                class itself.
+        """
+        names, labels = labels_of(dataset, classes, label)
+        rows = torch.arange(len(labels))
+        if shots is not None:
+            rows, _ = few_shot_split(labels, names, shots, seed, least_left=0)
+        images = (as_image(item_image(dataset[row], image), f"image {row}") for row in rows.tolist())
+        return cls(names, tuple(images), labels[rows])
 
     def __len__(self) -> int:
         return len(self.images)

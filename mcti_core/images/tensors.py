@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ExamplesError
+from ..errors import ExamplesError, listed
+from .reading import load_image, load_squares, to_square
 
-__all__ = ["as_batch", "as_image", "in_range"]
+__all__ = ["IMAGE_KEYS", "as_batch", "as_image", "images_in", "in_range", "square_batches"]
 
+IMAGE_KEYS = ("image", "img", "pixel_values")
+"""Usual names of the images among a data set's columns."""
 _ROUNDING = 1e-3
 
 
@@ -65,6 +71,55 @@ def as_batch(images: Any) -> Tensor:
             f"the images have the shape {tuple(images.shape)}; give a tensor (B, 3, H, W) of one image at least{_grey(images.shape[1:])}"
         )
     return in_range(images, "the batch of images")
+
+
+def square_batches(images: Any, size: int | None, at_once: int = 32) -> Iterator[Tensor]:
+    """Images of any size as batches (B, 3, size, size), floating-point in [0, 1], cropped and resized as examples are.
+
+    Args:
+        images: as ``as_batch`` takes them; or the path of an image; or any list, iterator or column of images and paths, which is
+            read bit by bit.
+        size: side of the squares. None leaves images as they are, which then must have one size.
+        at_once: images of a list that are in memory together.
+
+    Raises:
+        ExamplesError: as ``as_batch``, or files that cannot be read as images.
+    """
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OU":  # of paths or Pillow images
+        images = images.tolist()
+    if isinstance(images, str | os.PathLike):
+        images = [images]
+    if isinstance(images, Tensor | np.ndarray | Image.Image | Mapping) or not isinstance(images, Iterable):
+        batch = as_batch(images)
+        fits = size is None or batch.shape[2:] == (size, size)
+        yield batch if fits else torch.stack([to_square(image.float(), size) for image in batch])  # type: ignore[arg-type]
+        return
+    rows, number = iter(images), 0
+    while (part := list(islice(rows, at_once))) or not number:
+        given = [_path_or_image(image, number + index) for index, image in enumerate(part)]
+        read = load_squares(given, size) if size else [i if isinstance(i, Tensor) else load_image(i) for i in given]
+        yield _stacked(read)
+        number += len(part)
+
+
+def images_in(batch: Any) -> Any:
+    """The images of a ``DataLoader``'s batch, which may have labels beside them.
+
+    Raises:
+        ExamplesError: a mapping without images.
+    """
+    if isinstance(batch, Mapping):
+        if key := next((key for key in IMAGE_KEYS if key in batch), None):
+            return batch[key]
+        raise ExamplesError(
+            f"the batch has the keys {listed(list(batch))}; images are read from {', '.join(IMAGE_KEYS)}, so pass them alone"
+        )
+    first = batch[0] if isinstance(batch, list | tuple) and batch else None
+    return first if isinstance(first, Tensor | np.ndarray) and first.ndim == 4 else batch
+
+
+def _path_or_image(image: Any, number: int) -> Path | Tensor:
+    return Path(image) if isinstance(image, str | os.PathLike) else as_image(image, f"image {number}")
 
 
 def _grey(shape: Sequence[int]) -> str:

@@ -67,8 +67,8 @@ def test_what_is_replayed_is_what_the_library_does(tiny_host, tokens, cache, dat
     assert spent.sum() < errors.numel()
 
     images, clip = torch.stack(list(dataset.load(32))), ClipClassifier(tiny_host, tokens)
-    answers = CascadeClassifier(clip, full).score(images).logits.argmax(1)
-    table = Table(errors, answers, clip.score(images).logits, torch.arange(len(cache)))  # its answers are the truth
+    answers = CascadeClassifier(clip, full).scores(images).logits.argmax(1)
+    table = Table(errors, answers, clip.scores(images).logits, torch.arange(len(cache)))  # its answers are the truth
     assert {row["classifier"]: row["mean"] for row in cascade_rows([table])}["CLIP + 2 x diffusion, in doubt"] == 100
 
 

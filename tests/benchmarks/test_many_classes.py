@@ -105,7 +105,7 @@ def test_contexts_of_a_diffusion_classifier_are_encoded_in_parts(counted, tokens
 
 def test_a_diffusion_classifier_of_many_classes_never_evaluates_more_at_once_than_asked(counted, tokens):
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    scores = DiffusionClassifier(counted, tokens, pairs=1, batch=96).score(images)
+    scores = DiffusionClassifier(counted, tokens, pairs=1, batch=96).scores(images)
     assert max(counted.denoiser.rows["denoise"]) <= 96
     assert scores.logits.shape == (1, CLASSES)
 

@@ -113,8 +113,8 @@ def remade(classifier, host, tokens):
 @pytest.mark.parametrize("name", ["clip", "hybrid", "diffusion"])
 def test_permuting_classes_permutes_logits(tiny_host, tokens, images, classifiers, name):
     order = [2, 0, 1]
-    plain = classifiers[name].score(images)
-    permuted = remade(classifiers[name], tiny_host, tokens.select(order)).score(images)
+    plain = classifiers[name].scores(images)
+    permuted = remade(classifiers[name], tiny_host, tokens.select(order)).scores(images)
     assert torch.allclose(permuted.logits, plain.logits[:, order], atol=1e-4)
     assert torch.equal(permuted.evaluations, plain.evaluations)
     assert plain.logits.std(1).min() > 1e-3  # classes do differ
@@ -123,9 +123,9 @@ def test_permuting_classes_permutes_logits(tiny_host, tokens, images, classifier
 @pytest.mark.parametrize("name", ["clip", "hybrid", "diffusion"])
 def test_an_image_scores_the_same_in_any_batch(images, classifiers, name):
     twice = torch.cat([images, images[:1]])
-    scores = classifiers[name].score(twice)
+    scores = classifiers[name].scores(twice)
     assert torch.allclose(scores.logits[0], scores.logits[-1], atol=1e-4)
-    alone = [classifiers[name].score(image[None]) for image in twice]
+    alone = [classifiers[name].scores(image[None]) for image in twice]
     assert torch.allclose(torch.cat([each.logits for each in alone]), scores.logits, atol=1e-4)
     assert torch.equal(torch.cat([each.evaluations for each in alone]), scores.evaluations)
 
@@ -157,7 +157,7 @@ def test_clip_logits_by_transformers_alone(tiny_host, tiny_model, tokens, images
     pixels = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     features = F.normalize(vision(pixel_values=pixels).image_embeds, dim=-1)
     expected = 10 * features @ torch.stack(text).T
-    assert torch.allclose(ClipClassifier(tiny_host, tokens).score(images).logits, expected, atol=1e-4)
+    assert torch.allclose(ClipClassifier(tiny_host, tokens).scores(images).logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("count", "side", "sizes"), [(40, 512, [16, 16, 8]), (40, 1024, [16, 16, 8]), (40, 256, [40])])
@@ -172,14 +172,14 @@ def test_clip_takes_as_many_images_at_once_as_a_small_gpu_has_room_for(tiny_host
             return torch.arange(seen[-1] * 16.0).view(-1, 16)
 
     classifier = ClipClassifier(replace(tiny_host, clip=Tower()), tokens)
-    scores = classifier.score(torch.zeros(1, 1, 1, 1).expand(count, 3, side, side))
+    scores = classifier.scores(torch.zeros(1, 1, 1, 1).expand(count, 3, side, side))
     assert seen == sizes
     assert scores.logits.shape == (count, 3)
 
 
 def test_clip_pools_where_the_tokens_were_trained(tiny_host, tokens, images):
     eot, token = (ClipClassifier(tiny_host, replace(tokens, pooling=pooling)) for pooling in ("eot", "token"))
-    assert (eot.score(images).logits - token.score(images).logits).abs().max() > 0.1
+    assert (eot.scores(images).logits - token.scores(images).logits).abs().max() > 0.1
 
 
 def test_clip_reads_the_templates_it_is_given(tiny_host, tokens, images):
@@ -222,7 +222,7 @@ def test_diffusion_on_all_pairs_by_plain_loops(tiny_host, tiny_model, tokens, ca
 def test_diffusion_scores_images_by_their_latents(tiny_host, tokens, images, cache):
     classifier = DiffusionClassifier(tiny_host, tokens, **SHORT)
     expected = classifier.score_latents(cache.latents[:, 0]).logits
-    assert torch.allclose(classifier.score(images).logits, expected, atol=1e-4)
+    assert torch.allclose(classifier.scores(images).logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
@@ -373,10 +373,10 @@ def test_bad_budgets_are_refused(tiny_host, tokens, options):
 
 def test_any_number_of_images_is_taken_in_parts(tiny_host, tokens, images, monkeypatch):
     classifier = DiffusionClassifier(tiny_host, tokens, **SHORT)
-    whole = classifier.score(images)
+    whole = classifier.scores(images)
     monkeypatch.setattr(diffusion, "_PIXELS", 2 * 32 * 32)
     monkeypatch.setattr(diffusion, "_TOGETHER", 4)
-    parts = classifier.score(images)
+    parts = classifier.scores(images)
     assert torch.allclose(parts.logits, whole.logits, atol=1e-4)
     assert torch.equal(parts.evaluations, whole.evaluations)
 
@@ -395,8 +395,8 @@ def test_a_quarter_of_the_evaluations_gives_the_same_answers():
     host, words = load_pocket(), ["kegi", "kifi", "kere", "pudo", "bupe", "veka"]
     tokens = word_tokens(host, words)
     images = generate(host, [f"a drawing of a {word}" for word in words], steps=10, seed=1)
-    full = DiffusionClassifier(host, tokens, pairs=32, error=0, seed=1).score(images)
-    test = DiffusionClassifier(host, tokens, pairs=32, seed=1).score(images)
+    full = DiffusionClassifier(host, tokens, pairs=32, error=0, seed=1).scores(images)
+    test = DiffusionClassifier(host, tokens, pairs=32, seed=1).scores(images)
     assert full.evaluations.tolist() == [6 * 32] * 6
     assert test.logits.argmax(1).tolist() == full.logits.argmax(1).tolist() == list(range(6))
     assert test.evaluations.sum() <= full.evaluations.sum() / 4
@@ -424,8 +424,8 @@ def test_diffusion_needs_its_parts(tiny_host, tokens):
 
 def test_cascade_adds_both_over_all_classes(classifiers, images):
     options = {"shortlist": 3, "margin": math.inf, "weight": 0.3}
-    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).score(images)
-    fast, slow = classifiers["clip"].score(images), classifiers["diffusion"].score(images)
+    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).scores(images)
+    fast, slow = classifiers["clip"].scores(images), classifiers["diffusion"].scores(images)
     expected = (fast.logits + 0.3 * slow.logits).softmax(1)
     assert torch.allclose(scores.logits.softmax(1), expected, atol=1e-4)
     assert torch.equal(scores.evaluations, slow.evaluations)
@@ -434,27 +434,27 @@ def test_cascade_adds_both_over_all_classes(classifiers, images):
 def test_cascade_believes_the_first_as_far_as_it_is_calibrated(classifiers, images):
     classifiers["clip"].temperature = 4.0
     try:
-        scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], margin=math.inf).score(images)
+        scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], margin=math.inf).scores(images)
     finally:
         classifiers["clip"].temperature = 1.0
-    fast, slow = classifiers["clip"].score(images).logits, classifiers["diffusion"].score(images).logits
+    fast, slow = classifiers["clip"].scores(images).logits, classifiers["diffusion"].scores(images).logits
     assert torch.allclose(scores.logits.softmax(1), (fast / 4 + 2 * slow).softmax(1), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"shortlist": 1}, {"margin": 0.0}])
 def test_cascade_that_hands_nothing_on_is_clip(tiny_host, tokens, classifiers, images, options):
     slow = DiffusionClassifier(replace(tiny_host, denoiser=Forbidden(tiny_host.denoiser)), tokens)
-    scores = CascadeClassifier(classifiers["clip"], slow, **options).score(images)
-    assert torch.equal(scores.logits, classifiers["clip"].score(images).logits)
+    scores = CascadeClassifier(classifiers["clip"], slow, **options).scores(images)
+    assert torch.equal(scores.logits, classifiers["clip"].scores(images).logits)
     assert scores.evaluations.tolist() == [0] * len(images)
 
 
 def test_cascade_hands_on_what_is_in_doubt(classifiers, images):
-    fast = classifiers["clip"].score(images).logits
+    fast = classifiers["clip"].scores(images).logits
     best = fast.topk(2).values
     lead = best[:, 0] - best[:, 1]
     margin = float(lead.median()) + 1e-4
-    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], shortlist=2, margin=margin).score(images)
+    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], shortlist=2, margin=margin).scores(images)
     doubtful = lead < margin
     assert 0 < int(doubtful.sum()) < len(images)
     assert torch.equal(scores.evaluations > 0, doubtful)
@@ -462,11 +462,11 @@ def test_cascade_hands_on_what_is_in_doubt(classifiers, images):
 
 
 def test_cascade_keeps_its_answer_on_the_shortlist(classifiers, images):
-    fast = classifiers["clip"].score(images).logits
+    fast = classifiers["clip"].scores(images).logits
     options = {"shortlist": 2, "margin": math.inf, "weight": 100.0}
-    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).score(images)
+    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).scores(images)
     listed = torch.zeros_like(fast, dtype=torch.bool).scatter_(1, fast.topk(2).indices, True)
-    expected = classifiers["diffusion"].score(images, listed).logits.masked_fill(~listed, -torch.inf).argmax(1)
+    expected = classifiers["diffusion"].scores(images, listed).logits.masked_fill(~listed, -torch.inf).argmax(1)
     assert torch.equal(scores.logits.argmax(1), expected)
     assert not torch.equal(expected, fast.argmax(1))  # with so much weight it does overrule CLIP
     inside, outside = scores.logits.masked_fill(~listed, torch.inf), scores.logits.masked_fill(listed, -torch.inf)
@@ -475,27 +475,27 @@ def test_cascade_keeps_its_answer_on_the_shortlist(classifiers, images):
 
 
 def test_cascade_takes_a_hybrid_first(classifiers, images):
-    scores = CascadeClassifier(classifiers["hybrid"], classifiers["diffusion"], shortlist=1).score(images)
-    assert torch.equal(scores.logits, classifiers["hybrid"].score(images).logits)
+    scores = CascadeClassifier(classifiers["hybrid"], classifiers["diffusion"], shortlist=1).scores(images)
+    assert torch.equal(scores.logits, classifiers["hybrid"].scores(images).logits)
 
 
 def test_cascade_of_a_single_class(tiny_host, tokens, images):
     one = tokens.select([1])
     cascade = CascadeClassifier(ClipClassifier(tiny_host, one), DiffusionClassifier(tiny_host, one))
-    assert cascade.score(images).logits.shape == (len(images), 1)
+    assert cascade.scores(images).logits.shape == (len(images), 1)
 
 
 def test_hybrid_without_weight_is_clip(tiny_host, tokens, classifiers, images):
     hybrid = HybridClassifier(tiny_host, tokens, weight=0.0)
-    assert torch.allclose(hybrid.score(images).logits, classifiers["clip"].score(images).logits, atol=1e-6)
+    assert torch.allclose(hybrid.scores(images).logits, classifiers["clip"].scores(images).logits, atol=1e-6)
 
 
 def test_hybrid_adds_cosines_with_class_means(tiny_host, tokens, classifiers, cache, images):
     hybrid = HybridClassifier(tiny_host, tokens, weight=0.5)
     plain, features = cache.features[:, 0], F.normalize(tiny_host.clip.image_features(images), dim=-1)
     means = torch.stack([F.normalize(plain[cache.labels == c].mean(0), dim=0) for c in range(3)])
-    expected = classifiers["clip"].score(images).logits + 0.5 * 10 * features @ means.T
-    assert torch.allclose(hybrid.score(images).logits, expected, atol=1e-5)
+    expected = classifiers["clip"].scores(images).logits + 0.5 * 10 * features @ means.T
+    assert torch.allclose(hybrid.scores(images).logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0])
@@ -584,7 +584,7 @@ def test_classifying_leaves_the_model_alone(tiny_host, classifiers, images):
     modules = [tiny_host.text["clip_l"].tower, tiny_host.denoiser.unet, tiny_host.codec.vae, tiny_host.clip.module]
     before = [deepcopy(module.state_dict()) for module in modules]
     for classifier in classifiers.values():
-        classifier.score(images[:1])
+        classifier.scores(images[:1])
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(v, state[name]) for name, v in module.state_dict().items())
 
@@ -629,18 +629,19 @@ def test_temperature_moves_confidence_and_not_order():
     assert [label for label, _ in warm.top] == [label for label, _ in cold.top]
 
 
-def test_predict_carries_the_classifiers_own_temperature_and_threshold():
+def test_call_carries_the_classifiers_own_temperature_and_threshold():
     class Constant(Classifier):
         labels = LABELS
 
-        def score(self, images):
+        def scores(self, images):
             return Scores(LOGITS[: len(images)], torch.zeros(len(images)).long())
 
     classifier = Constant()
-    assert classifier.predict([0, 1]) == predictions(LABELS, classifier.score([0, 1]))
+    images = torch.zeros(2, 3, 4, 4)
+    assert classifier(images) == predictions(LABELS, classifier.scores(images))
     classifier.temperature, classifier.threshold = 3.0, 0.5
-    answers = classifier.predict([0, 1], top=2)
-    assert answers == predictions(LABELS, classifier.score([0, 1]), temperature=3.0, threshold=0.5, top=2)
+    answers = classifier(images, top=2)
+    assert answers == predictions(LABELS, classifier.scores(images), temperature=3.0, threshold=0.5, top=2)
     assert [answer.unknown for answer in answers] == [True, False]
     with pytest.raises(TypeError, match="abstract"):
         Classifier()

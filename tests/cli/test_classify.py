@@ -9,12 +9,12 @@ def test_classified_gives_every_image_its_own_answer():
     class Brightest(Classifier):
         labels, temperature, threshold = ("dark", "bright"), 1.0, 0.0
 
-        def score(self, images):
+        def scores(self, images):
             mean = images.mean((1, 2, 3))
-            return Scores(torch.stack([-mean, mean], 1), torch.zeros(len(images), dtype=torch.long))
+            return Scores(torch.stack([0.5 - mean, mean], 1), torch.zeros(len(images), dtype=torch.long))
 
     error = ExamplesError("broken")
-    dark, bright = torch.full((3, 2, 2), -1.0), torch.ones(3, 2, 2)
+    dark, bright = torch.zeros(3, 2, 2), torch.ones(3, 2, 2)
     batches = [[("a", bright), ("b", error), ("c", dark)], [("d", error)], [("e", dark)]]
     answers = [pair for batch in classified(Brightest(), batches, 2) for pair in batch]
     assert [path for path, _ in answers] == list("abcde")

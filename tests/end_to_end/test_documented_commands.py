@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import re
 import runpy
@@ -11,9 +12,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from dataclasses import replace
+from http.server import HTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -55,7 +60,7 @@ LEAST = {  # of a command: arguments that it cannot be without
 OF_OTHERS = {
     *("--multi_gpu", "--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate's
     *("--disable-dynamic-vram", "--lowvram", "--novram"),  # ComfyUI's
-    *("--strict", "--quiet"),  # mypy's, pip's
+    *("--strict", "--quiet", "--data-binary"),  # mypy's, pip's, curl's
 }  # fmt: skip
 PROGRAMS = ("mcti", "python", "python3", "pip", "accelerate", "torchrun", "git", "curl")
 
@@ -236,3 +241,33 @@ def test_readme_s_library_example_runs(there, monkeypatch):
     assert len(names["answers"]) == 2
     assert len(names["pictures"]) == 2
     assert Path("tokens.safetensors").is_file()
+
+
+@pytest.fixture
+def page(there):
+    """Runs all Python of a page of docs/, with fewer steps. Returns its names."""
+
+    def run(name: str) -> dict[str, object]:
+        blocks = re.findall(r"^```python\n(.*?)^```", text(ROOT / "docs" / name), re.M | re.S)
+        names: dict[str, object] = {}
+        exec(compile(re.sub(r"\bsteps=1\d\d\b", "steps=1", "\n".join(blocks)), name, "exec"), names)
+        return names
+
+    return run
+
+
+def test_library_page_runs_and_answers_a_web_request(page):
+    names = page("library.md")
+    assert len(names["answers"]) == 3
+    assert names["examples"].classes == ("zero", "one", "two")
+    assert names["picture"].size == (64, 64)
+    names["Classify"].log_message = lambda *values: None
+    with HTTPServer(("127.0.0.1", 0), names["Classify"]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        answer = json.load(urlopen(address, data=Path("inbox/0.png").read_bytes(), timeout=30))
+        with pytest.raises(HTTPError, match="400") as refused:
+            urlopen(address, data=b"no image", timeout=30)
+        refused.value.close()
+        server.shutdown()
+    assert answer["label"] in ("my-cat", "my-dog")

@@ -153,9 +153,9 @@ def classify(model: Any, clip: Any, vae: Any, clip_file: Any) -> Tensor:
     host = comfy_host(clip, model, vae, clip_file)
     tokens = new_tokens(host, ("first", "second"), init="random", seed=1)
     images = torch.rand(1, 3, 64, 64, generator=generator(7))
-    scores = [DiffusionClassifier(host, tokens, pairs=4, error=0).score(images).logits]
+    scores = [DiffusionClassifier(host, tokens, pairs=4, error=0).scores(images).logits]
     if clip_file is not None:
-        scores.append(ClipClassifier(host, tokens).score(images).logits)
+        scores.append(ClipClassifier(host, tokens).scores(images).logits)
     return torch.cat(scores)
 
 

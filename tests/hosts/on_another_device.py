@@ -86,7 +86,7 @@ def main(model, clip):
     def scored(make):
         def run(host):
             classifier = make(host)
-            scores = classifier.score(images)
+            scores = classifier.scores(images)
             return [scores.logits, scores.evaluations.float()]
 
         return run

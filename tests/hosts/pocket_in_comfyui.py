@@ -140,7 +140,7 @@ def train_a_little(host):
     if gap(result.tokens.vectors["clip_l"], begun.vectors["clip_l"]) < 0.05:
         raise RuntimeError("the tokens were hardly trained")
     images = torch.stack(list(dataset.load(64)))
-    scores = ClipClassifier(host, result.tokens).score(images).logits
+    scores = ClipClassifier(host, result.tokens).scores(images).logits
     return result.tokens.vectors["clip_l"], torch.tensor(result.history["loss"]), scores
 
 

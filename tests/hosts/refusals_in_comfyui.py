@@ -114,7 +114,7 @@ def train_a_little(host: Any, clip: Any, file: Any) -> dict[str, Any]:
     return {
         "features": gap(cache.features[:, 0], torch.nn.functional.normalize(stock.float(), dim=-1)),
         "losses": [result.history["loss"][0], result.history["loss"][-1]],
-        "recognised": classifier.score(images).logits.argmax(1).tolist(),
+        "recognised": classifier.scores(images).logits.argmax(1).tolist(),
         "different": different,
     }
 

@@ -208,8 +208,8 @@ def classify(models: Models) -> None:
     from mcti_core.classifiers.diffusion import DiffusionClassifier
 
     images = torch.rand(1, 3, 64, 64, generator=generator())
-    ClipClassifier(models.host, models.tokens).score(images)
-    DiffusionClassifier(models.host, models.tokens, pairs=2, error=0).score(images)
+    ClipClassifier(models.host, models.tokens).scores(images)
+    DiffusionClassifier(models.host, models.tokens, pairs=2, error=0).scores(images)
 
 
 def fail_to_load(models: Models) -> None:

@@ -316,7 +316,7 @@ def test_tokens_survive_the_file_and_classify_as_before(host, cache, tokens, dat
     assert all(torch.equal(v, learned.vectors[name]) for name, v in loaded.vectors.items())
     images = torch.stack(list(dataset.load(32)))[:2]
     for make in (ClipClassifier, lambda *of: DiffusionClassifier(*of, pairs=4)):
-        first, second = (make(host, each).score(images).logits for each in (learned, loaded))
+        first, second = (make(host, each).scores(images).logits for each in (learned, loaded))
         assert first.shape == (2, 3)
         assert first.isfinite().all()
         assert torch.equal(first, second)

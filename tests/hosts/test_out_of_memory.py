@@ -81,9 +81,9 @@ def test_generate_with_another_error_passes_it_on(tiny_host):
 def test_diffusion_classifier_on_mps_takes_smaller_parts(tiny_host, tokens):
     host, sizes = small_host(tiny_host, "denoiser", 2)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    scores = DiffusionClassifier(host, tokens, pairs=4).score(images)
+    scores = DiffusionClassifier(host, tokens, pairs=4).scores(images)
     assert max(sizes) <= 2
-    whole = DiffusionClassifier(tiny_host, tokens, pairs=4).score(images)
+    whole = DiffusionClassifier(tiny_host, tokens, pairs=4).scores(images)
     assert torch.allclose(scores.logits, whole.logits, atol=1e-3)
 
 
@@ -103,7 +103,7 @@ def test_feature_cache_with_little_memory_holds_the_same(tiny_host, dataset, pla
 def test_classifier_with_little_memory_gives_the_same_scores(tiny_host, tokens, place, room, kind):
     host, sizes = small_host(tiny_host, place, room)
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    scores, whole = (kind(one, tokens).score(images) for one in (host, tiny_host))
+    scores, whole = (kind(one, tokens).scores(images) for one in (host, tiny_host))
     assert max(sizes, default=0) <= room
     assert torch.allclose(scores.logits, whole.logits, atol=1e-3)
 
@@ -120,7 +120,7 @@ def test_classifier_with_little_memory_gives_the_same_scores(tiny_host, tokens, 
 def test_classifier_without_memory_for_one_row_names_what_to_lower(tiny_host, tokens, place, kind, sentence):
     host, _ = small_host(tiny_host, place, 0)
     with pytest.raises(HostError, match=sentence):
-        kind(host, tokens).score(torch.rand(2, 3, 32, 32))
+        kind(host, tokens).scores(torch.rand(2, 3, 32, 32))
 
 
 @pytest.mark.parametrize("place", ["encoder", "clip"])

@@ -79,13 +79,13 @@ def test_score_of_bytes_is_that_of_floats_and_nan_is_refused(tiny_host, tokens, 
             ClipClassifier(tiny_host, tokens), DiffusionClassifier(tiny_host, tokens, pairs=2)
         ),
     }[method]()
-    expected = classifier.score(FLOATS[None]).logits
+    expected = classifier.scores(FLOATS[None]).logits
     assert expected.isfinite().all()
     for images in (BYTES, BYTES[None], FLOATS, ARRAY, Image.fromarray(ARRAY)):
-        assert torch.equal(classifier.score(images).logits, expected)
+        assert torch.equal(classifier.scores(images).logits, expected)
     for images in (BYTES.float(), FLOATS * torch.nan):
         with pytest.raises(ExamplesError):
-            classifier.score(images)
+            classifier.scores(images)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_as_batch_of_lists_and_arrays_is_the_batch(images):
 @pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier, DiffusionClassifier])
 def test_score_of_a_list_and_of_one_image_are_those_of_the_batch(tiny_host, tokens, kind):
     classifier = kind(tiny_host, tokens, **({"pairs": 2} if kind is DiffusionClassifier else {}))
-    whole = classifier.score(torch.stack([FLOATS, 1 - FLOATS])).logits
-    assert torch.allclose(classifier.score([ARRAY, 1 - FLOATS]).logits, whole, atol=1e-4)
-    assert torch.allclose(classifier.score(Image.fromarray(ARRAY)).logits, whole[:1], atol=1e-4)
+    whole = classifier.scores(torch.stack([FLOATS, 1 - FLOATS])).logits
+    assert torch.allclose(classifier.scores([ARRAY, 1 - FLOATS]).logits, whole, atol=1e-4)
+    assert torch.allclose(classifier.scores(Image.fromarray(ARRAY)).logits, whole[:1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from ..checkpointing import checkpointed
 from ..fingerprint import fingerprint
 from ..gradient_scaling import scale_gradients
 from .clip_space import load_clip_space
-from .loading import DTYPES, load_parts
+from .loading import DTYPES, Parts, load_parts
 from .text_encoder import forward_with_embeds
 
-__all__ = ["load_host"]
+__all__ = ["host_of_parts", "load_host"]
 
 _PIXELS_AT_ONCE = 512 * 512
 """Pixels per call of the autoencoder; Stable Diffusion's needs 0.4 GB for them (docs/performance.md)."""
@@ -65,12 +65,17 @@ def load_host(
         module.to(device=device).eval().requires_grad_(False)
     for module in (parts.unet, parts.vae):
         module.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
-    text = {name: ClipTextEncoder(*pair, penultimate=parts.xl) for name, pair in parts.text.items()}
+    return host_of_parts(parts, clip, torch.device(device), dtype, path.name)
+
+
+def host_of_parts(parts: Parts, clip: str | Path | None, device: torch.device, dtype: str, name: str) -> Host:
+    """The host of loaded models on ``device``; ``clip``, ``dtype`` and errors as for ``load_host``."""
+    text = {key: ClipTextEncoder(*pair, penultimate=parts.xl) for key, pair in parts.text.items()}
     codec = VaeCodec(parts.vae)
     denoiser = UNetDenoiser(parts.unet, parts.scheduler)
     if parts.xl:
         denoiser = SDXLDenoiser(parts.unet, parts.scheduler, codec.downscale)
-    widths = {name: encoder.width for name, encoder in text.items()}
+    widths = {key: encoder.width for key, encoder in text.items()}
     space = None if clip is None else load_clip_space(clip, widths, device=device, dtype=dtype)
     modules = [*parts.modules, *([space.module] if space else [])]
     return Host(
@@ -78,8 +83,8 @@ def load_host(
         denoiser=denoiser,
         codec=codec,
         clip=space,
-        device=torch.device(device),
-        name=path.name,
+        device=device,
+        name=name,
         fingerprint=":".join([*map(fingerprint, modules), dtype]),
         image_size=int(parts.unet.config.sample_size) * codec.downscale,
         session=Sessions(modules, parts.unet),

@@ -14,7 +14,17 @@ from torch import nn
 from ...errors import HostError
 from .model_folders import CLASSES, ONLY_STABLE_DIFFUSION, check_component, named_classes
 
-__all__ = ["DTYPES", "Parts", "first_line", "load_parts", "quiet_libraries", "refuse_unstored", "whole"]
+__all__ = [
+    "DTYPES",
+    "Parts",
+    "by_name",
+    "first_line",
+    "load_parts",
+    "quiet_libraries",
+    "refuse_others",
+    "refuse_unstored",
+    "whole",
+]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _REFINER = "is the SDXL refiner, which finishes images of another model; give the SDXL base model"
@@ -52,7 +62,7 @@ def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Par
         parts = _load_folder(path, dtype) if path.is_dir() else _load_single_file(path, config, dtype)
         if any(weight.is_meta for module in parts.modules for weight in module.parameters()):
             raise ValueError("it lacks some of its weights")
-        _refuse_others(path, parts)
+        refuse_others(path, parts)
         for tower, tokenizer in parts.text.values():
             tower.to(dtype=dtype)  # the others are already loaded in it
             tokenizer.encode("a")  # an inconsistent tokenizer fails at the first prompt
@@ -86,7 +96,7 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
         )
 
     return Parts(
-        _by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if _is_xl(parts) else None),
+        by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if _is_xl(parts) else None),
         whole(UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
         whole(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **told)),
         DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
@@ -104,15 +114,16 @@ def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype)
         options |= {"config": str(config), "local_files_only": True}
     if xl:
         pipeline = StableDiffusionXLPipeline.from_single_file(str(path), image_encoder=None, **options)
-        text = _by_name((pipeline.text_encoder, pipeline.tokenizer), (pipeline.text_encoder_2, pipeline.tokenizer_2))
+        text = by_name((pipeline.text_encoder, pipeline.tokenizer), (pipeline.text_encoder_2, pipeline.tokenizer_2))
     else:
         options |= {"safety_checker": None, "requires_safety_checker": False}
         pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
-        text = _by_name((pipeline.text_encoder, pipeline.tokenizer))
+        text = by_name((pipeline.text_encoder, pipeline.tokenizer))
     return Parts(text, pipeline.unet, pipeline.vae, DDPMScheduler.from_config(pipeline.scheduler.config))
 
 
-def _by_name(first: tuple[Any, Any], second: tuple[Any, Any] | None = None) -> dict[str, tuple[Any, Any]]:
+def by_name(first: tuple[Any, Any], second: tuple[Any, Any] | None = None) -> dict[str, tuple[Any, Any]]:
+    """Text towers and tokenizers by the names of the encoders: one of 1.x or 2.x, or two of XL."""
     if second is not None:
         return {"clip_l": first, "clip_g": second}
     return {"clip_h" if first[0].config.hidden_size == 1024 else "clip_l": first}
@@ -163,7 +174,7 @@ def _tensor_names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def _refuse_others(path: Path, parts: Parts) -> None:
+def refuse_others(path: Path | str, parts: Parts) -> None:
     """Raise for similar models with other inputs."""
     unet, vae = parts.unet.config, parts.vae.config
     if unet.in_channels != 4:

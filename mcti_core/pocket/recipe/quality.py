@@ -32,7 +32,7 @@ def pocket_figures(
             (clip, ClipClassifier(host, tokens)),
             (diffusion, DiffusionClassifier(host, tokens)),
         ):
-            scores.append((classifier.score(pictures).logits.argmax(1) == labels).float().mean().item())
+            scores.append((classifier.scores(pictures).logits.argmax(1) == labels).float().mean().item())
     return {"base_words_clip": round(sum(clip) / groups, 4), "base_words_diffusion": round(sum(diffusion) / groups, 4)}
 
 

@@ -1,0 +1,89 @@
+"""Read the data sets of PyTorch, torchvision and Hugging Face by their common interface, without importing these libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ExamplesError, listed
+from ..images.tensors import images_in
+
+__all__ = ["item_image", "labels_of"]
+
+_LABEL_KEYS = ("label", "labels", "fine_label", "target")
+"""Usual names of the labels among a data set's columns."""
+
+
+def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) -> tuple[tuple[str, ...], Tensor]:
+    """The classes of a map-style data set that have items, and the (N,) int64 class of each item.
+
+    Args:
+        dataset: with ``len`` and indexing. Images are decoded only where labels cannot be had without.
+        classes: names of the numbers that are its labels; by default its own, and else the numbers.
+        label: the column of labels; by default one with a usual name.
+
+    Raises:
+        ExamplesError: no such data set or column, or labels without a name.
+    """
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise ExamplesError(
+            f"a {type(dataset).__name__} has no numbered items; give a map-style data set, not a stream or a loader"
+        )
+    columns = getattr(dataset, "column_names", None)
+    if columns and label is None:
+        label = next((key for key in _LABEL_KEYS if key in columns), None)
+    if columns and label not in columns:
+        raise ExamplesError(f"the data set has the columns {listed(columns)}; name the one with the labels as label=")
+    if columns:
+        values = list(dataset[label])
+    elif hasattr(dataset, "targets"):
+        values = list(dataset.targets)
+    else:
+        values = [_item_label(dataset[number], label) for number in range(len(dataset))]
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    names = classes if classes is not None else _own_names(dataset, label)
+    if names is None:
+        names = list(map(str, sorted(set(values))))
+        values = list(map(str, values))
+    texts = [value if isinstance(value, str) else names[value] if 0 <= value < len(names) else "" for value in values]
+    if unnamed := [value for value, text in zip(values, texts, strict=True) if text not in names]:
+        raise ExamplesError(
+            f"labels such as {unnamed[0]!r} are none of the {len(names)} classes; pass their names as classes="
+        )
+    present = set(texts)
+    used = tuple(name for name in names if name in present)
+    number = {name: index for index, name in enumerate(used)}
+    return used, torch.tensor([number[text] for text in texts], dtype=torch.long)
+
+
+def item_image(item: Any, image: str | None) -> Any:
+    """The image of an item: a mapping's ``image``, or the first entry of a pair."""
+    if isinstance(item, Mapping):
+        return item[image] if image in item else images_in(item)
+    return item[0] if isinstance(item, list | tuple) else item
+
+
+def _item_label(item: Any, label: str | None) -> Any:
+    if isinstance(item, Mapping):
+        key = label or next((key for key in _LABEL_KEYS if key in item), None)
+        if key in item:
+            return item[key]
+    elif isinstance(item, list | tuple) and len(item) > 1:
+        return item[1]
+    raise ExamplesError(
+        "an item of the data set has no label; give pairs of image and label, or name the key as label="
+    )
+
+
+def _own_names(dataset: Any, label: str | None) -> Sequence[str] | None:
+    """The names that the data set, or for a subset the whole one, has for its labels."""
+    while dataset is not None:
+        column = getattr(dataset, "features", None)
+        column = column.get(label) if isinstance(column, Mapping) else dataset
+        if (names := getattr(column, "names", None) or getattr(column, "classes", None)) is not None:
+            return list(names)
+        dataset = getattr(dataset, "dataset", None)
+    return None

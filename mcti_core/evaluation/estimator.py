@@ -1,0 +1,83 @@
+"""Learning tokens as a scikit-learn estimator, for cross-validation and searches of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..classifiers.base import Classifier, Scores
+from ..classifiers.calibration import calibrated_classifier
+from ..data.dataset import FewShotDataset
+from ..data.feature_cache import FeatureCache
+from ..errors import ConfigError
+from ..hosts.base import Host
+from ..training.config import TrainConfig
+from ..training.initial import new_tokens
+from ..training.oom import train_with_oom_retry
+
+__all__ = ["TrainableClassifier"]
+
+
+class TrainableClassifier(Classifier):
+    """A classifier whose ``fit`` learns tokens; scikit-learn's model selection clones it, and its clones share the host.
+
+    Args:
+        host: the model; its weights are not copied.
+        config: the settings. To search over them, give several: ``{"config": [TrainConfig(gamma=g) for g in (0.1, 1.0)]}``.
+        method: the classifier, one of ``classifiers.methods.METHODS``.
+        vectors: per token.
+        mirror: train on mirror images too.
+
+    Attributes:
+        tokens_: the learned ``TokenSet``, after ``fit``.
+    """
+
+    def __init__(
+        self, host: Host, config: TrainConfig = TrainConfig(), *, method: str = "auto", vectors: int = 1, mirror: bool = True
+    ):  # fmt: skip
+        self.host, self.config, self.method, self.vectors, self.mirror = host, config, method, vectors, mirror
+        self.image_size = host.image_size
+
+    def fit(self, images: Iterable[Any], labels: Sequence[Any]) -> TrainableClassifier:
+        """Learn a token per label.
+
+        Args:
+            images: N paths or images, as in ``FewShotDataset.images``.
+            labels: (N,) texts.
+
+        Raises:
+            ExamplesError, ConfigError, HostError, TrainingError: as ``FewShotDataset`` and ``train``.
+        """
+        texts = [str(label) for label in labels]
+        classes = sorted(set(texts))
+        paths = tuple(Path(image) if isinstance(image, str) else image for image in images)
+        dataset = FewShotDataset(tuple(classes), paths, torch.tensor([classes.index(text) for text in texts]))
+        cache = FeatureCache.build(self.host, dataset, mirror=self.mirror)
+        first = new_tokens(self.host, dataset.classes, vectors=self.vectors, seed=self.config.seed)
+        self.tokens_ = train_with_oom_retry(self.host, cache, first, self.config).tokens
+        self._fitted = calibrated_classifier(self.method, self.host, self.tokens_)
+        self.labels, self.temperature = self._fitted.labels, self._fitted.temperature
+        return self
+
+    def scores(self, images: Any) -> Scores:
+        if not hasattr(self, "_fitted"):
+            raise ConfigError("this classifier has learned nothing yet; call fit(images, labels) first")
+        return self._fitted.scores(images)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments that it was created with, as scikit-learn asks for them."""
+        return {name: getattr(self, name) for name in ("host", "config", "method", "vectors", "mirror")}
+
+    def set_params(self, **params: Any) -> TrainableClassifier:
+        """Change some of ``get_params``. Raises: ConfigError: another name."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ConfigError(f"{name!r} is not one of {', '.join(self.get_params())}")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_clone__(self) -> TrainableClassifier:
+        return type(self)(**self.get_params())

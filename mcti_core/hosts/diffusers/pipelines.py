@@ -1,0 +1,104 @@
+"""A loaded diffusers pipeline as a host, and learned tokens added to one."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import HostError, TokenError
+from ...tokens.token_set import TokenSet
+from ..base import Host
+from .host import host_of_parts
+from .loading import DTYPES, Parts, by_name, refuse_others
+
+__all__ = ["add_to_pipeline", "host_from_pipeline"]
+
+
+def host_from_pipeline(pipe: Any, clip: str | Path | None = None) -> Host:
+    """A loaded pipeline of Stable Diffusion 1.x, 2.x or XL as a host that shares its weights and leaves the pipeline as it is.
+
+    Of text encoders in fp16, and of an SDXL autoencoder that overflows in fp16, the host has float32 copies.
+
+    Args:
+        pipe: a diffusers pipeline with all of its weights on one device, without offloading.
+        clip: as for ``load_host``.
+
+    Raises:
+        HostError: the pipeline is of another family, lacks a part, or offloads its weights; or as ``load_host`` for ``clip``.
+    """
+    parts = _parts_of(pipe)
+    weights = [weight for module in parts.modules for weight in module.parameters()]
+    if any(hasattr(module, "_hf_hook") for part in parts.modules for module in part.modules()):
+        raise HostError(
+            "the pipeline offloads its weights; load it without offloading, and move it with pipe.to(device)"
+        )
+    if len({weight.device for weight in weights}) != 1:
+        raise HostError("the pipeline's weights are on several devices; move all of it with pipe.to(device)")
+    dtype = next((name for name, kind in DTYPES.items() if kind == parts.unet.dtype), None)
+    if dtype is None:
+        raise HostError(f"the pipeline's number format is {parts.unet.dtype}; load it in one of {', '.join(DTYPES)}")
+    name = Path(getattr(pipe, "name_or_path", "") or type(pipe).__name__).name
+    refuse_others(name, parts)
+    text = {
+        key: (_wide(tower), tokenizer) for key, (tower, tokenizer) in parts.text.items()
+    }  # gradients would underflow
+    vae = _wide(parts.vae) if parts.xl and parts.vae.config.get("force_upcast") else parts.vae
+    parts = Parts(text, parts.unet, vae, parts.scheduler)
+    return host_of_parts(parts, clip, weights[0].device, dtype, name)
+
+
+def add_to_pipeline(pipe: Any, tokens: TokenSet) -> dict[str, str]:
+    """Add every token to a diffusers pipeline's text encoders, as ``pipe.load_textual_inversion`` does.
+
+    Args:
+        pipe: a pipeline of the family that the tokens were trained on.
+        tokens: the set.
+
+    Returns:
+        Label -> the word for prompts, ``<name>``. A token of several vectors is one word too: the pipeline expands it.
+
+    Raises:
+        TokenError: the tokens are for other text encoders, or the pipeline has a word already; nothing is added then.
+        HostError: not a pipeline of these families.
+    """
+    text = _parts_of(pipe).text
+    theirs = {name: tower.get_input_embeddings().embedding_dim for name, (tower, _) in text.items()}
+    ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
+    if ours != theirs:
+        raise TokenError(f"the tokens are for {_widths(ours)}; this pipeline has {_widths(theirs)}")
+    words = [f"<{name}>" for name in tokens.names]
+    for _, tokenizer in text.values():
+        if there := sorted({*words, *(f"{word}_1" for word in words)} & set(tokenizer.get_vocab())):
+            raise TokenError(
+                f"the pipeline already has {there[0]}; call pipe.unload_textual_inversion() first, or rename the class"
+            )
+    for name, (tower, tokenizer) in text.items():
+        vectors = list(tokens.vectors[name].to(tower.dtype))
+        pipe.load_textual_inversion(vectors, token=list(words), text_encoder=tower, tokenizer=tokenizer)
+    return dict(zip(tokens.labels, words, strict=True))
+
+
+def _parts_of(pipe: Any) -> Parts:
+    from diffusers import DDPMScheduler
+
+    first, second = (
+        (getattr(pipe, f"text_encoder{n}", None), getattr(pipe, f"tokenizer{n}", None)) for n in ("", "_2")
+    )
+    unet, vae, scheduler = (getattr(pipe, name, None) for name in ("unet", "vae", "scheduler"))
+    if scheduler is None or any(part is None for part in (*first, unet, vae)):
+        raise HostError(
+            f"a {type(pipe).__name__} lacks parts of Stable Diffusion 1.x, 2.x or XL (base); give a pipeline of one of these"
+        )
+    text = by_name(first, None if second[0] is None else second)
+    return Parts(text, unet, vae, DDPMScheduler.from_config(scheduler.config))
+
+
+def _wide(module: Any) -> Any:
+    return deepcopy(module).float() if module.dtype == torch.float16 else module
+
+
+def _widths(encoders: dict[str, int]) -> str:
+    return " and ".join(f"{name}, {width} wide" for name, width in encoders.items())
