@@ -19,7 +19,7 @@ __all__ = ["DIRECTIONS", "class_logits", "classification_loss", "gamma_at", "noi
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
 
-def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
+def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of the predicted noise, computed from a denoised estimate.
 
     For any x, the predicted noise is (x - x0_hat) / sigma and the true noise (x - x0) / sigma; their difference is
@@ -30,12 +30,15 @@ def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
         latents: (B, c, h, w) the clean x0.
         estimate: (B, c, h, w) the model's x0_hat.
         sigma: (B,).
+        mask: (B, h, w) weights in [0, 1], not all zero: the mean is weighted by them. Without it, all count alike.
 
     Returns:
         (B,) float32.
     """
     difference = (latents.float() - estimate.float()) / sigma.float().view(-1, 1, 1, 1)
-    return difference.square().mean(dim=(1, 2, 3))
+    if mask is None:
+        return difference.square().mean(dim=(1, 2, 3))
+    return (difference.square().mean(dim=1) * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
 
 
 def class_logits(text: Tensor, images: Tensor, scale: float) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,24 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ExamplesError, counted
-from ..images.reading import UnreadableError, load_square, one_error, open_image, to_square
+from ..images.reading import (
+    UnreadableError,
+    image_size,
+    load_image,
+    load_square,
+    one_error,
+    open_image,
+    to_size,
+    to_square,
+)
 from ..images.tensors import as_image
 from ..tokens.names import safe_names
 from ..tokens.normal_form import normal_form
 from ..tokens.token_set import UNKNOWN
+from .captions import find_captions
 from .dataset_items import item_image, labels_of
 from .example_files import find_class_folders
+from .masks import find_masks
 
 __all__ = ["FewShotDataset", "few_shot_split"]
 
@@ -37,6 +48,8 @@ class FewShotDataset:
         labels: (N,) int64 class of each image.
         alone: allow a single class, which is to be added to others.
         skipped: one line about unused files in the folder, with reasons; empty without such files.
+        captions: path of an image -> its caption's (``data.captions``).
+        masks: path of an image -> its mask's (``data.masks``).
 
     Raises:
         ExamplesError: fewer than two classes, two labels for the same class, a class without images, or an image that
@@ -48,6 +61,8 @@ class FewShotDataset:
     labels: Tensor
     alone: bool = False
     skipped: str = ""
+    captions: Mapping[Path, Path] = field(default_factory=dict)
+    masks: Mapping[Path, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
@@ -70,16 +85,27 @@ class FewShotDataset:
         object.__setattr__(self, "images", tuple(images))
 
     @classmethod
-    def from_folder(cls, folder: str | Path, *, alone: bool = False) -> FewShotDataset:
+    def from_folder(
+        cls, folder: str | Path, *, alone: bool = False, captions: bool = False, masks: str | Path | None = None
+    ) -> FewShotDataset:
         """Read ``folder/<class>/<image>``; classes and images are sorted by name. ``skipped`` describes unused files.
 
         Args:
             alone: allow a single class folder.
+            captions: use the captions beside the images, see ``data.captions``.
+            masks: use masks from there, see ``data.masks.find_masks``.
 
         Raises:
-            ExamplesError: the folder is missing, there are fewer than two class folders, or a class folder has unusable images.
+            ExamplesError: the folder is missing, there are fewer than two class folders, or a class folder has unusable images;
+                with ``captions`` or ``masks``, there are none.
         """
         classes, skipped = find_class_folders(folder)
+        every = [image for each in classes for image in each.images]
+        texts = find_captions(every) if captions else {}
+        if captions and every and not texts:
+            raise ExamplesError(f"no image has a caption; {every[0].with_suffix('.txt')} would be the first one's")
+        masked = find_masks(every, masks) if masks and every else {}
+        skipped.forget([*texts.values(), *masked.values()])
         report = skipped.report()
         if len(classes) < (1 if alone else 2):
             found = f"only the class folder {classes[0].label!r}" if classes else "no class folders with images"
@@ -87,9 +113,9 @@ class FewShotDataset:
                 f"{folder} contains {found}{f' ({report})' * bool(report)}; put the images of at least "
                 f"{'one class' if alone else 'two classes'} into a folder of their own there"
             )
-        images = tuple(image for each in classes for image in each.images)
         labels = [index for index, each in enumerate(classes) for _ in each.images]
-        return cls(tuple(each.label for each in classes), images, torch.tensor(labels), alone, report)
+        own = tuple(each.label for each in classes)
+        return cls(own, tuple(every), torch.tensor(labels), alone, report, texts, masked)
 
     @classmethod
     def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
@@ -157,7 +183,7 @@ class FewShotDataset:
         """The images at these indices; at least one per class must remain."""
         chosen = torch.as_tensor(index, dtype=torch.long)
         images = tuple(self.images[i] for i in chosen.tolist())
-        return FewShotDataset(self.classes, images, self.labels[chosen], self.alone)
+        return replace(self, images=images, labels=self.labels[chosen], skipped="")
 
     def load(self, size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
         """Yield each image, or those in the given rows, as (3, size, size) float32 in [0, 1]."""
@@ -165,17 +191,33 @@ class FewShotDataset:
             image = self.images[row]
             yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
 
+    def beside(self, row: int) -> tuple[Path | None, Path | None]:
+        """Paths of an image's caption and of its mask; None for those that it lacks."""
+        image = self.images[row]
+        return (self.captions.get(image), self.masks.get(image)) if isinstance(image, Path) else (None, None)
+
+    def size_of(self, row: int) -> tuple[int, int]:
+        """Height and width of an image, whose file is decoded for it."""
+        image = self.images[row]
+        return (image.shape[1], image.shape[2]) if isinstance(image, Tensor) else image_size(image)
+
+    def load_as(self, row: int, height: int, width: int) -> Tensor:
+        """One image as (3, height, width) float32 in [0, 1]."""
+        image = self.images[row]
+        return to_size(image if isinstance(image, Tensor) else load_image(image), height, width)
+
     def fingerprint(self) -> str:
-        """Hash of all image contents and labels, hexadecimal.
+        """Hash of the contents of all images, captions and masks, and of the labels, hexadecimal.
 
         Raises:
             ExamplesError: one error for all unreadable files.
         """
         digest = hashlib.sha256()
         errors = []
-        for image, label in zip(self.images, self.labels.tolist(), strict=True):
+        for row, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
             try:
-                _digest(image, label, digest)
+                for each in (image, *filter(None, self.beside(row))):
+                    _digest(each, label, digest)
             except UnreadableError as error:
                 errors.append(error)
             except OSError as error:

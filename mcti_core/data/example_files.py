@@ -31,6 +31,9 @@ _KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
 _DEEPEST = 4
 """Depth of nested folders that is searched for the right level."""
 _FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
+_MASK = "-masklabel.png"
+"""Behind the name of an image: OneTrainer's mask of it."""
+_IS_MASK = "mask", "it masks the image beside it"
 
 
 @dataclass
@@ -46,6 +49,13 @@ class Skipped:
     def add(self, kind: str, reason: str, path: str) -> None:
         self.counts[kind, reason] += 1
         self.first.setdefault((kind, reason), path)
+
+    def forget(self, used: Sequence[Path]) -> None:
+        """Take out captions and masks that are used after all."""
+        self.counts.subtract(
+            _IS_MASK if path.name.endswith(_MASK) else (f"{path.suffix.lower()} file", _NO_IMAGE) for path in used
+        )
+        self.counts = +self.counts
 
     def update(self, other: Skipped) -> None:
         self.counts.update(other.counts)
@@ -125,7 +135,12 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
                     images.append(entry.name)
     except OSError as error:
         raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); check its permissions") from error
-    return sorted(images), sorted(folders)
+    if masks := {name for name in images if name.endswith(_MASK)}:
+        stems = {os.path.splitext(name)[0] for name in images}
+        masks = {name for name in masks if name.removesuffix(_MASK) in stems}
+        for name in sorted(masks):
+            skipped.add(*_IS_MASK, os.path.join(folder, name))
+    return sorted(set(images) - masks), sorted(folders)
 
 
 def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:

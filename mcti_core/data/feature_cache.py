@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -26,8 +26,11 @@ from ..hosts.base import Host, LatentCodec
 from ..hosts.out_of_memory import in_parts_that_fit
 from ..images.reading import one_error
 from ..tokens.token_set import Support
+from .buckets import bucket_of, bucket_sizes, padded
+from .captions import read_caption
 from .dataset import FewShotDataset
 from .image_stream import read_ahead
+from .masks import latent_mask
 from .near_duplicates import THUMBNAIL, example_names, first_alike, thumbnails
 from .num_workers import default_num_workers
 
@@ -52,11 +55,18 @@ class FeatureCache:
     """Hash of images, labels, size, mirroring and models: equal only if all tensors are."""
     thumbnails: Tensor | None = None
     """(N, M, 432) float32 on the CPU, see ``near_copies``; None without the examples' images."""
+    masks: Tensor | None = None
+    """(N, M, h, w) float32 in [0, 1] on the CPU: what is learned of the latents; None for all."""
+    sizes: Tensor | None = None
+    """(N, 2) int64: height and width that the latents have of (h, w), beyond which they are zeros; None for all."""
+    captions: tuple[str, ...] = ()
+    """(N,) template of each example, empty for those without; empty without captions."""
 
     @classmethod
     def build(
         cls, host: Host, dataset: FewShotDataset, *, mirror: bool = True, size: int | None = None, folder: str | Path | None = None,
-        batch: int = 16, latents: bool = True, progress: Callable[[int, int], object] | None = None, processes: DistributedContext = SINGLE_PROCESS,
+        batch: int = 16, latents: bool = True, buckets: bool = False, progress: Callable[[int, int], object] | None = None,
+        processes: DistributedContext = SINGLE_PROCESS,
     ) -> FeatureCache:  # fmt: skip
         """Send every image, and its mirror image, through VAE and vision tower once.
 
@@ -68,6 +78,7 @@ class FeatureCache:
             folder: stores results for the next run with the same images and models.
             batch: number of images at once.
             latents: turn it off if only image features are needed.
+            buckets: encode each image at about its own aspect ratio (``data.buckets``). Image features are of squares.
             progress: called with the number of finished images and of all images.
             processes: each runs its share of the batches, and all get the complete result; the first writes the file.
 
@@ -85,11 +96,18 @@ class FeatureCache:
         if codec is not None and size % codec.downscale:
             raise ConfigError(f"image size {size} is not a multiple of {codec.downscale}")
         key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
+        frames = None
+        if buckets and codec is not None:
+            key, sizes = f"{key}:buckets", bucket_sizes(size, codec.downscale)
+            frames = [bucket_of(*dataset.size_of(row), sizes) for row in range(len(dataset))]
+        texts = [dataset.beside(row)[0] for row in range(len(dataset))]
+        captions = tuple("" if text is None else read_caption(text) for text in texts)
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
-        stored = None if path is None else _read(path, _shapes(host, (len(dataset), 2 if mirror else 1), size, codec))
+        shapes = _shapes(host, (len(dataset), 2 if mirror else 1), frames or [(size, size)], codec, bool(dataset.masks))
+        stored = None if path is None else _read(path, shapes)
         if processes.any(stored is None) or stored is None:
-            stored = _compute(host, dataset, mirror, size, batch, codec is not None, progress, processes)
+            stored = _compute(host, dataset, mirror, size, frames, shapes, batch, progress, processes)
             _refuse_broken(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
@@ -100,6 +118,9 @@ class FeatureCache:
             stored.get("features"),
             fingerprint,
             stored["thumbnails"],
+            stored.get("masks"),
+            None if frames is None or codec is None else torch.tensor(frames) // codec.downscale,
+            captions if any(captions) else (),
         )
 
     def __len__(self) -> int:
@@ -108,8 +129,9 @@ class FeatureCache:
     def pick(self, index: Tensor) -> FeatureCache:
         """The examples at these indices, of the same classes."""
         key = f"{self.fingerprint}:{index.tolist()}"
-        stored = {name: getattr(self, name) for name in ("latents", "features", "thumbnails")}
+        stored = {name: getattr(self, name) for name in ("latents", "features", "thumbnails", "masks", "sizes")}
         picked: dict[str, Any] = {name: None if rows is None else rows[index] for name, rows in stored.items()}
+        picked["captions"] = tuple(self.captions[i] for i in index.tolist()) if self.captions else ()
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         return replace(self, labels=self.labels[index], fingerprint=fingerprint, **picked)
 
@@ -134,13 +156,14 @@ def _compute(
     dataset: FewShotDataset,
     mirror: bool,
     size: int,
+    frames: Sequence[tuple[int, int]] | None,
+    shapes: Mapping[str, tuple[int, ...]],
     batch: int,
-    latents: bool,
     progress: Callable[[int, int], object] | None,
     processes: DistributedContext,
 ) -> dict[str, Tensor]:
-    models = _models(host, latents)
-    parts: dict[str, list[Tensor]] = {name: [] for name in models}
+    models = _models(host, "latents" in shapes and frames is None)
+    parts: dict[str, list[Tensor]] = {name: [] for name in shapes}
     share = processes.share(-(-len(dataset) // batch))  # complete batches, the same as of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
 
@@ -161,13 +184,38 @@ def _compute(
                 computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
                 fits[name] = min(fits[name], len(computed[0]))
                 parts[name] += computed
+            for row in (row for row, _ in found if frames is not None or "masks" in shapes):
+                try:
+                    one_by_one = _of_row(host, dataset, row, frames[row] if frames else None, (size, size), mirror)
+                except ExamplesError as error:
+                    errors.append(error)
+                    continue
+                for name, rows in one_by_one.items():
+                    parts[name].append(padded(rows, *shapes[name][-2:]))
             done += len(images)
             if progress is not None:
                 progress(done, len(own))
     if errors:
         raise one_error(errors)
-    rows = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in models}
-    return {name: processes.all_gather_rows(mine) for name, mine in rows.items()}
+    gathered = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in parts}
+    return {name: processes.all_gather_rows(mine) for name, mine in gathered.items()}
+
+
+def _of_row(
+    host: Host, dataset: FewShotDataset, row: int, bucket: tuple[int, int] | None, square: tuple[int, int], mirror: bool
+) -> dict[str, Tensor]:
+    """(1, M, ...) float32 on the CPU: latents of an example in its bucket, and its mask, where there are masks."""
+    codec, image, found, (height, width) = host.need_codec(), dataset.images[row], dict[str, Tensor](), bucket or square
+    if bucket:
+        pixels = dataset.load_as(row, height, width)[None]
+        found["latents"] = _of_views(codec.encode, pixels, mirror, host.device, slice(None))
+    if dataset.masks:
+        small = height // codec.downscale, width // codec.downscale
+        mask, weights = dataset.beside(row)[1], torch.ones(small)
+        if mask is not None and isinstance(image, Path):
+            weights = latent_mask(image, mask, (height, width), small)
+        found["masks"] = torch.stack([weights, weights.flip(-1)] if mirror else [weights])[None]
+    return found
 
 
 def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
@@ -201,11 +249,16 @@ def _of_views(
     return torch.stack([model(view).float().cpu() for view in views], dim=1)
 
 
-def _shapes(host: Host, rows: tuple[int, int], size: int, codec: LatentCodec | None) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    host: Host, rows: tuple[int, int], frames: Sequence[tuple[int, int]], codec: LatentCodec | None, masks: bool
+) -> dict[str, tuple[int, ...]]:
     """Shapes of all stored tensors for this number of images and views, with the models' widths."""
     shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
     if codec is not None:
-        shapes["latents"] = (*rows, codec.channels, size // codec.downscale, size // codec.downscale)
+        largest = [max(sides) // codec.downscale for sides in zip(*frames, strict=True)]
+        shapes["latents"] = (*rows, codec.channels, *largest)
+        if masks:
+            shapes["masks"] = (*rows, *largest)
     if host.clip is not None:
         pooled = torch.zeros(1, host.text[host.clip.encoder].width, device=host.device)
         with torch.inference_mode(), host.session("clip"):

@@ -21,7 +21,9 @@ from .limited_readers import bytes_to_open, open_metered
 from .memory_budget import image_budget, memory_of
 from .tiff_claims import jpeg_places
 
-__all__ = ["UnreadableError", "load_image", "load_square", "load_squares", "one_error", "open_image", "to_square"]
+__all__ = [
+    "UnreadableError", "image_size", "load_image", "load_mask", "load_square", "load_squares", "one_error", "open_image", "to_size", "to_square",
+]  # fmt: skip
 
 _HALVED_FROM = 50_000_000
 """Number of pixels above which an image is read at half its width and height."""
@@ -42,6 +44,8 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
 }
 """Orientation in the metadata -> the upright view of (H, W, 3) pixels."""
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+_Seen = Callable[[Image.Image, float | None], Image.Image]
+"""Rows of an image, and its value of white -> the same rows in eight bits per channel."""
 
 
 class UnreadableError(ExamplesError):
@@ -80,6 +84,21 @@ def load_image(path: str | Path) -> Tensor:
     return _read(path, lambda pixels: _channels(pixels).float().div_(255))
 
 
+def load_mask(path: str | Path, *, alpha: bool = False) -> Tensor:
+    """The red channel of an image, or with ``alpha`` its opacity, as (1, H, W) float32 in [0, 1].
+
+    Raises:
+        UnreadableError: as ``load_image``.
+    """
+    return _read(path, lambda pixels: _channels(pixels)[:1].float().div_(255), _opacity if alpha else None)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of what ``load_image`` returns, whose errors it raises; the image is decoded for it."""
+    height, width = _read(path, lambda pixels: torch.tensor(pixels.shape[:2])).tolist()
+    return height, width
+
+
 def load_square(path: str | Path, size: int) -> Tensor:
     """``to_square(load_image(path), size)`` with less memory: (3, size, size).
 
@@ -88,8 +107,7 @@ def load_square(path: str | Path, size: int) -> Tensor:
     """
 
     def square(pixels: _Pixels) -> Tensor:
-        top, left, side = _middle(*pixels.shape[:2])
-        channels = _channels(pixels[top : top + side, left : left + side])
+        channels = _channels(pixels[_middle(*pixels.shape[:2], size, size)])
         return torch.cat([to_square(channel.float().div_(255), size) for channel in channels.split(1)])
 
     return _read(path, square)
@@ -114,12 +132,16 @@ def load_squares(images: Iterable[Path | Tensor], size: int) -> list[Tensor]:
 
 def to_square(image: Tensor, size: int) -> Tensor:
     """(C, H, W) -> (C, size, size): centre crop to a square, then bicubic with antialiasing."""
-    top, left, side = _middle(*image.shape[1:])
-    square = image[:, top : top + side, left : left + side]
-    if side == size:
-        return square.clone()
+    return to_size(image, size, size)
+
+
+def to_size(image: Tensor, height: int, width: int) -> Tensor:
+    """(C, H, W) -> (C, height, width): centre crop to this aspect ratio, then bicubic with antialiasing."""
+    part = image[(slice(None), *_middle(*image.shape[1:], height, width))]
+    if part.shape[1:] == (height, width):
+        return part.clone()
     resized = torch.nn.functional.interpolate(
-        square[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False
+        part[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False
     )
     return resized[0].clamp(0, 1)
 
@@ -136,18 +158,18 @@ def open_image(path: str | Path) -> IO[bytes]:
         raise UnreadableError(path, _reason(error)) from error
 
 
-def _read(path: str | Path, use: Callable[[_Pixels], Tensor]) -> Tensor:
+def _read(path: str | Path, use: Callable[[_Pixels], Tensor], see: _Seen | None = None) -> Tensor:
     """Apply ``use`` to the (H, W, 3) pixels; any problem with the file is an ``UnreadableError``."""
     try:
         with open_image(path) as file:
-            return _used(file, use)
+            return _used(file, use, see or _in_colour)
     except UnreadableError:
         raise
     except Exception as error:  # any type: damaged metadata leads Pillow to exceptions such as struct.error
         raise UnreadableError(path, _reason(error)) from error
 
 
-def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
+def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor], see: _Seen) -> Tensor:
     kind, size = kind_of(beginning := file.read(64)), os.fstat(file.fileno()).st_size
     if kind not in READ_KINDS:
         raise ValueError(kind)
@@ -170,7 +192,7 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor]) -> Tensor:
         raise ValueError(f"reading it takes {memory / 2**30:.1f} GiB of memory; at most {most:.0f} GiB are used")
     _refuse_scans(file, pixels, jpegs)
     with image_budget.reserved(memory):
-        return use(_decoded(file, kind, factor))
+        return use(_decoded(file, kind, factor, see))
 
 
 def _refuse_large(width: int, height: int) -> None:
@@ -186,7 +208,7 @@ def _refuse_scans(file: IO[bytes], pixels: int, jpegs: Iterable[tuple[int, int]]
         raise ValueError(f"a JPEG of more than {most} passes over its pixels; save it as a plain JPEG")
 
 
-def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
+def _decoded(file: IO[bytes], kind: str, factor: int, see: _Seen) -> _Pixels:
     """(H, W, 3) upright, at 1 / factor of its size; Pillow's memory for the image is freed."""
     with open_metered(file, kind)[0] as image:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
@@ -201,7 +223,7 @@ def _decoded(file: IO[bytes], kind: str, factor: int) -> _Pixels:
         size = (-(-image.height // factor), -(-image.width // factor), 3)
         pixels = np.empty(size, dtype=np.uint8)
         for top in range(0, image.height, rows):  # only one copy of a very large image is in memory, not one per step
-            strip = _in_colour(image.crop((0, top, image.width, min(top + rows, image.height))), white)
+            strip = see(image.crop((0, top, image.width, min(top + rows, image.height))), white)
             pixels[top // factor : (top + rows) // factor] = np.asarray(strip.reduce(factor) if factor > 1 else strip)
     return _UPRIGHT.get(orientation, lambda p: p)(pixels)
 
@@ -214,6 +236,13 @@ def _in_colour(image: Image.Image, white: float | None) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _opacity(image: Image.Image, white: float | None) -> Image.Image:
+    """The alpha channel in all three channels; white for an image without one."""
+    if not image.has_transparency_data:
+        return Image.new("RGB", image.size, "white")
+    return image.convert("RGBA").getchannel("A").convert("RGB")
 
 
 def _white(image: Image.Image) -> float | None:
@@ -256,7 +285,9 @@ def _channels(pixels: _Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
-def _middle(height: int, width: int) -> tuple[int, int, int]:
-    """(top, left, side) of the largest centred square."""
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side
+def _middle(height: int, width: int, *aspect: int) -> tuple[slice, slice]:
+    """Rows and columns of the largest centred part whose height and width are as ``aspect`` to each other."""
+    scale = min(height / aspect[0], width / aspect[1])
+    rows, columns = max(1, round(aspect[0] * scale)), max(1, round(aspect[1] * scale))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..data.buckets import rows_by_size
 from ..data.feature_cache import FeatureCache
 from ..data.samplers import ClassBalancedBatchSampler
 from ..distributed import SINGLE_PROCESS, DistributedContext
@@ -65,9 +66,15 @@ class ValidationLoss:
         self.classes = drawn_classes.to(host.device)
         """(U,) rows of the vectors: only their prompts are encoded, however many classes there are."""
         drawn = (rows, *(each[own] for each in drawn[1:]))
-        parts = torch.arange(len(own)).split(at_once)
-        self.parts = [tuple(each[part].to(host.device) for each in drawn) for part in parts if len(part)]
-        """Rows of the prompts, latents, noise and noise levels, on the device."""
+        sizes = torch.tensor([latents.shape[-2:]] * len(own)) if cache.sizes is None else cache.sizes[images][own]
+        masks = None if cache.masks is None else cache.masks[images, 0][own]
+        self.parts = []
+        """Rows of the prompts, latents, noise, noise levels and masks, on the device."""
+        for (height, width), alike in rows_by_size(sizes.view(-1, 2)):
+            for part in alike.split(at_once):
+                rows, clean, noise, level = (each[part].to(host.device) for each in drawn)
+                mask = None if masks is None else masks[part][..., :height, :width].to(host.device)
+                self.parts.append((rows, clean[..., :height, :width], noise[..., :height, :width], level, mask))
         self.prompts = {name: p.rows(torch.zeros_like(drawn_classes)) for name, p in prompts.items()}
 
     @torch.no_grad()
@@ -76,9 +83,9 @@ class ValidationLoss:
         total = torch.zeros((), device=self.host.device)
         own_vectors = {name: v[self.classes] for name, v in vectors.items()}
         text = encode_prompts(self.host, self.prompts, own_vectors) if self.parts else {}
-        for rows, latents, noise, sigma in self.parts:
+        for rows, latents, noise, sigma, mask in self.parts:
             own = {name: features.rows(rows) for name, features in text.items()}
             estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)
-            total += noise_error(latents, estimate, sigma).sum() / self.samples
+            total += noise_error(latents, estimate, sigma, mask).sum() / self.samples
         self.processes.all_reduce_sum([total])
         return float(total)

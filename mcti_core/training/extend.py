@@ -124,12 +124,13 @@ def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, 
     missing = [index for index, label in enumerate(tokens.labels) if index_of(label, cache.classes) is None]
     stored, of = _stored(tokens, missing, cache.features, needed)
     key = f"{cache.fingerprint}:{labels}:{of.tolist()}:{hashlib.sha256(stored.numpy().tobytes()).hexdigest()}"
-    return FeatureCache(
-        labels,
-        torch.cat([own, of]),
-        cache.latents,  # those of the examples come first, and only they are ever asked for
-        None if cache.features is None else torch.cat([cache.features, stored]),
-        hashlib.sha256(key.encode()).hexdigest()[:32],
+    return replace(  # latents, masks and captions of the examples come first, and only they are ever asked for
+        cache,
+        classes=labels,
+        labels=torch.cat([own, of]),
+        features=None if cache.features is None else torch.cat([cache.features, stored]),
+        fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
+        thumbnails=None,
     )
 
 

@@ -19,16 +19,17 @@ from ..data.samplers import ClassBalancedBatchSampler
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError
 from ..hosts.base import Host
-from ..losses import gamma_at
 from ..prompts.splicing import template_prompts
 from ..tokens.token_set import TokenSet
 from .adaptive_gamma import AdaptiveGamma
+from .caption_prompts import CaptionPrompts
 from .config import TrainConfig
 from .early_stopping import EarlyStopping, ValidationLoss
 from .errors import StopTraining, TrainingError
 from .history import History, gradients
 from .objective import discriminative_loss, encode_classes, reconstruction_loss
 from .saved_tensors import saved_tensors_verified
+from .schedules import gamma_of_step, learning_rate
 from .state import Progress, TrainState
 from .validation import check_training
 from .vector_norms import rescale_, vocabulary_norm
@@ -130,6 +131,9 @@ def train(
         if config.keep_norm:
             norms = {name: vocabulary_norm(encoder, host.device) for name, encoder in host.text.items()}
         prompts_at_once = (config.micro_batch or config.batch) if config.gradient_checkpointing else 0
+        captions = None
+        if config.reconstruction and cache.captions:
+            captions = CaptionPrompts(host, cache.captions, config.templates, tokens.vectors_per_token)
         history = History(vectors)
         probe = None
         if config.probe_every and config.reconstruction:
@@ -167,9 +171,10 @@ def train(
                 if probe is not None and _look_is_due(step, config) and best.is_over(probe.error(vectors)):
                     stopped = "converged"
                     break
-                _set_learning_rate(optimizer, config, step, total)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, step)
                 images = next(batches)
-                gamma = 1.0 if config.adaptive else _gamma_of(config, step)
+                gamma = 1.0 if config.adaptive else gamma_of_step(config, step)
                 labels = cache.labels[images]
                 share = processes.share(config.batch if config.reconstruction and step >= config.warm_start else 0)
                 drawn = labels[share].unique()
@@ -179,22 +184,19 @@ def train(
                 optimizer.zero_grad()
                 with saved_tensors_verified() if verify else nullcontext():
                     prompts = encode_classes(
-                        host,
-                        templates,
-                        vectors,
-                        active,
-                        chosen,
-                        drawn,
-                        config.pooling,
-                        generator,
-                        at_once=prompts_at_once,
-                    )
+                        host, templates, vectors, active, chosen, drawn if captions is None else drawn[:0],
+                        config.pooling, generator, at_once=prompts_at_once,
+                    )  # fmt: skip
                     terms: dict[str, Tensor] = {}  # this process's parts of them
                     if share.start < share.stop:
+                        if captions is None:
+                            text = prompts.context(labels[share])
+                        else:
+                            places = torch.searchsorted(active, labels)
+                            text = captions.encode(images, share, places, vectors, generator, prompts_at_once)
                         errors = reconstruction_loss(
-                            host, cache, images, prompts.context(labels[share]), generator,
-                            micro_batch=config.micro_batch, share=share,
-                        )  # fmt: skip
+                            host, cache, images, text, generator, micro_batch=config.micro_batch, share=share
+                        )
                         terms["reconstruction"] = errors.sum() / config.batch
                     if gamma:
                         losses = discriminative_loss(host, cache, prompts, config, own_generator)
@@ -234,20 +236,9 @@ def _classes_of_step(labels: Tensor, active: Tensor, most: int, generator: torch
     return torch.cat([own, others[torch.randperm(len(others), generator=generator)[:room]]]).sort().values
 
 
-def _gamma_of(config: TrainConfig, step: int) -> float:
-    return gamma_at(max(0, step - config.warm_start), config.steps, float(config.gamma), config.gamma_end)
-
-
 def _look_is_due(step: int, config: TrainConfig) -> bool:
     """After so many steps; the warm start is not looked at."""
     return step > config.warm_start and step % config.probe_every == 0
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total: int) -> None:
-    rise = min(1.0, (step + 1) / (config.lr_warmup + 1))
-    fall = 0.5 * (1 + math.cos(math.pi * step / total)) if config.lr_schedule == "cosine" else 1.0
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr * rise * fall
 
 
 def _learned(

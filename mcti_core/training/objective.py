@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..data.buckets import rows_by_size
 from ..data.feature_cache import FeatureCache
-from ..hosts.base import Host, TextFeatures, hidden_at, on_device
+from ..hosts.base import Denoiser, Host, TextFeatures, hidden_at, on_device
 from ..losses import class_logits, classification_loss, noise_error
 from ..prompts.splicing import Prompts, encode_prompts
 from .config import TrainConfig
 from .micro_batches import in_micro_batches
 
-__all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "reconstruction_loss"]
+__all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "encode_in_parts", "reconstruction_loss"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def encode_classes(
         picked = {name: prompts[name].rows(template[part]) for name in (prompts if conditions else pooled)}
         picked = picked if conditions else {name: p.without_padding() for name, p in picked.items()}
         own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
-        features = _encoded(host, picked, own, at_once)
+        features = encode_in_parts(host, picked, own, at_once)
         if conditions:
             text = {name: of_prompts.conditioning() for name, of_prompts in features.items()}
         for name, rows in pooled.items():
@@ -91,7 +92,7 @@ def encode_classes(
     return ClassPrompts(chosen, in_order, conditioning, text)
 
 
-def _encoded(
+def encode_in_parts(
     host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor], at_once: int
 ) -> dict[str, TextFeatures]:
     """``encode_prompts`` of each row with its own vectors, in parts of which backward keeps nothing but these."""
@@ -127,16 +128,38 @@ def reconstruction_loss(
     Returns:
         Of the share's rows, float32.
     """
-    denoiser, latents = host.need_denoiser(), _random_view(cache.latents, images, generator)
+    denoiser, view = host.need_denoiser(), _random_view(cache.latents, images, generator)
+    assert cache.latents is not None  # train has seen to it
+    latents = cache.latents[images, view]
     step = torch.randint(0, len(denoiser.sigmas), (len(images),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
     latents, step, noise = (on_device(drawn[share], host.device) for drawn in (latents, step, noise))
     sigma = denoiser.sigmas[step]
+    mask = None if cache.masks is None else on_device(cache.masks[images, view][share], host.device)
+    if cache.sizes is None:
+        return _noise_errors(denoiser, latents, noise, sigma, mask, text, micro_batch)
+    parts, order = [], []
+    for (height, width), rows in rows_by_size(cache.sizes[images][share]):
+        order.append(rows)
+        here = on_device(rows, host.device)
+        clean, eps = (each[here][..., :height, :width] for each in (latents, noise))
+        weights = None if mask is None else mask[here][..., :height, :width]
+        own = {name: features.rows(here) for name, features in text.items()}
+        parts.append(_noise_errors(denoiser, clean, eps, sigma[here], weights, own, micro_batch))
+    return torch.cat(parts)[on_device(torch.cat(order).argsort(), host.device)]
+
+
+def _noise_errors(
+    denoiser: Denoiser, latents: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor | None,
+    text: Mapping[str, TextFeatures], micro_batch: int,
+) -> Tensor:  # fmt: skip
+    """(B,) losses of images of one size."""
 
     def losses(part: slice, text: Mapping[str, TextFeatures]) -> Tensor:
         clean, level = latents[part], sigma[part]
         estimate = denoiser.denoise(denoiser.noised(clean, noise[part], level), level, text)
-        return denoiser.weight(level) * noise_error(clean, estimate, level)
+        error = noise_error(clean, estimate, level, None if mask is None else mask[part])
+        return denoiser.weight(level) * error
 
     if 0 < micro_batch < len(latents):
         return in_micro_batches(losses, text, micro_batch)
@@ -148,14 +171,17 @@ def discriminative_loss(
 ) -> Tensor:
     """L_cls of one prompt of each of S classes against one random image of every class: (S,) float32."""
     clip = host.need_clip()
-    features = on_device(_random_view(cache.features, _one_of_each(cache, generator), generator), host.device)
+    assert cache.features is not None  # train has seen to it
+    images = _one_of_each(cache, generator)
+    features = on_device(cache.features[images, _random_view(cache.features, images, generator)], host.device)
     logits = class_logits(clip.project_text(prompts.pooled[clip.encoder]), features, config.logit_scale)  # (S, C)
     return classification_loss(logits, on_device(prompts.classes, host.device), config.direction)
 
 
 def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generator) -> Tensor:
+    """(B,) int64: for each image, whether it or its mirror image is taken."""
     assert stored is not None  # train has seen to it
-    return stored[images, torch.randint(0, stored.shape[1], (len(images),), generator=generator)]
+    return torch.randint(0, stored.shape[1], (len(images),), generator=generator)
 
 
 def _one_of_each(cache: FeatureCache, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,46 @@
+"""One caption per image, in a text file beside it, as kohya's scripts and OneTrainer read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import ExamplesError, TokenError
+from ..files.regular import open_regular
+from ..files.written_paths import decoded_lines
+from ..prompts.splicing import check_templates
+
+__all__ = ["find_captions", "read_caption"]
+
+_SUFFIXES = (".txt", ".caption")
+_MAX_BYTES = 2**16
+
+
+def find_captions(images: Iterable[Path]) -> dict[Path, Path]:
+    """Image -> the file of its name that ends in .txt or .caption, where there is one."""
+    beside = {image: [image.with_suffix(suffix) for suffix in _SUFFIXES] for image in images}
+    return {image: path for image, paths in beside.items() if (path := next(filter(Path.is_file, paths), None))}
+
+
+def read_caption(path: Path) -> str:
+    """The first line with text, as a template: ``{}`` is the token, and begins a caption without it. Empty for an empty file.
+
+    Raises:
+        ExamplesError: the file cannot be read, or its line is no template (``prompts.splicing.check_templates``).
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MAX_BYTES + 1) or b""
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES // 1024} KiB")
+    except (OSError, ValueError) as error:
+        raise ExamplesError(f"the caption {path} cannot be read ({error}); replace or remove it") from error
+    caption = next(filter(None, map(str.strip, decoded_lines(content))), "")
+    if not caption:
+        return ""
+    caption = caption if "{}" in caption else f"{{}}, {caption}"
+    try:
+        check_templates([caption], "the caption")
+    except TokenError as error:
+        raise ExamplesError(f"{path}: {error}") from error
+    return caption

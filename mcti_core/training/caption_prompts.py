@@ -1,0 +1,60 @@
+"""Prompts of images that have a caption: it conditions the denoiser in place of a template of the class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..hosts.base import Host, TextFeatures, on_device
+from ..prompts.splicing import template_prompts
+from .objective import encode_in_parts
+
+__all__ = ["CaptionPrompts"]
+
+
+class CaptionPrompts:
+    """The classification term does not read captions: it compares classes in the same templates.
+
+    Args:
+        host: with the text encoders.
+        captions: (N,) template of each example, empty for those without.
+        templates: K templates, one of which is drawn for an image without caption.
+        vectors: per token.
+
+    Raises:
+        TokenError: a caption is too long.
+    """
+
+    def __init__(self, host: Host, captions: Sequence[str], templates: Sequence[str], vectors: int):
+        texts = [*templates, *filter(None, captions)]
+        self.host, self.templates = host, len(templates)
+        self.prompts = {name: template_prompts(encoder, texts, vectors) for name, encoder in host.text.items()}
+        has_one = torch.tensor([bool(caption) for caption in captions])
+        self.row = torch.where(has_one, len(templates) - 1 + has_one.cumsum(0), -1)
+        """(N,) int64: the prompt of each example, or -1."""
+
+    def encode(
+        self,
+        images: Tensor,
+        share: slice,
+        places: Tensor,
+        vectors: Mapping[str, Tensor],
+        generator: torch.Generator,
+        at_once: int,
+    ) -> dict[str, TextFeatures]:
+        """What the denoiser reads of each image in the share's rows.
+
+        Args:
+            images: (B,) int64 indices of examples. Templates are drawn for all.
+            places: (B,) int64 row of each image's class in the vectors.
+            vectors: by encoder, (A, V, d).
+            at_once: as in ``encode_classes``.
+        """
+        drawn = torch.randint(0, self.templates, (len(images),), generator=generator)
+        rows = torch.where(self.row[images] < 0, drawn, self.row[images])[share]
+        picked = {name: prompts.rows(rows) for name, prompts in self.prompts.items()}
+        own = {name: v[on_device(places[share], v.device)] for name, v in vectors.items()}
+        encoded = encode_in_parts(self.host, picked, own, at_once)
+        return {name: features.conditioning() for name, features in encoded.items()}

@@ -1,0 +1,23 @@
+"""Learning rate and gamma of every step; both depend on nothing but the settings."""
+
+from __future__ import annotations
+
+import math
+
+from ..losses import gamma_at
+from .config import TrainConfig
+
+__all__ = ["gamma_of_step", "learning_rate"]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Of a step from 0 on, the warm start's included."""
+    rise = min(1.0, (step + 1) / (config.lr_warmup + 1))
+    total = config.warm_start + config.steps
+    fall = 0.5 * (1 + math.cos(math.pi * step / total)) if config.lr_schedule == "cosine" else 1.0
+    return config.lr * rise * fall
+
+
+def gamma_of_step(config: TrainConfig, step: int) -> float:
+    """Of a step from 0 on, where gamma does not follow the gradients."""
+    return gamma_at(max(0, step - config.warm_start), config.steps, float(config.gamma), config.gamma_end)
