@@ -25,7 +25,8 @@ def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewSho
     """The examples in the given folder. What else it holds is told, once for all processes of this machine."""
     from ..data.dataset import FewShotDataset
 
-    dataset = FewShotDataset.from_folder(arguments.folder, alone=alone)
+    beside = {name: value for name in ("captions", "masks") if (value := getattr(arguments, name, None))}
+    dataset = FewShotDataset.from_folder(arguments.folder, alone=alone, **beside)
     say(dataset.skipped, shown=os.environ.get("RANK", "0") == "0")
     return dataset
 
@@ -109,7 +110,8 @@ def features_of(
     mirror = arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
-            host, dataset, mirror=mirror, folder=arguments.cache, progress=progress, processes=processes
-        )
+            host, dataset, mirror=mirror, folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
+            progress=progress, processes=processes,
+        )  # fmt: skip
     say(tell_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
     return cache

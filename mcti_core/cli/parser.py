@@ -26,6 +26,7 @@ from .evaluate import run_evaluate
 from .generate import run_generate
 from .option_checks import check_options
 from .train import INTERRUPTED, run_train
+from .train_arguments import add_reading
 
 __all__ = ["main"]
 
@@ -122,6 +123,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _add_training(command)
     option("--init-from", type=path, help="a token set file; classes with the same label start from its vectors")
     option("--shots", type=count, help="train on this many random images of each class instead of all")
+    add_reading(command)
     _add_cache(command)
     group = command.add_argument_group("resuming an interrupted training")
     either = group.add_mutually_exclusive_group()
@@ -195,6 +197,7 @@ def _add_add(command: argparse.ArgumentParser) -> None:
     add_overwriting(command)
     _add_model(command)
     _add_steps(command)
+    add_reading(command)
     _add_cache(command)
     # how the tokens are read is the set's own
     command.set_defaults(direction=None, pooling=None, templates=None, template=None)

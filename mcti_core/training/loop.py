@@ -250,6 +250,8 @@ def _learned(
         merged[name][active] = parameter.detach().float().cpu()
     shots = int(torch.bincount(cache.labels).min())
     trained = {**config.describe(), "shots": shots, "base_fingerprint": host.fingerprint}
+    used = {"captions": bool(cache.captions), "masks": cache.masks is not None, "buckets": cache.sizes is not None}
+    trained |= {name: True for name, value in used.items() if value}
     if history.rows and math.isfinite(history.rows[-1]["gamma"]):
         trained["gamma_last"] = history.rows[-1]["gamma"]
     return replace(

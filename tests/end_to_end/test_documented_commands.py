@@ -117,10 +117,13 @@ def material(tmp_path_factory):
     """The files that the docs name: photos of two things, others to add and to classify, and the models' folders."""
     folder = tmp_path_factory.mktemp("docs")
     random = np.random.default_rng(0)
-    for place in ("photos/my-cat", "photos/my-dog", "glyphs/ring", "glyphs/bar", "more/fox", "more/owl", "more-photos/fox", "more-photos/owl", "inbox"):  # fmt: skip
+    for place in ("photos/my-cat", "photos/my-dog", "glyphs/ring", "glyphs/bar", "more/fox", "more/owl", "more-photos/fox", "more-photos/owl", "inbox", "masks/my-cat"):  # fmt: skip
         (folder / place).mkdir(parents=True)
         for number in range(6):
             Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / place / f"{number}.png")
+    (folder / "photos/my-cat/0.txt").write_text("a photo of {} on a sofa")
+    for mask in ("photos/my-cat/0-masklabel.png", "masks/my-cat/0.png"):
+        Image.new("L", (64, 64), "white").save(folder / mask)
     (folder / "stable-diffusion-v1-5").symlink_to(POCKET_FOLDER, target_is_directory=True)
     (folder / "clip-vit-large-patch14").symlink_to(POCKET_FOLDER / "clip", target_is_directory=True)
     (line,) = [line for line in WHOLE if line.startswith("mcti train ") and "--model" in line]
