@@ -104,10 +104,12 @@ class FeatureCache:
         captions = tuple("" if text is None else read_caption(text) for text in texts)
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
-        shapes = _shapes(host, (len(dataset), 2 if mirror else 1), frames or [(size, size)], codec, bool(dataset.masks))
-        stored = None if path is None else _read(path, shapes)
+        largest, views = [max(sides) for sides in zip(*(frames or [(size, size)]), strict=True)], 2 if mirror else 1
+        stored = None
+        if path is not None:
+            stored = _read(path, _shapes(host, (len(dataset), views), largest, codec, bool(dataset.masks)))
         if processes.any(stored is None) or stored is None:
-            stored = _compute(host, dataset, mirror, size, frames, shapes, batch, progress, processes)
+            stored = _compute(host, dataset, mirror, size, frames, batch, codec is not None, progress, processes)
             _refuse_broken(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
@@ -157,13 +159,14 @@ def _compute(
     mirror: bool,
     size: int,
     frames: Sequence[tuple[int, int]] | None,
-    shapes: Mapping[str, tuple[int, ...]],
     batch: int,
+    latents: bool,
     progress: Callable[[int, int], object] | None,
     processes: DistributedContext,
 ) -> dict[str, Tensor]:
-    models = _models(host, "latents" in shapes and frames is None)
-    parts: dict[str, list[Tensor]] = {name: [] for name in shapes}
+    models = _models(host, latents and frames is None)
+    one_by_one = ["latents"] * (frames is not None) + ["masks"] * (latents and bool(dataset.masks))
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*models, *one_by_one)}
     share = processes.share(-(-len(dataset) // batch))  # complete batches, the same as of a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
 
@@ -184,14 +187,12 @@ def _compute(
                 computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
                 fits[name] = min(fits[name], len(computed[0]))
                 parts[name] += computed
-            for row in (row for row, _ in found if frames is not None or "masks" in shapes):
+            for row in (row for row, _ in found if one_by_one):
                 try:
-                    one_by_one = _of_row(host, dataset, row, frames[row] if frames else None, (size, size), mirror)
+                    for name, rows in _of_row(host, dataset, row, frames, size, mirror).items():
+                        parts[name].append(rows)
                 except ExamplesError as error:
                     errors.append(error)
-                    continue
-                for name, rows in one_by_one.items():
-                    parts[name].append(padded(rows, *shapes[name][-2:]))
             done += len(images)
             if progress is not None:
                 progress(done, len(own))
@@ -202,11 +203,12 @@ def _compute(
 
 
 def _of_row(
-    host: Host, dataset: FewShotDataset, row: int, bucket: tuple[int, int] | None, square: tuple[int, int], mirror: bool
+    host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]] | None, size: int, mirror: bool
 ) -> dict[str, Tensor]:
     """(1, M, ...) float32 on the CPU: latents of an example in its bucket, and its mask, where there are masks."""
-    codec, image, found, (height, width) = host.need_codec(), dataset.images[row], dict[str, Tensor](), bucket or square
-    if bucket:
+    codec, image, found = host.need_codec(), dataset.images[row], dict[str, Tensor]()
+    height, width = frames[row] if frames else (size, size)
+    if frames:
         pixels = dataset.load_as(row, height, width)[None]
         found["latents"] = _of_views(codec.encode, pixels, mirror, host.device, slice(None))
     if dataset.masks:
@@ -215,7 +217,8 @@ def _of_row(
         if mask is not None and isinstance(image, Path):
             weights = latent_mask(image, mask, (height, width), small)
         found["masks"] = torch.stack([weights, weights.flip(-1)] if mirror else [weights])[None]
-    return found
+    largest = [max(sides) // codec.downscale for sides in zip(*(frames or [(size, size)]), strict=True)]
+    return {name: padded(rows, *largest) for name, rows in found.items()}
 
 
 def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
@@ -250,15 +253,15 @@ def _of_views(
 
 
 def _shapes(
-    host: Host, rows: tuple[int, int], frames: Sequence[tuple[int, int]], codec: LatentCodec | None, masks: bool
+    host: Host, rows: tuple[int, int], largest: Sequence[int], codec: LatentCodec | None, masks: bool
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of all stored tensors for this number of images and views, with the models' widths."""
     shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
     if codec is not None:
-        largest = [max(sides) // codec.downscale for sides in zip(*frames, strict=True)]
-        shapes["latents"] = (*rows, codec.channels, *largest)
+        sides = [side // codec.downscale for side in largest]
+        shapes["latents"] = (*rows, codec.channels, *sides)
         if masks:
-            shapes["masks"] = (*rows, *largest)
+            shapes["masks"] = (*rows, *sides)
     if host.clip is not None:
         pooled = torch.zeros(1, host.text[host.clip.encoder].width, device=host.device)
         with torch.inference_mode(), host.session("clip"):
