@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,18 +11,21 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..mcti_core.classifiers.base import Prediction
 from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolved
-from ..mcti_core.classifiers.clip import ClipClassifier, image_features
-from ..mcti_core.classifiers.hybrid import HybridClassifier
-from ..mcti_core.errors import ConfigError, ExamplesError, MCTIError, listed
-from ..mcti_core.escaping import escaped
-from ..mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class_table
+from ..mcti_core.errors import ConfigError, ExamplesError, MCTIError
+from ..mcti_core.evaluation.measure import (
+    Measurement,
+    aligned_table,
+    class_indices,
+    count_learned,
+    percent,
+    score_images,
+)
+from ..mcti_core.evaluation.metrics import accuracy
 from ..mcti_core.hosts.base import Host
-from ..mcti_core.images.reading import load_squares, to_square
-from ..mcti_core.tokens.normal_form import index_of
+from ..mcti_core.images.reading import to_square
 from ..mcti_core.tokens.token_set import TokenSet
 from ..mcti_core.viz.image_grid import image_grid, to_pil
 from ..mcti_core.viz.plots import confusion_plot, score_bars
@@ -44,8 +45,6 @@ __all__ = ["Classify", "Evaluate"]
 
 _BATCH = 32
 _CHARTED, _CHART_ROWS = 40, 10
-_SAME = 0.9995
-"""Cosine of two images' features. With the pocket checkpoint, no two different digits exceed 0.979; the same image reaches 0.999999."""
 
 
 def _models() -> list[Any]:
@@ -148,22 +147,17 @@ class Evaluate(Node):
         paths, labels = _queries(held_out, tokens, at_most)
         host = _host(method, clip, model, vae, clip_space)
         classifier = calibrated_classifier(method, host, tokens)
-        report, logits, features = Reporter("evaluating"), [], []
-        for start in range(0, len(paths), _BATCH):
-            part = torch.stack(load_squares(paths[start : start + _BATCH], held_out.size or host.image_size))
-            if host.clip is not None:
-                features.append(image_features(host, part))
-            by_features = isinstance(classifier, ClipClassifier | HybridClassifier)
-            logits.append(classifier.logits(features[-1]) if by_features else classifier.scores(part).logits.cpu())
-            report(start + len(part), len(paths))
-        predicted = torch.cat(logits).argmax(1).clone()
-        share = accuracy(predicted, labels)
+        size = held_out.size or host.image_size
+        confidences, features = score_images(
+            host, classifier, paths, size=size, batch=_BATCH, progress=Reporter("evaluating")
+        )
+        measured = Measurement(tokens.labels, labels, confidences)
+        share = accuracy(measured.predicted, labels)
         rows = [("tokens, " + resolved(method, host), share)]
-        seen = torch.cat(features).clone() if features else torch.zeros(0, 0)
-        rows += _baselines(tokens, seen, labels) if features else []
-        copies = _copies(tokens, seen) if features else []
-        chart = confusion_plot(confusion_matrix(predicted, labels, len(tokens)), tokens.labels)
-        return io.NodeOutput(share, _report(rows, predicted, labels, tokens.labels, copies), picture_out(chart))
+        rows += [] if features is None else _baselines(tokens, features, labels)
+        chart = confusion_plot(measured.confusion(), tokens.labels)
+        text = _report(rows, measured, count_learned(tokens, features))
+        return io.NodeOutput(share, text, picture_out(chart))
 
 
 def _host(method: str, clip: Any, model: Any, vae: Any, clip_space: Any) -> Host:
@@ -198,10 +192,7 @@ def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[A
         raise ExamplesError(
             "there are no held-out images: set shots to 1 or more, so that the other images of each class are held out to test on"
         )
-    classes = {label: index_of(label, tokens.labels) for label in held_out.images}
-    unknown = [label for label, index in classes.items() if index is None]
-    if unknown:
-        raise ExamplesError(f"the tokens have no class {unknown[0]!r}; they have {listed(tokens.labels)}")
+    classes = dict(zip(held_out.images, class_indices(list(held_out.images), tokens.labels), strict=True))
     chosen = {label: _sample(images, at_most) for label, images in held_out.images.items()}
     labels = [classes[label] for label, images in chosen.items() for _ in images]
     return [image for images in chosen.values() for image in images], torch.tensor(labels)
@@ -213,18 +204,6 @@ def _sample(images: tuple[Any, ...], at_most: int) -> tuple[Any, ...]:
         return images
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:at_most]
     return tuple(images[index] for index in chosen.sort().values.tolist())
-
-
-def _copies(tokens: TokenSet, features: Tensor) -> list[str]:
-    """A line about images that the tokens were trained on, found by their features."""
-    if tokens.support is None or features.shape[1] != tokens.support.features.shape[1]:
-        return []
-    closest = (normalize(features, dim=1) @ normalize(tokens.support.features, dim=1).T).amax(1)
-    if not (copies := int((closest > _SAME).sum())):
-        return []
-    return [
-        f"{copies} of the held-out images are the same as images that the tokens were learned from, or nearly so: the accuracy is too high."
-    ]
 
 
 def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple[str, float]]:
@@ -239,39 +218,18 @@ def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple
     return rows
 
 
-def _report(
-    rows: list[tuple[str, float]], predicted: Tensor, labels: Tensor, names: tuple[str, ...], copies: list[str]
-) -> str:
-    methods = [(name, _percent(share, 1)) for name, share in [*rows, ("chance", 1 / len(names))]]
-    classes = [
-        (
-            escaped(row.label),
-            str(row.images),
-            _percent(row.precision),
-            _percent(row.recall),
-            escaped(row.taken_for or ""),
-        )
-        for row in per_class_table(predicted, labels, names)
-    ]
+def _report(rows: list[tuple[str, float]], measured: Measurement, learned: int) -> str:
+    methods = [(name, percent(share, 1)) for name, share in [*rows, ("chance", 1 / len(measured.classes))]]
+    copies = f"{learned} of the held-out images are the same as images that the tokens were learned from, or nearly so: the accuracy is too high."
     return "\n".join(
         [
-            f"{len(labels)} held-out images, {len(names)} classes",
-            *copies,
+            f"{len(measured.labels)} held-out images, {len(measured.classes)} classes",
+            *([copies] if learned else []),
             "",
-            *_table(("method", "accuracy"), methods),
+            *aligned_table(("method", "accuracy"), methods),
             "",
-            *_table(("class", "images", "precision", "recall", "most often taken for"), classes),
+            *measured.class_table(),
+            "",
+            f"expected calibration error: {percent(measured.calibration_error(), 1)}",
         ]
     )
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A Markdown table that is also readable as plain text."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
-    lines.insert(1, ["-" * width for width in widths])
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _percent(share: float, digits: int = 0) -> str:
-    return "" if math.isnan(share) else f"{100 * share:.{digits}f} %"

@@ -1,13 +1,16 @@
-"""``mcti evaluate``: accuracy over shots and seeds, as a table and as JSON."""
+"""``mcti evaluate``: how well tokens recognise images, of training runs over shots and seeds or of a trained set."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..distributed import started
 from ..errors import ConfigError, counted
 from .console import say
+from .evaluate_tokens import run_evaluate_tokens
+from .label_errors import run_label_errors
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
 
@@ -17,37 +20,60 @@ if TYPE_CHECKING:
     from ..data.dataset import FewShotDataset
     from ..data.feature_cache import FeatureCache
     from ..distributed import DistributedContext
+    from ..evaluation.splits import Split
 
 __all__ = ["run_evaluate"]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from ..evaluation.benchmark import check_shots, usual_shots
-    from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable, refuse_to_replace
-    from ..files.ownership import refuse_foreign
-    from ..files.provenance import is_marked
+    from ..files.outputs import check_writable
+    from .json_output import json_output
 
-    dataset = examples_of(arguments)
-    if arguments.shots is None:
-        arguments.shots = usual_shots(dataset.labels, dataset.classes)
-    arguments.shots = list(dict.fromkeys(arguments.shots))
-    check_shots(dataset.labels, dataset.classes, arguments.shots)
+    alone = run_evaluate_tokens if arguments.tokens else run_label_errors if arguments.label_errors else None
+    if alone is not None:
+        if started() > 1:
+            raise ConfigError("--tokens and --label-errors are for one process; start it without a launcher")
+        return alone(arguments)
+    dataset, split = _examples(arguments)
+    for count in arguments.shots:
+        split(count, _seeds(arguments)[0])  # too many shots are an error before any work
     processes = processes_of(arguments, uneven=True)
     if processes.is_main and arguments.cache is not None:
         check_writable(arguments.cache)
-    if arguments.json is None or not processes.is_main:
-        return _evaluate(arguments, dataset, processes)
-    refuse_foreign(arguments.json, is_marked)
-    check_writable(arguments.json.parent, [arguments.json.name])
-    with lock_output(arguments.json, folder=False):
-        refuse_to_replace([arguments.json], overwrite=arguments.overwrite)
-        return _evaluate(arguments, dataset, processes)
+    with json_output(arguments.json, overwrite=arguments.overwrite, shown=processes.is_main) as write:
+        return _evaluate(arguments, dataset, split, processes, write)
 
 
-def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes: DistributedContext) -> int:
+def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
+    """The examples and how they are split; ``arguments.shots`` are set where they were not given."""
+    from functools import partial
+
+    from ..data.dataset import few_shot_split
+    from ..evaluation.measure import class_indices
+    from ..evaluation.splits import cross_validation, given_split, joined, usual_shots
+
+    dataset = examples_of(arguments, arguments.train)
+    labels, classes = dataset.labels, dataset.classes
+    counts = labels.bincount().tolist()
+    split: Split = partial(few_shot_split, labels, classes)
+    usual = [max(counts)]
+    if arguments.train:
+        test = examples_of(arguments, arguments.test, alone=True)
+        dataset, count = joined(dataset, test, class_indices(test.classes, classes)), len(dataset)
+        split = given_split(dataset.labels, classes, count)
+    elif arguments.folds:
+        split = cross_validation(labels, classes, arguments.folds)
+        usual = [min(counts) - -(-min(counts) // arguments.folds)]
+    elif arguments.shots is None:
+        usual = usual_shots(labels, classes)
+    arguments.shots = list(dict.fromkeys(arguments.shots or usual))
+    return dataset, split
+
+
+def _evaluate(
+    arguments: argparse.Namespace, dataset: FewShotDataset, split: Split, processes: DistributedContext, write: Any
+) -> int:
     from ..evaluation.benchmark import Row, as_json, evaluate, markdown_table
-    from ..files.provenance import write_json
 
     host, config = host_of(arguments, processes), config_of(arguments)
     if host.clip is None:
@@ -55,19 +81,13 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
     check_new_tokens(host, config, arguments.vectors, arguments.init)
     cache = features_of(arguments, host, dataset, processes)
     if processes.is_main:
-        _tell_copies(cache, dataset, arguments.shots, _seeds(arguments))
+        _tell_copies(cache, dataset, arguments.shots, _seeds(arguments), split)
     rows: list[Row] = []
-
-    def write() -> None:
-        if arguments.json is None or not processes.is_main:
-            return
-        content = {
-            "folder": arguments.folder.name,
-            "classes": len(dataset.classes),
-            "chance": 1 / len(dataset.classes),
-            "rows": as_json(rows),
-        }
-        write_json(content, arguments.json)
+    described = {
+        "folder": (arguments.train or arguments.folder).name,
+        "classes": len(dataset.classes),
+        "chance": 1 / len(dataset.classes),
+    }
 
     def on_row(row: Row) -> None:
         rows.append(row)
@@ -76,27 +96,30 @@ def _evaluate(arguments: argparse.Namespace, dataset: FewShotDataset, processes:
             file=sys.stderr,
             flush=True,
         )
-        write()
+        write({**described, "rows": as_json(rows)})
 
     measured = evaluate(
-        host, cache, arguments.shots, _seeds(arguments), config,
-        vectors=arguments.vectors, init=arguments.init, on_row=on_row, processes=processes,
+        host, cache, arguments.shots, _seeds(arguments), config, gammas=list(dict.fromkeys(arguments.gammas or ())),
+        vectors=arguments.vectors, init=arguments.init, split=split, on_row=on_row, processes=processes,
     )  # fmt: skip
     if processes.count > 1:  # until now it had its own rows only
         rows[:] = measured
-        write()
+        write({**described, "rows": as_json(rows)})
     if processes.is_main:
         print(markdown_table(rows, 1 / len(dataset.classes)))
     return 0
 
 
 def _seeds(arguments: argparse.Namespace) -> range:
-    return range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    """Of cross-validation, one per fold."""
+    each = arguments.folds or 1
+    return range(arguments.first_seed * each, (arguments.first_seed + arguments.seeds) * each)
 
 
-def _tell_copies(cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int]) -> None:
+def _tell_copies(
+    cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int], split: Split
+) -> None:
     """What makes accuracies too high, or wrong, before they are measured."""
-    from ..data.dataset import few_shot_split
     from ..data.near_duplicates import across_split, example_names, told
 
     if cache.alike is None:
@@ -105,7 +128,7 @@ def _tell_copies(cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[i
     copies = queries = 0
     for count in shots:
         for seed in seeds:
-            few, others = few_shot_split(cache.labels, cache.classes, count, seed)
+            few, others = split(count, seed)
             found = across_split(cache.alike, few, others)
             pairs, copies, queries = pairs or found, copies + len(found), queries + len(others)
     if copies:

@@ -36,12 +36,12 @@ def check_options(arguments: argparse.Namespace) -> None:
             "cuda",
         ):  # of several processes each has its own GPU, and asks for no other's
             check_device(arguments.device)
+    if hasattr(arguments, "first_seed"):
+        _check_evaluation(arguments)
     if hasattr(arguments, "method"):
         _check_method(arguments)
     if hasattr(arguments, "lr"):
         _check_training(arguments)
-    if hasattr(arguments, "first_seed"):
-        _check_evaluation(arguments)
     for name in ("tokens", "to", "init_from"):
         if isinstance(given := getattr(arguments, name, None), Path):
             setattr(arguments, name, _token_set(given))
@@ -72,13 +72,13 @@ def _check_model(arguments: argparse.Namespace) -> None:
 
 
 def _check_method(arguments: argparse.Namespace) -> None:
-    """Of classify. Only the pocket checkpoint comes with a CLIP space."""
+    """Of classify and evaluate. Only the pocket checkpoint comes with a CLIP space."""
     has_clip, method = arguments.model is None or arguments.clip is not None, arguments.method
     if method in ("clip", "hybrid", "cascade") and not has_clip:
         raise HostError(
             f"--method {method} needs --clip, the CLIP model that the checkpoint's text encoder comes from; or take --method diffusion"
         )
-    if arguments.unknown and (method in ("diffusion", "cascade") or not has_clip):
+    if getattr(arguments, "unknown", False) and (method in ("diffusion", "cascade") or not has_clip):
         raise ConfigError(
             "--unknown finds its threshold with the examples' image features, by which the diffusion model does not decide; give "
             "--threshold, or --method clip or hybrid" + ("" if has_clip else " with --clip")
@@ -86,11 +86,32 @@ def _check_method(arguments: argparse.Namespace) -> None:
 
 
 def _check_evaluation(arguments: argparse.Namespace) -> None:
-    if arguments.first_seed + arguments.seeds > 2**63:
+    """What is evaluated: a folder, a given split, or a token set; and only with the options that go with it."""
+    tokens, errors, train = arguments.tokens is not None, arguments.label_errors, arguments.train is not None
+    given = (arguments.folder is not None, train, arguments.test is not None)
+    if given not in ((True, False, False), (False, True, True)):
+        raise ConfigError("give one folder to split, or --train and --test, or --tokens and the folder to test on")
+    several = any((arguments.shots, arguments.seeds, arguments.folds, arguments.gammas, train))
+    refused = {
+        "--label-errors does not go with --tokens, which has no names of its examples": tokens and errors,
+        "--tokens and --label-errors train nothing, so leave out --shots, --seeds, --folds, --gamma and --train": (
+            (tokens or errors) and several
+        ),
+        "--folds does not go with --shots or --train, which split in another way": (
+            arguments.folds and (arguments.shots or train)
+        ),
+        "--out and --method go with --tokens; --json writes the measurements of trainings": (
+            not tokens and (arguments.out or arguments.method != "auto")
+        ),
+    }
+    if reason := next((reason for reason, wrong in refused.items() if wrong), None):
+        raise ConfigError(reason)
+    arguments.seeds = arguments.seeds or (1 if arguments.folds else 3)
+    if (arguments.first_seed + arguments.seeds) * (arguments.folds or 1) > 2**63:
         raise ConfigError(
             "--first-seed and --seeds lead beyond 2**63 - 1, the largest seed; choose a smaller first one"
         )
-    if arguments.model is not None and arguments.clip is None:
+    if arguments.model is not None and arguments.clip is None and not tokens:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
 
 

@@ -12,6 +12,8 @@ from ..errors import ConfigError
 from .console import progress_bar, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..data.dataset import FewShotDataset
     from ..data.feature_cache import FeatureCache
     from ..distributed import DistributedContext
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["check_device", "config_of", "examples_of", "features_of", "host_of", "processes_of"]
 
 
-def examples_of(arguments: argparse.Namespace, *, alone: bool = False) -> FewShotDataset:
-    """The examples in the given folder. What else it holds is told, once for all processes of this machine."""
+def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, alone: bool = False) -> FewShotDataset:
+    """The examples in a folder, by default the command's own. What else it holds is told, once for all processes of this machine."""
     from ..data.dataset import FewShotDataset
 
     beside = {name: value for name in ("captions", "masks") if (value := getattr(arguments, name, None))}
-    dataset = FewShotDataset.from_folder(arguments.folder, alone=alone, **beside)
+    dataset = FewShotDataset.from_folder(folder or arguments.folder, alone=alone, **beside)
     say(dataset.skipped, shown=os.environ.get("RANK", "0") == "0")
     return dataset
 
@@ -100,8 +102,9 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def features_of(
-    arguments: argparse.Namespace, host: Host, dataset: FewShotDataset, processes: DistributedContext = SINGLE_PROCESS
-) -> FeatureCache:
+    arguments: argparse.Namespace, host: Host, dataset: FewShotDataset, processes: DistributedContext = SINGLE_PROCESS,
+    *, latents: bool = True,
+) -> FeatureCache:  # fmt: skip
     """The examples as the loss sees them. Reports images that are in several classes."""
     from ..data.feature_cache import FeatureCache
     from ..data.near_duplicates import example_names, tell_across_classes
@@ -111,7 +114,7 @@ def features_of(
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, mirror=mirror, folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
-            progress=progress, processes=processes,
+            latents=latents, progress=progress, processes=processes,
         )  # fmt: skip
     say(tell_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
     return cache

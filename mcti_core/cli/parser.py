@@ -32,6 +32,7 @@ __all__ = ["main"]
 
 SHARED = (run_train, run_evaluate, run_classify)
 """Commands that several processes do together."""
+_METHOD = "auto is clip where there is a CLIP space, else diffusion"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     for name, purpose, add_options, run in (
         ("train", "learn a token for each class folder", _add_train, run_train),
         ("classify", "tell what images show", _add_classify, run_classify),
-        ("evaluate", "measure accuracy over shots and seeds", _add_evaluate, run_evaluate),
+        (
+            "evaluate",
+            "measure the accuracy of a token set, or of trainings; find label errors",
+            _add_evaluate,
+            run_evaluate,
+        ),
         ("generate", "draw with learned tokens", _add_generate, run_generate),
         ("add", "teach a trained set more classes; its own stay as they are", _add_add, run_add),
         ("convert", "turn embeddings into a token set or back; merge, pick, rename", add_converting, run_convert),
@@ -138,7 +144,7 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
     option("images", type=path, nargs="+", help="images, or folders of images")
     option("--recursive", action="store_true", help="images in the folders' folders, too")
     option("--tokens", type=path, required=True, help="a token set file")
-    option("--method", choices=METHODS, default="auto", help="auto is clip where there is a CLIP space, else diffusion")
+    option("--method", choices=METHODS, default="auto", help=_METHOD)
     option("--top", type=count, default=1, help="how many classes to name")
     either = command.add_mutually_exclusive_group()
     either.add_argument(
@@ -162,16 +168,29 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("folder", type=path, help="contains one folder of images per class")
-    usual = "if not given, those of 1, 2, 4 and 8 that leave an image to test on"
-    option("--shots", type=count, nargs="+", help=usual)
-    option("--seeds", type=count, default=3, help="how many random splits")
-    option("--first-seed", type=seed, default=0, help="seed of the first split; the others follow it")
+    option("folder", type=path, nargs="?", help="contains one folder of images per class, to split or to test on")
     option("--json", type=file_path("accuracies.json"), help="write all measurements here, as they come")
     add_overwriting(command)
     _add_cache(command)
+    group = command.add_argument_group("a trained set")
+    group.add_argument("--tokens", type=path, help="a token set file to test on FOLDER, without training")
+    group.add_argument("--method", choices=METHODS, default="auto", help=_METHOD)
+    written = "with --tokens: where evaluation.json, confusion.png and wrong.png go"
+    group.add_argument("--out", type=folder_path, help=written)
+    group = command.add_argument_group("training and testing on splits")
+    option = group.add_argument
+    usual = "images to learn from; if not given, those of 1, 2, 4 and 8 that leave one to test on, or all of --train"
+    option("--shots", type=count, nargs="+", help=usual)
+    option("--seeds", type=count, help="how many random splits, or trainings: 3, or 1 with --folds")
+    option("--first-seed", type=seed, default=0, help="seed of the first split; the others follow it")
+    option("--folds", type=whole(2), help="cross-validation: each of this many parts is tested on in turn")
+    option("--train", type=path, help="a folder of class folders to learn from, in place of FOLDER")
+    option("--test", type=path, help="with --train: a folder of class folders to test on")
+    group = command.add_argument_group("label errors")
+    ranked = "rank the images of FOLDER by how badly their label fits, each judged by all others; nothing is trained"
+    group.add_argument("--label-errors", action="store_true", help=ranked)
     _add_model(command)
-    _add_training(command)
+    _add_training(command, gammas=True)
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
@@ -231,8 +250,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_training(command: argparse.ArgumentParser) -> None:
-    group = _add_steps(command)
+def _add_training(command: argparse.ArgumentParser, *, gammas: bool = False) -> None:
+    group = _add_steps(command, gammas=gammas)
     directions = ("text_to_image", "image_to_text", "symmetric")
     group.add_argument("--direction", choices=directions, help="direction of the classification term")
     where = "where a prompt's text feature is read: at its end, or at the token"
@@ -245,7 +264,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     group.add_argument("--vectors", type=count, default=1, help="vectors per token")
 
 
-def _add_steps(command: argparse.ArgumentParser) -> Any:
+def _add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:
+    """``gammas``: several can be given, to be compared."""
     group = command.add_argument_group("training", "what is not given is the model's own default")
     option = group.add_argument
     option("--steps", type=whole(1, MAX_STEPS), help="training steps, for all classes together")
@@ -260,7 +280,10 @@ def _add_steps(command: argparse.ArgumentParser) -> Any:
     option("--warm-start", type=whole(0, MAX_STEPS), help="steps on the classification term alone before the first")
     option("--seed", type=seed, help="seed of the training, and of --shots")
     weight = "weight of the classification term: a number, or 'auto' to follow the gradients"
-    option("--gamma", type=gamma, help=weight)
+    if gammas:
+        option("--gamma", type=gamma, nargs="+", dest="gammas", help=f"{weight}; several are compared")
+    else:
+        option("--gamma", type=gamma, help=weight)
     option(
         "--gradient-ratio",
         type=number(0),

@@ -6,9 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..classifiers.clip import ClipClassifier
@@ -17,15 +17,16 @@ from ..data.dataset import few_shot_split
 from ..data.feature_cache import FeatureCache
 from ..data.near_duplicates import across_split
 from ..distributed import SINGLE_PROCESS, DistributedContext
-from ..errors import ConfigError, ExamplesError
+from ..errors import ConfigError
 from ..hosts.base import Host
 from ..tokens.token_set import Support
 from ..training.config import TrainConfig
 from .baselines import BASELINES
 from .metrics import accuracy
 from .recipes import config_of, learn
+from .splits import Split
 
-__all__ = ["Row", "check_shots", "evaluate", "markdown_table", "usual_shots"]
+__all__ = ["Row", "evaluate", "markdown_table"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ def evaluate(
     base: TrainConfig,
     recipes: Sequence[str] = ("TI", "MC-TI"),
     *,
+    gammas: Sequence[float | str] = (),
     vectors: int = 1,
     init: str | None = None,
+    split: Split | None = None,
     on_row: Callable[[Row], object] | None = None,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> list[Row]:
@@ -64,25 +67,30 @@ def evaluate(
         shots, seeds: parameters of the splits. The seed also seeds the training.
         base: the settings of the trainings.
         recipes: names in ``recipes.RECIPES``; MC-TI is also tested together with its examples (hybrid).
+        gammas: if given, MC-TI is trained with each of them; 0 is TI.
         vectors, init: for new tokens, see ``new_tokens``.
+        split: what to learn from and to test on, by default ``few_shot_split``; see ``evaluation.splits``.
         on_row: called with each measurement when it is finished.
         processes: share the splits. In each, ``on_row`` gets its own measurements, and the result contains all.
 
     Raises:
         ConfigError: the cache has no image features.
-        ExamplesError: a class has too few images for the most shots; raised before the first training.
+        ExamplesError: a class has too few images for one of the shots; raised before the first training.
     """
     if cache.features is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space")
-    check_shots(cache.labels, cache.classes, shots)
+    split = split or partial(few_shot_split, cache.labels, cache.classes)
+    for count in shots:
+        split(count, seeds[0])
     splits = [(count, seed) for count in shots for seed in seeds]
+    runs = _runs(recipes, gammas)
     measured: dict[int, list[Row]] = {}
     for number in range(processes.index, len(splits), processes.count):
         count, seed = splits[number]
-        few, others = few_shot_split(cache.labels, cache.classes, count, seed)
+        few, others = split(count, seed)
         copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
         measured[number] = []
-        for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, recipes, vectors, init):
+        for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, runs, vectors, init):
             row = replace(row, copies=copies)
             measured[number].append(row)
             if on_row is not None:
@@ -92,30 +100,20 @@ def evaluate(
     return [Row(**row) for _, rows in ordered for row in rows]
 
 
-def usual_shots(labels: Tensor, classes: Sequence[str]) -> list[int]:
-    """Those of 1, 2, 4 and 8 shots that leave a test image for every class.
-
-    Raises:
-        ExamplesError: a class has only one image.
-    """
-    counts = torch.bincount(labels, minlength=len(classes))
-    if (least := int(counts.min())) < 2:
-        raise ExamplesError(
-            f"class {classes[int(counts.argmin())]!r} has {least} image; to evaluate, every class needs at least two, one to learn from "
-            "and one to test on"
-        )
-    return [count for count in (1, 2, 4, 8) if count < least]
-
-
-def check_shots(labels: Tensor, classes: Sequence[str], shots: Sequence[int]) -> None:
-    """Raise an ``ExamplesError`` if a class has too few images for the most shots and one test image."""
-    for count in shots:
-        few_shot_split(labels, classes, count, seed=0)
+def _runs(recipes: Sequence[str], gammas: Sequence[float | str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, recipe, changed settings) of each training on a split."""
+    runs: list[tuple[str, str, dict[str, Any]]] = []
+    for recipe in recipes:
+        if recipe == "MC-TI" and gammas:
+            runs += [(f"MC-TI, gamma {gamma}", recipe, {"gamma": gamma}) for gamma in gammas if gamma]
+        else:
+            runs.append((recipe, recipe, {}))
+    return runs
 
 
 def _measured(
     host: Host, support: FeatureCache, query: FeatureCache, shots: int, seed: int, base: TrainConfig,
-    recipes: Sequence[str], vectors: int, init: str | None,
+    runs: Sequence[tuple[str, str, dict[str, Any]]], vectors: int, init: str | None,
 ) -> Iterable[Row]:  # fmt: skip
     features, labels = _plain(query), query.labels
     few, classes = Support(_plain(support), support.labels), len(support.classes)
@@ -127,13 +125,13 @@ def _measured(
         started = time.monotonic()
         predicted = baseline(few, features, classes)
         yield row(name, predicted, time.monotonic() - started)
-    for recipe in recipes:
+    for name, recipe, changes in runs:
         started = time.monotonic()
-        tokens = learn(host, support, recipe, config_of(recipe, base, seed), vectors=vectors, init=init)
+        tokens = learn(host, support, recipe, config_of(recipe, base, seed, **changes), vectors=vectors, init=init)
         seconds = time.monotonic() - started
-        yield row(recipe, ClipClassifier(host, tokens).logits(features).argmax(1), seconds)
+        yield row(name, ClipClassifier(host, tokens).logits(features).argmax(1), seconds)
         if recipe == "MC-TI":
-            yield row("MC-TI hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds)
+            yield row(f"{name} hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds)
 
 
 def markdown_table(rows: Sequence[Row], chance: float) -> str:

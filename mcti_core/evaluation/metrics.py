@@ -1,4 +1,4 @@
-"""Accuracy, confusion matrix, and precision and recall per class."""
+"""Accuracy, confusion matrix, precision and recall per class, and calibration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-__all__ = ["ClassRow", "accuracy", "confusion_matrix", "per_class_table"]
+__all__ = [
+    "CalibrationBin",
+    "ClassRow",
+    "accuracy",
+    "calibration_bins",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "per_class_table",
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,16 @@ class ClassRow:
     """Share of this class's images that were recognised; nan without images."""
     taken_for: str | None
     """The other class that its images are most often classified as; None without errors."""
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images whose confidence is in one range."""
+
+    images: int
+    confidence: float
+    """Their mean confidence."""
+    accuracy: float
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -78,6 +96,33 @@ def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> 
             )
         )
     return rows
+
+
+def calibration_bins(confidences: Tensor, correct: Tensor, bins: int = 15) -> list[CalibrationBin]:
+    """Images grouped by confidence into ranges of equal width; ranges without images are left out.
+
+    Args:
+        confidences: (N,) of the answers, in [0, 1].
+        correct: (N,) bool.
+        bins: the number of ranges.
+    """
+    _check_pairs(confidences, correct)
+    place = (confidences * bins).ceil().long().clamp(1, bins)
+    groups = [place == number for number in range(1, bins + 1) if (place == number).any()]
+    return [
+        CalibrationBin(int(own.sum()), float(confidences[own].double().mean()), float(correct[own].double().mean()))
+        for own in groups
+    ]
+
+
+def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """Mean difference between confidence and accuracy, weighted by the bins' images.
+
+    References:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, equation 3.
+    """
+    total = sum(each.images for each in bins)
+    return sum(each.images * abs(each.confidence - each.accuracy) for each in bins) / total
 
 
 def _check_pairs(first: Tensor, second: Tensor) -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from mcti_core.errors import ConfigError
-from mcti_core.evaluation.metrics import accuracy, confusion_matrix, per_class_table
+from mcti_core.evaluation.metrics import (
+    accuracy,
+    calibration_bins,
+    confusion_matrix,
+    expected_calibration_error,
+    per_class_table,
+)
 
 
 @pytest.fixture
@@ -70,3 +76,22 @@ def test_images_of_the_table_add_up(answers):
 def test_refusals(call):
     with pytest.raises(ConfigError):
         call()
+
+
+def test_confusion_matrix_rows_sum_to_the_classes_images(answers):
+    predicted, labels = answers
+    assert confusion_matrix(predicted, labels, 5).sum(1).tolist() == torch.bincount(labels, minlength=5).tolist()
+
+
+def test_calibration_error_by_hand():
+    confidences, correct = torch.tensor([0.95, 0.95, 0.55, 0.0]), torch.tensor([True, False, True, False])
+    bins = calibration_bins(confidences, correct, bins=10)
+    assert [(each.images, each.accuracy) for each in bins] == [(1, 0.0), (1, 1.0), (2, 0.5)]
+    assert expected_calibration_error(bins) == pytest.approx((0 + 0.45 + 2 * 0.45) / 4)
+
+
+def test_calibration_error_of_confidences_that_are_true_is_small():
+    confidences = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    correct = torch.rand(20_000, generator=torch.Generator().manual_seed(1)) < confidences
+    assert expected_calibration_error(calibration_bins(confidences, correct)) < 0.02
+    assert expected_calibration_error(calibration_bins(confidences.square(), correct)) > 0.1

@@ -1,0 +1,112 @@
+"""``mcti evaluate --tokens SET FOLDER``: how well a trained set recognises held-out images."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import counted
+from ..escaping import escaped
+from .console import progress_bar, say
+from .json_output import json_output
+from .options import examples_of, host_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+    from ..data.dataset import FewShotDataset
+    from ..evaluation.measure import Measurement
+    from ..tokens.token_set import TokenSet
+
+__all__ = ["run_evaluate_tokens"]
+
+_SHOWN = 12
+"""Number of wrong answers in the picture."""
+
+
+def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
+    from ..evaluation.measure import class_indices
+    from ..files.output_lock import lock_output
+    from ..files.outputs import check_writable, refuse_to_replace
+    from ..files.ownership import delete_own, refuse_foreign
+    from ..files.provenance import is_marked, write_json, write_png
+    from ..tokens.io import load_tokens
+    from ..viz.plots import confusion_plot
+
+    tokens = load_tokens(arguments.tokens)
+    dataset = examples_of(arguments, alone=True)
+    classes = class_indices(dataset.classes, tokens.labels)
+    out = arguments.out
+    outputs = [] if out is None else [out / name for name in ("evaluation.json", "confusion.png", "wrong.png")]
+    for path in outputs:
+        refuse_foreign(path, is_marked)
+    if out is not None:
+        check_writable(out, [path.name for path in outputs])
+    with (
+        nullcontext() if out is None else lock_output(out, folder=True),
+        json_output(arguments.json, overwrite=arguments.overwrite) as write,
+    ):
+        refuse_to_replace(outputs, overwrite=arguments.overwrite)
+        measured = _measured(arguments, tokens, dataset, classes)
+        record = {"tokens": str(arguments.tokens), **measured.record([str(image) for image in dataset.images])}
+        write(record)
+        if outputs:
+            table, confusion, wrong = outputs
+            write_json(record, table)
+            write_png(confusion_plot(measured.confusion(), tokens.labels), confusion)
+            if picture := _wrong_picture(measured, dataset):
+                write_png(picture, wrong)
+            else:
+                delete_own(wrong, is_marked)  # of an earlier run
+    print("\n".join([*measured.class_table(), ""]))
+    for each in record["most_confidently_wrong"][:_SHOWN]:
+        print(
+            escaped(
+                f"{each['image']}: {each['label']}, taken for {each['predicted']} ({100 * each['confidence']:.1f} %)"
+            )
+        )
+    print(
+        f"accuracy {100 * record['accuracy']:.1f} % of {counted(record['images'], 'image')}; chance {100 * record['chance']:.1f} %; "
+        f"expected calibration error {100 * record['expected_calibration_error']:.1f} %"
+    )
+    return 0
+
+
+def _measured(
+    arguments: argparse.Namespace, tokens: TokenSet, dataset: FewShotDataset, classes: Sequence[int]
+) -> Measurement:
+    import torch
+
+    from ..classifiers.calibration import calibrated_classifier
+    from ..evaluation.measure import Measurement, count_learned, score_images
+
+    host = host_of(arguments)
+    classifier = calibrated_classifier(arguments.method, host, tokens)
+    with progress_bar("evaluating", "image") as progress:
+        confidences, features = score_images(host, classifier, dataset.images, progress=progress)
+    if learned := count_learned(tokens, features):
+        say(
+            f"{learned} of {len(dataset)} images are the same as images that the tokens were learned from, or nearly so; the accuracy is "
+            "too high, so test on other images"
+        )
+    return Measurement(tokens.labels, torch.tensor(classes)[dataset.labels], confidences)
+
+
+def _wrong_picture(measured: Measurement, dataset: FewShotDataset) -> Image | None:
+    """The most confidently wrong images, each with what it is and what it was taken for; None without any."""
+    from ..images.reading import load_squares
+    from ..viz.image_grid import image_grid
+
+    rows = measured.confidently_wrong(_SHOWN)
+    if not rows:
+        return None
+    best = measured.confidences.amax(1)
+    labels = [
+        f"{measured.classes[measured.labels[row]]}, taken for {measured.classes[measured.predicted[row]]} ({best[row]:.0%})"
+        for row in rows
+    ]
+    return image_grid([[image] for image in load_squares([dataset.images[row] for row in rows], 128)], labels)

@@ -1,0 +1,64 @@
+"""Find examples whose label is probably wrong: another class fits them better, judged without themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..classifiers.calibration import fit_temperature
+from ..classifiers.logistic import LogisticRegression
+from ..classifiers.stacking import held_out_logits
+from ..data.feature_cache import FeatureCache
+from ..errors import ConfigError
+
+__all__ = ["LabelError", "rank_label_errors"]
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """An example that another class fits better."""
+
+    index: int
+    """Of the example in its dataset."""
+    label: int
+    """Index of its class."""
+    suggested: int
+    """Index of the class that fits best."""
+    confidence: float
+    """In ``suggested``, in [0, 1]."""
+    margin: float
+    """Confidence in ``suggested`` minus that in ``label``; the greater, the likelier the label is wrong."""
+
+
+def rank_label_errors(cache: FeatureCache) -> list[LabelError]:
+    """Examples whose label is not the most likely one, the worst first.
+
+    Each is judged by a logistic regression on the image features of others. An example that is its class's only one cannot
+    be judged.
+
+    Raises:
+        ConfigError: there are no image features, or every class has only one image.
+
+    References:
+        Northcutt et al., "Confident Learning", JAIR 2021, arXiv 1911.00068: out-of-sample confidences rank label errors.
+    """
+    if cache.features is None:
+        raise ConfigError("to find label errors, the examples need image features; give a CLIP space")
+    features, labels, count = cache.features[:, 0], cache.labels, len(cache.classes)
+    logits = held_out_logits(
+        features, labels, count, lambda some, theirs: LogisticRegression(some, theirs, count).logits
+    )
+    judged = logits.isfinite().all(1).nonzero()[:, 0]
+    if not len(judged):
+        raise ConfigError("every class has one image, and to judge it a class needs two; add images")
+    logits, labels = logits[judged], labels[judged]
+    confidences = (logits / fit_temperature(logits, labels)).softmax(1)
+    best, suggested = confidences.max(1)
+    margin: Tensor = best - confidences[torch.arange(len(labels)), labels]
+    order = margin.argsort(descending=True, stable=True)
+    return [
+        LabelError(int(judged[row]), int(labels[row]), int(suggested[row]), float(best[row]), float(margin[row]))
+        for row in order[: int((margin > 0).sum())].tolist()
+    ]

@@ -1,0 +1,188 @@
+"""Measure a trained token set on held-out images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..classifiers.base import Classifier
+from ..classifiers.clip import ClipClassifier, image_features
+from ..classifiers.hybrid import HybridClassifier
+from ..data.image_stream import read_ahead
+from ..data.num_workers import default_num_workers
+from ..errors import ExamplesError, listed
+from ..escaping import escaped
+from ..hosts.base import Host
+from ..images.reading import load_squares, one_error
+from ..tokens.normal_form import index_of
+from ..tokens.token_set import TokenSet
+from .metrics import (
+    CalibrationBin,
+    accuracy,
+    calibration_bins,
+    confusion_matrix,
+    expected_calibration_error,
+    per_class_table,
+)
+
+__all__ = ["Measurement", "aligned_table", "class_indices", "count_learned", "percent", "score_images"]
+
+_SAME = 0.9995
+"""Cosine of two images' features. With the pocket checkpoint, no two different digits exceed 0.979; the same image reaches 0.999999."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Confidences of a classifier for N held-out images, and what follows from them."""
+
+    classes: tuple[str, ...]
+    labels: Tensor
+    """(N,) int64 true classes."""
+    confidences: Tensor
+    """(N, C) float32, each row sums to 1."""
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """(N,) int64."""
+        return self.confidences.argmax(1)
+
+    def confidently_wrong(self, most: int) -> list[int]:
+        """Indices of wrong answers, the most confident first."""
+        wrong = (self.predicted != self.labels).nonzero()[:, 0]
+        return wrong[self.confidences.amax(1)[wrong].argsort(descending=True, stable=True)][:most].tolist()
+
+    def confusion(self) -> Tensor:
+        """(C, C) int64: images of each true class (row) that were classified as each class (column)."""
+        return confusion_matrix(self.predicted, self.labels, len(self.classes))
+
+    def class_table(self) -> list[str]:
+        """Lines of a Markdown table with a row per class."""
+        rows = [
+            (escaped(row.label), str(row.images), percent(row.precision), percent(row.recall), escaped(row.taken_for or ""))
+            for row in per_class_table(self.predicted, self.labels, self.classes)
+        ]  # fmt: skip
+        return aligned_table(("class", "images", "precision", "recall", "most often taken for"), rows)
+
+    def calibration_error(self) -> float:
+        """The expected calibration error, in [0, 1]."""
+        return expected_calibration_error(self.calibration())
+
+    def calibration(self) -> list[CalibrationBin]:
+        """Accuracy at each level of confidence."""
+        return calibration_bins(self.confidences.amax(1), self.predicted == self.labels)
+
+    def record(self, images: Sequence[str], most_wrong: int = 20) -> dict[str, Any]:
+        """All figures as plain values for JSON.
+
+        Args:
+            images: (N,) names.
+            most_wrong: number of wrong answers to list.
+        """
+        best = self.confidences.amax(1)
+        return {
+            "images": len(self.labels),
+            "classes": list(self.classes),
+            "chance": 1 / len(self.classes),
+            "accuracy": accuracy(self.predicted, self.labels),
+            "expected_calibration_error": self.calibration_error(),
+            "calibration": [asdict(each) for each in self.calibration()],
+            "per_class": [
+                {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(row).items()}
+                for row in per_class_table(self.predicted, self.labels, self.classes)
+            ],
+            "confusion_matrix": self.confusion().tolist(),
+            "most_confidently_wrong": [
+                {
+                    "image": images[index],
+                    "label": self.classes[self.labels[index]],
+                    "predicted": self.classes[self.predicted[index]],
+                    "confidence": round(float(best[index]), 6),
+                }
+                for index in self.confidently_wrong(most_wrong)
+            ],
+        }  # fmt: skip
+
+
+def score_images(
+    host: Host, classifier: Classifier, images: Sequence[Path | Tensor], *, size: int | None = None, batch: int = 32,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Classify images, each read when it is needed.
+
+    Args:
+        host: of the classifier.
+        images: N paths, or tensors (3, H, W) in [0, 1].
+        size: side in pixels, by default the host's own.
+        batch: images at once.
+        progress: called with the number of finished images and of all images.
+
+    Returns:
+        (N, C) float32 confidences, and (N, p) float32 image features; None without a CLIP space.
+
+    Raises:
+        ExamplesError: one error for all unreadable images.
+    """
+    read = partial(_square, size=size or host.image_size)
+    logits, features, errors = list[Tensor](), list[Tensor](), list[ExamplesError]()
+    for found in read_ahead(images, batch, read, default_num_workers()):
+        errors += [image for _, image in found if isinstance(image, ExamplesError)]
+        if errors:  # the others are still read, so that one message lists all unreadable images
+            continue
+        squares = torch.stack([image for _, image in found if isinstance(image, Tensor)])
+        if host.clip is not None:
+            features.append(image_features(host, squares))
+        if isinstance(classifier, ClipClassifier | HybridClassifier) and features:
+            logits.append(classifier.logits(features[-1]))
+        else:
+            logits.append(classifier.scores(squares).logits.cpu())
+        progress(sum(map(len, logits)), len(images))
+    if errors:
+        raise one_error(errors)
+    confidences = (torch.cat(logits) / classifier.temperature).softmax(1)
+    return confidences.clone(), torch.cat(features).clone() if features else None
+
+
+def class_indices(labels: Sequence[str], known: Sequence[str]) -> list[int]:
+    """The index of each label among known classes.
+
+    Raises:
+        ExamplesError: a label is none of them.
+    """
+    found = [index_of(label, known) for label in labels]
+    if None in found:
+        raise ExamplesError(f"the tokens have no class {labels[found.index(None)]!r}; they have {listed(known)}")
+    return [index for index in found if index is not None]
+
+
+def count_learned(tokens: TokenSet, features: Tensor | None) -> int:
+    """How many images the tokens were trained on, or near copies of these, by their features (N, p)."""
+    support = tokens.support
+    if support is None or features is None or features.shape[1] != support.features.shape[1]:
+        return 0
+    closest = (normalize(features, dim=1) @ normalize(support.features, dim=1).T).amax(1)
+    return int((closest > _SAME).sum())
+
+
+def aligned_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table that is also readable as plain text."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
+    lines.insert(1, ["-" * width for width in widths])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent; empty for nan."""
+    return "" if math.isnan(share) else f"{100 * share:.{digits}f} %"
+
+
+def _square(image: Path | Tensor, size: int) -> Tensor:
+    return load_squares([image], size)[0]
