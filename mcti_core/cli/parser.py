@@ -26,7 +26,7 @@ from .evaluate import run_evaluate
 from .generate import run_generate
 from .option_checks import check_options
 from .train import INTERRUPTED, run_train
-from .train_arguments import add_reading
+from .train_arguments import add_reading, add_validation
 
 __all__ = ["main"]
 
@@ -130,6 +130,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     option("--init-from", type=path, help="a token set file; classes with the same label start from its vectors")
     option("--shots", type=count, help="train on this many random images of each class instead of all")
     add_reading(command)
+    add_validation(command)
     _add_cache(command)
     group = command.add_argument_group("resuming an interrupted training")
     either = group.add_mutually_exclusive_group()

@@ -14,6 +14,7 @@ from ..training.errors import StopTraining, TrainingError
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
+from .train_monitor import check_monitoring, held_out_of, monitored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,22 +51,26 @@ def run_train(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
     from ..tokens.names import safe_names
 
-    dataset = examples_of(arguments)
+    dataset, others = examples_of(arguments), None
     if arguments.shots:
         seed = config_of(arguments).seed
-        few, _ = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
-        dataset = dataset.pick(few)
+        few, rest = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
+        whole = len(dataset.labels[rest].unique()) == len(dataset.classes)
+        dataset, others = dataset.pick(few), dataset.pick(rest) if whole else None
+    held_out = held_out_of(arguments, dataset.classes, others)
     processes = processes_of(arguments)
-    outputs = outputs_of(arguments, safe_names(dataset.classes))
+    outputs = outputs_of(arguments, names := safe_names(dataset.classes))
     if processes.is_main:  # alone, since it makes and removes folders
         check_outputs(arguments, outputs, arguments.vectors)
+        check_monitoring(arguments, dataset.classes, names)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
-        return _run_train(arguments, dataset, outputs, processes)
+        return _run_train(arguments, dataset, held_out, outputs, processes)
 
 
 def _run_train(
-    arguments: argparse.Namespace, dataset: FewShotDataset, outputs: Sequence[Path], processes: DistributedContext
-) -> int:
+    arguments: argparse.Namespace, dataset: FewShotDataset, held_out: FewShotDataset | None, outputs: Sequence[Path],
+    processes: DistributedContext,
+) -> int:  # fmt: skip
     from ..tokens.io import load_tokens
     from ..training.initial import new_tokens, take_over
     from ..training.loop import run_identity
@@ -89,7 +94,7 @@ def _run_train(
             )
         say(f"resuming after {state.step} steps", shown=processes.is_main)
     with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
-        return _train(host, cache, config, tokens, state, arguments, processes, asked)
+        return _train(host, cache, held_out, config, tokens, state, arguments, processes, asked)
 
 
 def config_for(
@@ -178,8 +183,8 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedCon
 
 
 def _train(
-    host: Host, cache: FeatureCache, config: TrainConfig, tokens: TokenSet, state: TrainState | None,
-    arguments: argparse.Namespace, processes: DistributedContext, asked: Callable[[], bool] | None,
+    host: Host, cache: FeatureCache, held_out: FewShotDataset | None, config: TrainConfig, tokens: TokenSet,
+    state: TrainState | None, arguments: argparse.Namespace, processes: DistributedContext, asked: Callable[[], bool] | None,
 ) -> int:  # fmt: skip
     """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
     from ..training.autosave import AutoSaver
@@ -190,12 +195,14 @@ def _train(
     keeping = AutoSaver(path, every=arguments.keep_every, tell=say)
     with (
         keeping if processes.is_main else nullcontext(),
+        monitored(arguments, host, config, held_out, processes) as monitor,
         progress_bar("training", "step", shown=processes.is_main) as progress,
     ):
 
         def on_step(info: StepInfo) -> None:
             if processes.is_main:
                 keeping.on_step(info)
+            monitor(info)
             progress(info.step, info.total)
             if asked is not None and asked():
                 raise StopTraining

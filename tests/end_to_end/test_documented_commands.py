@@ -46,6 +46,7 @@ NOT_RUN = {  # what a command begins with: why it is not run here
     "python -m mcti_core.pocket.recipe": "trains the pocket checkpoint for hours",
     "python -m mcti_core.pocket.digits": "writes 1,797 images; test_digits.py writes some",
     "accelerate launch --multi_gpu --num_processes 8": "needs several machines",
+    "tensorboard --logdir": "serves a page until it is stopped; tests/training/test_trackers.py reads the files",
     "mcti convert": "run by test_convert.py with embeddings of other programs",
     "mcti demo": "run by test_demo.py",
 }

@@ -1,0 +1,168 @@
+"""Log a training while it runs, with Hugging Face Accelerate's trackers or into a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
+from operator import methodcaller
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..files.ownership import write_own
+from ..files.regular import open_regular
+from .config import TrainConfig
+from .errors import TrainingError
+from .loop import StepInfo
+from .schedules import gamma_of_step, learning_rate
+
+__all__ = ["TRACKERS", "CsvTracker", "Trackers", "check_trackers", "is_log"]
+
+TRACKERS = ("tensorboard", "wandb", "csv")
+_EVERY = 50
+"""Steps between reads of the losses, each of which waits for the device."""
+_COLUMNS = ("step", "learning_rate", "loss", "reconstruction", "classification", "gamma", "accuracy")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a ``ConfigError`` unless the packages of these trackers are installed."""
+    for name in names:
+        for package in () if name == "csv" else (name, "accelerate"):
+            if find_spec(package) is None:
+                raise ConfigError(
+                    f"the tracker {name} needs the package {package}; pip install {package}, or choose csv"
+                )
+
+
+def is_log(path: Path) -> bool:
+    """Whether ``CsvTracker`` wrote a file."""
+    try:
+        with open_regular(path) as file:
+            return (file.read(200) or b"").startswith(",".join(_COLUMNS).encode())
+    except OSError:
+        return False
+
+
+class CsvTracker:
+    """One row per step in ``log.csv``, with the methods of ``accelerate.tracking.GeneralTracker``."""
+
+    name = "csv"
+
+    def __init__(self, folder: Path):
+        self.path = write_own(folder / "log.csv", lambda file: self._append(file, _COLUMNS), is_log)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._append(self.path, [step, *(values.get(name, "") for name in _COLUMNS[1:])])
+
+    def finish(self) -> None:
+        pass
+
+    @staticmethod
+    def _append(path: Path, row: Sequence[object]) -> None:
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+class Trackers:
+    """Learning rate, losses and gamma of every step, from the first one on, also of a training that was resumed.
+
+    A tracker that fails is reported and no longer used; the training goes on. Leaving the context logs what is left.
+
+    Args:
+        names: some of ``TRACKERS``.
+        folder: for ``log.csv``, and for TensorBoard's files in ``logs``.
+        config: of the training.
+        tell: called with a sentence when a tracker fails.
+    """
+
+    def __init__(
+        self, names: Sequence[str], folder: Path, config: TrainConfig, *, tell: Callable[[str], object] = print
+    ):
+        self.config, self.tell, self.open = config, tell, dict[str, Any]()
+        self._logged, self._last = 0, list[StepInfo]()
+        for name in names:
+            self._try(name, lambda name: self.open.update({name: _opened(name, folder, config)}))
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(TrainingError):
+            for info in self._last:
+                self._log(info.history())
+        self._each(methodcaller("finish"))
+
+    def on_step(
+        self, info: StepInfo, accuracy: float | None = None, images: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> None:
+        """To be called after every step.
+
+        Args:
+            accuracy: of held-out images, where it was measured after this step.
+            images: by name, (3, H, W) in [0, 1] drawn after this step.
+        """
+        self._last[:] = [info]
+        if self.open and (accuracy is not None or images or info.step % _EVERY == 0 or info.step == info.total):
+            self._log(info.history(), accuracy)
+            if images:
+                self._each(partial(_log_images, images=images, step=info.step))
+
+    def _log(self, history: Mapping[str, Sequence[float]], accuracy: float | None = None) -> None:
+        """The steps that were not logged yet; the accuracy belongs to the last one."""
+        steps = len(history["loss"])
+        for step in range(self._logged, steps):
+            values = {name: column[step] for name, column in history.items()}
+            values["learning_rate"] = learning_rate(self.config, step)
+            if not self.config.adaptive:
+                values["gamma"] = gamma_of_step(self.config, step)
+            if accuracy is not None and step == steps - 1:
+                values["accuracy"] = accuracy
+            computed = {name: value for name, value in values.items() if math.isfinite(value)}
+            self._each(methodcaller("log", computed, step=step + 1))
+        self._logged = steps
+
+    def _each(self, call: Callable[[Any], object]) -> None:
+        for name in list(self.open):
+            self._try(name, lambda name: call(self.open[name]))
+
+    def _try(self, name: str, call: Callable[[str], object]) -> None:
+        try:
+            call(name)
+        except Exception as error:  # a full disk, a server that is away
+            self.open.pop(name, None)
+            self.tell(f"the tracker {name} is no longer used: {str(error)[:300] or type(error).__name__}")
+
+
+def _opened(name: str, folder: Path, config: TrainConfig) -> Any:
+    if name == CsvTracker.name:
+        return CsvTracker(folder)
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    tracker = (
+        TensorBoardTracker(folder.name or "mcti", folder / "logs")
+        if name == "tensorboard"
+        else WandBTracker("mcti", name=folder.name or None, dir=str(folder))
+    )
+    if hasattr(tracker, "start"):  # earlier versions of Accelerate start at once
+        tracker.start()
+    settings = config.describe().items()
+    tracker.store_init_configuration({key: v if isinstance(v, int | float | str) else str(v) for key, v in settings})
+    return tracker
+
+
+def _log_images(tracker: Any, images: Mapping[str, Sequence[Tensor]], step: int) -> None:
+    pictures = {
+        name: torch.stack(list(those)).movedim(1, -1).mul(255).round().byte().numpy() for name, those in images.items()
+    }
+    if tracker.name != CsvTracker.name:
+        tracker.log_images(pictures, step=step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}))

@@ -1,0 +1,124 @@
+import csv
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mcti_core.cli.train_arguments import TRACKERS as ARGUMENTS
+from mcti_core.errors import ConfigError, FileError
+from mcti_core.training.errors import StopTraining
+from mcti_core.training.loop import TrainConfig, train
+from mcti_core.training.schedules import gamma_of_step, learning_rate
+from mcti_core.training.trackers import TRACKERS, CsvTracker, Trackers, check_trackers, is_log
+
+CONFIG = TrainConfig(steps=4, batch=2, lr=1e-2, lr_warmup=1, gamma=0.5, gamma_end=0.1, templates=("a photo of a {}",))
+
+
+def rows(folder):
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def same(first, second):
+    return all(torch.equal(v, second.vectors[name]) for name, v in first.vectors.items())
+
+
+def run(host, cache, tokens, folder, names=("csv",), config=CONFIG, stop_after=0, told=None, **options):
+    def on_step(info):
+        trackers.on_step(info)
+        if info.step == stop_after:
+            raise StopTraining
+
+    with Trackers(names, folder, config, tell=(told if told is not None else []).append) as trackers:
+        return train(host, cache, tokens, config, on_step=on_step, **options)
+
+
+def test_csv_has_losses_learning_rate_and_gamma_of_every_step(tiny_host, cache, tokens, tmp_path):
+    result = run(tiny_host, cache, tokens, tmp_path)
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == ["1", "2", "3", "4"]
+    for name in ("loss", "reconstruction", "classification"):
+        assert [float(row[name]) for row in found] == list(result.history[name])
+    assert [float(row["learning_rate"]) for row in found] == [learning_rate(CONFIG, step) for step in range(4)]
+    assert [float(row["gamma"]) for row in found] == [gamma_of_step(CONFIG, step) for step in range(4)]
+    assert {row["accuracy"] for row in found} == {""}
+
+
+def test_adaptive_gamma_is_that_of_the_history(tiny_host, cache, tokens, tmp_path):
+    config = replace(CONFIG, gamma="auto", gamma_end=None)
+    result = run(tiny_host, cache, tokens, tmp_path, config=config)
+    assert [float(row["gamma"]) for row in rows(tmp_path)] == list(result.history["gamma"])
+
+
+def test_logged_learning_rate_is_the_optimizer_s(tiny_host, cache, tokens, monkeypatch):
+    used, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: used.append(self.param_groups[0]["lr"]) or step(self))
+    train(tiny_host, cache, tokens, CONFIG)
+    assert used == [learning_rate(CONFIG, step) for step in range(4)]
+
+
+def test_resumed_training_logs_each_step_once_from_the_first(tiny_host, cache, tokens, tmp_path):
+    states = []
+    train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state()))
+    stopped = run(tiny_host, cache, tokens, tmp_path, stop_after=3)
+    assert stopped.stopped == "stopped"
+    assert len(rows(tmp_path)) == stopped.steps
+    whole = run(tiny_host, cache, tokens, tmp_path, resume=states[1])
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
+    assert [float(row["loss"]) for row in rows(tmp_path)] == list(whole.history["loss"])
+
+
+def test_tensorboard_gets_the_same_values_and_images_and_tokens_stay_to_the_bit(tiny_host, cache, tokens, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    told = []
+    with Trackers(("tensorboard", "csv"), tmp_path, CONFIG, tell=told.append) as trackers:
+        image = torch.full((3, 8, 8), 0.5)
+        result = train(
+            tiny_host, cache, tokens, CONFIG,
+            on_step=lambda info: trackers.on_step(info, 0.75, {"a {}": [image, image]}) if info.step % 2 == 0 else None,
+        )  # fmt: skip
+    assert told == []
+    assert same(result.tokens, train(tiny_host, cache, tokens, CONFIG).tokens)
+    read = events.EventAccumulator(str(tmp_path / "logs" / tmp_path.name))
+    read.Reload()
+    assert [event.value for event in read.Scalars("loss")] == pytest.approx(result.history["loss"])
+    assert [(event.step, event.value) for event in read.Scalars("accuracy")] == [(2, 0.75), (4, 0.75)]
+    assert any("a " in tag for tag in read.Tags()["images"])
+    assert [row["accuracy"] for row in rows(tmp_path)] == ["", "0.75", "", "0.75"]
+
+
+@pytest.mark.parametrize("when", ["opening", "logging", "finishing"])
+def test_tracker_that_fails_is_told_once_and_the_training_is_the_same(
+    tiny_host, cache, tokens, tmp_path, monkeypatch, when
+):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    method = {"opening": "__init__", "logging": "log", "finishing": "finish"}[when]
+    monkeypatch.setattr(CsvTracker, method, fail)
+    told = []
+    result = run(tiny_host, cache, tokens, tmp_path, told=told)
+    assert told == ["the tracker csv is no longer used: [Errno 28] No space left on device"]
+    assert result.stopped == "finished"
+    assert same(result.tokens, train(tiny_host, cache, tokens, CONFIG).tokens)
+
+
+def test_log_of_an_earlier_run_is_replaced_and_another_program_s_is_not(tmp_path):
+    CsvTracker(tmp_path).log({"loss": 1.0}, step=1)
+    assert is_log(tmp_path / "log.csv")
+    CsvTracker(tmp_path)
+    assert rows(tmp_path) == []
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(FileError, match=r"was not written by MC-TI"):
+        CsvTracker(tmp_path)
+    assert not is_log(tmp_path / "missing.csv")
+
+
+def test_tracker_without_its_package_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("mcti_core.training.trackers.find_spec", lambda package: None)
+    check_trackers(("csv",))
+    with pytest.raises(ConfigError, match="needs the package wandb; pip install wandb, or choose csv"):
+        check_trackers(("csv", "wandb"))
+    assert ARGUMENTS == TRACKERS
+    assert "wandb" not in sys.modules
