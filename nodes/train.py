@@ -152,8 +152,7 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
         The result, and the saver, which keeps its file until its removal is requested.
     """
     from ..mcti_core.training.autosave import AutoSaver
-    from ..mcti_core.training.loop import StepInfo, run_identity
-    from ..mcti_core.training.oom import train_with_oom_retry
+    from ..mcti_core.training.loop import StepInfo, run_identity, train
 
     identity, report = run_identity(host, cache, tokens, config), Reporter("training")
     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -170,10 +169,10 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
 
         try:
             try:
-                return train_with_oom_retry(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+                return train(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
             except ResumeError as error:  # before the first step
                 give_up(path, error)
-                return train_with_oom_retry(host, cache, tokens, config, on_step=on_step), keeping
+                return train(host, cache, tokens, config, on_step=on_step), keeping
         except TrainingError as error:
             keep_tokens(error.tokens, path, last[-1].step if last else 0, config)
             raise

@@ -188,8 +188,7 @@ def _train(
 ) -> int:  # fmt: skip
     """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
     from ..training.autosave import AutoSaver
-    from ..training.loop import StepInfo
-    from ..training.oom import train_with_oom_retry
+    from ..training.loop import StepInfo, train
 
     out, path = arguments.out, arguments.out / UNFINISHED
     keeping = AutoSaver(path, every=arguments.keep_every, tell=say)
@@ -208,9 +207,7 @@ def _train(
                 raise StopTraining
 
         try:
-            result = train_with_oom_retry(
-                host, cache, tokens, config, on_step=on_step, resume=state, processes=processes
-            )
+            result = train(host, cache, tokens, config, on_step=on_step, resume=state, processes=processes)
         except TrainingError as error:
             if processes.is_main:
                 write_tokens(error.tokens, out)

@@ -26,8 +26,7 @@ from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
 from ..tokens.io import refuse_foreign_tokens, save_tokens
 from ..training.initial import new_tokens
-from ..training.loop import StepInfo
-from ..training.oom import train_with_oom_retry
+from ..training.loop import StepInfo, train
 from .judge import DigitJudge, colours
 from .results import EDIT, PLAIN, SAMPLES, Demo
 
@@ -93,7 +92,7 @@ def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: floa
         progress(f"train {name}", info.step, info.total)
 
     config = replace(POCKET_CONFIG, gamma=gamma, warm_start=POCKET_CONFIG.warm_start if gamma else 0, seed=demo.seed)
-    result = train_with_oom_retry(host, support, new_tokens(host, support.classes), config, on_step=on_step)
+    result = train(host, support, new_tokens(host, support.classes), config, on_step=on_step)
     demo.tokens[name], demo.histories[name] = result.tokens, result.history
 
 

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..hosts.base import Host
 from ..training.config import TrainConfig
 from ..training.initial import new_tokens
-from ..training.oom import train_with_oom_retry
+from ..training.loop import train
 
 __all__ = ["TrainableClassifier"]
 
@@ -57,7 +57,7 @@ class TrainableClassifier(Classifier):
         dataset = FewShotDataset(tuple(classes), paths, torch.tensor([classes.index(text) for text in texts]))
         cache = FeatureCache.build(self.host, dataset, mirror=self.mirror)
         first = new_tokens(self.host, dataset.classes, vectors=self.vectors, seed=self.config.seed)
-        self.tokens_ = train_with_oom_retry(self.host, cache, first, self.config).tokens
+        self.tokens_ = train(self.host, cache, first, self.config).tokens
         self._fitted = calibrated_classifier(self.method, self.host, self.tokens_)
         self.labels, self.temperature = self._fitted.labels, self._fitted.temperature
         return self

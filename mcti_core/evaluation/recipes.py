@@ -11,8 +11,7 @@ from ..hosts.base import Host
 from ..tokens.token_set import TokenSet
 from ..training.config import TrainConfig
 from ..training.initial import new_tokens
-from ..training.loop import StepInfo
-from ..training.oom import train_with_oom_retry
+from ..training.loop import StepInfo, train
 from ..training.per_class import train_per_class
 
 __all__ = ["RECIPES", "RELEASED", "config_of", "learn"]
@@ -44,4 +43,4 @@ def learn(
     first = new_tokens(host, examples.classes, vectors=vectors, init=init, seed=config.seed)
     if recipe == RELEASED:
         return train_per_class(host, examples, first, config, on_step=on_step)[-1].tokens
-    return train_with_oom_retry(host, examples, first, config, on_step=on_step).tokens
+    return train(host, examples, first, config, on_step=on_step).tokens

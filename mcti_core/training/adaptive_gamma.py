@@ -1,7 +1,7 @@
-"""gamma from the gradients: the weight at which both loss terms pull on the tokens as hard as is wanted.
+"""Choose gamma from the gradients: the weight at which the two loss terms have gradients of a given ratio.
 
-A number that suits one checkpoint says little about another: the terms' gradients differ by orders of magnitude between
-models, and within one training.
+A constant gamma that suits one checkpoint rarely suits another, since the gradients of the terms differ by orders of
+magnitude between models, and within one training.
 
 References:
     Esser, Rombach, Ommer 2021, "Taming Transformers" (VQGAN), whose adversarial loss has such an adaptive weight.
@@ -25,26 +25,24 @@ _FLOOR = 0.01
 """Lower bound of the classification term's average, relative to its maximum so far. Once the few examples are separated, this
 gradient almost vanishes, and raising gamma a thousandfold to compensate gains nothing (docs/results.md)."""
 _LEAST = 1e-20
-"""For the norm of a classification term without a gradient, so that gamma stays finite."""
+"""Lower bound of the classification term's norm, so that gamma stays finite without a gradient."""
 
 
 class AdaptiveGamma:
-    """gamma = ratio * average |gradient of the reconstruction term| / average |gradient of the classification term|.
+    """gamma = ratio * average |gradient of L_ldm| / average |gradient of L_cls|, without waiting for the device.
 
-    The norms are those at the token vectors that both terms reach; the averages are exponential ones over the steps so
-    far, this one included; the second counts as a hundredth of its largest value at least. Nothing here waits for the
-    device.
+    The gradients are those of the vectors that both terms depend on. The averages are exponential moving averages that
+    include the current step; the second one is at least a hundredth of its maximum so far.
 
     Args:
-        ratio: above 0; what gamma times the second norm is, of the first.
-        device: where the vectors are.
+        ratio: above 0; the wanted norm of gamma * the gradient of L_cls, relative to that of L_ldm.
+        device: the vectors' device.
     """
 
     def __init__(self, ratio: float, device: torch.device | str):
         self.ratio = ratio
         self.norms = torch.zeros(3, device=device)
-        """(3,) float32: running averages of the two norms, and the largest of the second so far. That both averages began at 0
-        cancels in their ratio."""
+        """(3,) float32: moving averages of the two norms, and the maximum of the second. Both start at 0, which cancels in the ratio."""
 
     def backward(
         self,
@@ -55,13 +53,13 @@ class AdaptiveGamma:
     ) -> None:
         """Set the vectors' gradients to those of ``weight`` * reconstruction + gamma * classification.
 
-        The denoiser is gone through backwards once, the text encoder twice, the first time for the classification term,
-        so that what the denoiser kept for backward is let go of as usual.
+        This takes one backward pass through the denoiser, and two through the text encoder. The one for the
+        classification term comes first, so that the denoiser's pass frees the graph as usual.
 
         Args:
-            terms: this process's ``reconstruction`` and ``classification``, of one graph; afterwards the sums over all
-                processes, with ``gamma`` and ``loss`` beside them.
-            weight: of the reconstruction term.
+            terms: this process's shares of ``reconstruction`` and ``classification``, in one graph; replaced by the sums
+                over all processes, with ``gamma`` and ``loss`` added.
+            weight: weight of the reconstruction term.
         """
         parameters = list(vectors.values())
         found = torch.autograd.grad(terms["classification"], parameters, retain_graph=True, allow_unused=True)

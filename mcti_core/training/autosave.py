@@ -1,4 +1,4 @@
-"""Keep a training on the disk while it runs, so that nothing which ends it loses what it learned."""
+"""Save a running training regularly, so that no kind of interruption loses it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .loop import StepInfo
 __all__ = ["EVERY", "AutoSaver"]
 
 EVERY = 10.0
-"""Seconds of training that a power cut may cost; a save takes some milliseconds (docs/reliability.md)."""
+"""Seconds between saves; a save takes some milliseconds (docs/reliability.md)."""
 _SHARE = 0.005
-"""Of the time that saving may take: where a disk is slow or there are very many classes, saves become rarer."""
+"""Maximum share of the time for saving; with a slow disk or very many classes, saves become rarer."""
 
 
 class AutoSaver:
-    """The training inside this context is in a file: from time to time, and as it stood at the end, however it ended.
+    """Saves the training in this context to a file: at intervals, and on every exit.
 
-    What stands in the way of saving is told and does not end the training.
+    A failed save is reported and does not end the training.
 
     Args:
-        path: of the file, see ``training.checkpoint``.
+        path: the file, see ``training.checkpoint``.
         every: seconds between saves; 0 saves after every step.
-        tell: called with a sentence when a save fails, once.
+        tell: called once with a message if saves fail.
     """
 
     def __init__(self, path: str | Path, *, every: float = EVERY, tell: Callable[[str], object] = print):
@@ -50,14 +50,14 @@ class AutoSaver:
             self._save(self._last)
 
     def on_step(self, info: StepInfo) -> None:
-        """To be called after every step."""
+        """Save if it is time; call it after every step."""
         self._last = info
         rest = max(self.every, self._took / _SHARE) if self.every else 0.0
         if time.monotonic() - self._at >= rest:
             self._save(info)
 
     def remove(self) -> None:
-        """The training is done, and its tokens are where they belong."""
+        """Remove the file, once the training's tokens are saved."""
         delete_own(self.path, is_training)
 
     def _save(self, info: StepInfo) -> None:
@@ -66,8 +66,8 @@ class AutoSaver:
             save_checkpoint(info.state(), self.path)
             self._saved = info.step
         except TrainingError:
-            pass  # its numbers are no longer finite, which the training itself will tell; the last save stays
-        except Exception as error:  # a full disk, or a device that failed and gives nothing back any more
+            pass  # a number is not finite, which the training itself reports; the last save stays
+        except Exception as error:  # a full disk, or a failed device from which nothing can be copied
             if not self._told:
                 self.tell(str(error))
             self._told = True

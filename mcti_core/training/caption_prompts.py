@@ -1,4 +1,4 @@
-"""Prompts of images that have a caption: it conditions the denoiser in place of a template of the class."""
+"""Condition the denoiser on an image's own caption, in place of a template."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["CaptionPrompts"]
 
 
 class CaptionPrompts:
-    """The classification term does not read captions: it compares classes in the same templates.
+    """Prompts of examples with and without captions. The classification term does not use captions.
 
     Args:
-        host: with the text encoders.
-        captions: (N,) template of each example, empty for those without.
+        host: the host with the text encoders.
+        captions: (N,) template of each example, empty for examples without a caption.
         templates: K templates, one of which is drawn for an image without caption.
-        vectors: per token.
+        vectors: V, the number of vectors per token.
 
     Raises:
         TokenError: a caption is too long.
@@ -44,12 +44,13 @@ class CaptionPrompts:
         generator: torch.Generator,
         at_once: int,
     ) -> dict[str, TextFeatures]:
-        """What the denoiser reads of each image in the share's rows.
+        """Encoder -> what the denoiser reads of the prompts of the share's images.
 
         Args:
-            images: (B,) int64 indices of examples. Templates are drawn for all.
+            images: (B,) int64 indices of examples. Templates are drawn for all of them.
+            share: this process's rows of the batch.
             places: (B,) int64 row of each image's class in the vectors.
-            vectors: by encoder, (A, V, d).
+            vectors: encoder -> (A, V, d).
             at_once: as in ``encode_classes``.
         """
         drawn = torch.randint(0, self.templates, (len(images),), generator=generator)

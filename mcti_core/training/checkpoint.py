@@ -1,4 +1,4 @@
-"""A training that was broken off, in one file: all that its next step depends on, to the bit.
+"""Save and load the state of a training, to the bit.
 
 Only safetensors is written or read: unlike pickled files, it cannot carry code.
 """
@@ -29,18 +29,18 @@ _FORMAT, _VERSION = "mcti-training", 1
 
 
 def save_checkpoint(state: TrainState, path: str | Path) -> Path:
-    """Write a training into one file, whole or not at all.
+    """Write a state to a file, atomically.
 
-    The file holds ``vectors.<encoder>``, ``moments.<parameter>.<name>`` and ``generators.<i>`` as they are,
-    ``gradient_norms`` (3,) float32 where gamma is adaptive, ``history`` (steps, losses) and ``best`` (2,) in float64,
-    and all else as metadata, each value as JSON.
+    Tensors are ``vectors.<encoder>``, ``moments.<parameter>.<name>``, ``generators.<i>``, for an adaptive gamma
+    ``gradient_norms`` (3,) float32, and in float64 ``history`` (steps, losses) and ``best`` (2,). All other values are
+    metadata, as JSON.
 
     Returns:
         ``path``.
 
     Raises:
         ResumeError: the file cannot be written.
-        FileError: a file of others is there.
+        FileError: the file exists and is not a training.
     """
     tensors, values = _packed(state)
     described = {name: json.dumps(value) for name, value in values.items()}
@@ -48,20 +48,20 @@ def save_checkpoint(state: TrainState, path: str | Path) -> Path:
         return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_training)
     except (OSError, SafetensorError) as error:
         raise ResumeError(
-            f"the training cannot be kept in {path} ({error}); make room, or choose another place"
+            f"the training cannot be saved in {path} ({error}); free disk space, or choose another place"
         ) from error
 
 
 def is_training(path: str | Path) -> bool:
-    """Whether a file is a training that was written here, so that it may be written anew or removed."""
+    """Whether a file was written by ``save_checkpoint``, so that it may be replaced or removed."""
     return format_of(path) == json.dumps(_FORMAT)
 
 
 def load_checkpoint(path: str | Path) -> TrainState:
-    """Read what ``save_checkpoint`` wrote, equal to the bit.
+    """Read a file of ``save_checkpoint``.
 
     Raises:
-        ResumeError: no such file, one that is damaged or of something else, or one that a newer version wrote.
+        ResumeError: the file does not exist, is damaged, is not a training, or is of a newer version.
     """
     try:
         with open_regular(path) as opened:
@@ -73,11 +73,11 @@ def load_checkpoint(path: str | Path) -> TrainState:
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         return _unpacked(tensors, values)
     except FileNotFoundError as error:
-        raise ResumeError(f"there is no training {path} to go on with") from error
+        raise ResumeError(f"there is no training {path} to continue") from error
     except OSError as error:
         raise ResumeError(f"{path} cannot be read ({error})") from error
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise ResumeError(f"{path} is no training, or a damaged one ({error})") from error
+        raise ResumeError(f"{path} is not a training, or is damaged ({error})") from error
     except ResumeError as error:
         raise ResumeError(f"{path} {error}") from error
 
@@ -115,7 +115,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
     least, waited = tensors["best"].tolist()
     history = tensors["history"]
     if history.dtype != torch.float64 or history.ndim != 2 or history.shape[1] != len(values["losses"]):
-        raise ValueError("its losses are no table of one row per step")
+        raise ValueError("its losses are not a table with one row per step")
     if len(history) and not values["losses"]:
         raise ValueError("its steps have no losses")
     if len(history) > MAX_STEPS:
@@ -133,20 +133,22 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
 
 
 def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
-    """Anybody may have written the file."""
+    """Check types, since the file may come from anyone. Raises: ValueError."""
     texts, numbers = [values["losses"], [*values["begun"].values()]], values["batches"].values()
     lists = [*((items, str) for items in texts), *((items, int) for items in numbers)]
     if not all(isinstance(items, list) and all(isinstance(item, kind) for item in items) for items, kind in lists):
-        raise ValueError("its content is of the wrong kind")
+        raise ValueError("its content has wrong types")
 
 
 def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a file that this version can read."""
+    """The file's metadata, if this version can read it."""
     values = {name: json.loads(value) for name, value in metadata.items()}
     if values.get("format") != _FORMAT:
         raise ResumeError("is not a training checkpoint")
     if not isinstance(values["format_version"], int):
-        raise ValueError("its format version is no whole number")
+        raise ValueError("its format version is not an integer")
     if values["format_version"] > _VERSION:
-        raise ResumeError(f"is of format version {values['format_version']}, this program knows {_VERSION}; update it")
+        raise ResumeError(
+            f"has format version {values['format_version']}, but this program reads {_VERSION}; update it"
+        )
     return values

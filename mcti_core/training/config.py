@@ -1,4 +1,4 @@
-"""The settings of a training."""
+"""Settings of a training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "bool": (bool, "true or false"),
 }
 _MOST = 2**64
-"""No seed can be larger, and no other number has to be."""
+"""Upper bound of all numbers, which seeds have in PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class TrainConfig:
     """Settings of one training. The defaults were chosen by measurement (docs/results.md)."""
 
     steps: int = 300
-    """Optimizer steps for all classes together."""
+    """Number of optimizer steps, for all classes together."""
     batch: int = 8
-    """Images a step through the denoiser."""
+    """Images per step."""
     micro_batch: int = 0
-    """Most images through the denoiser at once: less memory, the same steps. 0 takes the whole batch."""
+    """Images per pass of the denoiser: fewer take less memory, with the same result. 0 for the whole batch."""
     gradient_checkpointing: bool = False
-    """Keep less of denoiser and text encoders for backward and compute it again there: much less memory, half as much time
-    again."""
+    """Recompute activations of denoiser and text encoders in the backward pass: takes much less memory, and about 1.5 times as
+    long."""
     lr: float = 5e-3
     lr_schedule: str = "cosine"
     """``"constant"``, or ``"cosine"`` from ``lr`` to zero."""
@@ -47,30 +47,30 @@ class TrainConfig:
     """Steps over which the learning rate rises to ``lr``."""
     weight_decay: float = 1e-2
     keep_norm: bool = False
-    """Bring every vector back to the vocabulary's median length after each step."""
+    """Rescale every vector to the vocabulary's median norm after each step."""
     reconstruction: float = 1.0
-    """Weight of L_ldm; 0 trains on the classification term alone and never calls the denoiser."""
+    """Weight of L_ldm; 0 trains with the classification term only, without the denoiser."""
     gamma: float | str = ADAPTIVE
-    """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` sets it at every step by the terms' gradients, since a number
-    that suits one checkpoint says little about another; the paper's is 1."""
+    """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` chooses it at every step from the terms' gradients, since a
+    number that suits one checkpoint rarely suits another. The paper uses 1."""
     gradient_ratio: float = 0.7
-    """With gamma ``"auto"``: how hard L_cls pulls on the tokens beside the reconstruction term."""
+    """With gamma ``"auto"``: norm of gamma times the gradient of L_cls, relative to that of the reconstruction term."""
     gamma_end: float | None = None
-    """Where gamma decays to, exponentially; None keeps it constant. The released arguments name 1e-4."""
+    """Final value of gamma, which decays exponentially; None for a constant gamma. The released code's argument is 1e-4."""
     direction: str = "image_to_text"
-    """Of the classification term: ``"text_to_image"`` as released, ``"image_to_text"`` or ``"symmetric"``."""
+    """Direction of the classification term: ``"text_to_image"`` as in the released code, ``"image_to_text"`` or ``"symmetric"``."""
     logit_scale: float = 10.0
     pooling: str = "eot"
-    """Where the text feature is read: ``"eot"`` or ``"token"``. Kept with the tokens and used again in classifying."""
+    """Position of the text feature: ``"eot"`` or ``"token"``. Saved with the tokens, and used in classifying."""
     templates: tuple[str, ...] = OBJECT_TEMPLATES
     warm_start: int = 0
-    """Steps on the classification term alone before the first; they cost no denoiser call."""
+    """Number of additional first steps with the classification term only, without the denoiser."""
     text_classes: int = 64
-    """Most classes whose prompts are encoded in one step; where there are more, a random part of them."""
+    """Maximum number of classes in the classification term of a step; of more classes, a random subset."""
     probe_every: int = 0
-    """Steps between looks at a fixed probe of (image, noise level, noise); 0 never looks."""
+    """Number of steps between evaluations of the loss on fixed images, noise levels and noises; 0 for none."""
     patience: int = 5
-    """Looks without improvement after which training stops."""
+    """Number of these evaluations without improvement after which training stops."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class TrainConfig:
             raise ConfigError(f"gradient_ratio must be above 0, got {self.gradient_ratio}")
         if self.adaptive and (self.reconstruction == 0 or self.gamma_end is not None):
             raise ConfigError(
-                "gamma 'auto' follows the gradients of both terms: reconstruction must be above 0, and gamma_end None; or give gamma a number"
+                "gamma 'auto' depends on the gradients of both terms: set reconstruction above 0 and gamma_end to None, or set gamma to a number"
             )
         if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
             raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
@@ -107,10 +107,10 @@ class TrainConfig:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if not self.templates:
-            raise ConfigError("templates must hold at least one prompt")
+            raise ConfigError("templates must contain at least one prompt")
         try:
             check_counts((), self.templates)
-        except TokenError as error:  # not as late as when the tokens are made
+        except TokenError as error:  # now rather than when the tokens are created
             raise ConfigError(str(error)) from error
         if self.reconstruction == 0 and self.gamma == 0:
             raise ConfigError("reconstruction and gamma are both 0: nothing would be learned")
@@ -119,11 +119,11 @@ class TrainConfig:
 
     @property
     def adaptive(self) -> bool:
-        """Whether gamma follows the gradients."""
+        """Whether gamma is chosen from the gradients."""
         return isinstance(self.gamma, str) and self.gamma == ADAPTIVE
 
     def _refuse_other_kinds(self) -> None:
-        """What a form, a file or a program gives may be anything."""
+        """Check types, since values may come from a form or a file."""
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None").removesuffix(" | str")
             if field.name == "gamma" and self.adaptive:
@@ -137,11 +137,11 @@ class TrainConfig:
                 raise ConfigError(f"{field.name} must be {wanted}, got {value!r:.80}")
         if not isinstance(self.templates, (tuple, list)) or not all(isinstance(text, str) for text in self.templates):
             raise ConfigError(
-                f"templates must be a list of prompts, got a {type(self.templates).__name__} of something else"
+                f"templates must be a list of texts, got a {type(self.templates).__name__} of other values"
             )
 
     def describe(self) -> dict[str, object]:
-        """All settings that count as plain values, for the token file."""
+        """The settings as plain values, for the token file."""
         values = asdict(self)
         if not self.adaptive:
             values.pop("gradient_ratio")

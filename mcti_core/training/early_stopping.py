@@ -1,4 +1,4 @@
-"""When to stop: a fixed probe that no longer improves."""
+"""Stop early, when the loss on fixed samples no longer improves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["EarlyStopping", "ValidationLoss"]
 
 
 class EarlyStopping:
-    """Counts looks without improvement."""
+    """Counts evaluations without improvement."""
 
     def __init__(self, patience: int):
         self.patience, self.least, self.waited = patience, math.inf, 0
@@ -33,15 +33,15 @@ class EarlyStopping:
 
 
 class ValidationLoss:
-    """The noise error of fixed (image, noise level, noise): comparable from one look to the next.
+    """The noise error on fixed images, noise levels and noises, which is comparable between steps.
 
     Args:
-        host, cache: of the training.
-        active: (A,) int64 the classes in training.
-        prompts: by encoder, all templates; the first one is used.
-        samples: images, each with a noise level and noise of its own.
-        at_once: most of them through the denoiser at once.
-        processes: each sees to its share; all are told the same error.
+        host, cache: those of the training.
+        active: (A,) int64, the classes in training.
+        prompts: encoder -> all templates, of which the first is used.
+        samples: number of images, each with its own noise level and noise.
+        at_once: images per pass of the denoiser.
+        processes: each computes its share; all get the same error.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class ValidationLoss:
         own = torch.arange(samples)[processes.share(samples)]
         drawn_classes, rows = drawn[0][own].unique(return_inverse=True)
         self.classes = drawn_classes.to(host.device)
-        """(U,) rows of the vectors: only their prompts are encoded, however many classes there are."""
+        """(U,) rows of the vectors whose prompts are encoded."""
         drawn = (rows, *(each[own] for each in drawn[1:]))
         sizes = torch.tensor([latents.shape[-2:]] * len(own)) if cache.sizes is None else cache.sizes[images][own]
         masks = None if cache.masks is None else cache.masks[images, 0][own]
         self.parts = []
-        """Rows of the prompts, latents, noise, noise levels and masks, on the device."""
+        """Rows of the prompts, latents, noises, noise levels and masks, on the device."""
         for (height, width), alike in rows_by_size(sizes.view(-1, 2)):
             for part in alike.split(at_once):
                 rows, clean, noise, level = (each[part].to(host.device) for each in drawn)
@@ -79,7 +79,7 @@ class ValidationLoss:
 
     @torch.no_grad()
     def error(self, vectors: Mapping[str, Tensor]) -> float:
-        """Mean over the samples."""
+        """The mean over the samples."""
         total = torch.zeros((), device=self.host.device)
         own_vectors = {name: v[self.classes] for name, v in vectors.items()}
         text = encode_prompts(self.host, self.prompts, own_vectors) if self.parts else {}

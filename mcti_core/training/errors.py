@@ -1,4 +1,4 @@
-"""What ends a training early."""
+"""Exceptions that end a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["StopTraining", "TrainingError"]
 
 
 class TrainingError(MCTIError):
-    """Training went wrong; ``tokens`` holds the last finite ones."""
+    """Training failed; ``tokens`` contains the last finite ones."""
 
     def __init__(self, message: str, tokens: TokenSet):
         super().__init__(message)
@@ -21,4 +21,4 @@ class TrainingError(MCTIError):
 
 
 class StopTraining(Exception):  # noqa: N818 - a request, not an error
-    """Raise it in ``on_step`` to stop: ``train`` then returns what was learned so far."""
+    """Raise it in ``on_step`` to stop a training; ``train`` then returns the current tokens."""

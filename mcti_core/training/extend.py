@@ -1,4 +1,4 @@
-"""Add classes to a trained set: only the new vectors are trained, the old ones stay to the bit."""
+"""Add classes to a trained set: only the new vectors are trained, the old ones do not change."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from ..tokens.token_set import TokenSet
 from .config import TrainConfig
 from .errors import TrainingError
 from .initial import new_tokens
-from .loop import StepInfo, TrainResult
-from .oom import train_with_oom_retry
+from .loop import StepInfo, TrainResult, train
 
 __all__ = ["add_classes", "new_labels", "tell_learned_before"]
 
 _SAME = 0.9999
-"""Cosine of the features of one image that is read twice; of 600 different digits no two are above 0.97."""
+"""Cosine from which two images count as the same; no two of 600 different digits exceed 0.97."""
 
 
 def add_classes(
@@ -38,28 +37,27 @@ def add_classes(
     init: str | None = None,
     on_step: Callable[[StepInfo], object] | None = None,
 ) -> TrainResult:
-    """Learn tokens for the cache's classes that the set does not have, against those that it has.
+    """Learn tokens for the cache's classes that the set does not have, distinguished from those that it has.
 
-    The new tokens' classification term compares them with the old classes' examples, whose features the set carries: old
-    images are not needed. It reads ``text_to_image``, each new text against an image of every class, old or new; old texts
-    do not take part, and whether an old token should move is never asked. What that costs beside training all classes
-    anew was measured (docs/results.md).
+    The classification term of the new tokens compares them with the old classes' example features, which the set
+    contains, so old images are not needed. Its direction is ``text_to_image``: each new text against an image of every
+    class, old or new. Old tokens are not trained, which costs some accuracy compared with training all classes together
+    (docs/results.md).
 
     Args:
-        host: what the set was trained on.
-        cache: examples of the new classes. Classes of the set may be among them; their examples here then count in
-            place of the stored features.
+        host: the host with the model that the set was trained on.
+        cache: examples of the new classes. Examples of old classes replace the set's stored features.
         tokens: the trained set.
-        config: settings. Templates and pooling are the set's own, the direction is ``text_to_image``; ``batch`` is
-            what the joint training of all classes would have, of which new ones get their share.
-        init: first vector of the new tokens, see ``new_tokens``.
+        config: settings. Templates and pooling are replaced by the set's, the direction by ``text_to_image``. ``batch``
+            is the batch size for all classes together, of which the new classes get their share.
+        init: initial vector of the new tokens, see ``new_tokens``.
         on_step: see ``train``.
 
     Returns:
-        As ``train``: the set with the new classes behind the old ones, and everybody's support features.
+        As ``train``: the set with the new classes after the old ones, and support features of all classes.
 
     Raises:
-        ConfigError: no new class; with gamma above 0, an old class of which neither features nor examples are at hand.
+        ConfigError: there is no new class; or gamma is above 0, and an old class has neither features nor examples.
         TokenError, HostError, TrainingError: as ``train`` and ``merge``.
     """
     added = new_labels(cache.classes, tokens)
@@ -73,31 +71,29 @@ def add_classes(
     shots = min(int((cache.labels == cache.classes.index(label)).sum()) for label in added)
     how = {"labels": added, "shots": shots}
     try:
-        result = train_with_oom_retry(host, everything, whole, own, on_step=on_step, classes=list(new))
+        result = train(host, everything, whole, own, on_step=on_step, classes=list(new))
     except TrainingError as error:
         raise TrainingError(str(error), _described(error.tokens, tokens, how)) from error
     return replace(result, tokens=_described(result.tokens, tokens, how))
 
 
 def new_labels(classes: Sequence[str], tokens: TokenSet) -> list[str]:
-    """The labels that a set lacks, in order.
+    """The labels that the set does not have, in order.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there are none.
     """
     added = [label for label in classes if index_of(label, tokens.labels) is None]
     if not added:
-        raise ConfigError(
-            f"the examples are of {', '.join(classes)}, which the set has already; give images of a class it lacks"
-        )
+        raise ConfigError(f"the set already has {', '.join(classes)}; give images of a class that it does not have")
     return added
 
 
 def tell_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[str]) -> str:
-    """A sentence about examples that the set has learned as another class, by their features; empty where there are none.
+    """A warning about examples that the set has learned as another class, recognised by their features; empty for none.
 
     Args:
-        names: (N,) what each example of the cache is called before a person.
+        names: (N,) names of the cache's examples in the message.
     """
     support, features = tokens.support, cache.features
     if support is None or features is None or features.shape[-1] != support.features.shape[1]:
@@ -113,18 +109,18 @@ def tell_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[s
         return ""
     shown = "; ".join(copies[:3]) + "; ..." * (len(copies) > 3)
     return (
-        f"{len(copies)} {'images are' if len(copies) > 1 else 'image is'} among those that the set has learned as another class ({shown}); "
-        "nothing can tell these apart, so take the wrong ones out"
+        f"{len(copies)} {'images were' if len(copies) > 1 else 'image was'} learned as another class before ({shown}); "
+        "remove the wrong ones, since the same image cannot be told apart"
     )
 
 
 def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], needed: bool) -> FeatureCache:
-    """The examples in the whole set's label order, and stored features for classes that are not among them."""
+    """The examples in the label order of the whole set, with the stored features of the other classes."""
     own = torch.tensor([index_of(label, labels) for label in cache.classes])[cache.labels]
     missing = [index for index, label in enumerate(tokens.labels) if index_of(label, cache.classes) is None]
     stored, of = _stored(tokens, missing, cache.features, needed)
     key = f"{cache.fingerprint}:{labels}:{of.tolist()}:{hashlib.sha256(stored.numpy().tobytes()).hexdigest()}"
-    return replace(  # latents, masks and captions of the examples come first, and only they are ever asked for
+    return replace(  # latents, masks and captions of the examples come first, and only these are used
         cache,
         classes=labels,
         labels=torch.cat([own, of]),
@@ -135,25 +131,25 @@ def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, 
 
 
 def _stored(tokens: TokenSet, classes: list[int], like: Tensor | None, needed: bool) -> tuple[Tensor, Tensor]:
-    """(n, M, p) features of these classes from the set, and (n,) their labels."""
+    """The set's features (n, M, p) of these classes, and their labels (n,)."""
     views = (1, 1) if like is None else tuple(like.shape[1:])
     support = tokens.support
     if support is None or like is None or not classes:
         if classes and needed:
             raise ConfigError(
-                f"the set holds no features of its examples; give images of its classes too ({', '.join(tokens.labels)}), or set gamma to 0"
+                f"the set has no features of its examples; give images of its classes too ({', '.join(tokens.labels)}), or set gamma to 0"
             )
         return torch.zeros(0, *views), torch.zeros(0, dtype=torch.long)
     chosen = torch.isin(support.labels, torch.tensor(classes))
     lacking = [tokens.labels[index] for index in classes if not (support.labels == index).any()]
     if lacking and needed:
-        raise ConfigError(f"the set holds no features of {', '.join(lacking)}; give images of them too")
+        raise ConfigError(f"the set has no features of {', '.join(lacking)}; give images of these too")
     features = support.of_width(views[1]).features[chosen]
     return features[:, None].expand(-1, *views).clone(), support.labels[chosen]
 
 
 def _check_record(tokens: TokenSet) -> None:
-    """Raise a ``TokenError`` where what the set says of its training cannot be carried on; before the training, which it would cost."""
+    """Check the set's record of its training, to which an entry is added, before a training is lost. Raises: TokenError."""
     try:
         json.dumps(tokens.training)
         damaged = not isinstance(tokens.training.get("added", []), list)
@@ -166,7 +162,7 @@ def _check_record(tokens: TokenSet) -> None:
 
 
 def _described(learned: TokenSet, before: TokenSet, added: dict[str, object]) -> TokenSet:
-    """How the old ones were trained, and what was added how; and features, if they are of all classes."""
+    """Add an entry to the set's record of its training, and drop support features that are not of all classes."""
     how = {**before.training, "added": [*before.training.get("added", []), {**learned.training, **added}]}
     support = learned.support
     complete = support is not None and len(support.labels.unique()) == len(learned)

@@ -1,4 +1,4 @@
-"""What is watched in a training, on the device and without waiting for it: losses, and whether numbers are finite."""
+"""Record losses on the device without waiting for it, and check that numbers are finite."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ TERMS = ("loss", "reconstruction", "classification", "gamma")
 
 
 class History:
-    """One row of losses a step, and the vectors as they were while all numbers were finite.
+    """One row of losses per step, and the last vectors before a number was not finite.
 
-    Everything stays on the device until ``read``, for which the host must wait.
+    All values stay on the device until ``read``, which waits for it.
 
     Args:
-        vectors: what is trained, by text encoder.
+        vectors: text encoder -> the vectors in training.
     """
 
     def __init__(self, vectors: Mapping[str, Tensor]):
         self.rows: list[Mapping[str, float]] = []
-        """Those that have been read."""
+        """The rows that have been read."""
         self.broken: int | None = None
-        """The first step, from 0 on, with a number that was not finite, as far as has been read."""
+        """The first step, from 0, with a number that is not finite, among those that have been read."""
         self.finite = {name: v.detach().clone() for name, v in vectors.items()}
-        """The vectors as they last were before that step."""
+        """The vectors before that step."""
         self._vectors = vectors
         self._sound = torch.ones((), dtype=torch.bool, device=next(iter(vectors.values())).device)
         self._unread: list[Tensor] = []
 
     def __len__(self) -> int:
-        """Steps in all."""
+        """Number of steps."""
         return len(self.rows) + len(self._unread)
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """A step's losses, between its backward and the optimizer's step.
+        """Record a step's losses, between its backward pass and the optimizer's step.
 
         Args:
-            terms: scalars by name, ``loss`` among them; what was not computed may be missing and will be nan. ``gamma`` is
-                there where it follows the gradients.
+            terms: name -> scalar, including ``loss``; missing ones are recorded as NaN. ``gamma`` is recorded if it is
+                adaptive.
         """
         good = torch.stack([self._sound, _finite(self._vectors.values())]).all()
         self.finite = {name: torch.where(good, v.detach(), self.finite[name]) for name, v in self._vectors.items()}
@@ -52,7 +52,7 @@ class History:
         self._unread.append(torch.stack([*losses, self._sound.float()]))
 
     def read(self) -> None:
-        """Fetch what has come since the last time, in one piece; the vectors are looked at as they are now."""
+        """Fetch new rows in one transfer, and check the current vectors."""
         if not self._unread:
             return
         fetched = torch.stack(self._unread)
@@ -64,12 +64,12 @@ class History:
         self.rows, self._unread = [*self.rows, *read], []
 
     def columns(self) -> dict[str, tuple[float, ...]]:
-        """Name of a loss -> its value at every step that has been read."""
+        """Name of a loss -> its values at the steps that have been read."""
         return {name: tuple(row[name] for row in self.rows) for name in TERMS}
 
 
 def gradients(vectors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Those there are: with the classification term alone, only one text encoder's vectors have any."""
+    """The existing gradients; with the classification term alone, only one text encoder's vectors have any."""
     return [v.grad for v in vectors.values() if v.grad is not None]
 
 

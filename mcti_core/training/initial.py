@@ -1,4 +1,4 @@
-"""The vectors that a training begins with."""
+"""The initial vectors of a training."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ __all__ = ["initial_vectors", "new_tokens", "take_over"]
 def new_tokens(
     host: Host, labels: Sequence[str], *, vectors: int = 1, init: str | None = None, seed: int = 0
 ) -> TokenSet:
-    """Tokens to start a training from.
+    """Create tokens to train.
 
     Args:
-        host: whose encoders they are for.
+        host: the host whose text encoders the tokens are for.
         labels: the classes.
-        vectors: V.
-        init: a word, ``"mean"`` or ``"random"``; the host's generic word by default.
-        seed: of random vectors.
+        vectors: V, the number of vectors per token.
+        init: a word, ``"mean"`` or ``"random"``; by default the host's generic word.
+        seed: seed of random vectors.
 
     Raises:
-        TokenError: ``labels`` is a single text, or ``init`` has no letters, or half a character; see ``initial_vectors``.
+        TokenError: ``labels`` is a single text, or ``init`` is empty or not valid text; also see ``initial_vectors``.
     """
     if isinstance(labels, str):
         raise TokenError(f"labels must be a list of texts, got {labels!r} alone; write [{labels!r}]")
     init = host.generic_word if init is None else init
     if not init.strip() or has_surrogates(init):
         raise TokenError(
-            f"the initial word {init!r} is empty or holds half a character; give a word, 'mean' or 'random'"
+            f"the initial word {init!r} is empty or contains half a character; give a word, 'mean' or 'random'"
         )
     first = {}
     for name, encoder in host.text.items():
         word = [] if init in ("mean", "random") else encoder.tokenize(init)
         kind = init if init in ("mean", "random") else "mean"
-        # of a word only its own rows: the whole table of a large encoder is a quarter of a gigabyte
+        # only the word's own rows: the table of a large encoder has a quarter of a gigabyte
         ids = torch.tensor(word) if word else torch.arange(encoder.vocabulary)
         table = encoder.embed(ids.to(host.device))
         first[name] = initial_vectors(table, len(labels), vectors, word=range(len(word)), kind=kind, seed=seed)
@@ -50,10 +50,10 @@ def new_tokens(
 
 
 def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
-    """The tokens, with the trained vectors for each class that the trained set has, too, by its label.
+    """The tokens, with the vectors of a trained set for each label that both sets have.
 
     Raises:
-        TokenError: no class in common, or vectors of another number or width, or for other text encoders.
+        TokenError: no common label, or vectors of another number or width, or for other text encoders.
     """
     common = [
         (index, row)
@@ -63,7 +63,7 @@ def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
     shapes, trained_shapes = ({name: v.shape[1:] for name, v in each.vectors.items()} for each in (tokens, trained))
     if not common or shapes != trained_shapes:
         raise TokenError(
-            f"nothing of the trained tokens fits: they have {_described(trained)}; this training has {_described(tokens)}"
+            f"the trained tokens cannot be used: they have {_described(trained)}; this training has {_described(tokens)}"
         )
     start = tokens.with_vectors(tokens.vectors)
     for name, vectors in trained.vectors.items():
@@ -80,20 +80,20 @@ def _described(tokens: TokenSet) -> str:
 def initial_vectors(
     table: Tensor, classes: int, count: int, *, word: Sequence[int] = (), kind: str = "mean", seed: int = 0
 ) -> Tensor:
-    """First vectors of a training.
+    """Initial vectors of a training.
 
     Args:
         table: (vocabulary, d) token embeddings.
         classes, count: C and V.
-        word: token ids of a generic word ("object"): one id serves all V vectors, V ids one each.
-        kind: without a word, ``"mean"`` of the vocabulary or ``"random"`` with its mean and deviation.
-        seed: of the random ones.
+        word: token ids of a generic word ("object"): one id for all V vectors, or V ids for one each.
+        kind: without a word, ``"mean"`` of the vocabulary, or ``"random"`` with its mean and standard deviation.
+        seed: seed of random vectors.
 
     Returns:
         (C, V, d) float32 on the CPU.
 
     Raises:
-        TokenError: no vectors are asked for; the word has neither one token nor V; ``kind`` is unknown.
+        TokenError: V is below 1, the word does not have one or V tokens, or ``kind`` is unknown.
     """
     if count < 1:
         raise TokenError(f"a token needs at least one vector, got {count}")

@@ -1,4 +1,4 @@
-"""A batch's losses in parts, so that the graph of only one part is in memory at a time."""
+"""Compute a batch's losses in parts, with the graph of only one part in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..hosts.base import TextFeatures
 __all__ = ["in_micro_batches"]
 
 Losses = Callable[[slice, Mapping[str, TextFeatures]], Tensor]
-"""Rows of the batch, and their text features -> one loss a row."""
+"""Rows of the batch, and their text features -> one loss per row."""
 
 
 def in_micro_batches(losses: Losses, text: Mapping[str, TextFeatures], size: int) -> Tensor:
-    """``losses(slice(None), text)``, value and gradient, without more than ``size`` rows in memory at once.
+    """``losses(slice(None), text)`` and its gradient, with at most ``size`` rows in memory at a time.
 
-    A row's loss depends on no other row's features. So the gradient of each part can be had as soon as its losses are
-    there, and its graph let go; backward then only has to weigh the rows.
+    A row's loss does not depend on other rows' features. So each part's gradient is computed in the forward pass,
+    right after its losses, which frees its graph; the backward pass only scales the rows.
 
     Args:
-        losses: is called once for each part.
-        text: by encoder, features of B prompts; gradients flow to ``context`` and ``pooled``.
-        size: rows of a part.
+        losses: called once per part.
+        text: encoder -> features of B prompts; gradients flow to ``context`` and ``pooled``.
+        size: rows per part.
 
     Returns:
         (B,) float32.
@@ -37,7 +37,7 @@ def in_micro_batches(losses: Losses, text: Mapping[str, TextFeatures], size: int
 
 
 def _rows(text: Mapping[str, TextFeatures]) -> tuple[list[tuple[str, str]], list[Tensor]]:
-    """Every tensor that gradients flow to, with its encoder and field."""
+    """The tensors that gradients flow to, and their encoders and fields."""
     found = {(name, field): getattr(f, field) for name, f in text.items() for field in ("context", "pooled")}
     there = {key: tensor for key, tensor in found.items() if tensor is not None}
     return list(there), list(there.values())
@@ -75,7 +75,7 @@ class _InParts(torch.autograd.Function):
 def _with(
     text: Mapping[str, TextFeatures], part: slice, names: list[tuple[str, str]], leaves: list[Tensor]
 ) -> dict[str, TextFeatures]:
-    """The part's features, made of the leaves."""
+    """The part's features, with the leaves as their tensors."""
     fields: dict[str, dict[str, Tensor]] = {name: {} for name in text}
     for (name, field), leaf in zip(names, leaves, strict=True):
         fields[name][field] = leaf

@@ -1,6 +1,6 @@
-"""One step's two loss terms, from random draws: which prompts, images, noise levels and noise.
+"""The two loss terms of one step, for random prompts, images, noise levels and noises.
 
-``losses.py`` and ``noise_levels.py`` hold the formulas; this file draws what goes into them.
+The formulas are in ``losses.py`` and ``noise_levels.py``.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class ClassPrompts:
     """Encoded prompts of S classes. All S feed the classification loss; U of them also condition the denoiser."""
 
     classes: Tensor
-    """(S,) int64, ascending: the classes, in label order."""
+    """(S,) int64, ascending."""
     pooled: Mapping[str, Tensor]
-    """Of the CLIP space's encoder, where there is one, (S, d): the hidden states where the text feature is read."""
+    """The encoder of the CLIP space, if there is one -> (S, d) hidden states at the position of the text feature."""
     conditioning: Tensor
-    """(U,) int64, ascending: those whose whole features are here."""
+    """(U,) int64, ascending: the classes in ``text``."""
     text: Mapping[str, TextFeatures]
-    """By encoder, all that the denoiser reads of their prompts, U rows; empty where U is 0."""
+    """Encoder -> what the denoiser reads of their prompts, U rows; empty if U is 0."""
 
     def context(self, labels: Tensor) -> dict[str, TextFeatures]:
-        """(B,) labels, each among ``conditioning`` -> features of their prompts, B rows."""
+        """Labels (B,), each in ``conditioning`` -> features of their prompts, B rows."""
         row = torch.searchsorted(self.conditioning, labels)
         return {name: features.rows(on_device(row, features.end.device)) for name, features in self.text.items()}
 
@@ -54,24 +54,24 @@ def encode_classes(
     generator: torch.Generator,
     at_once: int = 0,
 ) -> ClassPrompts:
-    """Encode the chosen classes, each in a random template, the same for all encoders.
+    """Encode the chosen classes, each in a random template, which is the same for all encoders.
 
-    The denoiser attends to what all encoders say of a prompt, and to its padding too. Prompts that only serve the
-    classification go through the CLIP space's encoder alone (of SDXL's two usually the one that costs an eighth), and
-    without padding: an eighth of the length, and the same text feature.
+    The denoiser needs the features of all encoders, including padding. Prompts for the classification term alone are
+    encoded by the CLIP space's encoder only (usually the smaller one of SDXL's two), and without padding: an eighth of
+    the length, with the same text feature.
 
     Args:
-        prompts: by encoder, all K templates.
-        vectors: by encoder, (A, V, d) of the active classes.
+        prompts: encoder -> all K templates.
+        vectors: encoder -> (A, V, d) vectors of the active classes.
         active: (A,) int64, ascending.
-        chosen: (S,) int64, ascending, a part of the active ones.
-        conditioning: (U,) int64, ascending, a part of the chosen ones: whose prompts condition the denoiser.
+        chosen: (S,) int64, ascending; a subset of the active classes.
+        conditioning: (U,) int64, ascending; the subset of the chosen classes whose prompts condition the denoiser.
         pooling: ``"eot"`` or ``"token"``.
-        at_once: most prompts whose graph is in memory; they are encoded again in backward. 0 keeps all of it.
+        at_once: maximum number of prompts whose graph is in memory, by encoding them again in the backward pass; 0 for all.
     """
     templates = len(next(iter(prompts.values())).ids)
     row = torch.searchsorted(active, chosen)
-    # drawn for all, so that the draws that follow do not depend on which classes are chosen
+    # drawn for all active classes, so that later draws do not depend on the choice of classes
     template = torch.randint(0, templates, (len(active),), generator=generator)[row]
     whole = torch.isin(chosen, conditioning)
     text: dict[str, TextFeatures] = {}
@@ -95,7 +95,7 @@ def encode_classes(
 def encode_in_parts(
     host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor], at_once: int
 ) -> dict[str, TextFeatures]:
-    """``encode_prompts`` of each row with its own vectors, in parts of which backward keeps nothing but these."""
+    """``encode_prompts`` with one row of vectors per prompt, in checkpointed parts of ``at_once`` rows."""
     rows = torch.arange(len(next(iter(vectors.values()))))
     if not 0 < at_once < len(rows):
         return encode_prompts(host, prompts, vectors)
@@ -117,19 +117,19 @@ def reconstruction_loss(
     host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator, *,
     micro_batch: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
-    """L_ldm: the noise error of the images' latents under their class's prompt, at uniformly random time steps.
+    """L_ldm: the noise error of the images' latents with their classes' prompts, at uniformly random time steps.
 
     Args:
-        images: (B,) int64 indices into the cache; each image or its mirror image is taken.
+        images: (B,) int64 indices into the cache; of each, the image or its mirror image is drawn.
         text: features of the prompts of the share's images.
-        micro_batch: most images through the denoiser at once; 0 for all.
-        share: rows of the batch, not none, that this process sees to. Draws are of the whole batch.
+        micro_batch: images per pass of the denoiser; 0 for all.
+        share: this process's rows of the batch, at least one. Random draws are for the whole batch.
 
     Returns:
-        Of the share's rows, float32.
+        (rows of the share,) float32.
     """
     denoiser, view = host.need_denoiser(), _random_view(cache.latents, images, generator)
-    assert cache.latents is not None  # train has seen to it
+    assert cache.latents is not None  # checked by check_training
     latents = cache.latents[images, view]
     step = torch.randint(0, len(denoiser.sigmas), (len(images),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
@@ -169,9 +169,9 @@ def _noise_errors(
 def discriminative_loss(
     host: Host, cache: FeatureCache, prompts: ClassPrompts, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
-    """L_cls of one prompt of each of S classes against one random image of every class: (S,) float32."""
+    """L_cls (S,) float32: one prompt of each of S classes against one random image of every class."""
     clip = host.need_clip()
-    assert cache.features is not None  # train has seen to it
+    assert cache.features is not None  # checked by check_training
     images = _one_of_each(cache, generator)
     features = on_device(cache.features[images, _random_view(cache.features, images, generator)], host.device)
     logits = class_logits(clip.project_text(prompts.pooled[clip.encoder]), features, config.logit_scale)  # (S, C)
@@ -179,14 +179,14 @@ def discriminative_loss(
 
 
 def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generator) -> Tensor:
-    """(B,) int64: for each image, whether it or its mirror image is taken."""
-    assert stored is not None  # train has seen to it
+    """(B,) int64: for each image, 0 for the image or 1 for its mirror image."""
+    assert stored is not None  # checked by check_training
     return torch.randint(0, stored.shape[1], (len(images),), generator=generator)
 
 
 def _one_of_each(cache: FeatureCache, generator: torch.Generator) -> Tensor:
-    """(C,) the index of a random image of every class, drawn in label order."""
+    """(C,) indices of one random image of every class, drawn in label order."""
     images, first, counts = cache.by_class
-    # classes with as many images draw together, which gives what each would have drawn by itself
+    # consecutive classes with equally many images are drawn together, with the same result as one by one
     alike = [torch.randint(0, count, (len(list(run)),), generator=generator) for count, run in groupby(counts)]
     return images[first + torch.cat(alike)]

@@ -1,70 +1,69 @@
-"""Train in whatever memory there is."""
+"""Retry a training with smaller parts of a batch when memory runs out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ..data.feature_cache import FeatureCache
-from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import HostError
-from ..hosts.base import Host
 from ..hosts.out_of_memory import empty_caches, is_out_of_memory
-from ..tokens.token_set import TokenSet
 from .config import TrainConfig
-from .loop import StepInfo, TrainResult, train
 from .state import TrainState
 
-__all__ = ["train_with_oom_retry"]
+if TYPE_CHECKING:
+    from .loop import StepInfo, TrainResult
+
+__all__ = ["with_less_memory"]
 
 
-def train_with_oom_retry(
-    host: Host,
-    cache: FeatureCache,
-    tokens: TokenSet,
-    config: TrainConfig = TrainConfig(),
-    *,
-    on_step: Callable[[StepInfo], object] | None = None,
-    classes: Sequence[int] | None = None,
-    resume: TrainState | None = None,
-    processes: DistributedContext = SINGLE_PROCESS,
+def with_less_memory(
+    attempt: Callable[[TrainConfig, Callable[[StepInfo], object], TrainState | None], TrainResult],
+    config: TrainConfig,
+    on_step: Callable[[StepInfo], object] | None,
+    resume: TrainState | None,
+    processes: int,
 ) -> TrainResult:
-    """``training.loop.train``; where memory runs out, with ever smaller parts at once, from the last whole step on.
+    """Call ``attempt(config, on_step, resume)`` until it fits into memory, each time from the last finished step on.
 
-    Micro-batches are halved first, since they cost least time; where one image is too much, gradient checkpointing is
-    turned on. Both change what fits, not what is learned, but for the order in which sums are rounded.
+    Micro-batches are halved first, which costs the least time; if a single image is too large, gradient checkpointing is
+    switched on. Both only change the order in which sums are rounded.
+
+    Args:
+        on_step: called after every step; its own exceptions pass through.
+        resume: the state from which the first attempt continues.
+        processes: number of processes. One of several cannot tell the others in the middle of a step, so it fails.
 
     Raises:
-        HostError: a single image does not fit into memory; or as many as were asked for do not, in one of several
-            processes, which could not tell the others in the middle of a step.
+        HostError: a single image does not fit into memory, or a micro-batch in one of several processes.
     """
-    size = config.micro_batch or config.batch
-    checkpointing = config.gradient_checkpointing
-    last: list[StepInfo] = []
+    last: StepInfo | None = None
+    in_callback = False
 
-    def watched(info: StepInfo) -> None:
-        last[:] = [info]
+    def remembering(info: StepInfo) -> None:
+        nonlocal last, in_callback
+        last, in_callback = info, True
         if on_step is not None:
             on_step(info)
+        in_callback = False
 
     while True:
-        parts = replace(config, micro_batch=size, gradient_checkpointing=checkpointing)
         try:
-            return train(
-                host, cache, tokens, parts, on_step=watched, classes=classes, resume=resume, processes=processes
-            )
+            return attempt(config, remembering, resume)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if in_callback or not is_out_of_memory(error):
                 raise
-            if processes.count > 1:
-                raise HostError(_advice(min(size, -(-config.batch // processes.count)), checkpointing)) from error
+            size, checkpointing = config.micro_batch or config.batch, config.gradient_checkpointing
+            if processes > 1:
+                raise HostError(_advice(min(size, -(-config.batch // processes)), checkpointing)) from error
             if size == 1 and checkpointing:
                 raise HostError(
                     "a single image or prompt does not fit into memory; choose a smaller image size, or free memory that other programs use"
                 ) from error
-        # outside of the handler, which holds on to everything that the failed step had
-        size, checkpointing = (1, True) if size == 1 else (size // 2, checkpointing)
-        resume = last[0].state() if last else resume
+        # outside of the handler, whose exception refers to all tensors of the failed step
+        smaller = {"gradient_checkpointing": True} if size == 1 else {"micro_batch": size // 2}
+        config = replace(config, **smaller)
+        resume = last.state() if last is not None else resume
         empty_caches()
 
 

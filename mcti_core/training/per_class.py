@@ -1,4 +1,4 @@
-"""The released procedure's way: every class in a training of its own."""
+"""Train every class on its own, as the released code does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from ..data.feature_cache import FeatureCache
 from ..hosts.base import Host
 from ..tokens.token_set import TokenSet
 from .config import TrainConfig
-from .loop import StepInfo, TrainResult
-from .oom import train_with_oom_retry
+from .loop import StepInfo, TrainResult, train
 
 __all__ = ["train_per_class"]
 
@@ -22,16 +21,16 @@ def train_per_class(
     *,
     on_step: Callable[[StepInfo], object] | None = None,
 ) -> list[TrainResult]:
-    """Train every class in a run of its own with ``config.steps`` steps each, as the released procedure does.
+    """Train one class after the other, with ``config.steps`` steps each.
 
-    With one text a step only ``direction="text_to_image"`` is defined.
+    A single text per step only allows ``direction="text_to_image"``.
 
     Returns:
-        One result a class; the last one's tokens hold all of them.
+        One result per class; the last one's tokens contain all classes.
     """
     results: list[TrainResult] = []
     for index in range(len(tokens)):
-        results.append(train_with_oom_retry(host, cache, tokens, config, on_step=on_step, classes=[index]))
+        results.append(train(host, cache, tokens, config, on_step=on_step, classes=[index]))
         tokens = results[-1].tokens
         if results[-1].stopped == "stopped":
             break

@@ -1,4 +1,4 @@
-"""A check that backward reads what forward saved: the gradient of a step is that of its own weights."""
+"""Check that the backward pass reads the values that the forward pass saved."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..errors import HostError
 __all__ = ["saved_tensors_verified"]
 
 _SAMPLE = 256
-"""Numbers of a tensor that are compared, evenly spread."""
+"""Number of compared values per tensor, evenly spread."""
 
 Sample = tuple[Tensor, Tensor]
-"""A saved tensor and what it held then."""
+"""A saved tensor, and some of its values at that time."""
 
 
 @contextmanager
 def saved_tensors_verified() -> Iterator[None]:
-    """Inside, forward and backward of one step: what autograd saves is compared, bit by bit, with what it later reads.
+    """Compare the tensors that autograd saves in this context with what it reads, bit by bit.
 
-    A host that moves weights in and out of memory may use a weight's memory again for another layer while autograd holds
-    it. Losses are right then and gradients are not. Numbers do not change by the check; the device is waited for once.
-    Inside of checkpointed blocks, which save nothing between forward and backward, nothing is compared.
+    A host that moves weights in and out of memory may reuse a weight's memory for another layer while autograd refers to
+    it. Losses are then correct, but gradients are wrong. The check does not change results, and waits for the device
+    once. It does not cover checkpointed blocks, which save nothing between forward and backward pass.
 
     Raises:
-        HostError: something was overwritten in between; the gradients must not be used.
+        HostError: a saved tensor was overwritten, so the gradients are wrong.
     """
     overwritten: list[Tensor] = []
 
@@ -46,13 +46,13 @@ def saved_tensors_verified() -> Iterator[None]:
     wrong = int(torch.stack(overwritten).sum()) if overwritten else 0
     if wrong:
         raise HostError(
-            f"the model's host overwrote {wrong} of {len(overwritten)} tensors that gradients are computed from, so tokens "
-            "would be learned from wrong gradients; start ComfyUI with --disable-dynamic-vram, and please report this"
+            f"the model's host overwrote {wrong} of {len(overwritten)} tensors that gradients are computed from, so the gradients "
+            "are wrong; start ComfyUI with --disable-dynamic-vram, and please report this"
         )
 
 
 def _sampled(tensor: Tensor) -> Tensor:
-    """A few of the tensor's numbers as bytes, so that NaN equals NaN."""
+    """Some of the tensor's values as bytes, so that NaN equals NaN."""
     with torch.no_grad():
         flat = tensor.detach().flatten()
         return flat[:: max(1, len(flat) // _SAMPLE)].clone().view(torch.uint8)

@@ -1,4 +1,4 @@
-"""All that a training's next step depends on, so that a training that was stopped can go on as if it had not been."""
+"""The state of a training: everything that its next step depends on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..data.samplers import ClassBalancedBatchSampler
 from ..errors import ConfigError, ResumeError
@@ -22,12 +23,12 @@ __all__ = ["Progress", "TrainState"]
 
 
 _LARGEST_NORM, _LARGEST_LOSS = 1e12, 1e30
-"""The latter of gamma too, which is large where the classification term has no gradient at all."""
+"""The second also limits gamma, which is large if the classification term has no gradient."""
 _LEAST_MEAN = 1e-15
-"""Of smaller averages the squares are nothing in float32."""
+"""Averages below this have squares that are 0 in float32."""
 _MEAN_BY_ROOT = 8.0
-"""Above (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.3, the most that AdamW's running average can be of the root of its average
-of squares, by the inequality of Cauchy and Schwarz; its betas b1, b2 are .9 and .999."""
+"""Upper bound of AdamW's first moment divided by the root of its second, which is at most
+(1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.3 by the Cauchy-Schwarz inequality, for betas b1 = 0.9 and b2 = 0.999."""
 
 _WORDS, _NORMALS, _LARGEST_NORMAL = 624, 5016, 10.0
 """Of a Mersenne Twister's state as PyTorch stores it: number of words, place of the next normal numbers, and their largest value
@@ -36,26 +37,26 @@ _WORDS, _NORMALS, _LARGEST_NORMAL = 624, 5016, 10.0
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a training stood after a step. Nothing in it changes any more."""
+    """The state after a step; it is a copy that does not change."""
 
     begun: Mapping[str, str]
-    """What was begun, by name: examples, first tokens, settings. No other training can go on from here."""
+    """Identity of the training: examples, initial tokens, settings. Only a training with the same identity can continue."""
     history: tuple[Mapping[str, float], ...]
-    """Losses of every step so far."""
+    """Losses of every step."""
     vectors: Mapping[str, Tensor]
-    """By encoder, of the classes in training."""
+    """Encoder -> vectors of the classes in training."""
     moments: Mapping[int, Mapping[str, Tensor]]
-    """AdamW's running averages, by parameter."""
+    """Parameter -> AdamW's moments."""
     generators: tuple[Tensor, ...]
     batches: Mapping[str, Sequence[int]]
     best: tuple[float, int]
-    """The least probe error, and looks without improvement since."""
+    """The smallest validation loss, and the number of evaluations without improvement."""
     gradient_norms: Tensor | None = None
-    """``AdaptiveGamma.norms``, where gamma follows the gradients."""
+    """``AdaptiveGamma.norms``, if gamma is adaptive."""
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """Number of finished steps."""
         return len(self.history)
 
 
@@ -65,23 +66,23 @@ class Progress:
 
     begun: Mapping[str, str]
     history: History
-    vectors: Mapping[str, Tensor]
+    vectors: Mapping[str, Parameter]
     optimizer: torch.optim.Optimizer
     generators: tuple[torch.Generator, ...]
     batches: ClassBalancedBatchSampler
     best: EarlyStopping
     adaptive: AdaptiveGamma | None = None
     total: int = MAX_STEPS
-    """Steps of the whole training."""
+    """Number of steps of the whole training."""
 
     def keeper(self) -> Callable[[], TrainState]:
-        """Snapshot of the state after the last completed step; safe to use even if the next step fails.
+        """Take a snapshot of the state, which stays valid whatever happens later.
 
-        The tensors are copied at once, on their device. Fetching and listing them costs time, and waits for the call.
+        Tensors are copied on their device. The returned function copies them to the CPU, which waits for the device.
         """
         generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
         done, best = len(self.history), (self.best.least, self.best.waited)
-        norms = None if self.adaptive is None else self.adaptive.norms  # replaced by every step, never written into
+        norms = None if self.adaptive is None else self.adaptive.norms  # replaced in each step, never changed in place
         vectors = {name: vector.detach().clone() for name, vector in self.vectors.items()}
         stood = self.optimizer.state_dict()["state"]
         moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in stood.items()}
@@ -102,11 +103,11 @@ class Progress:
         return keep
 
     def restore(self, state: TrainState) -> None:
-        """Bring a new training to where another one stood.
+        """Continue from a state.
 
         Raises:
-            ConfigError: that training was of other examples, first tokens or settings.
-            ResumeError: its numbers do not fit together, although they are what was written.
+            ConfigError: the state is of a training with other examples, initial tokens or settings.
+            ResumeError: its content is inconsistent.
         """
         differing = differences(state.begun, self.begun)
         if differing:
@@ -118,7 +119,7 @@ class Progress:
             raise ResumeError(f"the stopped training cannot be resumed: its content does not fit ({error})") from error
 
     def _refuse_unfit(self, state: TrainState) -> None:
-        """What would come to light in a later step only."""
+        """Check what would otherwise fail in a later step. Raises: ValueError."""
         if len(state.history) > self.total:
             raise ValueError(f"it has {len(state.history):,} steps of {self.total:,}")
         if any(row.keys() != set(TERMS) for row in state.history):
@@ -128,41 +129,41 @@ class Progress:
         if any(math.isnan(row["loss"]) for row in state.history):
             raise ValueError("it has steps without a loss")
         if not (state.best[0] >= 0 and 0 <= state.best[1] <= MAX_STEPS):
-            raise ValueError("its least error is not one")
+            raise ValueError("its smallest validation loss is not a number")
         if not all(map(_is_generator_state, state.generators)):
             raise ValueError("its random generators have states that no generator has")
         norms = state.gradient_norms
         if (norms is None) != (self.adaptive is None):
-            raise ValueError("gamma follows the gradients in one of the two only")
+            raise ValueError("gamma is adaptive in only one of the two")
         if norms is not None and not (
             norms.shape == (3,) and norms.dtype == torch.float32 and ((norms >= 0) & (norms <= _LARGEST_NORM)).all()
         ):
-            raise ValueError("its gradients' averages are not three norms")
+            raise ValueError("its gradient norms are not three norms")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
         if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
             raise ValueError("its vectors have other shapes")
         if not all(v.dtype == torch.float32 and (v.abs() <= MAX_NUMBER).all() for v in state.vectors.values()):
-            raise ValueError(f"its vectors hold numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
+            raise ValueError(f"its vectors contain numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
         sizes = dict(enumerate(shapes.values()))
         for index, moment in state.moments.items():
             expected = {"step": torch.Size(), "exp_avg": sizes[index], "exp_avg_sq": sizes[index]}
             if {name: value.shape for name, value in moment.items()} != expected:
-                raise ValueError("its averages are of another optimizer, or have other shapes")
+                raise ValueError("its moments are of another optimizer, or have other shapes")
             if not all(value.dtype == torch.float32 and value.isfinite().all() for value in moment.values()):
-                raise ValueError("its averages are not finite numbers")
+                raise ValueError("its moments are not finite")
             mean, square = moment["exp_avg"].abs(), moment["exp_avg_sq"]
             if not (
                 0 <= moment["step"] <= MAX_STEPS
                 and (square >= 0).all()
                 and (mean <= _MEAN_BY_ROOT * square.sqrt() + _LEAST_MEAN).all()
             ):
-                raise ValueError("its averages are not those of numbers and of their squares")
+                raise ValueError("its moments are not possible ones of AdamW")
 
     def _restore(self, state: TrainState) -> None:
         with torch.no_grad():
             for name, vector in self.vectors.items():
                 vector.copy_(state.vectors[name])
-        # copies, since the optimizer goes on in what it is given
+        # copies, since the optimizer changes its moments in place
         moments = {i: {name: _copy(value) for name, value in moment.items()} for i, moment in state.moments.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for generator, stood in zip(self.generators, state.generators, strict=True):

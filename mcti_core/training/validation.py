@@ -1,4 +1,4 @@
-"""Whether host, examples, first tokens and settings of a training go together."""
+"""Check that host, examples, initial tokens and settings of a training fit together."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["check_training"]
 def check_training(
     host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]
 ) -> None:
-    """Check that all that a training is given goes together, before anything is computed.
+    """Check a training's inputs before anything is computed.
 
     Args:
         active: the classes in training.
 
     Raises:
         ConfigError: cache, tokens, settings and host do not fit together.
-        HostError: the host lacks a part that the settings need.
+        HostError: the host does not have a model that the settings need.
     """
     if list(map(normal_form, cache.classes)) != list(map(normal_form, tokens.labels)):
         raise ConfigError(
@@ -48,10 +48,10 @@ def check_training(
     if config.reconstruction:
         host.need_denoiser()
         if cache.latents is None:
-            raise ConfigError("the examples hold no latents; build the cache with a VAE")
+            raise ConfigError("the examples have no latents; build the cache with a VAE")
     if config.gamma:
         if len(active) == 1 and config.direction != "text_to_image":
-            raise ConfigError("one class at a time there is one text a step: direction must be 'text_to_image'")
+            raise ConfigError("with a single class in training, direction must be 'text_to_image'")
         if host.clip is None:
             raise HostError(
                 f"{host.name} has no CLIP space, which gamma {config.gamma} needs; give the CLIP model that its text encoder comes "
@@ -59,5 +59,5 @@ def check_training(
             )
         if cache.features is None:
             raise ConfigError(
-                "gamma is above 0 but the examples hold no image features; build the cache with a CLIP space, or set gamma to 0"
+                "gamma is above 0 but the examples have no image features; build the cache with a CLIP space, or set gamma to 0"
             )

@@ -1,7 +1,7 @@
-"""Token vectors kept as long as the vocabulary's: an option that OneTrainer calls "preserve embedding norm".
+"""Keep the norm of token vectors at the vocabulary's, which OneTrainer calls "preserve embedding norm".
 
-A text tower has only ever read embeddings of about one length. Under Adam a learned vector's length is free, and grows with the number
-of steps; with this, training decides on its direction alone.
+A text tower was trained on embeddings of about one norm. With Adam, a learned vector's norm grows with the number of
+steps; with this option, only its direction is learned.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ..hosts.base import TextEncoder
 __all__ = ["rescale_", "vocabulary_norm"]
 
 _ROWS = 4096
-"""Embeddings read at once: the table of a large text encoder is not copied as a whole."""
+"""Embeddings per batch, so that the table of a large text encoder is not copied as a whole."""
 
 
 @torch.no_grad()
 def vocabulary_norm(encoder: TextEncoder, device: torch.device) -> float:
-    """The median length of the vocabulary's embeddings; words whose embedding is all zero do not count.
+    """The median norm of the vocabulary's embeddings that are not zero.
 
     Args:
-        encoder: whose table is read.
-        device: where it takes ids.
+        encoder: the text encoder.
+        device: the device of its ids.
 
     Raises:
         ValueError: every embedding is zero.
@@ -39,10 +39,10 @@ def vocabulary_norm(encoder: TextEncoder, device: torch.device) -> float:
 
 @torch.no_grad()
 def rescale_(vectors: Mapping[str, Tensor], norms: Mapping[str, float]) -> None:
-    """Bring each of the (C, V, d) vectors of each encoder to its norm, in place.
+    """Rescale the vectors (C, V, d) of each encoder to its norm, in place.
 
-    A vector of zero has no direction and stays: so a training may start from one (the pocket checkpoint's generic word is one, since
-    no drawing of its world is "a glyph" rather than another) and is brought to the norm after its first step.
+    Zero vectors have no direction and stay. A training may start from one, as with the pocket checkpoint's generic word,
+    and its vectors get the norm after the first step.
     """
     for name, vector in vectors.items():
         lengths = vector.norm(dim=-1, keepdim=True)

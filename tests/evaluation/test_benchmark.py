@@ -48,7 +48,7 @@ def test_every_method_has_a_row_for_every_split(tiny_host, pool):
 
 def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
     trained, given = [], []
-    plain_train, plain_mean = recipes.train_with_oom_retry, BY_FEATURES["class mean"]
+    plain_train, plain_mean = recipes.train, BY_FEATURES["class mean"]
 
     def watched_train(host, cache, tokens, config, **others):
         trained.append((cache.features, cache.labels, config.seed))
@@ -58,7 +58,7 @@ def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
         given.append((support, query))
         return plain_mean(support, query, classes)
 
-    monkeypatch.setattr(recipes, "train_with_oom_retry", watched_train)
+    monkeypatch.setattr(recipes, "train", watched_train)
     monkeypatch.setitem(BY_FEATURES, "class mean", watched_mean)
     rows = evaluate(tiny_host, pool, [2], [3], BASE)
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)

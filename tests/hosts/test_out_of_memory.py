@@ -14,7 +14,7 @@ from mcti_core.errors import HostError
 from mcti_core.hosts.out_of_memory import in_parts_that_fit, is_out_of_memory
 from mcti_core.sampling import generate
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.oom import train_with_oom_retry
+from mcti_core.training.loop import train
 
 PROMPTS = [f"a photo of {number}" for number in "abcde"]
 
@@ -134,8 +134,8 @@ def test_training_with_little_memory_for_text_learns_the_same_in_smaller_parts(t
     config = TrainConfig(steps=3, batch=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
     host, sizes = small_host(tiny_host, "text", 1)
     small, whole = (
-        train_with_oom_retry(host, cache, tokens, config),
-        train_with_oom_retry(tiny_host, cache, tokens, config),
+        train(host, cache, tokens, config),
+        train(tiny_host, cache, tokens, config),
     )
     assert max(sizes) == 1
     assert torch.allclose(small.tokens.vectors["clip_l"], whole.tokens.vectors["clip_l"], atol=1e-4)

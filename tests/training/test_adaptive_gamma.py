@@ -173,8 +173,8 @@ def test_another_ratio_is_another_training(tiny_host, cache, tokens):
     ("settings", "message"),
     [
         ({"gamma": "much"}, "gamma must be a number or 'auto', got 'much'"),
-        ({"gamma": "auto", "reconstruction": 0.0}, "reconstruction must be above 0"),
-        ({"gamma": "auto", "gamma_end": 0.1}, "gamma_end None"),
+        ({"gamma": "auto", "reconstruction": 0.0}, "set reconstruction above 0"),
+        ({"gamma": "auto", "gamma_end": 0.1}, "gamma_end to None"),
         ({"gamma": "auto", "gradient_ratio": 0.0}, "gradient_ratio must be above 0"),
     ],
 )

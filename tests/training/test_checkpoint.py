@@ -140,7 +140,7 @@ def test_other_files_are_refused(tmp_path, tokens):
     with pytest.raises(ResumeError, match="is not a training checkpoint"):
         load_checkpoint(tmp_path / "foreign.safetensors")
     (tmp_path / "text").write_text("once upon a time")
-    with pytest.raises(ResumeError, match="no training, or a damaged one"):
+    with pytest.raises(ResumeError, match="is not a training, or is damaged"):
         load_checkpoint(tmp_path / "text")
 
 

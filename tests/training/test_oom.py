@@ -10,7 +10,6 @@ from mcti_core.prompts.splicing import encode_prompts, template_prompts
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.micro_batches import in_micro_batches
 from mcti_core.training.objective import reconstruction_loss
-from mcti_core.training.oom import train_with_oom_retry
 
 CONFIG = TrainConfig(steps=4, batch=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
 
@@ -81,7 +80,7 @@ def test_training_learns_the_same(tiny_host, cache, tokens, micro_batch):
 def test_where_memory_runs_out_the_training_goes_on_with_less(tiny_host, cache, tokens, room, after, sizes):
     small, steps = SmallMemory(tiny_host.denoiser, room, after), []
     host = replace(tiny_host, denoiser=small)
-    result = train_with_oom_retry(host, cache, tokens, CONFIG, on_step=lambda info: steps.append(info.step))
+    result = train(host, cache, tokens, CONFIG, on_step=lambda info: steps.append(info.step))
     assert steps == [1, 2, 3, 4]
     assert set(small.sizes) == sizes
     _close(train(tiny_host, cache, tokens, CONFIG), result)
@@ -104,7 +103,7 @@ def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, c
             return super().denoise(*arguments)
 
     small = Small(tiny_host.denoiser, 1)
-    result = train_with_oom_retry(replace(tiny_host, denoiser=small, session=session), cache, tokens, CONFIG)
+    result = train(replace(tiny_host, denoiser=small, session=session), cache, tokens, CONFIG)
     assert set(small.sizes) == {1}
     _close(train(tiny_host, cache, tokens, CONFIG), result)
 
@@ -112,7 +111,7 @@ def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, c
 def test_memory_for_no_image_at_all_is_told(tiny_host, cache, tokens):
     host = replace(tiny_host, denoiser=SmallMemory(tiny_host.denoiser, 0))
     with pytest.raises(HostError, match="a single image or prompt does not fit"):
-        train_with_oom_retry(host, cache, tokens, CONFIG)
+        train(host, cache, tokens, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +126,4 @@ def test_one_of_several_processes_says_what_would_help(tiny_host, cache, tokens,
     """Six images are three for each of two."""
     host = replace(tiny_host, denoiser=SmallMemory(tiny_host.denoiser, 0))
     with pytest.raises(HostError, match=advice):
-        train_with_oom_retry(host, cache, tokens, replace(CONFIG, **settings), processes=DistributedContext(0, 2))
+        train(host, cache, tokens, replace(CONFIG, **settings), processes=DistributedContext(0, 2))

@@ -1,0 +1,115 @@
+"""One training step: draw a batch, compute both terms of the loss, and update the vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data.feature_cache import FeatureCache
+from ..distributed import DistributedContext
+from ..hosts.base import Host
+from ..prompts.splicing import Prompts
+from .caption_prompts import CaptionPrompts
+from .config import TrainConfig
+from .history import gradients
+from .objective import discriminative_loss, encode_classes, reconstruction_loss
+from .saved_tensors import saved_tensors_verified
+from .schedules import gamma_of_step, learning_rate
+from .state import Progress
+from .vector_norms import rescale_
+
+__all__ = ["TrainStep"]
+
+_VERIFY_EVERY = 100
+"""Number of steps between checks of the gradients, for hosts that move weights."""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """Takes the steps of one training. Called with the number of a step, it changes ``progress``.
+
+    A step does not wait for the device, so the next batch is drawn while the device works. (ComfyUI's SDXL waits: it
+    copies the image size from the CPU in each call.)
+    """
+
+    host: Host
+    cache: FeatureCache
+    config: TrainConfig
+    templates: Mapping[str, Prompts]
+    """Encoder -> all prompt templates."""
+    captions: CaptionPrompts | None
+    """Prompts of the images' own captions, which replace the templates in L_ldm."""
+    active: Tensor
+    """(A,) int64, ascending: the classes in training."""
+    norms: Mapping[str, float]
+    """Encoder -> length of its vectors; empty if lengths are free."""
+    progress: Progress
+    processes: DistributedContext
+    first: int = 0
+    """The first step of this run."""
+
+    def __call__(self, step: int) -> None:
+        """Take one optimizer step on L = L_ldm + gamma * L_cls."""
+        host, cache, config, progress = self.host, self.cache, self.config, self.progress
+        generator, classification_generator = progress.generators
+        for group in progress.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        images = next(progress.batches)  # (B,) indices
+        labels = cache.labels[images]
+        reconstructs = bool(config.reconstruction) and step >= config.warm_start
+        share = self.processes.share(len(images) if reconstructs else 0)  # this process's rows of the batch
+        conditioning = labels[share].unique()
+        gamma = 1.0 if config.adaptive else gamma_of_step(config, step)
+        chosen = self._classes(labels, classification_generator) if gamma else conditioning
+        at_once = (config.micro_batch or config.batch) if config.gradient_checkpointing else 0
+
+        progress.optimizer.zero_grad()
+        with saved_tensors_verified() if self._verifies(step) else nullcontext():
+            prompts = encode_classes(
+                host, self.templates, progress.vectors, self.active, chosen,
+                conditioning if self.captions is None else conditioning[:0], config.pooling, generator, at_once,
+            )  # fmt: skip
+            terms: dict[str, Tensor] = {}  # this process's shares of the two means
+            if len(conditioning):
+                if self.captions is None:
+                    text = prompts.context(labels[share])
+                else:
+                    rows = torch.searchsorted(self.active, labels)
+                    text = self.captions.encode(images, share, rows, progress.vectors, generator, at_once)
+                errors = reconstruction_loss(
+                    host, cache, images, text, generator, micro_batch=config.micro_batch, share=share
+                )
+                terms["reconstruction"] = errors.sum() / len(images)
+            if gamma:
+                losses = discriminative_loss(host, cache, prompts, config, classification_generator)
+                terms["classification"] = losses.mean() / self.processes.count
+            self._backward(terms, gamma)
+        progress.history.add(terms)
+        progress.optimizer.step()
+        if self.norms:
+            rescale_(progress.vectors, self.norms)
+
+    def _backward(self, terms: dict[str, Tensor], gamma: float) -> None:
+        """Set the vectors' gradients, and make ``terms`` the sums over all processes."""
+        progress, weight = self.progress, self.config.reconstruction
+        if progress.adaptive is not None and "reconstruction" in terms:
+            progress.adaptive.backward(terms, weight, progress.vectors, self.processes)
+            return
+        weights = {"reconstruction": weight, "classification": gamma}
+        terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        terms["loss"].backward(inputs=list(progress.vectors.values()))  # the host's weights may not be frozen
+        self.processes.all_reduce_sum([*gradients(progress.vectors), *terms.values()])
+
+    def _classes(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """(S,) ascending: the batch's classes, and random other ones up to ``text_classes`` in total."""
+        own = labels.unique()
+        others = self.active[~torch.isin(self.active, own)]
+        room = max(0, self.config.text_classes - len(own))
+        return torch.cat([own, others[torch.randperm(len(others), generator=generator)[:room]]]).sort().values
+
+    def _verifies(self, step: int) -> bool:
+        return self.host.moves_weights and (step == self.config.warm_start or (step - self.first) % _VERIFY_EVERY == 0)
