@@ -24,6 +24,7 @@ from ..mcti_core.evaluation.measure import (
     score_images,
 )
 from ..mcti_core.evaluation.metrics import accuracy
+from ..mcti_core.files.limits import MAX_LOGITS
 from ..mcti_core.hosts.base import Host
 from ..mcti_core.images.reading import to_square
 from ..mcti_core.tokens.token_set import TokenSet
@@ -213,6 +214,8 @@ def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple
     if tokens.support is None:
         return []
     rows = [("class mean of the examples", accuracy(class_mean(tokens.support, features, len(tokens)), labels))]
+    if len(tokens.support.labels) * len(tokens) > MAX_LOGITS:
+        return rows
     with suppress(MCTIError):  # scikit-learn is not part of ComfyUI
         rows.append(("logistic probe", accuracy(logistic_probe(tokens.support, features, len(tokens)), labels)))
     return rows

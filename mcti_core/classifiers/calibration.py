@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, TokenError, listed
+from ..files.limits import MAX_LOGITS
 from ..hosts.base import Host
 from ..tokens.token_set import Support, TokenSet
 from .base import Classifier
@@ -72,7 +73,8 @@ class Calibration:
 
 
 def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
-    """Set a classifier's temperature and threshold by leave-one-out on the tokens' examples.
+    """Set a classifier's temperature and threshold by leave-one-out on the tokens' examples: on all of them or, if examples times
+    classes exceed ``MAX_LOGITS``, on evenly spaced ones.
 
     The only example of a class cannot be left out and is skipped. If no class has two, the temperature is 1 (for the
     hybrid the sum of its weights, by which its logits are larger), and the threshold is 0, which always names a class.
@@ -100,8 +102,9 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         )
     text = classifier.tokens.text if isinstance(classifier, HybridClassifier) else classifier.text
     support = tokens.support.of_width(text.shape[1])
-    logits, labels = _left_out_logits(classifier, support), support.labels
-    usable = torch.bincount(labels)[labels] > 1
+    usable = torch.bincount(support.labels)[support.labels] > 1
+    rows = _spread(len(usable), max(1, MAX_LOGITS // len(tokens)))
+    logits, labels, usable = _left_out_logits(classifier, support, rows), support.labels[rows], usable[rows]
     if usable.any():
         temperature = fit_temperature(logits[usable], labels[usable])
         confidences = (logits[usable] / temperature).softmax(1).amax(1)
@@ -236,12 +239,18 @@ def answered_share(reached: int, count: int) -> tuple[float, float, float]:
     return reached / (count + 1), low, high
 
 
-def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support) -> Tensor:
-    """(N, C) logits of the examples, estimated for tokens and class means without the example itself."""
+def _spread(count: int, most: int) -> Tensor:
+    """All indices below ``count``, or ``most`` evenly spaced ones."""
+    return torch.arange(count) if count <= most else torch.arange(most) * count // most
+
+
+def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support, rows: Tensor) -> Tensor:
+    """(n, C) logits of the examples at these indices, estimated for tokens and class means without the example itself."""
     if isinstance(classifier, HybridClassifier):
-        clip, logits, weight = classifier.tokens, classifier.left_out_logits(), float(classifier.weights[0])
+        clip, logits, weight = classifier.tokens, classifier.left_out_logits(rows), float(classifier.weights[0])
     else:
-        clip, logits, weight = classifier, classifier.logits(support.features), 1.0
+        clip, logits, weight = classifier, classifier.logits(support.features[rows]), 1.0
     logits = logits.clone()
-    logits[torch.arange(len(logits)), support.labels] -= weight * clip.logit_scale * left_out_gain(clip.text, support)
+    gain = weight * clip.logit_scale * left_out_gain(clip.text, support)
+    logits[torch.arange(len(logits)), support.labels[rows]] -= gain[rows]
     return logits

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, TokenError
+from ..files.limits import MAX_LOGITS
 from ..hosts.base import Host
 from ..images.tensors import as_batch
 from ..tokens.token_set import Support, TokenSet
@@ -22,8 +23,6 @@ __all__ = ["AUTO", "HybridClassifier", "class_means", "left_out_gain"]
 AUTO = "auto"
 _FIRST = (1.0, 0.25, 2.0)
 """Initial weights of token, class mean and probe: the best ones for 2, 5 and 8 shots on characters that no table reports."""
-_MOST_LOGITS = 10**6
-"""Maximum number of examples times classes for which a probe is fitted; for more it would take minutes."""
 
 
 class HybridClassifier(Classifier):
@@ -69,7 +68,7 @@ class HybridClassifier(Classifier):
             every_class = bool(
                 (torch.bincount(labels, minlength=classes) > 0).all()
             )  # a probe needs examples of each class
-            if every_class and classes > 1 and len(features) * classes <= _MOST_LOGITS:
+            if every_class and classes > 1 and len(features) * classes <= MAX_LOGITS:
                 self._probe = LogisticRegression(features, labels, classes)
                 self._weigh(features, labels, classes)
             else:
@@ -96,26 +95,26 @@ class HybridClassifier(Classifier):
         logits = token * self.tokens.logits(unit) + mean * self.tokens.logit_scale * unit @ self.means.T
         return logits if self._probe is None else logits + probe * self._probe.logits(unit)
 
-    def left_out_logits(self) -> Tensor:
-        """(N, C) logits of the examples, where class means and probe are computed without the example itself.
+    def left_out_logits(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(n, C) logits of the examples at these (n,) indices, where class means and probe are computed without the example itself.
 
         The only example of a class leaves no mean, so its row has the logits of the tokens for all classes: cosines of
         images with texts and with images cannot be mixed.
         """
-        token = self.tokens.logits(self.support.features)
+        token = self.tokens.logits(self.support.features[rows])
         weights = self.weights.tolist()
-        parts = [token, self._left_out_affinity()]
+        parts = [token, self._left_out_affinity(rows)]
         if self._held_out is not None:
-            parts.append(self._held_out)
+            parts.append(self._held_out[rows])
         parts = [torch.where(part.isfinite(), part, token) for part in parts]
         return torch.stack([weight * part for weight, part in zip(weights, parts, strict=False)]).sum(0)
 
-    def _left_out_affinity(self) -> Tensor:
-        """(N, C) scaled cosines with the class means without the example itself; NaN for the only example of a class."""
-        features, labels = self.support.features, self.support.labels
+    def _left_out_affinity(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(n, C) scaled cosines with the class means without the example itself; NaN for the only example of a class."""
+        counts = torch.bincount(self.support.labels, minlength=len(self.labels))
+        sums = torch.zeros_like(self.means).index_add_(0, self.support.labels, self.support.features)
+        features, labels = self.support.features[rows], self.support.labels[rows]
         affinity = self.tokens.logit_scale * features @ self.means.T
-        counts = torch.bincount(labels, minlength=len(self.labels))
-        sums = torch.zeros_like(self.means).index_add_(0, labels, features)
         others = F.normalize(sums[labels] - features, dim=-1)  # (N, p) mean of the class's other examples
         affinity[torch.arange(len(labels)), labels] = self.tokens.logit_scale * (others * features).sum(1)
         return affinity.masked_fill((counts[labels] < 2)[:, None], torch.nan)

@@ -167,8 +167,9 @@ def count_learned(tokens: TokenSet, features: Tensor | None) -> int:
     support = tokens.support
     if support is None or features is None or features.shape[1] != support.features.shape[1]:
         return 0
-    closest = (normalize(features, dim=1) @ normalize(support.features, dim=1).T).amax(1)
-    return int((closest > _SAME).sum())
+    examples = normalize(support.features, dim=1).T
+    closest = [(part @ examples).amax(1) for part in normalize(features, dim=1).split(32)]
+    return sum(int((part > _SAME).sum()) for part in closest)
 
 
 def aligned_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

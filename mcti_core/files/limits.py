@@ -17,6 +17,7 @@ __all__ = [
     "MAX_IMAGE_READS",
     "MAX_IMAGE_SIDE",
     "MAX_LABEL",
+    "MAX_LOGITS",
     "MAX_MARKS",
     "MAX_METADATA_BYTES",
     "MAX_NUMBER",
@@ -42,6 +43,8 @@ MAX_PROMPT, MAX_BRACKETS = 5000, 50
 """Characters of a prompt, and nested brackets; a text encoder reads 75 tokens."""
 MAX_ENCODED = 250_000
 """Classes times templates: a classifier encodes each of these prompts when it is created."""
+MAX_LOGITS = 10**6
+"""Examples times classes for which a logistic probe is fitted, and that calibration uses; for more they would take minutes."""
 MAX_WIDTH = 8192
 """Width of a vector; the widest text encoder in ``tokens/encoders.py`` has 5376."""
 MAX_NUMBER = 1e6

@@ -1,9 +1,11 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mcti_core.classifiers import calibration
 from mcti_core.classifiers.calibration import (
     Calibration,
     answered_share,
@@ -162,6 +164,18 @@ def test_one_example_a_class_measures_nothing(carrying, tiny_host):
 def test_classes_with_one_example_are_passed_over(kind, carrying, tiny_host):
     tokens = carrying([1, 3, 1])
     assert calibrate(kind(tiny_host, tokens), tokens).left_out == 3
+
+
+@pytest.mark.parametrize("kind", [ClipClassifier, partial(HybridClassifier, weight=1.0)])
+def test_calibrate_on_evenly_spaced_examples_if_there_are_very_many(kind, carrying, tiny_host, monkeypatch):
+    tokens, seen = carrying([10, 10, 10]), []
+    monkeypatch.setattr(calibration, "fit_temperature", lambda logits, labels: seen.append((logits, labels)) or 1.0)
+    assert calibrate(kind(tiny_host, tokens), tokens).left_out == 30
+    monkeypatch.setattr(calibration, "MAX_LOGITS", 30)
+    assert calibrate(kind(tiny_host, tokens), tokens).left_out == 10
+    (whole, labels), (some, theirs) = seen
+    torch.testing.assert_close(some, whole[::3])
+    assert theirs.tolist() == labels[::3].tolist()
 
 
 def test_refusals(tokens, tiny_host):

@@ -139,6 +139,7 @@ def test_limits_in_security_are_those_of_the_code():
         f"{limits.MAX_CLASSES:,} classes, labels of {limits.MAX_LABEL:,} characters; {limits.MAX_TEMPLATES:,} templates of "
         f"{limits.MAX_TEMPLATE:,} characters; {limits.MAX_ENCODED:,} classes times templates",
         f"a text in a graph | {limits.MAX_MARKS} |",
+        f"for which a logistic probe is fitted | {limits.MAX_LOGITS:,} |",
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
         f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "
