@@ -57,6 +57,8 @@ class Calibration:
     """Number of examples that could be left out; 0 if every class has only one."""
     reached: int = 0
     """Number of left-out examples whose confidence reaches the threshold."""
+    recognised: int = 0
+    """Number of left-out examples whose best class is their own."""
 
     def describe(self) -> str:
         """The threshold, the measured share of examples, and the expected share of new images, as a sentence."""
@@ -110,11 +112,12 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         confidences = (logits[usable] / temperature).softmax(1).amax(1)
         threshold = unknown_threshold(confidences, accept)
         reached = int((confidences >= threshold).sum())
+        recognised = int((logits[usable].argmax(1) == labels[usable]).sum())
     else:
         temperature = float(classifier.weights.sum()) if isinstance(classifier, HybridClassifier) else 1.0
-        threshold, reached = 0.0, 0
+        threshold, reached, recognised = 0.0, 0, 0
     classifier.temperature, classifier.threshold = temperature, threshold
-    return Calibration(temperature, threshold, int(usable.sum()), reached)
+    return Calibration(temperature, threshold, int(usable.sum()), reached, recognised)
 
 
 def resolved(method: str, host: Host) -> str:

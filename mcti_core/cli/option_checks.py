@@ -48,10 +48,10 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 
 def _check_model(arguments: argparse.Namespace) -> None:
-    model, clip, config = arguments.model, arguments.clip, arguments.config
+    model, clip, config = arguments.model, arguments.clip, arguments.model_config
     if model is None:
         if clip or config:
-            option = "--clip" if clip else "--config"
+            option = "--clip" if clip else "--model-config"
             raise ConfigError(
                 f"{option} goes with --model; the pocket checkpoint, which is used without it, brings its own"
             )
@@ -63,8 +63,8 @@ def _check_model(arguments: argparse.Namespace) -> None:
             f"{model} is not a checkpoint; give a diffusers folder, or a file that ends in {' or '.join(_CHECKPOINTS)}"
         )
     if config is not None and model.is_dir():
-        raise ConfigError(f"--config goes with a single-file checkpoint; {model} is a folder, which has its own")
-    for option, folder, inside in (("--clip", clip, "config.json"), ("--config", config, "model_index.json")):
+        raise ConfigError(f"--model-config goes with a single-file checkpoint; {model} is a folder, which has its own")
+    for option, folder, inside in (("--clip", clip, "config.json"), ("--model-config", config, "model_index.json")):
         if folder is not None and not (folder / inside).is_file():
             what = "a file" if folder.is_file() else "there, but without one" if folder.is_dir() else "not there"
             kind = "transformers CLIPModel" if option == "--clip" else "diffusers"

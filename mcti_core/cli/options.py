@@ -60,7 +60,7 @@ def host_of(arguments: argparse.Namespace, processes: DistributedContext | None 
     from ..hosts.diffusers.host import load_host
 
     dtype = _usual_dtype(device) if arguments.dtype == "auto" else arguments.dtype
-    return load_host(arguments.model, arguments.clip, device=device, dtype=dtype, config=arguments.config)
+    return load_host(arguments.model, arguments.clip, device=device, dtype=dtype, config=arguments.model_config)
 
 
 def check_device(device: str) -> None:

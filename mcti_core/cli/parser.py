@@ -25,6 +25,7 @@ from .demo import run_demo
 from .evaluate import run_evaluate
 from .generate import run_generate
 from .option_checks import check_options
+from .run_config import with_config
 from .train import INTERRUPTED, run_train
 from .train_arguments import add_reading, add_validation
 
@@ -38,8 +39,11 @@ _METHOD = "auto is clip where there is a CLIP space, else diffusion"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0, 1 for a mistake that one can mend, 130 after Ctrl-C."""
     set_up_streams()
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["train"] and any(word.startswith("--co") for word in words):
+            words = [words[0], *with_config(_train_parser(), words[1:])]
+        arguments = _parser().parse_args(words)
         if started() > 1 and arguments.run not in SHARED:
             raise ConfigError(
                 "only train, classify and evaluate can share their work among processes; start it without a launcher"
@@ -120,11 +124,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _train_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="mcti train", formatter_class=_HelpFormatter)
+    _add_train(parser)
+    return parser
+
+
 def _add_train(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("folder", type=path, help="contains one folder of images per class")
-    option("--out", type=folder_path, required=True, help="where tokens.safetensors, embeddings/ and loss.png go")
+    option(
+        "--out",
+        type=folder_path,
+        required=True,
+        help="where tokens.safetensors, embeddings/, loss.png, README.md and run.toml go",
+    )
     add_overwriting(command)
+    option(
+        "--config", type=path, help="a TOML file of options, such as the run.toml of another run; those given here win"
+    )
     _add_model(command)
     _add_training(command)
     option("--init-from", type=path, help="a token set file; classes with the same label start from its vectors")
@@ -241,7 +259,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     model = "a diffusers folder or single-file checkpoint; the pocket checkpoint if not given"
     option("--model", type=path, help=model)
     option("--clip", type=path, help="a folder with the CLIP model that the checkpoint's text encoder comes from")
-    option("--config", type=path, help="for a single file without network: a diffusers folder of its family")
+    option("--model-config", type=path, help="for a single file without network: a diffusers folder of its family")
     option("--device", default="auto", help="auto (cuda, xpu or mps where there is one, else cpu), cpu, cuda, ...")
     option(
         "--dtype",

@@ -12,12 +12,14 @@ from ..errors import FileError, MCTIError, ResumeError
 from ..escaping import escaped
 from ..training.errors import StopTraining, TrainingError
 from .console import progress_bar, say
+from .figures import training_figures
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
+from .run_config import RUN_CONFIG, write_run_config
 from .train_monitor import check_monitoring, held_out_of, monitored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from ..data.dataset import FewShotDataset
@@ -40,6 +42,7 @@ __all__ = [
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
+_DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
 UNFINISHED = "training.safetensors"
 """In a training's folder, until it is finished."""
 _LEAST_ROOM, _ROOM_PER_VECTOR = 2**20, 8 * 2**13
@@ -109,11 +112,12 @@ def config_for(
 
 
 def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
-    """The results of a training in ``--out``: the token set, its embeddings by their names, and the picture of the loss."""
+    """The results of a training in ``--out``: the token set, its embeddings by their names, and what describes them."""
     from ..tokens.io import SUFFIX
 
     out = arguments.out
-    return [out / f"tokens{SUFFIX}", *(out / "embeddings" / f"{name}{SUFFIX}" for name in names), out / "loss.png"]
+    embeddings = (out / "embeddings" / f"{name}{SUFFIX}" for name in names)
+    return [out / f"tokens{SUFFIX}", *embeddings, *(out / name for name in _DESCRIPTIONS)]
 
 
 def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vectors: int) -> None:
@@ -132,9 +136,10 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vector
     from ..tokens.io import refuse_foreign_tokens
     from ..training.checkpoint import is_training
 
-    *tokens, picture = outputs
+    tokens = outputs[: -len(_DESCRIPTIONS)]
     refuse_foreign(arguments.out / UNFINISHED, is_training)
-    refuse_foreign(picture, is_marked)
+    for path in outputs[-len(_DESCRIPTIONS) :]:
+        refuse_foreign(path, is_marked)
     refuse_foreign_tokens(tokens[:1], sets=True)
     refuse_foreign_tokens(tokens[1:], sets=False)  # of another folder
     check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * vectors * _ROOM_PER_VECTOR)
@@ -218,8 +223,9 @@ def _train(
     if not processes.is_main:
         return INTERRUPTED if result.stopped == "stopped" else 0
     try:
-        write_tokens(result.tokens, out)
+        write_tokens(result.tokens, out, training_figures(host, result))
         _write_loss_curve(result.history, out)
+        write_run_config(arguments, config, out / RUN_CONFIG)
     except (MCTIError, OSError) as error:  # somebody's file has come into its place, or the disk is full
         if not path.exists():
             raise
@@ -236,14 +242,12 @@ def _train(
     return 0
 
 
-def write_tokens(tokens: TokenSet, folder: Path) -> None:
-    """The set and its embeddings; tells of embeddings that an earlier run has left beside them."""
+def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
+    """The set, its embeddings and its model card; tells of embeddings that an earlier run has left beside them."""
     from ..tokens.clip_words import describe_words
     from ..tokens.earlier_sets import stale_embeddings
-    from ..tokens.io import export_embeddings, save_tokens
 
-    path = save_tokens(tokens, folder / "tokens.safetensors")
-    export_embeddings(tokens, folder / "embeddings")
+    path = tokens.save_pretrained(folder, figures=figures)
     remedy = f"mcti convert {path} --to embeddings --prefix my- --out FOLDER makes names of their own"
     say(describe_words(tokens.names, remedy))
     if stale := stale_embeddings(folder / "embeddings", tokens.names):

@@ -15,15 +15,18 @@ from .regular import open_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["GENERATOR", "is_marked", "write_json", "write_png", "write_text"]
+__all__ = ["GENERATOR", "TEXT_MARK", "is_marked", "write_json", "write_png", "write_text"]
 
 _PROGRAM = "MC-TI"
 GENERATOR = f'<meta name="generator" content="{_PROGRAM}">'
 """Mark for the head of an HTML page."""
 _KEY = "written_by"
+TEXT_MARK = f"# {_KEY}: {_PROGRAM}"
+"""Mark for the first line of a TOML file, or of the header of a Markdown file."""
 _PNG, _TEXT = b"\x89PNG\r\n\x1a\n", f"Software\0{_PROGRAM}".encode()
 _MARKS = (
     rb'\{\s*"%s": "%s"[,\s}]' % (_KEY.encode(), _PROGRAM.encode()),
+    rb"(?:---\r?\n)?%s\b" % re.escape(TEXT_MARK.encode()),
     rb"<!doctype html>\s*<html[^>]*>\s*<head>\s*(?:<meta [^>]*>\s*)*?" + re.escape(GENERATOR.encode()),
 )
 """First bytes of tables and reports."""
@@ -31,7 +34,7 @@ _BEGIN = 1024
 
 
 def is_marked(path: Path) -> bool:
-    """Whether a file has this program's mark: in the first key, the head of the page, or a text before the pixels."""
+    """Whether a file has this program's mark: in the first key or line, the head of the page, or a text before the pixels."""
     try:
         with open_regular(path) as file:
             begin = file.read(_BEGIN) or b""

@@ -43,6 +43,7 @@ __all__ = [
     "load_tokens",
     "refuse_foreign_tokens",
     "save_tokens",
+    "versions",
 ]
 
 SUFFIX = ".safetensors"
@@ -83,7 +84,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
         "pooling": tokens.pooling,
         "base_model": tokens.base_model,
         "training": dict(tokens.training),
-        "versions": _versions(),
+        "versions": versions(),
     }
     return _write(_with_suffix(path), tensors, values, sets=True)
 
@@ -299,11 +300,12 @@ def _with_suffix(path: str | Path) -> Path:
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that matter for a token set, by name."""
+    found = {}
     for name in _LIBRARIES:
         try:
-            versions[name] = distributions.version(name)
+            found[name] = distributions.version(name)
         except distributions.PackageNotFoundError:
             continue
-    return versions
+    return found

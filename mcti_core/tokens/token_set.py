@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import TokenError
 from ..files.limits import check_counts
 from ..templates import OBJECT_TEMPLATES
+from .hub import HubMethods
 from .names import check_name, safe_names
 from .normal_form import normal_form
 
@@ -49,7 +50,7 @@ class Support:
 
 
 @dataclass(frozen=True)
-class TokenSet:
+class TokenSet(HubMethods):
     """C classes, each with V vectors of width d per text encoder.
 
     Args:

@@ -27,6 +27,7 @@ from PIL import Image
 import mcti_core.pocket
 from mcti_core.cli.parser import _parser, main
 from mcti_core.pocket import POCKET_FOLDER
+from mcti_core.tokens.io import load_tokens
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -69,7 +70,7 @@ PROGRAMS = ("mcti", "python", "python3", "pip", "accelerate", "torchrun", "git",
 def shell_lines() -> list[str]:
     """Every line of every block that is not of another language, without comments."""
     blocks = [
-        found[2] for path in DOCUMENTS for found in re.finditer(r"^```(\w*)\n(.*?)^```", text(path), re.M | re.S) if found[1] not in ("python", "json")
+        found[2] for path in DOCUMENTS for found in re.finditer(r"^```(\w*)\n(.*?)^```", text(path), re.M | re.S) if found[1] not in ("python", "json", "toml")
     ]  # fmt: skip
     lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
     return list(dict.fromkeys(line for line in map(str.strip, lines) if line and not line.startswith("#")))
@@ -158,7 +159,7 @@ def there(material, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", WHOLE)
 def test_documented_command_runs(line, there, capsys):
     command, *others = arguments_of(line)
-    if command == "train":
+    if command == "train" and "--config" not in others:
         shutil.rmtree("learned")
     assert main([command, *others, *fewer([command, *others])]) == 0, capsys.readouterr().err
 
@@ -263,6 +264,15 @@ def page(there):
         return names
 
     return run
+
+
+def test_sharing_page_runs_and_its_file_is_one_of_options(page, there):
+    page("sharing.md")
+    assert load_tokens(there / "to-share" / "tokens.safetensors").labels == ("my-cat", "my-dog")
+    (block,) = re.findall(r"^```toml\n(.*?)^```", text(ROOT / "docs" / "sharing.md"), re.M | re.S)
+    Path("mine.toml").write_text(block, encoding="utf-8")
+    shutil.rmtree("learned")
+    assert main(["train", "--config", "mine.toml", *FEWER["train"].split()]) == 0
 
 
 def test_library_page_runs_and_answers_a_web_request(page):

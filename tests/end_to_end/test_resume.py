@@ -77,7 +77,9 @@ def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, 
     assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 0
     assert told(capsys) == ["mcti: resuming after 3 steps"]
     same(load_tokens(broken / "tokens.safetensors"), whole)
-    assert sorted(path.name for path in broken.iterdir()) == ["embeddings", "loss.png", "tokens.safetensors"]
+    assert sorted(path.name for path in broken.iterdir()) == sorted(
+        ["embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"]
+    )
 
 
 def test_it_is_not_overwritten_unasked(folder, broken, whole, capsys):
@@ -145,9 +147,9 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
 def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp_path, whole, monkeypatch, capsys):
     write = commands.write_tokens
 
-    def too_late(tokens, out):
+    def too_late(tokens, out, figures):
         (out / "tokens.safetensors").write_text("mine")
-        write(tokens, out)
+        write(tokens, out, figures)
 
     monkeypatch.setattr(commands, "write_tokens", too_late)
     assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 1

@@ -482,6 +482,7 @@ def _arguments(random: Random) -> None:
         "--model",
         "--clip",
         "--config",
+        "--model-config",
         "--device",
         "--dtype",
         "--shots",

@@ -1,0 +1,34 @@
+"""What a training has measured, for the model card."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..errors import MCTIError
+
+if TYPE_CHECKING:
+    from ..hosts.base import Host
+    from ..training.loop import TrainResult
+
+__all__ = ["training_figures"]
+
+
+def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
+    """By name: the steps, the mean losses of the last tenth, and how many of its own examples are recognised."""
+    from ..classifiers.calibration import calibrate
+    from ..classifiers.clip import ClipClassifier
+
+    figures = {"steps": str(result.steps)}
+    for name in ("reconstruction", "classification"):
+        last = [value for value in result.history.get(name, ())[-max(1, result.steps // 10) :] if math.isfinite(value)]
+        if last:
+            figures[f"{name} loss, mean of the last {len(last)} steps"] = f"{sum(last) / len(last):.4g}"
+    with suppress(MCTIError):  # a set without its figures is better than none
+        found = calibrate(ClipClassifier(host, result.tokens), result.tokens)
+        if found.left_out:
+            figures["examples recognised by CLIP, each judged as if it were new"] = (
+                f"{found.recognised} of {found.left_out}"
+            )
+    return figures

@@ -1,0 +1,116 @@
+"""``mcti train --config run.toml``: options from a file, and the file that a run writes to be repeated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from ..escaping import has_surrogates
+from ..files.regular import open_regular
+from .console import say
+
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
+
+__all__ = ["RUN_CONFIG", "with_config", "write_run_config"]
+
+RUN_CONFIG = "run.toml"
+_MAX_BYTES = 2**20
+_NOT_WRITTEN = ("run", "config", "resume", "restart", "overwrite", "templates")
+"""Options that are of one call only; and the templates' kind, in place of which the templates are written."""
+
+
+def with_config(command: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The words of a command line, with the options of its ``--config`` in front, except those that are given again.
+
+    Args:
+        command: the command's parser, which is changed.
+        words: without the command's name.
+
+    Raises:
+        ConfigError: the file cannot be read, or contains something that is no option.
+    """
+    actions = {action.dest: action for action in command._actions}
+    for action in actions.values():
+        action.required, action.default = False, None
+        action.nargs = action.nargs if action.option_strings else "?"
+    typed = {name for name, value in vars(command.parse_args(words)).items() if value is not None}
+    for group in command._mutually_exclusive_groups:
+        either = {action.dest for action in group._group_actions}
+        typed |= either if either & typed else set()
+    path = command.parse_args(words).config
+    found = {} if path is None else {key.replace("-", "_"): value for key, value in _read(path).items()}
+    if unknown := found.keys() - (actions.keys() - {"config", "help"}):
+        raise ConfigError(f"{path} sets {min(unknown)!r}, which is no option of {command.prog}; correct or remove it")
+    written = [
+        word for name, value in found.items() if name not in typed for word in _words(path, actions[name], value)
+    ]
+    return [*written, *words]
+
+
+def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
+    """The words that say an option on the command line."""
+    is_flag, option = action.nargs == 0, (*action.option_strings, "")[0]
+    values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
+    if not all(isinstance(each, bool if is_flag else str | int | float) for each in values) or (
+        not is_flag and any(isinstance(each, bool) for each in values)
+    ):
+        kind = "true or false" if is_flag else "a text or a number"
+        raise ConfigError(f"{path} sets {action.dest!r} to {str(value)[:80]!r}; it must be {kind}")
+    if is_flag:
+        no = [name for name in action.option_strings if name.startswith("--no-")]
+        return [option] if value else no
+    if not option:  # a path that looks like an option stays a path
+        return [f"./{value}" if str(value).startswith("-") else str(value)]
+    return [f"{option}={each}" for each in values]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # before Python 3.11
+        try:
+            import tomli as tomllib  # type: ignore[no-redef]
+        except ModuleNotFoundError as error:
+            raise ConfigError("--config needs Python 3.11 or the package tomli; install one of them") from error
+    try:
+        with open_regular(path) as file:
+            content = file.read(_MAX_BYTES + 1) or b""
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
+        return tomllib.loads(content.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as a TOML file of options ({error}); a model's settings are for --model-config"
+        ) from error
+
+
+def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: Path) -> None:
+    """Write a run's options as TOML, the settings of the training included that were not given.
+
+    Raises:
+        FileError: another program's file is in the way, or the file cannot be written.
+    """
+    from ..files.provenance import TEXT_MARK, write_text
+
+    settings = {name: value for name, value in config.describe().items() if hasattr(arguments, name)}
+    values = {**vars(arguments), **settings, "template": list(config.templates)}
+    lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --out NEW-FOLDER"]
+    for name, value in values.items():
+        if value is not None and name not in _NOT_WRITTEN:
+            lines.append(f"{name.replace('_', '-')} = {_toml(value)}")
+    if has_surrogates(text := "\n".join(lines) + "\n"):
+        say(f"no {path.name}: the path of an option is not UTF-8, which TOML cannot express")
+    else:
+        write_text(text, path)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    plain = value if isinstance(value, bool | int | float) else str(value)
+    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
