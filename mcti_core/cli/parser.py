@@ -8,15 +8,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..classifiers.methods import METHODS
 from ..distributed import shut_down, started
 from ..errors import ConfigError, MCTIError
 from ..escaping import escaped
-from ..files.limits import MAX_STEPS
 from .add import run_add
-from .argument_types import add_overwriting, confidence, count, file_path, folder_path, gamma, number, path, seed, whole
+from .argument_types import add_overwriting, confidence, count, file_path, folder_path, number, path, seed, whole
 from .classify import run_classify
 from .console import check_progress_bars, set_up_streams
 from .convert import run_convert
@@ -27,7 +26,7 @@ from .generate import run_generate
 from .option_checks import check_options
 from .run_config import with_config
 from .train import INTERRUPTED, run_train
-from .train_arguments import add_reading, add_validation
+from .train_arguments import add_reading, add_steps, add_training, add_validation
 
 __all__ = ["main"]
 
@@ -144,7 +143,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         "--config", type=path, help="a TOML file of options, such as the run.toml of another run; those given here win"
     )
     _add_model(command)
-    _add_training(command)
+    add_training(command)
     option("--init-from", type=path, help="a token set file; classes with the same label start from its vectors")
     option("--shots", type=count, help="train on this many random images of each class instead of all")
     add_reading(command)
@@ -209,7 +208,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     ranked = "rank the images of FOLDER by how badly their label fits, each judged by all others; nothing is trained"
     group.add_argument("--label-errors", action="store_true", help=ranked)
     _add_model(command)
-    _add_training(command, gammas=True)
+    add_training(command, gammas=True)
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
@@ -234,7 +233,7 @@ def _add_add(command: argparse.ArgumentParser) -> None:
     option("--out", type=folder_path, required=True, help="where the larger tokens.safetensors and embeddings/ go")
     add_overwriting(command)
     _add_model(command)
-    _add_steps(command)
+    add_steps(command)
     add_reading(command)
     _add_cache(command)
     # how the tokens are read is the set's own
@@ -267,51 +266,3 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         choices=("auto", "fp32", "bf16", "fp16"),
         help="of the weights; auto is bf16 on a GPU that has it, fp16 on others, fp32 elsewhere and for the pocket checkpoint",
     )
-
-
-def _add_training(command: argparse.ArgumentParser, *, gammas: bool = False) -> None:
-    group = _add_steps(command, gammas=gammas)
-    directions = ("text_to_image", "image_to_text", "symmetric")
-    group.add_argument("--direction", choices=directions, help="direction of the classification term")
-    where = "where a prompt's text feature is read: at its end, or at the token"
-    group.add_argument("--pooling", choices=("eot", "token"), help=where)
-    either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--templates", choices=("object", "style"), help="prompts to train in: for objects, or for styles"
-    )
-    either.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
-    group.add_argument("--vectors", type=count, default=1, help="vectors per token")
-
-
-def _add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:
-    """``gammas``: several can be given, to be compared."""
-    group = command.add_argument_group("training", "what is not given is the model's own default")
-    option = group.add_argument
-    option("--steps", type=whole(1, MAX_STEPS), help="training steps, for all classes together")
-    option("--batch", type=count, help="images per step")
-    option(
-        "--micro-batch",
-        type=whole(0),
-        help="maximum number of images at once: less memory, the same steps; 0 is the whole batch",
-    )
-    option("--lr", type=number(0), help="learning rate")
-    option("--gamma-end", type=number(0), help="value of gamma at the end of training, with a number as --gamma")
-    option("--warm-start", type=whole(0, MAX_STEPS), help="steps on the classification term alone before the first")
-    option("--seed", type=seed, help="seed of the training, and of --shots")
-    weight = "weight of the classification term: a number, or 'auto' to follow the gradients"
-    if gammas:
-        option("--gamma", type=gamma, nargs="+", dest="gammas", help=f"{weight}; several are compared")
-    else:
-        option("--gamma", type=gamma, help=weight)
-    option(
-        "--gradient-ratio",
-        type=number(0),
-        help="with --gamma auto: size of that term's gradient relative to the reconstruction term's",
-    )
-    less = "less memory for more time; a single process turns it on by itself where it must"
-    option("--gradient-checkpointing", action="store_true", default=None, help=less)
-    kept = "keep token vectors as long as the vocabulary's"
-    option("--keep-norm", action="store_true", default=None, help=kept)
-    option("--init", help="first vector: a word, 'mean' or 'random'")
-    option("--mirror", action=argparse.BooleanOptionalAction, help="train on mirror images too")
-    return group

@@ -101,7 +101,8 @@ def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: P
     values = {**vars(arguments), **settings, "template": list(config.templates)}
     lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --out NEW-FOLDER"]
     for name, value in values.items():
-        if value is not None and name not in _NOT_WRITTEN:
+        value = ",".join(value) if isinstance(value, tuple) else value
+        if value not in (None, "") and name not in _NOT_WRITTEN:
             lines.append(f"{name.replace('_', '-')} = {_toml(value)}")
     if has_surrogates(text := "\n".join(lines) + "\n"):
         say(f"no {path.name}: the path of an option is not UTF-8, which TOML cannot express")

@@ -118,6 +118,7 @@ def test_python_without_a_reader_of_toml_says_what_to_install(path, monkeypatch)
     [
         ["a folder/\x7f\"q\" \\ \n 猫 \U0001f431", "--out", "x"], ["f", "--out", "x", "--gamma", "0.25", "--gamma-end", "1e-4", "--keep-norm", "--mirror", "--init", "cat"],
         ["f", "--out", "x", "--gamma", "0", "--templates", "style", "--shots", "3", "--keep-every", "0", "--dtype", "bf16"], ["f", "--out", "x", "--template", 'a "{}"', "--vectors", "4"],
+        ["f", "--out", "x", "--captions", "--masks", "alpha", "--buckets", "--report-to", "csv,tensorboard", "--validation-prompt", "{} a", "--validation-prompt=-b"],
     ],
 )  # fmt: skip
 def test_written_file_reads_back_as_the_same_run(path, line):
