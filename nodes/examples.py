@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..mcti_core.data.captions import find_captions
 from ..mcti_core.data.dataset import FewShotDataset, few_shot_split
 from ..mcti_core.data.example_files import find_images
+from ..mcti_core.data.masks import ALPHA, MASKLABEL, find_masks
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.images.reading import load_squares
@@ -24,12 +27,20 @@ from .checking import Node, checked_text
 from .folders import class_folders, example_folder, refuse_outside
 from .lists import only
 from .running import plainly
-from .schema import node_schema
+from .schema import advanced, node_schema
 from .types import Examples, ExamplesType, images_in, picture_out
 
 __all__ = ["AddExamples", "ExamplesFromFolder"]
 
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_PIXELS = 8, 20, 96
+
+
+def _reading() -> list[io.Input]:
+    return [
+        io.Boolean.Input("captions", optional=True, default=False),
+        io.Combo.Input("masks", optional=True, options=["off", MASKLABEL, ALPHA], default="off"),
+        io.Boolean.Input("buckets", optional=True, default=False),
+    ]
 
 
 class ExamplesFromFolder(Node):
@@ -45,6 +56,7 @@ class ExamplesFromFolder(Node):
                 io.Int.Input("shots", default=0, min=0, max=1000),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
                 io.Int.Input("image_size", default=0, min=0, max=4096, step=8),
+                *advanced(_reading()),
             ],
             outputs=[
                 ExamplesType.Output("examples"),
@@ -73,17 +85,23 @@ class ExamplesFromFolder(Node):
             root = example_folder(checked_text("folder", folder))
             try:
                 files = [file for path in sorted(root.iterdir()) if path.is_dir() for file in find_images(path)]
+                texts = find_captions(files).values() if others.get("captions") else ()
+                masks = find_masks(files, MASKLABEL).values() if others.get("masks") == MASKLABEL else ()
+                files = [*files, *texts, *masks]
                 found = [(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]
-            except OSError:  # one has gone meanwhile, or may not be read: who reads it says so
+            except (OSError, ExamplesError):  # one has gone meanwhile, or may not be read: who reads it says so
                 return math.nan
         return str(found), sorted(others.items())
 
     @classmethod
-    def execute(cls, folder: str, shots: int, seed: int, image_size: int) -> io.NodeOutput:
-        dataset = _read(folder)
+    def execute(
+        cls, folder: str, shots: int, seed: int, image_size: int, captions: bool = False, masks: str = "off", buckets: bool = False
+    ) -> io.NodeOutput:  # fmt: skip
+        dataset = _read(folder, captions, None if masks == "off" else masks)
         if dataset.skipped:
             logging.info("MC-TI: %s", escaped(dataset.skipped))
-        return io.NodeOutput(*split(dataset, shots, seed, image_size), summary(dataset))
+        examples, *others = split(dataset, shots, seed, image_size)
+        return io.NodeOutput(replace(examples, buckets=buckets), *others, summary(dataset))
 
 
 class AddExamples(Node):
@@ -115,7 +133,7 @@ class AddExamples(Node):
             twin = index_of(text.strip(), known)  # such as the same word from a Mac
             own = text.strip() if twin is None else known[twin]
             classes.setdefault(own, []).extend(images_in(batch).cpu())
-        examples = Examples({name: tuple(those) for name, those in classes.items()}, before.size)
+        examples = replace(before, images={name: tuple(those) for name, those in classes.items()})
         return io.NodeOutput(examples, sheet(examples))
 
 
@@ -130,14 +148,15 @@ def _labelled(labels: list[str], batches: list[Tensor]) -> list[tuple[str, Tenso
     return list(zip(labels * (len(batches) // len(labels)), batches, strict=True))
 
 
-def _read(folder: str) -> FewShotDataset:
+def _read(folder: str, captions: bool = False, masks: str | None = None) -> FewShotDataset:
     try:
-        dataset = FewShotDataset.from_folder(example_folder(folder))
+        dataset = FewShotDataset.from_folder(example_folder(folder), captions=captions, masks=masks)
     except OSError as error:
         raise ExamplesError(
             f"the folder {folder!r} cannot be read ({error.strerror}); check its permissions"
         ) from error
-    refuse_outside([image for image in dataset.images if isinstance(image, Path)], folder)
+    images = [image for image in dataset.images if isinstance(image, Path)]
+    refuse_outside([*images, *dataset.captions.values(), *dataset.masks.values()], folder)
     return dataset
 
 
@@ -151,7 +170,8 @@ def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Ex
     except ExamplesError as error:
         raise ExamplesError(f"{error}; lower shots, or set it to 0 to learn from all images") from error
     examples = Examples.of(dataset, size, few)
-    return examples, Examples.of(dataset, size, others), sheet(examples)
+    held_out = Examples.of(dataset, size, others)
+    return replace(examples, held_out=held_out), held_out, sheet(examples)
 
 
 def summary(dataset: FewShotDataset) -> str:

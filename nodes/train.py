@@ -108,17 +108,26 @@ class TrainTokens(Node):
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
         size, seen = examples.size or host.image_size, Reporter("examples")
         cache = FeatureCache.build(
-            host, dataset, mirror=chosen.mirror, size=size, batch=_EXAMPLES_AT_ONCE, progress=seen
+            host,
+            dataset,
+            mirror=chosen.mirror,
+            size=size,
+            batch=_EXAMPLES_AT_ONCE,
+            buckets=examples.buckets,
+            progress=seen,
         )
         first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
-        result, keeping = _train(host, cache, first, config)
+        validation = _validation(host, examples, chosen, config, size)
+        result, keeping = _train(host, cache, first, config, validation)
         with finished_tokens_kept(result.tokens, keeping.path):
             curve = picture_out(loss_curves({"": result.history}))
             samples, problem = _samples(host, result.tokens, chosen.samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
             copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
             unused = _unused(chosen, start_from)
-            notes = [escaped(line) for line in (copies, unused, problem) if line]
+            accuracies = ", ".join(f"step {step} {share:.0%}" for step, share in validation.accuracies.items())
+            measured = f"Held-out accuracy: {accuracies}" if accuracies else ""
+            notes = [escaped(line) for line in (measured, copies, unused, problem) if line]
             summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
@@ -145,7 +154,25 @@ def _unused(chosen: Settings, start_from: TokenSet | None) -> str:
     return f"Not used, since the tokens of start_from are trained further: {', '.join(unused)}" if unused else ""
 
 
-def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tuple[Any, Any]:
+def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainConfig, size: int) -> Any:
+    """A ``Validation`` that does nothing without ``validation_steps``."""
+    from ..mcti_core.data.feature_cache import FeatureCache
+    from ..mcti_core.evaluation.validation import Validation
+
+    features, others = None, examples.held_out
+    if chosen.validation_steps and others is not None and len(others) and host.clip is not None:
+        others = replace(others, captions={}, masks={})
+        features = FeatureCache.build(
+            host, others.dataset(), mirror=False, size=size, batch=_EXAMPLES_AT_ONCE, latents=False, progress=Reporter("held-out examples")
+        )  # fmt: skip
+    return Validation(
+        host, chosen.validation_steps, (chosen.validation_prompt or config.templates[0],), features, size=size, seed=config.seed,
+        tell=lambda problem: logging.warning("MC-TI: %s", escaped(problem)),
+        passing=(comfy.model_management.InterruptProcessingException,),
+    )  # fmt: skip
+
+
+def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validation: Any) -> tuple[Any, Any]:
     """Train, and on any interruption save the last completed step: one file to resume from, and one file of tokens to use.
 
     Returns:
@@ -158,14 +185,18 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig) -> tupl
     comfy.model_management.throw_exception_if_processing_interrupted()
     path = unfinished_path(identity)
     resume = unfinished_state(path, identity)
-    last: list[StepInfo] = []
+    last, drawn = list[StepInfo](), list[Image.Image]()
+    validation.show = lambda step, picture: drawn.__setitem__(slice(None), [picture])
 
     with AutoSaver(path, tell=lambda problem: logging.warning("MC-TI: %s", problem)) as keeping:
 
         def on_step(info: StepInfo) -> None:
             last[:] = [info]
             keeping.on_step(info)
-            report(info.step, info.total, lambda: loss_curves({"": info.history()}))
+            validation.on_step(info)
+            if (accuracy := validation.accuracies.get(info.step)) is not None:
+                logging.info("MC-TI training: step %d, held-out accuracy %.0f %%", info.step, 100 * accuracy)
+            report(info.step, info.total, lambda: _below([loss_curves({"": info.history()}), *drawn]))
 
         try:
             try:
@@ -212,11 +243,15 @@ def _sheet(images: list[Tensor], labels: tuple[str, ...], scale: int) -> Tensor:
         return torch.ones(1, 64, 64, 3)
     starts = range(0, len(images), _SAMPLES_A_ROW)
     shown = [(images[i : i + _SAMPLES_A_ROW], list(labels[i : i + _SAMPLES_A_ROW])) for i in starts]
-    rows = [image_grid([row], [""], labels[: len(row)], scale) for row, labels in shown]
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    for number, row in enumerate(rows):
-        sheet.paste(row, (0, sum(above.height for above in rows[:number])))
-    return picture_out(sheet)
+    return picture_out(_below([image_grid([row], [""], labels[: len(row)], scale) for row, labels in shown]))
+
+
+def _below(pictures: list[Image.Image]) -> Image.Image:
+    """One below the other, on white."""
+    sheet = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
+    for number, each in enumerate(pictures):
+        sheet.paste(each, (0, sum(above.height for above in pictures[:number])))
+    return sheet
 
 
 def _summary(result: Any, images: int, no_clip_space: bool) -> str:

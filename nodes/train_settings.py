@@ -51,6 +51,8 @@ def rare_settings() -> list[Any]:
             "gradient_ratio", optional=True, default=_DEFAULT.gradient_ratio, min=0.01, max=100.0, step=0.1, round=0.001
         ),
         io.Boolean.Input("keep_norm", optional=True, default=False),
+        io.Int.Input("validation_steps", optional=True, default=0, min=0, max=100_000),
+        io.String.Input("validation_prompt", optional=True, default=""),
     ]
 
 
@@ -71,7 +73,7 @@ class TrainingSettings(Node):
 
 def settings_of(
     templates: str = "object", own_templates: str = "", initial_word: str = "", vectors: int = 1, mirror: bool = True,
-    samples: int = 4, gamma_end: float = 0.0, **config: Any,
+    samples: int = 4, gamma_end: float = 0.0, validation_steps: int = 0, validation_prompt: str = "", **config: Any,
 ) -> Settings:  # fmt: skip
     """Settings from the values of ``rare_settings``; ``config`` contains fields of ``TrainConfig``.
 
@@ -82,4 +84,6 @@ def settings_of(
     prompts = own if templates == "own" else _TEMPLATES[templates]
     gamma = 1.0 if gamma_end else ADAPTIVE  # which the training node replaces by its own
     settings = TrainConfig(templates=prompts, gamma=gamma, gamma_end=gamma_end or None, **config)
-    return Settings(settings, vectors, initial_word.strip(), mirror, samples)
+    return Settings(
+        settings, vectors, initial_word.strip(), mirror, samples, validation_steps, validation_prompt.strip()
+    )

@@ -50,6 +50,13 @@ class Examples:
     """Label -> images: each a path, or a (3, H, W) float tensor in [0, 1]."""
     size: int = 0
     """Side in pixels to which images are scaled; 0 for the size that the checkpoint was trained on."""
+    captions: Mapping[Path, Path] = field(default_factory=dict)
+    masks: Mapping[Path, Path] = field(default_factory=dict)
+    """As those of a ``FewShotDataset``."""
+    buckets: bool = False
+    """Whether images are trained at about their own aspect ratios."""
+    held_out: Examples | None = None
+    """Images of the same folder that are not trained on."""
 
     @classmethod
     def of(cls, dataset: FewShotDataset, size: int, index: Tensor | None = None) -> Examples:
@@ -59,7 +66,7 @@ class Examples:
             label: tuple(dataset.images[i] for i in chosen[dataset.labels[chosen] == c].tolist())
             for c, label in enumerate(dataset.classes)
         }
-        return cls(by_class, size)
+        return cls(by_class, size, dataset.captions, dataset.masks)
 
     def dataset(self) -> FewShotDataset:
         """Dataset for training, with at least two classes and at least one image per class."""
@@ -68,7 +75,9 @@ class Examples:
         if not self.images:
             raise ExamplesError("there are no examples; connect a node that gives some")
         check_counts(tuple(self.images), ())
-        return FewShotDataset(tuple(self.images), flat, torch.tensor(labels, dtype=torch.long))
+        return FewShotDataset(
+            tuple(self.images), flat, torch.tensor(labels, dtype=torch.long), captions=self.captions, masks=self.masks
+        )
 
     def __len__(self) -> int:
         return sum(len(images) for images in self.images.values())
@@ -85,6 +94,10 @@ class Settings:
     mirror: bool = True
     samples: int = 4
     """Number of classes to draw a sample of after training."""
+    validation_steps: int = 0
+    """Steps between samples, and between accuracies of held-out images; 0 for none."""
+    validation_prompt: str = ""
+    """With ``{}`` for each class; if empty, the first template."""
 
 
 def images_in(images: Tensor) -> Tensor:

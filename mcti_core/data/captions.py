@@ -40,7 +40,7 @@ def read_caption(path: Path) -> str:
         return ""
     caption = caption if "{}" in caption else f"{{}}, {caption}"
     try:
-        check_templates([caption], "the caption")
+        check_templates([caption])
     except TokenError as error:
-        raise ExamplesError(f"{path}: {error}") from error
+        raise ExamplesError(f"the caption {path} cannot be used: {error}") from error
     return caption

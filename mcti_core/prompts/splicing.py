@@ -53,16 +53,16 @@ class Prompts:
         return torch.where((self.spots > _NO_VECTOR).any(1), position.argmax(1), self.end)
 
 
-def check_templates(templates: Sequence[str], kind: str = "template") -> None:
-    """Raise a ``TokenError``, which calls it ``kind``, unless each template contains ``{}`` exactly once, among plain words."""
+def check_templates(templates: Sequence[str]) -> None:
+    """Raise a ``TokenError`` unless each template contains ``{}`` exactly once, among plain words."""
     for template in templates:
         if template.count("{}") != 1:
-            raise TokenError(f"{kind} {template!r} must contain {{}} exactly once, in place of the token")
+            raise TokenError(f"template {template!r} must contain {{}} exactly once, in place of the token")
         if has_surrogates(template):
-            raise TokenError(f"{kind} {template!r} contains half a character; remove it, or type it again")
+            raise TokenError(f"template {template!r} contains half a character; remove it, or type it again")
         if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
             raise TokenError(
-                f"{kind} {template!r} contains embedding:, a weight or other prompt syntax; write plain words around {{}}"
+                f"template {template!r} contains embedding:, a weight or other prompt syntax; write plain words around {{}}"
             )
 
 

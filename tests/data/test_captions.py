@@ -42,7 +42,7 @@ def test_caption_is_the_first_line_with_the_token(tmp_path, content, caption):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"{} and {}", "the caption '{} and {}' must contain {} exactly once"),
+        (b"{} and {}", "template '{} and {}' must contain {} exactly once"),
         (b"{} (hat:1.3)", "prompt syntax"),
         (b"\xff{}", "half a character"),
         (b"x" * 2**17, "larger than 64 KiB"),

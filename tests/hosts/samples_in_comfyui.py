@@ -29,7 +29,7 @@ def main(comfyui: str, folder: Path) -> None:
 
     def trained(**more: Any) -> Any:
         values = {"steps": 1, "batch": 2, "lr": 0.01, "gamma": 0.1, "seed": 0, "templates": "own", "samples": 2, **more}
-        return named["TrainTokens"].execute(**given, **values)
+        return named["TrainTokens"].execute(**{**given, **values})
 
     def failing(error: BaseException, after: int) -> Any:
         """A ``ComfyCodec.decode`` that raises once it has decoded some images."""
@@ -65,7 +65,56 @@ def main(comfyui: str, folder: Path) -> None:
     found["log"] = [message for message in messages if message.startswith("MC-TI: ")]
     found["unfinished"] = len(list((folder / "user" / "mcti_unfinished").glob("*")))  # of seed 1
     found["unused"] = further(trained)
+    found["watched"] = watched(trained, codec, failing)
+    found["beside"] = beside(named, trained)
     tell(found)
+
+
+def watched(trained: Any, codec: Any, failing: Any) -> dict[str, Any]:
+    """A training with samples and accuracies beside one without; one whose samples fail; and one that is cancelled in them."""
+    import comfy.model_management
+
+    options = {"own_templates": "a {}", "samples": 0, "steps": 3, "seed": 7}
+    plain, whole = trained(**options).args, codec.decode
+    seen = trained(**options, validation_steps=2, validation_prompt="a {} here").args
+    equal = [bool((v == plain[0].vectors[name]).all()) for name, v in seen[0].vectors.items()]
+    codec.decode = failing(RuntimeError("no such thing"), 0)
+    (broken, messages) = logged(lambda: trained(**options, validation_steps=1).args)
+    equal += [bool((v == plain[0].vectors[name]).all()) for name, v in broken[0].vectors.items()]
+    codec.decode = failing(comfy.model_management.InterruptProcessingException(), 0)
+    ended = outcome(lambda: trained(**options, validation_steps=1))
+    codec.decode = whole
+    told = [message for message in messages if "validation failed" in message]
+    return {"equal": equal, "notes": seen[-1].splitlines()[2:], "told": told, "cancelled": ended}
+
+
+def beside(named: Any, trained: Any) -> dict[str, Any]:
+    """A folder with captions, masks and images that are not square, and a caption that a link leads to."""
+    import folder_paths
+    from PIL import Image
+
+    root = Path(folder_paths.get_input_directory()) / "captioned"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            Image.effect_noise((64, 96), 90).save(root / name / f"{number}.png")
+    (root / "a" / "0.txt").write_text("a {} on grass")
+    Image.new("L", (64, 96), "white").save(root / "b" / "0-masklabel.png")
+    node = named["ExamplesFromFolder"]
+    read = {"folder": "captioned", "shots": 0, "seed": 0, "image_size": 64}
+    mark = node.fingerprint_inputs(**read, captions=True)
+    examples, _, _, summary = node.execute(**read, captions=True, masks="masklabel", buckets=True).args
+    tokens = trained(own_templates="a {}", samples=0, examples=examples, mirror=False).args[0]
+    (root / "a" / "0.txt").write_text("a {} on the snow")
+    changed = node.fingerprint_inputs(**read, captions=True) != mark
+    secret = root.parents[1] / "secret.txt"
+    secret.write_text("a {}")
+    (root / "b" / "1.txt").symlink_to(secret)
+    refused = outcome(lambda: node.execute(**read, captions=True))
+    return {
+        "summary": summary.splitlines(), "used": [name for name in ("captions", "masks", "buckets") if tokens.training.get(name)],
+        "changed": changed, "refused": refused,
+    }  # fmt: skip
 
 
 def further(trained: Any) -> list[list[str]]:

@@ -48,3 +48,21 @@ def test_train_from_tokens_names_settings_of_new_tokens_that_are_not_used(found)
     assert plain == []
     assert more == ["Not used, since the tokens of start_from are trained further: vectors"]
     assert both == ["Not used, since the tokens of start_from are trained further: vectors, initial_word"]
+
+
+def test_train_with_samples_and_accuracies_gives_the_same_tokens_to_the_bit(found):
+    watched = found["watched"]
+    assert watched["equal"] == [True, True]
+    (note,) = watched["notes"]
+    assert re.fullmatch(r"Held-out accuracy: step 2 \d+%, step 3 \d+%", note)
+    (message,) = watched["told"]
+    assert message.endswith("validation failed, the training goes on: no such thing")
+    assert watched["cancelled"] == "InterruptProcessingException"
+
+
+def test_examples_with_captions_masks_and_buckets_are_trained_with_them(found):
+    beside = found["beside"]
+    assert beside["summary"] == ["4 images, 2 classes", "a: 2", "b: 2"]
+    assert beside["used"] == ["captions", "masks", "buckets"]
+    assert beside["changed"]
+    assert beside["refused"] == "ValueError"
