@@ -18,6 +18,8 @@ _FONT_FILES = (
     "YuGothM.ttc", "AppleSDGothicNeo.ttc", "malgun.ttf",
 )  # fmt: skip
 """Fonts that systems usually have. Pillow's own font has Latin letters only, and no accents."""
+_COMPARED = 32
+"""Letters of a text by which its font is chosen: each is drawn in each font."""
 _NO_LETTER = "\U0010fffe"
 """A character that no font has; fonts draw it, like every letter that they lack, as an empty box."""
 
@@ -39,6 +41,8 @@ def text_width(text: str, size: int) -> int:
 def fitted(text: str, size: int, width: int) -> str:
     """The text in one line, shortened with an ellipsis to ``width`` pixels."""
     shown = text = _one_line(text)
+    if len(text) > width:  # no letter is narrower than a pixel
+        shown, text = f"{text[:width]}…", text[:width]
     while text and text_width(shown, size) > width:
         text = text[:-1].rstrip()
         shown = f"{text}…"
@@ -50,7 +54,7 @@ def _one_line(text: str) -> str:
 
 
 def _font(text: str, size: int) -> Any:
-    return _opened(None if text.isascii() else _best_font(text), size)
+    return _opened(None if text.isascii() else _best_font(text[:_COMPARED]), size)
 
 
 @lru_cache(maxsize=1024)

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,3 +82,9 @@ def test_where_no_font_has_a_letter_boxes_are_drawn(monkeypatch):
         assert _ink("猫").sum() > 0
     finally:
         lettering._best_font.cache_clear()
+
+
+def test_fitted_takes_no_time_for_a_label_of_very_many_letters():
+    begun = time.process_time()
+    assert fitted("".join(map(chr, range(0x4E00, 0x4E00 + 1000))), 11, 200).endswith("…")
+    assert time.process_time() - begun < 2
