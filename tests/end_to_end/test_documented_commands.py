@@ -275,6 +275,14 @@ def test_sharing_page_runs_and_its_file_is_one_of_options(page, there):
     assert main(["train", "--config", "mine.toml", *FEWER["train"].split()]) == 0
 
 
+def test_own_host_page_learns_draws_and_classifies(page):
+    names = page("own-host.md")
+    for picture, colour in zip(names["pictures"], ((0.85, 0.15, 0.15), (0.15, 0.15, 0.85)), strict=True):
+        assert picture.mean((1, 2)).tolist() == pytest.approx(colour, abs=0.15)
+    assert names["accuracies"] == {"clip": 1.0, "hybrid": 1.0, "diffusion": 1.0}
+    assert names["answer"].label == "bright"
+
+
 def test_library_page_runs_and_answers_a_web_request(page):
     names = page("library.md")
     assert len(names["answers"]) == 3
