@@ -36,8 +36,10 @@ def check_options(arguments: argparse.Namespace) -> None:
             "cuda",
         ):  # of several processes each has its own GPU, and asks for no other's
             check_device(arguments.device)
-    if hasattr(arguments, "first_seed"):
+    if hasattr(arguments, "label_errors"):
         _check_evaluation(arguments)
+    if hasattr(arguments, "first_seed"):
+        _check_seeds(arguments)
     if hasattr(arguments, "method"):
         _check_method(arguments)
     if hasattr(arguments, "lr"):
@@ -107,11 +109,15 @@ def _check_evaluation(arguments: argparse.Namespace) -> None:
     if reason := next((reason for reason, wrong in refused.items() if wrong), None):
         raise ConfigError(reason)
     arguments.seeds = arguments.seeds or (1 if arguments.folds else 3)
-    if (arguments.first_seed + arguments.seeds) * (arguments.folds or 1) > 2**63:
+
+
+def _check_seeds(arguments: argparse.Namespace) -> None:
+    """Of evaluate and benchmark. A trained set may be tested without CLIP."""
+    if (arguments.first_seed + arguments.seeds) * (getattr(arguments, "folds", None) or 1) > 2**63:
         raise ConfigError(
             "--first-seed and --seeds lead beyond 2**63 - 1, the largest seed; choose a smaller first one"
         )
-    if arguments.model is not None and arguments.clip is None and not tokens:
+    if arguments.model is not None and arguments.clip is None and getattr(arguments, "tokens", None) is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
 
 

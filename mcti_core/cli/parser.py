@@ -16,6 +16,8 @@ from ..errors import ConfigError, MCTIError
 from ..escaping import escaped
 from .add import run_add
 from .argument_types import add_overwriting, confidence, count, file_path, folder_path, number, path, seed, whole
+from .benchmark import run_benchmark
+from .benchmark_arguments import add_benchmarking
 from .classify import run_classify
 from .console import check_progress_bars, set_up_streams
 from .convert import run_convert
@@ -30,7 +32,7 @@ from .train_arguments import add_reading, add_steps, add_training, add_validatio
 
 __all__ = ["main"]
 
-SHARED = (run_train, run_evaluate, run_classify)
+SHARED = (run_train, run_evaluate, run_benchmark, run_classify)
 """Commands that several processes do together."""
 _METHOD = "auto is clip where there is a CLIP space, else diffusion"
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(words)
         if started() > 1 and arguments.run not in SHARED:
             raise ConfigError(
-                "only train, classify and evaluate can share their work among processes; start it without a launcher"
+                "only train, classify, evaluate and benchmark can share their work among processes; start it without a launcher"
             )
         check_progress_bars()
         check_options(arguments)
@@ -112,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_evaluate,
             run_evaluate,
         ),
+        ("benchmark", "compare methods on many data sets, in one table", _add_benchmark, run_benchmark),
         ("generate", "draw with learned tokens", _add_generate, run_generate),
         ("add", "teach a trained set more classes; its own stay as they are", _add_add, run_add),
         ("convert", "turn embeddings into a token set or back; merge, pick, rename", add_converting, run_convert),
@@ -209,6 +212,13 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     group.add_argument("--label-errors", action="store_true", help=ranked)
     _add_model(command)
     add_training(command, gammas=True)
+
+
+def _add_benchmark(command: argparse.ArgumentParser) -> None:
+    add_benchmarking(command)
+    _add_cache(command)
+    _add_model(command)
+    add_training(command)
 
 
 def _add_generate(command: argparse.ArgumentParser) -> None:

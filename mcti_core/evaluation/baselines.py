@@ -12,7 +12,7 @@ from ..classifiers.hybrid import class_means
 from ..errors import ConfigError, MCTIError
 from ..tokens.token_set import Support
 
-__all__ = ["BASELINES", "class_mean", "k_nearest", "logistic_probe"]
+__all__ = ["BASELINES", "cache_model", "class_mean", "k_nearest", "logistic_probe"]
 
 
 def class_mean(support: Support, query: Tensor, classes: int) -> Tensor:
@@ -70,9 +70,23 @@ def logistic_probe(support: Support, query: Tensor, classes: int, inverse_penalt
     return torch.from_numpy(probe.predict(F.normalize(query, dim=-1).double().numpy())).long()
 
 
+def cache_model(support: Support, query: Tensor, classes: int, sharpness: float = 5.5) -> Tensor:
+    """Tip-Adapter's cache without its text classifier, which needs names: examples vote with exp(-sharpness * (1 - cosine)).
+
+    Arguments and result as in ``class_mean``.
+
+    References:
+        Zhang et al., "Tip-Adapter", ECCV 2022, arXiv 2111.03930; the sharpness is the one it begins with.
+    """
+    affinity = F.normalize(query, dim=-1) @ support.features.T  # (Q, N)
+    votes = torch.exp(-sharpness * (1 - affinity))
+    return (votes @ F.one_hot(support.labels, classes).float()).argmax(1)
+
+
 BASELINES: dict[str, Callable[[Support, Tensor, int], Tensor]] = {
     "class mean": class_mean,
     "3 nearest neighbours": k_nearest,
     "logistic probe": logistic_probe,
+    "Tip-Adapter's cache": cache_model,
 }
 """Name -> function of examples, queries and the number of classes."""

@@ -14,7 +14,15 @@ from ..escaping import has_surrogates
 from ..hosts.base import Host, TextEncoder, TextFeatures, on_device
 from .syntax import Piece, parse_prompt
 
-__all__ = ["Prompts", "check_templates", "encode_prompts", "named_prompts", "splice", "template_prompts"]
+__all__ = [
+    "Prompts",
+    "check_templates",
+    "encode_prompts",
+    "named_prompts",
+    "plain_prompts",
+    "splice",
+    "template_prompts",
+]
 
 _NO_VECTOR = -1
 
@@ -92,6 +100,15 @@ def named_prompts(
         for text in texts
     ]
     return _lay_out(encoder, rows, vectors, [template if isinstance(text, int) else text for text in texts])
+
+
+def plain_prompts(encoder: TextEncoder, texts: Sequence[str]) -> Prompts:
+    """Prompts without tokens, in which brackets and colons are plain characters.
+
+    Raises:
+        TokenError: a prompt is too long for the encoder.
+    """
+    return _lay_out(encoder, [[(text, 1.0)] for text in texts], 1, texts)
 
 
 def _filled(template: str, index: int) -> list[Piece]:

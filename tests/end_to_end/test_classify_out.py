@@ -323,5 +323,5 @@ def test_commands_that_cannot_be_shared_say_so(folder, tmp_path, monkeypatch, ca
     tokens = folder / "trained" / "tokens.safetensors"
     assert main(["convert", str(tokens), "--out", str(tmp_path / "x"), "--to", "set"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("mcti (process 1): only train, classify and evaluate")
+    assert line.startswith("mcti (process 1): only train, classify, evaluate and benchmark")
     assert not list(tmp_path.iterdir())

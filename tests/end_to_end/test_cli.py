@@ -286,7 +286,15 @@ def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys
     content = json.loads(out.read_text(encoding="utf-8"))
     assert (content["classes"], content["chance"], content["folder"]) == (3, 1 / 3, folder.name)
     assert states == list(range(1, len(content["rows"]) + 1))
-    methods = ["class mean", "3 nearest neighbours", "logistic probe", "TI", "MC-TI", "MC-TI hybrid"]
+    methods = [
+        "class mean",
+        "3 nearest neighbours",
+        "logistic probe",
+        "Tip-Adapter's cache",
+        "TI",
+        "MC-TI",
+        "MC-TI hybrid",
+    ]
     assert [(row["shots"], row["method"]) for row in content["rows"]] == [(s, m) for s in (1, 2) for m in methods]
     table = capsys.readouterr().out.splitlines()
     assert table[0] == "| method | 1 shot | 2 shots |"

@@ -53,11 +53,12 @@ NOT_RUN = {  # what a command begins with: why it is not run here
 }
 FEWER = {  # of a command: options behind its own, so that it takes a moment
     "train": "--steps 1 --batch 2", "add": "--steps 1 --batch 2", "evaluate": "--steps 1 --batch 2 --seeds 1 --shots 1", "generate": "--steps 1 --count 1",
+    "benchmark": "--steps 1 --batch 2 --shots 1 --data-sets photos --methods baselines",
     "classify": "", "evaluate --tokens": "", "evaluate --label-errors": "", "evaluate --folds": "--steps 1 --batch 2 --folds 2",
 }  # fmt: skip
 LEAST = {  # of a command: arguments that it cannot be without
     "train": "x --out y", "add": "x --to y --out z", "evaluate": "x", "generate": "--tokens x --prompt y", "classify": "x --tokens y",
-    "convert": "x --to set --out y", "demo": "--out x",
+    "convert": "x --to set --out y", "demo": "--out x", "benchmark": "--out x",
 }  # fmt: skip
 OF_OTHERS = {
     *("--multi_gpu", "--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate's

@@ -21,7 +21,7 @@ from mcti_core.training.loop import TrainConfig, train
 from ..fake_processes import together
 
 BASE = TrainConfig(steps=2, batch=3, lr=0.01, templates=("a photo of a {}",))
-BASELINES = ["class mean", "3 nearest neighbours", "logistic probe"]
+BASELINES = ["class mean", "3 nearest neighbours", "logistic probe", "Tip-Adapter's cache"]
 
 
 @pytest.fixture

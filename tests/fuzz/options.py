@@ -22,6 +22,7 @@ _COMMANDS = {
     "add": ["no-folder", "--to", "{set}", "--out", "new"],
     "classify": ["no-folder", "--tokens", "{set}"],
     "evaluate": ["no-folder"],
+    "benchmark": ["--out", "new"],
     "generate": ["--tokens", "{set}", "--prompt", "x"],
     "demo": ["--out", "new"],
     "convert": ["{set}", "--to", "set", "--out", "new"],

@@ -1,0 +1,78 @@
+"""What a benchmark will cost, told before it starts: counts by arithmetic, hours by timing a few calls on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..data.feature_cache import FeatureCache
+from ..sampling import generate
+from ..training.initial import new_tokens
+from ..training.loop import train
+from .cells import Cell
+from .recipes import RECIPES, RELEASED
+from .tasks import Task
+
+__all__ = ["Cost", "cost_of", "measured_rates"]
+
+_GUIDED = 2
+"""UNet evaluations per drawing step: with the prompt and without."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one cell, or several, take at most: the diffusion classifier stops classes early."""
+
+    images: int = 0
+    """Passes of an image through VAE or vision tower."""
+    steps: int = 0
+    trained: int = 0
+    """UNet calls with a backward pass."""
+    evaluated: int = 0
+    """UNet calls without one."""
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @property
+    def calls(self) -> int:
+        """UNet calls, the measure of progress; a baseline, which makes none, counts as one."""
+        return max(1, self.trained + self.evaluated)
+
+
+def cost_of(cell: Cell, task: Task, rates: Mapping[str, float]) -> Cost:
+    """An upper bound for one cell; the features that all cells share are not in it."""
+    protocol, classes = task.protocol, len(task.names)
+    images = cell.shots * classes
+    if cell.run not in RECIPES:
+        return Cost(images, seconds=images * rates["image"])
+    config, runs, evaluated = protocol.config(cell.run, cell.seed), 1, 0
+    if cell.run == RELEASED:
+        runs = classes
+    else:
+        sample = max(classes, protocol.diffusion_queries) if protocol.diffusion_queries else 0
+        evaluated = classes * (sample * protocol.pairs + protocol.drawings * protocol.drawing_steps * _GUIDED)
+    steps = runs * (config.steps + config.warm_start)
+    seconds = images * rates["image"] + steps * rates[cell.run] + evaluated * rates["evaluation"]
+    return Cost(images, steps, runs * config.steps * config.batch, evaluated, seconds)
+
+
+def measured_rates(task: Task, runs: Sequence[str]) -> dict[str, float]:
+    """Seconds per image, per UNet evaluation, and per training step of each recipe, on the first examples of the largest data set."""
+    host, protocol, started = task.host, task.protocol, time.monotonic()
+    few = [int((task.pool.labels == label).nonzero()[0]) for label in range(len(task.names))]
+    cache = FeatureCache.build(host, task.pool.pick(torch.tensor(few)), mirror=False)
+    rates = {"image": (time.monotonic() - started) / len(few)}
+    tokens = new_tokens(host, cache.classes, vectors=protocol.vectors, init=protocol.init)
+    for run in (run for run in runs if run in RECIPES):
+        config = replace(protocol.config(run, 0), warm_start=0)
+        classes = [0] if run == RELEASED else None
+        first, more = (train(host, cache, tokens, replace(config, steps=n), classes=classes).seconds for n in (1, 4))
+        rates[run] = max(0.0, more - first) / 3
+    started = time.monotonic()
+    generate(host, [0] * 4, tokens, steps=3)
+    return rates | {"evaluation": (time.monotonic() - started) / (4 * 3 * _GUIDED)}

@@ -1,0 +1,138 @@
+"""The benchmark's results for people: Markdown tables, differences to other results, and a plot."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..escaping import escaped
+from .cells import METHODS, REAL, ZERO_SHOT
+from .results import Results
+
+__all__ = ["comparison", "plot", "report"]
+
+_DRAWN = {"agreement": "right class, %", "clip_i": "CLIP-I", "diversity": "diversity"}
+
+
+def report(results: Results) -> str:
+    """All tables: the data, accuracies and measures of drawings for each number of shots."""
+    lines = [f"{', '.join(f'{n} {v}' for n, v in results.versions.items())}.", ""]
+    rows = [
+        [
+            name, f"{facts['classes']:,} of {facts['classes_in_all']:,}", f"{facts['training_images']:,}",
+            f"{facts['test_images']:,} of {facts['test_images_in_all']:,}", "yes" if facts["own_test"] else "no: a third of all images",
+        ]
+        for name, facts in results.data.items()
+    ]  # fmt: skip
+    lines += _table(["data set", "classes", "training images", "test images", "a test part of its own"], rows)
+    lines += [f"\nLeft out: {name}: {why}" for name, why in results.missing.items()]
+    chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
+    for shots in _shots(results):
+        names = [name for name in results.data if any(results.values(name, shots, m) for m in METHODS)]
+        rows = [["chance", *(f"{chance[name]:.1f}" for name in names)]]
+        rows += [[m, *(_cell(results, name, shots, m, "accuracy", 100) for name in names)] for m in METHODS]
+        if len(names) > 1:
+            means = [f"{statistics.mean(chance[name] for name in names):.1f}"]
+            means += [_mean(results, names, shots, method) for method in METHODS]
+            rows = [[*row, mean] for row, mean in zip(rows, means, strict=True)]
+        lines += ["", f"Accuracy in %, {_counted(shots)}:", ""]
+        lines += _table(["method", *names, *["mean"] * (len(names) > 1)], rows)
+        rows = [
+            [f"{method}: {told}", *(_cell(results, n, shots, method, key, 100 if "%" in told else 1) for n in names)]
+            for key, told in _DRAWN.items()
+            for method in ("TI", "MC-TI", REAL)
+        ]
+        if any(any(row[1:]) for row in rows):
+            lines += ["", f"Drawings, {_counted(shots)}:", "", *_table(["tokens", *names], rows)]
+    return _text(lines)
+
+
+def comparison(results: Results, other: Results) -> str:
+    """Accuracy minus the other's in points, split by split: mean and standard deviation over the seeds that both have."""
+    lines = []
+    for shots in _shots(results):
+        rows = []
+        for method in METHODS:
+            pairs = [[each.values(n, _kept(shots, method), method) for each in (results, other)] for n in results.data]
+            gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
+            rows.append([method, *(_spread(values, "+.1f") for values in gains)])
+        lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *results.data], rows)]
+    return _text(lines)
+
+
+def plot(results: Results) -> Image.Image:
+    """One panel per data set: accuracy over shots, with the spread over seeds, and chance."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shots, names = _shots(results), list(results.data)
+    columns = min(4, max(1, len(names)))
+    rows = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(4 * columns, 3.4 * rows + 0.8), dpi=110, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, name in zip(panels, names, strict=False):
+        for number, method in enumerate(METHODS):
+            values = {k: list(results.values(name, _kept(k, method), method).values()) for k in shots}
+            known = [(k, 100 * statistics.mean(v), 100 * _deviation(v)) for k, v in values.items() if v]
+            if known:
+                marker = "os^v"[number // 3 % 4]
+                panel.errorbar(*zip(*known, strict=True), label=method, color=f"C{number % 10}", marker=marker, capsize=2)  # fmt: skip
+        panel.axhline(100 / results.data[name]["classes"], color="grey", linestyle=":", label="chance")
+        panel.set(title=escaped(name), xlabel="shots", ylabel="accuracy, %", xscale="log")
+        panel.set_xticks(shots, [str(k) for k in shots])
+        panel.set_xticks([], minor=True)
+    for panel in list(panels)[len(names) :]:
+        panel.remove()
+    if names:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _shots(results: Results) -> list[int]:
+    return sorted({cell["shots"] for cell in results.cells} - {0})
+
+
+def _counted(shots: int) -> str:
+    return f"{shots} shot{'s' * (shots > 1)}"
+
+
+def _kept(shots: int, method: str) -> int:
+    """What does not depend on shots is kept under 0."""
+    return 0 if method in (ZERO_SHOT, REAL) else shots
+
+
+def _cell(results: Results, name: str, shots: int, method: str, measure: str, factor: int) -> str:
+    values = results.values(name, _kept(shots, method), method, measure).values()
+    return _spread([factor * value for value in values], ".1f" if factor > 1 else ".3f")
+
+
+def _mean(results: Results, names: Sequence[str], shots: int, method: str) -> str:
+    """Mean over the data sets, where all have this method."""
+    found = [results.values(name, _kept(shots, method), method).values() for name in names]
+    return f"{100 * statistics.mean(map(statistics.mean, found)):.1f}" if all(found) else ""
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    deviation = f" ± {_deviation(values):{form.removeprefix('+')}}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{deviation}" if values else ""
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows without any figure are left out."""
+    lines = [head, ["---"] * len(head), *(row for row in rows if any(row[1:]))]
+    return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+
+
+def _text(lines: Iterable[str]) -> str:
+    """Names of folders may hold anything."""
+    return "\n".join(escaped(line) for text in lines for line in text.split("\n")) + "\n"

@@ -1,0 +1,139 @@
+"""One data set as the benchmark uses it: which classes and images, and their features, computed once for all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..classifiers.logistic import LogisticRegression
+from ..data.dataset import FewShotDataset, few_shot_split
+from ..data.feature_cache import FeatureCache
+from ..distributed import SINGLE_PROCESS, DistributedContext
+from ..hosts.base import Host
+from ..training.config import TrainConfig
+from .data_sets import ImageSet, at_most
+from .recipes import RECIPES, RELEASED, config_of
+from .ucf101 import middle_frame
+
+__all__ = ["Protocol", "Task", "prepared"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How everything is measured. The options of the command have the same names."""
+
+    base: TrainConfig
+    vectors: int = 1
+    init: str | None = None
+    mirror: bool = True
+    released_steps: int = int(RECIPES[RELEASED]["steps"])
+    max_classes: int | None = None
+    """Of each data set; None is all of them."""
+    max_queries: int | None = None
+    """Test images per class."""
+    pool: int = 32
+    """Training images per class, from which the examples are drawn, and on which the judge of drawings is trained."""
+    diffusion_queries: int = 100
+    """Test images for the diffusion classifier, at least one per class; 0 leaves it out."""
+    pairs: int = 64
+    """Of noise level and noise, at most, for the diffusion classifier."""
+    drawings: int = 4
+    """Per class; 0 draws nothing."""
+    drawing_steps: int = 25
+
+    def config(self, recipe: str, seed: int) -> TrainConfig:
+        """The settings of one training."""
+        return config_of(recipe, self.base, seed, **({"steps": self.released_steps} if recipe == RELEASED else {}))
+
+    def describe(self) -> dict[str, str]:
+        """All settings as texts, to compare two runs by."""
+        own = {name: str(value) for name, value in asdict(self).items() if name != "base"}
+        return own | {name: str(value) for name, value in self.base.describe().items() if name != "seed"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set's chosen classes. Their labels are numbers: no training or classifier sees a name."""
+
+    name: str
+    names: tuple[str, ...]
+    """Of the classes, for CLIP's zero-shot column."""
+    pool: FewShotDataset
+    queries: FewShotDataset
+    facts: Mapping[str, Any]
+    """Numbers of classes and images, used and in all, for the report."""
+    host: Host
+    protocol: Protocol
+    folder: Path | None = None
+    """Where features are kept for the next run."""
+
+    @cached_property
+    def pool_features(self) -> Tensor:
+        """(N, p) of unit length."""
+        return self._features(self.pool)
+
+    @cached_property
+    def query_features(self) -> Tensor:
+        """(Q, p) of unit length."""
+        return self._features(self.queries)
+
+    def compute(self, processes: DistributedContext = SINGLE_PROCESS, progress: Any = None) -> None:
+        """Compute both, which all cells need; the processes share this."""
+        for name, part in (("pool_features", self.pool), ("query_features", self.queries)):
+            self.__dict__[name] = self._features(part, processes=processes, progress=progress)
+
+    def _features(self, part: FewShotDataset, **shared: Any) -> Tensor:
+        built = FeatureCache.build(self.host, part, mirror=False, latents=False, folder=self.folder, **shared)
+        assert built.features is not None
+        return built.features[:, 0]
+
+    @cached_property
+    def sample(self) -> FeatureCache:
+        """Latents of the test images for the diffusion classifier."""
+        each = max(1, self.protocol.diffusion_queries // len(self.names))
+        chosen = at_most(self.queries.labels, [each] * len(self.names))
+        return FeatureCache.build(self.host, self.queries.pick(chosen), mirror=False, folder=self.folder)
+
+    @cached_property
+    def judge(self) -> Callable[[Tensor], Tensor]:
+        """(B, p) features of unit length -> (B,) class, by a logistic probe of all real images in the pool."""
+        probe = LogisticRegression(self.pool_features, self.pool.labels, len(self.names))
+        return lambda features: probe.logits(features).argmax(1)
+
+    def examples(self, shots: int, seed: int) -> FeatureCache:
+        """Latents and features of the few examples of one split."""
+        few, _ = few_shot_split(self.pool.labels, self.pool.classes, shots, seed, least_left=0)
+        return FeatureCache.build(self.host, self.pool.pick(few), mirror=self.protocol.mirror, folder=self.folder)
+
+
+def prepared(found: ImageSet, host: Host, protocol: Protocol, folder: Path | None = None) -> Task:
+    """Choose classes and images, the same for every shot and seed.
+
+    Raises:
+        ExamplesError: a part has no images of a class.
+        MCTIError: a video that cannot be read.
+    """
+    count = len(found.classes)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: protocol.max_classes]
+    chosen = order.sort().values.tolist()
+    numbers = {label: number for number, label in enumerate(chosen)}
+
+    def part(images: Any, labels: Tensor, most: int | None) -> FewShotDataset:
+        most = len(labels) if most is None else most
+        index = at_most(labels, [most if label in numbers else 0 for label in range(count)])
+        pictures = tuple(middle_frame(images[i]) for i in index.tolist())
+        classes = tuple(f"class {number}" for number in range(1, len(chosen) + 1))
+        return FewShotDataset(classes, pictures, torch.tensor([numbers[label] for label in labels[index].tolist()]))
+
+    pool, queries = part(*found.train, protocol.pool), part(*found.test, protocol.max_queries)
+    facts = {
+        "classes": len(chosen), "classes_in_all": count, "test_images": len(queries), "test_images_in_all": len(found.test[1]),
+        "own_test": found.own_test, "training_images": len(pool), "fewest": int(torch.bincount(pool.labels).min()),
+    }  # fmt: skip
+    return Task(found.name, tuple(found.classes[c] for c in chosen), pool, queries, facts, host, protocol, folder)

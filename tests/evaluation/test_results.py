@@ -1,0 +1,90 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from mcti_core.errors import FileError, ResumeError
+from mcti_core.evaluation.cells import Cell
+from mcti_core.evaluation.results import Results, merge_parts, part_path, parts_of, read_results
+
+
+def cell(seed, value=0.5, **others):
+    return {
+        "data": "toy",
+        "shots": 1,
+        "seed": seed,
+        "run": "TI",
+        "figures": {"TI": {"accuracy": value}},
+        "seconds": 1.0,
+        **others,
+    }
+
+
+def results(*seeds, **others):
+    facts = {"classes": 4, "own_test": False}
+    return Results({"lr": "0.1"}, {"mcti": "1"}, {"toy": facts}, {}, [cell(seed) for seed in seeds], **others)
+
+
+def test_saved_results_are_read_again(tmp_path):
+    results(0, 3).save(tmp_path / "results.json")
+    found = read_results(tmp_path / "results.json")
+    assert found == results(0, 3)
+    assert found.done() == [Cell("toy", 1, 0, "TI"), Cell("toy", 1, 3, "TI")]
+    assert found.values("toy", 1, "TI") == {0: 0.5, 3: 0.5}
+    assert found.values("toy", 2, "TI") == found.values("toy", 1, "MC-TI") == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": []}, {"settings": {"lr": 1}}, {"versions": {"x": None}}, {"data": {"toy": {"classes": "4"}}}, {"cells": [3]},
+        {"data": {}}, {"cells": [cell(0, "high")]}, {"cells": [cell(-1)]}, {"cells": [cell(0, run="x")]}, {"cells": [cell(0, figures=[])]},
+        {"cells": [cell(0, data=1)]}, {"cells": [cell(0, shots="1")]}, {"missing": {"x": 1}},
+    ],
+)  # fmt: skip
+def test_values_of_other_kinds_are_refused(tmp_path, change):
+    path = tmp_path / "results.json"
+    results(0).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(FileError, match="is not a benchmark's results"):
+        read_results(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"written_by": "MC-TI"}', '{"settings": {}}', '{"written_by": "MC-TI", "x": NaN}'])  # fmt: skip
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(FileError):
+        read_results(tmp_path / "x.json")
+    with pytest.raises(FileError):
+        read_results(tmp_path / "nowhere.json")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    path = tmp_path / "results.json"
+    results(0).save(path)
+    path.write_text(path.read_text().replace("0.5", "Infinity"))
+    with pytest.raises(FileError):
+        read_results(path)
+
+
+def test_parts_of_all_processes_are_merged_once(tmp_path):
+    path = tmp_path / "results.json"
+    results(0).save(path)
+    results(0, 1).save(part_path(path, 1))  # its own rows, and one that was merged before a break
+    results(5).save(part_path(path, 2))
+    (tmp_path / "results.part-1.json").write_text("another program's")
+    found = results()
+    merge_parts(path, found)
+    assert sorted(c.seed for c in found.done()) == [0, 1, 5]
+    assert read_results(path) == found
+    assert parts_of(path) == []
+    assert (tmp_path / "results.part-1.json").exists()
+
+
+def test_results_with_other_settings_are_not_continued(tmp_path):
+    path = tmp_path / "results.json"
+    results(0).save(path)
+    before = path.read_bytes()
+    with pytest.raises(ResumeError, match=r"lr was 0\.1, is 0\.2"):
+        merge_parts(path, replace(results(), settings={"lr": "0.2"}))
+    assert path.read_bytes() == before
