@@ -1,4 +1,4 @@
-"""The command line: ``mcti train | add | classify | evaluate | generate | convert | demo``."""
+"""The command line: ``mcti train | add | classify | evaluate | benchmark | generate | convert | demo``."""
 
 from __future__ import annotations
 
