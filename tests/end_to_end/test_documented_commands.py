@@ -32,7 +32,7 @@ from mcti_core.tokens.io import load_tokens
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").rglob("*.md")), *sorted((ROOT / "mcti_core").rglob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "web" / "docs").rglob("*.md")), *sorted((ROOT / "mcti_core").rglob("*.md")),
 ]  # fmt: skip
 NOT_RUN = {  # what a command begins with: why it is not run here
     "python3 -m venv": "installs packages; .ci/run begins with it",
@@ -41,6 +41,9 @@ NOT_RUN = {  # what a command begins with: why it is not run here
     "python -m tests.hosts.": "needs ComfyUI, and a GPU or hours",
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks runs each on small shapes",
     "python docs/adding_a_class.py": "takes an hour",
+    "python docs/examples/": "run by tests/end_to_end/test_examples.py",
+    "TOKENS=learned.safetensors uvicorn": "starts a server; test_examples.py sends requests to the same application",
+    "curl -": "needs a server; test_examples.py and tests/hosts/test_server_workflows.py send the same requests",
     "python docs/gallery.py": "needs the demo's tokens; tests/pocket/test_docs_scripts.py draws some",
     "python -m tests.end_to_end.kill_and_resume": "takes half an hour; test_resume.py runs three kills of it",
     "python -m tests.fuzz": "takes minutes; tests/fuzz/test_fuzz.py runs a part of it",

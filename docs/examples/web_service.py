@@ -1,0 +1,37 @@
+"""Answer a web request with what its image shows, by FastAPI.
+
+Start it: TOKENS=learned/tokens.safetensors uvicorn --app-dir docs/examples web_service:app
+Ask it:   curl --data-binary @photo.jpg http://127.0.0.1:8000/classify
+"""
+
+import asyncio
+import os
+from tempfile import NamedTemporaryFile
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+
+from mcti_core import MCTIError, calibrated_classifier, load_pocket, load_tokens
+
+MOST_BYTES = 20_000_000
+
+app = FastAPI()
+classifier = calibrated_classifier("clip", load_pocket(), load_tokens(os.environ["TOKENS"]))  # or load_host(...)
+one_at_a_time = asyncio.Lock()  # the model uses every core already
+
+
+@app.post("/classify")
+async def classify(request: Request) -> dict:
+    """The best three labels with their confidences. 413: the image is too large, 400: it cannot be read."""
+    with NamedTemporaryFile() as file:  # a file is read with the limits for untrusted images
+        async for part in request.stream():
+            file.write(part)
+            if file.tell() > MOST_BYTES:
+                raise HTTPException(413, f"an image may have at most {MOST_BYTES} bytes")
+        file.flush()
+        try:
+            async with one_at_a_time:
+                (answer,) = await run_in_threadpool(classifier, file.name, top=3)
+        except MCTIError as error:
+            raise HTTPException(400, str(error)) from error
+    return answer.record()
