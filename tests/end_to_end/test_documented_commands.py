@@ -37,6 +37,8 @@ DOCUMENTS = [
 NOT_RUN = {  # what a command begins with: why it is not run here
     "python3 -m venv": "installs packages; .ci/run begins with it",
     "pip install": "installs packages",
+    "pre-commit install": "changes the repository; .ci/run runs pre-commit",
+    "mkdocs serve": "does not end; .ci/run builds the site",
     "COMFYUI_PATH=~/ComfyUI python -m pytest -m host": "needs ComfyUI, and is what runs its tests",
     "python -m tests.hosts.": "needs ComfyUI, and a GPU or hours",
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks runs each on small shapes",
