@@ -3,8 +3,8 @@
 Usage: python embeddings_in_comfyui.py COMFYUI_FOLDER FOLDER_OF_EMBEDDINGS
 
 Prints a line of JSON: by file and text encoder, the largest difference, or null where ComfyUI reads nothing; what the
-node Load Token Embeddings offers, with the labels that it then reads; the keys that ComfyUI's tokenizers look up; and
-widths of its language models.
+node Load Token Embeddings offers, with the labels that it then reads; the keys of ComfyUI's tokenizers, and those that look up no
+files; and widths of its language models.
 """
 
 import re
@@ -27,13 +27,17 @@ def main(comfyui: str, folder: Path) -> None:
         for encoder, rows in read_embedding(path).vectors.items():
             theirs = load_embed(path.name, str(folder), rows.shape[1], encoder)
             found[f"{path.name} {encoder}"] = None if theirs is None else gap(theirs.reshape(rows.shape), rows)
-    tell({"differences": found, "choices": choices(folder), "keys": keys(Path(comfyui)), "widths": widths()})
+    tell({"differences": found, "choices": choices(folder), **keys(Path(comfyui)), "widths": widths()})
 
 
-def keys(comfyui: Path) -> list[str]:
+def keys(comfyui: Path) -> dict[str, list[str]]:
     """By the sources: most tokenizers cannot be built without a checkpoint's vocabulary."""
     sources = [*(comfyui / "comfy").glob("*.py"), *(comfyui / "comfy" / "text_encoders").glob("*.py")]
-    return sorted({key for path in sources for key in re.findall(r"embedding_key=['\"](\w+)", path.read_text("utf-8"))})
+    lines = [line for path in sources for line in path.read_text("utf-8").splitlines()]
+    found = {line: re.findall(r"embedding_key=['\"](\w+)", line) for line in lines}
+    deaf = [line for line in lines if "super().__init__(tokenizer" in line and "embedding_directory=" not in line]
+    every = {key for named in found.values() for key in named}
+    return {"keys": sorted(every), "without files": sorted({key for line in deaf for key in found[line]})}
 
 
 def widths() -> dict[str, int]:

@@ -3,6 +3,8 @@
 That prompts then say the same is held in ``test_prompts_in_comfyui.py``.
 """
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -81,3 +83,12 @@ def test_encoders_of_the_host_are_all_known_with_their_widths(found) -> None:
     assert found["keys"] == sorted(set(found["keys"]) & set(WIDTHS))
     assert {"clip_l", "t5xxl", "gemma2_2b", "qwen25_7b"} <= set(found["keys"])
     assert found["widths"] == {name: width for name, width in found["widths"].items() if width in WIDTHS[name]}
+
+
+def test_stock_tokenizers_that_look_up_no_files_are_those_in_the_docs(found, comfyui) -> None:
+    """docs/models.md lists them; a version that looks them up changes the list."""
+    assert {"gemma2_2b", "qwen25_7b", "pile_t5xl", "mt5xl", "qwen25_3b", "umt5xxl"} <= set(found["without files"])
+    assert not {"clip_l", "clip_h", "clip_g", "t5xxl", "llama"} & set(found["without files"])
+    version = tuple(map(int, re.findall(r"\d+", (comfyui / "comfyui_version.py").read_text("utf-8"))[:2]))
+    if "qwen3_4b" in found["keys"]:
+        assert ("qwen3_4b" in found["without files"]) == (version < (0, 16))
