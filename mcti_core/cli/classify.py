@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from .console import progress_bar, say
 from .options import host_of, processes_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from ..classifiers.base import Classifier, Prediction
@@ -30,27 +33,40 @@ __all__ = ["classified", "record_of", "run_classify"]
 def run_classify(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
     from ..files.outputs import check_writable
+    from ..files.ownership import refuse_foreign
+    from .answer_table import is_answer_table
+    from .curation import check_curation
     from .results_file import refuse_to_lose
 
     if arguments.out is None and (arguments.resume or arguments.restart):
         raise ConfigError("--resume and --restart need --out, the file with the answers")
+    table = arguments.out if arguments.out is not None and arguments.out.suffix.lower() == ".csv" else None
+    if table is not None:
+        arguments.out = table.with_suffix(".jsonl")
+        refuse_foreign(table, is_answer_table)
     processes = processes_of(arguments, uneven=True)
     if processes.count > 1 and arguments.out is None:
         raise ConfigError(
             f"{processes.count} processes cannot share the screen; name a file for the answers with --out"
         )
+    corrections = check_curation(arguments)
     if arguments.out is None or not processes.is_main:
-        return _classify(arguments, processes)
+        return _classify(arguments, processes, corrections, table)
     check_writable(arguments.out.parent, [f"{arguments.out.name}.part-00000"])
     with lock_output(arguments.out, folder=False):
         refuse_to_lose(arguments.out, resume=arguments.resume, restart=arguments.restart)
-        return _classify(arguments, processes)
+        return _classify(arguments, processes, corrections, table)
 
 
-def _classify(arguments: argparse.Namespace, processes: DistributedContext) -> int:
+def _classify(
+    arguments: argparse.Namespace, processes: DistributedContext, corrections: Mapping[str, str], table: Path | None
+) -> int:
     from ..classifiers.calibration import calibrated_classifier, check_threshold_examples
     from ..data.image_stream import find_image_paths
     from ..tokens.io import load_tokens
+    from .answer_table import write_answer_table
+    from .curation import curate, is_curated
+    from .results_file import read_records
     from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.tokens)
@@ -61,10 +77,17 @@ def _classify(arguments: argparse.Namespace, processes: DistributedContext) -> i
     host = host_of(arguments, processes)
     classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
     classifier.threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
-    if arguments.out is None:
-        return _print(names, host, classifier, arguments)
-    with signals_as_keyboard_interrupt():
-        return _write(names, host, classifier, arguments, processes)
+    with signals_as_keyboard_interrupt() if arguments.out else nullcontext():
+        if arguments.out is None:
+            code, records = _print(names, host, classifier, arguments)
+        else:
+            code = _write(names, host, classifier, arguments, processes)
+            records = []
+        if table is not None and processes.is_main:
+            write_answer_table(read_records(arguments.out), min(arguments.top, len(tokens)), table)
+        if processes.is_main and is_curated(arguments):
+            curate(arguments, corrections, records or list(read_records(arguments.out)), tokens, host)
+    return code
 
 
 def classified(
@@ -94,21 +117,28 @@ def _answers(
     return classified(classifier, images, arguments.top)
 
 
-def _print(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> int:
+def _print(
+    names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace
+) -> tuple[int, list[dict[str, Any]]]:
+    """Print the answers. Returns the exit code and, if they are needed, the answers."""
+    from .curation import is_curated
     from .json_line import json_line
 
-    failed = 0
+    failed, records, kept = 0, list[dict[str, Any]](), is_curated(arguments)
     for batch in _answers(names, host, classifier, arguments):
         for path, answer in batch:
+            record = record_of(path, answer)
+            if kept:
+                records.append(record)
             if isinstance(answer, MCTIError):
                 failed += 1
                 say(str(answer))
             elif arguments.json:
-                print(json_line(record_of(path, answer), sys.stdout.encoding or "utf-8"), flush=True)
+                print(json_line(record, sys.stdout.encoding or "utf-8"), flush=True)
             else:
                 best = "  ".join(f"{escaped(label)} {100 * confidence:.1f}%" for label, confidence in answer.top)
                 print(f"{escaped(path)}\t{escaped(answer.label)}\t{best}", flush=True)
-    return 1 if failed else 0
+    return (1 if failed else 0), records
 
 
 def _write(

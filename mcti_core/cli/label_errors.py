@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import counted
@@ -15,8 +17,16 @@ __all__ = ["run_label_errors"]
 
 def run_label_errors(arguments: argparse.Namespace) -> int:
     from ..evaluation.label_errors import rank_label_errors
+    from ..files.outputs import check_writable, refuse_to_replace
+    from ..files.ownership import refuse_foreign
+    from ..files.provenance import is_marked
+    from .review_page import Item, write_review
 
-    dataset = examples_of(arguments)
+    dataset, page = examples_of(arguments), arguments.review
+    if page is not None:
+        refuse_foreign(page, is_marked)
+        refuse_to_replace([page], overwrite=arguments.overwrite)
+        check_writable(page.parent, [page.name])
     with json_output(arguments.json, overwrite=arguments.overwrite) as write:
         cache = features_of(arguments, host_of(arguments), dataset, latents=False)
         records: list[dict[str, Any]] = [
@@ -29,8 +39,14 @@ def run_label_errors(arguments: argparse.Namespace) -> int:
             for error in rank_label_errors(cache)
         ]
         write({"folder": arguments.folder.name, "images": len(dataset), "likely_label_errors": records})
+    if page is not None:
+        items = [Item(os.path.abspath(each["image"]), each["label"], _looks(each)) for each in records]
+        write_review(items, dataset.classes, page)
     for each in records:
-        looks = f"looks like {escaped(each['suggested'])} ({100 * each['confidence']:.1f} %)"
-        print(f"{escaped(each['image'])}\t{escaped(each['label'])}\t{looks}")
+        print(f"{escaped(each['image'])}\t{escaped(each['label'])}\t{escaped(_looks(each))}")
     print(f"{counted(len(records), 'likely label error')} among {counted(len(dataset), 'image')}")
     return 0
+
+
+def _looks(record: Mapping[str, Any]) -> str:
+    return f"looks like {record['suggested']} ({100 * record['confidence']:.1f} %)"

@@ -80,6 +80,11 @@ def _check_method(arguments: argparse.Namespace) -> None:
         raise HostError(
             f"--method {method} needs --clip, the CLIP model that the checkpoint's text encoder comes from; or take --method diffusion"
         )
+    if getattr(arguments, "examples", None) is not None:
+        if arguments.review is None:
+            raise ConfigError("--examples goes with --review, the page that shows them")
+        if not has_clip:
+            raise HostError("--examples are compared by image features; give --clip, or leave them out")
     if getattr(arguments, "unknown", False) and (method in ("diffusion", "cascade") or not has_clip):
         raise ConfigError(
             "--unknown finds its threshold with the examples' image features, by which the diffusion model does not decide; give "
@@ -99,6 +104,7 @@ def _check_evaluation(arguments: argparse.Namespace) -> None:
         "--tokens and --label-errors train nothing, so leave out --shots, --seeds, --folds, --gamma and --train": (
             (tokens or errors) and several
         ),
+        "--review goes with --label-errors": arguments.review is not None and not errors,
         "--folds does not go with --shots or --train, which split in another way": (
             arguments.folds and (arguments.shots or train)
         ),

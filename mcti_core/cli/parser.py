@@ -1,4 +1,4 @@
-"""The command line: ``mcti train | add | classify | evaluate | benchmark | generate | convert | demo``."""
+"""The command line: ``mcti train | add | classify | evaluate | benchmark | generate | convert | undo | demo``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from .classify import run_classify
 from .console import check_progress_bars, set_up_streams
 from .convert import run_convert
 from .convert_arguments import add_converting
+from .curation_arguments import add_curation, add_undoing
 from .demo import run_demo
 from .evaluate import run_evaluate
+from .evaluate_arguments import METHOD_HELP, add_evaluation
 from .generate import run_generate
 from .option_checks import check_options
 from .run_config import with_config
 from .train import INTERRUPTED, run_train
 from .train_arguments import add_reading, add_steps, add_training, add_validation
+from .undo import run_undo
 
 __all__ = ["main"]
 
 SHARED = (run_train, run_evaluate, run_benchmark, run_classify)
 """Commands that several processes do together."""
-_METHOD = "auto is clip where there is a CLIP space, else diffusion"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         ("generate", "draw with learned tokens", _add_generate, run_generate),
         ("add", "teach a trained set more classes; its own stay as they are", _add_add, run_add),
         ("convert", "turn embeddings into a token set or back; merge, pick, rename", add_converting, run_convert),
+        ("undo", "put images back that classify has sorted into folders", add_undoing, run_undo),
         ("demo", "the whole method on handwritten digits", _add_demo, run_demo),
     ):
         command = subcommands.add_parser(name, help=purpose, formatter_class=_HelpFormatter)
@@ -165,7 +168,7 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
     option("images", type=path, nargs="+", help="images, or folders of images")
     option("--recursive", action="store_true", help="images in the folders' folders, too")
     option("--tokens", type=path, required=True, help="a token set file")
-    option("--method", choices=METHODS, default="auto", help=_METHOD)
+    option("--method", choices=METHODS, default="auto", help=METHOD_HELP)
     option("--top", type=count, default=1, help="how many classes to name")
     either = command.add_mutually_exclusive_group()
     either.add_argument(
@@ -179,37 +182,18 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
     readers = "threads that read images ahead; if not given, one for each core, 8 at most"
     option("--readers", type=whole(1, 256), help=readers)
     group = command.add_argument_group("very many images")
-    written = "write one JSON object per line here, as they come, instead of printing"
+    written = "write one JSON object per line here, as they come, instead of printing; with .csv also a table beside it"
     group.add_argument("--out", type=file_path("answers.jsonl"), help=written)
     either = group.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="resume an interrupted run from --out")
     either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --out")
+    add_curation(command)
     _add_model(command)
 
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument
-    option("folder", type=path, nargs="?", help="contains one folder of images per class, to split or to test on")
-    option("--json", type=file_path("accuracies.json"), help="write all measurements here, as they come")
-    add_overwriting(command)
+    add_evaluation(command)
     _add_cache(command)
-    group = command.add_argument_group("a trained set")
-    group.add_argument("--tokens", type=path, help="a token set file to test on FOLDER, without training")
-    group.add_argument("--method", choices=METHODS, default="auto", help=_METHOD)
-    written = "with --tokens: where evaluation.json, confusion.png and wrong.png go"
-    group.add_argument("--out", type=folder_path, help=written)
-    group = command.add_argument_group("training and testing on splits")
-    option = group.add_argument
-    usual = "images to learn from; if not given, those of 1, 2, 4 and 8 that leave one to test on, or all of --train"
-    option("--shots", type=count, nargs="+", help=usual)
-    option("--seeds", type=count, help="how many random splits, or trainings: 3, or 1 with --folds")
-    option("--first-seed", type=seed, default=0, help="seed of the first split; the others follow it")
-    option("--folds", type=whole(2), help="cross-validation: each of this many parts is tested on in turn")
-    option("--train", type=path, help="a folder of class folders to learn from, in place of FOLDER")
-    option("--test", type=path, help="with --train: a folder of class folders to test on")
-    group = command.add_argument_group("label errors")
-    ranked = "rank the images of FOLDER by how badly their label fits, each judged by all others; nothing is trained"
-    group.add_argument("--label-errors", action="store_true", help=ranked)
     _add_model(command)
     add_training(command, gammas=True)
 

@@ -21,7 +21,7 @@ from ..files.ownership import delete_own, refuse_foreign, write_own
 from ..training.resume import describe_differences
 from .json_line import json_line
 
-__all__ = ["ResultsFile", "append_records", "refuse_to_lose"]
+__all__ = ["ResultsFile", "append_records", "read_records", "refuse_to_lose"]
 
 _BEGIN = b'{"image": "'
 _IMAGE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*"')
@@ -138,6 +138,12 @@ def append_records(path: Path) -> Iterator[Callable[[Sequence[Mapping[str, Any]]
             yield append
         finally:
             os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """All answers of a finished file."""
+    with open(path, "rb") as lines:
+        yield from (record for line in lines if (record := _record(line)) is not None)
 
 
 def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:

@@ -1,0 +1,39 @@
+"""The answers of ``mcti classify`` as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["is_answer_table", "write_answer_table"]
+
+_COLUMNS = ("image", "label", "confidence", "index", "unknown", "error")
+
+
+def write_answer_table(records: Iterable[Mapping[str, Any]], top: int, path: Path) -> None:
+    """One row per image: the answer, then the next best classes with their confidences, ``top`` in all.
+
+    Raises:
+        FileError: a file that MC-TI did not write is there.
+    """
+    from ..data.label_table import csv_lines
+    from ..files.ownership import write_own
+
+    def write(file: Path) -> None:
+        more = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]
+        with open(file, "w", encoding="utf-8", newline="") as lines:
+            lines.write(csv_lines([[*_COLUMNS, *more]]))
+            for record in records:
+                rest = [each[name] for each in record.get("top", ())[1:] for name in ("label", "confidence")]
+                lines.write(csv_lines([[*(record.get(name, "") for name in _COLUMNS), *rest]]))
+
+    write_own(path, write, is_answer_table)
+
+
+def is_answer_table(path: Path) -> bool:
+    """Whether a file begins with this table's head."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(64).startswith(",".join(_COLUMNS).encode())

@@ -1,0 +1,113 @@
+"""CSV tables of images and labels: what a spreadsheet opens, and the corrections that come back from a review."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..errors import ExamplesError, FileError
+from ..files.limits import MAX_LABEL
+from ..files.regular import open_regular
+from ..tokens.normal_form import index_of
+from ..tokens.token_set import UNKNOWN
+from .dataset import FewShotDataset
+
+__all__ = ["FORMULA", "csv_lines", "read_corrections", "relabelled"]
+
+_LARGEST = 2**27
+FORMULA = tuple("=+-@\t\r'")
+"""With these a spreadsheet's formula begins; the text then gets an apostrophe before it, which reading takes away."""
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    r"""Rows as CSV, in UTF-8 without surrogates: of a path that is not UTF-8, a byte 0xE9 becomes ``\udce9``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    for row in rows:
+        cells = [cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell for cell in row]
+        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in cells])
+    return text.getvalue()
+
+
+def read_corrections(path: Path) -> dict[str, str]:
+    """Absolute path of an image -> its right label; empty for an image of no class. Of two rows for an image, the last counts.
+
+    Args:
+        path: a CSV file with the columns ``image`` and ``label``, as the review page or a spreadsheet writes it.
+
+    Raises:
+        FileError: the file is missing, too large, or not such a table.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(_LARGEST + 1) or b""
+        if len(content) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST >> 20} MiB")
+        text = content.decode("utf-8-sig")
+        first = text.partition("\n")[0]
+        delimiter = ";" if ";" in first and "," not in first else ","
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except (OSError, ValueError, csv.Error) as error:
+        raise FileError(f"{path} cannot be read as CSV ({error}); save it as CSV in UTF-8") from error
+    found = {}
+    for number, row in enumerate(rows, 2):
+        image, label = row.get("image"), row.get("label")
+        if not image or label is None or len(label) > MAX_LABEL:
+            raise FileError(
+                f"row {number} of {path} has no image or no label; a table of corrections has the columns image and label"
+            )
+        label = "" if label == UNKNOWN else label.removeprefix("'").strip()
+        found[os.path.abspath(_path(image.removeprefix("'")))] = label
+    return found
+
+
+def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewShotDataset:
+    """Examples with corrected labels: an image gets another class or a new one, is added, or is left out.
+
+    Raises:
+        ExamplesError: a corrected image is missing, or a class has no image left.
+    """
+    classes, wanted = list(dataset.classes), dict(corrections)
+    rows = list[tuple[Path | torch.Tensor, int]]()
+    for image, index in zip(dataset.images, dataset.labels.tolist(), strict=True):
+        label = wanted.pop(os.path.abspath(image), None) if isinstance(image, Path) else None
+        if label != "":
+            rows.append((image, index if label is None else _class(label, classes)))
+    for path, label in wanted.items():
+        if label and not os.path.isfile(path):
+            raise ExamplesError(
+                f"the corrected image {path} is not there; take its row out of the table of corrections"
+            )
+        if label:
+            rows.append((Path(path), _class(label, classes)))
+    counts = torch.bincount(torch.tensor([index for _, index in rows], dtype=torch.long), minlength=len(classes))
+    left = [index for index, count in enumerate(counts.tolist()) if count]  # a class that has lost all images is none
+    place = {index: number for number, index in enumerate(left)}
+    return replace(
+        dataset,
+        classes=tuple(classes[index] for index in left),
+        images=tuple(image for image, _ in rows),
+        labels=torch.tensor([place[index] for _, index in rows]),
+    )
+
+
+def _class(label: str, classes: list[str]) -> int:
+    """The class's index; a new class comes last."""
+    if (index := index_of(label, classes)) is None:
+        classes.append(label)
+        return len(classes) - 1
+    return index
+
+
+def _path(text: str) -> str:
+    """The path that ``csv_lines`` wrote."""
+    if os.path.lexists(text):
+        return text
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)

@@ -1,0 +1,154 @@
+"""Files are moved and copied so that nothing is replaced, nothing is lost, and everything can be undone."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mcti_core.errors import FileError
+from mcti_core.files import transfer as module
+from mcti_core.files.transfer import transfer, undo
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Six images, two of them with a caption, in ``inbox/``, and where they go."""
+    inbox, pairs = tmp_path / "inbox" / "deep", []
+    inbox.mkdir(parents=True)
+    for number in range(6):
+        (inbox / f"{number}.png").write_bytes(PNG + bytes([number]) * 9)
+        pairs.append((inbox / f"{number}.png", tmp_path / "sorted" / "ab"[number % 2] / f"{number}.png"))
+    for number in (0, 1):
+        (inbox / f"{number}.txt").write_bytes(b"a caption\r\n")
+        pairs.append((inbox / f"{number}.txt", pairs[number][1].with_suffix(".txt")))
+    return tmp_path, pairs, {pairs[2][1].with_suffix(".txt"): "a new caption, ä"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("move", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+def test_undo_restores_every_byte_and_leaves_nothing(place, monkeypatch, move, links):
+    root, pairs, captions = place
+    before = contents(root)
+    if not links:
+        monkeypatch.setattr(module.os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
+    listed = transfer(pairs, captions, root / "sorted", move=move)
+    assert {path.name for path in (root / "sorted").iterdir()} == {"a", "b", "undo-1.json"}
+    assert contents(root / "inbox") == ({} if move else {name.removeprefix("inbox/"): b for name, b in before.items()})
+    assert (root / "sorted" / "a" / "2.txt").read_text(encoding="utf-8") == "a new caption, ä"
+    shutil.rmtree(root / "inbox" / "deep") if move else None  # an empty folder, which may be gone
+    assert undo(listed) == (len(pairs) + 1, [])
+    assert contents(root) == before
+    assert not any((root / "sorted").iterdir())
+
+
+@pytest.mark.parametrize("move", [True, False])
+@pytest.mark.parametrize("cut", range(6))
+@pytest.mark.parametrize("links", [True, False])
+def test_killed_at_any_moment_loses_nothing_and_is_undone(place, monkeypatch, move, cut, links):
+    """The process ends after ``cut`` system calls: between a file's second name and the loss of its first, too."""
+    root, pairs, captions = place
+    before, calls = contents(root / "inbox"), []
+
+    def counted(plain):
+        def call(*given, **named):
+            calls.append(1)
+            if len(calls) > cut:
+                raise KeyboardInterrupt
+            if plain is os.link and not links:
+                raise PermissionError
+            return plain(*given, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "link", counted(os.link))
+        patch.setattr(Path, "unlink", counted(Path.unlink))
+        patch.setattr(module.shutil, "copy2", counted(shutil.copy2))
+        with pytest.raises(KeyboardInterrupt):
+            transfer(pairs, captions, root / "sorted", move=move)
+    kept = {Path(name).name: data for name, data in contents(root).items()}
+    assert {Path(name).name: data for name, data in before.items()}.items() <= kept.items()
+    _, problems = undo(root / "sorted" / "undo-1.json")
+    assert problems == []
+    assert contents(root / "inbox") == before
+
+
+def test_a_taken_place_is_never_replaced(place):
+    root, pairs, _ = place
+    pairs[3][1].parent.mkdir(parents=True)
+    pairs[3][1].write_bytes(b"somebody's")
+    with pytest.raises(FileError, match="already exists"):
+        transfer(pairs, {}, root / "sorted", move=True)
+    assert pairs[3][0].is_file()
+    _, problems = undo(root / "sorted" / "undo-1.json")
+    assert len(problems) == 1
+    assert pairs[3][1].read_bytes() == b"somebody's"
+    assert all(source.is_file() for source, _ in pairs)
+
+
+def test_undo_keeps_what_was_changed_meanwhile_and_the_list(place):
+    root, pairs, captions = place
+    listed = transfer(pairs, captions, root / "sorted", move=True)
+    pairs[0][0].write_bytes(b"a new image")
+    pairs[2][1].with_suffix(".txt").write_text("edited by hand")
+    done, problems = undo(listed)
+    assert (done, len(problems)) == (len(pairs) - 1, 2)
+    assert pairs[0][0].read_bytes() == b"a new image"
+    assert pairs[0][1].is_file()
+    assert listed.is_file()
+
+
+def test_undo_of_copies_whose_originals_are_gone_keeps_them(place):
+    root, pairs, _ = place
+    listed = transfer(pairs, {}, root / "sorted", move=False)
+    pairs[0][0].unlink()
+    assert len(undo(listed)[1]) == 1
+    assert pairs[0][1].is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "text"),
+    [
+        ("keys", "a/keys", None),  # another kind of file
+        ("new.sh", "a/0.png", None),  # an image under another kind's name
+        ("new.png", "../inbox/0.png", None),
+        ("new.png", "{root}/inbox/0.png", None),
+        (None, "../inbox/0.txt", "a caption\r\n"),
+        (None, "a/keys", "secret"),
+        ("new.png", "link/0.png", None),
+    ],
+)
+def test_undo_list_of_others_moves_and_removes_nothing_else(place, source, target, text):
+    root, _, _ = place
+    (root / "inbox" / "0.png").write_bytes(PNG)
+    (root / "inbox" / "0.txt").write_bytes(b"a caption\r\n")
+    (root / "sorted" / "a").mkdir(parents=True)
+    (root / "sorted" / "a" / "keys").write_text("secret")
+    (root / "sorted" / "a" / "0.png").write_bytes(PNG)
+    (root / "sorted" / "link").symlink_to(root / "inbox")
+    target = target.replace("{root}", str(root))
+    files = [[str(root / source), target]] if source else []
+    record = {"undo": "moved", "files": files, "captions": [] if source else [[target, text]]}
+    listed = root / "sorted" / "undo-1.json"
+    listed.write_text(json.dumps(record))
+    before = contents(root)
+    done, problems = undo(listed)
+    assert (done, len(problems)) == (0, 1)
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[" * 9999, '{"undo": "moved", "files": [["a"]], "captions": []}', '{"undo": "moved", "files": [["\\u0000", "x"]], "captions": []}']
+)  # fmt: skip
+def test_undo_of_another_file_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(FileError, match="is not a list of transfers"):
+        undo(tmp_path / "x.json")
