@@ -27,7 +27,7 @@ _COMMANDS = {
     "demo": ["--out", "new"],
     "convert": ["{set}", "--to", "set", "--out", "new"],
 }
-_FILES = {("classify", "--out"), ("evaluate", "--json")}
+_FILES = {("classify", "--out"), ("classify", "--review"), ("evaluate", "--json"), ("evaluate", "--review")}
 """Options that name a file to write; the other ones that write name folders."""
 
 

@@ -1,0 +1,160 @@
+"""``mcti classify`` sorts, captions and lets review; ``mcti undo`` puts back; corrections come back as CSV."""
+
+import csv
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mcti_core.cli.parser import main
+from mcti_core.cli.review_page import Item, write_review
+from mcti_core.data.label_table import csv_lines
+from mcti_core.pocket import load_pocket
+from mcti_core.tokens.io import save_tokens
+from mcti_core.training.initial import new_tokens
+
+from .kill_and_resume import write_examples
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """Tokens of two classes, and six images in ``inbox/``, one of which cannot be read."""
+    folder = tmp_path_factory.mktemp("curation")
+    some = sorted(write_examples(folder / "examples").glob("*/*.png"))
+    (folder / "inbox").mkdir()
+    for number, image in enumerate(some[:: len(some) // 5][:5]):
+        shutil.copy(image, folder / "inbox" / f"{number}.png")
+    (folder / "inbox" / "5.png").write_bytes(b"no image")
+    tokens = new_tokens(load_pocket(), ("../up", "old cup"), init="random", seed=1)
+    save_tokens(tokens, folder / "tokens")
+    return folder
+
+
+@pytest.fixture
+def there(material, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(material, tmp_path / "there"))
+    return Path()
+
+
+def run(*line: str) -> int:
+    return main(["classify", "inbox", "--tokens", "tokens.safetensors", *line])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def answers(capsys) -> dict[str, str]:
+    """Image -> label, as printed."""
+    assert run() == 1
+    return dict(line.split("\t")[:2] for line in capsys.readouterr().out.splitlines())
+
+
+def test_classify_moves_by_answer_inside_the_folder_and_undo_restores(there, capsys):
+    found, before = answers(capsys), contents(there)
+    assert run("--move-to", "sorted", "--caption", "a photo of {token}, {label}") == 1
+    moved = {str(path.relative_to("sorted")) for path in Path("sorted").rglob("*.png")}
+    folder = {"../up": "up", "old cup": "old cup"}
+    assert moved == {f"{folder[label]}/{Path(image).name}" for image, label in found.items()}
+    name, label = next((Path(image), label) for image, label in found.items())
+    text = (Path("sorted") / folder[label] / name.name).with_suffix(".txt").read_text(encoding="utf-8")
+    assert text == {"../up": "a photo of up, ../up", "old cup": "a photo of old-cup, old cup"}[label]
+    assert sorted(contents(Path("inbox"))) == ["5.png"]
+    assert "mcti undo sorted/undo-1.json" in capsys.readouterr().out
+    assert main(["undo", "sorted/undo-1.json"]) == 0
+    assert contents(there) == before
+
+
+def test_classify_below_the_threshold_leaves_images_where_they_are(there):
+    before = contents(there)
+    assert run("--copy-to", "sorted", "--threshold", "1") == 1
+    assert contents(there) == before
+
+
+def test_corrections_count_in_place_of_answers(there):
+    table = [("image", "label"), (str(Path("inbox/0.png").absolute()), "new/thing"), ("inbox/1.png", "(unknown)")]
+    Path("c.csv").write_text(csv_lines(table), encoding="utf-8")
+    assert run("--copy-to", "sorted", "--corrections", "c.csv") == 1
+    assert Path("sorted/new-thing/0.png").is_file()
+    assert not list(Path("sorted").rglob("1.png"))
+    before = contents(there)  # what is in its folder already stays there
+    line = ["classify", "sorted", "--recursive", "--tokens", "tokens.safetensors", "--move-to", "sorted"]
+    Path("d.csv").write_text(csv_lines([("image", "label"), ("sorted/new-thing/0.png", "new/thing")]), encoding="utf-8")
+    assert main([*line, "--corrections", "d.csv"]) == 0
+    assert contents(there).keys() == {*before, "d.csv"}
+
+
+def test_captions_that_are_there_stay(there, capsys):
+    Path("inbox/0.txt").write_text("mine")
+    assert run("--caption", "{label}") == 1
+    assert Path("inbox/0.txt").read_text() == "mine"
+    assert sorted(path.name for path in Path("inbox").glob("*.txt")) == [f"{number}.txt" for number in range(5)]
+    assert "4 captions written; 1 were there already" in capsys.readouterr().out
+
+
+def test_out_csv_writes_the_table_beside_the_answers(there):
+    assert run("--out", "a.csv", "--top", "2") == 1
+    records = [json.loads(line) for line in Path("a.jsonl").read_text(encoding="utf-8").splitlines()]
+    with open("a.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [record["image"] for record in records]
+    for row, record in zip(rows[:-1], records[:-1], strict=True):
+        assert (row["label"], float(row["confidence"])) == (record["label"], record["confidence"])
+        assert (row["label_2"], float(row["confidence_2"])) == tuple(record["top"][1].values())
+    assert "5.png" in rows[-1]["error"]
+    Path("a.jsonl").unlink()
+    Path("a.csv").write_text("somebody's,table\n")
+    assert run("--out", "a.csv") == 1
+    assert Path("a.csv").read_text() == "somebody's,table\n"
+
+
+def test_review_page_shows_every_answer_and_the_nearest_examples(there, capsys):
+    found = answers(capsys)
+    assert run("--review", "r.html", "--examples", "examples") == 1
+    page = Path("r.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<figure data-image="([^"]+)">.*?value="([^"]*)">', page, re.S)
+    assert {html.unescape(image): html.unescape(label) for image, label in shown} == {
+        str(Path(image).absolute()): label for image, label in found.items()
+    }
+    assert page.count("data:image/jpeg;base64,") == 5 * (1 + 3)
+    assert run("--review", "r.html") == 1  # kept without --overwrite
+    assert Path("r.html").read_text(encoding="utf-8") == page
+    assert run("--review", "r.html", "--overwrite") == 1
+    assert Path("r.html").read_text(encoding="utf-8") != page
+
+
+HOSTILE = '"><script>alert(1)</script>\n<!--'
+
+
+def test_review_page_escapes_everything(tmp_path):
+    items = [Item(f"/in/{HOSTILE}\r.png", HOSTILE, HOSTILE), Item("/in/\udce9.png", "</datalist>", "")]
+    write_review(items, [HOSTILE], tmp_path / "r.html", HOSTILE)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("<script>") == page.count("</script>") == page.count("</datalist>") == 1
+    assert "alert(1)</script>" not in page
+    assert not re.search(r"(src|href)=.?https?:", page)
+    images = [html.unescape(found) for found in re.findall(r'data-image="([^"]*)"', page)]
+    assert images == [items[0].image, "/in/\\udce9.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--examples examples", "--examples goes with --review"),
+        ("--move-to a --copy-to b", "not allowed with argument"),
+        ("--caption photo", "must contain {label} or {token}"),
+        ("--corrections missing.csv --copy-to x", "missing.csv cannot be read as CSV"),
+        ("--review inbox", "is a folder; name a file"),
+    ],
+)
+def test_curation_options_that_cannot_be_meant_get_a_sentence(there, capsys, line, sentence):
+    before = contents(there)
+    try:
+        assert run(*line.split()) == 1
+    except SystemExit as error:
+        assert error.code == 2
+    assert sentence in capsys.readouterr().err
+    assert contents(there) == before
