@@ -65,7 +65,7 @@ def classify(folder, tmp_path):
 @pytest.fixture
 def broken(classify, tmp_path, monkeypatch):
     """The answers of two batches, and the beginning of a line."""
-    plain, calls = ClipClassifier.score, []
+    plain, calls = ClipClassifier.scores, []
 
     def interrupted(self, images):
         calls.append(1)
@@ -74,7 +74,7 @@ def broken(classify, tmp_path, monkeypatch):
         return plain(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClipClassifier, "score", interrupted)
+        patch.setattr(ClipClassifier, "scores", interrupted)
         assert classify() == 130
     path = tmp_path / "answers.jsonl"
     assert len(path.read_bytes().splitlines()) == 8
@@ -109,7 +109,7 @@ def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, caps
 
 
 def test_it_goes_on_with_what_is_not_answered_yet(classify, broken, tmp_path, monkeypatch, capsys):
-    plain, batches = ClipClassifier.score, []
+    plain, batches = ClipClassifier.scores, []
 
     def counted(self, images):
         batches.append(len(images))
@@ -117,7 +117,7 @@ def test_it_goes_on_with_what_is_not_answered_yet(classify, broken, tmp_path, mo
 
     assert classify(out="whole.jsonl") == 1
     capsys.readouterr()
-    monkeypatch.setattr(ClipClassifier, "score", counted)
+    monkeypatch.setattr(ClipClassifier, "scores", counted)
     assert classify("--resume") == 1
     assert told(capsys) == ["mcti: resuming after 8 images"]
     assert batches == [4, 4, 2]
@@ -228,7 +228,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
     whole = (tmp_path / "whole.jsonl").read_bytes()
     broken.with_name("answers.jsonl.part-00001").write_bytes(b"".join(whole.splitlines(keepends=True)[16:]))
     told, meeting, own, lock = [None, None], threading.Barrier(2), threading.local(), threading.Lock()
-    plain_answered, plain_score, batches = ResultsFile.answered, ClipClassifier.score, []
+    plain_answered, plain_score, batches = ResultsFile.answered, ClipClassifier.scores, []
 
     def lagging(self):
         return plain_answered(self) if own.index == 0 else (set(), 0, 0)
@@ -255,7 +255,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
     )
     monkeypatch.setattr(classify_command, "host_of", loaded)
     monkeypatch.setattr(ResultsFile, "answered", lagging)
-    monkeypatch.setattr(ClipClassifier, "score", counted)
+    monkeypatch.setattr(ClipClassifier, "scores", counted)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(process, range(2))) == [1, 1]
     assert batches == [4, 4]
