@@ -146,8 +146,10 @@ class Trackers:
 def _opened(name: str, folder: Path, config: TrainConfig) -> Any:
     if name == CsvTracker.name:
         return CsvTracker(folder)
+    from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
+    PartialState()  # without which Accelerate's trackers cannot log their own messages
     tracker = (
         TensorBoardTracker(folder.name or "mcti", folder / "logs")
         if name == "tensorboard"

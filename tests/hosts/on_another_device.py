@@ -72,6 +72,16 @@ def main(model, clip):
     def trained(config):
         return lambda host: list(train(host, cache, tokens, config).tokens.vectors.values())
 
+    beside = replace(
+        cache,
+        captions=("a {} on grass", "", "{}, at home") * 3,
+        masks=torch.rand(9, 2, 8, 8, generator=generator),
+        sizes=torch.tensor([[8, 8], [4, 8], [8, 4]] * 3),
+    )
+
+    def with_beside(host):
+        return list(train(host, beside, tokens, BASE).tokens.vectors.values())
+
     def resumed(host):
         states = []
 
@@ -101,6 +111,7 @@ def main(model, clip):
 
     runs = {"features": features, "resumed": resumed}
     runs |= {f"training, {name}": trained(config) for name, config in TRAININGS.items()}
+    runs["training, captions, masks and buckets"] = with_beside
     runs["clip"] = scored(lambda host: ClipClassifier(host, tokens))
     runs["hybrid"] = scored(hybrid)
     runs["diffusion"] = scored(diffusion)

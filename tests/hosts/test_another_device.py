@@ -23,7 +23,7 @@ def found(request):
 
 def test_the_numbers_are_the_cpus_and_no_operation_mixes_devices(found):
     """Mixing would be an error."""
-    assert len(found) == 18
+    assert len(found) == 19
     assert {name: run["apart"] for name, run in found.items() if run["apart"] > 1e-4} == {}
 
 

@@ -1,6 +1,7 @@
 import csv
 import sys
 from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -88,6 +89,36 @@ def test_tensorboard_gets_the_same_values_and_images_and_tokens_stay_to_the_bit(
     assert [row["accuracy"] for row in rows(tmp_path)] == ["", "0.75", "", "0.75"]
 
 
+def test_wandb_gets_steps_in_order_with_accuracies_and_images(tiny_host, cache, tokens, tmp_path, monkeypatch):
+    from accelerate import PartialState
+
+    logged, opened = [], []
+
+    class Run:
+        def log(self, values, step):
+            logged.append((step, values))
+
+        def finish(self):
+            opened.append("finished")
+
+    wandb = ModuleType("wandb")
+    wandb.init = lambda **options: opened.append(options) or Run()
+    wandb.config = SimpleNamespace(update=lambda values, **_: opened.append(values["steps"]))
+    wandb.Image = lambda pixels: pixels.shape
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    told, image = [], torch.rand(3, 8, 6)
+    with Trackers(("wandb",), tmp_path / "run", CONFIG, tell=told.append) as trackers:
+        look = lambda info: (0.5, {"a {}": [image]}) if info.step == 2 else ()  # noqa: E731
+        result = train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: trackers.on_step(info, *look(info)))
+    assert told == []
+    assert opened == [{"project": "mcti", "name": "run", "dir": str(tmp_path / "run")}, 4, "finished"]
+    assert [step for step, _ in logged] == [1, 2, 2, 3, 4]
+    assert logged[2][1] == {"a {}": [(8, 6, 3)]}
+    assert logged[1][1]["accuracy"] == 0.5
+    assert [values["loss"] for _, values in logged if "loss" in values] == list(result.history["loss"])
+
+
 @pytest.mark.parametrize("when", ["opening", "logging", "finishing"])
 def test_tracker_that_fails_is_told_once_and_the_training_is_the_same(
     tiny_host, cache, tokens, tmp_path, monkeypatch, when
@@ -121,4 +152,3 @@ def test_tracker_without_its_package_is_refused_with_the_remedy(monkeypatch):
     with pytest.raises(ConfigError, match="needs the package wandb; pip install wandb, or choose csv"):
         check_trackers(("csv", "wandb"))
     assert ARGUMENTS == TRACKERS
-    assert "wandb" not in sys.modules
