@@ -20,6 +20,8 @@ def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
     from ..classifiers.calibration import calibrate
     from ..classifiers.clip import ClipClassifier
 
+    if not result.steps:
+        return {}
     figures = {"steps": str(result.steps)}
     for name in ("reconstruction", "classification"):
         last = [value for value in result.history.get(name, ())[-max(1, result.steps // 10) :] if math.isfinite(value)]

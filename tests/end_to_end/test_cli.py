@@ -16,7 +16,7 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.files import provenance
 from mcti_core.pocket.digits import draw_digits, write_class_folders
 from mcti_core.tokens.io import load_tokens
-from mcti_core.training import loop
+from mcti_core.training import step
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("ring", "bar", "cross")
@@ -72,7 +72,9 @@ def records(output: str) -> list[dict]:
 
 
 def test_training_writes_everything(trained):
-    assert sorted(path.name for path in trained.iterdir()) == ["embeddings", "loss.png", "tokens.safetensors"]
+    assert sorted(path.name for path in trained.iterdir()) == sorted(
+        ["embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"]
+    )
     names = [path.name for path in sorted((trained / "embeddings").iterdir())]
     assert names == ["bar.safetensors", "cross.safetensors", "ring.safetensors"]
     tokens = load_tokens(trained / "tokens.safetensors")
@@ -160,7 +162,7 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
 
     monkeypatch.setattr(train, "progress_bar", bar)
     if not steps_done:
-        monkeypatch.setattr(loop, "discriminative_loss", interrupt)
+        monkeypatch.setattr(step, "discriminative_loss", interrupt)
     assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 130
     captured = capsys.readouterr()
     assert f"stopped after {steps_done} steps" in captured.out
@@ -179,13 +181,13 @@ def test_ctrl_c_elsewhere_ends_quietly(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_diverged_training_keeps_the_last_finite_tokens(folder, tmp_path, monkeypatch, capsys):
-    plain, steps = loop.discriminative_loss, []
+    plain, steps = step.discriminative_loss, []
 
     def diverge(*arguments):
         steps.append(1)
         return plain(*arguments) * (torch.nan if len(steps) == 3 else 1)
 
-    monkeypatch.setattr(loop, "discriminative_loss", diverge)
+    monkeypatch.setattr(step, "discriminative_loss", diverge)
     assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 1
     assert "the loss of step 3 is not a finite number" in capsys.readouterr().err
     assert load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"].isfinite().all()

@@ -43,7 +43,15 @@ def refused(folder: Path, capsys, *line: object) -> str:
 
 @pytest.mark.parametrize(
     "place",
-    ["training.safetensors", "loss.png", "tokens.safetensors", "embeddings/cat.safetensors", "embeddings/CAT.pt"],
+    [
+        "training.safetensors",
+        "loss.png",
+        "README.md",
+        "run.toml",
+        "tokens.safetensors",
+        "embeddings/cat.safetensors",
+        "embeddings/CAT.pt",
+    ],
 )
 @pytest.mark.parametrize("more", [[], ["--restart"], ["--resume"]])
 def test_train_does_not_replace_files_of_others(folder, tmp_path, capsys, place, more):

@@ -131,7 +131,7 @@ def test_two_train_the_same_tokens(both):
     assert gammas[0] == pytest.approx(gammas[1], rel=1e-4)
     assert first.training == second.training
     names = [sorted(path.name for path in (out / "trained").iterdir()) for out in (one, two)]
-    assert names[0] == names[1] == ["embeddings", "loss.png", "tokens.safetensors"]
+    assert names[0] == names[1] == sorted(["embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"])
     caches = [sorted((out / "cache").iterdir()) for out in (one, two)]
     assert [path.name for path in caches[0]] == [path.name for path in caches[1]]
     assert [path.read_bytes() for path in caches[0]] == [path.read_bytes() for path in caches[1]]

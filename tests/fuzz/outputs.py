@@ -20,7 +20,7 @@ from mcti_core.cli import add, classify, evaluate, generate, train
 from mcti_core.cli.parser import main
 from mcti_core.demo import run
 from mcti_core.files.output_lock import lock_output
-from mcti_core.files.provenance import write_json, write_png, write_text
+from mcti_core.files.provenance import TEXT_MARK, write_json, write_png, write_text
 from mcti_core.hosts.diffusers import loading
 from mcti_core.tokens.io import export_embeddings, save_tokens
 from mcti_core.tokens.token_set import TokenSet
@@ -33,7 +33,14 @@ __all__ = ["Lost", "any_output"]
 COMMANDS = ("train", "add", "generate", "evaluate", "demo", "classify")
 LOCK = ".mcti.lock"
 RESULTS = {
-    "train": ("tokens.safetensors", "loss.png", "embeddings/cat.safetensors", "embeddings/dog.safetensors"),
+    "train": (
+        "tokens.safetensors",
+        "loss.png",
+        "README.md",
+        "run.toml",
+        "embeddings/cat.safetensors",
+        "embeddings/dog.safetensors",
+    ),
     "add": ("tokens.safetensors", "training.safetensors", "embeddings/cat.safetensors", "embeddings/x.safetensors"),
     "generate": ("x-00.png", "x-01.png", "y-00.png", "y-01.png"),
     "evaluate": ("rows.json",),
@@ -44,7 +51,7 @@ PLACES = (
     "", ".", "new", "new/deep", "here", "here/in", "link", "nowhere", "a file", "x" * 255, "x" * 256, "猫" * 90, "é", "a\nb", "/".join(["d" * 200] * 30), "here/../new", "here/",
 )  # fmt: skip
 THINGS = (
-    "tokens.safetensors", "training.safetensors", "loss.png", "embeddings", "embeddings/cat.safetensors", "embeddings/CAT.pt", "embeddings/old.safetensors",
+    "tokens.safetensors", "training.safetensors", "loss.png", "README.md", "run.toml", "embeddings", "embeddings/cat.safetensors", "embeddings/CAT.pt", "embeddings/old.safetensors",
     "x-00.png", "y-01.png", "rows.json", "report.html", "metrics.json", "answers.jsonl", "answers.jsonl.unfinished", LOCK, "notes.txt",
 )  # fmt: skip
 
@@ -159,6 +166,8 @@ def _put_own(path: Path) -> None:
         save_tokens(TokenSet(("cat", "dog"), {"clip_l": torch.ones(2, 1, 96)}), path)
     elif path.suffix == ".png":
         write_png(Image.new("RGB", (8, 8)), path)
+    elif path.suffix in (".md", ".toml"):
+        write_text(TEXT_MARK, path)
     elif path.suffix == ".html":
         write_text('<meta name="generator" content="MC-TI">', path)
     elif path.suffix == ".json":
