@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from ..escaping import escaped
+from ..tokens.normal_form import index_of
 from ..training.errors import TrainingError
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
 from .options import examples_of, features_of, host_of
 from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
+
+if TYPE_CHECKING:
+    from ..tokens.token_set import TokenSet
 
 __all__ = ["run_add"]
 
@@ -22,14 +28,20 @@ def run_add(arguments: argparse.Namespace) -> int:
     from ..files.outputs import refuse_to_replace
     from ..tokens.io import load_tokens
     from ..tokens.names import safe_names
+    from ..tokens.ops import select
     from ..training.extend import add_classes, new_labels, tell_learned_before
     from ..training.loop import StepInfo
     from .signals import signals_as_keyboard_interrupt
 
-    tokens = load_tokens(arguments.to)
+    before = tokens = load_tokens(arguments.to)
     dataset = examples_of(arguments, alone=True)
+    if arguments.replace:
+        kept = [label for label in before.labels if index_of(label, dataset.classes) is None]
+        if not kept:
+            raise ConfigError("--replace would leave no class of the set to compare with; use mcti train instead")
+        tokens = select(before, kept)
     new_labels(dataset.classes, tokens)
-    outputs = outputs_of(arguments, (*tokens.names, *safe_names(dataset.classes)))
+    outputs = outputs_of(arguments, (*before.names, *safe_names(dataset.classes)))
     check_outputs(arguments, outputs, tokens.vectors_per_token)
     with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
         unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
@@ -47,11 +59,11 @@ def run_add(arguments: argparse.Namespace) -> int:
             try:
                 result = add_classes(host, cache, tokens, config, init=arguments.init, on_step=on_step)
             except TrainingError as error:
-                write_tokens(error.tokens, arguments.out)
+                write_tokens(_in_order(error.tokens, before), arguments.out)
                 raise TrainingError(
                     f"{error}; the last finite tokens are in {arguments.out / 'tokens.safetensors'}", error.tokens
                 ) from error
-        write_tokens(result.tokens, arguments.out)
+        write_tokens(_in_order(result.tokens, before), arguments.out)
     added = ", ".join(result.tokens.labels[len(tokens) :])
     print(
         escaped(
@@ -60,3 +72,12 @@ def run_add(arguments: argparse.Namespace) -> int:
         )
     )
     return INTERRUPTED if result.stopped == "stopped" else 0
+
+
+def _in_order(learned: TokenSet, before: TokenSet) -> TokenSet:
+    """The classes that the set had come first, in their order and under their names."""
+    rows = [index_of(label, learned.labels) for label in before.labels]
+    own = [index for index in rows if index is not None]
+    names = dict(zip(rows, before.names, strict=True))
+    chosen = [*own, *sorted(set(range(len(learned))) - set(own))]
+    return replace(learned.select(chosen), names=tuple(names.get(index, learned.names[index]) for index in chosen))

@@ -23,7 +23,7 @@ _FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --to set --out NAME.s
 def check_options(arguments: argparse.Namespace) -> None:
     """Look at all options that a command has.
 
-    ``tokens``, ``to`` and ``init_from`` may name a training's folder; they then are the token set in it.
+    ``tokens``, ``to`` and ``start_from`` may name a training's folder; they then are the token set in it.
 
     Raises:
         MCTIError: options that do not go together or that would not be used, or paths to nothing or to another kind of file.
@@ -44,7 +44,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         _check_method(arguments)
     if hasattr(arguments, "lr"):
         _check_training(arguments)
-    for name in ("tokens", "to", "init_from"):
+    for name in ("tokens", "to", "start_from"):
         if isinstance(given := getattr(arguments, name, None), Path):
             setattr(arguments, name, _token_set(given))
 
@@ -130,6 +130,8 @@ def _check_seeds(arguments: argparse.Namespace) -> None:
 def _check_training(arguments: argparse.Namespace) -> None:
     from ..prompts.splicing import check_templates
 
+    if getattr(arguments, "vectors", 1) is None and getattr(arguments, "start_from", None) is None:
+        arguments.vectors = 1
     config = config_of(arguments)
     check_templates(config.templates)
     if arguments.gradient_ratio is not None and not config.adaptive:

@@ -150,7 +150,10 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     )
     _add_model(command)
     add_training(command)
-    option("--init-from", type=path, help="a token set file; classes with the same label start from its vectors")
+    start = "a token set file to train further: its classes start from its vectors; templates and pooling are its own"
+    option("--start-from", type=path, help=start)
+    table = "a CSV file with the columns image and label, as a review page gives it: labels to correct, images to add or leave out"
+    option("--corrections", type=path, help=table)
     option("--shots", type=count, help="train on this many random images of each class instead of all")
     add_reading(command)
     add_validation(command)
@@ -225,6 +228,7 @@ def _add_add(command: argparse.ArgumentParser) -> None:
     option("folder", type=path, help=folder)
     option("--to", type=path, required=True, help="the token set file")
     option("--out", type=folder_path, required=True, help="where the larger tokens.safetensors and embeddings/ go")
+    option("--replace", action="store_true", help="learn those classes of the folder again that the set has already")
     add_overwriting(command)
     _add_model(command)
     add_steps(command)

@@ -52,9 +52,10 @@ _LEAST_ROOM, _ROOM_PER_VECTOR = 2**20, 8 * 2**13
 def run_train(arguments: argparse.Namespace) -> int:
     from ..data.dataset import few_shot_split
     from ..files.output_lock import lock_output
-    from ..tokens.names import safe_names
+    from ..training.initial import names_like
 
-    dataset, others = examples_of(arguments), None
+    trained = _start_from(arguments)
+    dataset, others = _corrected(arguments, examples_of(arguments)), None
     if arguments.shots:
         seed = config_of(arguments).seed
         few, rest = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
@@ -62,19 +63,18 @@ def run_train(arguments: argparse.Namespace) -> int:
         dataset, others = dataset.pick(few), dataset.pick(rest) if whole else None
     held_out = held_out_of(arguments, dataset.classes, others)
     processes = processes_of(arguments)
-    outputs = outputs_of(arguments, names := safe_names(dataset.classes))
+    outputs = outputs_of(arguments, names := names_like(dataset.classes, trained))
     if processes.is_main:  # alone, since it makes and removes folders
         check_outputs(arguments, outputs, arguments.vectors)
         check_monitoring(arguments, dataset.classes, names)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
-        return _run_train(arguments, dataset, held_out, outputs, processes)
+        return _run_train(arguments, dataset, trained, held_out, outputs, processes)
 
 
 def _run_train(
-    arguments: argparse.Namespace, dataset: FewShotDataset, held_out: FewShotDataset | None, outputs: Sequence[Path],
-    processes: DistributedContext,
+    arguments: argparse.Namespace, dataset: FewShotDataset, trained: TokenSet | None, held_out: FewShotDataset | None,
+    outputs: Sequence[Path], processes: DistributedContext,
 ) -> int:  # fmt: skip
-    from ..tokens.io import load_tokens
     from ..training.initial import new_tokens, take_over
     from ..training.loop import run_identity
     from ..training.resume import describe_differences
@@ -82,7 +82,6 @@ def _run_train(
 
     path = arguments.out / UNFINISHED
     state = _unfinished(path, arguments, outputs, processes)
-    trained = None if arguments.init_from is None else load_tokens(arguments.init_from)
     host = host_of(arguments, processes)
     config = config_for(host, arguments, processes)
     check_new_tokens(host, config, arguments.vectors, arguments.init)
@@ -93,11 +92,32 @@ def _run_train(
         if told := describe_differences(state.begun, run_identity(host, cache, tokens, config)):
             raise ResumeError(
                 f"{path} belongs to a different training ({told}); give the same folder and options to resume it, start over "
-                "with --restart, or take over its vectors in another --out with --init-from"
+                "with --restart, or take over its vectors in another --out with --start-from"
             )
         say(f"resuming after {state.step} steps", shown=processes.is_main)
     with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
         return _train(host, cache, held_out, config, tokens, state, arguments, processes, asked)
+
+
+def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
+    """The set to train further. Options about how tokens are read are its own unless they are given."""
+    from ..tokens.io import load_tokens
+
+    if arguments.start_from is None:
+        return None
+    trained = load_tokens(arguments.start_from)
+    arguments.vectors = arguments.vectors or trained.vectors_per_token
+    arguments.pooling = arguments.pooling or trained.pooling
+    if not arguments.templates and not arguments.template:
+        arguments.template = list(trained.templates)
+    return trained
+
+
+def _corrected(arguments: argparse.Namespace, dataset: FewShotDataset) -> FewShotDataset:
+    """The examples with the labels of ``--corrections``."""
+    from ..data.label_table import read_corrections, relabelled
+
+    return relabelled(dataset, read_corrections(arguments.corrections)) if arguments.corrections else dataset
 
 
 def config_for(

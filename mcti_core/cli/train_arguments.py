@@ -77,7 +77,7 @@ def add_training(command: argparse.ArgumentParser, *, gammas: bool = False) -> N
         "--templates", choices=("object", "style"), help="prompts to train in: for objects, or for styles"
     )
     either.add_argument("--template", action="append", help="a prompt of your own with {} in it; may be repeated")
-    group.add_argument("--vectors", type=count, default=1, help="vectors per token")
+    group.add_argument("--vectors", type=count, help="vectors per token: 1, or as many as the tokens to start from")
 
 
 def add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,10 +12,13 @@ from torch import Tensor
 from ..errors import TokenError, listed
 from ..escaping import has_surrogates
 from ..hosts.base import Host
+from ..tokens.names import safe_names
 from ..tokens.normal_form import index_of
 from ..tokens.token_set import TokenSet
 
-__all__ = ["initial_vectors", "new_tokens", "take_over"]
+__all__ = ["initial_vectors", "names_like", "new_tokens", "take_over"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def new_tokens(
@@ -49,8 +54,15 @@ def new_tokens(
     return TokenSet(tuple(labels), first, base_model=host.name)
 
 
+def names_like(labels: Sequence[str], trained: TokenSet | None) -> tuple[str, ...]:
+    """Token names: those of a trained set for the labels that it has, ``safe_names`` for the others."""
+    rows = [index_of(label, trained.labels) if trained else None for label in labels]
+    names = zip(rows, safe_names(labels), strict=True)
+    return tuple(trained.names[row] if trained and row is not None else name for row, name in names)
+
+
 def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
-    """The tokens, with the vectors of a trained set for each label that both sets have.
+    """The tokens, with the vectors and names of a trained set for each label that both sets have. Logs which it alone has.
 
     Raises:
         TokenError: no common label, or vectors of another number or width, or for other text encoders.
@@ -69,7 +81,11 @@ def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
     for name, vectors in trained.vectors.items():
         for index, row in common:
             start.vectors[name][index] = vectors[row]
-    return start
+    if lacking := [label for label in trained.labels if index_of(label, tokens.labels) is None]:
+        _LOG.warning(
+            "there are no examples of %s: the new tokens lack these classes of the trained ones", listed(lacking)
+        )
+    return replace(start, names=names_like(tokens.labels, trained))
 
 
 def _described(tokens: TokenSet) -> str:

@@ -6,15 +6,17 @@ import json
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mcti_core.cli.parser import main
 from mcti_core.cli.review_page import Item, write_review
 from mcti_core.data.label_table import csv_lines
 from mcti_core.pocket import load_pocket
-from mcti_core.tokens.io import save_tokens
+from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.training.initial import new_tokens
 
 from .kill_and_resume import write_examples
@@ -157,3 +159,58 @@ def test_curation_options_that_cannot_be_meant_get_a_sentence(there, capsys, lin
         assert run(*line.split()) == 1
     assert sentence in capsys.readouterr().err
     assert contents(there) == before
+
+
+QUICK = ["--steps", "2", "--batch", "2", "--warm-start", "0"]
+
+
+@pytest.fixture(scope="module")
+def learned(material):
+    assert main(["train", str(material / "examples"), "--out", str(material / "learned"), "--vectors", "2", "--template", "a {}", *QUICK]) == 0  # fmt: skip
+    return material / "learned"
+
+
+def test_train_with_corrections_and_start_from_continues_the_set(learned, there):
+    before = load_tokens(learned / "tokens.safetensors")
+    save_tokens(replace(before, names=tuple(f"my-{name}" for name in before.names)), "old.safetensors")
+    moved, left = sorted(Path("examples", before.labels[0]).iterdir())[:2]
+    rows = [("image", "label"), (moved, before.labels[1]), (left, "(unknown)"), ("inbox/0.png", "brand new")]
+    Path("c.csv").write_text(csv_lines([[str(cell) for cell in row] for row in rows]), encoding="utf-8")
+    line = ["train", "examples", "--out", "out", "--start-from", "old.safetensors", "--corrections", "c.csv", *QUICK]
+    assert main([*line, "--lr", "1e-9"]) == 0
+    after = load_tokens("out/tokens.safetensors")
+    assert after.labels == (*before.labels, "brand new")
+    assert after.names == (*(f"my-{name}" for name in before.names), "brand-new")
+    assert (after.templates, after.vectors_per_token) == (("a {}",), 2)
+    for name, vectors in before.vectors.items():
+        assert torch.allclose(after.vectors[name][: len(before)], vectors, atol=1e-6)
+    counts = [int((s.support.labels == index).sum()) for s in (before, after) for index in range(len(s))]
+    first, second, *others = counts[: len(before)]
+    assert counts[len(before) :] == [first - 2, second + 1, *others, 1]
+
+
+def test_start_from_a_set_with_other_classes_says_which_are_lacking(learned, there, capsys):
+    gone = sorted(path.name for path in Path("examples").iterdir())[0]
+    shutil.rmtree(Path("examples", gone))
+    assert main(["train", "examples", "--out", "out", "--start-from", str(learned), *QUICK]) == 0
+    assert f"there are no examples of {gone}: the new tokens lack these classes" in capsys.readouterr().err
+
+
+def test_add_replace_learns_only_the_given_classes_again(learned, there, capsys):
+    before = load_tokens(learned / "tokens.safetensors")
+    for label in (before.labels[0], "zebra"):
+        shutil.copytree(Path("examples", before.labels[1]), Path("more", label))
+    line = ["add", "more", "--to", str(learned), "--out", "larger", *QUICK]
+    assert main([*line, "--replace"]) == 0
+    after = load_tokens("larger/tokens.safetensors")
+    assert after.labels == (*before.labels, "zebra")
+    assert after.names[: len(before)] == before.names
+    for name, vectors in before.vectors.items():
+        assert torch.equal(after.vectors[name][1 : len(before)], vectors[1:])
+        assert not torch.equal(after.vectors[name][0], vectors[0])
+    own, other = (set(map(tuple, s.support.features[s.support.labels == 0].tolist())) for s in (before, after))
+    assert not own & other
+    shutil.rmtree("more")
+    shutil.copytree("examples", "more")
+    assert main(["add", "more", "--to", str(learned), "--out", "y", *QUICK, "--replace"]) == 1
+    assert "use mcti train instead" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from mcti_core.cli.parser import main
 from mcti_core.files.output_lock import lock_output
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training import oom
+from mcti_core.training import loop
 from mcti_core.training.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def stop_after(steps, monkeypatch, stop):
 
         return train(*arguments, on_step=watched, **options)
 
-    monkeypatch.setattr(oom, "train", stopped)
+    monkeypatch.setattr(loop, "train", stopped)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="signals of POSIX")

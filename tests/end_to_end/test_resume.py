@@ -47,7 +47,7 @@ def broken(folder, tmp_path, monkeypatch, capsys):
 
 
 def stop_after(steps, monkeypatch):
-    from mcti_core.training import oom
+    from mcti_core.training import loop
 
     def stopped(*arguments, on_step, **options):
         def stop(info):
@@ -57,7 +57,7 @@ def stop_after(steps, monkeypatch):
 
         return train(*arguments, on_step=stop, **options)
 
-    monkeypatch.setattr(oom, "train", stopped)
+    monkeypatch.setattr(loop, "train", stopped)
 
 
 def same(first, second):
@@ -98,11 +98,11 @@ def test_a_different_training_is_refused(folder, broken, capsys):
     (line,) = told(capsys)
     assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
     assert "--restart" in line
-    assert "--init-from" in line
+    assert "--start-from" in line
 
 
-def test_init_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, tmp_path, capsys, monkeypatch):
-    other = ["--out", str(tmp_path / "other"), *OPTIONS, "--lr", "1e-9", "--init-from", str(broken)]
+def test_start_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, tmp_path, capsys, monkeypatch):
+    other = ["--out", str(tmp_path / "other"), *OPTIONS, "--lr", "1e-9", "--start-from", str(broken)]
     stop_after(2, monkeypatch)
     assert main(["train", str(folder), *other]) == 130
     monkeypatch.undo()
