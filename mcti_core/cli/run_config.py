@@ -38,11 +38,11 @@ def with_config(command: argparse.ArgumentParser, words: Sequence[str]) -> list[
     for action in actions.values():
         action.required, action.default = False, None
         action.nargs = action.nargs if action.option_strings else "?"
-    typed = {name for name, value in vars(command.parse_args(words)).items() if value is not None}
+    given = vars(command.parse_args(words))
+    typed, path = {name for name, value in given.items() if value is not None}, given["config"]
     for group in command._mutually_exclusive_groups:
         either = {action.dest for action in group._group_actions}
         typed |= either if either & typed else set()
-    path = command.parse_args(words).config
     found = {} if path is None else {key.replace("-", "_"): value for key, value in _read(path).items()}
     if unknown := found.keys() - (actions.keys() - {"config", "help"}):
         raise ConfigError(f"{path} sets {min(unknown)!r}, which is no option of {command.prog}; correct or remove it")
@@ -54,16 +54,13 @@ def with_config(command: argparse.ArgumentParser, words: Sequence[str]) -> list[
 
 def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
     """The words that say an option on the command line."""
-    is_flag, option = action.nargs == 0, (*action.option_strings, "")[0]
+    option = (*action.option_strings, "")[0]
     values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
-    if not all(isinstance(each, bool if is_flag else str | int | float) for each in values) or (
-        not is_flag and any(isinstance(each, bool) for each in values)
-    ):
-        kind = "true or false" if is_flag else "a text or a number"
+    if not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
+        kind = "true or false" if action.nargs == 0 else "a text or a number"
         raise ConfigError(f"{path} sets {action.dest!r} to {str(value)[:80]!r}; it must be {kind}")
-    if is_flag:
-        no = [name for name in action.option_strings if name.startswith("--no-")]
-        return [option] if value else no
+    if action.nargs == 0:
+        return [option] if value else [name for name in action.option_strings if name.startswith("--no-")]
     if not option:  # a path that looks like an option stays a path
         return [f"./{value}" if str(value).startswith("-") else str(value)]
     return [f"{option}={each}" for each in values]

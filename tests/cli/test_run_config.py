@@ -67,7 +67,7 @@ def test_file_says_any_option_as_the_command_line_does(path):
 def test_command_line_wins_over_the_file(path):
     text = 'folder = "photos"\nout = "a"\nsteps = 7\ntemplate = ["a {}"]\nmirror = true\n'
     arguments = parsed(
-        *expanded(path, text, "others", "--out", "b", "--st", "9", "--templates", "style", "--no-mirror")
+        *expanded(path, text, "others", "--out", "b", "--ste", "9", "--templates", "style", "--no-mirror")
     )
     assert (arguments.folder, arguments.out, arguments.steps) == (Path("others"), Path("b"), 9)
     assert (arguments.template, arguments.templates, arguments.mirror) == (None, "style", False)
@@ -122,7 +122,7 @@ def test_python_without_a_reader_of_toml_says_what_to_install(path, monkeypatch)
     ],
 )  # fmt: skip
 def test_written_file_reads_back_as_the_same_run(path, line):
-    first = parsed(*line)
+    check_options(first := parsed(*line))
     write_run_config(first, config_of(first), path)
     again = parsed(*expanded(path, path.read_text(encoding="utf-8")))
     check_options(again)
