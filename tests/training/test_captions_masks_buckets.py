@@ -5,12 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.losses import noise_error
 from mcti_core.prompts.splicing import encode_prompts, template_prompts
+from mcti_core.tokens.ops import select
 from mcti_core.training.caption_prompts import CaptionPrompts
 from mcti_core.training.early_stopping import ValidationLoss
+from mcti_core.training.extend import add_classes
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.objective import reconstruction_loss
+
+from ..fake_processes import together
 
 TEMPLATES = ("a photo of a {}", "a drawing of the {}")
 CONFIG = TrainConfig(steps=3, batch=4, lr=1e-2, lr_warmup=0, templates=TEMPLATES, probe_every=1)
@@ -144,3 +149,33 @@ def test_plain_textual_inversion_takes_captions_too(tiny_host, cache, tokens):
     config = replace(CONFIG, gamma=0.0, gradient_checkpointing=True, micro_batch=1)
     captions = ("a {} on grass", *[""] * 8)
     assert len(train(bare, replace(cache, captions=captions), tokens, config).history["loss"]) == 3
+
+
+@pytest.fixture
+def beside(cache, sizes):
+    """``cache`` with captions for some, masks and sizes."""
+    masks = torch.rand(9, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    return replace(cache, captions=("a {} on grass", "", "{}, at home") * 3, masks=masks, sizes=sizes)
+
+
+def test_two_processes_learn_from_them_what_one_does(tiny_model, tiny_host, beside, tokens):
+    alone = train(tiny_host, beside, tokens, CONFIG)
+    hosts = [load_host(tiny_model, tiny_model / "clip") for _ in range(2)]  # threads may not share one
+    first, second = together(
+        2, lambda processes: train(hosts[processes.index], beside, tokens, CONFIG, processes=processes)
+    )
+    assert same(first.tokens, second.tokens)
+    assert torch.allclose(first.tokens.vectors["clip_l"], alone.tokens.vectors["clip_l"], atol=1e-4)
+
+
+def test_training_resumed_with_them_ends_at_the_same_tokens(tiny_host, beside, tokens):
+    states = []
+    whole = train(tiny_host, beside, tokens, CONFIG, on_step=lambda info: states.append(info.state()))
+    assert same(whole.tokens, train(tiny_host, beside, tokens, CONFIG, resume=states[0]).tokens)
+
+
+def test_added_class_is_trained_with_its_captions_and_masks(tiny_host, cache, beside, tokens):
+    before = select(tokens, ["a", "b"])
+    plain, added = (add_classes(tiny_host, each, before, CONFIG).tokens for each in (cache, beside))
+    assert torch.equal(added.vectors["clip_l"][:2], before.vectors["clip_l"])
+    assert not torch.equal(added.vectors["clip_l"][2], plain.vectors["clip_l"][2])
