@@ -49,7 +49,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"{processes.count} processes cannot share the screen; name a file for the answers with --out"
         )
-    corrections = check_curation(arguments)
+    corrections = check_curation(arguments) if processes.is_main else {}
     if arguments.out is None or not processes.is_main:
         return _classify(arguments, processes, corrections, table)
     check_writable(arguments.out.parent, [f"{arguments.out.name}.part-00000"])

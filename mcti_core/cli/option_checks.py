@@ -80,15 +80,24 @@ def _check_method(arguments: argparse.Namespace) -> None:
         raise HostError(
             f"--method {method} needs --clip, the CLIP model that the checkpoint's text encoder comes from; or take --method diffusion"
         )
-    if getattr(arguments, "examples", None) is not None:
-        if arguments.review is None:
-            raise ConfigError("--examples goes with --review, the page that shows them")
-        if not has_clip:
-            raise HostError("--examples are compared by image features; give --clip, or leave them out")
+    if hasattr(arguments, "move_to"):
+        _check_curation(arguments, has_clip)
     if getattr(arguments, "unknown", False) and (method in ("diffusion", "cascade") or not has_clip):
         raise ConfigError(
             "--unknown finds its threshold with the examples' image features, by which the diffusion model does not decide; give "
             "--threshold, or --method clip or hybrid" + ("" if has_clip else " with --clip")
+        )
+
+
+def _check_curation(arguments: argparse.Namespace, has_clip: bool) -> None:
+    if arguments.examples is not None and arguments.review is None:
+        raise ConfigError("--examples goes with --review, the page that shows them")
+    if arguments.examples is not None and not has_clip:
+        raise HostError("--examples are compared by image features; give --clip, or leave them out")
+    used = arguments.copy_to or arguments.move_to or arguments.caption or arguments.review
+    if arguments.corrections is not None and not used:
+        raise ConfigError(
+            "--corrections goes with --copy-to, --move-to, --caption or --review; the answers themselves stay"
         )
 
 

@@ -147,6 +147,7 @@ def test_review_page_escapes_everything(tmp_path):
     ("line", "sentence"),
     [
         ("--examples examples", "--examples goes with --review"),
+        ("--corrections inbox/0.png", "--corrections goes with --copy-to"),
         ("--move-to a --copy-to b", "not allowed with argument"),
         ("--caption photo", "must contain {label} or {token}"),
         ("--corrections missing.csv --copy-to x", "missing.csv cannot be read as CSV"),

@@ -93,10 +93,12 @@ def test_evaluate_folds_tests_every_image_once(place, tmp_path):
 def test_evaluate_label_errors_ranks_the_moved_image_first(place, tmp_path, capsys):
     photos = shutil.copytree(place / "photos", tmp_path / "photos")
     moved = sorted((photos / "four").iterdir())[0].rename(photos / "zero" / "moved.png")
-    assert run("evaluate", photos, "--label-errors", "--json", tmp_path / "x.json") == 0
+    page = tmp_path / "page.html"
+    assert run("evaluate", photos, "--label-errors", "--json", tmp_path / "x.json", "--review", page) == 0
     first = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["likely_label_errors"][0]
     assert (first["image"], first["label"], first["suggested"]) == (str(moved), "zero", "four")
     assert f"{moved}\tzero\tlooks like four" in capsys.readouterr().out
+    assert f'data-image="{moved}"' in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,7 @@ def test_evaluate_label_errors_ranks_the_moved_image_first(place, tmp_path, caps
         ("test --tokens learned --shots 1", "train nothing, so leave out --shots"),
         ("test --tokens learned --label-errors", "--label-errors does not go with --tokens"),
         ("photos --folds 2 --shots 1", "--folds does not go with --shots"),
+        ("photos --review page.html", "--review goes with --label-errors"),
         ("photos --out measured", "--out and --method go with --tokens"),
         ("--train photos --test other", "the tokens have no class 'seven'"),
     ],
