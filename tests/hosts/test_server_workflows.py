@@ -148,6 +148,20 @@ def accuracy(report: str) -> float:
     return float(share)
 
 
+def test_7_sort_and_caption(server: Server) -> None:
+    if "SaveImageTextDataSetToFolder" not in server.get("/object_info"):
+        pytest.skip("this ComfyUI has no SaveImageTextDataSetToFolder")
+    run = server.run(shown_too(changed(graph("7"), STEPS), "9", "10"))
+    assert run.succeeded, run.error
+    labels, folder = run.texts("labels"), server.base / "output"
+    assert len(labels) == 20
+    for label in set(labels):
+        assert len(list((folder / label).glob("digit_*.png"))) == labels.count(label)
+    captions = [path.read_text(encoding="utf-8") for path in sorted((folder / "captioned").glob("*.txt"))]
+    assert captions == [f"a drawing of the digit {label}" for label in labels]
+    assert len(list((folder / "captioned").glob("*.png"))) == 20
+
+
 def shown_too(workflow: Graph, images: str, classifier: str) -> Graph:
     """With all images and all answers shown as well."""
     return {

@@ -22,10 +22,14 @@ STOCK = {
     "KSampler",
     "PreviewAny",
     "PreviewImage",
+    "RebatchImages",
     "SaveImage",
+    "StringConcatenate",
     "VAEDecode",
 }
 """Nodes of ComfyUI's own that v0.3.64 and later have."""
+LATER = {"7": {"SaveImageTextDataSetToFolder"}}
+"""Nodes of ComfyUI's own that a workflow's note says need a later version."""
 PAGE_ONLY = {"MarkdownNote"}
 AFTER_SEED = {"fixed", "increment", "decrement", "randomize"}
 """What the page shows below KSampler's seed; the host never hears of it."""
@@ -50,8 +54,8 @@ def blueprint(request: pytest.FixtureRequest) -> dict[str, Any]:
     return read(request.param)
 
 
-def test_there_are_six_numbered_workflows_and_nothing_else():
-    assert [path.stem.split()[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5", "6"]
+def test_there_are_seven_numbered_workflows_and_nothing_else():
+    assert [path.stem.split()[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5", "6", "7"]
     assert {path.stem for path in (ROOT / "workflows").iterdir()} == {path.stem for path in WORKFLOWS}
 
 
@@ -68,8 +72,11 @@ def test_each_has_an_id_of_its_own():
     assert len({read(path)["id"] for path in WORKFLOWS}) == len(WORKFLOWS)
 
 
-def test_nodes_are_ours_or_known_stock_ones(workflow: dict[str, Any]):
-    assert {node["type"] for node in workflow["nodes"]} <= NODES.keys() | STOCK | PAGE_ONLY
+def test_nodes_are_ours_or_known_stock_ones(path: Path, workflow: dict[str, Any]):
+    later = LATER.get(path.stem.split()[0], set())
+    assert {node["type"] for node in workflow["nodes"]} <= NODES.keys() | STOCK | PAGE_ONLY | later
+    (note,) = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in PAGE_ONLY]
+    assert ("or newer" in note) == bool(later)
 
 
 def test_inputs_and_outputs_are_the_nodes_own(workflow: dict[str, Any]):
