@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, HostError
-from .hosts.base import Host, TextFeatures
+from .hosts.base import Features, Host
 from .hosts.out_of_memory import in_parts_that_fit
-from .prompts.splicing import encode_prompts, named_prompts
+from .prompts.splicing import conditioning, host_prompts
 from .tokens.token_set import TokenSet
 
 __all__ = ["generate"]
@@ -104,7 +104,7 @@ def _refuse_broken(images: Tensor, first: int) -> None:
         )
 
 
-def _draw(host: Host, noise: Tensor, sigmas: Tensor, text: Mapping[str, TextFeatures], guidance: float) -> Tensor:
+def _draw(host: Host, noise: Tensor, sigmas: Tensor, text: Mapping[str, Features], guidance: float) -> Tensor:
     """(n, c, h, w) noise and text features of n prompts and n negative prompts -> images on the CPU."""
     denoiser, noise = host.need_denoiser(), noise.to(host.device)
     x = denoiser.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(noise)).to(host.device))
@@ -122,15 +122,12 @@ def _descending(sigmas: Tensor, steps: int) -> Tensor:
     return torch.cat([sigmas[chosen], torch.zeros(1)])
 
 
-def _encode(host: Host, texts: Sequence[str | int], tokens: TokenSet | None) -> dict[str, TextFeatures]:
+def _encode(host: Host, texts: Sequence[str | int], tokens: TokenSet | None) -> dict[str, Features]:
     names, labels, count = (tokens.names, tokens.labels, tokens.vectors_per_token) if tokens else ((), (), 1)
     template = tokens.templates[0] if tokens else ""
-    prompts = {
-        name: named_prompts(encoder, texts, names, count, labels, template=template)
-        for name, encoder in host.text.items()
-    }
+    prompts = host_prompts(host, texts, names, count, labels, template=template)
     if tokens is None:
         bank = {name: torch.zeros(1, 1, encoder.width) for name, encoder in host.text.items()}
     else:
         bank = {name: vectors.flatten(0, 1)[None] for name, vectors in tokens.vectors.items()}  # (1, C * V, d)
-    return encode_prompts(host, prompts, {name: vectors.to(host.device) for name, vectors in bank.items()})
+    return conditioning(host, prompts, {name: vectors.to(host.device) for name, vectors in bank.items()})

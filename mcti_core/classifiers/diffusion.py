@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, HostError
-from ..hosts.base import Host, TextFeatures, on_device
+from ..hosts.base import Features, Host, joined
 from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..images.tensors import as_batch
 from ..losses import noise_error
 from ..noise_levels import spread_sigmas
-from ..prompts.splicing import encode_prompts, template_prompts
+from ..prompts.splicing import conditioning, host_templates
 from ..tokens.token_set import TokenSet
 from .base import Classifier, Scores
 from .sequential_test import best_class, sequential_elimination
@@ -154,13 +154,9 @@ class DiffusionClassifier(Classifier):
             )
         return fetched
 
-    def _contexts_of(self, label: Tensor) -> dict[str, TextFeatures]:
-        """Text conditioning of the classes ``label`` (n,), on the device."""
-        device = self.host.device
-        return {
-            name: features.rows(on_device(label, features.context.device)).to(device)
-            for name, features in self.text.items()
-        }
+    def _contexts_of(self, label: Tensor) -> dict[str, Features]:
+        """What the denoiser reads of these classes' prompts (n,), on the device."""
+        return {name: features.rows(label).to(self.host.device) for name, features in self.text.items()}
 
 
 def evaluations_at_once(area: int, device: torch.device) -> int:
@@ -197,19 +193,17 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
     return aligned
 
 
-def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, TextFeatures]:
-    """Text conditioning of the C classes' prompts by encoder; for many classes it is on the CPU, to save device memory."""
-    prompts = {
-        name: template_prompts(encoder, [template], tokens.vectors_per_token) for name, encoder in host.text.items()
-    }
+def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Features]:
+    """What the denoiser reads of each class's prompt, C rows; of many classes on the CPU, for want of room elsewhere."""
+    prompts = host_templates(host, [template], tokens.vectors_per_token)
     place = host.device if len(tokens) <= _ON_DEVICE else torch.device("cpu")
 
-    def encoded(part: slice) -> dict[str, TextFeatures]:
+    def encoded(part: slice) -> dict[str, Features]:
         vectors = {name: v[part].to(host.device) for name, v in tokens.vectors.items()}
         first = torch.zeros(len(next(iter(vectors.values()))), dtype=torch.long)
-        text = encode_prompts(host, {name: p.rows(first) for name, p in prompts.items()}, vectors)
-        return {name: features.conditioning().to(place) for name, features in text.items()}
+        text = conditioning(host, {name: p.rows(first) for name, p in prompts.items()}, vectors)
+        return {name: features.to(place) for name, features in text.items()}
 
     with torch.inference_mode(), host.session("text"):
         parts = in_parts_that_fit(encoded, len(tokens), _PROMPTS, TEXT_TOO_LARGE)
-    return {name: TextFeatures.joined([part[name] for part in parts]) for name in prompts}
+    return joined(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,8 +14,14 @@ __all__ = ["checkpointed"]
 
 
 @contextmanager
-def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
+def checkpointed(
+    blocks: Iterable[nn.Module], within: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[None]:
     """Context in which the blocks save only their inputs, and are recomputed in the backward pass. The model is restored afterwards.
+
+    Args:
+        blocks: to recompute.
+        within: context in which they compute, also in the backward pass, which may run in another thread.
 
     References:
         Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
@@ -23,20 +29,26 @@ def checkpointed(blocks: Iterable[nn.Module]) -> Iterator[None]:
     stock = [block for block in blocks if "forward" not in vars(block)]
     try:
         for block in stock:
-            block.forward = _computed_again(block.forward)  # type: ignore[method-assign]
+            block.forward = _computed_again(block.forward, within)  # type: ignore[method-assign]
         yield
     finally:
         for block in stock:
             vars(block).pop("forward", None)
 
 
-def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _computed_again(
+    forward: Callable[..., Any], within: Callable[[], AbstractContextManager[Any]]
+) -> Callable[..., Any]:
+    def computed(*arguments: Any, **options: Any) -> Any:
+        with within():
+            return forward(*arguments, **options)
+
     def wrapped(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*arguments, **options)
         # ComfyUI passes one dict from block to block and writes into it; the recomputation needs its original content
         arguments, options = tuple(map(_own, arguments)), {name: _own(value) for name, value in options.items()}
-        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
+        return checkpoint(computed, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
 
     return wrapped
 

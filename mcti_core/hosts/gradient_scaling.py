@@ -8,23 +8,23 @@ of a number that does not underflow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .base import TextFeatures
+from .base import Conditioning, TextFeatures
 
 __all__ = ["scale_gradients"]
 
+_Features = TypeVar("_Features", TextFeatures, Conditioning)
 _SCALE = 1024.0
 """On the pocket UNet with 48 x 48 latents and batches of 4, the gradients' error is 23% without it and 0.14% with it."""
 
 
 def scale_gradients(
-    text: Mapping[str, TextFeatures], dtype: torch.dtype
-) -> tuple[dict[str, TextFeatures], Callable[[Tensor], Tensor]]:
+    text: Mapping[str, _Features], dtype: torch.dtype
+) -> tuple[dict[str, _Features], Callable[[Tensor], Tensor]]:
     """Text features for a denoiser that computes in ``dtype``, and a function to apply to its output.
 
     Values do not change. If ``dtype`` is float16, gradients are scaled up between the output and the features, and have
@@ -32,12 +32,8 @@ def scale_gradients(
     """
     scale = _SCALE if dtype == torch.float16 else 1.0
     inner = {
-        name: replace(
-            features,
-            context=_scaled(features.context.float(), 1 / scale),
-            pooled=None if features.pooled is None else _scaled(features.pooled.float(), 1 / scale),
-        )
-        for name, features in text.items()
+        key: features.with_tensors({name: _scaled(t.float(), 1 / scale) for name, t in features.tensors().items()})
+        for key, features in text.items()
     }
     return inner, lambda output: _scaled(output.float(), scale)
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from ..errors import TokenError
 from ..escaping import has_surrogates
-from ..hosts.base import Host, TextEncoder, TextFeatures, on_device
+from ..hosts.base import WHOLE, Features, Host, HostPrompts, TextEncoder, TextFeatures, on_device
 from .syntax import Piece, parse_prompt
 
 __all__ = [
+    "AnyPrompts",
     "Prompts",
     "check_templates",
+    "conditioning",
     "encode_prompts",
+    "host_prompts",
+    "host_templates",
     "named_prompts",
     "plain_prompts",
     "splice",
@@ -40,6 +45,9 @@ class Prompts:
     weights: Tensor | None = None
     """(B, L) float32 weight of the context's difference from the empty prompt's context; None if all weights are 1."""
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def rows(self, index: Tensor) -> Prompts:
         weights = None if self.weights is None else self.weights[index]
         return Prompts(self.ids[index], self.spots[index], self.end[index], weights)
@@ -59,6 +67,9 @@ class Prompts:
         """(B,) position of the last learned vector; end-of-text for a prompt without one."""
         position = torch.arange(self.spots.shape[1]) * (self.spots > _NO_VECTOR)
         return torch.where((self.spots > _NO_VECTOR).any(1), position.argmax(1), self.end)
+
+
+AnyPrompts = Prompts | HostPrompts
 
 
 def check_templates(templates: Sequence[str]) -> None:
@@ -95,11 +106,41 @@ def named_prompts(
     Raises:
         TokenError: as ``parse_prompt``, or a prompt is too long for the encoder.
     """
-    rows = [
+    rows = _pieces(texts, names, labels, template)
+    return _lay_out(encoder, rows, vectors, [template if isinstance(text, int) else text for text in texts])
+
+
+def host_templates(host: Host, templates: Sequence[str], vectors: int) -> dict[str, AnyPrompts]:
+    """One prompt per template for each of the host's text encoders, or for the host's own encoding and the CLIP space's encoder.
+
+    Raises:
+        TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
+    """
+    check_templates(templates)
+    own = {} if host.prompts is None else {WHOLE: host.prompts.tokenize([_filled(t, 0) for t in templates], vectors)}
+    names = list(host.text) if host.prompts is None else [] if host.clip is None else [host.clip.encoder]
+    return {**own, **{name: template_prompts(host.text[name], templates, vectors) for name in names}}
+
+
+def host_prompts(
+    host: Host, texts: Sequence[str | int], names: Sequence[str], vectors: int, labels: Sequence[str] = (), *, template: str = ""
+) -> dict[str, AnyPrompts]:  # fmt: skip
+    """Free prompts for ``conditioning``; see ``named_prompts``."""
+    if host.prompts is None:
+        return {
+            name: named_prompts(encoder, texts, names, vectors, labels, template=template)
+            for name, encoder in host.text.items()
+        }
+    return {WHOLE: host.prompts.tokenize(_pieces(texts, names, labels, template), vectors)}
+
+
+def _pieces(
+    texts: Sequence[str | int], names: Sequence[str], labels: Sequence[str], template: str
+) -> list[Sequence[Piece]]:
+    return [
         _filled(template, text) if isinstance(text, int) else parse_prompt(text, tuple(names), tuple(labels))
         for text in texts
     ]
-    return _lay_out(encoder, rows, vectors, [template if isinstance(text, int) else text for text in texts])
 
 
 def plain_prompts(encoder: TextEncoder, texts: Sequence[str]) -> Prompts:
@@ -156,13 +197,26 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
     return torch.where((spots > _NO_VECTOR)[..., None], chosen, table)
 
 
+def conditioning(host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor]) -> dict[str, Features]:
+    """What the denoiser reads of B prompts; arguments as of ``encode_prompts``."""
+    own = {name: prompts[name] for name in host.conditioned_by}
+    return {name: features.conditioning() for name, features in encode_prompts(host, own, vectors).items()}
+
+
+@overload
 def encode_prompts(
     host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor]
-) -> dict[str, TextFeatures]:
+) -> dict[str, TextFeatures]: ...
+@overload
+def encode_prompts(
+    host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor]
+) -> dict[str, Features]: ...
+def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> Any:
     """Features of the same B prompts from each encoder in ``prompts``; other encoders do not run.
 
     Args:
-        prompts: by encoder. A denoiser needs all encoders' features; a text feature is read only from the CLIP space's encoder.
+        prompts: by encoder, and ``WHOLE`` for the host's own encoding. A denoiser needs ``Host.conditioned_by``; a text feature
+            is read only from the CLIP space's encoder.
         vectors: by encoder, for all encoders; as in ``splice``.
 
     Returns:
@@ -175,7 +229,10 @@ def encode_prompts(
     theirs = {name: encoder.width for name, encoder in host.text.items()}
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
-    return {
+    whole = (
+        {} if host.prompts is None or WHOLE not in prompts else {WHOLE: host.prompts.encode(prompts[WHOLE], vectors)}
+    )
+    return whole | {
         name: _weighed(encoder, prompts[name], _encode(host, encoder, prompts[name], vectors[name]), host)
         for name, encoder in host.text.items()
         if name in prompts

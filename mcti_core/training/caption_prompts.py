@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..hosts.base import Host, TextFeatures, on_device
-from ..prompts.splicing import template_prompts
+from ..hosts.base import Features, Host, on_device
+from ..prompts.splicing import host_templates
 from .objective import encode_in_parts
 
 __all__ = ["CaptionPrompts"]
@@ -30,7 +31,8 @@ class CaptionPrompts:
     def __init__(self, host: Host, captions: Sequence[str], templates: Sequence[str], vectors: int):
         texts = [*templates, *filter(None, captions)]
         self.host, self.templates = host, len(templates)
-        self.prompts = {name: template_prompts(encoder, texts, vectors) for name, encoder in host.text.items()}
+        laid_out = host_templates(replace(host, clip=None), texts, vectors)
+        self.prompts = {name: laid_out[name] for name in host.conditioned_by}
         has_one = torch.tensor([bool(caption) for caption in captions])
         self.row = torch.where(has_one, len(templates) - 1 + has_one.cumsum(0), -1)
         """(N,) int64: the prompt of each example, or -1."""
@@ -43,8 +45,8 @@ class CaptionPrompts:
         vectors: Mapping[str, Tensor],
         generator: torch.Generator,
         at_once: int,
-    ) -> dict[str, TextFeatures]:
-        """Encoder -> what the denoiser reads of the prompts of the share's images.
+    ) -> dict[str, Features]:
+        """What the denoiser reads of the prompts of the share's images.
 
         Args:
             images: (B,) int64 indices of examples. Templates are drawn for all of them.

@@ -15,7 +15,7 @@ from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..hosts.base import Host
 from ..losses import noise_error
 from ..noise_levels import stratified_sigmas
-from ..prompts.splicing import Prompts, encode_prompts
+from ..prompts.splicing import AnyPrompts, conditioning
 
 __all__ = ["EarlyStopping", "ValidationLoss"]
 
@@ -38,14 +38,14 @@ class ValidationLoss:
     Args:
         host, cache: those of the training.
         active: (A,) int64, the classes in training.
-        prompts: encoder -> all templates, of which the first is used.
+        prompts: all templates, by ``host_templates``, of which the first is used.
         samples: number of images, each with its own noise level and noise.
         at_once: images per pass of the denoiser.
         processes: each computes its share; all get the same error.
     """
 
     def __init__(
-        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, Prompts], samples: int = 32, *,
+        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, AnyPrompts], samples: int = 32, *,
         at_once: int = 32, processes: DistributedContext = SINGLE_PROCESS,
     ):  # fmt: skip
         assert cache.latents is not None
@@ -69,12 +69,12 @@ class ValidationLoss:
         sizes = torch.tensor([latents.shape[-2:]] * len(own)) if cache.sizes is None else cache.sizes[images][own]
         masks = None if cache.masks is None else cache.masks[images, 0][own]
         self.parts = []
-        """Rows of the prompts, latents, noises, noise levels and masks, on the device."""
+        """Rows of the prompts, and latents, noises, noise levels and masks on the device."""
         for (height, width), alike in rows_by_size(sizes.view(-1, 2)):
             for part in alike.split(at_once):
-                rows, clean, noise, level = (each[part].to(host.device) for each in drawn)
+                clean, noise, level = (each[part].to(host.device) for each in drawn[1:])
                 mask = None if masks is None else masks[part][..., :height, :width].to(host.device)
-                self.parts.append((rows, clean[..., :height, :width], noise[..., :height, :width], level, mask))
+                self.parts.append((rows[part], clean[..., :height, :width], noise[..., :height, :width], level, mask))
         self.prompts = {name: p.rows(torch.zeros_like(drawn_classes)) for name, p in prompts.items()}
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class ValidationLoss:
         """The mean over the samples."""
         total = torch.zeros((), device=self.host.device)
         own_vectors = {name: v[self.classes] for name, v in vectors.items()}
-        text = encode_prompts(self.host, self.prompts, own_vectors) if self.parts else {}
+        text = conditioning(self.host, self.prompts, own_vectors) if self.parts else {}
         for rows, latents, noise, sigma, mask in self.parts:
             own = {name: features.rows(rows) for name, features in text.items()}
             estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)

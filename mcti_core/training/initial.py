@@ -38,6 +38,7 @@ def new_tokens(
     """
     if isinstance(labels, str):
         raise TokenError(f"labels must be a list of texts, got {labels!r} alone; write [{labels!r}]")
+    by_default = init is None
     init = host.generic_word if init is None else init
     if not init.strip() or has_surrogates(init):
         raise TokenError(
@@ -50,6 +51,8 @@ def new_tokens(
         # only the word's own rows: the table of a large encoder has a quarter of a gigabyte
         ids = torch.tensor(word) if word else torch.arange(encoder.vocabulary)
         table = encoder.embed(ids.to(host.device))
+        if by_default and len(word) > 1:  # a vocabulary may have no such word
+            table, word = table.mean(0, keepdim=True), word[:1]
         first[name] = initial_vectors(table, len(labels), vectors, word=range(len(word)), kind=kind, seed=seed)
     return TokenSet(tuple(labels), first, base_model=host.name)
 

@@ -22,7 +22,7 @@ from ..data.samplers import ClassBalancedBatchSampler
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError
 from ..hosts.base import Host
-from ..prompts.splicing import template_prompts
+from ..prompts.splicing import host_templates
 from ..tokens.token_set import TokenSet
 from .adaptive_gamma import AdaptiveGamma
 from .caption_prompts import CaptionPrompts
@@ -129,10 +129,7 @@ def _train(
     parts = ("text", "denoiser") if config.reconstruction else ("text",)
     with host.session(*parts, gradients=True, checkpointing=config.gradient_checkpointing), torch.enable_grad():
         vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
-        templates = {
-            name: template_prompts(encoder, config.templates, tokens.vectors_per_token)
-            for name, encoder in host.text.items()
-        }
+        templates = host_templates(host, config.templates, tokens.vectors_per_token)
         optimizer = torch.optim.AdamW(
             vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
         )

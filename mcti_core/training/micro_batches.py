@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..hosts.base import TextFeatures
+from ..hosts.base import Features
 
 __all__ = ["in_micro_batches"]
 
-Losses = Callable[[slice, Mapping[str, TextFeatures]], Tensor]
+Losses = Callable[[slice, Mapping[str, Features]], Tensor]
 """Rows of the batch, and their text features -> one loss per row."""
 
 
-def in_micro_batches(losses: Losses, text: Mapping[str, TextFeatures], size: int) -> Tensor:
+def in_micro_batches(losses: Losses, text: Mapping[str, Features], size: int) -> Tensor:
     """``losses(slice(None), text)`` and its gradient, with at most ``size`` rows in memory at a time.
 
     A row's loss does not depend on other rows' features. So each part's gradient is computed in the forward pass,
@@ -25,7 +24,7 @@ def in_micro_batches(losses: Losses, text: Mapping[str, TextFeatures], size: int
 
     Args:
         losses: called once per part.
-        text: encoder -> features of B prompts; gradients flow to ``context`` and ``pooled``.
+        text: features of B prompts; gradients flow to their ``tensors()``.
         size: rows per part.
 
     Returns:
@@ -36,10 +35,9 @@ def in_micro_batches(losses: Losses, text: Mapping[str, TextFeatures], size: int
     return result
 
 
-def _rows(text: Mapping[str, TextFeatures]) -> tuple[list[tuple[str, str]], list[Tensor]]:
-    """The tensors that gradients flow to, and their encoders and fields."""
-    found = {(name, field): getattr(f, field) for name, f in text.items() for field in ("context", "pooled")}
-    there = {key: tensor for key, tensor in found.items() if tensor is not None}
+def _rows(text: Mapping[str, Features]) -> tuple[list[tuple[str, str]], list[Tensor]]:
+    """The tensors that gradients flow to, with their keys and names."""
+    there = {(key, name): tensor for key, features in text.items() for name, tensor in features.tensors().items()}
     return list(there), list(there.values())
 
 
@@ -48,7 +46,7 @@ class _InParts(torch.autograd.Function):
     def forward(
         ctx: Any,
         losses: Losses,
-        text: Mapping[str, TextFeatures],
+        text: Mapping[str, Features],
         names: list[tuple[str, str]],
         size: int,
         *rows: Tensor,
@@ -73,13 +71,10 @@ class _InParts(torch.autograd.Function):
 
 
 def _with(
-    text: Mapping[str, TextFeatures], part: slice, names: list[tuple[str, str]], leaves: list[Tensor]
-) -> dict[str, TextFeatures]:
+    text: Mapping[str, Features], part: slice, names: list[tuple[str, str]], leaves: list[Tensor]
+) -> dict[str, Features]:
     """The part's features, with the leaves as their tensors."""
-    fields: dict[str, dict[str, Tensor]] = {name: {} for name in text}
-    for (name, field), leaf in zip(names, leaves, strict=True):
-        fields[name][field] = leaf
-    return {
-        name: replace(features, hidden=features.hidden[part], end=features.end[part], **fields[name])
-        for name, features in text.items()
-    }
+    own: dict[str, dict[str, Tensor]] = {key: {} for key in text}
+    for (key, name), leaf in zip(names, leaves, strict=True):
+        own[key][name] = leaf
+    return {key: features.rows(part).with_tensors(own[key]) for key, features in text.items()}

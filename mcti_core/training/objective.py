@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.buckets import rows_by_size
 from ..data.feature_cache import FeatureCache
-from ..hosts.base import Denoiser, Host, TextFeatures, hidden_at, on_device
+from ..hosts.base import Denoiser, Features, Host, TextFeatures, hidden_at, joined, on_device
 from ..losses import class_logits, classification_loss, noise_error
-from ..prompts.splicing import Prompts, encode_prompts
+from ..prompts.splicing import AnyPrompts, Prompts, encode_prompts
 from .config import TrainConfig
 from .micro_batches import in_micro_batches
 
@@ -34,18 +34,18 @@ class ClassPrompts:
     """The encoder of the CLIP space, if there is one -> (S, d) hidden states at the position of the text feature."""
     conditioning: Tensor
     """(U,) int64, ascending: the classes in ``text``."""
-    text: Mapping[str, TextFeatures]
-    """Encoder -> what the denoiser reads of their prompts, U rows; empty if U is 0."""
+    text: Mapping[str, Features]
+    """What the denoiser reads of their prompts, U rows; empty if U is 0."""
 
-    def context(self, labels: Tensor) -> dict[str, TextFeatures]:
+    def context(self, labels: Tensor) -> dict[str, Features]:
         """Labels (B,), each in ``conditioning`` -> features of their prompts, B rows."""
         row = torch.searchsorted(self.conditioning, labels)
-        return {name: features.rows(on_device(row, features.end.device)) for name, features in self.text.items()}
+        return {name: features.rows(row) for name, features in self.text.items()}
 
 
 def encode_classes(
     host: Host,
-    prompts: Mapping[str, Prompts],
+    prompts: Mapping[str, AnyPrompts],
     vectors: Mapping[str, Tensor],
     active: Tensor,
     chosen: Tensor,
@@ -61,7 +61,7 @@ def encode_classes(
     the length, with the same text feature.
 
     Args:
-        prompts: encoder -> all K templates.
+        prompts: all K templates, by ``host_templates``.
         vectors: encoder -> (A, V, d) vectors of the active classes.
         active: (A,) int64, ascending.
         chosen: (S,) int64, ascending; a subset of the active classes.
@@ -69,32 +69,35 @@ def encode_classes(
         pooling: ``"eot"`` or ``"token"``.
         at_once: maximum number of prompts whose graph is in memory, by encoding them again in the backward pass; 0 for all.
     """
-    templates = len(next(iter(prompts.values())).ids)
+    templates = len(next(iter(prompts.values())))
     row = torch.searchsorted(active, chosen)
     # drawn for all active classes, so that later draws do not depend on the choice of classes
     template = torch.randint(0, templates, (len(active),), generator=generator)[row]
     whole = torch.isin(chosen, conditioning)
-    text: dict[str, TextFeatures] = {}
+    text: dict[str, Features] = {}
     pooled: dict[str, list[Tensor]] = {} if host.clip is None else {host.clip.encoder: []}
     for part, conditions in ((whole, True), (~whole, False)):
         if not part.any():
             continue
-        picked = {name: prompts[name].rows(template[part]) for name in (prompts if conditions else pooled)}
-        picked = picked if conditions else {name: p.without_padding() for name, p in picked.items()}
+        read = host.conditioned_by if conditions else ()
+        picked = {name: prompts[name].rows(template[part]) for name in dict.fromkeys((*read, *pooled))}
+        picked = {name: p if name in read else p.without_padding() for name, p in picked.items()}
         own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
         features = encode_in_parts(host, picked, own, at_once)
-        if conditions:
-            text = {name: of_prompts.conditioning() for name, of_prompts in features.items()}
+        text |= {name: features[name].conditioning() for name in read}
         for name, rows in pooled.items():
-            rows.append(hidden_at(features[name].hidden, picked[name].pooled_at(pooling)))
+            of_clip, laid_out = features[name], picked[name]
+            assert isinstance(of_clip, TextFeatures)
+            assert isinstance(laid_out, Prompts)
+            rows.append(hidden_at(of_clip.hidden, laid_out.pooled_at(pooling)))
     order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
     in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items()}
     return ClassPrompts(chosen, in_order, conditioning, text)
 
 
 def encode_in_parts(
-    host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor], at_once: int
-) -> dict[str, TextFeatures]:
+    host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor], at_once: int
+) -> dict[str, Features]:
     """``encode_prompts`` with one row of vectors per prompt, in checkpointed parts of ``at_once`` rows."""
     rows = torch.arange(len(next(iter(vectors.values()))))
     if not 0 < at_once < len(rows):
@@ -110,11 +113,11 @@ def encode_in_parts(
         )
         for part in rows.split(at_once)
     ]
-    return {name: TextFeatures.joined([part[name] for part in parts]) for name in parts[0]}
+    return joined(parts)
 
 
 def reconstruction_loss(
-    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, TextFeatures], generator: torch.Generator, *,
+    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, Features], generator: torch.Generator, *,
     micro_batch: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """L_ldm: the noise error of the images' latents with their classes' prompts, at uniformly random time steps.
@@ -144,18 +147,18 @@ def reconstruction_loss(
         here = on_device(rows, host.device)
         clean, eps = (each[here][..., :height, :width] for each in (latents, noise))
         weights = None if mask is None else mask[here][..., :height, :width]
-        own = {name: features.rows(here) for name, features in text.items()}
+        own = {name: features.rows(rows) for name, features in text.items()}
         parts.append(_noise_errors(denoiser, clean, eps, sigma[here], weights, own, micro_batch))
     return torch.cat(parts)[on_device(torch.cat(order).argsort(), host.device)]
 
 
 def _noise_errors(
     denoiser: Denoiser, latents: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor | None,
-    text: Mapping[str, TextFeatures], micro_batch: int,
+    text: Mapping[str, Features], micro_batch: int,
 ) -> Tensor:  # fmt: skip
     """(B,) losses of images of one size."""
 
-    def losses(part: slice, text: Mapping[str, TextFeatures]) -> Tensor:
+    def losses(part: slice, text: Mapping[str, Features]) -> Tensor:
         clean, level = latents[part], sigma[part]
         estimate = denoiser.denoise(denoiser.noised(clean, noise[part], level), level, text)
         error = noise_error(clean, estimate, level, None if mask is None else mask[part])

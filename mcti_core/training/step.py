@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.feature_cache import FeatureCache
 from ..distributed import DistributedContext
 from ..hosts.base import Host
-from ..prompts.splicing import Prompts
+from ..prompts.splicing import AnyPrompts
 from .caption_prompts import CaptionPrompts
 from .config import TrainConfig
 from .history import gradients
@@ -39,7 +39,7 @@ class TrainStep:
     host: Host
     cache: FeatureCache
     config: TrainConfig
-    templates: Mapping[str, Prompts]
+    templates: Mapping[str, AnyPrompts]
     """Encoder -> all prompt templates."""
     captions: CaptionPrompts | None
     """Prompts of the images' own captions, which replace the templates in L_ldm."""

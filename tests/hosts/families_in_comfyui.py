@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from in_comfyui import changes, gap, generator, load_checkpoint, patched, prompt_rows, snapshot, start, tell
+from in_comfyui import changes, gap, generator, load_checkpoint, patched, prompt_rows, read_by, snapshot, start, tell
 from synthetic_checkpoints import write_sd3, write_sd15, write_sd20, write_sdxl
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -90,7 +90,7 @@ def compare_text(model: Any, clips: dict[str, Any]) -> dict[str, dict[str, float
         context, pooled = (torch.cat(column) for column in zip(*rows, strict=True))
         host = comfy_host(clip, model)
         with host.session("text"):
-            ours = host.denoiser._conditioning(prompt_rows(host, PROMPTS))
+            ours = read_by(host.denoiser, prompt_rows(host, PROMPTS))
         plain = context if plain is None else plain
         found[name] = {"context": gap(ours[0], context), "pooled": gap(ours[1], pooled), "moved": gap(context, plain)}
     return found
@@ -188,30 +188,36 @@ def train_a_little(host: Any) -> dict[str, Any]:
     }
 
 
-def error(host: Any, cache: Any, tokens: Any) -> float:
+def error(host: Any, cache: Any, tokens: Any, templates: tuple[str, ...] = ("a photo of a {}",)) -> float:
     """Of fixed images, noise levels and noise."""
-    from mcti_core.prompts.splicing import template_prompts
+    from mcti_core.prompts.splicing import host_templates
     from mcti_core.training.early_stopping import ValidationLoss
 
-    templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
+    prompts = host_templates(host, templates, tokens.vectors_per_token)
     with host.session("text", "denoiser"):
-        return ValidationLoss(host, cache, torch.arange(2), templates, samples=8).error(tokens.vectors)
+        return ValidationLoss(host, cache, torch.arange(2), prompts, samples=8).error(tokens.vectors)
 
 
-def check_gradients(host: Any) -> dict[str, Any]:
-    """By encoder: the loss's slope along its gradient by small steps, over what the gradient says."""
+def check_gradients(
+    host: Any,
+    templates: tuple[str, ...] = ("a photo of a {}",),
+    dataset: Any = None,
+    side: int = 64,
+    length: float = 0.02,
+) -> dict[str, Any]:
+    """By encoder: the loss's slope along its gradient by small steps (of that length), over what the gradient says."""
     from mcti_core.data.feature_cache import FeatureCache
-    from mcti_core.prompts.splicing import template_prompts
+    from mcti_core.prompts.splicing import host_templates
     from mcti_core.training.objective import encode_classes, reconstruction_loss
 
-    cache = FeatureCache.build(host, two_images(), mirror=False, size=64)
-    templates = {name: template_prompts(encoder, ("a photo of a {}",), 1) for name, encoder in host.text.items()}
+    cache = FeatureCache.build(host, dataset or two_images(), mirror=False, size=side)
+    laid_out = host_templates(host, templates, 1)
     start_at = {name: torch.randn(2, 1, e.width, generator=generator(4)) * 0.02 for name, e in host.text.items()}
     both = torch.arange(2)
 
     def loss(vectors: dict[str, Tensor]) -> Tensor:
         random = generator(5)
-        prompts = encode_classes(host, templates, vectors, both, both, both, "eot", random)
+        prompts = encode_classes(host, laid_out, vectors, both, both, both, "eot", random)
         return reconstruction_loss(host, cache, both, prompts.context(both), random).mean()
 
     def slopes() -> tuple[dict[str, Tensor], int]:
@@ -235,7 +241,7 @@ def check_gradients(host: Any) -> dict[str, Any]:
         gradients, kept = slopes()
         with torch.no_grad():
             for name, gradient in gradients.items():
-                step = 0.02 * start_at[name].norm() * gradient / gradient.norm()
+                step = length * start_at[name].norm() * gradient / gradient.norm()
                 ahead, behind = (loss({**start_at, name: start_at[name] + sign * step}) for sign in (1, -1))
                 ratios[name] = ((ahead - behind) / (2 * (gradient * step).sum())).item()
     apart = max(gap(again[name], gradient) / float(gradient.abs().max()) for name, gradient in gradients.items())

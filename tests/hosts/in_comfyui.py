@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["changes", "gap", "generator", "load_checkpoint", "load_nodes", "logged", "patched", "prompt_rows", "snapshot", "start", "tell"]  # fmt: skip
+__all__ = ["changes", "gap", "generator", "load_checkpoint", "load_nodes", "logged", "patched", "prompt_rows", "read_by", "snapshot", "start", "tell"]  # fmt: skip
 
 REPO = Path(__file__).resolve().parents[2]
 LAYERS = 3
@@ -110,15 +110,22 @@ def patched(part: Any, like: str, seed: int = 0) -> Any:
 
 
 def prompt_rows(host: Any, prompts: list[str], tokens: Any = None) -> dict[str, Any]:
-    """Every encoder's features of prompts, in which ``embedding:<name>`` is one of the tokens."""
-    from mcti_core.prompts.splicing import encode_prompts, named_prompts
+    """Features of prompts, in which ``embedding:<name>`` is one of the tokens."""
+    from mcti_core.prompts.splicing import encode_prompts, host_prompts
 
     names, count = ((), 1) if tokens is None else (tokens.names, tokens.vectors_per_token)
-    rows = {name: named_prompts(encoder, prompts, names, count) for name, encoder in host.text.items()}
     bank = {name: torch.zeros(1, 1, encoder.width) for name, encoder in host.text.items()}
     if tokens is not None:
         bank = {name: vectors.flatten(0, 1)[None] for name, vectors in tokens.vectors.items()}
-    return encode_prompts(host, rows, bank)
+    return encode_prompts(host, host_prompts(host, prompts, names, count), bank)
+
+
+def read_by(denoiser: Any, rows: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Context and pooled vector of prompts, as the stock node names them, from what a denoiser reads."""
+    from mcti_core.hosts.comfy.denoiser import _of_towers
+
+    found = rows["prompt"].named if "prompt" in rows else _of_towers(rows)
+    return found["cross_attn"], found.get("pooled_output")
 
 
 # -- what a session may not change ---------------------------------------------------------------------------------------

@@ -27,21 +27,32 @@ class ComfyCodec:
     """
 
     def __init__(self, vae: Any, latent_format: Any, residency: Residency):
-        if vae.latent_dim != 2 or vae.latent_channels != latent_format.latent_channels:
+        made, taken = (
+            (each.latent_channels, dimensions)
+            for each, dimensions in ((vae, vae.latent_dim), (latent_format, latent_format.latent_dimensions))
+        )
+        if made != taken:
             raise HostError(
-                f"the VAE makes latents of {vae.latent_channels} channels in {vae.latent_dim} dimensions, the MODEL takes "
-                f"{latent_format.latent_channels} in 2; connect the VAE of the same checkpoint"
+                f"the VAE makes latents of {made[0]} channels in {made[1]} dimensions, the MODEL takes "
+                f"{taken[0]} in {taken[1]}; connect the VAE of the same checkpoint"
             )
+        self._video = made[1] == 3
         self._vae, self._format, self._residency = vae, latent_format, residency
         self.downscale = int(vae.spacial_compression_encode())
         self.channels = int(latent_format.latent_channels)
 
     def encode(self, images: Tensor) -> Tensor:
         with self._residency.interlude(), torch.no_grad():
-            latents = self._vae.encode(images.movedim(1, -1).cpu())
-        return self._format.process_in(latents.float()).to(images.device)
+            pixels = images.movedim(1, -1).cpu()
+            # a video's VAE takes a batch for its frames
+            parts = pixels.split(1 if self._video else max(1, len(pixels)))
+            latents = torch.cat([self._vae.encode(part) for part in parts])
+        latents = self._format.process_in(latents.float())
+        return (latents.flatten(1, 2) if self._video else latents).to(images.device)
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._residency.interlude(), torch.no_grad():
-            images = self._vae.decode(self._format.process_out(latents).cpu())
+            latents_out = self._format.process_out(latents[:, :, None] if self._video else latents)
+            images = self._vae.decode(latents_out.cpu())
+        images = images.flatten(0, 1) if images.ndim == 5 else images  # (B, 1, H, W, 3) of videos
         return images.movedim(-1, 1).float().clamp(0, 1).to(latents.device)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_sampling
+import comfy.samplers
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
-from ..base import TextFeatures
+from ..base import WHOLE, Conditioning, Features, TextFeatures, on_device
 from ..gradient_scaling import scale_gradients
+from .out_of_place import out_of_place
 
 __all__ = ["ComfyDenoiser"]
-
-_SD3_CONTEXT = 4096
-"""Width of T5's context, to which Stable Diffusion 3 pads CLIP's contexts."""
 
 
 class ComfyDenoiser:
@@ -27,44 +26,78 @@ class ComfyDenoiser:
 
     Args:
         patcher: MODEL, with its LoRA, attention and sampling patches.
-        encoders: names of the text encoders that come with it.
-        with_t5: whether the CLIP is Stable Diffusion 3's, which may include T5. T5's part of the context stays empty, as in
-            ComfyUI without T5: tokens are trained for CLIP only.
         pixels: of a latent element, 8.
 
     Raises:
         HostError: an inpainting model or another model that needs more than a prompt, or another kind of prediction.
     """
 
-    def __init__(self, patcher: Any, encoders: tuple[str, ...], with_t5: bool = False, pixels: int = 8):
-        self._patcher, self._model, self._with_t5, self._pixels = patcher, patcher.model, with_t5, pixels
-        self._encoders = encoders
+    def __init__(self, patcher: Any, pixels: int = 8):
+        self._patcher, self._model, self._pixels = patcher, patcher.model, pixels
         self._sampling: Any = patcher.get_model_object("model_sampling")
         known = (comfy.model_sampling.EPS, comfy.model_sampling.CONST)
         if not isinstance(self._sampling, known) or isinstance(self._sampling, comfy.model_sampling.X0):
             raise HostError(
                 f"the MODEL samples by {type(self._sampling).__name__}; tokens can be trained for noise, v and flow prediction"
             )
-        channels = self._model.model_config.unet_config.get("in_channels", self._model.latent_format.latent_channels)
-        if self._model.concat_keys or channels != self._model.latent_format.latent_channels:
+        self._frames = self._model.latent_format.latent_dimensions - 2
+        """Axes between channels and height: 1 for models whose latents are videos, here of one frame."""
+        if self._frames < 0:
+            raise HostError(f"the MODEL, {type(self._model).__name__}, makes no images; connect a text-to-image model")
+        if self._takes_an_image():
             raise HostError(
                 "the MODEL is for inpainting or editing: it takes an image beside the prompt; connect a text-to-image model"
             )
         self.sigmas: Tensor = self._sampling.sigmas.detach().float().clone().to(patcher.load_device)
 
+    def _takes_an_image(self) -> bool:
+        model, channels = self._model, self._model.latent_format.latent_channels
+        if model.concat_keys or "context_dim" in model.model_config.unet_config:  # a UNet
+            return bool(model.concat_keys) or model.model_config.unet_config.get("in_channels", channels) != channels
+        noise = torch.zeros(1, channels, *[1] * self._frames, 16, 16)
+        try:
+            return model.concat_cond(noise=noise, device=noise.device) is not None
+        except Exception:  # of any type, for want of the image
+            return True
+
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self._sampling.noise_scaling(sigma, noise, latents)
 
-    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()  # the first step of a large batch may take minutes
+    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, Any]) -> Tensor:
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         text, enlarged = scale_gradients(text, dtype)
-        context, pooled = self._conditioning(text)
+        noised = noised.unflatten(1, (-1, *[1] * self._frames))  # (B, c, 1, h, w) of videos
+        whole = text.get(WHOLE)
+        if isinstance(whole, Conditioning):
+            # one by one, as the host: what it makes of a mask or a length is not always right for several prompts
+            rows = [self._conditions(noised[i : i + 1], **whole.single(i)) for i in range(len(noised))]
+            groups, within = _alike(rows), out_of_place if torch.is_grad_enabled() else nullcontext
+        else:
+            rows, groups, within = [self._conditions(noised, **_of_towers(text))], [[0]], nullcontext
+        with within():
+            if len(groups) == 1:
+                estimate = self._apply(noised, sigma, rows)
+            else:
+                parts = [on_device(torch.tensor(group), noised.device) for group in groups]
+                estimates = [
+                    self._apply(noised[part], sigma[part], [rows[row] for row in group])
+                    for part, group in zip(parts, groups, strict=True)
+                ]
+                estimate = torch.cat(estimates)[torch.cat(parts).argsort()]
+        return enlarged(estimate.flatten(1, -3) if self._frames else estimate)
+
+    def _conditions(self, noised: Tensor, **encoded: Tensor | None) -> dict[str, Any]:
+        """What the host makes of a prompt for its model: its ``CONDRegular`` and the like by name."""
         height, width = (self._pixels * side for side in noised.shape[-2:])
-        extra = self._model.extra_conds(
-            cross_attn=context, pooled_output=pooled, noise=noised, device=noised.device, width=width, height=height
+        found: dict[str, Any] = self._model.extra_conds(
+            noise=noised, device=noised.device, width=width, height=height, prompt_type="positive", **encoded
         )
-        conditions = {name: condition.cond for name, condition in extra.items()}
+        return {name: condition.process_cond(batch_size=len(noised), area=None) for name, condition in found.items()}
+
+    def _apply(self, noised: Tensor, sigma: Tensor, rows: list[dict[str, Any]]) -> Tensor:
+        """(B, ...), (B,), conditions of B prompts that may be joined, or one for all -> estimate of the clean latent."""
+        comfy.model_management.throw_exception_if_processing_interrupted()  # the first step of a large batch may take minutes
+        conditions = comfy.samplers.cond_cat(rows)
         options = {**self._patcher.model_options.get("transformer_options", {}), "sigmas": sigma}
         options |= {"cond_or_uncond": [0] * len(noised), "sample_sigmas": self.sigmas}
         if torch.is_grad_enabled():
@@ -72,9 +105,9 @@ class ComfyDenoiser:
         conditions["transformer_options"] = options
         wrapper = self._patcher.model_options.get("model_function_wrapper")
         if wrapper is None:
-            return enlarged(self._model.apply_model(noised, sigma, **conditions))
+            return self._model.apply_model(noised, sigma, **conditions)  # type: ignore[no-any-return]
         given = {"input": noised, "timestep": sigma, "c": conditions, "cond_or_uncond": options["cond_or_uncond"]}
-        return enlarged(wrapper(self._model.apply_model, given))
+        return wrapper(self._model.apply_model, given)  # type: ignore[no-any-return]
 
     def weight(self, sigma: Tensor) -> Tensor:
         """v-prediction and EDM weight the noise error by (sigma^2 + sigma_data^2) / sigma_data^2."""
@@ -82,23 +115,25 @@ class ComfyDenoiser:
             return torch.ones_like(sigma)
         return (sigma / float(self._sampling.sigma_data)).square() + 1
 
-    def _conditioning(self, text: Mapping[str, TextFeatures]) -> tuple[Tensor, Tensor | None]:
-        """Combine the encoders' features as ComfyUI's CLIP does: context (B, L, d_ctx), and the pooled vector (B, d)."""
-        if len(self._encoders) == 1:
-            features = text[self._encoders[0]]
-            return features.context, features.pooled
-        joined = torch.cat([text[name].context for name in self._encoders], dim=-1)
-        if not self._with_t5:
-            return joined, text["clip_g"].pooled
-        pooled = torch.cat([_pooled(text[name]) for name in self._encoders], dim=-1)
-        return F.pad(joined, (0, _SD3_CONTEXT - joined.shape[-1])), pooled
+
+def _of_towers(text: Mapping[str, Features]) -> dict[str, Tensor | None]:
+    """Combine features as the CLIP of Stable Diffusion 1.x, 2.x and SDXL does: context (B, L, d_ctx), and the last pooled vector."""
+    features = [each for each in text.values() if isinstance(each, TextFeatures)]
+    return {"cross_attn": torch.cat([each.context for each in features], -1), "pooled_output": features[-1].pooled}
+
+
+def _alike(rows: list[dict[str, Any]]) -> list[list[int]]:
+    """Numbers of the rows that the host would put into one batch, of each such batch."""
+    groups: list[list[int]] = []
+    for number, row in enumerate(rows):
+        group = next((each for each in groups if comfy.samplers.cond_equal_size(rows[each[0]], row)), None)
+        if group is None:
+            groups.append([number])
+        else:
+            group.append(number)
+    return groups
 
 
 def _differentiable_attention(chosen: Any, *arguments: Any, **more: Any) -> Tensor:
     """Use PyTorch's attention instead of ComfyUI's choice: several fast kernels have no backward, and the others save more."""
     return comfy.ldm.modules.attention.attention_pytorch(*arguments, **more)
-
-
-def _pooled(features: TextFeatures) -> Tensor:
-    assert features.pooled is not None  # every ComfyTextEncoder returns one
-    return features.pooled

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import comfy.model_base
 import torch
 
 from ...errors import HostError
@@ -15,16 +14,15 @@ from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
 from .model_fingerprint import model_fingerprint
 from .private_names import check_host, checkpoint_file
+from .prompt_encoder import ComfyPromptEncoder
 from .prompt_tokens import clip_with_tokens
 from .session import Residency
-from .text import ComfyTextEncoder, text_encoders
+from .text import ComfyTextEncoder, ComfyTokenTable, only_towers, text_encoders
 
 __all__ = ["ClipFile", "clip_with_tokens", "comfy_host", "load_clip_file"]
 
-_IMAGE_SIZES = {"SD15": 512, "SD20": 768, "SDXL": 1024, "SD3": 1024}
+_IMAGE_SIZES = {"SD15": 512, "SD20": 768}
 """Image size that the models were trained on, by ComfyUI's name of the family."""
-_SD3_WIDTH = 2048
-"""Width of clip_l and clip_g together; T5 is left out."""
 
 
 def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFile | None = None) -> Host:
@@ -42,11 +40,13 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     check_host()
     device = clip.patcher.load_device if model is None else model.load_device
     encoders = text_encoders(clip, device)
-    space = None if clip_file is None else clip_space_for(clip_file, encoders, device)
+    towers = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, ComfyTextEncoder)}
+    space = None if clip_file is None else clip_space_for(clip_file, towers, device)
+    whole = not only_towers(clip)
     denoiser, patchers = None, {"text": clip.patcher}
     if model is not None:
-        _refuse_another_family(model, clip, encoders)
-        denoiser = ComfyDenoiser(model, tuple(encoders), with_t5=hasattr(clip.cond_stage_model, "t5xxl"))
+        _refuse_another_family(model, clip, encoders, whole)
+        denoiser = ComfyDenoiser(model)
         patchers["denoiser"] = model
     if clip_file is not None:
         patchers["clip"] = clip_file.vision.patcher
@@ -58,13 +58,16 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         used.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
     return Host(
         text=encoders,  # type: ignore[arg-type]
+        prompts=ComfyPromptEncoder(clip, {name: e.width for name, e in encoders.items()}, device) if whole else None,
         denoiser=denoiser,
         codec=codec,
         clip=space,
         device=torch.device(device),
         name=_name(clip, model, family),
         fingerprint=":".join(used),
-        image_size=getattr(clip.cond_stage_model, "image_size", _IMAGE_SIZES.get(family, 512)),
+        image_size=getattr(
+            clip.cond_stage_model, "image_size", 512 if model is None else _IMAGE_SIZES.get(family, 1024)
+        ),
         generic_word=getattr(clip.cond_stage_model, "generic_word", "object"),
         session=residency.session,
         moves_weights=True,
@@ -78,23 +81,26 @@ def _name(clip: Any, model: Any, family: str) -> str:
     return title if path is None else f"{title} ({Path(path).name})"
 
 
-def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTextEncoder]) -> None:
-    """Raise if MODEL and CLIP are of different families. Stable Diffusion 3's CLIP may include T5 and is as wide as SDXL's."""
-    is_sd3, with_t5 = isinstance(model.model, comfy.model_base.SD3), hasattr(clip.cond_stage_model, "t5xxl")
-    takes = _SD3_WIDTH if is_sd3 else model.model.model_config.unet_config.get("context_dim")
-    gives = sum(encoder.width for encoder in encoders.values())
-    if takes is None:
+def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTokenTable], whole: bool) -> None:
+    """Raise if MODEL and CLIP are of different families."""
+    config, kind = model.model.model_config, type(model.model).__name__
+    takes = config.unet_config.get("context_dim")
+    if not whole and takes is not None:
+        gives = sum(encoder.width for encoder in encoders.values())
+        if takes != gives:
+            raise HostError(
+                f"the MODEL needs prompts of width {takes}, the CLIP ({' and '.join(encoders)}) gives {gives}; "
+                "connect MODEL and CLIP of the same checkpoint"
+            )
+        return
+    try:
+        wanted = config.clip_target().tokenizer
+    except Exception as error:  # of any type, or there is none
         raise HostError(
-            f"tokens cannot be trained for the MODEL, {type(model.model).__name__}; connect one of Stable Diffusion 1.x, 2.x, "
-            "SDXL or 3"
-        )
-    if takes != gives:
+            f"tokens cannot be trained for the MODEL, {kind}: ComfyUI names no text encoder for it"
+        ) from error
+    if not isinstance(clip.tokenizer, wanted):
         raise HostError(
-            f"the MODEL needs prompts of width {takes}, the CLIP ({' and '.join(encoders)}) gives {gives}; "
-            "connect MODEL and CLIP of the same checkpoint"
-        )
-    if is_sd3 != with_t5:
-        one, other = ("MODEL", "CLIP") if is_sd3 else ("CLIP", "MODEL")
-        raise HostError(
-            f"the {one} is of Stable Diffusion 3, the {other} is not; connect MODEL and CLIP of the same checkpoint"
+            f"the MODEL, {kind}, takes prompts of {wanted.__name__}, the CLIP connected here ({' and '.join(encoders)}) makes those of "
+            f"{type(clip.tokenizer).__name__}; connect MODEL and CLIP of the same family, and choose its type in Load CLIP"
         )

@@ -21,6 +21,7 @@ from typing import Any
 import folder_paths
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ...errors import TokenError, listed
 from ...escaping import escaped
@@ -29,7 +30,7 @@ from ...files.limits import MAX_MARKS, has_many_marks
 from ...tokens.normal_form import index_of
 from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
-from .text import text_encoders
+from .text import text_encoders, tokenizer_places
 
 __all__ = ["clip_with_tokens"]
 
@@ -62,11 +63,12 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
             f"of their family{such_as}"
         )
     files = _TokenFiles(tokens)
-    _tell_replaced(tokens, getattr(getattr(clip.tokenizer, next(iter(tokens.vectors))), "mcti_files", ()))
+    places = [place for key, place in tokenizer_places(clip.tokenizer).items() if key in tokens.vectors]
+    _tell_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()))
     knowing = clip.clone()
     knowing.tokenizer = copy.copy(clip.tokenizer)
-    for place, name in enumerate(tokens.vectors):
-        setattr(knowing.tokenizer, name, _knowing(getattr(clip.tokenizer, name), files, logs=place == 0))
+    for place in places:
+        setattr(knowing.tokenizer, place, _knowing(getattr(clip.tokenizer, place), files, logs=place == places[0]))
     return knowing
 
 
@@ -172,7 +174,8 @@ class _Knowing:
             text = _NAMELESS.sub("", text)
         if self.mcti_logs:
             self._log_others(text)
-        return super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
+        rows = super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
+        return [[(_Vector.of(entry[0]), *entry[1:]) for entry in row] for row in rows]
 
     def _log_others(self, text: str) -> None:
         """Log unknown names that are close to a token's, and names without ``embedding:``."""
@@ -189,6 +192,22 @@ class _Knowing:
         for files in self.mcti_files:
             for name in files.as_words(text):
                 _LOG.warning("a prompt contains %s as words; write embedding:%s for the learned token", name, name)
+
+
+class _Vector(Tensor):
+    """A vector in a row of tokens that is unequal to every token: some of ComfyUI's tokenizers, such as Qwen-Image's, compare all
+    entries of a row with a number."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # what is computed of it is a plain tensor
+
+    @staticmethod
+    def of(entry: Any) -> Any:
+        return entry.as_subclass(_Vector) if isinstance(entry, Tensor) else entry
+
+    def __eq__(self, other: object) -> Any:
+        return super().__eq__(other) if isinstance(other, Tensor) else False  # type: ignore[no-untyped-call]
+
+    __hash__ = Tensor.__hash__
 
 
 def _is_file(name: str, folders: list[str]) -> bool:

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from ..checkpointing import checkpointed
+from .out_of_place import out_of_place
 from .private_names import check_patcher
 from .weights import trainable_through
 
 __all__ = ["Residency"]
 
-_BLOCKS = ("ResBlock", "BasicTransformerBlock")
+_UNET_BLOCKS = ("ResBlock", "BasicTransformerBlock")
 """Names of the UNet blocks to checkpoint. SDXL's ``SpatialTransformer`` contains up to ten such blocks in a row: recomputed as a
-whole, it would keep the activations of all ten in memory at once. Stable Diffusion 3's blocks checkpoint themselves."""
+whole, it would keep the activations of all ten in memory at once."""
 _ALL_OF_IT = 1e20
 """More memory than any device has: ComfyUI then unloads every model that is not needed."""
 
@@ -91,7 +92,7 @@ class Residency:
                 check_patcher(patcher)
                 self._borrowed.enter_context(trainable_through(patcher.model, patcher.load_device))
             if checkpointing:
-                self._borrowed.enter_context(checkpointed(_blocks(patcher.model)))
+                self._borrowed.enter_context(checkpointed(_blocks(patcher.model), out_of_place))
         self._held = True
 
     def _give_back(self) -> None:
@@ -100,7 +101,13 @@ class Residency:
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if type(module).__name__ in _BLOCKS]
+    """A UNet's by their names; of another diffusion model, those in its lists, which are its layers."""
+    network = getattr(model, "diffusion_model", None)
+    if network is None:
+        return []
+    if hasattr(network, "input_blocks"):
+        return [module for module in network.modules() if type(module).__name__ in _UNET_BLOCKS]
+    return [block for own in network.children() if isinstance(own, nn.ModuleList) for block in own]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""ComfyUI's CLIP as text encoders: CLIP-L, OpenCLIP H and OpenCLIP bigG, one or two of them."""
+"""The text encoders of ComfyUI's CLIP: their tokenizers, token tables, and CLIP's own text towers."""
 
 from __future__ import annotations
 
@@ -7,60 +7,95 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.clip_model
 import comfy.model_management
 import torch
+from comfy.sd1_clip import SD1ClipModel, SDClipModel, SDTokenizer
+from comfy.sdxl_clip import SDXLClipModel
 from torch import Tensor, nn
 
 from ...errors import HostError
 from ..base import TextFeatures, hidden_at
 from .private_names import is_paged
 
-__all__ = ["ComfyTextEncoder", "text_encoders"]
+__all__ = ["ComfyTextEncoder", "ComfyTokenTable", "only_towers", "text_encoders", "tokenizer_places"]
 
-_NAMES = ("clip_l", "clip_h", "clip_g")
-_COMBINATIONS = (("clip_l",), ("clip_h",), ("clip_l", "clip_g"))
+_COMBINATIONS = ({"clip_l"}, {"clip_h"}, {"clip_l", "clip_g"})
 
 
-def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTextEncoder]:
-    """The encoders of a ``comfy.sd.CLIP`` by name; their features are on ``device``.
+def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTokenTable]:
+    """The encoders of a ``comfy.sd.CLIP`` by the name that it looks up in embedding files; features are on ``device``.
 
     Raises:
-        HostError: the CLIP has an unsupported combination of encoders.
+        HostError: the CLIP has an encoder of which the tokenizer reads no embedding files, or none.
     """
-    both, tokenizers = clip.cond_stage_model, clip.tokenizer
-    found = tuple(
-        name for name in _NAMES if getattr(both, name, None) is not None and getattr(tokenizers, name, None) is not None
+    keys = {place: key for key, place in tokenizer_places(clip.tokenizer).items()}
+    found: dict[str, ComfyTokenTable] = {}
+    for name, part in clip.cond_stage_model.named_children():
+        key = keys.get(name, name if name in keys.values() else None)
+        if isinstance(part, SDClipModel):
+            if key is None:
+                raise _not_prompted(clip, f"its text encoder {name} has no tokenizer that reads embedding files")
+            tower = isinstance(part.transformer, comfy.clip_model.CLIPTextModel)
+            found[key] = (ComfyTextEncoder if tower else ComfyTokenTable)(clip, key, part, device)
+        elif hasattr(part, "transformer") or hasattr(part, "encode_token_weights"):
+            raise _not_prompted(clip, f"its text encoder {name}, a {type(part).__name__}, takes no vectors in prompts")
+    if not found:
+        raise _not_prompted(clip, "it has no text encoder that takes vectors in prompts")
+    return found
+
+
+def tokenizer_places(tokenizer: Any) -> dict[str, str]:
+    """Attributes of a CLIP's tokenizer that are tokenizers, by the name that they look up in embedding files."""
+    return {own.embedding_key: place for place, own in vars(tokenizer).items() if isinstance(own, SDTokenizer)}
+
+
+def only_towers(clip: Any) -> bool:
+    """Whether it is the CLIP of Stable Diffusion 1.x, 2.x or SDXL: its prompts are what one or two text towers make of 77 tokens."""
+    model = clip.cond_stage_model
+    towers = {name for name, part in model.named_children() if isinstance(part, SDClipModel)}
+    return isinstance(model, (SD1ClipModel, SDXLClipModel)) and towers in _COMBINATIONS
+
+
+def _not_prompted(clip: Any, reason: str) -> HostError:
+    return HostError(
+        f"the CLIP connected here ({type(clip.cond_stage_model).__name__}) cannot be prompted with tokens: {reason}"
     )
-    others = [name for name, part in both.named_children() if name not in _NAMES and getattr(part, "transformer", None)]
-    if found not in _COMBINATIONS or (others and len(found) < 2):
-        inside = ", ".join([*found, *others]) or type(both).__name__
-        raise HostError(
-            f"the CLIP connected here has {inside}; tokens can be trained for Stable Diffusion 1.x (clip_l), 2.x (clip_h), "
-            "SDXL and Stable Diffusion 3 (clip_l and clip_g)"
-        )
-    return {name: ComfyTextEncoder(clip, name, device) for name in found}
 
 
-class ComfyTextEncoder:
-    """One text encoder of a ``comfy.sd.CLIP``, with its LoRA patches and clip-skip."""
+class ComfyTokenTable:
+    """Tokenizer and token table of one text encoder of a ``comfy.sd.CLIP``."""
 
-    def __init__(self, clip: Any, name: str, device: torch.device):
-        self.name, self.device = name, device
-        self._model: Any = getattr(clip.cond_stage_model, name)
-        self._tokenizer: Any = getattr(clip.tokenizer, name)
-        self._patcher = clip.patcher
-        self._layer = _layer(self._model, clip.layer_idx)
-        self.begin, self.end = int(self._tokenizer.start_token), int(self._tokenizer.end_token)
-        self.pad, self.length = int(self._tokenizer.pad_token), int(self._tokenizer.max_length)
+    def __init__(self, clip: Any, name: str, model: Any, device: torch.device):
+        self.name, self.device, self._model, self._patcher = name, device, model, clip.patcher
+        self._tokenizer: Any = getattr(clip.tokenizer, tokenizer_places(clip.tokenizer)[name])
         self.vocabulary, self.width = self._table.weight.shape
 
     def tokenize(self, text: str) -> list[int]:
-        return [int(token) for token in self._tokenizer.tokenizer(text)["input_ids"][1:-1]]
+        own = self._tokenizer
+        return [
+            int(i)
+            for i in own.tokenizer(text)["input_ids"][own.tokens_start : -1 if own.tokenizer_adds_end_token else None]
+        ]
 
     def embed(self, ids: Tensor) -> Tensor:
         # dynamic VRAM would cast the whole table on the CPU at each lookup
         home = self._patcher.load_device if is_paged(self._table) else self._table.weight.device
         return self._table(ids.to(home), out_dtype=torch.float32).to(ids.device)
+
+    @property
+    def _table(self) -> Any:
+        return self._model.transformer.get_input_embeddings()
+
+
+class ComfyTextEncoder(ComfyTokenTable):
+    """One of CLIP's text towers, with its LoRA patches and clip-skip."""
+
+    def __init__(self, clip: Any, name: str, model: Any, device: torch.device):
+        super().__init__(clip, name, model, device)
+        self._layer = _layer(self._model, clip.layer_idx)
+        self.begin, self.end = int(self._tokenizer.start_token), int(self._tokenizer.end_token)
+        self.pad, self.length = int(self._tokenizer.pad_token), int(self._tokenizer.max_length)
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -83,10 +118,6 @@ class ComfyTextEncoder:
             end=end.to(self.device),
             pooled=pooled.float().to(self.device),
         )
-
-    @property
-    def _table(self) -> Any:
-        return self._model.transformer.get_input_embeddings()
 
 
 @contextmanager

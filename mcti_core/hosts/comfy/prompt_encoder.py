@@ -1,0 +1,151 @@
+"""Any CLIP of ComfyUI as an encoder of whole prompts: its own templates, padding and masks, with learned vectors in place of names.
+
+ComfyUI tokenizes a prompt that names embedding files and puts their vectors into the rows of tokens. Here these files hold
+numbers that say which vector belongs there. Its encoders take any tensors in these places, and gradients flow through them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.sd1_clip import SDClipModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...errors import HostError, TokenError
+from ...tokens.token_set import TokenSet
+from ..base import Conditioning, HostPrompts
+from .out_of_place import out_of_place
+from .prompt_tokens import clip_with_tokens
+
+__all__ = ["ComfyPromptEncoder"]
+
+
+class ComfyPromptEncoder:
+    """A ``comfy.sd.CLIP`` as a ``hosts.base.PromptEncoder``.
+
+    Args:
+        clip: with its LoRA patches and clip-skip.
+        widths: width of a vector by encoder, in any order.
+        device: where the conditioning is put.
+
+    Raises:
+        HostError: an encoder's tokenizer ignores embedding files.
+    """
+
+    def __init__(self, clip: Any, widths: Mapping[str, int], device: torch.device):
+        self._clip, self._widths, self._device = copy.copy(clip), dict(widths), device
+        self._clip.load_model = lambda *_, **__: clip.patcher  # the session has loaded it
+        try:
+            self.tokenize([[("a ", 1.0), (0, 1.0)]], 1)
+        except TokenError as error:
+            raise HostError(
+                f"the CLIP connected here ({type(clip.tokenizer).__name__}) cannot be prompted with tokens: {error}"
+            ) from error
+
+    def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], vectors: int) -> HostPrompts:
+        count = 1 + max((piece for row in prompts for piece, _ in row if isinstance(piece, int)), default=0)
+        marks = _marks(self._widths, count, vectors)
+        known = clip_with_tokens(self._clip, marks)
+        found = []
+        for row in prompts:
+            text = _text(row, marks.names)
+            tokens = known.tokenize(text)
+            own = [slot for piece, _ in row if isinstance(piece, int) for slot in _slots(piece, vectors)]
+            for number, name in enumerate(self._widths):
+                read = [slot for encoder, slot in map(_mark, _entries(tokens)) if encoder == number]
+                if read != own:
+                    words = "".join(piece if isinstance(piece, str) else "{}" for piece, _ in row)
+                    raise TokenError(
+                        f"the text encoder {name} reads {len(read)} of the {len(own)} vectors in the prompt {words!r:.120}; "
+                        "a prompt may be too long for it, or name too many tokens"
+                    )
+            found.append(tokens)
+        return HostPrompts(tuple(found))
+
+    def encode(self, prompts: HostPrompts, vectors: Mapping[str, Tensor]) -> Conditioning:
+        found = []
+        for number, tokens in enumerate(prompts.tokenized):
+            own = [vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths]  # (M, d) each
+            if torch.is_grad_enabled() and any(each.requires_grad for each in own):
+                # what a large encoder saves for backward would fill the memory before the denoiser begins
+                found.append(checkpoint(self._encode, tokens, own, use_reentrant=False, preserve_rng_state=False))
+            else:
+                found.append(self._encode(tokens, own))
+        return Conditioning.of(found)
+
+    def _encode(self, tokens: Mapping[str, Any], own: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the stock node makes of a prompt, as keyword arguments of the model's ``extra_conds``."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        filled = {key: [[_filled(entry, own) for entry in row] for row in rows] for key, rows in tokens.items()}
+        with out_of_place(), _options_kept(self._clip.cond_stage_model):
+            encoded = self._clip.encode_from_tokens(filled, return_pooled=True, return_dict=True)
+        found = {}
+        for name, value in encoded.items():
+            if isinstance(value, Tensor):
+                value = value.float() if value.is_floating_point() else value
+                found["cross_attn" if name == "cond" else name] = value.to(self._device)
+            elif value is not None and name != "hooks":
+                raise HostError(
+                    f"the CLIP connected here adds {name} to a prompt, which is no tensor; tokens cannot be trained for it"
+                )
+        return found
+
+
+def _marks(widths: Mapping[str, int], classes: int, vectors: int) -> TokenSet:
+    """Tokens whose vectors begin with their own number and the number of their encoder."""
+    slots = torch.arange(classes * vectors, dtype=torch.float32).view(classes, vectors)
+    marked = {}
+    for number, (name, width) in enumerate(widths.items()):
+        marked[name] = torch.zeros(classes, vectors, width)
+        marked[name][..., 0], marked[name][..., 1] = slots, number
+    return TokenSet(tuple(f"mctislot{index}" for index in range(classes)), marked)
+
+
+def _slots(index: int, vectors: int) -> range:
+    return range(index * vectors, (index + 1) * vectors)
+
+
+def _mark(vector: Tensor) -> tuple[int, int]:
+    """Encoder and slot of a mark."""
+    return int(vector[1]), int(vector[0])
+
+
+def _entries(tokens: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The vectors in rows of (token or vector, weight, ...)."""
+    return (entry[0] for rows in tokens.values() for row in rows for entry in row if isinstance(entry[0], Tensor))
+
+
+def _filled(entry: tuple[Any, ...], own: Sequence[Tensor]) -> tuple[Any, ...]:
+    if not isinstance(entry[0], Tensor):
+        return entry
+    encoder, slot = _mark(entry[0])
+    return own[encoder][slot], *entry[1:]
+
+
+def _text(row: Sequence[tuple[str | int, float]], names: Sequence[str]) -> str:
+    """A prompt in ComfyUI's own writing."""
+    text = ""
+    for piece, weight in row:
+        words = piece.replace("(", "\\(").replace(")", "\\)") if isinstance(piece, str) else f"embedding:{names[piece]}"
+        words = words if weight == 1.0 else f"({words}:{weight})"
+        apart = text[-1:].strip() and ("embedding:" in (words[:10], text.rpartition(" ")[2][:10]))
+        text += f" {words}" if apart and words[:1].strip() else words
+    return text
+
+
+@contextmanager
+def _options_kept(model: nn.Module) -> Iterator[None]:
+    """Restore the options that ComfyUI leaves on its text encoders."""
+    parts = [module for module in model.modules() if isinstance(module, SDClipModel)]
+    before = [{name: value for name, value in vars(part).items() if not name.startswith("_")} for part in parts]
+    try:
+        yield
+    finally:
+        for part, own in zip(parts, before, strict=True):
+            vars(part).update(own)

@@ -1,0 +1,173 @@
+"""Learn tokens for a family of which the text encoders are not only CLIP, inside ComfyUI, and compare with its stock nodes.
+
+Usage: python encoders_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER NAME
+
+NAME is a key of ``small_families.FAMILIES``. Prints a line of JSON.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from families_in_comfyui import check_gradients, error
+from in_comfyui import changes, gap, generator, snapshot, start, tell
+from torch import Tensor
+
+SIDE = {"pixart": 320, "z-image": 32, "qwen-image": 32}
+"""Of images in pixels, where not 64. PixArt's positions need 264 at least."""
+TEMPLATES = ("a photo of a {}", "the {} on a red chair, in snow")
+
+
+def main(comfyui: str, folder: Path, name: str) -> None:
+    start(comfyui)
+    import folder_paths
+    from small_families import small_family
+
+    from mcti_core.hosts.comfy.host import comfy_host
+
+    folder_paths.set_temp_directory(str(folder / "temp"))
+    embeddings = folder / "embeddings"
+    embeddings.mkdir()
+    model, clip, vae = small_family(name, str(embeddings))
+    side = SIDE.get(name, 64)
+    with torch.inference_mode(False), torch.no_grad():
+        host = comfy_host(clip, model, vae)
+        tokens = random_tokens(host)
+        stock = compare_with_stock(host, clip, tokens, embeddings)
+        load_all(model, clip, vae)
+        before = snapshot(model=model, clip=clip, vae=vae)
+        trained, found = train_a_little(host, side)
+        found |= check_gradients(host, TEMPLATES, dataset(side), side, 1e-3)
+        different = changes(before, snapshot(model=model, clip=clip, vae=vae))
+        pictures = draw(model, clip, vae, trained, embeddings, side)
+    tell({
+        "stock": stock, "encoders": {key: encoder.width for key, encoder in host.text.items()}, **found,
+        "different": different, "pictures": pictures,
+    })  # fmt: skip
+
+
+@torch.inference_mode()
+def load_all(model: Any, clip: Any, vae: Any) -> None:
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([model, clip.patcher, vae.patcher])
+
+
+def random_tokens(host: Any) -> Any:
+    """Two classes of two vectors as long as words are."""
+    from mcti_core.tokens.token_set import TokenSet
+
+    random = generator(1)
+    return TokenSet(
+        ("first", "second"),
+        {key: torch.randn(2, 2, encoder.width, generator=random) * 0.05 for key, encoder in host.text.items()},
+    )
+
+
+@torch.inference_mode()
+def stock_prompt(clip: Any, text: str) -> dict[str, Tensor]:
+    import nodes
+
+    ((cond, rest),) = nodes.CLIPTextEncode().encode(clip, text)[0]
+    return {"cross_attn": cond, **{name: value for name, value in rest.items() if isinstance(value, Tensor)}}
+
+
+def compare_with_stock(host: Any, clip: Any, tokens: Any, embeddings: Path) -> dict[str, Any]:
+    """How far the prompts of a template are from the stock node's, with tokens of the node and with files read by name."""
+    from mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
+    from mcti_core.prompts.splicing import conditioning, host_templates
+    from mcti_core.tokens.io import export_embeddings
+
+    export_embeddings(tokens, embeddings)
+    both = torch.arange(2)
+    prompts = {name: p.rows(both) for name, p in host_templates(host, TEMPLATES, 2).items()}
+    with host.session("text"):
+        ours = conditioning(host, prompts, tokens.vectors)["prompt"]
+    known = clip_with_tokens(clip, tokens)
+    found: dict[str, float] = {"node": 0.0, "file": 0.0, "moved": 0.0}
+    for row, (template, name) in enumerate(zip(TEMPLATES, tokens.names, strict=True)):
+        text = template.replace("{}", f"embedding:{name}")
+        for way, how in (("node", known), ("file", clip)):
+            found[way] = max(found[way], apart(ours.single(row), stock_prompt(how, text)))
+        found["moved"] = apart(ours.single(row), stock_prompt(known, template.replace("{}", "cat"))) + found["moved"]
+    return found
+
+
+def apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
+        return 1e9
+    return max(gap(ours[name], theirs[name]) for name in ours)
+
+
+def dataset(side: int) -> Any:
+    """Two classes that anybody tells apart: dark and bright, of two images each."""
+    from mcti_core.data.dataset import FewShotDataset
+
+    images = 0.2 * torch.rand(4, 3, side, side, generator=generator(3))
+    return FewShotDataset.from_images({"dark": images[:2], "bright": images[2:] + 0.8})
+
+
+def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
+    from mcti_core.classifiers.diffusion import DiffusionClassifier
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import TrainConfig, train
+
+    cache = FeatureCache.build(host, dataset(side), mirror=False, size=side)
+    tokens = new_tokens(host, cache.classes, vectors=8)
+    config = TrainConfig(steps=20, batch=4, lr=0.02, gamma=0.0, lr_warmup=0, templates=("{}", "a {}"), micro_batch=3)
+    result = train(host, cache, tokens, config)
+    classifier = DiffusionClassifier(host, result.tokens, pairs=4)
+    scores = classifier.score_latents(fitted(host, classifier, cache.latents[:, 0], cache.labels))
+    return result.tokens, {
+        "stopped": result.stopped,
+        "errors": [error(host, cache, each, config.templates) for each in (tokens, result.tokens)],
+        "trained": {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()},
+        "classified": [int(label) for label in scores.logits.argmax(1)],
+        "labels": cache.labels.tolist(),
+    }
+
+
+def fitted(host: Any, classifier: Any, latents: Tensor, labels: Tensor) -> Tensor:
+    """Latents changed until their own class's prompt tells the noise in them well: what the classifier should answer is known."""
+    from mcti_core.losses import noise_error
+
+    sigmas, noises = classifier._pairs(latents.shape[1:])
+    found = latents.clone().requires_grad_()
+    optimizer = torch.optim.Adam([found], lr=0.1)
+    with host.session("denoiser", gradients=True), torch.enable_grad():
+        text = classifier._contexts_of(labels)
+        for step in range(16):
+            sigma, noise = (each[step % len(sigmas)].expand(len(latents), *each.shape[1:]) for each in (sigmas, noises))
+            estimate = host.denoiser.denoise(host.denoiser.noised(found, noise, sigma), sigma, text)
+            optimizer.zero_grad()
+            noise_error(found, estimate, sigma).mean().backward(inputs=[found])
+            optimizer.step()
+    return found.detach()
+
+
+@torch.inference_mode()
+def draw(model: Any, clip: Any, vae: Any, tokens: Any, embeddings: Path, side: int) -> dict[str, float]:
+    """How far the pictures of a stock graph are from each other: with tokens of the node, with their files, and with a word."""
+    import nodes
+    from mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
+    from mcti_core.tokens.io import export_embeddings
+
+    export_embeddings(tokens, embeddings)
+
+    def picture(how: Any, name: str) -> Tensor:
+        positive, negative = (nodes.CLIPTextEncode().encode(how, text)[0] for text in (f"a photo of a {name}", ""))
+        latent = {"samples": torch.zeros_like(vae.encode(torch.zeros(1, side, side, 3)))}
+        drawn = nodes.KSampler().sample(model, 0, 3, 2.0, "euler", "simple", positive, negative, latent)[0]
+        return drawn["samples"]
+
+    ours = picture(clip_with_tokens(clip, tokens), f"embedding:{tokens.names[0]}")
+    return {
+        "file": gap(picture(clip, f"embedding:{tokens.names[0]}"), ours),
+        "word": gap(picture(clip, "cat"), ours),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,76 @@
+"""Tokens are learned for every text encoder of a family, T5 and language models included, inside the real ComfyUI."""
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+ENCODERS = {
+    "flux": {"clip_l": 768, "t5xxl": 64},
+    "sd3": {"clip_l": 768, "clip_g": 1280, "t5xxl": 4096},
+    "chroma": {"t5xxl": 64},
+    "pixart": {"t5xxl": 64},
+    "lumina2": {"gemma2_2b": 64},
+    "z-image": {"qwen3_4b": 64},
+    "qwen-image": {"qwen25_7b": 64},
+}
+BLOCKS = {
+    "flux": ["DoubleStreamBlock", "SingleStreamBlock"],
+    "sd3": ["JointBlock"],
+    "chroma": ["DoubleStreamBlock", "SingleStreamBlock"],
+    "pixart": ["PixArtMSBlock"],
+    "lumina2": ["JointTransformerBlock"],
+    "z-image": ["JointTransformerBlock"],
+    "qwen-image": ["QwenImageTransformerBlock"],
+}
+NO_FILES = ("lumina2", "qwen-image")
+"""Whose stock tokenizers look up no embedding files."""
+
+
+@pytest.fixture(
+    scope="module", params=["flux", *(pytest.param(name, marks=pytest.mark.slow) for name in list(ENCODERS)[1:])]
+)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def found(family, in_comfyui, tmp_path_factory):
+    return in_comfyui("encoders_in_comfyui.py", tmp_path_factory.mktemp(family), family)
+
+
+def test_prompts_are_conditioned_as_by_the_stock_node(family, found):
+    assert found["encoders"] == ENCODERS[family]
+    assert found["stock"]["node"] <= 1e-5
+    assert (found["stock"]["file"] <= 1e-5) == (family not in NO_FILES)
+    assert found["stock"]["moved"] > 0.1  # from those of a word
+
+
+def test_gradients_are_slopes_of_the_loss(family, found):
+    assert found["slope"] == pytest.approx(dict.fromkeys(ENCODERS[family], 1.0), abs=0.01)
+
+
+def test_training_lowers_the_noise_error(family, found):
+    before, after = found["errors"]
+    assert found["stopped"] == "finished"
+    assert after <= 0.95 * before
+    assert found["trained"].keys() == ENCODERS[family].keys()
+    assert all(moved > 0.01 for moved in found["trained"].values())
+
+
+def test_classes_are_told_by_the_error_under_their_prompts(found):
+    assert found["classified"] == found["labels"]
+
+
+def test_tokens_in_files_draw_what_tokens_in_memory_draw(family, found):
+    assert (found["pictures"]["file"] == 0.0) == (family not in NO_FILES)
+    assert found["pictures"]["word"] > 0.01
+
+
+def test_gradient_checkpointing_keeps_less_and_finds_the_same(family, found):
+    assert found["checkpointed"]["blocks"] == BLOCKS[family]
+    assert found["checkpointed"]["apart"] <= 1e-4
+    assert found["checkpointed"]["kept"] < 0.7
+
+
+def test_nothing_is_changed_for_good(found):
+    assert found["different"] == []
