@@ -185,8 +185,8 @@ def refuse_models(folder: Path, sd15: Any) -> dict[str, Any]:
         "inpainting": (clip, inpainting(folder)),
         "AuraFlow": (clip, auraflow()),
         "x0": (clip, ModelSamplingDiscrete().patch(model, "x0", False)[0]),
-        "T5 alone": (with_t5(clip_l=False), None),
-        "T5 and CLIP": (with_t5(clip_l=True), None),
+        "no tokenizer": (without_tokenizer(), None),
+        "deaf encoder": (with_deaf_encoder(), None),
     }
     return {"models": {name: said(comfy_host, *given) for name, given in pairs.items()}}
 
@@ -209,8 +209,25 @@ def auraflow() -> Any:
     return comfy.model_patcher.ModelPatcher(comfy.model_base.AuraFlow(config), torch.device("cpu"), torch.device("cpu"))
 
 
-def with_t5(clip_l: bool) -> Any:
-    """A CLIP with a small T5, as of families that have none of our text encoders, or one beside it."""
+def without_tokenizer() -> Any:
+    """A CLIP with an encoder that gets its tokens in another way."""
+    clip = with_t5()
+    del clip.tokenizer.t5xxl
+    return clip
+
+
+def with_deaf_encoder() -> Any:
+    """A CLIP with an encoder that does not get all words of a prompt, as HunyuanImage's of quoted text."""
+    clip = with_t5()
+    kind = type(clip.tokenizer.t5xxl)
+    clip.tokenizer.t5xxl.__class__ = type(
+        kind.__name__, (kind,), {"tokenize_with_weights": lambda *_, **__: [[(1, 1.0)]]}
+    )
+    return clip
+
+
+def with_t5() -> Any:
+    """A CLIP with a small T5 beside CLIP-L."""
     import comfy.sd
     from comfy.supported_models_base import ClipTarget
     from comfy.text_encoders.sd3_clip import SD3Tokenizer, sd3_clip
@@ -218,7 +235,7 @@ def with_t5(clip_l: bool) -> Any:
     few = {"clip_l_model_config": {"num_hidden_layers": 3}}
     few["t5xxl_model_config"] = {"num_layers": 1, "d_model": 64, "d_ff": 64, "num_heads": 1, "vocab_size": 100}
     with torch.inference_mode():
-        target = ClipTarget(SD3Tokenizer, sd3_clip(clip_l=clip_l, clip_g=False, t5=True))
+        target = ClipTarget(SD3Tokenizer, sd3_clip(clip_l=True, clip_g=False, t5=True))
         return comfy.sd.CLIP(target, model_options=few)
 
 

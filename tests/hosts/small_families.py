@@ -5,8 +5,10 @@ A family is told by its configuration; widths and depths are small. Import it in
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import comfy.ldm.flux.model
 import comfy.ldm.wan.vae
 import comfy.model_management
 import comfy.model_patcher
@@ -78,6 +80,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def small_family(name: str, embeddings: Any = None) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE."""
     kind, unet, encoders = FAMILIES[name]
+    if "txt_ids_dims" not in {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}:
+        unet = {key: value for key, value in unet.items() if key != "txt_ids_dims"}  # of older versions
     config = getattr(supported, kind)(dict(unet))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=torch.device("cpu"))

@@ -15,16 +15,16 @@ FILES = {
 MODELS = {
     "SD 2's CLIP": "the MODEL needs prompts of width 768, the CLIP (clip_h) gives 1024",
     "SD 1's CLIP": "the MODEL needs prompts of width 1024, the CLIP (clip_l) gives 768",
-    "SD 1's CLIP for SD 3": "the MODEL needs prompts of width 2048, the CLIP (clip_l) gives 768",
-    "SDXL's CLIP for SD 3": "the MODEL is of Stable Diffusion 3, the CLIP is not",
-    "SD 3's CLIP for SDXL": "the CLIP is of Stable Diffusion 3, the MODEL is not",
+    "SD 1's CLIP for SD 3": "the MODEL, SD3, takes prompts of SD3Tokenizer, the CLIP connected here (clip_l) makes those of SD1Tokenizer",
+    "SDXL's CLIP for SD 3": "(clip_l and clip_g) makes those of SDXLTokenizer",
+    "SD 3's CLIP for SDXL": "the MODEL, SDXL, takes prompts of SDXLTokenizer",
     "SD 3's VAE": "the VAE makes latents of 16 channels in 2 dimensions, the MODEL takes 4",
     "SD 1's VAE": "the VAE makes latents of 4 channels in 2 dimensions, the MODEL takes 16",
     "inpainting": "the MODEL is for inpainting or editing",
-    "AuraFlow": "tokens cannot be trained for the MODEL, AuraFlow; connect one of Stable Diffusion 1.x, 2.x, SDXL or 3",
+    "AuraFlow": "the MODEL, AuraFlow, takes prompts of AuraT5Tokenizer",
     "x0": "tokens can be trained for noise, v and flow prediction",
-    "T5 alone": "the CLIP connected here has t5xxl; tokens can be trained for",
-    "T5 and CLIP": "the CLIP connected here has clip_l, t5xxl; tokens can be trained for",
+    "no tokenizer": "its text encoder t5xxl has no tokenizer that reads embedding files",
+    "deaf encoder": "cannot be prompted with tokens: the text encoder t5xxl reads 0 of the 1 vectors",
 }
 
 

@@ -20,18 +20,20 @@ SEEN_FROM, SEEN_TO = "0.3.64", "0.33.0"
 """The oldest and the newest version in which the host tests passed."""
 
 MODULES = {
-    "comfy.clip_model": ("CLIPLayer",),
+    "comfy.clip_model": ("CLIPLayer", "CLIPTextModel"),
     "comfy.clip_vision": ("ClipVisionModel", "load_clipvision_from_sd"),
     "comfy.latent_formats": ("SD15",),
     "comfy.ldm.modules.attention": ("attention_pytorch",),
-    "comfy.model_base": ("BaseModel", "SD3"),
+    "comfy.model_base": ("BaseModel",),
     "comfy.model_management": (
         "InterruptProcessingException", "get_torch_device", "load_models_gpu", "soft_empty_cache", "throw_exception_if_processing_interrupted", "unet_offload_device",
     ),
     "comfy.model_patcher": ("ModelPatcher",),
     "comfy.model_sampling": ("CONST", "EPS", "V_PREDICTION", "X0"),
     "comfy.sd": ("CLIP", "VAE"),
+    "comfy.samplers": ("cond_cat", "cond_equal_size"),
     "comfy.sd1_clip": ("SD1ClipModel", "SD1Tokenizer", "SDClipModel", "SDTokenizer"),
+    "comfy.sdxl_clip": ("SDXLClipModel",),
     "comfy.supported_models_base": ("BASE", "ClipTarget"),
     "comfy.utils": ("ProgressBar", "load_torch_file", "unet_to_diffusers"),
     "folder_paths": (
