@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from mcti_core.hosts.checkpointing import checkpointed
+from mcti_core.hosts.checkpointing import blocks_of, checkpointed
 
 from .live_bytes import LiveBytes, gpu_workspace
 from .memory import CONTEXT, GB, SLACK
 from .report import parsed, show, write_json
 
-__all__ = ["FAMILIES", "Family", "blocks_of", "least_card", "step_bytes"]
+__all__ = ["FAMILIES", "Family", "least_card", "step_bytes"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80, 96, 141)
@@ -152,12 +152,6 @@ class _OutOfPlace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = {key: value for key, value in (kwargs or {}).items() if key != "out"}
         return self._others.get(func, func)(*args, **options)
-
-
-def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost elements of all lists of modules, wherever they are in a model."""
-    for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else blocks_of(child)
 
 
 def step_bytes(

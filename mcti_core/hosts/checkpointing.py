@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["checkpointed"]
+__all__ = ["blocks_of", "checkpointed"]
 
 
 @contextmanager
@@ -26,14 +26,22 @@ def checkpointed(
     References:
         Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
     """
-    stock = [block for block in blocks if "forward" not in vars(block)]
+    stock = [(block, vars(block).get("forward")) for block in blocks]
     try:
-        for block in stock:
+        for block, _ in stock:
             block.forward = _computed_again(block.forward, within)  # type: ignore[method-assign]
         yield
     finally:
-        for block in stock:
+        for block, own in stock:
             vars(block).pop("forward", None)
+            if own is not None:
+                block.forward = own  # type: ignore[method-assign]
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost elements of all lists of modules, wherever they are in a model: its layers."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else blocks_of(child)
 
 
 def _computed_again(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.families import CARDS, FAMILIES, blocks_of, least_card, step_bytes
+from benchmarks.families import CARDS, FAMILIES, least_card, step_bytes
 
 WIDTH, ROWS = 64, 1000
 
@@ -24,10 +24,6 @@ def model():
     model.net = nn.Module()
     model.net.layers, model.table = nn.ModuleList([Block() for _ in range(8)]), nn.Linear(WIDTH, 3)
     return model.requires_grad_(False)
-
-
-def test_blocks_of_nested_lists_are_the_outermost(model):
-    assert list(blocks_of(model)) == list(model.net.layers)
 
 
 @pytest.mark.parametrize(("needed", "card"), [(0.1e9, 4), (4e9, 4), (4.01e9, 6), (141e9, 141), (142e9, None)])

@@ -38,6 +38,7 @@ def main(comfyui: str, folder: Path, name: str) -> None:
         load_all(model, clip, vae)
         before = snapshot(model=model, clip=clip, vae=vae)
         trained, found = train_a_little(host, side)
+        found["kept of text"] = kept_of_text(host, clip, tokens)
         found |= check_gradients(host, TEMPLATES, dataset(side), side, 1e-3)
         different = changes(before, snapshot(model=model, clip=clip, vae=vae))
         pictures = draw(model, clip, vae, trained, embeddings, side)
@@ -98,6 +99,28 @@ def apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     if ours.keys() != theirs.keys() or any(ours[name].shape != theirs[name].shape for name in ours):
         return 1e9
     return max(gap(ours[name], theirs[name]) for name in ours)
+
+
+def kept_of_text(host: Any, clip: Any, tokens: Any) -> float:
+    """Bytes that backward keeps of a prompt's encoding, beside those of the weights of the encoders' blocks."""
+    from mcti_core.hosts.checkpointing import blocks_of
+    from mcti_core.prompts.splicing import conditioning, host_templates
+
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    vectors = {name: v.clone().requires_grad_() for name, v in tokens.vectors.items()}
+    prompts = {name: p.rows(torch.arange(1)) for name, p in host_templates(host, TEMPLATES[:1], 2).items()}
+    with host.session("text", gradients=True), torch.enable_grad():
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            features = conditioning(host, prompts, vectors)["prompt"]
+        sum((t * torch.randn(t.shape, generator=generator(5))).sum() for t in features.tensors().values()).backward()
+    assert all(v.grad.abs().max() > 0 for v in vectors.values())
+    weights = [w for block in blocks_of(clip.cond_stage_model) for w in block.parameters()]
+    return sum(kept.values()) / sum(w.numel() * w.element_size() for w in weights)
 
 
 def dataset(side: int) -> Any:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcti_core.hosts.checkpointing import checkpointed
+from mcti_core.hosts.checkpointing import blocks_of, checkpointed
 
 
 def _step(host):
@@ -75,3 +75,19 @@ def test_nothing_is_computed_twice_without_gradients():
     with checkpointed([block]), torch.no_grad():
         block(torch.ones(1))
     assert calls == [1]
+
+
+def test_blocks_of_nested_lists_are_the_outermost():
+    block = nn.Sequential(nn.ModuleList([nn.Identity()]))
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ModuleList([block, nn.Identity()])))
+    assert list(blocks_of(model)) == list(model[1][0])
+
+
+def test_a_forward_that_was_replaced_already_is_restored():
+    block = nn.Linear(2, 2)
+    block.forward = own = lambda x: x * 3
+    x = torch.ones(1, requires_grad=True)
+    with checkpointed([block]):
+        assert block.forward is not own
+        assert torch.autograd.grad(block(x).sum(), x)[0].item() == 3
+    assert block.forward is own

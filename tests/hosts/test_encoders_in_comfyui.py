@@ -69,7 +69,12 @@ def test_tokens_in_files_draw_what_tokens_in_memory_draw(family, found):
 def test_gradient_checkpointing_keeps_less_and_finds_the_same(family, found):
     assert found["checkpointed"]["blocks"] == BLOCKS[family]
     assert found["checkpointed"]["apart"] <= 1e-4
-    assert found["checkpointed"]["kept"] < 0.7
+    # text encoders, of which SD 3's are wider than its small denoiser, keep the same with and without
+    assert found["checkpointed"]["kept"] < (0.9 if family == "sd3" else 0.7)
+
+
+def test_encoders_weights_are_not_kept_for_backward(found):
+    assert found["kept of text"] < 0.2
 
 
 def test_nothing_is_changed_for_good(found):

@@ -15,11 +15,11 @@ import comfy.model_management
 import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...errors import HostError, TokenError
 from ...tokens.token_set import TokenSet
 from ..base import Conditioning, HostPrompts
+from ..checkpointing import blocks_of, checkpointed
 from .out_of_place import out_of_place
 from .prompt_tokens import clip_with_tokens
 
@@ -70,12 +70,12 @@ class ComfyPromptEncoder:
 
     def encode(self, prompts: HostPrompts, vectors: Mapping[str, Tensor]) -> Conditioning:
         found = []
-        for number, tokens in enumerate(prompts.tokenized):
-            own = [vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths]  # (M, d) each
-            if torch.is_grad_enabled() and any(each.requires_grad for each in own):
-                # what a large encoder saves for backward would fill the memory before the denoiser begins
-                found.append(checkpoint(self._encode, tokens, own, use_reentrant=False, preserve_rng_state=False))
-            else:
+        training = torch.is_grad_enabled() and any(each.requires_grad for each in vectors.values())
+        # ComfyUI casts each weight to float32 for its operation; autograd would keep the casts of a whole encoder, 20 GB of T5-XXL
+        blocks = blocks_of(self._clip.cond_stage_model) if training else ()
+        with checkpointed(blocks, out_of_place):
+            for number, tokens in enumerate(prompts.tokenized):
+                own = [vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths]  # (M, d) each
                 found.append(self._encode(tokens, own))
         return Conditioning.of(found)
 
