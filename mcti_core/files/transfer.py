@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError
-from .kinds import READ_KINDS, kind_of
+from .kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of
 from .ownership import delete_own, refuse_foreign, write_own
 from .provenance import is_marked, write_json
 from .regular import open_regular
 
 __all__ = ["transfer", "undo", "undo_file"]
 
-_LARGEST = 2**30
+_LARGEST = 2**26
+"""Bytes of a list: about 300,000 files."""
 
 
 def undo_file(root: Path) -> Path:
@@ -51,13 +52,16 @@ def transfer(
         The file that ``undo`` takes.
 
     Raises:
-        FileError: a target is there or leads out of ``root``; what was done until then can be undone.
+        FileError: a target is there or leads out of ``root``; what was done until then can be undone. Or there are too many files.
         OSError: a file cannot be read or written.
     """
     root.mkdir(parents=True, exist_ok=True)
     places = [[os.path.abspath(source), str(target.relative_to(root))] for source, target in files]
     texts = [[str(path.relative_to(root)), text] for path, text in captions.items()]
-    listed = write_json({"undo": "moved" if move else "copied", "files": places, "captions": texts}, undo_file(root))
+    record = {"undo": "moved" if move else "copied", "folder": root.stat().st_ino, "files": places, "captions": texts}
+    if len(json.dumps(record, indent=1)) > _LARGEST:
+        raise FileError(f"the list of {len(files):,} files would be larger than {_LARGEST >> 20} MiB; sort fewer at once")
+    listed = write_json(record, undo_file(root))
     for number, (source, target) in enumerate(files, 1):
         _transfer(source, target, root, move=move)
         progress(number, len(files))
@@ -73,7 +77,7 @@ def undo(path: Path) -> tuple[int, list[str]]:
         The number of files put back or removed, and a line about each that stays. Without any, the list is deleted.
 
     Raises:
-        FileError: the file is not a list of transfers.
+        FileError: the file is not a list of transfers into its own folder.
     """
     record, root = _read(path), path.parent
     problems, done = list[str](), 0
@@ -104,16 +108,21 @@ def undo(path: Path) -> tuple[int, list[str]]:
 
 
 def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *, moved: bool) -> str:
-    """Why a transfer is not undone. The list may come from others: only images and their captions are ever moved or removed."""
+    """Why a transfer is not undone: only images and their captions are ever moved or removed."""
+    if source is not None and os.path.realpath(source) == os.path.realpath(target):
+        return "it would be put in its own place"
     if target.is_symlink() or not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(root)):
         return f"it is a link, or outside {root}"
     with open_regular(target) as file:
         begin = file.read(64) or b""
     is_caption = target.suffix == ".txt"
-    if not is_caption and kind_of(begin) not in READ_KINDS:
+    is_image = target.suffix.lower() in ("", *IMAGE_SUFFIXES) and kind_of(begin) in READ_KINDS
+    if not is_caption and not is_image:
         return "it is not an image"
     if text is not None:
-        return "" if is_caption and target.read_bytes() == text.encode() else "it has changed"
+        written = text.encode()
+        same = is_caption and target.stat().st_size == len(written) and target.read_bytes() == written
+        return "" if same else "it has changed"
     if source is None or source.suffix != target.suffix:
         return "its name before was another kind of file's"
     if os.path.lexists(source):
@@ -142,10 +151,11 @@ def _create(path: Path, write: Callable[[Path], object], root: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The list, if it is one."""
+    """The list, if it is one of its folder. A list of others names places at will, but not the number of a folder that it comes into."""
     try:
         with open_regular(path) as file:
-            record = json.loads(file.read(_LARGEST) or b"")
+            record = json.loads(file.read(_LARGEST + 1) or b"")
+        own = record["folder"] == path.parent.stat().st_ino
         known = record["undo"] in ("moved", "copied") and all(
             isinstance(pair, list)
             and len(pair) == 2
@@ -157,5 +167,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not known:
         raise FileError(
             f"{path} is not a list of transfers; name the undo-NUMBER.json in the folder that was sorted into"
+        )
+    if not own:
+        raise FileError(
+            f"{path} is a list of transfers into another folder, or into one that was copied since; move the files by hand"
         )
     return record  # type: ignore[no-any-return]

@@ -32,6 +32,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
 @pytest.mark.parametrize("move", [True, False])
 @pytest.mark.parametrize("links", [True, False])
 def test_undo_restores_every_byte_and_leaves_nothing(place, monkeypatch, move, links):
@@ -123,7 +127,11 @@ def test_undo_of_copies_whose_originals_are_gone_keeps_them(place):
         ("new.png", "{root}/inbox/0.png", None),
         (None, "../inbox/0.txt", "a caption\r\n"),
         (None, "a/keys", "secret"),
+        (None, "a/large.txt", "secret"),
         ("new.png", "link/0.png", None),
+        ("new.py", "a/0.py", None),  # an image's first bytes, and a program
+        ("sorted/a/0.png", "a/0.png", None),
+        ("sorted/b/../a/0.png", "a/0.png", None),
     ],
 )
 def test_undo_list_of_others_moves_and_removes_nothing_else(place, source, target, text):
@@ -133,16 +141,57 @@ def test_undo_list_of_others_moves_and_removes_nothing_else(place, source, targe
     (root / "sorted" / "a").mkdir(parents=True)
     (root / "sorted" / "a" / "keys").write_text("secret")
     (root / "sorted" / "a" / "0.png").write_bytes(PNG)
+    (root / "sorted" / "b").mkdir()
+    (root / "sorted" / "a" / "0.py").write_bytes(b"BM=1")
+    (root / "sorted" / "a" / "large.txt").touch()
+    os.truncate(root / "sorted" / "a" / "large.txt", 2**33)
     (root / "sorted" / "link").symlink_to(root / "inbox")
     target = target.replace("{root}", str(root))
     files = [[str(root / source), target]] if source else []
     record = {"undo": "moved", "files": files, "captions": [] if source else [[target, text]]}
+    record["folder"] = (root / "sorted").stat().st_ino
     listed = root / "sorted" / "undo-1.json"
     listed.write_text(json.dumps(record))
-    before = contents(root)
+    before = names(root)
     done, problems = undo(listed)
     assert (done, len(problems)) == (0, 1)
-    assert contents(root) == before
+    assert names(root) == before
+
+
+@pytest.mark.parametrize("folder", [{}, {"folder": 1}, {"folder": "1"}])
+@pytest.mark.parametrize(("source", "target"), [("home/new.png", "a/0.png"), ("home/same.png", "a/0.png")])
+def test_undo_list_that_came_with_its_folder_is_refused(tmp_path, folder, source, target):
+    """It could name any place for the files beside it."""
+    for place in ("home", "set/a"):
+        (tmp_path / place).mkdir(parents=True)
+    for image in ("home/same.png", "set/a/0.png"):
+        (tmp_path / image).write_bytes(PNG)
+    record = {"undo": "moved", "files": [[str(tmp_path / source), target]], "captions": [], **folder}
+    (tmp_path / "set" / "undo-1.json").write_text(json.dumps(record))
+    before = names(tmp_path)
+    with pytest.raises(FileError):
+        undo(tmp_path / "set" / "undo-1.json")
+    assert names(tmp_path) == before
+
+
+def test_a_copied_folder_keeps_its_files_and_a_renamed_one_is_undone(place):
+    root, pairs, _ = place
+    transfer(pairs, {}, root / "sorted", move=True)
+    shutil.copytree(root / "sorted", root / "copied")
+    before = names(root)
+    with pytest.raises(FileError, match="another folder"):
+        undo(root / "copied" / "undo-1.json")
+    assert names(root) == before
+    (root / "sorted").rename(root / "renamed")
+    assert undo(root / "renamed" / "undo-1.json") == (len(pairs), [])
+
+
+def test_a_list_too_long_to_be_read_again_is_refused_before_the_first_file(place, monkeypatch):
+    root, pairs, _ = place
+    monkeypatch.setattr(module, "_LARGEST", 100)
+    with pytest.raises(FileError, match="fewer"):
+        transfer(pairs, {}, root / "sorted", move=True)
+    assert all(source.is_file() for source, _ in pairs)
 
 
 @pytest.mark.parametrize(
