@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,4 +37,5 @@ def is_answer_table(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(64).startswith(",".join(_COLUMNS).encode())
+        head = file.readline(64)
+    return re.match(",".join(_COLUMNS) + r"(,label_2,|\r\n)", head.decode(errors="replace")) is not None

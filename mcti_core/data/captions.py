@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import ExamplesError, TokenError
+from ..files.limits import check_counts
 from ..files.regular import open_regular
 from ..files.written_paths import decoded_lines
 from ..prompts.splicing import check_templates
@@ -19,14 +21,14 @@ _MAX_BYTES = 2**16
 def find_captions(images: Iterable[Path]) -> dict[Path, Path]:
     """Image -> the file of its name that ends in .txt or .caption, where there is one."""
     beside = {image: [image.with_suffix(suffix) for suffix in _SUFFIXES] for image in images}
-    return {image: path for image, paths in beside.items() if (path := next(filter(Path.is_file, paths), None))}
+    return {image: path for image, paths in beside.items() if (path := next(filter(os.path.isfile, paths), None))}
 
 
 def read_caption(path: Path) -> str:
     """The first line with text, as a template: ``{}`` is the token, and begins a caption without it. Empty for an empty file.
 
     Raises:
-        ExamplesError: the file cannot be read, or its line is no template (``prompts.splicing.check_templates``).
+        ExamplesError: the file cannot be read, or its line is no template (``prompts.splicing.check_templates``) or too long.
     """
     try:
         with open_regular(path) as file:
@@ -40,6 +42,7 @@ def read_caption(path: Path) -> str:
         return ""
     caption = caption if "{}" in caption else f"{{}}, {caption}"
     try:
+        check_counts((), [caption])
         check_templates([caption])
     except TokenError as error:
         raise ExamplesError(f"the caption {path} cannot be used: {error}") from error

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ExamplesError, counted
+from ..files.limits import check_counts
 from ..images.reading import (
     UnreadableError,
     image_size,
@@ -54,6 +55,7 @@ class FewShotDataset:
     Raises:
         ExamplesError: fewer than two classes, two labels for the same class, a class without images, or an image that
             ``as_image`` refuses.
+        TokenError: too many or too long classes (``files.limits.check_counts``).
     """
 
     classes: tuple[str, ...]
@@ -74,6 +76,7 @@ class FewShotDataset:
             )
         if other := next((label for label in self.classes if not isinstance(label, str)), None):
             raise ExamplesError(f"the label {other!r} is of type {type(other).__name__}; labels are texts")
+        check_counts(self.classes, ())
         _refuse_twins(self.classes)
         for index, name in enumerate(self.classes):
             if not (self.labels == index).any():

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,13 @@ import torch
 from ..errors import ExamplesError, FileError
 from ..files.limits import MAX_LABEL
 from ..files.regular import open_regular
-from ..tokens.normal_form import index_of
+from ..tokens.normal_form import normal_form
 from ..tokens.token_set import UNKNOWN
 from .dataset import FewShotDataset
 
 __all__ = ["FORMULA", "csv_lines", "read_corrections", "relabelled"]
 
-_LARGEST = 2**27
+_LARGEST = 2**25
 FORMULA = tuple("=+-@\t\r'")
 """With these a spreadsheet's formula begins; the text then gets an apostrophe before it, which reading takes away."""
 
@@ -53,12 +53,19 @@ def read_corrections(path: Path) -> dict[str, str]:
         text = content.decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = ";" if ";" in first and "," not in first else ","
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        return _corrections(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), path)
     except (OSError, ValueError, csv.Error) as error:
         raise FileError(f"{path} cannot be read as CSV ({error}); save it as CSV in UTF-8") from error
+
+
+def _corrections(rows: Iterator[list[str]], path: Path) -> dict[str, str]:
+    """The rows are read one by one, since a row of two bytes takes the memory of its columns."""
+    place = {name: column for column, name in enumerate(next(rows, []))}
     found = {}
-    for number, row in enumerate(rows, 2):
-        image, label = row.get("image"), row.get("label")
+    for number, row in enumerate(filter(None, rows), 2):
+        image, label = (
+            row[place[name]] if place.get(name, len(row)) < len(row) else None for name in ("image", "label")
+        )
         if not image or label is None or len(label) > MAX_LABEL:
             raise FileError(
                 f"row {number} of {path} has no image or no label; a table of corrections has the columns image and label"
@@ -74,7 +81,9 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
     Raises:
         ExamplesError: a corrected image is missing, or a class has no image left.
     """
-    classes, wanted = list(dataset.classes), dict(corrections)
+    classes, wanted = dict[str, tuple[int, str]](), dict(corrections)
+    for label in dataset.classes:
+        _class(label, classes)
     rows = list[tuple[Path | torch.Tensor, int]]()
     for image, index in zip(dataset.images, dataset.labels.tolist(), strict=True):
         label = wanted.pop(os.path.abspath(image), None) if isinstance(image, Path) else None
@@ -89,21 +98,18 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
             rows.append((Path(path), _class(label, classes)))
     counts = torch.bincount(torch.tensor([index for _, index in rows], dtype=torch.long), minlength=len(classes))
     left = [index for index, count in enumerate(counts.tolist()) if count]  # a class that has lost all images is none
-    place = {index: number for number, index in enumerate(left)}
+    place, labels = {index: number for number, index in enumerate(left)}, [label for _, label in classes.values()]
     return replace(
         dataset,
-        classes=tuple(classes[index] for index in left),
+        classes=tuple(labels[index] for index in left),
         images=tuple(image for image, _ in rows),
         labels=torch.tensor([place[index] for _, index in rows]),
     )
 
 
-def _class(label: str, classes: list[str]) -> int:
-    """The class's index; a new class comes last."""
-    if (index := index_of(label, classes)) is None:
-        classes.append(label)
-        return len(classes) - 1
-    return index
+def _class(label: str, classes: dict[str, tuple[int, str]]) -> int:
+    """The index of a label's normal form; a new class comes last."""
+    return classes.setdefault(normal_form(label), (len(classes), label))[0]
 
 
 def _path(text: str) -> str:

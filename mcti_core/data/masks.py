@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def find_masks(images: Sequence[Path], where: str | Path) -> dict[Path, Path]:
     else:
         folders = {image: Path(where) / image.parent.name for image in images}
         beside = {i: [f / i.name, *(f / f"{i.stem}{suffix}" for suffix in IMAGE_SUFFIXES)] for i, f in folders.items()}
-    found = {image: path for image, paths in beside.items() if (path := next(filter(Path.is_file, paths), None))}
+    found = {image: path for image, paths in beside.items() if (path := next(filter(os.path.isfile, paths), None))}
     if not found:
         expected = next(iter(beside.values()), [Path(where)])[0]
         raise ExamplesError(f"no image has a mask; {expected} would be the first one's")

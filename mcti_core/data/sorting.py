@@ -30,16 +30,17 @@ def free_targets(sources: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]
     Args:
         sources: (file, folder) pairs.
     """
-    pairs, taken = list[tuple[Path, Path]](), set[str]()
+    pairs, taken, numbers = list[tuple[Path, Path]](), set[str](), dict[Path, int]()
     for source, folder in sources:
         if os.path.realpath(source.parent) == os.path.realpath(folder):
             continue
-        number, target = 1, folder / source.name
+        number = numbers.get(target := folder / source.name, 1)
         while any(
             normal_form(str(path)) in taken or os.path.lexists(path) for path in (target, target.with_suffix(".txt"))
         ):
             number += 1
             target = folder / f"{source.stem}-{number}{source.suffix}"
+        numbers[folder / source.name] = number  # of very many files of one name, the next need not try them all
         taken |= {normal_form(str(path)) for path in (target, target.with_suffix(".txt"))}
         pairs.append((source, target))
         if (caption := source.with_suffix(".txt")).is_file() and not caption.is_symlink():

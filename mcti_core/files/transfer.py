@@ -60,7 +60,9 @@ def transfer(
     texts = [[str(path.relative_to(root)), text] for path, text in captions.items()]
     record = {"undo": "moved" if move else "copied", "folder": root.stat().st_ino, "files": places, "captions": texts}
     if len(json.dumps(record, indent=1)) > _LARGEST:
-        raise FileError(f"the list of {len(files):,} files would be larger than {_LARGEST >> 20} MiB; sort fewer at once")
+        raise FileError(
+            f"the list of {len(files):,} files would be larger than {_LARGEST >> 20} MiB; sort fewer at once"
+        )
     listed = write_json(record, undo_file(root))
     for number, (source, target) in enumerate(files, 1):
         _transfer(source, target, root, move=move)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -29,6 +30,8 @@ __all__ = ["TRACKERS", "CsvTracker", "Trackers", "check_trackers", "is_log"]
 TRACKERS = ("tensorboard", "wandb", "csv")
 _EVERY = 50
 """Steps between reads of the losses, each of which waits for the device."""
+_BEGIN = 400
+"""Bytes in which the head and the first row end."""
 _COLUMNS = ("step", "learning_rate", "loss", "reconstruction", "classification", "gamma", "accuracy")
 
 
@@ -43,12 +46,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def is_log(path: Path) -> bool:
-    """Whether ``CsvTracker`` wrote a file."""
+    """Whether ``CsvTracker`` wrote a file: its head, and as the first row that of step 1, which may be cut."""
     try:
         with open_regular(path) as file:
-            return (file.read(200) or b"").startswith(",".join(_COLUMNS).encode())
-    except OSError:
+            head, first, *_ = [*(file.read(_BEGIN) or b"").decode().split("\n"), ""]
+    except (OSError, ValueError):
         return False
+    return head == ",".join(_COLUMNS) and (not first or re.fullmatch(r"1,[-+.e\d,]*", first) is not None)
 
 
 class CsvTracker:

@@ -46,6 +46,8 @@ def test_caption_is_the_first_line_with_the_token(tmp_path, content, caption):
         (b"{} (hat:1.3)", "prompt syntax"),
         (b"\xff{}", "half a character"),
         (b"x" * 2**17, "larger than 64 KiB"),
+        (b"x" * 2001, "at most 2,000 characters"),
+        (("x" + "\u0301" * 31).encode(), "marks on one letter"),
     ],
 )
 def test_caption_that_is_no_template_is_refused_with_its_file(tmp_path, content, problem):
@@ -92,3 +94,9 @@ def test_cache_holds_captions_and_changes_with_them(folder, tiny_host):
     )
     plain = FeatureCache.build(tiny_host, FewShotDataset.from_folder(folder))
     assert plain.captions == ()
+
+
+def test_image_whose_caption_would_have_too_long_a_name_has_none(tmp_path):
+    image = tmp_path / f"{'n' * 251}.png"
+    image.touch()
+    assert find_captions([image]) == {}

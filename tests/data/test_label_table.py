@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcti_core.data import label_table
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.label_table import csv_lines, read_corrections, relabelled
-from mcti_core.errors import ExamplesError, FileError
+from mcti_core.errors import ExamplesError, FileError, TokenError
 
 PATHS = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=9)
 
@@ -71,3 +74,28 @@ def test_corrections_that_empty_a_class_take_it_away(tmp_path):
     assert (found.classes, found.labels.tolist()) == (("b", "c"), [0, 0, 1])
     with pytest.raises(ExamplesError, match="is not there"):
         relabelled(dataset, {str(tmp_path / "nothing"): "a"})
+
+
+@pytest.mark.parametrize(
+    "content", [f"image,label,{','.join(map(str, range(20_000)))}\n" + "a,b\n" * 50, "image,label\n" + "a,\n" * 60_000]
+)
+def test_rows_take_no_more_memory_than_their_file(tmp_path, monkeypatch, content):
+    """A row of a few bytes held the memory of all columns, which is the square of the file."""
+    monkeypatch.setattr(label_table, "_LARGEST", 2**20)  # as much is asked for at once
+    (tmp_path / "x.csv").write_text(content)
+    tracemalloc.start()
+    try:
+        assert len(read_corrections(tmp_path / "x.csv")) == 1
+        assert tracemalloc.get_traced_memory()[1] < 6 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_very_many_new_labels_are_refused_before_the_square_of_their_time(monkeypatch):
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
+    dataset = FewShotDataset(("a", "b"), (torch.zeros(3, 1, 1),) * 2, torch.tensor([0, 1]))
+    corrections = {f"/{number}.png": f"label {number}" for number in range(5000)}
+    started = time.process_time()
+    with pytest.raises(TokenError, match="at most 4,096"):
+        relabelled(dataset, corrections)
+    assert time.process_time() - started < 2  # it was 14

@@ -135,14 +135,22 @@ def test_tracker_that_fails_is_told_once_and_the_training_is_the_same(
     assert same(result.tokens, train(tiny_host, cache, tokens, CONFIG).tokens)
 
 
-def test_log_of_an_earlier_run_is_replaced_and_another_program_s_is_not(tmp_path):
-    CsvTracker(tmp_path).log({"loss": 1.0}, step=1)
+HEAD = "step,learning_rate,loss,reconstruction,classification,gamma,accuracy"
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", f"{HEAD}_top5\n1,2\n", f"{HEAD}\nmy,notes\n", f"{HEAD}\n=1\n"])
+def test_log_of_others_that_begins_like_one_is_kept(tmp_path, content):
+    (tmp_path / "log.csv").write_text(content)
+    with pytest.raises(FileError, match="was not written by MC-TI"):
+        CsvTracker(tmp_path)
+    assert (tmp_path / "log.csv").read_text() == content
+
+
+def test_log_of_an_earlier_run_is_replaced(tmp_path):
+    CsvTracker(tmp_path).log({"loss": 1e-5, "learning_rate": 5e-324, "gamma": 1.7976931348623157e308}, step=1)
     assert is_log(tmp_path / "log.csv")
     CsvTracker(tmp_path)
     assert rows(tmp_path) == []
-    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(FileError, match=r"was not written by MC-TI"):
-        CsvTracker(tmp_path)
     assert not is_log(tmp_path / "missing.csv")
 
 
