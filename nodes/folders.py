@@ -26,6 +26,8 @@ _OPENED = "mcti_folders.txt"
 """Settings file in ComfyUI's user folder: one folder per line that graphs may read examples from."""
 _MAX_BYTES = 2**20
 _MAX_OPENED = 256
+_DEEPEST = 6
+"""Depth to which the readers look for images."""
 _told: set[str] = set()
 """Messages about the settings file that were already logged; the file is read whenever the page requests the nodes."""
 
@@ -64,6 +66,8 @@ def example_folder(name: str) -> Path:
         path = _followed(inputs / name)
         refuse_outside([path], name)
         there = bool(name.strip()) and path.is_dir()
+        if there:
+            _refuse_links_outside(path, name, _DEEPEST, set())
     except (OSError, ValueError):  # an invalid name
         there = False
     if not there:
@@ -83,6 +87,24 @@ def refuse_outside(paths: Iterable[Path], name: str) -> None:
     for path in set(map(_followed, paths)):
         if not _inside(path, roots):
             raise _outside(name)
+
+
+def _refuse_links_outside(folder: Path, name: str, depth: int, seen: set[Path]) -> None:
+    """Refuse links in a folder that lead outside, before its reader follows them: already file names and first bytes are content."""
+    seen.add(folder)
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]  # which are not looked at
+        leading = [
+            Path(entry.path) for entry in found if entry.is_symlink() or entry.is_dir()
+        ]  # junctions of Windows are no links
+        if leading:
+            refuse_outside(leading, name)
+        inner = {path for path in map(_followed, leading) if path.is_dir()} if depth else set()
+    except OSError:  # who reads it says so
+        return
+    for path in sorted(inner - seen):
+        _refuse_links_outside(path, name, depth - 1, seen)
 
 
 def _roots() -> list[Path]:

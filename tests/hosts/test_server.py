@@ -44,6 +44,21 @@ def test_folders_outside_the_input_folder_are_refused(server: Server, tmp_path: 
         server.submit(reading(folder))
 
 
+@pytest.mark.parametrize("place", ["linked", "deeper/still/linked"])
+def test_a_link_inside_a_folder_that_leads_outside_is_refused_before_it_is_followed(
+    server: Server, tmp_path: Path, place: str
+) -> None:
+    root = server.base / "input" / f"leading-{len(place)}"
+    write_classes(root)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private.svg").touch()
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(RefusedError, match="a link in it leads there") as refused:
+        server.submit(reading(root.name))
+    assert "private" not in str(refused.value)
+
+
 def test_an_absolute_path_is_refused_until_it_is_opened(server: Server, tmp_path: Path) -> None:
     write_classes(tmp_path / "photos")
     with pytest.raises(RefusedError, match=r"write its path as a line into .*mcti_folders\.txt"):
