@@ -24,6 +24,8 @@ from .types import images_in, images_out
 __all__ = ["Route"]
 
 _LOG = logging.getLogger(__name__)
+_LOGGED = 20
+"""Maximum number of names with a question; the others are only counted."""
 
 
 class Route(Node):
@@ -99,11 +101,12 @@ def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
     """Log each wanted name that no image has; with a question if a label differs only by accents or the width of letters."""
     known = {plain_letters(label): label for label in labels}
     forms = {normal_form(text) for label in set(labels) for text in (label, *safe_names([label]))}
-    nobody = []
+    nobody, told = [], 0
     for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
         names = [] if normal_form(whole) in forms else dict.fromkeys(parts or [whole])
         for name in (name for name in names if normal_form(name) not in forms):
-            if close := known.get(plain_letters(name)):
+            if (close := known.get(plain_letters(name))) and told < _LOGGED:
+                told += 1
                 _LOG.warning(
                     "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)
                 )

@@ -211,13 +211,16 @@ class _Vector(Tensor):
 
 
 def _is_file(name: str, folders: list[str]) -> bool:
-    """Whether ComfyUI finds an embedding file with this name."""
-    return any(
-        os.path.isfile(os.path.join(folder, name + suffix))
-        for root in folders
-        for folder, _, _ in os.walk(root, followlinks=True)
-        for suffix in ("", *SUFFIXES)
-    )
+    """Whether ComfyUI finds an embedding file with this name. Each folder is looked into once, since links may lead back to it."""
+    seen = set[str]()
+    for root in folders:
+        for folder, inner, _ in os.walk(root, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:
+                inner.clear()
+            elif any(os.path.isfile(os.path.join(folder, name + suffix)) for suffix in ("", *SUFFIXES)):
+                return True
+            seen.add(real)
+    return False
 
 
 def _widths(encoders: Mapping[str, int]) -> str:
