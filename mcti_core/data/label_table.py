@@ -82,8 +82,8 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
         ExamplesError: a corrected image is missing, or a class has no image left.
     """
     classes, wanted = dict[str, tuple[int, str]](), dict(corrections)
-    for label in dataset.classes:
-        _class(label, classes)
+    for index, name in enumerate(dataset.classes):  # of two signs with one form, the first counts
+        classes[name if (form := normal_form(name)) in classes else form] = (index, name)
     rows = list[tuple[Path | torch.Tensor, int]]()
     for image, index in zip(dataset.images, dataset.labels.tolist(), strict=True):
         label = wanted.pop(os.path.abspath(image), None) if isinstance(image, Path) else None

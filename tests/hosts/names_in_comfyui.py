@@ -7,10 +7,14 @@ With the pocket checkpoint. Prints a line of JSON.
 
 import asyncio
 import logging
+import os
+import signal
 import sys
+import tempfile
 import time
 import unicodedata
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +85,7 @@ def main(comfyui: str, folder: Path) -> None:
             "words": {prompt: (logged(pack, clip, prompt), names) for prompt, names in WORDS.items()},
             "weights": {prompt: (logged(pack, clip, prompt), name) for prompt, name in WEIGHTS.items()},
             "routed": routed(pack),
-            "slow": slow(clip),
+            "slow": slow(pack, clip),
             "nodes": in_nodes(TokenSet, parts, clip, tokens),
             "twins": twins(pack, clip_with_tokens, clip, TokenSet),
         }
@@ -141,7 +145,7 @@ def routed(pack: str) -> dict[str, list[str]]:
     }
 
 
-def slow(clip: Any) -> dict[str, tuple[str, float]]:
+def slow(pack: str, clip: Any) -> dict[str, tuple[str, float]]:
     """What is said of texts that once took minutes, and the seconds they take: marks that must be sorted, and very many labels."""
     import nodes
 
@@ -155,6 +159,18 @@ def slow(clip: Any) -> dict[str, tuple[str, float]]:
         "many": lambda: route.execute(
             [torch.zeros(4096, 1, 1, 3)], labels, [",".join(labels).replace(" ", "-")], [0.0]
         ),
+        "links": lambda: lead_back(sys.modules[f"{pack}.hosts.comfy.prompt_tokens"]),
+        "close": lambda: few(
+            said(
+                f"{pack.removesuffix('.mcti_core')}.nodes.route",
+                lambda: route.execute(
+                    [torch.zeros(2, 1, 1, 3)],
+                    ["fox", "b"],
+                    [",".join(map("".join, product("fｆ", "oòóôõö", "xẋẍ")))],
+                    [0.0],
+                ),
+            )
+        ),
     }.items():
         begun, message = time.process_time(), ""
         try:
@@ -163,6 +179,20 @@ def slow(clip: Any) -> dict[str, tuple[str, float]]:
             message = str(error)
         found[name] = (message, time.process_time() - begun)
     return found
+
+
+def lead_back(prompt_tokens: Any) -> None:
+    """Search a name in a folder with two links to itself, where there are 2^40 paths."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a", "b"):
+            os.symlink(folder, f"{folder}/{name}")
+        signal.alarm(60)
+        assert not prompt_tokens._is_file("nobody", [folder])
+        signal.alarm(0)
+
+
+def few(messages: list[str]) -> None:
+    assert 0 < len(messages) <= 21, len(messages)
 
 
 def said(place: str, act: Any) -> list[str]:
