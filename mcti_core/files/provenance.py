@@ -1,10 +1,11 @@
-"""Mark images, tables and reports as written by this program, so that the next run may replace them."""
+"""Mark images, tables and reports as written by this program, so that the next run may replace them; and record versions."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from .regular import open_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["GENERATOR", "TEXT_MARK", "is_marked", "write_json", "write_png", "write_text"]
+__all__ = ["GENERATOR", "TEXT_MARK", "is_marked", "library_versions", "write_json", "write_png", "write_text"]
 
 _PROGRAM = "MC-TI"
 GENERATOR = f'<meta name="generator" content="{_PROGRAM}">'
@@ -31,6 +32,19 @@ _MARKS = (
 )
 """First bytes of tables and reports."""
 _BEGIN = 1024
+
+_LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
+
+
+def library_versions() -> dict[str, str]:
+    """Name -> version of the installed libraries that a training depends on."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def is_marked(path: Path) -> bool:

@@ -42,12 +42,12 @@ class HubMethods:
         Raises:
             TokenError, FileError: a file cannot be written, or another program's file is in the way.
         """
-        from ..files.provenance import write_text
-        from .io import export_embeddings, save_tokens, versions
+        from ..files.provenance import library_versions, write_text
+        from .io import export_embeddings, save_tokens
         from .model_card import model_card
 
         folder = Path(save_directory)
-        card = model_card(self, versions(), license=license, figures=figures)
+        card = model_card(self, library_versions(), license=license, figures=figures)
         path = save_tokens(self, folder / _FILE)
         export_embeddings(self, folder / "embeddings")
         write_text(card, folder / "README.md")

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..errors import FileError, TokenError
 from ..files.limits import MAX_CLASSES
 from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
+from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
 from .embedding_cards import CARD_SUFFIXES
 from .encoders import ONETRAINER_KEYS
@@ -43,13 +43,11 @@ __all__ = [
     "load_tokens",
     "refuse_foreign_tokens",
     "save_tokens",
-    "versions",
 ]
 
 SUFFIX = ".safetensors"
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
 """Layouts of embedding files; nearly all programs read the first one."""
-_LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
 _TRAINED = ("shots", "gamma", "seed", "base_fingerprint")
 """Training settings that are written into each embedding, if they are known."""
 
@@ -84,7 +82,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
         "pooling": tokens.pooling,
         "base_model": tokens.base_model,
         "training": dict(tokens.training),
-        "versions": versions(),
+        "versions": library_versions(),
     }
     return _write(_with_suffix(path), tensors, values, sets=True)
 
@@ -298,14 +296,3 @@ def _plain(tensor: Tensor) -> Tensor:
 def _with_suffix(path: str | Path) -> Path:
     path = Path(path)
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
-
-
-def versions() -> dict[str, str]:
-    """The installed versions of the libraries that matter for a token set, by name."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = distributions.version(name)
-        except distributions.PackageNotFoundError:
-            continue
-    return found
