@@ -115,10 +115,7 @@ class AddExamples(Node):
                 io.Image.Input("images"),
                 ExamplesType.Input("previous", optional=True),
             ],
-            outputs=[
-                ExamplesType.Output("examples"),
-                io.Image.Output("sheet"),
-            ],
+            outputs=[ExamplesType.Output("examples"), io.Image.Output("sheet")],
             is_input_list=True,
         )
 

@@ -23,23 +23,8 @@ from .checking import Node
 from .running import Reporter
 from .schema import advanced, node_schema
 from .train_settings import rare_settings, settings_of
-from .types import (
-    ClipSpaceType,
-    Examples,
-    ExamplesType,
-    Settings,
-    SettingsType,
-    TokensType,
-    picture_out,
-)
-from .unfinished import (
-    finished_tokens_kept,
-    give_up,
-    keep_tokens,
-    tokens_so_far,
-    unfinished_path,
-    unfinished_state,
-)
+from .types import ClipSpaceType, Examples, ExamplesType, Settings, SettingsType, TokensType, picture_out
+from .unfinished import finished_tokens_kept, give_up, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
 
 __all__ = ["TrainTokens"]
 

@@ -96,10 +96,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds defaults to the help texts, except where there is none."""
+    """Adds defaults to the help texts, except None, False and empty lists."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        shown = action.default or (action.default == 0 and action.default is not False)
+        return super()._get_help_string(action) if shown else action.help
 
 
 def _parser() -> argparse.ArgumentParser:

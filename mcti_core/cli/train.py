@@ -30,15 +30,7 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
     from ..training.state import TrainState
 
-__all__ = [
-    "INTERRUPTED",
-    "UNFINISHED",
-    "check_outputs",
-    "config_for",
-    "outputs_of",
-    "run_train",
-    "write_tokens",
-]
+__all__ = ["INTERRUPTED", "UNFINISHED", "check_outputs", "config_for", "outputs_of", "run_train", "write_tokens"]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""

@@ -1,19 +1,17 @@
-"""What ``mcti train`` logs and draws while it runs: trackers, samples in ``--out/samples``, held-out accuracy."""
+"""Logs, samples and held-out accuracy of ``mcti train``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..distributed import DistributedContext
-from ..errors import ConfigError
+from ..errors import ConfigError, listed
 from .console import progress_bar, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..data.dataset import FewShotDataset
     from ..hosts.base import Host
     from ..training.config import TrainConfig
@@ -22,51 +20,52 @@ if TYPE_CHECKING:
 __all__ = ["check_monitoring", "held_out_of", "monitored"]
 
 _STEPS = 100
+"""Default number of steps between validations."""
 
 
 def held_out_of(
     arguments: argparse.Namespace, classes: Sequence[str], others: FewShotDataset | None
 ) -> FewShotDataset | None:
-    """The images to measure on: those in the given folder, or ``others``, which --shots has left over.
+    """Held-out images from --validation-folder, or ``others``, the images that --shots leaves; None if not requested.
 
     Raises:
-        ConfigError: they are of other classes, or without a CLIP space.
+        ConfigError: a class is not in training, or there is no CLIP space.
     """
     from ..data.dataset import FewShotDataset
-    from ..evaluation.validation import check_held_out
+    from ..tokens.normal_form import index_of
 
     if arguments.validation_folder is None:
         return others if arguments.validation_steps or arguments.validation_prompt else None
     if arguments.model is not None and arguments.clip is None:
         raise ConfigError("--validation-folder measures by image features; give a CLIP space with --clip")
     held_out = FewShotDataset.from_folder(arguments.validation_folder, alone=True)
-    check_held_out(held_out.classes, classes)
+    if unknown := [name for name in held_out.classes if index_of(name, classes) is None]:
+        raise ConfigError(f"--validation-folder has classes that are not in training: {listed(unknown)}; remove them")
     return held_out
 
 
 def check_monitoring(arguments: argparse.Namespace, labels: Sequence[str], names: Sequence[str]) -> None:
-    """Look at all that logging and drawing needs, before anything slow.
+    """Check the monitoring options before the model is loaded.
 
     Raises:
-        ConfigError: a package is missing, or there is nothing to do every few steps.
+        ConfigError: a package is missing, or --validation-steps has nothing to do.
         TokenError: a prompt names no class.
-        FileError: a file of others is in the place of the log, or the samples' folder cannot be written to.
+        FileError: the log would replace a foreign file, or the samples' folder cannot be written to.
     """
     from ..evaluation.validation import class_prompts
     from ..files.outputs import check_writable
     from ..files.ownership import refuse_foreign
     from ..training.trackers import check_trackers, is_log
 
+    prompts = arguments.validation_prompt
     check_trackers(arguments.report_to)
-    if arguments.validation_steps and not (
-        arguments.validation_prompt or arguments.validation_folder or arguments.shots
-    ):
+    if arguments.validation_steps and not (prompts or arguments.validation_folder or arguments.shots):
         raise ConfigError("--validation-steps goes with --validation-prompt, --validation-folder or --shots")
-    for prompt in arguments.validation_prompt:
+    for prompt in prompts:
         class_prompts(prompt, names, labels)
     if "csv" in arguments.report_to:
         refuse_foreign(arguments.out / "log.csv", is_log)
-    if arguments.validation_prompt:
+    if prompts:
         check_writable(arguments.out / "samples")
 
 
@@ -74,13 +73,13 @@ def check_monitoring(arguments: argparse.Namespace, labels: Sequence[str], names
 def monitored(
     arguments: argparse.Namespace, host: Host, config: TrainConfig, held_out: FewShotDataset | None, processes: DistributedContext,
 ) -> Iterator[Callable[[StepInfo], object]]:  # fmt: skip
-    """What to call after every step. Only the first process logs and draws."""
+    """A callback for each step of ``train``. Only the first process logs and draws."""
     from ..data.feature_cache import FeatureCache
     from ..evaluation.validation import Validation
     from ..files.provenance import write_png
     from ..training.trackers import Trackers
 
-    features = None
+    features, prompts, folder = None, arguments.validation_prompt, arguments.out / "samples"
     if held_out is not None:
         with progress_bar("held-out features", "image", shown=processes.is_main) as progress:
             features = FeatureCache.build(
@@ -89,16 +88,9 @@ def monitored(
     if not processes.is_main:
         yield lambda info: None
         return
-    wanted = arguments.validation_prompt or features is not None
-    validation = Validation(
-        host,
-        arguments.validation_steps or (_STEPS if wanted else 0),
-        arguments.validation_prompt,
-        features,
-        seed=config.seed,
-        tell=say,
-        show=lambda step, picture: write_png(picture, arguments.out / "samples" / f"step-{step:05}.png"),
-    )
+    every = arguments.validation_steps or (_STEPS if prompts or features is not None else 0)
+    show = lambda step, picture: write_png(picture, folder / f"step-{step:05}.png")  # noqa: E731
+    validation = Validation(host, every, prompts, features, seed=config.seed, tell=say, show=show)
     with Trackers(arguments.report_to, arguments.out, config, tell=say) as trackers:
 
         def on_step(info: StepInfo) -> None:

@@ -1,4 +1,4 @@
-"""Look at tokens while they are trained: samples from fixed noise, and the accuracy on fixed held-out images."""
+"""Draw samples from fixed noise, and measure held-out accuracy, during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..classifiers.clip import ClipClassifier
 from ..data.feature_cache import FeatureCache
-from ..errors import ConfigError, listed
 from ..hosts.base import Host
 from ..prompts.syntax import parse_prompt
 from ..sampling import generate
@@ -20,64 +19,60 @@ from ..tokens.token_set import TokenSet
 from ..training.loop import StepInfo
 from ..viz.image_grid import image_grid
 
-__all__ = ["Validation", "check_held_out", "class_prompts"]
+__all__ = ["Validation", "class_prompts"]
 
-MAX_CLASSES = 8
-"""Classes of which samples are drawn."""
-_AT_ONCE, _LEAST_SIDE = 4, 128
-"""Images of one batch; pixels to which smaller samples are enlarged."""
+_MAX_CLASSES, _BATCH = 8, 4
+_LEAST_SIDE = 128
+"""Minimum side of a sample in a picture, in pixels; smaller samples are enlarged."""
 
 
 def class_prompts(prompt: str, names: Sequence[str], labels: Sequence[str] = ()) -> list[str]:
-    """The prompt for each of the first eight classes in place of ``{}``; itself if there is none.
+    """Insert each of the first eight classes for ``{}``; a prompt without ``{}`` is returned as it is.
 
     Raises:
-        TokenError: it is no prompt (``prompts.syntax.parse_prompt``).
+        TokenError: not a valid prompt (``prompts.syntax.parse_prompt``).
     """
-    prompts = [prompt.replace("{}", f"{{{name}}}") for name in names[:MAX_CLASSES]] if "{}" in prompt else [prompt]
+    prompts = [prompt.replace("{}", f"{{{name}}}") for name in names[:_MAX_CLASSES]] if "{}" in prompt else [prompt]
     for text in prompts:
         parse_prompt(text, tuple(names), tuple(labels))
     return prompts
 
 
-def check_held_out(classes: Sequence[str], labels: Sequence[str]) -> None:
-    """Raise a ``ConfigError`` for held-out classes that are not among the labels in training."""
-    if unknown := [name for name in classes if index_of(name, labels) is None]:
-        raise ConfigError(f"the held-out images have classes that are not trained: {listed(unknown)}; take them out")
-
-
 @dataclass
 class Validation:
-    """Called after every step, it measures and draws every few of them. The training is not changed: it has generators of its own.
+    """Draws and measures every few steps. It has random generators of its own, so training does not change.
 
-    What fails is reported, once, and does not end the training.
+    A failure is reported once and does not end training.
     """
 
     host: Host
     every: int
-    """Steps from one look to the next; the last step is always looked at."""
+    """Number of steps between validations; the last step is always validated. 0 turns validation off."""
     prompts: Sequence[str] = ()
-    """With ``{}`` for each of the first eight classes."""
+    """Prompts to draw; ``{}`` stands for each of the first eight classes."""
     held_out: FeatureCache | None = None
-    """Image features of images that are not trained on, of some of the classes."""
+    """Image features of held-out images; their classes are a subset of those in training."""
     size: int | None = None
+    """Side of the samples in pixels; by default the host's own."""
     seed: int = 0
+    """Seed of the samples' noise."""
     tell: Callable[[str], object] = print
+    """Called with a message when validation fails."""
     show: Callable[[int, Image.Image], object] = lambda step, picture: None
     """Called with the step and a picture of the samples: one row per prompt, one column per class."""
     passing: tuple[type[BaseException], ...] = ()
-    """Exceptions that end the training after all, such as a host's cancel."""
+    """Exceptions that do end training, such as ComfyUI's cancel."""
     images: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Prompt -> its images of this step, (3, H, W) in [0, 1]; empty after steps without."""
+    """Prompt -> samples (3, H, W) in [0, 1] of the current step; empty if it was not validated."""
     accuracies: dict[int, float] = field(default_factory=dict)
-    """Step -> share of held-out images that ``ClipClassifier`` recognises."""
-    _told: bool = False
+    """Step -> accuracy of ``ClipClassifier`` on the held-out images, in [0, 1]."""
+    _failed: bool = False
 
     def on_step(self, info: StepInfo) -> None:
-        """To be called after every step.
+        """Validate if the step is due. Call it after each step.
 
         Raises:
-            TrainingError: a loss was not finite.
+            TrainingError: a loss is not finite.
         """
         self.images = {}
         if not self.every or (info.step % self.every and info.step != info.total):
@@ -85,24 +80,22 @@ class Validation:
         tokens = info.tokens()
         try:
             with torch.no_grad():
-                self._look(tokens, info.step)
+                self._validate(tokens, info.step)
         except self.passing:
             raise
         except Exception as error:
-            if not self._told:
-                self.tell(f"validation failed, the training goes on: {str(error)[:300] or type(error).__name__}")
-            self._told = True
+            if not self._failed:
+                self.tell(f"validation failed, training continues: {str(error)[:300] or type(error).__name__}")
+            self._failed = True
 
-    def _look(self, tokens: TokenSet, step: int) -> None:
+    def _validate(self, tokens: TokenSet, step: int) -> None:
         if self.held_out is not None and self.held_out.features is not None:
             known = torch.tensor([index_of(name, tokens.labels) or 0 for name in self.held_out.classes])
             answers = ClipClassifier(self.host, tokens).logits(self.held_out.features[:, 0]).argmax(1)
             self.accuracies[step] = float((answers == known[self.held_out.labels]).float().mean())
         for prompt in self.prompts:
             texts = class_prompts(prompt, tokens.names, tokens.labels)
-            self.images[prompt] = list(
-                generate(self.host, texts, tokens, seed=self.seed, size=self.size, batch=_AT_ONCE)
-            )
+            self.images[prompt] = [*generate(self.host, texts, tokens, seed=self.seed, size=self.size, batch=_BATCH)]
         if rows := list(self.images.values()):
             columns, side = max(map(len, rows)), rows[0][0].shape[-1]
             heads = tokens.labels[:columns] if columns > 1 else None

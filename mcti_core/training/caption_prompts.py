@@ -1,4 +1,4 @@
-"""Condition the denoiser on an image's own caption, in place of a template."""
+"""Condition the denoiser on the caption of each image instead of a template."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["CaptionPrompts"]
 
 
 class CaptionPrompts:
-    """Prompts of examples with and without captions. The classification term does not use captions.
+    """Encodes the caption of each image, or a random template for images without one. The classification term uses templates only.
 
     Args:
-        host: the host with the text encoders.
-        captions: (N,) template of each example, empty for examples without a caption.
-        templates: K templates, one of which is drawn for an image without caption.
-        vectors: V, the number of vectors per token.
+        host: host with the text encoders.
+        captions: (N,) caption template of each example; empty for examples without a caption.
+        templates: K templates for images without a caption.
+        vectors: V, number of vectors per token.
 
     Raises:
         TokenError: a caption is too long.
@@ -35,7 +35,7 @@ class CaptionPrompts:
         self.prompts = {name: laid_out[name] for name in host.conditioned_by}
         has_one = torch.tensor([bool(caption) for caption in captions])
         self.row = torch.where(has_one, len(templates) - 1 + has_one.cumsum(0), -1)
-        """(N,) int64: the prompt of each example, or -1."""
+        """(N,) int64 index of each example's prompt; -1 without a caption."""
 
     def encode(
         self,
@@ -46,14 +46,18 @@ class CaptionPrompts:
         generator: torch.Generator,
         at_once: int,
     ) -> dict[str, Features]:
-        """What the denoiser reads of the prompts of the share's images.
+        """Conditioning of the denoiser for this process's images.
 
         Args:
-            images: (B,) int64 indices of examples. Templates are drawn for all of them.
+            images: (B,) int64 indices of examples. Templates are drawn for all of them, so that processes agree.
             share: this process's rows of the batch.
-            places: (B,) int64 row of each image's class in the vectors.
+            places: (B,) int64 row of each image's class in ``vectors``.
             vectors: encoder -> (A, V, d).
-            at_once: as in ``encode_classes``.
+            generator: draws the templates.
+            at_once: maximum number of prompts per pass, as in ``encode_classes``.
+
+        Returns:
+            Encoder -> features of this process's images.
         """
         drawn = torch.randint(0, self.templates, (len(images),), generator=generator)
         rows = torch.where(self.row[images] < 0, drawn, self.row[images])[share]

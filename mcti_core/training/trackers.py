@@ -1,4 +1,4 @@
-"""Log a training while it runs, with Hugging Face Accelerate's trackers or into a CSV file."""
+"""Log a training with Hugging Face Accelerate's trackers or to a CSV file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import partial
 from importlib.util import find_spec
 from operator import methodcaller
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -29,14 +28,14 @@ __all__ = ["TRACKERS", "CsvTracker", "Trackers", "check_trackers", "is_log"]
 
 TRACKERS = ("tensorboard", "wandb", "csv")
 _EVERY = 50
-"""Steps between reads of the losses, each of which waits for the device."""
+"""Number of steps between reads of the losses. Each read waits for the device."""
 _BEGIN = 400
-"""Bytes in which the head and the first row end."""
+"""Number of bytes that contain the header and the first row."""
 _COLUMNS = ("step", "learning_rate", "loss", "reconstruction", "classification", "gamma", "accuracy")
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise a ``ConfigError`` unless the packages of these trackers are installed."""
+    """Raise a ``ConfigError`` if a package that these trackers need is not installed."""
     for name in names:
         for package in () if name == "csv" else (name, "accelerate"):
             if find_spec(package) is None:
@@ -46,7 +45,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def is_log(path: Path) -> bool:
-    """Whether ``CsvTracker`` wrote a file: its head, and as the first row that of step 1, which may be cut."""
+    """Whether ``CsvTracker`` wrote the file: its header, then the row of step 1, which may be cut off."""
     try:
         with open_regular(path) as file:
             head, first, *_ = [*(file.read(_BEGIN) or b"").decode().split("\n"), ""]
@@ -56,7 +55,7 @@ def is_log(path: Path) -> bool:
 
 
 class CsvTracker:
-    """One row per step in ``log.csv``, with the methods of ``accelerate.tracking.GeneralTracker``."""
+    """Writes one row per step to ``log.csv``, with the interface of ``accelerate.tracking.GeneralTracker``."""
 
     name = "csv"
 
@@ -76,15 +75,15 @@ class CsvTracker:
 
 
 class Trackers:
-    """Learning rate, losses and gamma of every step, from the first one on, also of a training that was resumed.
+    """Logs learning rate, losses and gamma of every step, including the steps before a resume.
 
-    A tracker that fails is reported and no longer used; the training goes on. Leaving the context logs what is left.
+    A tracker that fails is reported and no longer used; training continues. Leaving the context logs the remaining steps.
 
     Args:
-        names: some of ``TRACKERS``.
-        folder: for ``log.csv``, and for TensorBoard's files in ``logs``.
-        config: of the training.
-        tell: called with a sentence when a tracker fails.
+        names: names from ``TRACKERS``.
+        folder: folder of ``log.csv`` and of TensorBoard's ``logs``.
+        config: the training's configuration.
+        tell: called with a message when a tracker fails.
     """
 
     def __init__(
@@ -98,9 +97,7 @@ class Trackers:
     def __enter__(self) -> Trackers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(TrainingError):
             for info in self._last:
                 self._log(info.history())
@@ -109,11 +106,11 @@ class Trackers:
     def on_step(
         self, info: StepInfo, accuracy: float | None = None, images: Mapping[str, Sequence[Tensor]] | None = None
     ) -> None:
-        """To be called after every step.
+        """Log the new steps, at most every 50 steps unless there is an accuracy or an image. Call it after each step.
 
         Args:
-            accuracy: of held-out images, where it was measured after this step.
-            images: by name, (3, H, W) in [0, 1] drawn after this step.
+            accuracy: held-out accuracy after this step, if measured.
+            images: name -> samples (3, H, W) in [0, 1] after this step, if drawn.
         """
         self._last[:] = [info]
         if self.open and (accuracy is not None or images or info.step % _EVERY == 0 or info.step == info.total):
@@ -122,7 +119,7 @@ class Trackers:
                 self._each(partial(_log_images, images=images, step=info.step))
 
     def _log(self, history: Mapping[str, Sequence[float]], accuracy: float | None = None) -> None:
-        """The steps that were not logged yet; the accuracy belongs to the last one."""
+        """Log the new steps of the history; the accuracy belongs to the last step."""
         steps = len(history["loss"])
         for step in range(self._logged, steps):
             values = {name: column[step] for name, column in history.items()}
@@ -142,7 +139,7 @@ class Trackers:
     def _try(self, name: str, call: Callable[[str], object]) -> None:
         try:
             call(name)
-        except Exception as error:  # a full disk, a server that is away
+        except Exception as error:  # for example a full disk, or no connection
             self.open.pop(name, None)
             self.tell(f"the tracker {name} is no longer used: {str(error)[:300] or type(error).__name__}")
 
@@ -153,13 +150,13 @@ def _opened(name: str, folder: Path, config: TrainConfig) -> Any:
     from accelerate import PartialState
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
-    PartialState()  # without which Accelerate's trackers cannot log their own messages
+    PartialState()  # Accelerate's own logger requires it
     tracker = (
         TensorBoardTracker(folder.name or "mcti", folder / "logs")
         if name == "tensorboard"
         else WandBTracker("mcti", name=folder.name or None, dir=str(folder))
     )
-    if hasattr(tracker, "start"):  # earlier versions of Accelerate start at once
+    if hasattr(tracker, "start"):  # earlier versions of Accelerate start in the constructor
         tracker.start()
     settings = config.describe().items()
     tracker.store_init_configuration({key: v if isinstance(v, int | float | str) else str(v) for key, v in settings})
@@ -167,8 +164,6 @@ def _opened(name: str, folder: Path, config: TrainConfig) -> Any:
 
 
 def _log_images(tracker: Any, images: Mapping[str, Sequence[Tensor]], step: int) -> None:
-    pictures = {
-        name: torch.stack(list(those)).movedim(1, -1).mul(255).round().byte().numpy() for name, those in images.items()
-    }
     if tracker.name != CsvTracker.name:
-        tracker.log_images(pictures, step=step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}))
+        arrays = {name: torch.stack([*v]).movedim(1, -1).mul(255).round().byte().numpy() for name, v in images.items()}
+        tracker.log_images(arrays, step=step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}))
