@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import TokenError
 from ..escaping import has_surrogates
 from ..hosts.base import WHOLE, Features, Host, HostPrompts, TextEncoder, TextFeatures, on_device
+from ..tokens.encoders import TWIN
 from .syntax import Piece, parse_prompt
 
 __all__ = [
@@ -225,8 +226,9 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Raises:
         TokenError: the vectors are for other text encoders.
     """
-    ours = {name: v.shape[-1] for name, v in vectors.items()}
-    theirs = {name: encoder.width for name, encoder in host.text.items()}
+    unread = () if TWIN in prompts else (TWIN,)  # a vector for classifying alone
+    ours = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
+    theirs = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
     whole = (

@@ -22,7 +22,7 @@ from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
 from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
 from .embedding_cards import CARD_SUFFIXES
-from .encoders import ONETRAINER_KEYS
+from .encoders import ONETRAINER_KEYS, TWIN
 from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .modelspec import embedding_metadata
 from .names import safe_names
@@ -132,13 +132,14 @@ def export_embedding(
     """
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
-    vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items()}  # each (V, d)
+    # the twin is for classifying, not for prompts
+    vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items() if encoder != TWIN}  # each (V, d)
     tensors = _by_key(vectors, layout, name)
     values = {
         "name": name,
         "label": label,
         "labels": tuple(labels) or tokens.labels,
-        "encoders": list(tokens.vectors),
+        "encoders": list(vectors),
         "templates": tokens.templates,
         "pooling": tokens.pooling,
         "base_model": tokens.base_model,

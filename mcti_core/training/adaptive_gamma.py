@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..distributed import DistributedContext
+from ..tokens.encoders import TWIN
 
 __all__ = ["AdaptiveGamma"]
 
@@ -76,6 +77,8 @@ class AdaptiveGamma:
         largest = torch.maximum(self.norms[2], averages[1])
         self.norms = torch.stack([*averages, largest])
         gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * largest).clamp(min=_LEAST)
+        if TWIN in vectors:  # no vector is reached by both terms, so there is nothing to balance
+            gamma = torch.ones_like(gamma)
         for index, gradient in zip(reached, classification, strict=True):
             reconstruction[index] = reconstruction[index] + gamma * gradient
         for parameter, gradient in zip(parameters, reconstruction, strict=True):

@@ -42,9 +42,10 @@ def main(comfyui: str, folder: Path, name: str) -> None:
         found |= check_gradients(host, TEMPLATES, dataset(side), side, 1e-3)
         different = changes(before, snapshot(model=model, clip=clip, vae=vae))
         pictures = draw(model, clip, vae, trained, embeddings, side)
+        twin = train_twin(model, clip, vae, folder, side) if name == "chroma" else {}
     tell({
         "stock": stock, "encoders": {key: encoder.width for key, encoder in host.text.items()}, **found,
-        "different": different, "pictures": pictures,
+        "different": different, "pictures": pictures, "twin": twin,
     })  # fmt: skip
 
 
@@ -127,8 +128,14 @@ def dataset(side: int) -> Any:
     """Two classes that anybody tells apart: dark and bright, of two images each."""
     from mcti_core.data.dataset import FewShotDataset
 
+    images = pixels(side)
+    return FewShotDataset.from_images({"dark": images[:2], "bright": images[2:]})
+
+
+def pixels(side: int) -> Tensor:
     images = 0.2 * torch.rand(4, 3, side, side, generator=generator(3))
-    return FewShotDataset.from_images({"dark": images[:2], "bright": images[2:] + 0.8})
+    images[2:] += 0.8
+    return images
 
 
 def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
@@ -149,6 +156,38 @@ def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
         "trained": {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()},
         "classified": [int(label) for label in scores.logits.argmax(1)],
         "labels": cache.labels.tolist(),
+    }
+
+
+def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict[str, Any]:
+    """Of a model without CLIP: what each term moves, and what CLIP answers by the twin."""
+    from synthetic_checkpoints import write_clip
+
+    from mcti_core.classifiers.clip import ClipClassifier
+    from mcti_core.classifiers.diffusion import DiffusionClassifier
+    from mcti_core.data.feature_cache import FeatureCache
+    from mcti_core.hosts.comfy.host import comfy_host, load_clip_file
+    from mcti_core.tokens.io import export_embedding, import_embedding, load_tokens, save_tokens
+    from mcti_core.training.initial import new_tokens
+    from mcti_core.training.loop import TrainConfig, train
+
+    with torch.inference_mode():  # as the node
+        file = load_clip_file(write_clip(folder / "clip.bin"))
+    host = comfy_host(clip, model, vae, file)
+    cache = FeatureCache.build(host, dataset(side), mirror=False, size=side)
+    tokens, moved = new_tokens(host, cache.classes, init="random"), {}
+    for term, weights in {"both": {}, "classification": {"reconstruction": 0.0, "gamma": 1.0}}.items():
+        config = TrainConfig(steps=12, batch=2, lr=0.05, lr_warmup=0, templates=("a {}",), **weights)
+        result = train(host, cache, tokens, config)
+        moved[term] = {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()}
+    kept = load_tokens(save_tokens(result.tokens, folder / "kept"))
+    without = comfy_host(clip, model, vae)
+    return {
+        "moved": moved,
+        "losses": [result.history["classification"][step] for step in (0, -1)],
+        "recognised": [answer.index for answer in ClipClassifier(host, kept)(pixels(side)[[0, 2]])],
+        "file": list(import_embedding(export_embedding(kept, 0, folder / "file"))[0].vectors),
+        "without": list(DiffusionClassifier(without, kept, pairs=1).score_latents(cache.latents[:1, 0]).logits.shape),
     }
 
 

@@ -79,3 +79,16 @@ def test_encoders_weights_are_not_kept_for_backward(found):
 
 def test_nothing_is_changed_for_good(found):
     assert found["different"] == []
+
+
+def test_a_model_without_clip_gets_a_twin_for_classifying(family, found):
+    if family != "chroma":
+        return
+    twin = found["twin"]
+    assert all(moved > 0.01 for moved in twin["moved"]["both"].values())
+    assert twin["moved"]["classification"]["t5xxl"] == 0.0  # the terms have no vector in common
+    assert twin["moved"]["classification"]["clip_twin"] > 0.01
+    assert twin["losses"][1] < 0.95 * twin["losses"][0]
+    assert twin["recognised"] == [0, 1]
+    assert twin["file"] == ["t5xxl"]
+    assert twin["without"] == [1, 2]  # nor does the diffusion classifier need it

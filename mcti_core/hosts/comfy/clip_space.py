@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
+import comfy.sd
 import comfy.utils
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
+from ...tokens.encoders import TWIN
 from ..clip_preprocess import clip_preprocess
-from .text import ComfyTextEncoder
+from .text import ComfyTextEncoder, text_encoders
 
 __all__ = ["ClipFile", "ComfyClipSpace", "load_clip_file"]
 
@@ -40,6 +43,21 @@ class ClipFile:
     rows: Mapping[int, Tensor]
     """Some token embeddings of its own text tower, by token id; empty without a text tower."""
     name: str
+    path: str = ""
+    """Where it was read; empty for one that was made in memory."""
+
+    @cached_property
+    def text_tower(self) -> Any:
+        """Its own text tower, as a ``comfy.sd.CLIP``.
+
+        Raises:
+            HostError: it contains none.
+        """
+        if not self.path or not self.rows:
+            raise HostError(
+                f"{self.name} contains no text tower, which is needed where the model has no CLIP among its text encoders; {_WHERE}"
+            )
+        return comfy.sd.load_clip([self.path])
 
 
 class ComfyClipSpace:
@@ -90,7 +108,7 @@ def load_clip_file(path: str | Path) -> ClipFile:
     )
     if vision is None:
         raise HostError(f"the vision tower in {name} has a shape that this ComfyUI does not support; {_WHERE}")
-    return ClipFile(vision, projection.float().clone(), rows, name)
+    return ClipFile(vision, projection.float().clone(), rows, name, str(path))
 
 
 def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], device: torch.device) -> ComfyClipSpace:
@@ -112,6 +130,19 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
             f"{likeness:.2f}, where 1 is identical; {_WHERE}"
         )
     return ComfyClipSpace(file, name, device)
+
+
+def twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, ComfyClipSpace]:
+    """The file's own text tower, and its CLIP space, for a model without CLIP among its text encoders.
+
+    Raises:
+        HostError: the file contains no text tower, or one that this ComfyUI loads as something else.
+    """
+    towers = text_encoders(file.text_tower, device)
+    fitting = [tower for tower in towers.values() if isinstance(tower, ComfyTextEncoder)]
+    if len(fitting) != 1 or fitting[0].width != file.text_projection.shape[1]:
+        raise HostError(f"ComfyUI loads no fitting text tower from {file.name}; {_WHERE}")
+    return fitting[0], ComfyClipSpace(file, TWIN, device)
 
 
 def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:

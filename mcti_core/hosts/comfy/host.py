@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from ...errors import HostError
-from ..base import Host
-from .clip_space import ClipFile, clip_space_for, load_clip_file
+from ...tokens.encoders import TWIN
+from ..base import ClipSpace, Host
+from .clip_space import ClipFile, clip_space_for, load_clip_file, twin_of
 from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
 from .model_fingerprint import model_fingerprint
@@ -41,24 +42,28 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     device = clip.patcher.load_device if model is None else model.load_device
     encoders = text_encoders(clip, device)
     towers = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, ComfyTextEncoder)}
-    space = None if clip_file is None else clip_space_for(clip_file, towers, device)
     whole = not only_towers(clip)
+    space: ClipSpace | None = None if clip_file is None or not towers else clip_space_for(clip_file, towers, device)
+    widths = {name: encoder.width for name, encoder in encoders.items()}
     denoiser, patchers = None, {"text": clip.patcher}
     if model is not None:
         _refuse_another_family(model, clip, encoders, whole)
         denoiser = ComfyDenoiser(model)
         patchers["denoiser"] = model
+    used = [model_fingerprint(part) for part in (clip.patcher, model, vae and vae.patcher) if part is not None]
     if clip_file is not None:
         patchers["clip"] = clip_file.vision.patcher
+        used.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
+        if not towers:
+            encoders[TWIN], space = twin_of(clip_file, device)
+            patchers[TWIN] = clip_file.text_tower.patcher
+            used.append(model_fingerprint(patchers[TWIN]))
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
-    used = [model_fingerprint(part) for part in (clip.patcher, model, vae and vae.patcher) if part is not None]
-    if clip_file is not None:
-        used.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
     return Host(
         text=encoders,  # type: ignore[arg-type]
-        prompts=ComfyPromptEncoder(clip, {name: e.width for name, e in encoders.items()}, device) if whole else None,
+        prompts=ComfyPromptEncoder(clip, widths, device) if whole else None,
         denoiser=denoiser,
         codec=codec,
         clip=space,

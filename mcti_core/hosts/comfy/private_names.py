@@ -30,7 +30,7 @@ MODULES = {
     ),
     "comfy.model_patcher": ("ModelPatcher",),
     "comfy.model_sampling": ("CONST", "EPS", "V_PREDICTION", "X0"),
-    "comfy.sd": ("CLIP", "VAE"),
+    "comfy.sd": ("CLIP", "VAE", "load_clip"),
     "comfy.samplers": ("cond_cat", "cond_equal_size"),
     "comfy.sd1_clip": ("SD1ClipModel", "SD1Tokenizer", "SDClipModel", "SDTokenizer"),
     "comfy.sdxl_clip": ("SDXLClipModel",),
