@@ -8,6 +8,7 @@ from torch.nn import Parameter
 from mcti_core.distributed import SINGLE_PROCESS
 from mcti_core.errors import ConfigError
 from mcti_core.hosts.diffusers.host import load_host
+from mcti_core.tokens.encoders import TWIN
 from mcti_core.training.adaptive_gamma import AdaptiveGamma
 from mcti_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
@@ -65,6 +66,16 @@ def test_gamma_is_the_ratio_of_the_averaged_norms():
         assert float(terms["gamma"]) == pytest.approx(gamma, rel=1e-5)
         torch.testing.assert_close(gradients["a"], reconstruction + gamma * classification)
         assert float(terms["loss"]) == pytest.approx(float(terms["reconstruction"] + gamma * terms["classification"]))
+
+
+def test_gamma_is_one_where_the_terms_have_no_vector_in_common():
+    """As with a twin, which only the classification term reaches."""
+    vectors = {"t5xxl": Parameter(torch.tensor([3.0])), TWIN: Parameter(torch.tensor([1.0]))}
+    terms = {"reconstruction": vectors["t5xxl"].square().sum(), "classification": vectors[TWIN].exp().sum()}
+    AdaptiveGamma(0.7, "cpu").backward(terms, 1.0, vectors, SINGLE_PROCESS)
+    assert float(terms["gamma"]) == 1.0
+    assert vectors["t5xxl"].grad.tolist() == [6.0]
+    assert torch.allclose(vectors[TWIN].grad, torch.tensor([1.0]).exp())
 
 
 def test_classification_that_fades_lifts_gamma_a_hundredfold_at_most():
