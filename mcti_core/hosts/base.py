@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import HostError
+from .features import Conditioning, Features, TextFeatures, hidden_at, joined, on_device
 
 __all__ = [
     "WHOLE",
@@ -35,136 +35,6 @@ __all__ = [
 
 WHOLE = "prompt"
 """Key of the prompts that a host tokenizes and encodes itself, beside the keys of text encoders."""
-
-
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Non-blocking copy to the device through pinned memory."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def hidden_at(hidden: Tensor, position: Tensor) -> Tensor:
-    """(B, L, d) hidden states, (B,) a position per prompt -> (B, d) hidden states at these positions."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), on_device(position, hidden.device)]
-
-
-@dataclass(frozen=True)
-class TextFeatures:
-    """Output of one text encoder for B prompts."""
-
-    context: Tensor
-    """(B, L, d_ctx) context that the denoiser attends to."""
-    hidden: Tensor
-    """(B, L, d) last hidden states after the final layer norm; pooled features are rows of it."""
-    end: Tensor
-    """(B,) int64 position of the end-of-text token."""
-    pooled: Tensor | None = None
-    """(B, p) the encoder's own projection of the end-of-text row, only if the denoiser needs it (SDXL's ``clip_g``)."""
-
-    def rows(self, index: Tensor | slice) -> TextFeatures:
-        """The features of prompts ``index`` (N,), in this order; indices may repeat."""
-        index = index if isinstance(index, slice) else on_device(index, self.context.device)
-        pooled = None if self.pooled is None else self.pooled[index]
-        return TextFeatures(self.context[index], self.hidden[index], self.end[index], pooled)
-
-    def to(self, device: torch.device) -> TextFeatures:
-        """Non-blocking copy of the features to the device."""
-        context, hidden, end = (on_device(tensor, device) for tensor in (self.context, self.hidden, self.end))
-        return TextFeatures(context, hidden, end, None if self.pooled is None else on_device(self.pooled, device))
-
-    @staticmethod
-    def joined(parts: Sequence[TextFeatures]) -> TextFeatures:
-        """Concatenate the rows of all parts."""
-        if len(parts) == 1:
-            return parts[0]
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return TextFeatures(
-            torch.cat([part.context for part in parts]),
-            torch.cat([part.hidden for part in parts]),
-            torch.cat([part.end for part in parts]),
-            torch.cat(pooled) if pooled else None,
-        )
-
-    def conditioning(self) -> TextFeatures:
-        """Only the tensors that a denoiser reads; the hidden states, which ``rows`` would copy each time, become (B, 0, d)."""
-        return replace(self, hidden=self.hidden.new_empty(len(self.hidden), 0, self.hidden.shape[-1]))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors that a denoiser reads, B rows each; gradients flow to them."""
-        return {"context": self.context, **({} if self.pooled is None else {"pooled": self.pooled})}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> TextFeatures:
-        """The same features with these ``tensors()``."""
-        return replace(self, **tensors)
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What a host's own encoding makes of B prompts. Only this host knows what the tensors are."""
-
-    named: Mapping[str, Tensor]
-    """(B, ...) each. Where prompts differ in size, they are filled up with zeros."""
-    shapes: tuple[Mapping[str, tuple[int, ...]], ...]
-    """By prompt and name, the shape without the zeros."""
-
-    @staticmethod
-    def of(prompts: Sequence[Mapping[str, Tensor]]) -> Conditioning:
-        """Stack what is encoded of single prompts, (1, ...) tensors of the same names each."""
-        shapes = tuple({name: tuple(tensor.shape[1:]) for name, tensor in prompt.items()} for prompt in prompts)
-        sizes = {name: [max(s) for s in zip(*(each[name] for each in shapes), strict=True)] for name in shapes[0]}
-        return Conditioning(
-            {name: torch.cat([_filled_up(p[name], size) for p in prompts]) for name, size in sizes.items()}, shapes
-        )
-
-    def single(self, row: int) -> dict[str, Tensor]:
-        """What was encoded of one prompt, (1, ...) each."""
-        shapes = self.shapes[row]
-        return {name: t[row : row + 1][(slice(None), *map(slice, shapes[name]))] for name, t in self.named.items()}
-
-    def rows(self, index: Tensor | slice) -> Conditioning:
-        """Prompts ``index`` (N,), in this order; indices may repeat."""
-        numbers = range(len(self.shapes))[index] if isinstance(index, slice) else index.tolist()
-        named = {
-            name: tensor[index if isinstance(index, slice) else on_device(index, tensor.device)]
-            for name, tensor in self.named.items()
-        }
-        return Conditioning(named, tuple(self.shapes[number] for number in numbers))
-
-    def to(self, device: torch.device) -> Conditioning:
-        """Non-blocking copy to the device."""
-        return self.with_tensors({name: on_device(tensor, device) for name, tensor in self.named.items()})
-
-    @staticmethod
-    def joined(parts: Sequence[Conditioning]) -> Conditioning:
-        """Concatenate the rows of all parts."""
-        return Conditioning.of([part.single(row) for part in parts for row in range(len(part.shapes))])
-
-    def conditioning(self) -> Conditioning:
-        return self
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that gradients flow to, B rows each."""
-        return {name: tensor for name, tensor in self.named.items() if tensor.is_floating_point()}
-
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Conditioning:
-        """The same prompts with these tensors."""
-        return replace(self, named={**self.named, **tensors})
-
-
-def _filled_up(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    return F.pad(
-        tensor, [n for have, want in zip(tensor.shape[:0:-1], size[::-1], strict=True) for n in (0, want - have)]
-    )
-
-
-Features = TextFeatures | Conditioning
-"""What a denoiser reads of B prompts: by text encoder, or of the whole prompts."""
-
-
-def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Features]:
-    """Concatenate the rows of all parts, by key."""
-    return {key: features.joined([part[key] for part in parts]) for key, features in parts[0].items()}
 
 
 @dataclass(frozen=True)
