@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..mcti_core.classifiers.base import Prediction
 from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolved
-from ..mcti_core.errors import ConfigError, ExamplesError, MCTIError
+from ..mcti_core.errors import ConfigError, ExamplesError
 from ..mcti_core.evaluation.measure import (
     Measurement,
     aligned_table,
@@ -216,9 +215,7 @@ def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple
     rows = [("class mean of the examples", accuracy(class_mean(tokens.support, features, len(tokens)), labels))]
     if len(tokens.support.labels) * len(tokens) > MAX_LOGITS:
         return rows
-    with suppress(MCTIError):  # scikit-learn is not part of ComfyUI
-        rows.append(("logistic probe", accuracy(logistic_probe(tokens.support, features, len(tokens)), labels)))
-    return rows
+    return [*rows, ("logistic probe", accuracy(logistic_probe(tokens.support, features, len(tokens)), labels))]
 
 
 def _report(rows: list[tuple[str, float]], measured: Measurement, learned: int) -> str:

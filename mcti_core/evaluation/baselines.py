@@ -1,22 +1,25 @@
-"""Baselines for the tokens: classifiers that use only the stored image features."""
+"""Baselines without learned tokens: classifiers on the examples' image features, and CLIP zero-shot by class names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..classifiers.hybrid import class_means
-from ..errors import ConfigError, MCTIError
+from ..classifiers.logistic import LogisticRegression
+from ..errors import ConfigError
+from ..hosts.base import Host, hidden_at
+from ..prompts.splicing import encode_prompts, plain_prompts
 from ..tokens.token_set import Support
 
-__all__ = ["BASELINES", "cache_model", "class_mean", "k_nearest", "logistic_probe"]
+__all__ = ["BASELINES", "cache_model", "class_mean", "k_nearest", "logistic_probe", "name_text_features"]
 
 
 def class_mean(support: Support, query: Tensor, classes: int) -> Tensor:
-    """The class whose mean example feature is nearest.
+    """Nearest class mean by cosine similarity.
 
     Args:
         support: N example features (N, p) of unit length, with labels.
@@ -31,9 +34,9 @@ def class_mean(support: Support, query: Tensor, classes: int) -> Tensor:
 
 
 def k_nearest(support: Support, query: Tensor, classes: int, k: int = 3) -> Tensor:
-    """The most frequent class among the ``k`` nearest examples; ties go to the class with the greater similarity.
+    """Majority class among the ``k`` nearest examples; ties are resolved by similarity.
 
-    Arguments and result as in ``class_mean``; ``k`` is at most the number of examples.
+    Arguments and result as in ``class_mean``; ``k`` is clipped to the number of examples.
     """
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
@@ -44,43 +47,23 @@ def k_nearest(support: Support, query: Tensor, classes: int, k: int = 3) -> Tens
     return torch.zeros(len(query), classes).scatter_add_(1, support.labels[nearest], votes).argmax(1)
 
 
-def logistic_probe(support: Support, query: Tensor, classes: int, inverse_penalty: float = 10.0) -> Tensor:
-    """Multinomial logistic regression on the example features.
-
-    Arguments and result as in ``class_mean``.
-
-    Args:
-        inverse_penalty: scikit-learn's ``C``. The smaller it is, the more the probe resembles the class means.
-
-    Raises:
-        MCTIError: scikit-learn is not installed.
-        ConfigError: all examples are of one class.
-    """
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise MCTIError("the logistic probe needs scikit-learn; install it with: pip install scikit-learn") from error
-    present = torch.bincount(support.labels).nonzero()[:, 0]
-    if len(present) < 2 or int(present[-1]) >= classes:
-        raise ConfigError(
-            f"the logistic probe needs examples of two or more of {classes} classes, got {present.tolist()}"
-        )
-    probe = LogisticRegression(C=inverse_penalty, max_iter=10_000)
-    probe.fit(support.features.double().numpy(), support.labels.numpy())
-    return torch.from_numpy(probe.predict(F.normalize(query, dim=-1).double().numpy())).long()
+def logistic_probe(support: Support, query: Tensor, classes: int) -> Tensor:
+    """Multinomial logistic regression on the example features. Arguments and result as in ``class_mean``."""
+    support = support.of_width(query.shape[1])
+    probe = LogisticRegression(support.features, support.labels, classes)
+    return probe.logits(F.normalize(query, dim=-1)).argmax(1)
 
 
 def cache_model(support: Support, query: Tensor, classes: int, sharpness: float = 5.5) -> Tensor:
-    """Tip-Adapter's cache without its text classifier, which needs names: examples vote with exp(-sharpness * (1 - cosine)).
+    """Tip-Adapter's cache model without its zero-shot term: examples vote with exp(-sharpness * (1 - cosine)).
 
     Arguments and result as in ``class_mean``.
 
     References:
-        Zhang et al., "Tip-Adapter", ECCV 2022, arXiv 2111.03930; the sharpness is the one it begins with.
+        Zhang et al., "Tip-Adapter", ECCV 2022, arXiv 2111.03930; 5.5 is the paper's initial sharpness.
     """
     affinity = F.normalize(query, dim=-1) @ support.features.T  # (Q, N)
-    votes = torch.exp(-sharpness * (1 - affinity))
-    return (votes @ F.one_hot(support.labels, classes).float()).argmax(1)
+    return (torch.exp(-sharpness * (1 - affinity)) @ F.one_hot(support.labels, classes).float()).argmax(1)
 
 
 BASELINES: dict[str, Callable[[Support, Tensor, int], Tensor]] = {
@@ -89,4 +72,23 @@ BASELINES: dict[str, Callable[[Support, Tensor, int], Tensor]] = {
     "logistic probe": logistic_probe,
     "Tip-Adapter's cache": cache_model,
 }
-"""Name -> function of examples, queries and the number of classes."""
+"""Function (support, query features, number of classes) -> predictions, by name."""
+
+
+def name_text_features(host: Host, names: Sequence[str], templates: Sequence[str], batch: int = 256) -> Tensor:
+    """CLIP text features of C class names for zero-shot classification, averaged over the templates.
+
+    Returns:
+        (C, p) float32 of unit length, on the CPU.
+    """
+    clip = host.need_clip()
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    no_tokens = {name: torch.zeros(1, 1, encoder.width, device=host.device) for name, encoder in host.text.items()}
+    features = []
+    with torch.inference_mode(), host.session("text"):
+        for start in range(0, len(texts), batch):
+            prompts = plain_prompts(host.text[clip.encoder], texts[start : start + batch]).without_padding()
+            text = encode_prompts(host, {clip.encoder: prompts}, no_tokens)[clip.encoder]
+            pooled = hidden_at(text.hidden, prompts.end)
+            features.append(F.normalize(clip.project_text(pooled).float(), dim=-1).cpu())
+    return F.normalize(torch.cat(features).view(len(names), len(templates), -1).mean(1), dim=-1).clone()

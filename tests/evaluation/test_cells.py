@@ -6,11 +6,10 @@ import torch
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.classifiers.hybrid import HybridClassifier
-from mcti_core.evaluation.baselines import BASELINES, cache_model
+from mcti_core.evaluation.baselines import BASELINES, cache_model, name_text_features
 from mcti_core.evaluation.cells import DIFFUSION, METHODS, REAL, RUNS, ZERO_SHOT, Cell, all_cells, measure
 from mcti_core.evaluation.drawings import image_measures
 from mcti_core.evaluation.recipes import RELEASED, learn
-from mcti_core.evaluation.zero_shot import name_text_features
 from mcti_core.prompts.splicing import plain_prompts
 from mcti_core.sampling import generate
 
