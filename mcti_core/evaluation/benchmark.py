@@ -1,12 +1,13 @@
-"""Measure the accuracy of tokens and baselines over shots and seeds, on the same splits and features."""
+"""Accuracy of tokens and baselines over shots and seeds, with the same splits and features for all methods."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +20,6 @@ from ..data.near_duplicates import across_split
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError
 from ..hosts.base import Host
-from ..tokens.token_set import Support
 from ..training.config import TrainConfig
 from .baselines import BASELINES
 from .metrics import accuracy
@@ -31,7 +31,7 @@ __all__ = ["Row", "evaluate", "markdown_table"]
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement."""
+    """Accuracy of one method on one split."""
 
     method: str
     shots: int
@@ -39,9 +39,9 @@ class Row:
     accuracy: float
     queries: int
     seconds: float
-    """Duration of the training; for baselines, of the prediction."""
+    """Duration of the training; for baselines, of fitting and prediction."""
     copies: int = 0
-    """Number of queries that are the same image as one of the support, or nearly so: they make accuracy look too good."""
+    """Queries that are near-duplicates of a support image, and inflate the accuracy."""
 
 
 def evaluate(
@@ -59,19 +59,19 @@ def evaluate(
     on_row: Callable[[Row], object] | None = None,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> list[Row]:
-    """Train and test on every split; baselines use the same support and query features.
+    """Train and test TI, MC-TI and baselines on every split.
 
     Args:
-        host: with a CLIP space.
-        cache: all examples with their features; split for every (shots, seed).
-        shots, seeds: parameters of the splits. The seed also seeds the training.
-        base: the settings of the trainings.
-        recipes: names in ``recipes.RECIPES``; MC-TI is also tested together with its examples (hybrid).
-        gammas: if given, MC-TI is trained with each of them; 0 is TI.
-        vectors, init: for new tokens, see ``new_tokens``.
-        split: what to learn from and to test on, by default ``few_shot_split``; see ``evaluation.splits``.
-        on_row: called with each measurement when it is finished.
-        processes: share the splits. In each, ``on_row`` gets its own measurements, and the result contains all.
+        host: a host with a CLIP space.
+        cache: all examples with image features.
+        shots, seeds: parameters of the splits, one split per pair. The seed also seeds the training.
+        base: training settings.
+        recipes: names in ``recipes.RECIPES``; MC-TI is also tested as a hybrid classifier.
+        gammas: values of gamma for MC-TI; 0 is TI, and skipped. By default that of ``base``.
+        vectors, init: arguments of ``new_tokens``.
+        split: train/test split (see ``evaluation.splits``), by default ``few_shot_split``.
+        on_row: called with each new row.
+        processes: processes that share the splits. ``on_row`` gets the rows of its process, and the result has all rows.
 
     Raises:
         ConfigError: the cache has no image features.
@@ -82,16 +82,22 @@ def evaluate(
     split = split or partial(few_shot_split, cache.labels, cache.classes)
     for count in shots:
         split(count, seeds[0])
-    splits = [(count, seed) for count in shots for seed in seeds]
-    runs = _runs(recipes, gammas)
+    splits = list(product(shots, seeds))
+    runs: list[tuple[str, str, dict[str, Any]]] = []
+    for recipe in recipes:
+        if recipe == "MC-TI" and gammas:
+            runs += [(f"MC-TI, gamma {gamma}", recipe, {"gamma": gamma}) for gamma in gammas if gamma]
+        else:
+            runs.append((recipe, recipe, {}))
     measured: dict[int, list[Row]] = {}
     for number in range(processes.index, len(splits), processes.count):
         count, seed = splits[number]
         few, others = split(count, seed)
         copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
         measured[number] = []
-        for row in _measured(host, cache.pick(few), cache.pick(others), count, seed, base, runs, vectors, init):
-            row = replace(row, copies=copies)
+        support, query, labels = cache.pick(few), cache.pick(others), cache.labels[others]
+        for method, predicted, seconds in _predictions(host, support, query, seed, base, runs, vectors, init):
+            row = Row(method, count, seed, accuracy(predicted, labels), len(labels), seconds, copies)
             measured[number].append(row)
             if on_row is not None:
                 on_row(row)
@@ -100,42 +106,29 @@ def evaluate(
     return [Row(**row) for _, rows in ordered for row in rows]
 
 
-def _runs(recipes: Sequence[str], gammas: Sequence[float | str]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(name, recipe, changed settings) of each training on a split."""
-    runs: list[tuple[str, str, dict[str, Any]]] = []
-    for recipe in recipes:
-        if recipe == "MC-TI" and gammas:
-            runs += [(f"MC-TI, gamma {gamma}", recipe, {"gamma": gamma}) for gamma in gammas if gamma]
-        else:
-            runs.append((recipe, recipe, {}))
-    return runs
-
-
-def _measured(
-    host: Host, support: FeatureCache, query: FeatureCache, shots: int, seed: int, base: TrainConfig,
+def _predictions(
+    host: Host, support: FeatureCache, query: FeatureCache, seed: int, base: TrainConfig,
     runs: Sequence[tuple[str, str, dict[str, Any]]], vectors: int, init: str | None,
-) -> Iterable[Row]:  # fmt: skip
-    features, labels = _plain(query), query.labels
-    few, classes = Support(_plain(support), support.labels), len(support.classes)
-
-    def row(method: str, predicted: Tensor, seconds: float) -> Row:
-        return Row(method, shots, seed, accuracy(predicted, labels), len(labels), seconds)
-
+) -> Iterable[tuple[str, Tensor, float]]:  # fmt: skip
+    """(method, (Q,) int64 predicted classes, seconds) of every baseline and run, where a run is (name, recipe, overrides)."""
+    assert query.features is not None
+    few, features = support.support(), query.features[:, 0]
+    assert few is not None
     for name, baseline in BASELINES.items():
         started = time.monotonic()
-        predicted = baseline(few, features, classes)
-        yield row(name, predicted, time.monotonic() - started)
+        predicted = baseline(few, features, len(support.classes))
+        yield name, predicted, time.monotonic() - started
     for name, recipe, changes in runs:
         started = time.monotonic()
         tokens = learn(host, support, recipe, config_of(recipe, base, seed, **changes), vectors=vectors, init=init)
         seconds = time.monotonic() - started
-        yield row(name, ClipClassifier(host, tokens).logits(features).argmax(1), seconds)
+        yield name, ClipClassifier(host, tokens).logits(features).argmax(1), seconds
         if recipe == "MC-TI":
-            yield row(f"{name} hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds)
+            yield f"{name} hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds
 
 
 def markdown_table(rows: Sequence[Row], chance: float) -> str:
-    """Table of methods (rows) and shots (columns): mean accuracy and standard deviation over seeds, in percent."""
+    """Markdown table of methods (rows) and shots (columns): mean and standard deviation over seeds, in percent."""
     shots = sorted({row.shots for row in rows})
     lines = ["| method | " + " | ".join(f"{count} shot{'s' * (count > 1)}" for count in shots) + " |"]
     lines.append("|---" * (len(shots) + 1) + "|")
@@ -155,10 +148,5 @@ def markdown_table(rows: Sequence[Row], chance: float) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """All rows as plain values."""
+    """Rows as JSON values."""
     return [asdict(row) for row in rows]
-
-
-def _plain(cache: FeatureCache) -> Tensor:
-    assert cache.features is not None
-    return cache.features[:, 0]

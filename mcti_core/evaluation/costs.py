@@ -1,4 +1,4 @@
-"""What a benchmark will cost, told before it starts: counts by arithmetic, hours by timing a few calls on this machine."""
+"""Cost estimate of a benchmark: counts by arithmetic, hours from a few timed calls on this machine."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from .tasks import Task
 __all__ = ["Cost", "cost_of", "measured_rates"]
 
 _GUIDED = 2
-"""UNet evaluations per drawing step: with the prompt and without."""
+"""UNet evaluations per denoising step with classifier-free guidance."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one cell, or several, take at most: the diffusion classifier stops classes early."""
+    """Upper bound of the cost of one or more cells; the diffusion classifier usually needs less."""
 
     images: int = 0
-    """Passes of an image through VAE or vision tower."""
+    """Images encoded by the VAE or the vision tower."""
     steps: int = 0
+    """Training steps."""
     trained: int = 0
     """UNet calls with a backward pass."""
     evaluated: int = 0
-    """UNet calls without one."""
+    """UNet calls without a backward pass."""
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
@@ -40,39 +41,37 @@ class Cost:
 
     @property
     def calls(self) -> int:
-        """UNet calls, the measure of progress; a baseline, which makes none, counts as one."""
+        """UNet calls, the unit of the progress bar; at least 1."""
         return max(1, self.trained + self.evaluated)
 
 
 def cost_of(cell: Cell, task: Task, rates: Mapping[str, float]) -> Cost:
-    """An upper bound for one cell; the features that all cells share are not in it."""
+    """Upper bound for one cell, without the image features that all cells share."""
     protocol, classes = task.protocol, len(task.names)
-    images = cell.shots * classes
+    images, evaluated = cell.shots * classes, 0
     if cell.run not in RECIPES:
         return Cost(images, seconds=images * rates["image"])
-    config, runs, evaluated = protocol.config(cell.run, cell.seed), 1, 0
-    if cell.run == RELEASED:
-        runs = classes
-    else:
+    config, trainings = protocol.config(cell.run, cell.seed), classes if cell.run == RELEASED else 1
+    if cell.run != RELEASED:
         sample = max(classes, protocol.diffusion_queries) if protocol.diffusion_queries else 0
         evaluated = classes * (sample * protocol.pairs + protocol.drawings * protocol.drawing_steps * _GUIDED)
-    steps = runs * (config.steps + config.warm_start)
+    steps = trainings * (config.steps + config.warm_start)
     seconds = images * rates["image"] + steps * rates[cell.run] + evaluated * rates["evaluation"]
-    return Cost(images, steps, runs * config.steps * config.batch, evaluated, seconds)
+    return Cost(images, steps, trainings * config.steps * config.batch, evaluated, seconds)
 
 
 def measured_rates(task: Task, runs: Sequence[str]) -> dict[str, float]:
-    """Seconds per image, per UNet evaluation, and per training step of each recipe, on the first examples of the largest data set."""
+    """Seconds per ``image``, per UNet ``evaluation``, and per training step of each recipe in ``runs``, measured on ``task``."""
     host, protocol, started = task.host, task.protocol, time.monotonic()
-    few = [int((task.pool.labels == label).nonzero()[0]) for label in range(len(task.names))]
-    cache = FeatureCache.build(host, task.pool.pick(torch.tensor(few)), mirror=False)
-    rates = {"image": (time.monotonic() - started) / len(few)}
+    one_each = [int((task.pool.labels == label).nonzero()[0]) for label in range(len(task.names))]
+    cache = FeatureCache.build(host, task.pool.pick(torch.tensor(one_each)), mirror=False)
+    rates = {"image": (time.monotonic() - started) / len(one_each)}
     tokens = new_tokens(host, cache.classes, vectors=protocol.vectors, init=protocol.init)
     for run in (run for run in runs if run in RECIPES):
         config = replace(protocol.config(run, 0), warm_start=0)
         classes = [0] if run == RELEASED else None
-        first, more = (train(host, cache, tokens, replace(config, steps=n), classes=classes).seconds for n in (1, 4))
-        rates[run] = max(0.0, more - first) / 3
+        one, four = (train(host, cache, tokens, replace(config, steps=n), classes=classes).seconds for n in (1, 4))
+        rates[run] = max(0.0, four - one) / 3
     started = time.monotonic()
     generate(host, [0] * 4, tokens, steps=3)
     return rates | {"evaluation": (time.monotonic() - started) / (4 * 3 * _GUIDED)}

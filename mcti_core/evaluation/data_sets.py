@@ -1,4 +1,4 @@
-"""The data sets of the benchmark, each in a training and a test part: torchvision's, and folders of class folders."""
+"""Data sets of the benchmark with training and test parts: torchvision's, and folders of class folders."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .ucf101 import ucf101_part
 __all__ = ["DATA_SETS", "ImageSet", "at_most", "load_folder", "load_known", "split_by_thirds"]
 
 Part = tuple[Sequence[Any], Tensor]
-"""N images (paths, arrays or tensors), and their classes (N,) int64."""
+"""N images (paths, arrays or tensors), and their class indices (N,) int64."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One data set. Only CLIP's zero-shot column may read the names of the classes."""
+    """A data set with its training and test parts. Class names are for CLIP zero-shot only."""
 
     name: str
     classes: tuple[str, ...]
     train: Part
     test: Part
     own_test: bool
-    """Whether the test part is the data set's own."""
+    """Whether the data set has an official test part; otherwise a third of its images is held out."""
 
 
 _TRAIN, _TEST = {"split": "train"}, {"split": "test"}
@@ -48,17 +48,18 @@ DATA_SETS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | None, str,
     "stl10": ("STL10", "stl10_binary", _TRAIN, _TEST, "the binary version's files", True),
     "cifar10": ("CIFAR10", "cifar-10-batches-py", {"train": True}, {"train": False}, "the Python version's files", True),
 }  # fmt: skip
-"""Name -> class in torchvision, its folder, options of the training and of the test part, contents, and whether it can be downloaded.
+"""(torchvision class, folder, training options, test options, expected content, can be downloaded), by name.
 
-CIFAR10's files are pickles, which torchvision opens only if their hashes are the original's.
+CIFAR10 consists of pickles, which torchvision opens only if their hashes are the original ones.
 """
 
 
 def load_known(name: str, data: Path, *, download: bool = False) -> ImageSet:
-    """One of ``DATA_SETS`` from the folder that holds them all.
+    """Load one of ``DATA_SETS`` from its folder in ``data``.
 
     Raises:
-        MCTIError: it is not there, or damaged, or torchvision is not installed; the message says what belongs where.
+        MCTIError: the data set is missing or damaged (the message has the expected path and content), or torchvision is
+            not installed.
     """
     kind, folder, train, test, contents, downloads = DATA_SETS[name]
     place = data / folder
@@ -73,16 +74,16 @@ def load_known(name: str, data: Path, *, download: bool = False) -> ImageSet:
         return ImageSet(name, classes, images, _part(kind, root, test)[1], True)
     except MCTIError:
         raise
-    except Exception as error:  # of a damaged file torchvision raises anything
-        told = f"{type(error).__name__}: {error!s:.200}"
-        raise MCTIError(f"{place} cannot be read ({told}); there should be {contents}") from error
+    except Exception as error:  # torchvision raises many types for damaged files
+        reason = f"{type(error).__name__}: {error!s:.200}"
+        raise MCTIError(f"{place} cannot be read ({reason}); there should be {contents}") from error
 
 
 def load_folder(folder: Path) -> ImageSet:
-    """``folder/<class>/<image>``, or ``folder/train/...`` and ``folder/test/...`` with the same classes.
+    """Load ``folder/<class>/<image>``, or ``folder/train/...`` and ``folder/test/...`` with the same classes.
 
     Raises:
-        ExamplesError: as ``FewShotDataset.from_folder``, or the parts have other classes.
+        ExamplesError: as ``FewShotDataset.from_folder``, or the two parts have different classes.
     """
     if not (folder / "train").is_dir() or not (folder / "test").is_dir():
         data = FewShotDataset.from_folder(folder)
@@ -94,7 +95,7 @@ def load_folder(folder: Path) -> ImageSet:
 
 
 def split_by_thirds(name: str, classes: tuple[str, ...], images: Part) -> ImageSet:
-    """Without a test part of its own: a random third of each class is the test, the same in all runs."""
+    """Hold out a fixed random third of each class for the test."""
     pictures, labels = images
     counts = torch.bincount(labels, minlength=len(classes)).tolist()
     if min(counts) < 2:
@@ -108,13 +109,13 @@ def split_by_thirds(name: str, classes: tuple[str, ...], images: Part) -> ImageS
 
 
 def at_most(labels: Tensor, counts: Sequence[int], seed: int = 0) -> Tensor:
-    """Ascending indices of up to ``counts[c]`` random members of each class c."""
+    """Sorted indices of up to ``counts[c]`` random members of each class c."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     return torch.cat([order[labels[order] == c][:count] for c, count in enumerate(counts)]).sort().values
 
 
 def _part(kind: str, root: Path, options: dict[str, Any]) -> tuple[tuple[str, ...], Part]:
-    """Names of the classes, and the images of one part with their classes."""
+    """Class names and images of one part of a data set."""
     images: Sequence[Any]
     if kind:
         found = getattr(_torchvision_datasets(), kind)(str(root), **options)
@@ -125,13 +126,13 @@ def _part(kind: str, root: Path, options: dict[str, Any]) -> tuple[tuple[str, ..
     labels = torch.as_tensor(numbers, dtype=torch.long)
     if not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= len(names):
         raise ValueError(f"{len(labels)} images with classes outside 0 to {len(names) - 1}")
-    plain = (name[0] if isinstance(name, tuple) else name for name in names)  # ImageNet has several for a class
+    plain = (name[0] if isinstance(name, tuple) else name for name in names)  # ImageNet has several names per class
     words = (re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ") for name in plain)
     return tuple(words), ([Path(i) if isinstance(i, str) else i for i in images], labels)
 
 
 def _images_of(found: Any) -> tuple[Sequence[Any], Any]:
-    """Paths or pixels of a torchvision data set, and their classes. No file is opened: our own reader does that."""
+    """Paths or pixels of a torchvision data set, and class indices. Files are read later, by ``images.reading``."""
     if pairs := getattr(found, "_samples", None) or getattr(found, "samples", None):
         return [image for image, _ in pairs], [label for _, label in pairs]
     if hasattr(found, "categories"):  # Caltech101

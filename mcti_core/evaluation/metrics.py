@@ -23,33 +23,33 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class's row of the table."""
+    """Metrics of one class."""
 
     label: str
     images: int
     precision: float
-    """Share of the images classified as this class that are of it; nan without such images."""
+    """True positives per image classified as this class; nan without such images."""
     recall: float
-    """Share of this class's images that were recognised; nan without images."""
+    """True positives per image of this class; nan without images."""
     taken_for: str | None
-    """The other class that its images are most often classified as; None without errors."""
+    """Most frequent wrong prediction for its images; None without errors."""
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The images whose confidence is in one range."""
+    """Images whose confidence is in one range."""
 
     images: int
     confidence: float
-    """Their mean confidence."""
+    """Mean confidence."""
     accuracy: float
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of correct answers.
+    """Share of correct predictions.
 
     Args:
-        predicted: (N,) int64 class of each image; -1, which is unknown, counts as wrong.
+        predicted: (N,) int64 predicted classes; -1 (unknown) counts as wrong.
         labels: (N,) int64 true classes.
     """
     _check_pairs(predicted, labels)
@@ -60,7 +60,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Number of images of each true class (row) classified as each class (column).
 
     Args:
-        predicted: (N,) int64; images with -1, which is unknown, are in no column.
+        predicted: (N,) int64 predicted classes; images with -1 (unknown) are in no column.
         labels: (N,) int64 true classes.
         classes: C.
 
@@ -68,7 +68,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
         (C, C) int64.
 
     Raises:
-        ConfigError: indices that are not classes, or no images.
+        ConfigError: an index is not a class, or there are no images.
     """
     _check_pairs(predicted, labels)
     if labels.min() < 0 or predicted.min() < -1 or max(labels.max(), predicted.max()) >= classes:
@@ -84,27 +84,21 @@ def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> 
     images = torch.bincount(labels, minlength=len(names))
     rows = []
     for index, name in enumerate(names):
-        right, others = int(matrix[index, index]), matrix[index].clone()
+        right, count, others = int(matrix[index, index]), int(images[index]), matrix[index].clone()
         others[index] = 0
-        rows.append(
-            ClassRow(
-                label=name,
-                images=int(images[index]),
-                precision=_share(right, int(matrix[:, index].sum())),
-                recall=_share(right, int(images[index])),
-                taken_for=names[int(others.argmax())] if others.any() else None,
-            )
-        )
+        taken_for = names[int(others.argmax())] if others.any() else None
+        precision, recall = (right / n if n else float("nan") for n in (int(matrix[:, index].sum()), count))
+        rows.append(ClassRow(name, count, precision, recall, taken_for))
     return rows
 
 
 def calibration_bins(confidences: Tensor, correct: Tensor, bins: int = 15) -> list[CalibrationBin]:
-    """Images grouped by confidence into ranges of equal width; ranges without images are left out.
+    """Group images by confidence into ranges of equal width, and drop empty ranges.
 
     Args:
-        confidences: (N,) of the answers, in [0, 1].
+        confidences: (N,) floats in [0, 1].
         correct: (N,) bool.
-        bins: the number of ranges.
+        bins: number of ranges.
     """
     _check_pairs(confidences, correct)
     place = (confidences * bins).ceil().long().clamp(1, bins)
@@ -116,7 +110,7 @@ def calibration_bins(confidences: Tensor, correct: Tensor, bins: int = 15) -> li
 
 
 def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
-    """Mean difference between confidence and accuracy, weighted by the bins' images.
+    """Mean absolute difference between confidence and accuracy, weighted by the number of images per bin.
 
     References:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, equation 3.
@@ -130,7 +124,3 @@ def _check_pairs(first: Tensor, second: Tensor) -> None:
         raise ConfigError(
             f"there must be as many answers as true classes, at least one, in one row each; got {tuple(first.shape)} and {tuple(second.shape)}"
         )
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")

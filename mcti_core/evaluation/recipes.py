@@ -1,4 +1,4 @@
-"""The ways of learning tokens that are compared: plain textual inversion, MC-TI, and MC-TI with the released settings."""
+"""Training recipes to compare: plain textual inversion (TI), MC-TI, and MC-TI with the released settings."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "TI": {"gamma": 0.0, "gamma_end": None, "warm_start": 0},
     "MC-TI": {},
     RELEASED: {
-        # one class per run, four accumulated images per step, and the learning rate 5e-4 times four
+        # one run per class, gradients accumulated over four images, learning rate 4 * 5e-4
         "steps": 3100, "batch": 4, "lr": 2e-3, "lr_schedule": "constant", "lr_warmup": 0, "weight_decay": 1e-2,
         "gamma": 1.0, "gamma_end": None, "reconstruction": 1.0, "warm_start": 0, "keep_norm": False, "probe_every": 0,
         "direction": "text_to_image", "pooling": "token", "logit_scale": 10.0,
     },
 }  # fmt: skip
-"""Name -> changes to the base settings."""
+"""Overrides of the base ``TrainConfig``, by recipe."""
 
 
 def config_of(recipe: str, base: TrainConfig, seed: int, **changes: Any) -> TrainConfig:
-    """The settings of one training: ``base`` with the recipe's changes, then ``changes``."""
+    """Training settings: ``base`` with the recipe's overrides, then ``changes``."""
     return replace(base, **{"seed": seed, **RECIPES[recipe], **changes})
 
 
@@ -39,7 +39,7 @@ def learn(
     host: Host, examples: FeatureCache, recipe: str, config: TrainConfig, *,
     vectors: int = 1, init: str | None = None, on_step: Callable[[StepInfo], object] | None = None,
 ) -> TokenSet:  # fmt: skip
-    """Tokens for the classes of ``examples``, learned with the settings of ``config_of``."""
+    """Train new tokens for the classes of ``examples`` with the settings from ``config_of``."""
     first = new_tokens(host, examples.classes, vectors=vectors, init=init, seed=config.seed)
     if recipe == RELEASED:
         return train_per_class(host, examples, first, config, on_step=on_step)[-1].tokens

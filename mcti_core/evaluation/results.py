@@ -1,4 +1,4 @@
-"""The benchmark's results file: checked when it is read, kept after every cell, merged from several processes."""
+"""The benchmark's results file: validated when read, saved after every cell, merged from several processes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from .cells import RUNS, Cell
 
 __all__ = ["Results", "merge_parts", "part_path", "parts_of", "read_results"]
 
-_LARGEST = 2**26
-"""Bytes of a file that is read."""
+_MAX_BYTES = 2**26
 
 
 @dataclass
 class Results:
-    """What was measured, and of what. Plain values only, since it is a file."""
+    """Figures with the settings, versions and data sets behind them; plain JSON values only."""
 
     settings: dict[str, str]
-    """Of two results that differ here, neither is continued with the other."""
+    """Settings that must be equal to resume."""
     versions: dict[str, str] = field(default_factory=dict)
     data: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Of every data set, ``Task.facts``."""
+    """``Task.facts`` by data set."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Data set -> why it was left out."""
+    """Reasons for data sets that are left out."""
     cells: list[dict[str, Any]] = field(default_factory=list)
-    """As ``cells.measure`` returns them."""
+    """Results of ``cells.measure``."""
 
     def done(self) -> list[Cell]:
         return [Cell(*(cell[each.name] for each in fields(Cell))) for cell in self.cells]
@@ -41,68 +40,71 @@ class Results:
         write_json(asdict(self), path)
 
     def values(self, data: str, shots: int, method: str, measure: str = "accuracy") -> dict[int, float]:
-        """Seed -> value."""
-        there = [cell for cell in self.cells if (cell["data"], cell["shots"]) == (data, shots)]
-        found = [(cell["seed"], cell["figures"].get(method, {}).get(measure)) for cell in there]
-        return {seed: value for seed, value in found if value is not None}
+        """Values by seed."""
+        cells = [cell for cell in self.cells if (cell["data"], cell["shots"]) == (data, shots)]
+        return {c["seed"]: c["figures"][method][measure] for c in cells if measure in c["figures"].get(method, {})}
 
 
 def read_results(path: Path) -> Results:
     """Read a file that ``Results.save`` wrote.
 
     Raises:
-        FileError: it is missing, too large, not such a file, or holds values of other kinds.
+        FileError: the file is missing, too large, of another kind, or has invalid values.
     """
     try:
-        if not is_marked(path) or path.stat().st_size > _LARGEST:
+        if not is_marked(path) or path.stat().st_size > _MAX_BYTES:
             raise ValueError("this program did not write it")
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = Results(**{each.name: content[each.name] for each in fields(Results)})
-        if not _is_fine(found):
-            raise ValueError("it holds other values than a benchmark writes")
+        results = Results(**{each.name: content[each.name] for each in fields(Results)})
+        if not _is_valid(results):
+            raise ValueError("it has values that a benchmark does not write")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(f"{path} is not a benchmark's results ({error!s:.200}); choose another file") from error
-    return found
+    return results
 
 
 def merge_parts(path: Path, results: Results) -> None:
-    """Take over what is kept, the files of other processes too. For the first process, while the others wait.
+    """Merge the saved cells of all processes into ``results`` and into one file. Only for the main process, between barriers.
 
     Raises:
-        ResumeError: the files are of a run with other settings.
+        ResumeError: a file has other settings.
         FileError: as ``read_results``.
     """
     for file in [*[path] * path.exists(), *parts_of(path)]:
-        earlier = read_results(file)
-        if told := describe_differences(earlier.settings, results.settings):
-            raise ResumeError(f"{file} has other settings ({told}); give the same ones, another --out, or --restart")
-        results.data = earlier.data | results.data
+        saved = read_results(file)
+        if differences := describe_differences(saved.settings, results.settings):
+            raise ResumeError(
+                f"{file} has other settings ({differences}); give the same ones, another --out, or --restart"
+            )
+        results.data = saved.data | results.data
         done = set(results.done())
-        results.cells += [cell for cell, key in zip(earlier.cells, earlier.done(), strict=True) if key not in done]
+        results.cells += [cell for cell, key in zip(saved.cells, saved.done(), strict=True) if key not in done]
     results.save(path)
     for file in parts_of(path):
         delete_own(file, is_marked)
 
 
 def part_path(path: Path, process: int) -> Path:
-    """The file that a process writes; the first one writes the results themselves."""
+    """File that a process writes: ``path`` itself for process 0."""
     return path.with_name(f"{path.stem}.part-{process:05d}.json") if process else path
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The other processes' files."""
+    """Existing files of the processes other than 0."""
     return sorted(path.parent.glob(f"{path.stem}.part-" + "[0-9]" * 5 + ".json"))
 
 
-def _is_fine(found: Results) -> bool:
-    """Whether all values are such as a run writes. What has other keys or no mappings raises here."""
-    texts = [t for each in (found.settings, found.versions, found.missing) for pair in each.items() for t in pair]
-    figures = [value for cell in found.cells for measures in cell["figures"].values() for value in measures.values()]
-    numbers = [number for facts in found.data.values() for number in facts.values()]
-    numbers += [cell[name] for cell in found.cells for name in ("shots", "seed")]
+def _is_valid(results: Results) -> bool:
+    """Whether all values have the types and ranges that a run writes. Missing keys and wrong containers raise here."""
+    mappings = (results.settings, results.versions, results.missing)
+    texts = [text for each in mappings for pair in each.items() for text in pair]
+    texts += [cell["data"] for cell in results.cells]
+    counts = [number for facts in results.data.values() for number in facts.values()]
+    counts += [cell[name] for cell in results.cells for name in ("shots", "seed")]
+    figures = [value for cell in results.cells for measures in cell["figures"].values() for value in measures.values()]
     return (
-        all(isinstance(text, str) for text in (*texts, *(cell["data"] for cell in found.cells)))
-        and all(isinstance(number, int) and number >= 0 for number in numbers)
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int) and number >= 0 for number in counts)
         and all(isinstance(value, (int, float)) and math.isfinite(value) for value in figures)
-        and all(cell["run"] in RUNS and cell["data"] in found.data for cell in found.cells)
+        and all(cell["run"] in RUNS and cell["data"] in results.data for cell in results.cells)
     )

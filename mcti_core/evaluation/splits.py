@@ -1,4 +1,4 @@
-"""Splits of examples into those to learn from and those to test on: random ones, a given one, and cross-validation."""
+"""Train/test splits: a given test set, and stratified cross-validation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import ExamplesError
 __all__ = ["Split", "cross_validation", "given_split", "joined", "usual_shots"]
 
 Split = Callable[[int, int], tuple[Tensor, Tensor]]
-"""(shots, seed) -> indices of the examples to learn from, and of those to test on."""
+"""Function (shots, seed) -> indices of the training and of the test examples."""
 
 
 def joined(train: FewShotDataset, test: FewShotDataset, classes: Sequence[int]) -> FewShotDataset:
-    """Training examples, followed by test examples.
+    """Concatenate training and test examples.
 
     Args:
-        classes: the index in ``train`` of each class of ``test``.
+        classes: index in ``train`` of each class of ``test``.
     """
     labels = torch.cat([train.labels, torch.tensor(classes)[test.labels]])
     skipped = "; ".join(filter(None, (train.skipped, test.skipped)))
@@ -29,12 +29,12 @@ def joined(train: FewShotDataset, test: FewShotDataset, classes: Sequence[int]) 
 
 
 def given_split(labels: Tensor, classes: Sequence[str], train: int) -> Split:
-    """The first ``train`` examples are to learn from, the others to test on.
+    """Train on ``shots`` random examples per class among the first ``train``, and test on all others.
 
-    ``shots`` random ones of each class are used, or all of them if no class has more than ``shots``.
+    If ``shots`` is the size of the largest class, all of the first ``train`` examples are used.
 
     Raises:
-        ExamplesError: when it is called with more shots than a class has.
+        ExamplesError: the split is called with more shots than a class has.
     """
     own, test = labels[:train], torch.arange(train, len(labels))
     most = int(torch.bincount(own).max())
@@ -48,10 +48,10 @@ def given_split(labels: Tensor, classes: Sequence[str], train: int) -> Split:
 
 
 def cross_validation(labels: Tensor, classes: Sequence[str], folds: int) -> Split:
-    """Stratified folds: seed ``folds * s + f`` tests on fold f of shuffle s, and learns from all others; shots are not used.
+    """Stratified cross-validation: seed ``folds * s + f`` tests on fold f of shuffle s and trains on the other folds; shots are ignored.
 
     Raises:
-        ExamplesError: a class has one image only.
+        ExamplesError: a class has only one image.
     """
     usual_shots(labels, classes)
 
@@ -68,7 +68,7 @@ def cross_validation(labels: Tensor, classes: Sequence[str], folds: int) -> Spli
 
 
 def usual_shots(labels: Tensor, classes: Sequence[str]) -> list[int]:
-    """Those of 1, 2, 4 and 8 shots that leave a test image for every class.
+    """The numbers of shots among 1, 2, 4 and 8 that leave a test image for every class.
 
     Raises:
         ExamplesError: a class has only one image.

@@ -1,4 +1,4 @@
-"""The benchmark's results for people: Markdown tables, differences to other results, and a plot."""
+"""Report of the benchmark's results: Markdown tables, differences to other results, and a plot."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ _DRAWN = {"agreement": "right class, %", "clip_i": "CLIP-I", "diversity": "diver
 
 
 def report(results: Results) -> str:
-    """All tables: the data, accuracies and measures of drawings for each number of shots."""
+    """Markdown tables of the data sets, and of accuracies and drawing measures per number of shots."""
     lines = [f"{', '.join(f'{n} {v}' for n, v in results.versions.items())}.", ""]
-    rows = [
-        [
-            name, f"{facts['classes']:,} of {facts['classes_in_all']:,}", f"{facts['training_images']:,}",
-            f"{facts['test_images']:,} of {facts['test_images_in_all']:,}", "yes" if facts["own_test"] else "no: a third of all images",
-        ]
-        for name, facts in results.data.items()
-    ]  # fmt: skip
+    rows = []
+    for name, facts in results.data.items():
+        classes, test = (f"{facts[key]:,} of {facts[f'{key}_in_all']:,}" for key in ("classes", "test_images"))
+        own = "yes" if facts["own_test"] else "no: a third of all images"
+        rows.append([name, classes, f"{facts['training_images']:,}", test, own])
     lines += _table(["data set", "classes", "training images", "test images", "a test part of its own"], rows)
     lines += [f"\nLeft out: {name}: {why}" for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
@@ -41,8 +39,8 @@ def report(results: Results) -> str:
         lines += ["", f"Accuracy in %, {_counted(shots)}:", ""]
         lines += _table(["method", *names, *["mean"] * (len(names) > 1)], rows)
         rows = [
-            [f"{method}: {told}", *(_cell(results, n, shots, method, key, 100 if "%" in told else 1) for n in names)]
-            for key, told in _DRAWN.items()
+            [f"{method}: {title}", *(_cell(results, n, shots, method, key, 100 if "%" in title else 1) for n in names)]
+            for key, title in _DRAWN.items()
             for method in ("TI", "MC-TI", REAL)
         ]
         if any(any(row[1:]) for row in rows):
@@ -51,12 +49,12 @@ def report(results: Results) -> str:
 
 
 def comparison(results: Results, other: Results) -> str:
-    """Accuracy minus the other's in points, split by split: mean and standard deviation over the seeds that both have."""
+    """Paired accuracy differences to ``other`` in points: mean and standard deviation over the seeds that both have."""
     lines = []
     for shots in _shots(results):
         rows = []
         for method in METHODS:
-            pairs = [[each.values(n, _kept(shots, method), method) for each in (results, other)] for n in results.data]
+            pairs = [[_values(each, n, shots, method) for each in (results, other)] for n in results.data]
             gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
             rows.append([method, *(_spread(values, "+.1f") for values in gains)])
         lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *results.data], rows)]
@@ -64,7 +62,7 @@ def comparison(results: Results, other: Results) -> str:
 
 
 def plot(results: Results) -> Image.Image:
-    """One panel per data set: accuracy over shots, with the spread over seeds, and chance."""
+    """Accuracy over shots with standard deviations over seeds, and chance; one panel per data set."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,9 +73,12 @@ def plot(results: Results) -> Image.Image:
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, name in zip(panels, names, strict=False):
         for number, method in enumerate(METHODS):
-            values = {k: list(results.values(name, _kept(k, method), method).values()) for k in shots}
-            known = [(k, 100 * statistics.mean(v), 100 * _deviation(v)) for k, v in values.items() if v]
-            if known:
+            values = {k: list(_values(results, name, k, method).values()) for k in shots}
+            if known := [
+                (k, 100 * statistics.mean(v), 100 * statistics.stdev(v) if len(v) > 1 else 0.0)
+                for k, v in values.items()
+                if v
+            ]:
                 marker = "os^v"[number // 3 % 4]
                 panel.errorbar(*zip(*known, strict=True), label=method, color=f"C{number % 10}", marker=marker, capsize=2)  # fmt: skip
         panel.axhline(100 / results.data[name]["classes"], color="grey", linestyle=":", label="chance")
@@ -102,37 +103,33 @@ def _counted(shots: int) -> str:
     return f"{shots} shot{'s' * (shots > 1)}"
 
 
-def _kept(shots: int, method: str) -> int:
-    """What does not depend on shots is kept under 0."""
-    return 0 if method in (ZERO_SHOT, REAL) else shots
+def _values(results: Results, name: str, shots: int, method: str, measure: str = "accuracy") -> dict[int, float]:
+    """Values by seed. Methods that do not depend on the shots have their values at 0 shots."""
+    return results.values(name, 0 if method in (ZERO_SHOT, REAL) else shots, method, measure)
 
 
 def _cell(results: Results, name: str, shots: int, method: str, measure: str, factor: int) -> str:
-    values = results.values(name, _kept(shots, method), method, measure).values()
+    values = _values(results, name, shots, method, measure).values()
     return _spread([factor * value for value in values], ".1f" if factor > 1 else ".3f")
 
 
 def _mean(results: Results, names: Sequence[str], shots: int, method: str) -> str:
-    """Mean over the data sets, where all have this method."""
-    found = [results.values(name, _kept(shots, method), method).values() for name in names]
+    """Mean over the data sets; empty if one of them lacks the method."""
+    found = [_values(results, name, shots, method).values() for name in names]
     return f"{100 * statistics.mean(map(statistics.mean, found)):.1f}" if all(found) else ""
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    deviation = f" ± {_deviation(values):{form.removeprefix('+')}}" if len(values) > 1 else ""
+    deviation = f" ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{form}}{deviation}" if values else ""
 
 
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows without any figure are left out."""
+    """Lines of a Markdown table, without rows that have no figures."""
     lines = [head, ["---"] * len(head), *(row for row in rows if any(row[1:]))]
     return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
 
 
 def _text(lines: Iterable[str]) -> str:
-    """Names of folders may hold anything."""
+    """One text, with the names of classes and folders escaped."""
     return "\n".join(escaped(line) for text in lines for line in text.split("\n")) + "\n"

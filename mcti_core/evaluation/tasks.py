@@ -1,4 +1,4 @@
-"""One data set as the benchmark uses it: which classes and images, and their features, computed once for all cells."""
+"""A data set of the benchmark: its selected classes and images, and the features that all cells share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Protocol", "Task", "prepared"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How everything is measured. The options of the command have the same names."""
+    """Settings of the measurements, named as the options of ``mcti benchmark``."""
 
     base: TrainConfig
     vectors: int = 1
@@ -34,57 +34,57 @@ class Protocol:
     mirror: bool = True
     released_steps: int = int(RECIPES[RELEASED]["steps"])
     max_classes: int | None = None
-    """Of each data set; None is all of them."""
+    """Classes per data set; None for all."""
     max_queries: int | None = None
-    """Test images per class."""
+    """Test images per class; None for all."""
     pool: int = 32
-    """Training images per class, from which the examples are drawn, and on which the judge of drawings is trained."""
+    """Training images per class: the examples are drawn from them, and the judge of drawings is trained on them."""
     diffusion_queries: int = 100
-    """Test images for the diffusion classifier, at least one per class; 0 leaves it out."""
+    """Test images of the diffusion classifier, at least one per class; 0 to skip it."""
     pairs: int = 64
-    """Of noise level and noise, at most, for the diffusion classifier."""
+    """Maximum number of pairs of noise level and noise of the diffusion classifier."""
     drawings: int = 4
-    """Per class; 0 draws nothing."""
+    """Generated images per class; 0 to skip them."""
     drawing_steps: int = 25
 
     def config(self, recipe: str, seed: int) -> TrainConfig:
-        """The settings of one training."""
+        """Training settings of a recipe."""
         return config_of(recipe, self.base, seed, **({"steps": self.released_steps} if recipe == RELEASED else {}))
 
     def describe(self) -> dict[str, str]:
-        """All settings as texts, to compare two runs by."""
+        """All settings but the seed as strings, to compare two runs."""
         own = {name: str(value) for name, value in asdict(self).items() if name != "base"}
         return own | {name: str(value) for name, value in self.base.describe().items() if name != "seed"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set's chosen classes. Their labels are numbers: no training or classifier sees a name."""
+    """Selected classes and images of a data set. Labels are numbered: training and classifiers see no class names."""
 
     name: str
     names: tuple[str, ...]
-    """Of the classes, for CLIP's zero-shot column."""
+    """Class names, for CLIP zero-shot only."""
     pool: FewShotDataset
     queries: FewShotDataset
     facts: Mapping[str, Any]
-    """Numbers of classes and images, used and in all, for the report."""
+    """Numbers of classes and images, selected and in total, for the report."""
     host: Host
     protocol: Protocol
     folder: Path | None = None
-    """Where features are kept for the next run."""
+    """Cache folder for features and latents."""
 
     @cached_property
     def pool_features(self) -> Tensor:
-        """(N, p) of unit length."""
+        """(N, p) float32 features of the pool, of unit length."""
         return self._features(self.pool)
 
     @cached_property
     def query_features(self) -> Tensor:
-        """(Q, p) of unit length."""
+        """(Q, p) float32 features of the test images, of unit length."""
         return self._features(self.queries)
 
     def compute(self, processes: DistributedContext = SINGLE_PROCESS, progress: Any = None) -> None:
-        """Compute both, which all cells need; the processes share this."""
+        """Compute ``pool_features`` and ``query_features``, shared among the processes."""
         for name, part in (("pool_features", self.pool), ("query_features", self.queries)):
             self.__dict__[name] = self._features(part, processes=processes, progress=progress)
 
@@ -95,29 +95,29 @@ class Task:
 
     @cached_property
     def sample(self) -> FeatureCache:
-        """Latents of the test images for the diffusion classifier."""
+        """Latents and features of the test images of the diffusion classifier."""
         each = max(1, self.protocol.diffusion_queries // len(self.names))
         chosen = at_most(self.queries.labels, [each] * len(self.names))
         return FeatureCache.build(self.host, self.queries.pick(chosen), mirror=False, folder=self.folder)
 
     @cached_property
     def judge(self) -> Callable[[Tensor], Tensor]:
-        """(B, p) features of unit length -> (B,) class, by a logistic probe of all real images in the pool."""
+        """Logistic probe trained on all real images of the pool: (B, p) features of unit length -> (B,) int64 classes."""
         probe = LogisticRegression(self.pool_features, self.pool.labels, len(self.names))
         return lambda features: probe.logits(features).argmax(1)
 
     def examples(self, shots: int, seed: int) -> FeatureCache:
-        """Latents and features of the few examples of one split."""
+        """Latents and features of ``shots`` random examples per class."""
         few, _ = few_shot_split(self.pool.labels, self.pool.classes, shots, seed, least_left=0)
         return FeatureCache.build(self.host, self.pool.pick(few), mirror=self.protocol.mirror, folder=self.folder)
 
 
 def prepared(found: ImageSet, host: Host, protocol: Protocol, folder: Path | None = None) -> Task:
-    """Choose classes and images, the same for every shot and seed.
+    """Select classes and images, independent of shots and seed.
 
     Raises:
-        ExamplesError: a part has no images of a class.
-        MCTIError: a video that cannot be read.
+        ExamplesError: a class has no training or no test images.
+        MCTIError: a video cannot be read.
     """
     count = len(found.classes)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: protocol.max_classes]
@@ -125,8 +125,7 @@ def prepared(found: ImageSet, host: Host, protocol: Protocol, folder: Path | Non
     numbers = {label: number for number, label in enumerate(chosen)}
 
     def part(images: Any, labels: Tensor, most: int | None) -> FewShotDataset:
-        most = len(labels) if most is None else most
-        index = at_most(labels, [most if label in numbers else 0 for label in range(count)])
+        index = at_most(labels, [(most or len(labels)) if label in numbers else 0 for label in range(count)])
         pictures = tuple(middle_frame(images[i]) for i in index.tolist())
         classes = tuple(f"class {number}" for number in range(1, len(chosen) + 1))
         return FewShotDataset(classes, pictures, torch.tensor([numbers[label] for label in labels[index].tolist()]))

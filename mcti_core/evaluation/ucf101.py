@@ -1,4 +1,4 @@
-"""UCF101 as images: the middle frame of each video, in the first of the data set's three splits."""
+"""UCF101 as an image data set: the middle frame of each video, first of the three official splits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["middle_frame", "ucf101_part"]
 
 
 def ucf101_part(root: Path, split: str) -> tuple[list[str], list[Path], list[int]]:
-    """Names of the classes; images of the part (or videos, where there is no image yet), found by the videos' names; their classes."""
+    """Class names, middle frames of a split (videos if not yet extracted), and their class indices."""
     lists = root / "ucfTrainTestlist"
     names = [line.split()[1] for line in (lists / "classInd.txt").read_text(encoding="utf-8").splitlines() if line]
-    if odd := next((name for name in names if not name.isidentifier()), None):  # they become folders
+    if odd := next((name for name in names if not name.isidentifier()), None):  # class names become folder names
         raise ValueError(f"the class {odd!r} in classInd.txt is not a plain name")
     frames = {path.stem: path for path in sorted((root / "UCF-101-midframes").glob("*/*.*"))}
     lines = (lists / f"{split}list01.txt").read_text(encoding="utf-8").splitlines()
@@ -25,7 +25,7 @@ def ucf101_part(root: Path, split: str) -> tuple[list[str], list[Path], list[int
 
 
 def middle_frame(image: Any) -> Any:
-    """A video's middle frame as a file among the ``UCF-101-midframes``; what is not a video stays as it is.
+    """Extract the middle frame of an ``.avi`` file to ``UCF-101-midframes/``, and return its path; return other images unchanged.
 
     Raises:
         MCTIError: PyAV is not installed, or the video cannot be read.
@@ -41,7 +41,7 @@ def middle_frame(image: Any) -> Any:
             count = sum(1 for _ in video.decode(video=0))
         with av.open(str(image)) as video:
             picture = next(f for number, f in enumerate(video.decode(video=0)) if number == count // 2).to_image()
-    except Exception as error:  # FFmpeg's, of many kinds
+    except Exception as error:  # FFmpeg raises many types
         raise MCTIError(f"{image} cannot be read as a video ({error!s:.200}); fetch it again") from error
     target = image.parents[2] / "UCF-101-midframes" / image.parent.name / f"{image.stem}.png"
     return write_atomically(target, lambda file: picture.save(file, "PNG"))

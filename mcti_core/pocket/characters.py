@@ -1,4 +1,4 @@
-"""Made-up characters, written by random hands: a data set of shapes that no part of the pocket checkpoint has seen."""
+"""Synthetic handwritten characters: a data set of shapes that the pocket checkpoint was not trained on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["character_dataset"]
 
 _SIDE, _MARGIN, _POINTS = 112, 16, 24
 _HAND = 0.05
-"""Standard deviation of a hand's control points, in parts of the character's side."""
+"""Standard deviation of the control points between drawings, as a fraction of the character's side."""
 
 
 def character_dataset(classes: int = 12, drawings: int = 60, seed: int = 5) -> FewShotDataset:
-    """Each class is two to four strokes, quadratic Bezier curves; each drawing moves their control points and has a style of its own."""
+    """Draw classes of two to four strokes (quadratic Bezier curves); drawings differ in their control points and style."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(drawings)
     strokes = torch.randint(2, 5, (classes,), generator=generator).tolist()
@@ -31,7 +31,7 @@ def character_dataset(classes: int = 12, drawings: int = 60, seed: int = 5) -> F
 
 
 def _drawn(strokes: Tensor) -> Tensor:
-    """(S, 3, 2) control points in [0, 1] -> (112, 112) in [0, 1], thin lines."""
+    """Thin lines (112, 112) in [0, 1] for control points (S, 3, 2) in [0, 1]."""
     t = torch.linspace(0, 1, _POINTS)[:, None]
     start, middle, end = (strokes[:, None, k] for k in range(3))
     curves = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end  # (S, points, 2)

@@ -1,4 +1,4 @@
-"""Patterns in two colours: a data set of textures and colours in place of shapes."""
+"""Synthetic two-colour patterns: a data set of textures and colours."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ _PATTERNS = {
 
 
 def texture_dataset(images: int = 60, seed: int = 6) -> FewShotDataset:
-    """Twelve classes: six patterns in two pairs of colours, each with random period, phase, turn and tint."""
+    """Draw twelve classes, six patterns in two pairs of colours, with random period, phase, rotation and tint."""
     generator = torch.Generator().manual_seed(seed)
-    names = [f"{ink} {pattern} on {paper} paper" for pattern, (ink, paper) in product(_PATTERNS, _COLOURS)]
-    drawn = [
-        _drawn(pattern, colours, generator) for pattern, colours in product(_PATTERNS, _COLOURS) for _ in range(images)
-    ]
-    return FewShotDataset(tuple(names), tuple(drawn), torch.arange(len(names)).repeat_interleave(images))
+    kinds = list(product(_PATTERNS, _COLOURS))
+    names = tuple(f"{ink} {pattern} on {paper} paper" for pattern, (ink, paper) in kinds)
+    drawn = tuple(_drawn(pattern, colours, generator) for pattern, colours in kinds for _ in range(images))
+    return FewShotDataset(names, drawn, torch.arange(len(names)).repeat_interleave(images))
 
 
 def _drawn(pattern: str, colours: tuple[str, str], generator: torch.Generator) -> Tensor:

@@ -180,9 +180,7 @@ def test_processes_share_all_cells_evenly(count):
     shares = [benchmark._share(costs, DistributedContext(index, count)) for index in range(count)]
     assert sorted(cell.seed for share in shares for cell in share) == list(range(6))
     loads = [sum(costs[cell].calls for cell in share) for share in shares]
-    assert max(loads) <= max(90, 152 / count + 90)
-    if count == 2:
-        assert sorted(loads) == [62, 90]
+    assert max(loads) - min(loads) <= 90  # the longest cell
 
 
 def started(sets, out, *launcher):
