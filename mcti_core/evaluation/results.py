@@ -40,8 +40,8 @@ class Results:
         write_json(asdict(self), path)
 
     def values(self, data: str, shots: int, method: str, measure: str = "accuracy") -> dict[int, float]:
-        """Values by seed."""
-        cells = [cell for cell in self.cells if (cell["data"], cell["shots"]) == (data, shots)]
+        """Values by seed. The figures of ``reference``, saved as 0 shots, are those of any number of shots."""
+        cells = [cell for cell in self.cells if cell["data"] == data and cell["shots"] in (0, shots)]
         return {c["seed"]: c["figures"][method][measure] for c in cells if measure in c["figures"].get(method, {})}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..escaping import escaped
-from .cells import METHODS, REAL, ZERO_SHOT
+from .cells import METHODS, REAL
 from .results import Results
 
 __all__ = ["comparison", "plot", "report"]
@@ -29,7 +29,7 @@ def report(results: Results) -> str:
     lines += [f"\nLeft out: {name}: {why}" for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
     for shots in _shots(results):
-        names = [name for name in results.data if any(results.values(name, shots, m) for m in METHODS)]
+        names = [name for name in results.data if any((c["data"], c["shots"]) == (name, shots) for c in results.cells)]
         rows = [["chance", *(f"{chance[name]:.1f}" for name in names)]]
         rows += [[m, *(_cell(results, name, shots, m, "accuracy", 100) for name in names)] for m in METHODS]
         if len(names) > 1:
@@ -54,7 +54,7 @@ def comparison(results: Results, other: Results) -> str:
     for shots in _shots(results):
         rows = []
         for method in METHODS:
-            pairs = [[_values(each, n, shots, method) for each in (results, other)] for n in results.data]
+            pairs = [[each.values(n, shots, method) for each in (results, other)] for n in results.data]
             gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
             rows.append([method, *(_spread(values, "+.1f") for values in gains)])
         lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *results.data], rows)]
@@ -73,7 +73,7 @@ def plot(results: Results) -> Image.Image:
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, name in zip(panels, names, strict=False):
         for number, method in enumerate(METHODS):
-            values = {k: list(_values(results, name, k, method).values()) for k in shots}
+            values = {k: list(results.values(name, k, method).values()) for k in shots}
             if known := [
                 (k, 100 * statistics.mean(v), 100 * statistics.stdev(v) if len(v) > 1 else 0.0)
                 for k, v in values.items()
@@ -103,19 +103,14 @@ def _counted(shots: int) -> str:
     return f"{shots} shot{'s' * (shots > 1)}"
 
 
-def _values(results: Results, name: str, shots: int, method: str, measure: str = "accuracy") -> dict[int, float]:
-    """Values by seed. Methods that do not depend on the shots have their values at 0 shots."""
-    return results.values(name, 0 if method in (ZERO_SHOT, REAL) else shots, method, measure)
-
-
 def _cell(results: Results, name: str, shots: int, method: str, measure: str, factor: int) -> str:
-    values = _values(results, name, shots, method, measure).values()
+    values = results.values(name, shots, method, measure).values()
     return _spread([factor * value for value in values], ".1f" if factor > 1 else ".3f")
 
 
 def _mean(results: Results, names: Sequence[str], shots: int, method: str) -> str:
     """Mean over the data sets; empty if one of them lacks the method."""
-    found = [_values(results, name, shots, method).values() for name in names]
+    found = [results.values(name, shots, method).values() for name in names]
     return f"{100 * statistics.mean(map(statistics.mean, found)):.1f}" if all(found) else ""
 
 
