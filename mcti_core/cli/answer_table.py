@@ -1,4 +1,4 @@
-"""The answers of ``mcti classify`` as CSV."""
+"""CSV output of ``mcti classify``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _COLUMNS = ("image", "label", "confidence", "index", "unknown", "error")
 
 
 def write_answer_table(records: Iterable[Mapping[str, Any]], top: int, path: Path) -> None:
-    """One row per image: the answer, then the next best classes with their confidences, ``top`` in all.
+    """Write one row per image: the prediction, then the next best classes with their confidences, ``top`` in total.
 
     Raises:
-        FileError: a file that MC-TI did not write is there.
+        FileError: a foreign file is there.
     """
     from ..data.label_table import csv_lines
     from ..files.ownership import write_own
@@ -33,7 +33,7 @@ def write_answer_table(records: Iterable[Mapping[str, Any]], top: int, path: Pat
 
 
 def is_answer_table(path: Path) -> bool:
-    """Whether a file begins with this table's head."""
+    """Whether a file begins with the header of this table."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:

@@ -20,36 +20,33 @@ if TYPE_CHECKING:
 __all__ = ["check_curation", "curate", "is_curated"]
 
 _REVIEWED = 1000
-"""Most images of a page: the least confident ones."""
+"""Maximum number of images on the review page."""
 _NEAREST = 3
-"""Examples beside an image."""
+"""Number of nearest examples per image."""
 
 
 def is_curated(arguments: argparse.Namespace) -> bool:
-    """Whether something is to be done with the images once they are classified."""
+    """Whether the options sort, caption or review the images."""
     return any((arguments.move_to, arguments.copy_to, arguments.caption, arguments.review))
 
 
 def check_curation(arguments: argparse.Namespace) -> dict[str, str]:
-    """Check all that ``curate`` will write, before any work.
+    """Check the outputs of ``curate`` before any work.
 
     Returns:
-        The corrections, see ``data.label_table.read_corrections``.
+        Corrections, as ``data.label_table.read_corrections`` returns them.
 
     Raises:
-        FileError: a place cannot be written to, a result is there already, or the corrections cannot be read.
+        FileError: a folder cannot be written to, a page already exists, or the corrections cannot be read.
     """
     from ..data.label_table import read_corrections
-    from ..files.outputs import check_writable, refuse_to_replace
-    from ..files.ownership import refuse_foreign
-    from ..files.provenance import is_marked
+    from ..files.outputs import check_writable
+    from ..files.provenance import check_outputs
 
     if root := arguments.move_to or arguments.copy_to:
         check_writable(root)
-    if page := arguments.review:
-        refuse_foreign(page, is_marked)
-        refuse_to_replace([page], overwrite=arguments.overwrite)
-        check_writable(page.parent, [page.name])
+    if arguments.review:
+        check_outputs([arguments.review], overwrite=arguments.overwrite)
     return read_corrections(arguments.corrections) if arguments.corrections else {}
 
 
@@ -57,22 +54,19 @@ def curate(
     arguments: argparse.Namespace, corrections: Mapping[str, str], records: Sequence[Mapping[str, Any]], tokens: TokenSet,
     host: Host,
 ) -> None:  # fmt: skip
-    """Do what the command's options ask for.
+    """Sort, caption and review images, as the options of ``mcti classify`` say.
 
     Args:
-        arguments: of ``mcti classify``.
-        corrections: absolute path -> label, in place of the answer.
-        records: the images' answers, as ``classify.record_of`` gives them; images that could not be read are passed over.
+        corrections: absolute path -> label that replaces the answer.
+        records: one per image, from ``classify.record_of``; unreadable images are skipped.
     """
     answered = {Path(record["image"]): record for record in records if "error" not in record}
     labels = {path: corrections.get(os.path.abspath(path), record["label"] or "") for path, record in answered.items()}
-    captions = {}
-    if arguments.caption:
-        captions = {path: _caption(arguments.caption, label, tokens) for path, label in labels.items() if label}
-    places = {path: path for path in labels}
+    caption, places = arguments.caption, {path: path for path in labels}
+    captions = {path: _caption(caption, label, tokens) for path, label in labels.items() if caption and label}
     if arguments.move_to or arguments.copy_to:
         places |= _sort(arguments, labels, captions, tokens)
-    elif arguments.caption:
+    elif caption:
         _write_captions(captions)
     if arguments.review:
         _review(arguments, answered, labels, places, tokens, host)
@@ -81,7 +75,7 @@ def curate(
 def _sort(
     arguments: argparse.Namespace, labels: Mapping[Path, str], captions: Mapping[Path, str], tokens: TokenSet
 ) -> dict[Path, Path]:
-    """Move or copy images and write their captions. Returns the new places of moved images."""
+    """Move or copy images and write their captions. Returns old path -> new path of moved images."""
     from ..data.sorting import class_folders, free_targets
     from ..files.output_lock import lock_output
     from ..files.transfer import transfer
@@ -100,7 +94,9 @@ def _sort(
             return {}
         moved, taken = dict(pairs), {target for _, target in pairs}
         texts = {moved[path].with_suffix(".txt"): text for path, text in captions.items() if path in moved}
-        own = {path: text for path, text in texts.items() if path not in taken}  # an image's own caption goes with it
+        own = {
+            path: text for path, text in texts.items() if path not in moved.values()
+        }  # transfer() also moves an existing caption
         listed = transfer(pairs, own, root, move=move, progress=progress)
     images = counted(sum(path in labels for path in moved), "image")
     print(escaped(f"{images} {'moved' if move else 'copied'} to {root}; to undo this: mcti undo {listed}"))
@@ -108,7 +104,7 @@ def _sort(
 
 
 def _write_captions(captions: Mapping[Path, str]) -> None:
-    """Write captions beside the images; those that are there stay as they are."""
+    """Write captions next to the images; existing captions are kept."""
     from ..files.ownership import write_own
 
     new = {text: caption for path, caption in captions.items() if not os.path.lexists(text := path.with_suffix(".txt"))}
@@ -119,7 +115,7 @@ def _write_captions(captions: Mapping[Path, str]) -> None:
 
 
 def _caption(template: str, label: str, tokens: TokenSet) -> str:
-    """A caption on one line."""
+    """The caption, with the template's whitespace collapsed to one line."""
     from ..tokens.names import find_class, safe_names
 
     index = find_class(label, tokens.labels, tokens.names)
@@ -131,7 +127,7 @@ def _review(
     arguments: argparse.Namespace, answered: Mapping[Path, Mapping[str, Any]], labels: Mapping[Path, str],
     places: Mapping[Path, Path], tokens: TokenSet, host: Host,
 ) -> None:  # fmt: skip
-    """Write the page of the least confident answers."""
+    """Write the review page of the least confident answers."""
     from ..tokens.token_set import UNKNOWN
     from .review_page import Item, write_review
 
@@ -148,7 +144,7 @@ def _review(
 
 
 def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], host: Host) -> list[list[Path]]:
-    """The examples whose image features are most similar to each image's; none without ``--examples``."""
+    """Per image, the examples with the most similar image features; none without ``--examples``."""
     if arguments.examples is None:
         return [[] for _ in images]
     import torch
@@ -162,7 +158,7 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
     dataset = FewShotDataset.from_folder(arguments.examples, alone=True)
     with progress_bar("examples", "image") as progress:
         cache = FeatureCache.build(host, dataset, mirror=False, latents=False, progress=progress)
-    assert cache.features is not None  # as the options are checked
+    assert cache.features is not None  # ensured by option_checks
     features = [
         image_features(host, torch.stack(load_squares(images[start : start + 32], host.image_size)))
         for start in range(0, len(images), 32)

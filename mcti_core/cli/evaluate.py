@@ -1,4 +1,4 @@
-"""``mcti evaluate``: how well tokens recognise images, of training runs over shots and seeds or of a trained set."""
+"""``mcti evaluate``: accuracy of training runs over shots and seeds, or of a trained token set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
-    """The examples and how they are split; ``arguments.shots`` are set where they were not given."""
+    """The examples and their split function. Sets ``arguments.shots`` if they are not given."""
     from functools import partial
 
     from ..data.dataset import few_shot_split
@@ -81,45 +81,39 @@ def _evaluate(
     check_new_tokens(host, config, arguments.vectors, arguments.init)
     cache = features_of(arguments, host, dataset, processes)
     if processes.is_main:
-        _tell_copies(cache, dataset, arguments.shots, _seeds(arguments), split)
+        _warn_of_copies(cache, dataset, arguments.shots, _seeds(arguments), split)
     rows: list[Row] = []
-    described = {
-        "folder": (arguments.train or arguments.folder).name,
-        "classes": len(dataset.classes),
-        "chance": 1 / len(dataset.classes),
-    }
+    classes, folder = len(dataset.classes), (arguments.train or arguments.folder).name
+    described = {"folder": folder, "classes": classes, "chance": 1 / classes}
 
     def on_row(row: Row) -> None:
         rows.append(row)
-        print(
-            f"{counted(row.shots, 'shot')}, seed {row.seed}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
+        run = f"{counted(row.shots, 'shot')}, seed {row.seed}"
+        print(f"{run}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)", file=sys.stderr, flush=True)
         write({**described, "rows": as_json(rows)})
 
     measured = evaluate(
         host, cache, arguments.shots, _seeds(arguments), config, gammas=list(dict.fromkeys(arguments.gammas or ())),
         vectors=arguments.vectors, init=arguments.init, split=split, on_row=on_row, processes=processes,
     )  # fmt: skip
-    if processes.count > 1:  # until now it had its own rows only
+    if processes.count > 1:  # on_row receives only the rows of its own process
         rows[:] = measured
         write({**described, "rows": as_json(rows)})
     if processes.is_main:
-        print(markdown_table(rows, 1 / len(dataset.classes)))
+        print(markdown_table(rows, 1 / classes))
     return 0
 
 
 def _seeds(arguments: argparse.Namespace) -> range:
-    """Of cross-validation, one per fold."""
+    """Seeds of the splits; cross-validation has one per fold."""
     each = arguments.folds or 1
     return range(arguments.first_seed * each, (arguments.first_seed + arguments.seeds) * each)
 
 
-def _tell_copies(
+def _warn_of_copies(
     cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int], split: Split
 ) -> None:
-    """What makes accuracies too high, or wrong, before they are measured."""
+    """Warn of test images that are copies of training images."""
     from ..data.near_duplicates import across_split, example_names, told
 
     if cache.alike is None:

@@ -1,4 +1,4 @@
-"""``mcti evaluate --tokens SET FOLDER``: how well a trained set recognises held-out images."""
+"""``mcti evaluate --tokens SET FOLDER``: accuracy and calibration of a token set on held-out images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["run_evaluate_tokens"]
 
 _SHOWN = 12
-"""Number of wrong answers in the picture."""
+"""Number of wrong answers printed and drawn."""
 
 
 def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
@@ -31,9 +31,9 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.measure import class_indices
     from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable, refuse_to_replace
-    from ..files.ownership import delete_own, refuse_foreign
-    from ..files.provenance import is_marked, write_json, write_png
+    from ..files.outputs import refuse_to_replace
+    from ..files.ownership import delete_own
+    from ..files.provenance import check_outputs, is_marked, write_json, write_png
     from ..tokens.io import load_tokens
     from ..viz.plots import confusion_plot
 
@@ -42,10 +42,8 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
     classes = class_indices(dataset.classes, tokens.labels)
     out = arguments.out
     outputs = [] if out is None else [out / name for name in ("evaluation.json", "confusion.png", "wrong.png")]
-    for path in outputs:
-        refuse_foreign(path, is_marked)
-    if out is not None:
-        check_writable(out, [path.name for path in outputs])
+    if outputs:
+        check_outputs(outputs, overwrite=True)
     with (
         nullcontext() if out is None else lock_output(out, folder=True),
         json_output(arguments.json, overwrite=arguments.overwrite) as write,
@@ -64,11 +62,8 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
                 delete_own(wrong, is_marked)  # of an earlier run
     print("\n".join([*measured.class_table(), ""]))
     for each in record["most_confidently_wrong"][:_SHOWN]:
-        print(
-            escaped(
-                f"{each['image']}: {each['label']}, taken for {each['predicted']} ({100 * each['confidence']:.1f} %)"
-            )
-        )
+        answer = f"{each['label']}, taken for {each['predicted']} ({100 * each['confidence']:.1f} %)"
+        print(escaped(f"{each['image']}: {answer}"))
     print(
         f"accuracy {100 * record['accuracy']:.1f} % of {counted(record['images'], 'image')}; chance {100 * record['chance']:.1f} %; "
         f"expected calibration error {100 * record['expected_calibration_error']:.1f} %"
@@ -97,7 +92,7 @@ def _measured(
 
 
 def _wrong_picture(measured: Measurement, dataset: FewShotDataset) -> Image | None:
-    """The most confidently wrong images, each with what it is and what it was taken for; None without any."""
+    """Grid of the most confidently wrong images, each with its label and the answer; None without any."""
     from ..images.reading import load_squares
     from ..viz.image_grid import image_grid
 

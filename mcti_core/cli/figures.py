@@ -1,4 +1,4 @@
-"""What a training has measured, for the model card."""
+"""Measurements of a training for the model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["training_figures"]
 
 
 def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
-    """By name: the steps, the mean losses of the last tenth, and how many of its own examples are recognised."""
+    """Name -> value: steps, mean losses of the last tenth, and the number of examples that leave-one-out recognises."""
     from ..classifiers.calibration import calibrate
     from ..classifiers.clip import ClipClassifier
 
@@ -27,7 +27,7 @@ def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
         last = [value for value in result.history.get(name, ())[-max(1, result.steps // 10) :] if math.isfinite(value)]
         if last:
             figures[f"{name} loss, mean of the last {len(last)} steps"] = f"{sum(last) / len(last):.4g}"
-    with suppress(MCTIError):  # a set without its figures is better than none
+    with suppress(MCTIError):  # a measurement must not prevent saving the set
         found = calibrate(ClipClassifier(host, result.tokens), result.tokens)
         if found.left_out:
             figures["examples recognised by CLIP, each judged as if it were new"] = (

@@ -1,4 +1,4 @@
-"""``mcti generate``: images drawn with learned tokens, each written as soon as it is done."""
+"""``mcti generate``: generate images with learned tokens. Each is saved as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["run_generate"]
 
 _AT_ONCE, _POCKET_AT_ONCE = 4, 8
-"""Images of one batch: what a break can cost."""
+"""Batch sizes; an interruption loses at most one batch."""
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable, refuse_to_replace
-    from ..files.ownership import refuse_foreign
-    from ..files.provenance import is_marked, write_png
+    from ..files.outputs import refuse_to_replace
+    from ..files.provenance import check_outputs, is_marked, write_png
     from ..prompts.syntax import parse_prompt
     from ..sampling import generate
     from ..tokens.io import load_tokens
@@ -43,9 +42,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         )
     stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
     paths = [arguments.out / f"{stem}.png" for stem in stems]
-    for path in paths:  # all of them, before anything slow
-        refuse_foreign(path, is_marked)
-    check_writable(arguments.out, (path.name for path in paths))
+    check_outputs(paths, overwrite=True)  # before the model is loaded
     written = []
 
     def on_image(number: int, image: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""``--json FILE``: a table of measurements, which is not lost nor written over a file of others."""
+"""Output of ``--json FILE``: measurements in a locked file that replaces no foreign file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ __all__ = ["json_output"]
 def json_output(
     path: Path | None, *, overwrite: bool, shown: bool = True
 ) -> Iterator[Callable[[Mapping[str, Any]], object]]:
-    """Check and lock the file; what is yielded writes the whole content, each time. Without a path, or not ``shown``, nothing.
+    """Check and lock the file, and yield a function that writes its whole content; without a path or ``shown``, a no-op.
 
     Raises:
-        FileError: a file of others, an earlier result, or another run is there, or the folder cannot be written to.
+        FileError: a foreign file or an earlier result is there, another run holds the lock, or the folder is not writable.
     """
     from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable, refuse_to_replace
-    from ..files.ownership import refuse_foreign
-    from ..files.provenance import is_marked, write_json
+    from ..files.outputs import refuse_to_replace
+    from ..files.provenance import check_outputs, write_json
 
     if path is None or not shown:
         yield lambda content: None
         return
-    refuse_foreign(path, is_marked)
-    check_writable(path.parent, [path.name])
+    check_outputs([path], overwrite=True)
     with lock_output(path, folder=False):
         refuse_to_replace([path], overwrite=overwrite)
         yield lambda content: write_json(content, path)

@@ -1,4 +1,4 @@
-"""``mcti evaluate --label-errors``: the examples whose label is probably wrong."""
+"""``mcti evaluate --label-errors``: rank examples by how likely their label is wrong."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ __all__ = ["run_label_errors"]
 
 def run_label_errors(arguments: argparse.Namespace) -> int:
     from ..evaluation.label_errors import rank_label_errors
-    from ..files.outputs import check_writable, refuse_to_replace
-    from ..files.ownership import refuse_foreign
-    from ..files.provenance import is_marked
+    from ..files.provenance import check_outputs
     from .review_page import Item, write_review
 
     dataset, page = examples_of(arguments), arguments.review
     if page is not None:
-        refuse_foreign(page, is_marked)
-        refuse_to_replace([page], overwrite=arguments.overwrite)
-        check_writable(page.parent, [page.name])
+        check_outputs([page], overwrite=arguments.overwrite)
     with json_output(arguments.json, overwrite=arguments.overwrite) as write:
         cache = features_of(arguments, host_of(arguments), dataset, latents=False)
         records: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""A page to look through answers: one HTML file without network, from which the corrections come back as CSV."""
+"""Review page: one self-contained HTML file with thumbnails per class that exports corrections as CSV."""
 
 from __future__ import annotations
 
@@ -70,29 +70,27 @@ show();
 
 @dataclass(frozen=True)
 class Item:
-    """One image of the page."""
+    """An image on the page."""
 
     image: str
     """Absolute path."""
     label: str
-    """What it is now; ``UNKNOWN`` for none."""
+    """Current label; ``UNKNOWN`` for none."""
     note: str
-    """Shown below it, such as the confidence."""
+    """Text below the image, such as the confidence."""
     nearest: Sequence[Path] = ()
-    """Examples that are shown beside it."""
+    """Examples shown below the image."""
 
 
 def write_review(items: Sequence[Item], classes: Sequence[str], path: Path, remark: str = "") -> None:
-    """Write the page. Each class's images are in the order given.
+    """Write the page. Images are grouped by class and keep their order.
 
     Args:
-        items: the images.
-        classes: labels to choose from; others can be typed.
-        path: of the page.
-        remark: one more sentence at its top.
+        classes: suggested labels; others can be typed.
+        remark: an additional sentence in the header.
 
     Raises:
-        FileError: a file that MC-TI did not write is there, or the page cannot be written.
+        FileError: a foreign file is there, or the page cannot be written.
     """
     order = [UNKNOWN, *dict.fromkeys((*classes, *(item.label for item in items)))]
     groups = {label: [item for item in items if item.label == label] for label in dict.fromkeys(order)}
@@ -126,7 +124,7 @@ def _section(label: str, items: Sequence[Item]) -> str:
 
 @lru_cache(maxsize=4096)
 def _image(path: str | Path, side: int) -> str:
-    """The image as a square inside the page; empty if it cannot be read any more."""
+    """A square thumbnail as an ``img`` element; empty if the image is no longer readable."""
     try:
         picture = to_pil(load_square(path, side))
     except ExamplesError:
@@ -137,6 +135,6 @@ def _image(path: str | Path, side: int) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text as an attribute or an element, unchanged: a browser would read other line ends, and UTF-8 has no surrogates."""
+    """Escape text for HTML; line ends are kept by character references, and surrogates are written as escapes."""
     whole = text.encode("utf-8", "backslashreplace").decode()
     return html.escape(whole).replace("\r", "&#13;").replace("\n", "&#10;")

@@ -1,4 +1,4 @@
-"""``mcti train --config run.toml``: options from a file, and the file that a run writes to be repeated."""
+"""Read options from a TOML file (``mcti train --config``), and write the options of a run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["RUN_CONFIG", "with_config", "write_run_config"]
 RUN_CONFIG = "run.toml"
 _MAX_BYTES = 2**20
 _NOT_WRITTEN = ("run", "config", "resume", "restart", "overwrite", "templates")
-"""Options that are of one call only; and the templates' kind, in place of which the templates are written."""
+"""Options of a single call, and ``templates``, which is replaced by the templates themselves."""
 
 
 def with_config(command: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """The words of a command line, with the options of its ``--config`` in front, except those that are given again.
+    """Prepend the options of the ``--config`` file to a command line. Options on the command line take precedence.
 
     Args:
-        command: the command's parser, which is changed.
-        words: without the command's name.
+        command: the parser; modified.
+        words: arguments after the command's name.
 
     Raises:
-        ConfigError: the file cannot be read, or contains something that is no option.
+        ConfigError: the file cannot be read, or contains an unknown option or an invalid value.
     """
     actions = {action.dest: action for action in command._actions}
     for action in actions.values():
@@ -53,7 +53,7 @@ def with_config(command: argparse.ArgumentParser, words: Sequence[str]) -> list[
 
 
 def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
-    """The words that say an option on the command line."""
+    """Command-line arguments that set an option."""
     option = (*action.option_strings, "")[0]
     values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
     if not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
@@ -61,7 +61,7 @@ def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
         raise ConfigError(f"{path} sets {action.dest!r} to {str(value)[:80]!r}; it must be {kind}")
     if action.nargs == 0:
         return [option] if value else [name for name in action.option_strings if name.startswith("--no-")]
-    if not option:  # a path that looks like an option stays a path
+    if not option:  # a path that begins with a dash
         return [f"./{value}" if str(value).startswith("-") else str(value)]
     return [f"{option}={each}" for each in values]
 
@@ -87,10 +87,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: Path) -> None:
-    """Write a run's options as TOML, the settings of the training included that were not given.
+    """Write a run's options as TOML, including defaults of the training.
 
     Raises:
-        FileError: another program's file is in the way, or the file cannot be written.
+        FileError: a foreign file is there, or the file cannot be written.
     """
     from ..files.provenance import TEXT_MARK, write_text
 

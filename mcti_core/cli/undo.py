@@ -1,4 +1,4 @@
-"""``mcti undo``: put sorted images back."""
+"""``mcti undo``: revert the sorting of images."""
 
 from __future__ import annotations
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError
-from .ownership import write_own
+from .outputs import check_writable, refuse_to_replace
+from .ownership import refuse_foreign, write_own
 from .regular import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["GENERATOR", "TEXT_MARK", "is_marked", "library_versions", "write_json", "write_png", "write_text"]
+__all__ = [
+    "GENERATOR",
+    "TEXT_MARK",
+    "check_outputs",
+    "is_marked",
+    "library_versions",
+    "write_json",
+    "write_png",
+    "write_text",
+]
 
 _PROGRAM = "MC-TI"
 GENERATOR = f'<meta name="generator" content="{_PROGRAM}">'
@@ -55,6 +65,18 @@ def is_marked(path: Path) -> bool:
     except OSError:  # not this program's file to replace
         return False
     return (b"tEXt", _TEXT) in _chunks(begin) or any(re.match(mark, begin) for mark in _MARKS)
+
+
+def check_outputs(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Check that marked files in one folder can be written.
+
+    Raises:
+        FileError: a foreign file is there, the folder cannot be written to, or, without ``overwrite``, an earlier result is there.
+    """
+    for path in paths:
+        refuse_foreign(path, is_marked)
+    refuse_to_replace(paths, overwrite=overwrite)
+    check_writable(paths[0].parent, [path.name for path in paths])
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
