@@ -1,4 +1,4 @@
-"""What every classifier gives: scores of images for classes, and predictions made of them."""
+"""Base class of the classifiers, with scores and predictions."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ __all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predictions"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What a classifier thinks of B images.
+    """Scores of B images for C classes.
 
     Raises:
-        HostError: logits that are NaN.
+        HostError: a logit is NaN.
     """
 
     logits: Tensor
-    """(B, C) float32; the greater, the likelier."""
+    """(B, C) float32; higher means more likely."""
     evaluations: Tensor
-    """(B,) int64 denoiser evaluations spent on each image."""
+    """(B,) int64 number of denoiser evaluations per image."""
 
     def __post_init__(self) -> None:
         numbers(self.logits)
 
 
 class Classifier(ABC):
-    """Base of the classifiers. One of your own sets ``labels`` and defines ``scores``.
+    """Base class of the classifiers. A subclass sets ``labels`` and defines ``scores``.
 
-    Called with images, it gives ``Prediction`` objects. ``predict``, ``predict_proba``, ``score`` and ``classes_`` are those of a
-    fitted scikit-learn classifier, so that its metrics take them. All of these read paths, and crop and resize images to
-    ``image_size``; ``scores`` does not.
+    A call with images returns ``Prediction`` objects. ``predict``, ``predict_proba``, ``score`` and ``classes_`` follow the
+    interface of a fitted scikit-learn classifier. All of these read paths, and crop and resize images to ``image_size``;
+    ``scores`` does not.
     """
 
     labels: tuple[str, ...]
     temperature: float = 1.0
-    """Divides the logits before the softmax that gives confidences; set by ``classifiers.calibration``."""
+    """Divisor of the logits before the softmax; set by ``classifiers.calibration``."""
     threshold: float = 0.0
-    """Least confidence of an answer; below it the answer is ``UNKNOWN``. 0 always answers."""
+    """Minimum confidence, in [0, 1]; below it the prediction is ``UNKNOWN``."""
     image_size: int | None = None
-    """Side of the square images that ``scores`` gets; None leaves images as they are."""
+    """Side in pixels of the square images passed to ``scores``; None keeps the original size."""
 
     @abstractmethod
     def scores(self, images: Any) -> Scores:
-        """A batch, a list of images, or one image, as ``images.tensors.as_batch`` takes them -> scores.
+        """Scores of a batch, a list of images, or one image, as ``images.tensors.as_batch`` accepts them.
 
         Raises:
-            ExamplesError: images of another kind, shape or range, of several sizes, or with values that are not finite.
+            ExamplesError: invalid type, shape or range, several sizes, or values that are not finite.
         """
 
     def __call__(self, images: Any, *, top: int = 1) -> list[Prediction]:
         """One prediction per image, with this classifier's temperature and threshold.
 
         Args:
-            images: one image or many, as ``images.tensors.square_batches`` takes them: paths, Pillow images, arrays, tensors.
-            top: number of classes to name, at most all.
+            images: one or several paths, Pillow images, arrays or tensors, as ``images.tensors.square_batches`` accepts them.
+            top: number of classes to report, at most C.
 
         Raises:
             ExamplesError, ConfigError, HostError: as ``square_batches``, ``scores`` and ``predictions``.
@@ -73,11 +73,11 @@ class Classifier(ABC):
         return list(self.stream([images], top=top))
 
     def stream(self, batches: Iterable[Any], *, top: int = 1) -> Iterator[Prediction]:
-        """Predictions of very many images, batch by batch, such as those of a ``torch.utils.data.DataLoader``.
+        """Predictions of a stream of batches, such as a ``torch.utils.data.DataLoader``.
 
         Args:
-            batches: each as ``__call__`` takes images; or a tuple or list whose first entry is a batch (B, 3, H, W), as with
-                labels beside it; or a mapping with a key ``image``, ``img`` or ``pixel_values``.
+            batches: each is images as for ``__call__``, a tuple or list whose first entry is a batch (B, 3, H, W), such as
+                (images, labels), or a mapping with a key ``image``, ``img`` or ``pixel_values``.
             top: as for ``__call__``.
         """
         for batch in batches:
@@ -88,11 +88,11 @@ class Classifier(ABC):
 
     @property
     def classes_(self) -> np.ndarray[Any, Any]:
-        """(C,) the labels in sorted order, which scikit-learn's metrics expect."""
+        """(C,) sorted labels, as scikit-learn's metrics expect."""
         return np.array(sorted(self.labels))
 
     def predict(self, images: Any) -> np.ndarray[Any, Any]:
-        """(N,) the label of each image, or ``UNKNOWN``; ``images`` as for ``__call__``."""
+        """(N,) label per image, or ``UNKNOWN``; ``images`` as for ``__call__``."""
         return np.array([answer.label for answer in self(images)])
 
     def predict_proba(self, images: Any) -> np.ndarray[Any, Any]:
@@ -102,14 +102,14 @@ class Classifier(ABC):
         return torch.cat(parts).numpy()
 
     def score(self, images: Any, labels: Sequence[str] | Sequence[int] | Tensor) -> float:
-        """Accuracy: the share of images whose answer is their label.
+        """Accuracy, in [0, 1].
 
         Args:
             images: N images, as for ``__call__``.
-            labels: (N,) texts, or indices in label order such as ``FewShotDataset.labels``.
+            labels: (N,) strings, or indices into ``self.labels`` such as ``FewShotDataset.labels``.
 
         Raises:
-            ConfigError: not as many labels as images.
+            ConfigError: the numbers of images and labels differ.
         """
         wanted = [label if isinstance(label, str) else self.labels[int(label)] for label in labels]
         found = self.predict(images).tolist()
@@ -120,7 +120,7 @@ class Classifier(ABC):
     def _scores_of(self, images: Any) -> Iterator[Scores]:
         return map(self.scores, square_batches(images, self.image_size))
 
-    _estimator_type = "classifier"  # as scikit-learn asked before version 1.6
+    _estimator_type = "classifier"  # for scikit-learn before 1.6
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, Tags, TargetTags
@@ -130,25 +130,26 @@ class Classifier(ABC):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image."""
+    """Prediction for one image."""
 
     label: str
-    """The best class, or ``UNKNOWN``."""
+    """The most likely class, or ``UNKNOWN``."""
     index: int
-    """Its place in label order; -1 for ``UNKNOWN``."""
+    """Class index; -1 for ``UNKNOWN``."""
     confidence: float
-    """Of the best class, in [0, 1]."""
+    """Confidence in the most likely class, in [0, 1]."""
     top: tuple[tuple[str, float], ...]
-    """The best k classes with their confidences."""
+    """The k most likely classes with their confidences."""
     evaluations: int
+    """Number of denoiser evaluations."""
 
     @property
     def unknown(self) -> bool:
-        """Whether the answer is none of the classes. A class may itself be called unknown: its images are not."""
+        """Whether no class is confident enough; False for a class that is itself named like ``UNKNOWN``."""
         return self.index < 0
 
     def record(self, top: int | None = None) -> dict[str, Any]:
-        """Plain values for JSON, with at most ``top`` of the best classes."""
+        """JSON-serialisable values, with at most ``top`` classes."""
         return {
             "label": None if self.unknown else self.label,
             "unknown": self.unknown,
@@ -161,11 +162,11 @@ class Prediction:
 def predictions(
     labels: Sequence[str], scores: Scores, *, temperature: float = 1.0, threshold: float = 0.0, top: int = 1
 ) -> list[Prediction]:
-    """One prediction an image; ``top`` is cut to the number of classes.
+    """One prediction per image; ``top`` is limited to the number of classes.
 
     Raises:
-        ConfigError: the scores are of another number of classes; ``temperature``, ``threshold`` or ``top`` is out of range.
-        HostError: the scores hold values that are not numbers.
+        ConfigError: the scores have another number of classes, or ``temperature``, ``threshold`` or ``top`` is out of range.
+        HostError: a score is NaN, or all scores of an image are infinite.
     """
     if scores.logits.ndim != 2 or scores.logits.shape[1] != len(labels):
         raise ConfigError(
@@ -190,7 +191,7 @@ def confidences(scores: Scores, temperature: float = 1.0) -> Tensor:
     """(B, C) float32 softmax of the logits divided by the temperature, on the CPU.
 
     Raises:
-        HostError: the scores hold values that are not numbers, or only infinite ones.
+        HostError: a score is NaN, or all scores of an image are infinite.
     """
     shares = (numbers(scores.logits).float() / temperature).softmax(1).cpu()
     if shares.isnan().any():
@@ -199,10 +200,10 @@ def confidences(scores: Scores, temperature: float = 1.0) -> Tensor:
 
 
 def numbers(logits: Tensor) -> Tensor:
-    """The logits themselves. argmax takes NaN for the greatest, so a model that gives it is not answered for.
+    """The logits unchanged. NaN is an error because argmax would select it.
 
     Raises:
-        HostError: some are NaN.
+        HostError: a logit is NaN.
     """
     if logits.isnan().any():
         raise HostError("the model's scores are not numbers; load it in another number format (bf16 or fp32)")

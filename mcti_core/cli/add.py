@@ -1,4 +1,4 @@
-"""``mcti add``: teach a trained set more classes."""
+"""``mcti add``: add classes to a trained token set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["run_add"]
 
 
 def run_add(arguments: argparse.Namespace) -> int:
-    """Train only the classes that the set lacks. However the training ends, what was learned is written."""
+    """Train only the new classes. Learned tokens are saved even if the training is interrupted or fails."""
     from ..data.near_duplicates import example_names
     from ..files.output_lock import lock_output
     from ..files.outputs import refuse_to_replace
@@ -44,7 +44,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     outputs = outputs_of(arguments, (*before.names, *safe_names(dataset.classes)))
     check_outputs(arguments, outputs, tokens.vectors_per_token)
     with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
-        unfinished = arguments.out / UNFINISHED  # of mcti train, which its --resume would write over these tokens
+        unfinished = arguments.out / UNFINISHED  # mcti train --resume would overwrite these tokens
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
         host = host_of(arguments)
         config = config_for(host, arguments)
@@ -65,17 +65,13 @@ def run_add(arguments: argparse.Namespace) -> int:
                 ) from error
         write_tokens(_in_order(result.tokens, before), arguments.out)
     added = ", ".join(result.tokens.labels[len(tokens) :])
-    print(
-        escaped(
-            f"{result.stopped} after {result.steps} steps: {added} added, {len(result.tokens)} tokens in "
-            f"{arguments.out / 'tokens.safetensors'}"
-        )
-    )
+    saved = f"{len(result.tokens)} tokens in {arguments.out / 'tokens.safetensors'}"
+    print(escaped(f"{result.stopped} after {result.steps} steps: {added} added, {saved}"))
     return INTERRUPTED if result.stopped == "stopped" else 0
 
 
 def _in_order(learned: TokenSet, before: TokenSet) -> TokenSet:
-    """The classes that the set had come first, in their order and under their names."""
+    """Reorder the learned classes: those of ``before`` first, in their order and with their names."""
     rows = [index_of(label, learned.labels) for label in before.labels]
     own = [index for index in rows if index is not None]
     names = dict(zip(rows, before.names, strict=True))

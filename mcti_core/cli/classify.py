@@ -1,4 +1,4 @@
-"""``mcti classify``: what images show, on the screen or, for very many and by several processes, in a file."""
+"""``mcti classify``: classify images, with output to the terminal or, resumably and by several processes, to a file."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _classify(
 def classified(
     classifier: Classifier, batches: Iterable[list[tuple[str, Tensor | ExamplesError]]], top: int
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
-    """Batches as ``read_ahead`` gives them -> the same with an answer in place of each image, (3, H, W) all of one size."""
+    """Replace each image, (3, H, W) of one size, in the batches of ``read_ahead`` by its prediction; errors are kept."""
     import torch
 
     for batch in batches:
@@ -107,7 +107,7 @@ def classified(
 def _answers(
     paths: Iterable[str], host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: int = 1
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
-    """Batches of (path, answer or why there is none), in order. ``processes`` share this machine."""
+    """Batches of (path, prediction or error), in order. ``processes``: number of processes on this machine."""
     from ..data.image_stream import read_ahead
     from ..data.num_workers import default_num_workers
     from ..images.reading import load_square
@@ -120,7 +120,7 @@ def _answers(
 def _print(
     names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Print the answers. Returns the exit code and, if they are needed, the answers."""
+    """Print the answers. Returns the exit code and, for curation, the records."""
     from .curation import is_curated
     from .json_line import json_line
 
@@ -144,17 +144,17 @@ def _print(
 def _write(
     names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: DistributedContext
 ) -> int:
-    """Answer what is not answered yet, each process its share; the first joins their files."""
+    """Classify the remaining images, split among the processes; the main process joins their files. Returns the exit code."""
     from .results_file import ResultsFile, append_records
 
     results, size = ResultsFile(arguments.out, _identity(names, host, classifier, arguments)), arguments.batch
     begun = _begun(results, names, resume=arguments.resume) if processes.is_main else None
-    # one process decides: what others see of a shared folder may lag behind
+    # the main process decides, because a shared folder may be out of date on other machines
     answered, kept, unread = processes.gather(begun)[0]
     results.refuse_others()
     done, images = frozenset(answered), len(names)
     left = images - len(done)
-    share = processes.share(-(-left // size))  # whole batches, so that they are those of a single process
+    share = processes.share(-(-left // size))  # whole batches, composed as with a single process
     first, end = share.start * size, min(share.stop * size, left)
     own = islice((path for number, path in enumerate(names) if number not in done), first, end)
     written = failed = 0
@@ -171,13 +171,13 @@ def _write(
     failed = sum(errors for _, errors in totals) + unread
     if processes.is_main:
         results.finish(kept + sum(answers for answers, _ in totals))
-        told = f"; images that could not be read: {failed}" if failed else ""
-        print(escaped(f"{images} answers in {results.path}{told}"))
+        unreadable = f"; images that could not be read: {failed}" if failed else ""
+        print(escaped(f"{images} answers in {results.path}{unreadable}"))
     return 1 if failed else 0
 
 
 def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[list[int], int, int]:
-    """Begin or resume, and say which: the numbers of the answered images, how many answers there are, and how many errors."""
+    """Begin or resume. Returns the indices of the answered images, the number of answers, and the number of errors."""
     resumed = results.begin(resume=resume)
     if resume and not resumed:
         say("there are no unfinished answers; starting from the beginning")
@@ -200,7 +200,7 @@ def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
 
 
 def _identity(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> dict[str, str]:
-    """What the answers are of."""
+    """Everything that the answers depend on; it must not change when a run is resumed."""
     from ..classifiers.calibration import resolved
 
     return {

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: lines of text, progress bars."""
+"""Terminal output of commands: messages and progress bars."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ __all__ = ["check_progress_bars", "new_bar", "progress_bar", "say", "set_up_stre
 
 
 def set_up_streams() -> None:
-    r"""Let nothing that is printed end a command: what a stream's encoding cannot hold is escaped, as 猫 to ``\u732b``.
-
-    Standard error does so by itself. What the library logs goes there too, a line each.
-    """
+    r"""Escape characters that the encoding of stdout or stderr lacks, such as 猫 to ``\u732b``, and log to stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -36,14 +33,14 @@ class _Lines(logging.Handler):
 
 
 def say(sentence: str, *, shown: bool = True) -> None:
-    """A line beside the results: what a person should know of them. Without a sentence, nothing."""
+    """Print a message to stderr; an empty one is not printed."""
     if sentence and shown:
         print(f"mcti: {escaped(sentence)}", file=sys.stderr)
 
 
 @contextmanager
 def progress_bar(description: str, unit: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with the time left; the callback takes what is done and what there is."""
+    """Yield a callback (done, total) that updates a progress bar."""
     bar: Any = None
 
     def progress(done: int, total: int) -> None:
@@ -62,18 +59,14 @@ def progress_bar(description: str, unit: str, *, shown: bool = True) -> Iterator
 
 
 def check_progress_bars() -> None:
-    """Check that tqdm, which transformers imports too, can use its variables of the environment.
-
-    Raises:
-        ConfigError: it cannot.
-    """
+    """Raise a ``ConfigError`` if a ``TQDM_*`` environment variable is invalid; tqdm and transformers would fail later."""
     if variables := sorted(name for name in os.environ if name.startswith("TQDM_")):
         try:
             with redirect_stderr(io.StringIO()):
                 bar = new_bar("", "", 2)
                 bar.update(1)
                 bar.close()
-        except Exception as error:  # of many kinds, the first where tqdm is imported
+        except Exception as error:  # of many types, some raised by the import of tqdm
             raise ConfigError(
                 f"progress bars cannot be drawn with {listed(variables)} in the environment ({error}); unset the one that is no number"
             ) from error

@@ -1,4 +1,4 @@
-"""``mcti convert``: learned tokens as other files."""
+"""``mcti convert``: convert token sets and embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["run_convert"]
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    """Pick and rename the classes of everything given, as written, and write them. What could not be read is named at the end."""
+    """Apply the operations to the classes of all inputs and write them. Unreadable inputs are reported at the end."""
     from ..files.output_lock import lock_output
     from ..tokens.conversion import apply_operations, read_inputs, with_prefix
 
@@ -40,7 +40,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
-    """A folder where a file is meant, and the reverse. From here on ``out`` is a path."""
+    """Raise a ``ConfigError`` for an ``--out`` of the wrong kind. Sets ``out`` to a ``Path`` and the default ``layout``."""
     from ..tokens.formats import SUFFIXES
     from ..tokens.io import LAYOUTS, SUFFIX
 
@@ -63,15 +63,13 @@ def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
 
 
 def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
-    """One set, or one for each group where embeddings do not go together."""
+    """Write one set, or one per group if embeddings are incompatible."""
     from ..tokens.conversion import group, refuse_twins
     from ..tokens.io import SUFFIX, is_token_set, refuse_foreign_tokens, save_tokens
     from ..tokens.ops import merge
 
     stem, groups = str(arguments.out).removesuffix(SUFFIX), group(classes)
-    if len(groups) == 1 or any(
-        is_token_set(path) for path in arguments.inputs
-    ):  # whose merge says what does not go together
+    if len(groups) == 1 or any(map(is_token_set, arguments.inputs)):  # merge() reports incompatible sets
         groups = {"": list(classes)}
     for together in groups.values():
         refuse_twins(together)
@@ -109,7 +107,7 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
 
 
 def _refuse_results(paths: Sequence[Path], arguments: argparse.Namespace) -> None:
-    """Raise a ``FileError``, before the first file is written, where one of them is already or cannot be written."""
+    """Raise a ``FileError`` if a file already exists or cannot be written."""
     from ..files.outputs import check_writable, refuse_to_replace
 
     refuse_to_replace(paths, overwrite=arguments.overwrite)

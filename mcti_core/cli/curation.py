@@ -95,7 +95,7 @@ def _sort(
         moved, taken = dict(pairs), {target for _, target in pairs}
         texts = {moved[path].with_suffix(".txt"): text for path, text in captions.items() if path in moved}
         own = {
-            path: text for path, text in texts.items() if path not in moved.values()
+            path: text for path, text in texts.items() if path not in taken
         }  # transfer() also moves an existing caption
         listed = transfer(pairs, own, root, move=move, progress=progress)
     images = counted(sum(path in labels for path in moved), "image")

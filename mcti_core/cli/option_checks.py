@@ -1,4 +1,4 @@
-"""Whether a command's options go together, and what they name is there: told before a model or an image is read."""
+"""Check combinations of options and the paths they name before a model or an image is read."""
 
 from __future__ import annotations
 
@@ -21,20 +21,17 @@ _FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --to set --out NAME.s
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Look at all options that a command has.
+    """Check all options of a command.
 
-    ``tokens``, ``to`` and ``start_from`` may name a training's folder; they then are the token set in it.
+    If ``tokens``, ``to`` or ``start_from`` is the folder of a training, it is replaced by the token set in it.
 
     Raises:
-        MCTIError: options that do not go together or that would not be used, or paths to nothing or to another kind of file.
+        MCTIError: options conflict or would have no effect, or a path is missing or of the wrong kind.
     """
     if hasattr(arguments, "model"):
         _check_model(arguments)
-        if arguments.device not in (
-            "auto",
-            "cpu",
-            "cuda",
-        ):  # of several processes each has its own GPU, and asks for no other's
+        # for "auto" and "cuda", each of several processes checks only its own GPU, in host_of
+        if arguments.device not in ("auto", "cpu", "cuda"):
             check_device(arguments.device)
     if hasattr(arguments, "label_errors"):
         _check_evaluation(arguments)
@@ -74,7 +71,7 @@ def _check_model(arguments: argparse.Namespace) -> None:
 
 
 def _check_method(arguments: argparse.Namespace) -> None:
-    """Of classify and evaluate. Only the pocket checkpoint comes with a CLIP space."""
+    """Options of classify and evaluate. Only the pocket checkpoint includes a CLIP space."""
     has_clip, method = arguments.model is None or arguments.clip is not None, arguments.method
     if method in ("clip", "hybrid", "cascade") and not has_clip:
         raise HostError(
@@ -102,7 +99,7 @@ def _check_curation(arguments: argparse.Namespace, has_clip: bool) -> None:
 
 
 def _check_evaluation(arguments: argparse.Namespace) -> None:
-    """What is evaluated: a folder, a given split, or a token set; and only with the options that go with it."""
+    """Check that the options match what is evaluated: a folder, a given split, or a token set."""
     tokens, errors, train = arguments.tokens is not None, arguments.label_errors, arguments.train is not None
     given = (arguments.folder is not None, train, arguments.test is not None)
     if given not in ((True, False, False), (False, True, True)):
@@ -127,7 +124,7 @@ def _check_evaluation(arguments: argparse.Namespace) -> None:
 
 
 def _check_seeds(arguments: argparse.Namespace) -> None:
-    """Of evaluate and benchmark. A trained set may be tested without CLIP."""
+    """Options of evaluate and benchmark. A trained set can be tested without CLIP."""
     if (arguments.first_seed + arguments.seeds) * (getattr(arguments, "folds", None) or 1) > 2**63:
         raise ConfigError(
             "--first-seed and --seeds lead beyond 2**63 - 1, the largest seed; choose a smaller first one"
@@ -148,7 +145,7 @@ def _check_training(arguments: argparse.Namespace) -> None:
 
 
 def _token_set(path: Path) -> Path:
-    """The file itself, or the one that a training has written into this folder."""
+    """The file itself, or the token set in the folder of a training."""
     from ..tokens.formats import SUFFIXES
     from ..tokens.io import SUFFIX
 
@@ -167,7 +164,7 @@ def _token_set(path: Path) -> Path:
 
 
 def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | None) -> None:
-    """Raise a ``TokenError`` where such tokens cannot be made, or do not fit into the prompts; before features are computed."""
+    """Raise a ``TokenError`` if such tokens cannot be created or do not fit into the prompts."""
     from ..prompts.splicing import template_prompts
     from ..training.initial import new_tokens
 
@@ -182,6 +179,8 @@ def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | 
     new_tokens(host, ("x",), vectors=vectors, init=init)
     if error := refusal(vectors):
         most = min(vectors, *(encoder.length for encoder in host.text.values()))
-        fitting = bisect(range(1, most), 0, key=lambda count: refusal(count) is not None)  # False up to there
+        fitting = bisect(
+            range(1, most), 0, key=lambda count: refusal(count) is not None
+        )  # first count that does not fit
         more = f"; --vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
         raise TokenError(f"{error}{more}") from error

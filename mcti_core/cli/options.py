@@ -1,4 +1,4 @@
-"""What the command line's arguments mean: a host, a configuration, the processes that share the work."""
+"""Create the host, configuration, examples, features and process context from command-line arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["check_device", "config_of", "examples_of", "features_of", "host_of",
 
 
 def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, alone: bool = False) -> FewShotDataset:
-    """The examples in a folder, by default the command's own. What else it holds is told, once for all processes of this machine."""
+    """The examples in a folder, by default the command's own. Skipped files are reported by the first process."""
     from ..data.dataset import FewShotDataset
 
     beside = {name: value for name in ("captions", "masks") if (value := getattr(arguments, name, None))}
@@ -34,7 +34,7 @@ def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, al
 
 
 def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> DistributedContext:
-    """The processes that share this command's work; each is given a GPU of its own unless a device is named."""
+    """The process context of this command; each process uses its own GPU unless a device is given."""
     from ..distributed import launched
 
     return launched(cpu=arguments.device == "cpu", uneven=uneven)
@@ -64,21 +64,21 @@ def host_of(arguments: argparse.Namespace, processes: DistributedContext | None 
 
 
 def check_device(device: str) -> None:
-    """Raise a ``ConfigError`` unless PyTorch can compute there."""
+    """Raise a ``ConfigError`` unless PyTorch can compute on the device."""
     import torch
 
     try:
         torch.device(device)
-    except RuntimeError as error:  # its message lists twenty that nobody has
+    except RuntimeError as error:  # the message lists many rare device types
         raise ConfigError(f"the device {device!r} is not known; give auto, cpu, cuda, cuda:1, xpu or mps") from error
     try:
-        torch.zeros(1, device=device).item()  # which the device meta cannot
+        torch.zeros(1, device=device).item()  # fails for the device meta
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]:.160}") from error
 
 
 def _usual_dtype(device: str) -> str:
-    """Half precision halves memory and more than doubles the speed on GPUs; bf16 cannot overflow, but not all have it."""
+    """Half precision on CUDA: bf16, which does not overflow, if the GPU supports it, otherwise fp16."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -105,11 +105,11 @@ def features_of(
     arguments: argparse.Namespace, host: Host, dataset: FewShotDataset, processes: DistributedContext = SINGLE_PROCESS,
     *, latents: bool = True,
 ) -> FeatureCache:  # fmt: skip
-    """The examples as the loss sees them. Reports images that are in several classes."""
+    """The cached features of the examples. Reports images that occur in several classes."""
     from ..data.feature_cache import FeatureCache
     from ..data.near_duplicates import example_names, tell_across_classes
 
-    # mirrored writing is other writing: the pocket checkpoint's default is not to mirror
+    # the pocket checkpoint is for digits, which mirroring changes
     mirror = arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(

@@ -36,11 +36,11 @@ from .undo import run_undo
 __all__ = ["main"]
 
 SHARED = (run_train, run_evaluate, run_benchmark, run_classify)
-"""Commands that several processes do together."""
+"""Commands that can run as several processes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0, 1 for a mistake that one can mend, 130 after Ctrl-C."""
+    """Run one command. Returns the exit code: 0, 1 for an error, 130 after Ctrl-C."""
     set_up_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -62,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mcti: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has left
+    except BrokenPipeError:  # the reader of the output has exited
         sys.stderr.close()
         return 0
-    except UnicodeEncodeError as error:  # a label or a path in letters that this locale's file names lack
+    except UnicodeEncodeError as error:  # a label or path that the locale's encoding of file names lacks
         if error.encoding != sys.getfilesystemencoding():
             raise
         print(
@@ -74,11 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except OSError as error:  # a folder that cannot be written to, a full disk
-        told = (
-            f"{error.filename} cannot be used ({error.strerror})" if error.filename and error.strerror else str(error)
-        )
-        print(f"mcti: {escaped(told)}", file=sys.stderr)
+    except OSError as error:  # such as missing permissions or a full disk
+        named = error.filename and error.strerror
+        reason = f"{error.filename} cannot be used ({error.strerror})" if named else str(error)
+        print(f"mcti: {escaped(reason)}", file=sys.stderr)
         return 1
 
 
@@ -92,11 +91,11 @@ def _who() -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(escaped(message))  # a file's name may stand where an option is expected
+        super().error(escaped(message))  # the message may contain a file's name
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds defaults to the help texts, except None, False and empty lists."""
+    """Adds defaults to help texts, except None, False and empty lists."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         shown = action.default or (action.default == 0 and action.default is not False)
@@ -105,24 +104,20 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="mcti", description="Teach a text-to-image model many unnamed things; generate and classify them."
+        prog="mcti",
+        description="Learn tokens for image classes with a text-to-image model; generate and classify them.",
     )
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, purpose, add_options, run in (
         ("train", "learn a token for each class folder", _add_train, run_train),
-        ("classify", "tell what images show", _add_classify, run_classify),
-        (
-            "evaluate",
-            "measure the accuracy of a token set, or of trainings; find label errors",
-            _add_evaluate,
-            run_evaluate,
-        ),
-        ("benchmark", "compare methods on many data sets, in one table", _add_benchmark, run_benchmark),
-        ("generate", "draw with learned tokens", _add_generate, run_generate),
-        ("add", "teach a trained set more classes; its own stay as they are", _add_add, run_add),
-        ("convert", "turn embeddings into a token set or back; merge, pick, rename", add_converting, run_convert),
-        ("undo", "put images back that classify has sorted into folders", add_undoing, run_undo),
-        ("demo", "the whole method on handwritten digits", _add_demo, run_demo),
+        ("classify", "classify images, and sort, caption or review them", _add_classify, run_classify),
+        ("evaluate", "measure a token set, or trainings; find label errors", _add_evaluate, run_evaluate),
+        ("benchmark", "compare methods on many data sets", _add_benchmark, run_benchmark),
+        ("generate", "generate images with learned tokens", _add_generate, run_generate),
+        ("add", "add classes to a token set without changing the existing ones", _add_add, run_add),
+        ("convert", "convert embeddings to a token set or back; merge, select, rename", add_converting, run_convert),
+        ("undo", "revert the sorting of images by classify", add_undoing, run_undo),
+        ("demo", "run the whole method on handwritten digits", _add_demo, run_demo),
     ):
         command = subcommands.add_parser(name, help=purpose, formatter_class=_HelpFormatter)
         add_options(command)
@@ -139,21 +134,18 @@ def _train_parser() -> argparse.ArgumentParser:
 def _add_train(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("folder", type=path, help="contains one folder of images per class")
-    option(
-        "--out",
-        type=folder_path,
-        required=True,
-        help="where tokens.safetensors, embeddings/, loss.png, README.md and run.toml go",
-    )
+    written = "folder for tokens.safetensors, embeddings/, loss.png, README.md and run.toml"
+    option("--out", type=folder_path, required=True, help=written)
     add_overwriting(command)
-    option(
-        "--config", type=path, help="a TOML file of options, such as the run.toml of another run; those given here win"
-    )
+    config = "a TOML file of options, such as the run.toml of another run; the command line takes precedence"
+    option("--config", type=path, help=config)
     _add_model(command)
     add_training(command)
-    start = "a token set file to train further: its classes start from its vectors; templates and pooling are its own"
+    start = (
+        "a token set file to continue from: its classes keep their vectors as the start; sets --template and --pooling"
+    )
     option("--start-from", type=path, help=start)
-    table = "a CSV file with the columns image and label, as a review page gives it: labels to correct, images to add or leave out"
+    table = "a CSV file with columns image and label, as a review page exports it: corrected labels, images to add or exclude"
     option("--corrections", type=path, help=table)
     option("--shots", type=count, help="train on this many random images of each class instead of all")
     add_reading(command)
@@ -170,23 +162,20 @@ def _add_train(command: argparse.ArgumentParser) -> None:
 def _add_classify(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("images", type=path, nargs="+", help="images, or folders of images")
-    option("--recursive", action="store_true", help="images in the folders' folders, too")
+    option("--recursive", action="store_true", help="include images in subfolders")
     option("--tokens", type=path, required=True, help="a token set file")
     option("--method", choices=METHODS, default="auto", help=METHOD_HELP)
-    option("--top", type=count, default=1, help="how many classes to name")
+    option("--top", type=count, default=1, help="number of classes to report per image")
     either = command.add_mutually_exclusive_group()
-    either.add_argument(
-        "--unknown",
-        action="store_true",
-        help="answer '(unknown)' below a confidence that 95%% of new images of the classes should reach",
-    )
+    unknown = "answer '(unknown)' below a confidence that 95%% of new images of the classes should reach"
+    either.add_argument("--unknown", action="store_true", help=unknown)
     either.add_argument("--threshold", type=confidence, help="answer '(unknown)' below this confidence")
     option("--json", action="store_true", help="print one JSON object per line")
-    option("--batch", type=count, default=32, help="images per pass of the models")
-    readers = "threads that read images ahead; if not given, one for each core, 8 at most"
+    option("--batch", type=count, default=32, help="images per batch")
+    readers = "threads that read images; by default one per core, at most 8"
     option("--readers", type=whole(1, 256), help=readers)
     group = command.add_argument_group("very many images")
-    written = "write one JSON object per line here, as they come, instead of printing; with .csv also a table beside it"
+    written = "write one JSON object per line to this file instead of printing; .csv: also write a table"
     group.add_argument("--out", type=file_path("answers.jsonl"), help=written)
     either = group.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="resume an interrupted run from --out")
@@ -212,12 +201,12 @@ def _add_benchmark(command: argparse.ArgumentParser) -> None:
 def _add_generate(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("--tokens", type=path, required=True, help="a token set file")
-    option("--prompt", required=True, help="'{}' draws every class; '{name}' or 'embedding:name' is one of them")
-    option("--negative", default="", help="what to stay away from")
+    option("--prompt", required=True, help="'{}' stands for every class; '{name}' or 'embedding:name' for one")
+    option("--negative", default="", help="negative prompt")
     option("--out", type=folder_path, default=Path("generated"), help="folder for the images")
-    option("--count", type=count, default=4, help="images of each prompt")
+    option("--count", type=count, default=4, help="images per prompt")
     option("--steps", type=count, default=25, help="denoising steps per image")
-    option("--guidance", type=number(), default=5.0, help="guidance scale; 1 is no guidance")
+    option("--guidance", type=number(), default=5.0, help="guidance scale; 1 disables guidance")
     option("--seed", type=seed, default=0, help="seed of the initial noise")
     add_overwriting(command)
     _add_model(command)
@@ -225,43 +214,37 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
 
 def _add_add(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    folder = "holds one folder of images for each new class; the set's own may be there too"
-    option("folder", type=path, help=folder)
+    option("folder", type=path, help="one folder of images per new class; existing classes are allowed too")
     option("--to", type=path, required=True, help="the token set file")
-    option("--out", type=folder_path, required=True, help="where the larger tokens.safetensors and embeddings/ go")
-    option("--replace", action="store_true", help="learn those classes of the folder again that the set has already")
+    option("--out", type=folder_path, required=True, help="folder for the new tokens.safetensors and embeddings/")
+    option("--replace", action="store_true", help="train classes again that the set already has")
     add_overwriting(command)
     _add_model(command)
     add_steps(command)
     add_reading(command)
     _add_cache(command)
-    # how the tokens are read is the set's own
+    # these settings come from the set
     command.set_defaults(direction=None, pooling=None, templates=None, template=None)
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    results = "where report.html, metrics.json and tokens.safetensors go"
-    option("--out", type=folder_path, required=True, help=results)
+    option("--out", type=folder_path, required=True, help="folder for report.html, metrics.json and tokens.safetensors")
     add_overwriting(command)
-    option("--seed", type=seed, default=0, help="seed of the choice of examples and of the training")
+    option("--seed", type=seed, default=0, help="seed of the example selection and of the training")
     option("--shots", type=count, default=5, help="examples per digit")
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--cache", type=folder_path, help="keep image features here for the next run")
+    command.add_argument("--cache", type=folder_path, help="folder that caches image features between runs")
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     option = command.add_argument_group("model").add_argument
-    model = "a diffusers folder or single-file checkpoint; the pocket checkpoint if not given"
+    model = "a diffusers folder or single-file checkpoint; by default the pocket checkpoint"
     option("--model", type=path, help=model)
-    option("--clip", type=path, help="a folder with the CLIP model that the checkpoint's text encoder comes from")
-    option("--model-config", type=path, help="for a single file without network: a diffusers folder of its family")
-    option("--device", default="auto", help="auto (cuda, xpu or mps where there is one, else cpu), cpu, cuda, ...")
-    option(
-        "--dtype",
-        default="auto",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        help="of the weights; auto is bf16 on a GPU that has it, fp16 on others, fp32 elsewhere and for the pocket checkpoint",
-    )
+    option("--clip", type=path, help="a folder with the CLIP model of the checkpoint's text encoder")
+    option("--model-config", type=path, help="for a single-file checkpoint, offline: a diffusers folder of its family")
+    option("--device", default="auto", help="auto (the first available of cuda, xpu, mps, cpu), cpu, cuda, ...")
+    dtype = "of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
+    option("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=dtype)

@@ -1,7 +1,7 @@
-"""Write the answers to very many images to one file, resumably, one JSON object per line.
+"""Write predictions to a JSON Lines file, resumably.
 
-Each process appends to a file of its own, the first one to the results file itself; at the end these files are concatenated.
-Their paths say which images have been answered. An incomplete line, and what follows it, is answered again.
+Each process appends to its own file, the main process to the results file; at the end the files are concatenated. The
+image paths in them identify the finished images. Images from an incomplete line onwards are classified again.
 """
 
 from __future__ import annotations
@@ -26,33 +26,32 @@ __all__ = ["ResultsFile", "append_records", "read_records", "refuse_to_lose"]
 _BEGIN = b'{"image": "'
 _IMAGE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*"')
 _SECOND = (b', "label": ', b', "error": ')
-"""How an answer goes on behind its image's path."""
+"""The second key of a record."""
 _LONGEST_LINE, _LONGEST_CUT, _LONGEST_MARK = 2**24, 2**18, 2**20
-"""Bytes of an answer (4,096 classes with their confidences), of the cut one by which a file is known, and of a mark."""
+"""Maximum bytes of a record (4,096 classes with confidences), of an incomplete first record, and of the ``.unfinished`` file."""
 _FLUSH = 10.0
-"""Seconds of answers that a power cut may cost."""
+"""Seconds between fsyncs."""
 
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """One run's answers, as far as they are there.
+    """Results of one run.
 
     Args:
-        path: the file.
-        identity: what the answers are of, ``list of images`` among it; those of two runs that differ here are never mixed.
+        identity: everything that the answers depend on, including ``list of images``; a run with another identity cannot resume.
     """
 
     path: Path
     identity: Mapping[str, str]
 
     def begin(self, *, resume: bool) -> bool:
-        """Make the file ready to be resumed or begun. For one process, before the others look at it.
+        """Prepare the file; called by the main process before the others access it.
 
         Returns:
-            Whether there is something to resume.
+            Whether an earlier run is resumed.
 
         Raises:
-            ResumeError: what is there to resume is of another run.
+            ResumeError: the earlier run has another identity.
         """
         if resume and _mark(self.path).exists():
             self.refuse_others()
@@ -66,7 +65,7 @@ class ResultsFile:
         return False
 
     def refuse_others(self) -> None:
-        """Raise a ``ResumeError`` unless the answers that are there are of this run."""
+        """Raise a ``ResumeError`` unless the existing answers have this run's identity."""
         try:
             with open(_mark(self.path), "rb") as file:
                 then = json.loads(file.read(_LONGEST_MARK))
@@ -75,17 +74,16 @@ class ResultsFile:
                 f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --out "
                 "in a folder that all of them share"
             ) from error
-        told = describe_differences(then if isinstance(then, dict) else {}, self.identity)
-        if told:
+        if changed := describe_differences(then if isinstance(then, dict) else {}, self.identity):
             raise ResumeError(
-                f"the answers in {self.path} belong to a different run ({told}); give the same images, tokens and options "
+                f"the answers in {self.path} belong to a different run ({changed}); give the same images, tokens and options "
                 "to resume it, start over with --restart, or choose another --out"
             )
 
     def answered(self) -> tuple[set[str], int, int]:
-        """Paths of the images that have their answers, how many answers these are, and how many of them are errors.
+        """Paths of the finished images, number of answers, and number of errors among them.
 
-        Cut lines go from the files, so it is for one process, before the others write.
+        Incomplete lines are removed, so only the main process calls it, before the others write.
         """
         images, count, errors = set[str](), 0, 0
         for file in filter(Path.exists, (self.path, *_parts(self.path))):
@@ -96,7 +94,7 @@ class ResultsFile:
                     if record is None or not line.endswith(b"\n"):
                         break
                     if file != self.path and end == 0 and record["image"] in images:
-                        break  # a break while files were joined has left this one behind
+                        break  # already joined: finish() was interrupted
                     images.add(record["image"])
                     count, errors = count + 1, errors + ("error" in record)
                     end += len(line)
@@ -104,14 +102,14 @@ class ResultsFile:
         return images, count, errors
 
     def part(self, index: int) -> Path:
-        """The file that the process with this index appends to."""
+        """The file to which the process with this index appends."""
         return self.path.with_name(f"{self.path.name}.part-{index:05d}") if index else self.path
 
     def finish(self, answers: int) -> None:
-        """Put the files of all processes behind one another, and leave nothing else.
+        """Concatenate the files of all processes and delete the parts.
 
         Raises:
-            ResumeError: there are fewer than ``answers``.
+            ResumeError: fewer than ``answers`` lines were written.
         """
         if parts := _parts(self.path):
             write_own(self.path, lambda temporary: _join((self.path, *parts), answers, temporary), _is_answers)
@@ -122,7 +120,7 @@ class ResultsFile:
 
 @contextmanager
 def append_records(path: Path) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """What is yielded appends records to the file; what has been written stays, however the process ends."""
+    """Yield a function that appends records to the file and flushes them."""
     flushed = time.monotonic()
     with open(path, "ab") as file:
 
@@ -141,17 +139,17 @@ def append_records(path: Path) -> Iterator[Callable[[Sequence[Mapping[str, Any]]
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """All answers of a finished file."""
+    """All records of a finished file."""
     with open(path, "rb") as lines:
         yield from (record for line in lines if (record := _record(line)) is not None)
 
 
 def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
-    """Told before anything slow: that answers are there which nobody asked to resume, or to drop.
+    """Check existing results before any work.
 
     Raises:
-        ResumeError: so it is.
-        FileError: a file there is no file of answers.
+        ResumeError: answers exist, and neither ``resume`` nor ``restart`` applies to them.
+        FileError: a foreign file is there.
     """
     for file in (path, *_parts(path)):
         refuse_foreign(file, _is_answers)
@@ -186,7 +184,7 @@ def _join(files: Sequence[Path], answers: int, target: Path) -> None:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The answer in a line; other programs' lists of images begin with ``image`` too."""
+    """The record in a line; None for other programs' records, which may have a key ``image`` too."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -201,7 +199,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_answers(path: Path) -> bool:
-    """Whether a file begins as answers do, as far as a break let them come."""
+    """Whether a file begins with a record, complete or incomplete."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -212,7 +210,7 @@ def _is_answers(path: Path) -> bool:
 
 
 def _is_cut(line: bytes) -> bool:
-    """Whether a break has left this of an answer. A power cut may leave zeros in its place, or in it."""
+    """Whether a line is the beginning of a record. A power failure may replace bytes by zeros."""
     text, zero, behind = line.partition(b"\0")
     if not text.startswith(_BEGIN):
         return _BEGIN.startswith(text) and not behind.strip(b"\0")
@@ -225,7 +223,7 @@ def _is_cut(line: bytes) -> bool:
     rest = text[path.end() :]
     try:
         json.JSONDecoder().raw_decode(text.decode(errors="replace"))
-    except (ValueError, RecursionError):  # it is not whole, whatever follows
+    except (ValueError, RecursionError):  # an incomplete object
         return any(rest.startswith(key) or key.startswith(rest) for key in _SECOND)
     return False
 
@@ -242,12 +240,12 @@ def _is_mark(path: Path) -> bool:
 
 
 def _mark(path: Path) -> Path:
-    """What the answers are of; there until they are finished."""
+    """The file with the identity; exists until the run is finished."""
     return path.with_name(f"{path.name}.unfinished")
 
 
 def _parts(path: Path) -> list[Path]:
-    """Other processes' files, in the order of the processes."""
+    """Files of the other processes, ordered by index."""
     pattern = re.compile(re.escape(path.name) + r"\.part-\d{5}")
     if not path.parent.is_dir():
         return []

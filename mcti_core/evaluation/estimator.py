@@ -1,4 +1,4 @@
-"""Learning tokens as a scikit-learn estimator, for cross-validation and searches of settings."""
+"""Token training as a scikit-learn estimator, for cross-validation and hyperparameter search."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["TrainableClassifier"]
 
 
 class TrainableClassifier(Classifier):
-    """A classifier whose ``fit`` learns tokens; scikit-learn's model selection clones it, and its clones share the host.
+    """A classifier whose ``fit`` trains tokens. Clones by scikit-learn share the host.
 
     Args:
         host: the model; its weights are not copied.
-        config: the settings. To search over them, give several: ``{"config": [TrainConfig(gamma=g) for g in (0.1, 1.0)]}``.
-        method: the classifier, one of ``classifiers.methods.METHODS``.
-        vectors: per token.
-        mirror: train on mirror images too.
+        config: training settings. Example of a grid: ``{"config": [TrainConfig(gamma=g) for g in (0.1, 1.0)]}``.
+        method: classification method, one of ``classifiers.methods.METHODS``.
+        vectors: number of vectors per token.
+        mirror: whether to train on mirrored images too.
 
     Attributes:
-        tokens_: the learned ``TokenSet``, after ``fit``.
+        tokens_: trained ``TokenSet``; set by ``fit``.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class TrainableClassifier(Classifier):
         self.image_size = host.image_size
 
     def fit(self, images: Iterable[Any], labels: Sequence[Any]) -> TrainableClassifier:
-        """Learn a token per label.
+        """Train one token per label.
 
         Args:
             images: N paths or images, as in ``FewShotDataset.images``.
-            labels: (N,) texts.
+            labels: (N,) strings; other values are converted to strings.
 
         Raises:
             ExamplesError, ConfigError, HostError, TrainingError: as ``FewShotDataset`` and ``train``.
@@ -68,11 +68,11 @@ class TrainableClassifier(Classifier):
         return self._fitted.scores(images)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments that it was created with, as scikit-learn asks for them."""
+        """Constructor arguments, for scikit-learn."""
         return {name: getattr(self, name) for name in ("host", "config", "method", "vectors", "mirror")}
 
     def set_params(self, **params: Any) -> TrainableClassifier:
-        """Change some of ``get_params``. Raises: ConfigError: another name."""
+        """Set constructor arguments. Raises: ConfigError: an unknown name."""
         for name, value in params.items():
             if name not in self.get_params():
                 raise ConfigError(f"{name!r} is not one of {', '.join(self.get_params())}")

@@ -1,4 +1,4 @@
-"""Find examples whose label is probably wrong: another class fits them better, judged without themselves."""
+"""Rank likely label errors by out-of-sample confidences."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["LabelError", "rank_label_errors"]
 
 @dataclass(frozen=True)
 class LabelError:
-    """An example that another class fits better."""
+    """An example for which another class is more likely than its label."""
 
     index: int
-    """Of the example in its dataset."""
+    """Index of the example in the dataset."""
     label: int
-    """Index of its class."""
+    """Index of the labelled class."""
     suggested: int
-    """Index of the class that fits best."""
+    """Index of the most likely class."""
     confidence: float
-    """In ``suggested``, in [0, 1]."""
+    """Confidence in ``suggested``, in [0, 1]."""
     margin: float
-    """Confidence in ``suggested`` minus that in ``label``; the greater, the likelier the label is wrong."""
+    """Confidence in ``suggested`` minus that in ``label``; a higher margin means a more likely label error."""
 
 
 def rank_label_errors(cache: FeatureCache) -> list[LabelError]:
-    """Examples whose label is not the most likely one, the worst first.
+    """Examples whose label is not the most likely class, by descending margin.
 
-    Each is judged by a logistic regression on the image features of others. An example that is its class's only one cannot
-    be judged.
+    Each example is classified by a logistic regression on image features that was fitted without it. The only example of a
+    class is skipped.
 
     Raises:
         ConfigError: there are no image features, or every class has only one image.

@@ -41,21 +41,21 @@ _SAME = 0.9995
 
 @dataclass(frozen=True)
 class Measurement:
-    """Confidences of a classifier for N held-out images, and what follows from them."""
+    """Confidences of a classifier for N held-out images, with the metrics computed from them."""
 
     classes: tuple[str, ...]
     labels: Tensor
     """(N,) int64 true classes."""
     confidences: Tensor
-    """(N, C) float32, each row sums to 1."""
+    """(N, C) float32; each row sums to 1."""
 
     @cached_property
     def predicted(self) -> Tensor:
-        """(N,) int64."""
+        """(N,) int64 predicted classes."""
         return self.confidences.argmax(1)
 
     def confidently_wrong(self, most: int) -> list[int]:
-        """Indices of wrong answers, the most confident first."""
+        """Indices of at most ``most`` wrong predictions, most confident first."""
         wrong = (self.predicted != self.labels).nonzero()[:, 0]
         return wrong[self.confidences.amax(1)[wrong].argsort(descending=True, stable=True)][:most].tolist()
 
@@ -64,7 +64,7 @@ class Measurement:
         return confusion_matrix(self.predicted, self.labels, len(self.classes))
 
     def class_table(self) -> list[str]:
-        """Lines of a Markdown table with a row per class."""
+        """Lines of a Markdown table with one row per class."""
         rows = [
             (escaped(row.label), str(row.images), percent(row.precision), percent(row.recall), escaped(row.taken_for or ""))
             for row in per_class_table(self.predicted, self.labels, self.classes)
@@ -76,15 +76,15 @@ class Measurement:
         return expected_calibration_error(self.calibration())
 
     def calibration(self) -> list[CalibrationBin]:
-        """Accuracy at each level of confidence."""
+        """Accuracy per confidence bin."""
         return calibration_bins(self.confidences.amax(1), self.predicted == self.labels)
 
     def record(self, images: Sequence[str], most_wrong: int = 20) -> dict[str, Any]:
-        """All figures as plain values for JSON.
+        """All metrics as JSON-serialisable values.
 
         Args:
             images: (N,) names.
-            most_wrong: number of wrong answers to list.
+            most_wrong: maximum number of wrong predictions to list.
         """
         best = self.confidences.amax(1)
         return {
@@ -115,20 +115,20 @@ def score_images(
     host: Host, classifier: Classifier, images: Sequence[Path | Tensor], *, size: int | None = None, batch: int = 32,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Classify images, each read when it is needed.
+    """Compute confidences and image features, reading the images batch by batch.
 
     Args:
-        host: of the classifier.
+        host: the classifier's host.
         images: N paths, or tensors (3, H, W) in [0, 1].
-        size: side in pixels, by default the host's own.
-        batch: images at once.
+        size: side in pixels, by default ``host.image_size``.
+        batch: batch size.
         progress: called with the number of finished images and of all images.
 
     Returns:
         (N, C) float32 confidences, and (N, p) float32 image features; None without a CLIP space.
 
     Raises:
-        ExamplesError: one error for all unreadable images.
+        ExamplesError: images are unreadable; the error lists all of them.
     """
     read = partial(_square, size=size or host.image_size)
     logits, features, errors = list[Tensor](), list[Tensor](), list[ExamplesError]()
@@ -154,7 +154,7 @@ def class_indices(labels: Sequence[str], known: Sequence[str]) -> list[int]:
     """The index of each label among known classes.
 
     Raises:
-        ExamplesError: a label is none of them.
+        ExamplesError: a label is not a known class.
     """
     found = [index_of(label, known) for label in labels]
     if None in found:
@@ -163,7 +163,7 @@ def class_indices(labels: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def count_learned(tokens: TokenSet, features: Tensor | None) -> int:
-    """How many images the tokens were trained on, or near copies of these, by their features (N, p)."""
+    """Number of images that are training examples or near-duplicates of them, by their features (N, p)."""
     support = tokens.support
     if support is None or features is None or features.shape[1] != support.features.shape[1]:
         return 0

@@ -1,7 +1,7 @@
-"""Move or copy files into folders so that everything can be undone: no file is ever replaced, and none is lost.
+"""Move or copy files into folders, with undo. No existing file is replaced.
 
-The list of all transfers is written before the first one. A file is moved by a second name for it, which fails if that name is
-taken, and then by taking away the first name; so an interruption leaves a file under its old name, its new name, or both.
+The list of all transfers is written before the first one. A move creates a hard link, which fails if the target exists, and
+then removes the source; after an interruption a file has its old name, its new name, or both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +22,30 @@ from .ownership import delete_own, refuse_foreign, write_own
 from .provenance import is_marked, write_json
 from .regular import open_regular
 
-__all__ = ["transfer", "undo", "undo_file"]
+__all__ = ["transfer", "undo"]
 
 _LARGEST = 2**26
 """Bytes of a list: about 300,000 files."""
-
-
-def undo_file(root: Path) -> Path:
-    """Where the next list of transfers into this folder goes."""
-    number = 1
-    while os.path.lexists(path := root / f"undo-{number}.json"):
-        number += 1
-    return path
 
 
 def transfer(
     files: Sequence[tuple[Path, Path]], captions: Mapping[Path, str], root: Path, *, move: bool,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Path:  # fmt: skip
-    """Move or copy files to new places in ``root``, and write captions there.
+    """Move or copy files into ``root``, and write captions there.
 
     Args:
-        files: (source, target) pairs; the targets are in folders directly in ``root`` and are not there yet.
-        captions: new text files in ``root`` and their content.
-        root: is created if it is missing.
-        move: or copy.
-        progress: called with the number of finished files and of all files.
+        files: (source, target) pairs; the targets do not exist and are in direct subfolders of ``root``.
+        captions: path of a new text file in ``root`` -> its content.
+        root: created if it does not exist.
+        move: whether to move instead of copy.
+        progress: called with the numbers of finished files and of all files.
 
     Returns:
-        The file that ``undo`` takes.
+        The list of transfers, for ``undo``.
 
     Raises:
-        FileError: a target is there or leads out of ``root``; what was done until then can be undone. Or there are too many files.
+        FileError: there are too many files, or a target exists or is outside ``root``; the finished transfers can be undone.
         OSError: a file cannot be read or written.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -63,7 +56,8 @@ def transfer(
         raise FileError(
             f"the list of {len(files):,} files would be larger than {_LARGEST >> 20} MiB; sort fewer at once"
         )
-    listed = write_json(record, undo_file(root))
+    free = next(path for number in count(1) if not os.path.lexists(path := root / f"undo-{number}.json"))
+    listed = write_json(record, free)
     for number, (source, target) in enumerate(files, 1):
         _transfer(source, target, root, move=move)
         progress(number, len(files))
@@ -73,10 +67,10 @@ def transfer(
 
 
 def undo(path: Path) -> tuple[int, list[str]]:
-    """Put moved files back, and remove copies and captions, as far as they are still what they were.
+    """Move files back, and remove copies and captions that have not changed. If no file stays, the list is deleted.
 
     Returns:
-        The number of files put back or removed, and a line about each that stays. Without any, the list is deleted.
+        The number of files moved back or removed, and a message per file that stays.
 
     Raises:
         FileError: the file is not a list of transfers into its own folder.
@@ -86,7 +80,7 @@ def undo(path: Path) -> tuple[int, list[str]]:
     steps = [(root / target, Path(source), None) for source, target in record["files"]]
     texts = [(root / target, None, text) for target, text in record["captions"]]
     for target, source, text in [*texts, *steps]:
-        if not os.path.lexists(target):  # it was not transferred, or is put back already
+        if not os.path.lexists(target):  # not transferred, or already moved back
             continue
         try:
             if reason := _obstacle(target, source, text, root, moved=record["undo"] == "moved"):
@@ -101,7 +95,7 @@ def undo(path: Path) -> tuple[int, list[str]]:
         except (OSError, FileError) as error:
             problems.append(f"{target} stays: {error}")
     for folder in {target.parent for target, _, _ in [*steps, *texts]}:
-        with suppress(OSError):  # it contains other files
+        with suppress(OSError):  # not empty
             if folder.parent == root:
                 folder.rmdir()
     if not problems:
@@ -110,9 +104,9 @@ def undo(path: Path) -> tuple[int, list[str]]:
 
 
 def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *, moved: bool) -> str:
-    """Why a transfer is not undone: only images and their captions are ever moved or removed."""
+    """Why a transfer is not undone. Only images and their captions are moved or removed."""
     if source is not None and os.path.realpath(source) == os.path.realpath(target):
-        return "it would be put in its own place"
+        return "its old and new path are the same"
     if target.is_symlink() or not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(root)):
         return f"it is a link, or outside {root}"
     with open_regular(target) as file:
@@ -141,7 +135,7 @@ def _transfer(source: Path, target: Path, root: Path, *, move: bool) -> None:
             os.link(source, target, follow_symlinks=False)
         except FileExistsError:
             raise
-        except OSError:  # another disk, or a file system without a second name for a file
+        except OSError:  # another disk, or a file system without hard links
             _create(target, lambda file: shutil.copy2(source, file), root)
         source.unlink()
     else:
@@ -153,7 +147,8 @@ def _create(path: Path, write: Callable[[Path], object], root: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The list, if it is one of its folder. A list of others names places at will, but not the number of a folder that it comes into."""
+    """Read and validate the list of transfers. It is untrusted; it must contain the inode number of its folder, which the author
+    of a foreign list does not know."""
     try:
         with open_regular(path) as file:
             record = json.loads(file.read(_LARGEST + 1) or b"")

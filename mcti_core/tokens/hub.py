@@ -1,4 +1,4 @@
-"""Token sets in folders and on the Hugging Face Hub, with the methods of huggingface_hub's ``ModelHubMixin``."""
+"""Save and load token sets in folders and on the Hugging Face Hub, with the methods of ``ModelHubMixin``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _FILE = "tokens.safetensors"
 class HubMethods:
     """``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` of a ``TokenSet``.
 
-    Only ``push_to_hub``, and ``from_pretrained`` with a repository's name, use the network, through huggingface_hub, which
-    they need installed.
+    Only ``push_to_hub``, and ``from_pretrained`` with a repository's name, use the network; they require huggingface_hub.
     """
 
     def save_pretrained(
@@ -32,15 +31,16 @@ class HubMethods:
 
         Args:
             save_directory: the folder.
-            license: of the model card, an identifier of Hugging Face.
-            figures: of the model card, what was measured.
-            push_to_hub: also call ``push_to_hub`` with ``repo_id``, by default the folder's name, and the other arguments.
+            license: licence identifier for the model card, as used by Hugging Face.
+            figures: measurements for the model card, by name.
+            repo_id: repository for ``push_to_hub``, by default the folder's name.
+            push_to_hub: whether to upload the set too, with the other arguments.
 
         Returns:
-            The path of ``tokens.safetensors``; with ``push_to_hub``, the commit's address.
+            The path of ``tokens.safetensors``; with ``push_to_hub``, the URL of the commit.
 
         Raises:
-            TokenError, FileError: a file cannot be written, or another program's file is in the way.
+            TokenError, FileError: a file cannot be written, or a foreign file is there.
         """
         from ..files.provenance import library_versions, write_text
         from .io import export_embeddings, save_tokens
@@ -57,16 +57,16 @@ class HubMethods:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> TokenSet:
-        """Read ``tokens.safetensors``, and nothing else, of a folder or of a repository on the Hub.
+        """Load ``tokens.safetensors`` from a folder or a repository on the Hub; no other file is read.
 
         Args:
-            pretrained_model_name_or_path: a folder of ``save_pretrained`` or ``mcti train``, or a repository's name such as ``me/my-things``.
-            download: for ``huggingface_hub.hf_hub_download``: ``revision``, ``token``, ``cache_dir``, ``force_download``,
+            pretrained_model_name_or_path: a folder written by ``save_pretrained`` or ``mcti train``, or a repository such as ``me/my-things``.
+            download: arguments of ``huggingface_hub.hf_hub_download``: ``revision``, ``token``, ``cache_dir``, ``force_download``,
                 ``local_files_only``.
 
         Raises:
-            TokenError: the file is missing or cannot be downloaded, or as ``load_tokens``.
-            ConfigError: huggingface_hub is needed and not installed.
+            TokenError: the file is missing, cannot be downloaded, or is invalid (see ``load_tokens``).
+            ConfigError: huggingface_hub is required but not installed.
         """
         from .io import load_tokens
 
@@ -88,15 +88,15 @@ class HubMethods:
         """Upload the files of ``save_pretrained``: labels, vectors, settings and the examples' image features, but no images.
 
         Args:
-            repo_id: the repository, created if it is missing.
-            license: of the model card.
+            repo_id: the repository; created if it does not exist.
+            license: licence identifier for the model card.
             others: as for ``huggingface_hub.ModelHubMixin.push_to_hub``.
 
         Returns:
-            The commit's address.
+            The URL of the commit.
 
         Raises:
-            ConfigError: huggingface_hub is not installed. Its own errors pass through.
+            ConfigError: huggingface_hub is not installed. Errors of huggingface_hub are not caught.
         """
         api = _hub().HfApi(token=token)
         repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id

@@ -1,4 +1,4 @@
-"""The model card that goes with a token set: what it contains, how it was made and how it is used, as a README.md."""
+"""Model card of a token set (README.md): classes, usage, measurements, settings and versions."""
 
 from __future__ import annotations
 
@@ -63,16 +63,15 @@ words = add_to_pipeline(pipe, tokens)  # a diffusers pipeline; words["LABEL"] is
 def model_card(
     tokens: TokenSet, versions: Mapping[str, str], *, license: str = "unknown", figures: Mapping[str, str] | None = None
 ) -> str:
-    """The text of README.md, with the header that Hugging Face reads. Texts from outside are escaped.
+    """Text of README.md with the YAML header for Hugging Face. Labels and other external texts are escaped.
 
     Args:
-        tokens: the set.
-        versions: of the libraries.
-        license: an identifier of Hugging Face, such as ``cc-by-4.0``.
-        figures: what was measured, by name; ``loss.png`` is then shown, too.
+        versions: library name -> version.
+        license: licence identifier, such as ``cc-by-4.0``.
+        figures: name -> measurement; if given, ``loss.png`` is shown too.
 
     Raises:
-        TokenError: the licence is not an identifier.
+        TokenError: the licence is not a valid identifier.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", license):
         raise TokenError(
@@ -97,5 +96,5 @@ def model_card(
 
 
 def _plain(text: str) -> str:
-    """The text itself in Markdown: no link, no table cell, no HTML."""
+    """Escape text for Markdown, including links, table cells and HTML."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", escaped(text))

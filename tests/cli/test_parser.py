@@ -22,4 +22,4 @@ def test_help_explains_every_option_and_shows_no_default_that_is_none(command):
 
 
 def test_help_shows_the_defaults_that_there_are():
-    assert "images per pass of the models (default: 32)" in " ".join(_commands()["classify"].format_help().split())
+    assert "images per batch (default: 32)" in " ".join(_commands()["classify"].format_help().split())

@@ -1,4 +1,4 @@
-"""A loaded diffusers pipeline as a host, and learned tokens added to one."""
+"""Use a loaded diffusers pipeline as a host, and add trained tokens to a pipeline."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["add_to_pipeline", "host_from_pipeline"]
 
 
 def host_from_pipeline(pipe: Any, clip: str | Path | None = None) -> Host:
-    """A loaded pipeline of Stable Diffusion 1.x, 2.x or XL as a host that shares its weights and leaves the pipeline as it is.
+    """A host that shares the weights of a pipeline of Stable Diffusion 1.x, 2.x or XL. The pipeline is not changed.
 
-    Of text encoders in fp16, and of an SDXL autoencoder that overflows in fp16, the host has float32 copies.
+    fp16 text encoders, and an SDXL autoencoder that overflows in fp16, are copied as float32.
 
     Args:
-        pipe: a diffusers pipeline with all of its weights on one device, without offloading.
+        pipe: a diffusers pipeline with all weights on one device, without offloading.
         clip: as for ``load_host``.
 
     Raises:
-        HostError: the pipeline is of another family, lacks a part, or offloads its weights; or as ``load_host`` for ``clip``.
+        HostError: the pipeline is of another family, lacks a part, or offloads its weights; or ``clip`` is invalid.
     """
     parts = _parts_of(pipe)
     weights = [weight for module in parts.modules for weight in module.parameters()]
@@ -42,9 +42,8 @@ def host_from_pipeline(pipe: Any, clip: str | Path | None = None) -> Host:
         raise HostError(f"the pipeline's number format is {parts.unet.dtype}; load it in one of {', '.join(DTYPES)}")
     name = Path(getattr(pipe, "name_or_path", "") or type(pipe).__name__).name
     refuse_others(name, parts)
-    text = {
-        key: (_wide(tower), tokenizer) for key, (tower, tokenizer) in parts.text.items()
-    }  # gradients would underflow
+    # in fp16, gradients would underflow
+    text = {key: (_wide(tower), tokenizer) for key, (tower, tokenizer) in parts.text.items()}
     vae = _wide(parts.vae) if parts.xl and parts.vae.config.get("force_upcast") else parts.vae
     parts = Parts(text, parts.unet, vae, parts.scheduler)
     return host_of_parts(parts, clip, weights[0].device, dtype, name)
@@ -54,15 +53,14 @@ def add_to_pipeline(pipe: Any, tokens: TokenSet) -> dict[str, str]:
     """Add every token to a diffusers pipeline's text encoders, as ``pipe.load_textual_inversion`` does.
 
     Args:
-        pipe: a pipeline of the family that the tokens were trained on.
-        tokens: the set.
+        pipe: a pipeline of the model family that the tokens were trained on.
 
     Returns:
-        Label -> the word for prompts, ``<name>``. A token of several vectors is one word too: the pipeline expands it.
+        Label -> the word ``<name>`` for prompts. The pipeline expands it to all vectors of the token.
 
     Raises:
-        TokenError: the tokens are for other text encoders, or the pipeline has a word already; nothing is added then.
-        HostError: not a pipeline of these families.
+        TokenError: the text encoders do not match, or the pipeline already has one of the words; nothing is added.
+        HostError: the pipeline is of another family.
     """
     text = _parts_of(pipe).text
     theirs = {name: tower.get_input_embeddings().embedding_dim for name, (tower, _) in text.items()}
