@@ -94,9 +94,8 @@ def _sort(
             return {}
         moved, taken = dict(pairs), {target for _, target in pairs}
         texts = {moved[path].with_suffix(".txt"): text for path, text in captions.items() if path in moved}
-        own = {
-            path: text for path, text in texts.items() if path not in taken
-        }  # transfer() also moves an existing caption
+        # an existing caption is among the transferred files
+        own = {path: text for path, text in texts.items() if path not in taken}
         listed = transfer(pairs, own, root, move=move, progress=progress)
     images = counted(sum(path in labels for path in moved), "image")
     print(escaped(f"{images} {'moved' if move else 'copied'} to {root}; to undo this: mcti undo {listed}"))
