@@ -1,4 +1,4 @@
-"""Nodes that collect example images: from a folder of class folders, or class by class in the graph."""
+"""Nodes that collect example images, from a folder of class folders or one class at a time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ExamplesFromFolder(Node):
 
     @classmethod
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
-        if folder is None:  # arrives through a link, and is checked in execute
+        if folder is None:  # a link, whose value is checked in execute
             return True
         try:
             _read(checked_text("folder", folder))
@@ -78,7 +78,7 @@ class ExamplesFromFolder(Node):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **others: Any) -> Any:
-        """Changes with added, removed or changed files, so that ComfyUI reads the folder again; always for a folder through a link."""
+        """A value that changes with the folder's files, so that ComfyUI reads it again; NaN, which always does, for a link."""
         if folder is None:
             return math.nan
         with plainly():
@@ -89,7 +89,7 @@ class ExamplesFromFolder(Node):
                 masks = find_masks(files, MASKLABEL).values() if others.get("masks") == MASKLABEL else ()
                 files = [*files, *texts, *masks]
                 found = [(str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files]
-            except (OSError, ExamplesError):  # one has gone meanwhile, or may not be read: who reads it says so
+            except (OSError, ExamplesError):  # execute reports a file that is removed or unreadable
                 return math.nan
         return str(found), sorted(others.items())
 
@@ -127,7 +127,7 @@ class AddExamples(Node):
             if not text.strip():
                 raise ExamplesError("a label is empty; give every image's class a name")
             known = list(classes)
-            twin = index_of(text.strip(), known)  # such as the same word from a Mac
+            twin = index_of(text.strip(), known)  # for example in another Unicode normal form
             own = text.strip() if twin is None else known[twin]
             classes.setdefault(own, []).extend(images_in(batch).cpu())
         examples = replace(before, images={name: tuple(those) for name, those in classes.items()})
@@ -135,7 +135,7 @@ class AddExamples(Node):
 
 
 def _labelled(labels: list[str], batches: list[Tensor]) -> list[tuple[str, Tensor]]:
-    """Each batch with its label: one for all, one per batch, or one per image."""
+    """Pair batches with labels: one label for all, one per batch, or one per image."""
     if len(labels) not in (1, len(batches)):
         batches = [image for batch in batches for image in batch.split(1)]
     if len(labels) not in (1, len(batches)):
@@ -158,7 +158,7 @@ def _read(folder: str, captions: bool = False, masks: str | None = None) -> FewS
 
 
 def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Examples, Examples, Tensor]:
-    """Examples, held-out examples, and a contact sheet of the examples."""
+    """Split into examples and held-out examples, and draw a contact sheet of the examples."""
     if shots == 0:
         examples = Examples.of(dataset, size)
         return examples, Examples(dict.fromkeys(dataset.classes, ()), size), sheet(examples)
@@ -172,7 +172,7 @@ def split(dataset: FewShotDataset, shots: int, seed: int, size: int) -> tuple[Ex
 
 
 def summary(dataset: FewShotDataset) -> str:
-    """Number of images per class, and the folder's unused files, one kind per line."""
+    """Number of images per class, then the folder's unused files, one kind per line."""
     counts = torch.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
     lines = [f"{len(dataset)} images, {len(dataset.classes)} classes"]
     lines += [f"{label}: {count}" for label, count in zip(dataset.classes, counts, strict=True)]
@@ -180,7 +180,7 @@ def summary(dataset: FewShotDataset) -> str:
 
 
 def sheet(examples: Examples) -> Tensor:
-    """The first images of the first classes, one row per class."""
+    """Contact sheet of the first images of the first classes, one row per class."""
     shown = list(examples.images.items())[:_SHEET_ROWS]
     squares = iter(load_squares([image for _, images in shown for image in images[:_SHEET_COLUMNS]], _SHEET_PIXELS))
     rows = {label: list(islice(squares, min(len(images), _SHEET_COLUMNS))) for label, images in shown}

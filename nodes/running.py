@@ -1,4 +1,4 @@
-"""Context of every node's call of the library: leave inference mode, show progress, shorten errors."""
+"""Context managers and progress bars for nodes: leave inference mode, show progress, shorten errors."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _PREVIEW_PIXELS = 768
 
 @contextmanager
 def working() -> Iterator[None]:
-    """Leave inference mode, in which ComfyUI runs nodes, and whose tensors have no backward."""
+    """Leave inference mode, in which ComfyUI runs nodes and which does not allow a backward pass."""
     with plainly(), torch.inference_mode(False), torch.no_grad():
         yield
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Show a user's mistake as one sentence, without the library's stack frames."""
+    """Convert an ``MCTIError`` to a ``ValueError`` without the library's stack frames."""
     try:
         yield
     except MCTIError as error:  # a new exception, since contextlib restores the frames of the same one
@@ -42,20 +42,24 @@ def plainly() -> Iterator[None]:
 
 
 class Reporter:
-    """Progress bar and live preview of a node; raises when the user cancels.
+    """Progress bar and live preview of a node.
 
     Args:
-        name: of the work, for the log.
+        name: name of the work in the log.
     """
 
     def __init__(self, name: str):
         self.name = name
         self._bar: comfy.utils.ProgressBar | None = None
-        self._started = self._drawn = self._told = time.monotonic()
+        self._started = self._drawn = self._logged = time.monotonic()
         self._first = 0
 
     def __call__(self, done: int, total: int, preview: Callable[[], Image] | None = None) -> None:
-        """Show that ``done`` of ``total`` is finished; ``preview`` is called from time to time. Raises ComfyUI's own exception on cancel."""
+        """Show that ``done`` of ``total`` is finished. ``preview`` is called every 1.5 seconds at most, and at the end.
+
+        Raises:
+            InterruptProcessingException: the user cancels.
+        """
         now = time.monotonic()
         if self._bar is None:
             self._bar, self._started, self._first = comfy.utils.ProgressBar(total), now, done
@@ -63,8 +67,8 @@ class Reporter:
         if preview is not None and (now - self._drawn > _PREVIEW_SECONDS or done == total):
             shown, self._drawn = ("JPEG", preview().convert("RGB"), _PREVIEW_PIXELS), time.monotonic()
         self._bar.update_absolute(done, total, shown)
-        if now - self._told > _LOG_SECONDS and done > self._first:
-            self._told = now
+        if now - self._logged > _LOG_SECONDS and done > self._first:
+            self._logged = now
             left = (now - self._started) / (done - self._first) * (total - done)
             logging.info("MC-TI %s: %d of %d, %.0f s left", self.name, done, total, left)
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,4 +1,4 @@
-"""Node that trains: Train MC-TI Tokens."""
+"""Node Train MC-TI Tokens."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from .unfinished import finished_tokens_kept, give_up, keep_tokens, tokens_so_fa
 __all__ = ["TrainTokens"]
 
 _DEFAULT = TrainConfig()
-_SAMPLES_A_ROW = 5
+_SAMPLES_PER_ROW = 5
 AUTO_GAMMA = -1.0
-"""Stands for "auto" in a widget of numbers, as -1 does for a random seed elsewhere."""
+"""Value of the numeric widget that means "auto"."""
 _EXAMPLES_AT_ONCE = 4
 """Number of images between checks for a cancel."""
 _LEAST_SAMPLE = 128
@@ -86,6 +86,7 @@ class TrainTokens(Node):
         from ..mcti_core.data.feature_cache import FeatureCache
         from ..mcti_core.data.near_duplicates import example_names, tell_across_classes
         from ..mcti_core.hosts.comfy.host import clip_with_tokens, comfy_host
+        from ..mcti_core.training.initial import new_tokens
 
         chosen = settings or settings_of(**rare)
         weight = ADAPTIVE if gamma == AUTO_GAMMA else gamma
@@ -94,15 +95,11 @@ class TrainTokens(Node):
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
         size, seen = examples.size or host.image_size, Reporter("examples")
         cache = FeatureCache.build(
-            host,
-            dataset,
-            mirror=chosen.mirror,
-            size=size,
-            batch=_EXAMPLES_AT_ONCE,
-            buckets=examples.buckets,
-            progress=seen,
+            host, dataset, mirror=chosen.mirror, size=size, batch=_EXAMPLES_AT_ONCE, buckets=examples.buckets, progress=seen
+        )  # fmt: skip
+        first = start_from or new_tokens(
+            host, dataset.classes, vectors=chosen.vectors, init=chosen.initial_word or None, seed=seed
         )
-        first = _first_tokens(host, dataset.classes, chosen, seed, start_from)
         validation = _validation(host, examples, chosen, config, size)
         result, keeping = _train(host, cache, first, config, validation)
         with finished_tokens_kept(result.tokens, keeping.path):
@@ -121,18 +118,8 @@ class TrainTokens(Node):
         return output
 
 
-def _first_tokens(
-    host: Any, labels: tuple[str, ...], chosen: Settings, seed: int, start_from: TokenSet | None
-) -> TokenSet:
-    from ..mcti_core.training.initial import new_tokens
-
-    if start_from is not None:
-        return start_from
-    return new_tokens(host, labels, vectors=chosen.vectors, init=chosen.initial_word or None, seed=seed)
-
-
 def _unused(chosen: Settings, start_from: TokenSet | None) -> str:
-    """A line about settings of new tokens beside ``start_from``, which has tokens already."""
+    """A line about settings that ``start_from`` makes ineffective; "" if there are none."""
     if start_from is None:
         return ""
     unused = ["vectors"] * (chosen.vectors not in (1, start_from.vectors_per_token))
@@ -141,7 +128,7 @@ def _unused(chosen: Settings, start_from: TokenSet | None) -> str:
 
 
 def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainConfig, size: int) -> Any:
-    """A ``Validation`` that does nothing without ``validation_steps``."""
+    """A ``Validation`` of the held-out examples; inactive if ``validation_steps`` is 0."""
     from ..mcti_core.data.feature_cache import FeatureCache
     from ..mcti_core.evaluation.validation import Validation
 
@@ -159,10 +146,10 @@ def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainCo
 
 
 def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validation: Any) -> tuple[Any, Any]:
-    """Train, and on any interruption save the last completed step: one file to resume from, and one file of tokens to use.
+    """Train, and on any interruption save a checkpoint and the tokens of the last completed step.
 
     Returns:
-        The result, and the saver, which keeps its file until its removal is requested.
+        The result, and the ``AutoSaver``, which keeps the checkpoint until ``remove`` is called.
     """
     from ..mcti_core.training.autosave import AutoSaver
     from ..mcti_core.training.loop import StepInfo, run_identity, train
@@ -200,10 +187,10 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validat
 
 
 def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) -> tuple[Tensor, str]:
-    """One labelled image per class for the first classes, in the first template.
+    """Draw one labelled image per class for the first classes, with the first template.
 
     Returns:
-        The picture, and a line about samples that could not be drawn, which do not end a node that has trained.
+        The picture, and a line about samples that failed, which do not discard the trained tokens.
     """
     from ..mcti_core.sampling import generate
 
@@ -224,16 +211,16 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
 
 
 def _sheet(images: list[Tensor], labels: tuple[str, ...], scale: int) -> Tensor:
-    """Rows of labelled images; a white picture for none."""
+    """Rows of labelled images; a white picture without images."""
     if not images:
         return torch.ones(1, 64, 64, 3)
-    starts = range(0, len(images), _SAMPLES_A_ROW)
-    shown = [(images[i : i + _SAMPLES_A_ROW], list(labels[i : i + _SAMPLES_A_ROW])) for i in starts]
-    return picture_out(_below([image_grid([row], [""], labels[: len(row)], scale) for row, labels in shown]))
+    starts = range(0, len(images), _SAMPLES_PER_ROW)
+    rows = [(images[i : i + _SAMPLES_PER_ROW], list(labels[i : i + _SAMPLES_PER_ROW])) for i in starts]
+    return picture_out(_below([image_grid([row], [""], labels[: len(row)], scale) for row, labels in rows]))
 
 
 def _below(pictures: list[Image.Image]) -> Image.Image:
-    """One below the other, on white."""
+    """Stack pictures vertically on white."""
     sheet = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
     for number, each in enumerate(pictures):
         sheet.paste(each, (0, sum(above.height for above in pictures[:number])))

@@ -1,4 +1,4 @@
-"""The commands of ``mcti``, one function each: they read arguments, call the library, and tell what came of it."""
+"""``mcti train``, and the outputs and configuration it shares with other commands that train."""
 
 from __future__ import annotations
 
@@ -33,21 +33,24 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "UNFINISHED", "check_outputs", "config_for", "outputs_of", "run_train", "write_tokens"]
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
+"""Exit code after Ctrl-C."""
 _DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
 UNFINISHED = "training.safetensors"
-"""In a training's folder, until it is finished."""
+"""Checkpoint in ``--out``, removed when training is finished."""
 _LEAST_ROOM, _ROOM_PER_VECTOR = 2**20, 8 * 2**13
-"""Bytes on the disk. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and is there twice while it is replaced."""
+"""Disk space in bytes. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and exists twice during replacement."""
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     from ..data.dataset import few_shot_split
+    from ..data.label_table import read_corrections, relabelled
     from ..files.output_lock import lock_output
     from ..training.initial import names_like
 
     trained = _start_from(arguments)
-    dataset, others = _corrected(arguments, examples_of(arguments)), None
+    dataset, others = examples_of(arguments), None
+    if arguments.corrections:
+        dataset = relabelled(dataset, read_corrections(arguments.corrections))
     if arguments.shots:
         seed = config_of(arguments).seed
         few, rest = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
@@ -56,7 +59,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     held_out = held_out_of(arguments, dataset.classes, others)
     processes = processes_of(arguments)
     outputs = outputs_of(arguments, names := names_like(dataset.classes, trained))
-    if processes.is_main:  # alone, since it makes and removes folders
+    if processes.is_main:  # only one process, since the checks create and remove folders
         check_outputs(arguments, outputs, arguments.vectors)
         check_monitoring(arguments, dataset.classes, names)
     with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
@@ -92,7 +95,7 @@ def _run_train(
 
 
 def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
-    """The set to train further. Options about how tokens are read are its own unless they are given."""
+    """Load the token set to continue from. Its vectors per token, pooling and templates are the defaults of these options."""
     from ..tokens.io import load_tokens
 
     if arguments.start_from is None:
@@ -105,17 +108,10 @@ def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
     return trained
 
 
-def _corrected(arguments: argparse.Namespace, dataset: FewShotDataset) -> FewShotDataset:
-    """The examples with the labels of ``--corrections``."""
-    from ..data.label_table import read_corrections, relabelled
-
-    return relabelled(dataset, read_corrections(arguments.corrections)) if arguments.corrections else dataset
-
-
 def config_for(
     host: Host, arguments: argparse.Namespace, processes: DistributedContext = SINGLE_PROCESS
 ) -> TrainConfig:
-    """The settings; without a CLIP space those of plain textual inversion, which is told."""
+    """Training configuration; without a CLIP space that of plain textual inversion, with a message."""
     config = config_of(arguments)
     if host.clip is not None or not config.gamma:
         return config
@@ -124,7 +120,7 @@ def config_for(
 
 
 def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
-    """The results of a training in ``--out``: the token set, its embeddings by their names, and what describes them."""
+    """Results of a training in ``--out``: token set, one embedding per name, and their descriptions."""
     from ..tokens.io import SUFFIX
 
     out = arguments.out
@@ -133,14 +129,14 @@ def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path
 
 
 def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vectors: int) -> None:
-    """Look at all that a training will write in ``--out`` and ``--cache``, before anything slow.
+    """Check that a training can write to ``--out`` and ``--cache``, before the model is loaded.
 
     Args:
-        outputs: of ``outputs_of``.
-        vectors: per token.
+        outputs: the paths of ``outputs_of``.
+        vectors: number of vectors per token.
 
     Raises:
-        FileError: files of others are in their place, or a folder cannot be written to, or has too little room.
+        FileError: a foreign file would be replaced, a folder cannot be written to, or disk space is too low.
     """
     from ..files.outputs import check_writable
     from ..files.ownership import refuse_foreign
@@ -153,7 +149,7 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vector
     for path in outputs[-len(_DESCRIPTIONS) :]:
         refuse_foreign(path, is_marked)
     refuse_foreign_tokens(tokens[:1], sets=True)
-    refuse_foreign_tokens(tokens[1:], sets=False)  # of another folder
+    refuse_foreign_tokens(tokens[1:], sets=False)
     check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * vectors * _ROOM_PER_VECTOR)
     check_writable(arguments.out / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:
@@ -163,13 +159,20 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vector
 def _unfinished(
     path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: DistributedContext
 ) -> TrainState | None:
-    """The training to go on with. Told before anything slow: that there is none, or that a result would be lost."""
+    """The checkpoint to resume from, if any.
+
+    Raises:
+        FileError: a result would be replaced.
+        ResumeError: a checkpoint exists without --resume or --restart, is damaged, or is not shared by all processes.
+    """
     from ..files.outputs import refuse_to_replace
 
-    if not path.exists():  # else the results there are those of the unfinished training
+    if not path.exists():  # otherwise the results are those of the unfinished training
         refuse_to_replace(outputs, overwrite=arguments.overwrite)
     stored = _stored(path, arguments, processes)
-    read = processes.gather(None if stored is None else stored.step)  # and nobody writes before all have read
+    read = processes.gather(
+        None if stored is None else stored.step
+    )  # also a barrier: no process writes before all have read
     if any(step != read[0] for step in read):
         raise ResumeError(
             f"the processes do not read the same {path}; choose a folder that all machines share for --out"
@@ -203,7 +206,7 @@ def _train(
     host: Host, cache: FeatureCache, held_out: FewShotDataset | None, config: TrainConfig, tokens: TokenSet,
     state: TrainState | None, arguments: argparse.Namespace, processes: DistributedContext, asked: Callable[[], bool] | None,
 ) -> int:  # fmt: skip
-    """Train, write what was learned, and keep the training itself until that is done: all this the first process alone."""
+    """Train, then write the results. Only the first process writes; it keeps the checkpoint until all results are written."""
     from ..training.autosave import AutoSaver
     from ..training.loop import StepInfo, train
 
@@ -228,7 +231,7 @@ def _train(
         except TrainingError as error:
             if processes.is_main:
                 write_tokens(error.tokens, out)
-            processes.barrier()  # the first one to leave ends the others
+            processes.barrier()  # the first process to exit ends the others
             raise TrainingError(
                 f"{error}; the last finite tokens are in {out / 'tokens.safetensors'}", error.tokens
             ) from error
@@ -238,7 +241,7 @@ def _train(
         write_tokens(result.tokens, out, training_figures(host, result))
         _write_loss_curve(result.history, out)
         write_run_config(arguments, config, out / RUN_CONFIG)
-    except (MCTIError, OSError) as error:  # somebody's file has come into its place, or the disk is full
+    except (MCTIError, OSError) as error:  # for example a new foreign file, or a full disk
         if not path.exists():
             raise
         raise FileError(f"{error}; the training is kept in {path}: mend this, and continue with --resume") from error
@@ -255,7 +258,7 @@ def _train(
 
 
 def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
-    """The set, its embeddings and its model card; tells of embeddings that an earlier run has left beside them."""
+    """Write the token set, its embeddings and its model card; report embeddings of an earlier run in the same folder."""
     from ..tokens.clip_words import describe_words
     from ..tokens.earlier_sets import stale_embeddings
 
@@ -275,7 +278,7 @@ def _write_loss_curve(history: Any, folder: Path) -> None:
 
     try:
         picture = loss_curves({"": history})
-    except MCTIError as error:  # there is no finished step to draw
+    except MCTIError as error:  # no step is finished
         say(f"no loss.png: {error}")
         return
     write_png(picture, folder / "loss.png")

@@ -1,4 +1,4 @@
-"""Aspect ratio buckets: images keep about their shape, at about the number of pixels that the model was trained on.
+"""Aspect ratio buckets: images approximately keep their aspect ratio and the model's number of pixels.
 
 References:
     NovelAI 2022, "Aspect ratio bucketing" (MIT licence); ``--enable_bucket`` of kohya's scripts.
@@ -14,18 +14,19 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-__all__ = ["bucket_of", "bucket_sizes", "rows_by_size"]
+__all__ = ["bucket_of", "bucket_sizes", "padded", "rows_by_size"]
 
 _STEP = 64
+"""Sides are multiples of this, since UNets halve latents (1/8 of the image) three times."""
 
 
 def bucket_sizes(size: int, downscale: int) -> list[tuple[int, int]]:
-    """(height, width) of all buckets: sides from half to twice ``size``, no more than size * size pixels.
+    """(height, width) of all buckets in pixels: sides from size / 2 to 2 * size, at most size * size pixels.
 
-    Sides are multiples of 64, as UNets halve latents three times; of a quarter of ``size`` if that is less.
+    Sides are multiples of 64, or of size / 4 if that is less.
 
     Raises:
-        ConfigError: no such side is a multiple of ``downscale``.
+        ConfigError: this step is not a multiple of ``downscale``.
     """
     step = min(_STEP, size // 4)
     if not step or step % downscale:
@@ -38,17 +39,17 @@ def bucket_sizes(size: int, downscale: int) -> list[tuple[int, int]]:
 
 
 def bucket_of(height: int, width: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    """The bucket whose aspect ratio is nearest to an image's; of several, the largest."""
+    """The bucket with the aspect ratio nearest to an image's; the largest of several."""
     return min(sizes, key=lambda pair: (abs(math.log(pair[0] * width / (pair[1] * height))), -pair[0] * pair[1]))
 
 
 def rows_by_size(sizes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """(B, 2) int64 sizes -> each size with its rows, ascending."""
+    """Yield each distinct size of (B, 2) int64 sizes, with its ascending row indices."""
     for size in sizes.unique(dim=0):
         height, width = size.tolist()
         yield (height, width), (sizes == size).all(1).nonzero()[:, 0]
 
 
 def padded(latents: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w) -> (..., height, width), with zeros at the bottom and at the right."""
+    """(..., h, w) -> (..., height, width), zero-padded at the bottom and right."""
     return torch.nn.functional.pad(latents, (0, width - latents.shape[-1], 0, height - latents.shape[-2]))

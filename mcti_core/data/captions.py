@@ -1,9 +1,9 @@
-"""One caption per image, in a text file beside it, as kohya's scripts and OneTrainer read them."""
+"""Captions in text files named like the images, the convention of kohya's scripts and OneTrainer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import ExamplesError, TokenError
@@ -12,23 +12,30 @@ from ..files.regular import open_regular
 from ..files.written_paths import decoded_lines
 from ..prompts.splicing import check_templates
 
-__all__ = ["find_captions", "read_caption"]
+__all__ = ["existing", "find_captions", "read_caption"]
 
 _SUFFIXES = (".txt", ".caption")
 _MAX_BYTES = 2**16
 
 
 def find_captions(images: Iterable[Path]) -> dict[Path, Path]:
-    """Image -> the file of its name that ends in .txt or .caption, where there is one."""
-    beside = {image: [image.with_suffix(suffix) for suffix in _SUFFIXES] for image in images}
-    return {image: path for image, paths in beside.items() if (path := next(filter(os.path.isfile, paths), None))}
+    """Image -> its .txt or .caption file; images without one are left out."""
+    return existing({image: [image.with_suffix(suffix) for suffix in _SUFFIXES] for image in images})
+
+
+def existing(candidates: Mapping[Path, Iterable[Path]]) -> dict[Path, Path]:
+    """Image -> the first of its candidates that is a file; images without one are left out."""
+    return {image: path for image, paths in candidates.items() if (path := next(filter(os.path.isfile, paths), None))}
 
 
 def read_caption(path: Path) -> str:
-    """The first line with text, as a template: ``{}`` is the token, and begins a caption without it. Empty for an empty file.
+    """Read the first nonempty line as a template, with ``{}`` for the token; "{}, " is prepended to a line without it.
+
+    Returns:
+        The template; "" for an empty file.
 
     Raises:
-        ExamplesError: the file cannot be read, or its line is no template (``prompts.splicing.check_templates``) or too long.
+        ExamplesError: the file cannot be read, or the line is too long or not a template (``prompts.splicing.check_templates``).
     """
     try:
         with open_regular(path) as file:

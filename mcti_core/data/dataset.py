@@ -1,4 +1,4 @@
-"""Few-shot examples: a folder of class folders, or images in memory."""
+"""Few-shot examples from a folder of class folders, a data set, or images in memory."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class FewShotDataset:
 
     Args:
         classes: (C,) labels in label order.
-        images: (N,) each a path, which is read when needed, or an image for ``images.tensors.as_image``.
+        images: (N,) paths, which are read when needed, or images for ``images.tensors.as_image``.
         labels: (N,) int64 class of each image.
-        alone: allow a single class, which is to be added to others.
-        skipped: one line about unused files in the folder, with reasons; empty without such files.
-        captions: path of an image -> its caption's (``data.captions``).
-        masks: path of an image -> its mask's (``data.masks``).
+        alone: allow a single class, for example to add to a token set.
+        skipped: one line about unused files in the folder, with reasons; "" if all are used.
+        captions: image -> caption file (``data.captions``).
+        masks: image -> mask file (``data.masks``).
 
     Raises:
         ExamplesError: fewer than two classes, two labels for the same class, a class without images, or an image that
@@ -95,12 +95,12 @@ class FewShotDataset:
 
         Args:
             alone: allow a single class folder.
-            captions: use the captions beside the images, see ``data.captions``.
-            masks: use masks from there, see ``data.masks.find_masks``.
+            captions: use caption files (``data.captions``).
+            masks: source of masks, ``where`` of ``data.masks.find_masks``.
 
         Raises:
             ExamplesError: the folder is missing, there are fewer than two class folders, or a class folder has unusable images;
-                with ``captions`` or ``masks``, there are none.
+                there are no captions or masks although they are requested.
         """
         classes, skipped = find_class_folders(folder)
         every = [image for each in classes for image in each.images]
@@ -122,9 +122,10 @@ class FewShotDataset:
 
     @classmethod
     def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
-        """Label -> images for ``images.tensors.as_image``, one (n, 3, H, W) batch, or one image (3, H, W).
+        """Take images from memory; label order is the order of the mapping.
 
-        The label order is the mapping's.
+        Args:
+            images: label -> images for ``images.tensors.as_image``, a batch (n, 3, H, W), or one image (3, H, W).
 
         Raises:
             ExamplesError: as for ``as_image`` and for the class itself, or ``images`` is not a mapping.
@@ -145,21 +146,21 @@ class FewShotDataset:
         cls, dataset: Any, *, classes: Sequence[str] | None = None, image: str | None = None, label: str | None = None,
         shots: int | None = None, seed: int = 0,
     ) -> FewShotDataset:  # fmt: skip
-        """Take images and labels from a map-style data set: of PyTorch, torchvision or Hugging Face.
+        """Take images and labels from a map-style data set of PyTorch, torchvision or Hugging Face.
 
-        All images taken are kept in memory, so give ``shots`` for a large data set.
+        Images are kept in memory, so set ``shots`` for a large data set.
 
         Args:
-            dataset: of pairs (image, label) or of mappings with both; images as for ``images.tensors.as_image``.
-            classes: names of the numbers that are its labels; by default its own (``classes``, or the names of a ``ClassLabel``).
-            image: the column of images; by default ``image``, ``img`` or ``pixel_values``.
-            label: the column of labels; by default ``label`` or a similar name.
-            shots: take this many random images of each class; by default all.
-            seed: of the random choice.
+            dataset: pairs (image, label), or mappings with both; images as for ``images.tensors.as_image``.
+            classes: class names of integer labels; by default the data set's own (``classes``, or those of a ``ClassLabel``).
+            image: name of the image column; by default ``image``, ``img`` or ``pixel_values``.
+            label: name of the label column; by default ``label`` or a similar name.
+            shots: number of random images per class; by default all.
+            seed: seed of the random choice.
 
         Raises:
-            ExamplesError: no map-style data set, labels without a name, a class with fewer images than ``shots``, or as for the
-                class itself.
+            ExamplesError: not a map-style data set, a label without a class name, a class with fewer images than ``shots``, or
+                as for the class itself.
         """
         names, labels = labels_of(dataset, classes, label)
         rows = torch.arange(len(labels))
@@ -172,12 +173,12 @@ class FewShotDataset:
         return len(self.images)
 
     def split(self, shots: int, seed: int = 0) -> tuple[FewShotDataset, FewShotDataset]:
-        """``shots`` random images of every class as support, and all others as query.
+        """Split into a support set of ``shots`` random images per class, and a query set of all others.
 
-        For the same seed, the support of fewer shots is a subset of the support of more shots.
+        With the same seed, the support set of fewer shots is a subset of that of more shots.
 
         Raises:
-            ExamplesError: a class has no image left for the query.
+            ExamplesError: a class has no image for the query set.
         """
         support, query = few_shot_split(self.labels, self.classes, shots, seed)
         return self.pick(support), self.pick(query)
@@ -194,18 +195,18 @@ class FewShotDataset:
             image = self.images[row]
             yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
 
-    def beside(self, row: int) -> tuple[Path | None, Path | None]:
-        """Paths of an image's caption and of its mask; None for those that it lacks."""
+    def sidecars(self, row: int) -> tuple[Path | None, Path | None]:
+        """Caption file and mask file of an image, each None if missing."""
         image = self.images[row]
         return (self.captions.get(image), self.masks.get(image)) if isinstance(image, Path) else (None, None)
 
     def size_of(self, row: int) -> tuple[int, int]:
-        """Height and width of an image, whose file is decoded for it."""
+        """Height and width of an image in pixels. Decodes the file."""
         image = self.images[row]
         return (image.shape[1], image.shape[2]) if isinstance(image, Tensor) else image_size(image)
 
     def load_as(self, row: int, height: int, width: int) -> Tensor:
-        """One image as (3, height, width) float32 in [0, 1]."""
+        """Read one image as (3, height, width) float32 in [0, 1], with a centre crop."""
         image = self.images[row]
         return to_size(image if isinstance(image, Tensor) else load_image(image), height, width)
 
@@ -219,7 +220,7 @@ class FewShotDataset:
         errors = []
         for row, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
             try:
-                for each in (image, *filter(None, self.beside(row))):
+                for each in (image, *filter(None, self.sidecars(row))):
                     _digest(each, label, digest)
             except UnreadableError as error:
                 errors.append(error)
@@ -236,7 +237,7 @@ def few_shot_split(
     """Indices of ``shots`` random members of every class, and of all others, both ascending.
 
     Args:
-        least_left: minimum number of members per class that must remain; 0 without a test.
+        least_left: minimum number of remaining members per class.
 
     Raises:
         ExamplesError: a class has too few members.

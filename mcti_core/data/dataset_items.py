@@ -1,4 +1,4 @@
-"""Read the data sets of PyTorch, torchvision and Hugging Face by their common interface, without importing these libraries."""
+"""Read data sets of PyTorch, torchvision and Hugging Face without importing these libraries."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..images.tensors import images_in
 __all__ = ["item_image", "labels_of"]
 
 _LABEL_KEYS = ("label", "labels", "fine_label", "target")
-"""Usual names of the labels among a data set's columns."""
+"""Common names of the label column."""
 
 
 def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) -> tuple[tuple[str, ...], Tensor]:
-    """The classes of a map-style data set that have items, and the (N,) int64 class of each item.
+    """Nonempty classes of a map-style data set, and the (N,) int64 class of each item.
 
     Args:
-        dataset: with ``len`` and indexing. Images are decoded only where labels cannot be had without.
-        classes: names of the numbers that are its labels; by default its own, and else the numbers.
-        label: the column of labels; by default one with a usual name.
+        dataset: supports ``len`` and indexing. Images are decoded only if labels are not accessible separately.
+        classes: class names of integer labels; by default the data set's own, or else the integers.
+        label: name of the label column; by default a common name.
 
     Raises:
-        ExamplesError: no such data set or column, or labels without a name.
+        ExamplesError: not a map-style data set, a missing column, or a label without a class name.
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise ExamplesError(
@@ -60,7 +60,7 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
 
 
 def item_image(item: Any, image: str | None) -> Any:
-    """The image of an item: a mapping's ``image``, or the first entry of a pair."""
+    """Image of an item: the column ``image`` of a mapping, or the first entry of a pair."""
     if isinstance(item, Mapping):
         return item[image] if image in item else images_in(item)
     return item[0] if isinstance(item, list | tuple) else item
@@ -79,7 +79,7 @@ def _item_label(item: Any, label: str | None) -> Any:
 
 
 def _own_names(dataset: Any, label: str | None) -> Sequence[str] | None:
-    """The names that the data set, or for a subset the whole one, has for its labels."""
+    """Class names of a data set, or of the data set behind a subset."""
     while dataset is not None:
         column = getattr(dataset, "features", None)
         column = column.get(label) if isinstance(column, Mapping) else dataset

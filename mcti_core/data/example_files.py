@@ -1,4 +1,4 @@
-"""Find the images in a folder: each file is used, or counted with the reason why it is not."""
+"""Find the images in a folder, and count unused files by reason."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from ..tokens.normal_form import label_of_folder
 __all__ = ["ClassFolder", "Skipped", "find_class_folders", "find_images", "holds_images", "is_foreign", "list_folder"]
 
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "zbthumbnail.info", "picasa.ini"}
-"""Files that operating systems put into folders."""
+"""Names of files that operating systems create, in lower case."""
 _FOREIGN_FOLDERS = {
     "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@synoresource", "__macosx", "$recycle.bin",
     "system volume information", "lost+found", "found.000", "__pycache__", "network trash folder", "temporary items", "recycler",
     "recycled",
 }  # fmt: skip
-"""Folders that systems and NAS devices create, in lower case; hidden folders are foreign too."""
+"""Names of folders that operating systems and NAS devices create, in lower case."""
 _KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
 _DEEPEST = 4
-"""Depth of nested folders that is searched for the right level."""
+"""Maximum depth of the search for class folders, for an error message."""
 _FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
 _MASK = "-masklabel.png"
-"""Behind the name of an image: OneTrainer's mask of it."""
-_IS_MASK = "mask", "it masks the image beside it"
+"""Suffix of OneTrainer's masks, after the stem of the image."""
+_IS_MASK = "mask", "masks are not enabled"
 
 
 @dataclass
 class Skipped:
-    """Unused files and folders, by kind and reason."""
+    """Counts of unused files and folders, by kind and reason."""
 
     first: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(kind, reason) -> an example path. A kind is for example ".heic file" or "folder"."""
+    """(kind, reason) -> the first path. A kind is for example ".heic file" or "folder"."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     """Other messages about the folder."""
@@ -51,7 +51,7 @@ class Skipped:
         self.first.setdefault((kind, reason), path)
 
     def forget(self, used: Sequence[Path]) -> None:
-        """Take out captions and masks that are used after all."""
+        """Remove captions and masks that are in use."""
         self.counts.subtract(
             _IS_MASK if path.name.endswith(_MASK) else (f"{path.suffix.lower()} file", _NO_IMAGE) for path in used
         )
@@ -63,7 +63,7 @@ class Skipped:
         self.notes += other.notes
 
     def has_lost_images(self) -> bool:
-        """Whether some of these files may be intended as images."""
+        """Whether some of these files are probably intended as images."""
         return any(kind != _FOLDER and reason not in (_NO_IMAGE, _OWN) for kind, reason in self.counts)
 
     def report(self) -> str:
@@ -89,13 +89,13 @@ def _plural(kind: str) -> str:
 
 
 def find_images(path: str | Path) -> list[Path]:
-    """The usable image files of a folder, sorted by name; or the given file itself."""
+    """Usable image files of a folder, sorted by name; or the given file."""
     path = Path(path)
     return [path] if path.is_file() else [path / name for name in list_folder(path, Skipped())[0]]
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder seems to contain images, by file names only."""
+    """Whether a folder contains files with suffixes of images."""
     with os.scandir(folder) as entries:
         return any(
             os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
@@ -104,17 +104,17 @@ def holds_images(folder: Path) -> bool:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether systems create folders with this name."""
+    """Whether a folder is hidden, or has a name that operating systems use."""
     return name.startswith(".") or name.lower() in _FOREIGN_FOLDERS
 
 
 def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> tuple[list[str], list[str]]:
-    """Names of the images and of the subfolders in a folder, each sorted.
+    """Sorted names of the images and of the subfolders in a folder.
 
-    Links count as their targets. Hidden files and folders, and system files, are silently ignored.
+    Links are followed. Hidden files and folders, and system files, are ignored silently.
 
     Args:
-        folder: "" is the current folder.
+        folder: path of the folder; "" is the current folder.
         skipped: counts all other files.
         own: include images that this program wrote, except its loss curves.
 
@@ -144,7 +144,7 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
 
 
 def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
-    """(kind, reason) why this file is not a usable image; None if it is."""
+    """Kind of a file, and the reason why it is not a usable image; None if it is."""
     suffix = os.path.splitext(entry.name)[1].lower()
     kind = f"{suffix} file" if len(suffix) > 1 else "file without suffix"
     if not os.path.isfile(entry.path):
@@ -168,7 +168,7 @@ def _is_own_picture(path: str) -> bool:
 
 
 def _by_content(path: str) -> str:
-    """Why a file without a suffix, as downloads have, is not a usable image; empty if it is."""
+    """Reason why a file without a suffix is not a usable image; "" if it is."""
     try:
         with open_image(path) as file:
             kind = kind_of(file.read(64))
@@ -178,16 +178,19 @@ def _by_content(path: str) -> str:
 
 
 def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
-    """``root/<class>/<image>``: the class folders sorted by name, and the unused content.
+    """Find ``root/<class>/<image>``.
 
-    Folders that this program wrote, system folders, and folders without intended images are not classes.
+    Folders that this program wrote, system folders, and folders without images are not classes.
+
+    Returns:
+        The class folders sorted by name, and the unused content.
 
     Raises:
-        ExamplesError: the folder is missing or unreadable, or the images of a class folder are unusable or one level
-            deeper.
+        ExamplesError: the folder is missing or unreadable, or a class folder has only unusable images, or images only in
+            subfolders.
     """
     root = Path(root)
-    if not os.path.isdir(root):  # unlike its own method, not an error in a folder that may not be read
+    if not os.path.isdir(root):  # unlike Path.is_dir, no error in an unreadable folder
         wrong = (
             f"{root} is a file; unpack it if it is an archive, and"
             if os.path.isfile(root)
@@ -195,13 +198,13 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
         )
         raise ExamplesError(f"{wrong} give a folder that contains one folder of images per class")
     skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[str, list[str]]]()
-    beside, names = list_folder(root, Skipped())
-    for name in beside:
-        skipped.add("image", "beside the class folders, so of no class", str(root / name))
+    loose, names = list_folder(root, Skipped())
+    for name in loose:
+        skipped.add("image", "not in a class folder", str(root / name))
     for name in names:
         path, found = root / name, Skipped()
         if is_foreign(name):
-            skipped.add(_FOLDER, "made by a system, not by you", str(path))
+            skipped.add(_FOLDER, "system folder", str(path))
             continue
         images, inner = list_folder(path, found)
         inner = [each for each in inner if not is_foreign(each)]
@@ -211,15 +214,15 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
         if images:
             classes.append(ClassFolder(label_of_folder(name), tuple(path / image for image in images)))
             for each in inner:
-                found.add(_FOLDER, "folders in a class folder are not looked into", str(path / each))
+                found.add(_FOLDER, "folders in a class folder are ignored", str(path / each))
         elif holding := [each for each in inner if list_folder(path / each, Skipped())[0]]:
             deeper.append((name, holding))
         elif found.has_lost_images():
             raise ExamplesError(f"class {name!r} has no image that can be used: {found.report()}")
         elif inner and not found.counts:
-            skipped.add(_FOLDER, "no images to learn from, nor one folder further down", str(path))
+            skipped.add(_FOLDER, "no images in it or one level down", str(path))
         else:
-            skipped.add(_FOLDER, "no images to learn from" if found.counts else "empty", str(path))
+            skipped.add(_FOLDER, "no images" if found.counts else "empty", str(path))
         skipped.update(found)
     if deeper:
         raise ExamplesError(_one_level_down(root, deeper, bool(classes)))
@@ -232,23 +235,23 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
 
 
 def _levels(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders down to this depth with at least two folders of images, by file names only."""
+    """Yield folders down to this depth that contain at least two folders of images, by file suffixes."""
     try:
         inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_foreign(entry.name)]
         if sum(map(holds_images, inner)) > 1:
             yield folder
             return
-    except OSError:  # an unreadable folder is reported when it is given
+    except OSError:  # an unreadable folder is reported when the user gives it
         return
     for each in inner if depth else ():
         yield from _levels(each, depth - 1)
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether this program wrote tokens, a training, features or a report into the folder."""
+    """Whether this program wrote tokens, a checkpoint, features or a report to the folder."""
     try:
         paths = sorted(folder.iterdir())
-    except OSError:  # it has gone meanwhile
+    except OSError:  # removed in the meantime
         return False
     for path in paths:
         if path.suffix == ".safetensors" and path.is_file() and "mcti-" in (format_of(path) or ""):
@@ -259,7 +262,7 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _without_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
-    """The label of ``10_cat`` is ``cat`` if all folders follow this convention of kohya's scripts; years, as in ``2021_rome``, stay."""
+    """Remove repeats of kohya's scripts: ``10_cat`` becomes ``cat`` if all folders have them; ``2021_rome`` has none."""
     matches = [_KOHYA.fullmatch(each.label) for each in classes]
     labels = [match[1] for match in matches if match]
     if not classes or len(set(labels)) < len(classes):

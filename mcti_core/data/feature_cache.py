@@ -1,4 +1,4 @@
-"""Compute what training needs of the example images once: latents and CLIP image features."""
+"""Compute latents and CLIP image features of the examples once, before training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TOO_LARGE = "a single image of {} pixels does not fit into memory; choose a sma
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Latents and features of N examples of C classes. M is 2 if each mirror image is stored too, otherwise 1."""
+    """Latents and features of N examples of C classes. M is 2 with mirror images, otherwise 1."""
 
     classes: tuple[str, ...]
     labels: Tensor
@@ -52,15 +52,15 @@ class FeatureCache:
     features: Tensor | None
     """(N, M, p) float32 of unit length on the CPU; None without a CLIP space."""
     fingerprint: str
-    """Hash of images, labels, size, mirroring and models: equal only if all tensors are."""
+    """Hash of images, labels, size, mirroring and models; equal hashes mean equal tensors."""
     thumbnails: Tensor | None = None
-    """(N, M, 432) float32 on the CPU, see ``near_copies``; None without the examples' images."""
+    """(N, M, 432) float32 on the CPU, see ``data.near_duplicates``; None without the examples' images."""
     masks: Tensor | None = None
-    """(N, M, h, w) float32 in [0, 1] on the CPU: what is learned of the latents; None for all."""
+    """(N, M, h, w) float32 in [0, 1] on the CPU: weights of the latents in the reconstruction term; None without masks."""
     sizes: Tensor | None = None
-    """(N, 2) int64: height and width that the latents have of (h, w), beyond which they are zeros; None for all."""
+    """(N, 2) int64 height and width of each example's latents, which are zero-padded to (h, w); None without buckets."""
     captions: tuple[str, ...] = ()
-    """(N,) template of each example, empty for those without; empty without captions."""
+    """(N,) caption template of each example, "" for none; empty if there are no captions."""
 
     @classmethod
     def build(
@@ -68,19 +68,19 @@ class FeatureCache:
         batch: int = 16, latents: bool = True, buckets: bool = False, progress: Callable[[int, int], object] | None = None,
         processes: DistributedContext = SINGLE_PROCESS,
     ) -> FeatureCache:  # fmt: skip
-        """Send every image, and its mirror image, through VAE and vision tower once.
+        """Encode every image, and its mirror image, with the VAE and the image encoder.
 
         Args:
-            host: provides both; missing parts are skipped.
+            host: its VAE and CLIP space; missing parts are skipped.
             dataset: the examples.
-            mirror: also store mirror images. Turn it off if left and right matter, as in writing.
-            size: side of the images in pixels, by default the host's own; a multiple of the VAE's downscale.
-            folder: stores results for the next run with the same images and models.
-            batch: number of images at once.
-            latents: turn it off if only image features are needed.
-            buckets: encode each image at about its own aspect ratio (``data.buckets``). Image features are of squares.
-            progress: called with the number of finished images and of all images.
-            processes: each runs its share of the batches, and all get the complete result; the first writes the file.
+            mirror: also encode mirror images; unsuitable if orientation matters, as for text.
+            size: side of the images in pixels, a multiple of the VAE's downscale; by default the host's own.
+            folder: folder of results, which are reused for the same images and models.
+            batch: number of images per forward pass.
+            latents: also encode latents.
+            buckets: encode latents in aspect ratio buckets (``data.buckets``); image features are always of squares.
+            progress: called with the number of finished images and the total.
+            processes: share the batches; each gets the complete result, and the first writes the file.
 
         Raises:
             ConfigError: a size that the VAE does not support.
@@ -96,20 +96,23 @@ class FeatureCache:
         if codec is not None and size % codec.downscale:
             raise ConfigError(f"image size {size} is not a multiple of {codec.downscale}")
         key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
-        frames = None
+        frames, sizes = [(size, size)] * len(dataset), None
         if buckets and codec is not None:
-            key, sizes = f"{key}:buckets", bucket_sizes(size, codec.downscale)
-            frames = [bucket_of(*dataset.size_of(row), sizes) for row in range(len(dataset))]
-        texts = [dataset.beside(row)[0] for row in range(len(dataset))]
+            key, choices = f"{key}:buckets", bucket_sizes(size, codec.downscale)
+            frames = [bucket_of(*dataset.size_of(row), choices) for row in range(len(dataset))]
+            sizes = torch.tensor(frames) // codec.downscale
+        texts = [dataset.sidecars(row)[0] for row in range(len(dataset))]
         captions = tuple("" if text is None else read_caption(text) for text in texts)
         fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
-        largest, views = [max(sides) for sides in zip(*(frames or [(size, size)]), strict=True)], 2 if mirror else 1
         stored = None
         if path is not None:
-            stored = _read(path, _shapes(host, (len(dataset), views), largest, codec, bool(dataset.masks)))
+            largest, rows = _largest(frames), (len(dataset), 2 if mirror else 1)
+            stored = _read(path, _shapes(host, rows, largest, codec, bool(dataset.masks)))
         if processes.any(stored is None) or stored is None:
-            stored = _compute(host, dataset, mirror, size, frames, batch, codec is not None, progress, processes)
+            one_by_one = ["latents"] * (sizes is not None) + ["masks"] * (codec is not None and bool(dataset.masks))
+            models = _models(host, codec is not None and sizes is None)
+            stored = _compute(host, dataset, models, one_by_one, frames, size, mirror, batch, progress, processes)
             _refuse_broken(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
@@ -121,7 +124,7 @@ class FeatureCache:
             fingerprint,
             stored["thumbnails"],
             stored.get("masks"),
-            None if frames is None or codec is None else torch.tensor(frames) // codec.downscale,
+            sizes,
             captions if any(captions) else (),
         )
 
@@ -154,20 +157,13 @@ class FeatureCache:
 
 
 def _compute(
-    host: Host,
-    dataset: FewShotDataset,
-    mirror: bool,
-    size: int,
-    frames: Sequence[tuple[int, int]] | None,
-    batch: int,
-    latents: bool,
-    progress: Callable[[int, int], object] | None,
+    host: Host, dataset: FewShotDataset, models: Mapping[str, Callable[[Tensor], Tensor]], one_by_one: Sequence[str],
+    frames: Sequence[tuple[int, int]], size: int, mirror: bool, batch: int, progress: Callable[[int, int], object] | None,
     processes: DistributedContext,
-) -> dict[str, Tensor]:
-    models = _models(host, latents and frames is None)
-    one_by_one = ["latents"] * (frames is not None) + ["masks"] * (latents and bool(dataset.masks))
+) -> dict[str, Tensor]:  # fmt: skip
+    """Results of ``models`` on batches of squares, and those named in ``one_by_one`` for each image in its frame."""
     parts: dict[str, list[Tensor]] = {name: [] for name in (*models, *one_by_one)}
-    share = processes.share(-(-len(dataset) // batch))  # complete batches, the same as of a single process
+    share = processes.share(-(-len(dataset) // batch))  # complete batches, as with a single process
     own = range(len(dataset))[share.start * batch : share.stop * batch]
 
     @torch.inference_mode()
@@ -179,7 +175,7 @@ def _compute(
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:
             errors += [image for _, image in found if isinstance(image, ExamplesError)]
-            if errors:  # the others are still read, so that one message lists all unreadable images
+            if errors:  # keep reading, so that one message lists all unreadable images
                 continue
             images = torch.stack([image for _, image in found if isinstance(image, Tensor)])
             for name, model in models.items():
@@ -189,8 +185,8 @@ def _compute(
                 parts[name] += computed
             for row in (row for row, _ in found if one_by_one):
                 try:
-                    for name, rows in _of_row(host, dataset, row, frames, size, mirror).items():
-                        parts[name].append(rows)
+                    for name in one_by_one:
+                        parts[name].append(_of_row(name, host, dataset, row, frames, mirror))
                 except ExamplesError as error:
                     errors.append(error)
             done += len(images)
@@ -203,26 +199,27 @@ def _compute(
 
 
 def _of_row(
-    host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]] | None, size: int, mirror: bool
-) -> dict[str, Tensor]:
-    """(1, M, ...) float32 on the CPU: latents of an example in its bucket, and its mask, where there are masks."""
-    codec, image, found = host.need_codec(), dataset.images[row], dict[str, Tensor]()
-    height, width = frames[row] if frames else (size, size)
-    if frames:
-        pixels = dataset.load_as(row, height, width)[None]
-        found["latents"] = _of_views(codec.encode, pixels, mirror, host.device, slice(None))
-    if dataset.masks:
-        small = height // codec.downscale, width // codec.downscale
-        mask, weights = dataset.beside(row)[1], torch.ones(small)
-        if mask is not None and isinstance(image, Path):
-            weights = latent_mask(image, mask, (height, width), small)
-        found["masks"] = torch.stack([weights, weights.flip(-1)] if mirror else [weights])[None]
-    largest = [max(sides) // codec.downscale for sides in zip(*(frames or [(size, size)]), strict=True)]
-    return {name: padded(rows, *largest) for name, rows in found.items()}
+    name: str, host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]], mirror: bool
+) -> Tensor:
+    """(1, M, ..., h, w) float32 on the CPU: latents or mask of an example in its frame, zero-padded to the largest."""
+    codec, frame = host.need_codec(), frames[row]
+    small = frame[0] // codec.downscale, frame[1] // codec.downscale
+    if name == "latents":
+        found = _of_views(codec.encode, dataset.load_as(row, *frame)[None], mirror, host.device, slice(None))
+    else:
+        image, mask, weights = dataset.images[row], dataset.sidecars(row)[1], torch.ones(small)
+        if isinstance(image, Path) and mask is not None:
+            weights = latent_mask(image, mask, frame, small)
+        found = torch.stack([weights, weights.flip(-1)] if mirror else [weights])[None]
+    return padded(found, *(side // codec.downscale for side in _largest(frames)))
+
+
+def _largest(frames: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return max(height for height, _ in frames), max(width for _, width in frames)
 
 
 def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
-    """Raise for NaN, which would win every comparison, and which a model in a narrow dtype silently outputs."""
+    """Raise a ``HostError`` for values that are not finite, which models in float16 may output."""
     for name, rows in computed.items():
         broken = (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
         if broken:
@@ -233,7 +230,7 @@ def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None
 
 
 def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Functions that (b, 3, H, W) images are sent through, by the result's name."""
+    """Name of a result -> function of (b, 3, H, W) images."""
     found: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
     if latents and host.codec is not None:
         found["latents"] = host.codec.encode
@@ -246,7 +243,7 @@ def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
 def _of_views(
     model: Callable[[Tensor], Tensor], images: Tensor, mirror: bool, device: torch.device, part: slice
 ) -> Tensor:
-    """(b, M, ...) float32 on the CPU, for these rows of the images."""
+    """Apply a model to these rows of the images, and to their mirror images: (b, M, ...) float32 on the CPU."""
     plain = images[part].to(device)  # (b, 3, H, W)
     views = [plain, plain.flip(-1)] if mirror else [plain]
     return torch.stack([model(view).float().cpu() for view in views], dim=1)
@@ -255,7 +252,7 @@ def _of_views(
 def _shapes(
     host: Host, rows: tuple[int, int], largest: Sequence[int], codec: LatentCodec | None, masks: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of all stored tensors for this number of images and views, with the models' widths."""
+    """Name -> shape of each stored tensor; ``rows`` is (N, M)."""
     shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
     if codec is not None:
         sides = [side // codec.downscale for side in largest]
@@ -270,7 +267,7 @@ def _shapes(
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """The stored tensors, if they have these names and shapes; otherwise they are computed again. A larger file is not read."""
+    """The stored tensors, or None if names, shapes or values do not fit. A file that is too large is not read."""
     bytes_needed = sum(4 * math.prod(shape) for shape in shapes.values())
     if not path.is_file() or not _is_own(path) or path.stat().st_size > bytes_needed + MAX_HEADER_BYTES:
         return None

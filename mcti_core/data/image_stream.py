@@ -89,7 +89,7 @@ def _in_folder(
         for name in inner:
             path = os.path.join(folder, name)
             if is_foreign(name):
-                skipped.add("folder", "made by a system, not by you", path)
+                skipped.add("folder", "system folder", path)
             elif recursive:
                 deeper.append(path)
             else:

@@ -28,8 +28,9 @@ __all__ = [
 _HALVED_FROM = 50_000_000
 """Number of pixels above which an image is read at half its width and height."""
 _STRIP = 256
-"""Number of rows that are converted at once; fewer for wide images."""
+"""Maximum number of rows per conversion."""
 _STRIP_PIXELS = 2**21
+"""Maximum number of pixels per conversion."""
 _NAMED = 20
 """Maximum number of files that one error lists."""
 _ORIENTATION = 0x0112
@@ -42,10 +43,10 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
     7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
     8: lambda p: p.transpose(1, 0, 2)[::-1],
 }
-"""Orientation in the metadata -> the upright view of (H, W, 3) pixels."""
+"""EXIF orientation -> function that rotates (H, W, 3) pixels upright."""
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 _Seen = Callable[[Image.Image, float | None], Image.Image]
-"""Rows of an image, and its value of white -> the same rows in eight bits per channel."""
+"""(rows of an image, its value of white) -> the rows as RGB of eight bits per channel."""
 
 
 class UnreadableError(ExamplesError):
@@ -62,7 +63,7 @@ class UnreadableError(ExamplesError):
 
 
 def one_error(errors: Sequence[ExamplesError]) -> ExamplesError:
-    """One error for several images; it lists the first twenty files."""
+    """Combine the errors of several images; the message lists the first twenty files."""
     if len(errors) == 1:
         return errors[0]
     named = [f"{e.path} ({e.reason})" if isinstance(e, UnreadableError) else str(e) for e in errors[:_NAMED]]
@@ -94,7 +95,7 @@ def load_mask(path: str | Path, *, alpha: bool = False) -> Tensor:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of what ``load_image`` returns, whose errors it raises; the image is decoded for it."""
+    """Height and width of ``load_image``'s result, in pixels. Decodes the image; raises as ``load_image``."""
     height, width = _read(path, lambda pixels: torch.tensor(pixels.shape[:2])).tolist()
     return height, width
 
@@ -159,13 +160,13 @@ def open_image(path: str | Path) -> IO[bytes]:
 
 
 def _read(path: str | Path, use: Callable[[_Pixels], Tensor], see: _Seen | None = None) -> Tensor:
-    """Apply ``use`` to the (H, W, 3) pixels; any problem with the file is an ``UnreadableError``."""
+    """Apply ``use`` to the (H, W, 3) uint8 pixels; any problem with the file becomes an ``UnreadableError``."""
     try:
         with open_image(path) as file:
             return _used(file, use, see or _in_colour)
     except UnreadableError:
         raise
-    except Exception as error:  # any type: damaged metadata leads Pillow to exceptions such as struct.error
+    except Exception as error:  # Pillow raises exceptions of many types for damaged metadata, such as struct.error
         raise UnreadableError(path, _reason(error)) from error
 
 
@@ -209,11 +210,11 @@ def _refuse_scans(file: IO[bytes], pixels: int, jpegs: Iterable[tuple[int, int]]
 
 
 def _decoded(file: IO[bytes], kind: str, factor: int, see: _Seen) -> _Pixels:
-    """(H, W, 3) upright, at 1 / factor of its size; Pillow's memory for the image is freed."""
+    """Decode to upright (H, W, 3) pixels at 1 / factor of the size, and free Pillow's memory."""
     with open_metered(file, kind)[0] as image:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
             factor = 1
-        # In one block, which the system gets back with the image; each thread would keep many smaller blocks for itself.
+        # One block is returned to the system with the image; many smaller blocks would stay with each thread.
         if new_block := getattr(Image.core, "new_block", None):  # type: ignore[attr-defined]  # since Pillow 11
             image.im = new_block(image.mode, getattr(image, "_tile_size", image.size))
         image.load()
@@ -222,7 +223,7 @@ def _decoded(file: IO[bytes], kind: str, factor: int, see: _Seen) -> _Pixels:
         rows = max(1, min(_STRIP, _STRIP_PIXELS // image.width) // factor) * factor
         size = (-(-image.height // factor), -(-image.width // factor), 3)
         pixels = np.empty(size, dtype=np.uint8)
-        for top in range(0, image.height, rows):  # only one copy of a very large image is in memory, not one per step
+        for top in range(0, image.height, rows):  # in strips, so that only one full copy of a large image is in memory
             strip = see(image.crop((0, top, image.width, min(top + rows, image.height))), white)
             pixels[top // factor : (top + rows) // factor] = np.asarray(strip.reduce(factor) if factor > 1 else strip)
     return _UPRIGHT.get(orientation, lambda p: p)(pixels)
@@ -239,16 +240,16 @@ def _in_colour(image: Image.Image, white: float | None) -> Image.Image:
 
 
 def _opacity(image: Image.Image, white: float | None) -> Image.Image:
-    """The alpha channel in all three channels; white for an image without one."""
+    """Repeat the alpha channel in all three channels; white for an image without alpha."""
     if not image.has_transparency_data:
         return Image.new("RGB", image.size, "white")
     return image.convert("RGBA").getchannel("A").convert("RGB")
 
 
 def _white(image: Image.Image) -> float | None:
-    """The value of white for grey of more than eight bits; Pillow's own conversion clips values instead.
+    """Value of white of a grey image with more than eight bits, whose values Pillow's conversion would clip; None for others.
 
-    For integers, white is the maximum of 8, 12 or 16 bits, the smallest of these that contains the brightest value; for floats it is 1.
+    For integers it is the maximum of 8, 12 or 16 bits, the smallest that includes the brightest pixel; for floats it is 1.
 
     Raises:
         ValueError: the values of black and white are unknown.
@@ -275,18 +276,18 @@ def _reason(error: Exception) -> str:
         return "no such file"
     if isinstance(error, PermissionError) and error.strerror:
         return error.strerror.lower()
-    if isinstance(error, MemoryError):  # the memory depends on the file, so the next one may still be readable
+    if isinstance(error, MemoryError):  # depends on the file; the next one may be readable
         return "not enough memory"
     return str(error) or type(error).__name__
 
 
 def _channels(pixels: _Pixels) -> Tensor:
-    """(H, W, 3) -> (3, H, W), a copy if PyTorch cannot use a view."""
+    """(H, W, 3) -> (3, H, W); a view if possible."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
 def _middle(height: int, width: int, *aspect: int) -> tuple[slice, slice]:
-    """Rows and columns of the largest centred part whose height and width are as ``aspect`` to each other."""
+    """Rows and columns of the largest centre crop with aspect ratio ``aspect`` (height, width)."""
     scale = min(height / aspect[0], width / aspect[1])
     rows, columns = max(1, round(aspect[0] * scale)), max(1, round(aspect[1] * scale))
     top, left = (height - rows) // 2, (width - columns) // 2

@@ -32,7 +32,7 @@ def folder(tmp_path):
 def test_masks_beside_images_are_no_examples(folder):
     plain, masked = FewShotDataset.from_folder(folder), FewShotDataset.from_folder(folder, masks="masklabel")
     assert len(plain) == len(masked) == 4
-    assert "1 mask skipped: it masks the image beside it" in plain.skipped
+    assert "1 mask skipped: masks are not enabled" in plain.skipped
     assert masked.skipped == ""
     alone = save(folder / "b" / "x-masklabel.png", np.zeros((9, 9)))
     assert alone in FewShotDataset.from_folder(folder).images
