@@ -30,7 +30,6 @@ def run_add(arguments: argparse.Namespace) -> int:
     from ..tokens.names import safe_names
     from ..tokens.ops import select
     from ..training.extend import add_classes, new_labels, tell_learned_before
-    from ..training.loop import StepInfo
     from .signals import signals_as_keyboard_interrupt
 
     before = tokens = load_tokens(arguments.to)
@@ -52,12 +51,10 @@ def run_add(arguments: argparse.Namespace) -> int:
         cache = features_of(arguments, host, dataset)
         say(tell_learned_before(cache, tokens, example_names(dataset)))
         with progress_bar("training", "step") as progress:
-
-            def on_step(info: StepInfo) -> None:
-                progress(info.step, info.total)
-
             try:
-                result = add_classes(host, cache, tokens, config, init=arguments.init, on_step=on_step)
+                result = add_classes(
+                    host, cache, tokens, config, init=arguments.init, on_step=lambda info: progress(info.step, info.total)
+                )  # fmt: skip
             except TrainingError as error:
                 write_tokens(_in_order(error.tokens, before), arguments.out)
                 raise TrainingError(

@@ -29,10 +29,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         if inputs.classes:
             classes = with_prefix(apply_operations(inputs.classes, arguments.operations), arguments.prefix)
             with lock_output(arguments.out.parent if arguments.to == "set" else arguments.out, folder=True):
-                if arguments.to == "set":
-                    _write_sets(classes, arguments)
-                else:
-                    _write_embeddings(classes, arguments)
+                (_write_sets if arguments.to == "set" else _write_embeddings)(classes, arguments)
     finally:
         for problem in inputs.skipped + inputs.failed:
             say(problem)
@@ -65,7 +62,7 @@ def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
 def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
     """Write one set, or one per group if embeddings are incompatible."""
     from ..tokens.conversion import group, refuse_twins
-    from ..tokens.io import SUFFIX, is_token_set, refuse_foreign_tokens, save_tokens
+    from ..tokens.io import SUFFIX, is_token_set, save_tokens
     from ..tokens.ops import merge
 
     stem, groups = str(arguments.out).removesuffix(SUFFIX), group(classes)
@@ -77,8 +74,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
         Path(f"{stem}-{name}{SUFFIX}" if name else f"{stem}{SUFFIX}"): merge(*(one.tokens for one in together))
         for name, together in groups.items()
     }
-    refuse_foreign_tokens(sets, sets=True)
-    _refuse_results(list(sets), arguments)
+    _check_outputs(list(sets), arguments)
     for path, tokens in sets.items():
         print(escaped(str(save_tokens(tokens, path))))
     if len(sets) > 1:
@@ -90,12 +86,11 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
 def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
     from ..tokens.clip_words import describe_words
     from ..tokens.conversion import refuse_twins
-    from ..tokens.io import LAYOUTS, SUFFIX, export_embedding, refuse_foreign_tokens
+    from ..tokens.io import LAYOUTS, SUFFIX, export_embedding
 
     refuse_twins(classes)
     paths = [arguments.out / f"{one.name}{SUFFIX}" for one in classes]
-    refuse_foreign_tokens(paths, sets=False)
-    _refuse_results(paths, arguments)
+    _check_outputs(paths, arguments)
     labels = [one.label for one in classes]
     for one in classes:
         print(escaped(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
@@ -106,9 +101,11 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
         )
 
 
-def _refuse_results(paths: Sequence[Path], arguments: argparse.Namespace) -> None:
-    """Raise a ``FileError`` if a file already exists or cannot be written."""
+def _check_outputs(paths: Sequence[Path], arguments: argparse.Namespace) -> None:
+    """Raise a ``FileError`` if a foreign file or an earlier result is there, or a file cannot be written."""
     from ..files.outputs import check_writable, refuse_to_replace
+    from ..tokens.io import refuse_foreign_tokens
 
+    refuse_foreign_tokens(paths, sets=arguments.to == "set")
     refuse_to_replace(paths, overwrite=arguments.overwrite)
     check_writable(paths[0].parent, (path.name for path in paths))

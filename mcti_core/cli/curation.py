@@ -135,7 +135,7 @@ def _review(
     items = []
     for path, examples in zip(shown, nearest, strict=True):
         top = [f"{each['label']}: {100 * each['confidence']:.1f} %" for each in answered[path]["top"][:2]]
-        items.append(Item(os.path.abspath(places[path]), labels[path] or UNKNOWN, ", ".join(top), examples))
+        items.append(Item(str(places[path]), labels[path] or UNKNOWN, ", ".join(top), examples))
     more = len(answered) - len(shown)
     remark = f"These are the least confident answers; {more} others are not shown." if more else ""
     write_review(items, tokens.labels, arguments.review, remark)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ..distributed import started
@@ -120,11 +121,10 @@ def _warn_of_copies(
         return
     pairs: list[tuple[int, int]] = []
     copies = queries = 0
-    for count in shots:
-        for seed in seeds:
-            few, others = split(count, seed)
-            found = across_split(cache.alike, few, others)
-            pairs, copies, queries = pairs or found, copies + len(found), queries + len(others)
+    for count, seed in product(shots, seeds):
+        few, others = split(count, seed)
+        found = across_split(cache.alike, few, others)
+        pairs, copies, queries = pairs or found, copies + len(found), queries + len(others)
     if copies:
         say(
             f"{100 * copies / queries:.0f} % of the images to test on are the same as an image to learn from, or nearly so ({told(pairs, example_names(dataset))}); "

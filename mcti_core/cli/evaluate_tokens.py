@@ -96,8 +96,7 @@ def _wrong_picture(measured: Measurement, dataset: FewShotDataset) -> Image | No
     from ..images.reading import load_squares
     from ..viz.image_grid import image_grid
 
-    rows = measured.confidently_wrong(_SHOWN)
-    if not rows:
+    if not (rows := measured.confidently_wrong(_SHOWN)):
         return None
     best = measured.confidences.amax(1)
     labels = [

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import counted
@@ -35,14 +33,13 @@ def run_label_errors(arguments: argparse.Namespace) -> int:
             for error in rank_label_errors(cache)
         ]
         write({"folder": arguments.folder.name, "images": len(dataset), "likely_label_errors": records})
+    items = [
+        Item(each["image"], each["label"], f"looks like {each['suggested']} ({100 * each['confidence']:.1f} %)")
+        for each in records
+    ]
     if page is not None:
-        items = [Item(os.path.abspath(each["image"]), each["label"], _looks(each)) for each in records]
         write_review(items, dataset.classes, page)
-    for each in records:
-        print(f"{escaped(each['image'])}\t{escaped(each['label'])}\t{escaped(_looks(each))}")
+    for item in items:
+        print("\t".join(map(escaped, (item.image, item.label, item.note))))
     print(f"{counted(len(records), 'likely label error')} among {counted(len(dataset), 'image')}")
     return 0
-
-
-def _looks(record: Mapping[str, Any]) -> str:
-    return f"looks like {record['suggested']} ({100 * record['confidence']:.1f} %)"

@@ -59,7 +59,10 @@ def host_of(arguments: argparse.Namespace, processes: DistributedContext | None 
         return load_pocket(device=device, dtype="fp32" if arguments.dtype == "auto" else arguments.dtype)
     from ..hosts.diffusers.host import load_host
 
-    dtype = _usual_dtype(device) if arguments.dtype == "auto" else arguments.dtype
+    dtype = arguments.dtype
+    if dtype == "auto":  # half precision on CUDA; bf16 does not overflow, but older GPUs lack it
+        cuda = torch.device(device).type == "cuda"
+        dtype = ("bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16") if cuda else "fp32"
     return load_host(arguments.model, arguments.clip, device=device, dtype=dtype, config=arguments.model_config)
 
 
@@ -75,15 +78,6 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device).item()  # fails for the device meta
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]:.160}") from error
-
-
-def _usual_dtype(device: str) -> str:
-    """Half precision on CUDA: bf16, which does not overflow, if the GPU supports it, otherwise fp16."""
-    import torch
-
-    if torch.device(device).type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def config_of(arguments: argparse.Namespace) -> TrainConfig:

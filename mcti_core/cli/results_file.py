@@ -191,10 +191,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not isinstance(record.get("image"), str):
         return None
-    label, index = record.get("label", 0), record.get("index")
-    answer = (
-        (label is None or isinstance(label, str)) and isinstance(index, int) and isinstance(record.get("unknown"), bool)
-    )
+    kinds = {"label": str | None, "index": int, "unknown": bool}
+    answer = all(isinstance(record.get(name, ...), kind) for name, kind in kinds.items())
     return record if answer or record.keys() == {"image", "error"} else None
 
 
@@ -204,9 +202,7 @@ def _is_answers(path: Path) -> bool:
         return False
     with open(path, "rb") as file:
         line = file.readline(_LONGEST_LINE)
-    if _record(line) is not None:
-        return True
-    return len(line) < _LONGEST_CUT and _is_cut(line)
+    return _record(line) is not None or (len(line) < _LONGEST_CUT and _is_cut(line))
 
 
 def _is_cut(line: bytes) -> bool:

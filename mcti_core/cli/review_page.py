@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,7 +74,7 @@ class Item:
     """An image on the page."""
 
     image: str
-    """Absolute path."""
+    """Path; the page contains it as an absolute path."""
     label: str
     """Current label; ``UNKNOWN`` for none."""
     note: str
@@ -112,7 +113,7 @@ out. {_text(remark)}</p><button disabled>Download corrections</button></header>
 
 def _section(label: str, items: Sequence[Item]) -> str:
     figures = "".join(
-        f"""<figure data-image="{_text(item.image)}">{_image(item.image, _THUMBNAIL)}
+        f"""<figure data-image="{_text(os.path.abspath(item.image))}">{_image(item.image, _THUMBNAIL)}
 <input list="classes" aria-label="label" autocomplete="off" value="{_text(item.label)}">
 <div class="note">{_text(item.note)}</div><div class="near">{"".join(_image(path, _SMALL) for path in item.nearest)}</div>
 <div class="name">{_text(escaped(Path(item.image).name))}</div></figure>

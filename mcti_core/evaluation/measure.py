@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,9 @@ def score_images(
     Raises:
         ExamplesError: images are unreadable; the error lists all of them.
     """
-    read = partial(_square, size=size or host.image_size)
+    side = size or host.image_size
     logits, features, errors = list[Tensor](), list[Tensor](), list[ExamplesError]()
-    for found in read_ahead(images, batch, read, default_num_workers()):
+    for found in read_ahead(images, batch, lambda image: load_squares([image], side)[0], default_num_workers()):
         errors += [image for _, image in found if isinstance(image, ExamplesError)]
         if errors:  # the others are still read, so that one message lists all unreadable images
             continue
@@ -183,7 +183,3 @@ def aligned_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> lis
 def percent(share: float, digits: int = 0) -> str:
     """A share in percent; empty for nan."""
     return "" if math.isnan(share) else f"{100 * share:.{digits}f} %"
-
-
-def _square(image: Path | Tensor, size: int) -> Tensor:
-    return load_squares([image], size)[0]
