@@ -157,7 +157,7 @@ class TestAdd:
         write_class_folders(digits("0", "1"), tmp_path / "images")
         capsys.readouterr()
         assert run("add", tmp_path / "images", "--to", trained, "--out", tmp_path / "out") == 1
-        assert "the set has already; give images of a class it lacks" in capsys.readouterr().err
+        assert "the set already has 0, 1; give images of a class that it does not have" in capsys.readouterr().err
 
 
 def test_a_folder_of_our_own_embeddings_is_a_set_with_support_lost(tokens, tmp_path):
