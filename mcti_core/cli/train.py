@@ -84,9 +84,9 @@ def _run_train(
     tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
     tokens = tokens if trained is None else take_over(tokens, trained)
     if state is not None:
-        if told := describe_differences(state.begun, run_identity(host, cache, tokens, config)):
+        if differences := describe_differences(state.begun, run_identity(host, cache, tokens, config)):
             raise ResumeError(
-                f"{path} belongs to a different training ({told}); give the same folder and options to resume it, start over "
+                f"{path} belongs to a different training ({differences}); give the same folder and options to resume it, start over "
                 "with --restart, or take over its vectors in another --out with --start-from"
             )
         say(f"resuming after {state.step} steps", shown=processes.is_main)

@@ -56,7 +56,7 @@ def test_train_with_samples_and_accuracies_gives_the_same_tokens_to_the_bit(foun
     (note,) = watched["notes"]
     assert re.fullmatch(r"Held-out accuracy: step 2 \d+%, step 3 \d+%", note)
     (message,) = watched["told"]
-    assert message.endswith("validation failed, the training goes on: no such thing")
+    assert message.endswith("validation failed, training continues: no such thing")
     assert watched["cancelled"] == "InterruptProcessingException"
 
 
