@@ -18,7 +18,7 @@ from mcti_core.cli.parser import main
 from mcti_core.files.output_lock import lock_output
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
-from mcti_core.training import loop
+from mcti_core.training import extend, loop
 from mcti_core.training.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,8 @@ def stop_after(steps, monkeypatch, stop):
 
         return train(*arguments, on_step=watched, **options)
 
-    monkeypatch.setattr(loop, "train", stopped)
+    for module in (loop, extend):
+        monkeypatch.setattr(module, "train", stopped)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM") or os.name == "nt", reason="signals of POSIX")
@@ -207,7 +208,7 @@ def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learn
 
         return Losses()
 
-    monkeypatch.setattr("mcti_core.training.loop.reconstruction_loss", broken)
+    monkeypatch.setattr("mcti_core.training.step.reconstruction_loss", broken)
     assert run("add", photos, "--to", learned, "--out", tmp_path / "out", *SHORT, "--gamma", 0) == 1
     assert re.search(r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", told(capsys))
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
