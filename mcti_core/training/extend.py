@@ -41,8 +41,7 @@ def add_classes(
 
     The classification term of the new tokens compares them with the old classes' example features, which the set
     contains, so old images are not needed. Its direction is ``text_to_image``: each new text against an image of every
-    class, old or new. Old tokens are not trained, which costs some accuracy compared with training all classes together
-    (docs/results.md).
+    class, old or new. Old tokens are not trained; docs/results.md compares this with training all classes together.
 
     Args:
         host: the host with the model that the set was trained on.

@@ -140,7 +140,6 @@ def material(tmp_path_factory):
     os.chdir(folder)
     try:
         assert main([*arguments_of(line), *FEWER["train"].split()]) == 0
-        assert main(["classify", "inbox", "--tokens", "learned", "--copy-to", "sorted"]) == 0
     finally:
         os.chdir(before)
     return folder
@@ -169,6 +168,8 @@ def test_documented_command_runs(line, there, capsys):
     command, *others = arguments_of(line)
     if command == "train" and "--out learned" in line and "--config" not in others:
         shutil.rmtree("learned")
+    if command == "undo":
+        assert main(["classify", "inbox", "--tokens", "learned", "--copy-to", "sorted"]) == 0
     assert main([command, *others, *fewer([command, *others])]) == 0, capsys.readouterr().err
 
 
