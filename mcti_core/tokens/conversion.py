@@ -32,7 +32,7 @@ Operation = tuple[str, Sequence[str]]
 """``"pick"``, ``"names"`` or ``"rename"``, and its arguments."""
 
 
-_BESIDE_SET = {"embeddings", "loss.png"}
+_BESIDE_SET = {"embeddings", "loss.png", "README.md", "run.toml"}
 """Files that a training writes beside its token set: the same tokens, and an image."""
 
 
