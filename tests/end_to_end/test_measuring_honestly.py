@@ -96,7 +96,7 @@ def test_add_of_an_image_that_is_known_as_another_class_names_it(photos, tmp_pat
     write(more / "cat" / "2.png", 2)  # which is right as the class that it is of
     capsys.readouterr()
     assert run("add", more, "--to", tmp_path / "set", "--out", tmp_path / "out", *SHORT) == 0
-    assert "1 image is among those that the set has learned as another class (new/1.png of cat)" in told(capsys)
+    assert "1 image was learned as another class before (new/1.png of cat)" in told(capsys)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

@@ -144,7 +144,7 @@ def test_two_measure_the_same(both):
         for row in table["rows"]:
             assert row.pop("seconds") >= 0
     assert tables[0] == tables[1]
-    assert len(tables[0]["rows"]) == 2 * 2 * 6
+    assert len(tables[0]["rows"]) == 2 * 2 * 7
 
 
 def test_two_write_the_same_answers(both):

@@ -37,11 +37,11 @@ def test_a_training_waits_every_16_steps_and_at_the_end(found):
 
 
 def test_nothing_is_copied_to_the_device_in_a_way_that_waits_while_it_trains(found):
-    """Before it, the first vectors are, and what the probe looks at: its classes, and four tensors of each of six parts."""
+    """Before it, the first vectors are, and what the probe looks at: its classes, and three tensors of each of six parts."""
     first = found["training, both terms"]["copies"]
     assert len(first) <= 2
     for name, run in trainings(found).items():
-        assert run["copies"] == first or (name == "probe" and len(run["copies"]) == len(first) + 1 + 4 * 6), name
+        assert run["copies"] == first or (name == "probe" and len(run["copies"]) == len(first) + 1 + 3 * 6), name
 
 
 def test_classifying_waits_for_latents_features_and_each_look(found):
