@@ -162,20 +162,20 @@ def classify(model: Any, clip: Any, vae: Any, clip_file: Any) -> Tensor:
 @contextmanager
 def too_little_memory() -> Iterator[None]:
     """Weights do not fit, and more of them are unmapped whenever a backward begins."""
-    import mcti_core.training.loop
+    import mcti_core.training.step
 
-    stock = mcti_core.training.loop.reconstruction_loss
+    stock = mcti_core.training.step.reconstruction_loss
 
     def pressing(*arguments: Any, **options: Any) -> Tensor:
         losses = stock(*arguments, **options)
         losses.register_hook(lambda gradient: pressure(300 * 2**20))
         return losses
 
-    mcti_core.training.loop.reconstruction_loss, Vram.budget = pressing, LITTLE
+    mcti_core.training.step.reconstruction_loss, Vram.budget = pressing, LITTLE
     try:
         yield
     finally:
-        mcti_core.training.loop.reconstruction_loss, Vram.budget = stock, MUCH
+        mcti_core.training.step.reconstruction_loss, Vram.budget = stock, MUCH
 
 
 def unprotected(parts: Parts) -> str:

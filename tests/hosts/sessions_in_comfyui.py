@@ -149,7 +149,7 @@ def cancelled_in_the_vae(models: Models) -> None:
 
 
 def not_loaded(models: Models) -> None:
-    """Memory runs out before the training begins."""
+    """Memory runs out once, before the training begins; it is tried again with less."""
     with loading_fails():
         models.trained()
 

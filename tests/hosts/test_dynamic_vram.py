@@ -69,4 +69,4 @@ def test_fingerprint_does_not_depend_on_where_weights_are(found):
 
 def test_training_without_protection_is_refused(found):
     said, _ = found
-    assert "wrong gradients" in said["dynamic"]["unprotected"]
+    assert "the gradients are wrong" in said["dynamic"]["unprotected"]

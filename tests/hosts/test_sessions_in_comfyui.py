@@ -10,7 +10,7 @@ WAYS = {
     "an error in on_step": "ZeroDivisionError",
     "cancelled": "InterruptProcessingException",
     "cancelled in the VAE": "InterruptProcessingException",
-    "not loaded": "MemoryError",
+    "not loaded": "well",
     "not loaded again": "MemoryError",
     "nested": "KeyError",
     "features": "well",
