@@ -109,7 +109,9 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         os.lstat(path)
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:  # it is too long, or contains a null character
+    except (OSError, ValueError) as error:  # it is too long, or contains a null character or a surrogate half
+        if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
+            raise  # the locale has no such letter, which the command line explains
         return f" cannot be written ({getattr(error, 'strerror', error)}); choose another name or folder"
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"
