@@ -91,7 +91,7 @@ def encode_classes(
             assert isinstance(laid_out, Prompts)
             rows.append(hidden_at(of_clip.hidden, laid_out.pooled_at(pooling)))
     order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
-    in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items()}
+    in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items() if parts}
     return ClassPrompts(chosen, in_order, conditioning, text)
 
 

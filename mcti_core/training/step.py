@@ -62,7 +62,9 @@ class TrainStep:
         labels = cache.labels[images]
         reconstructs = bool(config.reconstruction) and step >= config.warm_start
         share = self.processes.share(len(images) if reconstructs else 0)  # this process's rows of the batch
-        conditioning = labels[share].unique()
+        conditioning = labels[
+            share if self.captions is None else slice(0)
+        ].unique()  # captions are encoded by themselves
         gamma = 1.0 if config.adaptive else gamma_of_step(config, step)
         chosen = self._classes(labels, classification_generator) if gamma else conditioning
         at_once = (config.micro_batch or config.batch) if config.gradient_checkpointing else 0
@@ -71,10 +73,10 @@ class TrainStep:
         with saved_tensors_verified() if self._verifies(step) else nullcontext():
             prompts = encode_classes(
                 host, self.templates, progress.vectors, self.active, chosen,
-                conditioning if self.captions is None else conditioning[:0], config.pooling, generator, at_once,
+                conditioning, config.pooling, generator, at_once,
             )  # fmt: skip
             terms: dict[str, Tensor] = {}  # this process's shares of the two means
-            if len(conditioning):
+            if share.start < share.stop:
                 if self.captions is None:
                     text = prompts.context(labels[share])
                 else:

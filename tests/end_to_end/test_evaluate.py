@@ -55,7 +55,7 @@ def test_evaluate_tokens_writes_figures_that_agree_and_pictures(place, tmp_path,
         assert picture.width > 300
     shown = capsys.readouterr().out
     assert f"accuracy {100 * record['accuracy']:.1f} % of 6 images; chance 33.3 %" in shown
-    assert run(*line) == 1  # its results are not replaced unasked
+    assert run(*line) == 1  # results are only replaced with --overwrite
     assert run(*line, "--overwrite") == 0
 
 

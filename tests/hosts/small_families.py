@@ -1,6 +1,6 @@
 """Small models of families with other text encoders than CLIP, with random weights, through ComfyUI's own classes.
 
-A family is told by its configuration; widths and depths are small. Import it inside ComfyUI only.
+A family is recognised by its configuration; widths and depths are small. Import it inside ComfyUI only.
 """
 
 from __future__ import annotations
