@@ -167,6 +167,7 @@ def test_only_one_talks(both):
         assert len(re.findall(f"{bar}: +0%", output)) == 1
 
 
+@pytest.mark.slow
 def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
     """SIGKILL, which no program can answer."""
     images, out = tmp_path / "images", tmp_path / "answers.jsonl"

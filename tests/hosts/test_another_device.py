@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 
-@pytest.fixture(scope="module", params=["tiny_model", pytest.param("xl_model", marks=pytest.mark.slow)])
+
+@pytest.fixture(scope="module", params=["tiny_model", "xl_model"])
 def found(request):
     """What ``on_another_device`` tells of each run."""
     model = request.getfixturevalue(request.param)
