@@ -71,6 +71,16 @@ def figures(out):
     return {(c["data"], c["shots"], c["seed"], c["run"]): c["figures"] for c in read(out)["cells"]}
 
 
+def numbers(out):
+    """Each figure under its cell, method and name."""
+    return {
+        (cell, method, name): number
+        for cell, methods in figures(out).items()
+        for method, each in methods.items()
+        for name, number in each.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def whole(sets, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
@@ -202,7 +212,8 @@ def test_benchmark_killed_goes_on(sets, whole, tmp_path):
     again = started(sets, tmp_path)
     told, _ = again.communicate(timeout=300)
     assert again.returncode == 0, told[-3000:]
-    assert figures(tmp_path) == figures(whole)
+    # the whole table was made in this process, with another number of threads, which sum in another order
+    assert numbers(tmp_path) == pytest.approx(numbers(whole), rel=1e-3)
 
 
 @pytest.mark.slow
