@@ -1,10 +1,14 @@
 """Train, classify and draw on the CPU and on a device that is not the CPU, and tell how far apart they are, as JSON.
 
-Usage: python -m tests.hosts.on_another_device MODEL [CLIP]
+Usage: python -m tests.hosts.on_another_device MODEL CLIP elsewhere|cuda
+
+``elsewhere`` is the simulated device of ``fake_device.py``. On ``cuda``, waits and copies that wait are counted together, by PyTorch's
+own warnings.
 """
 
 import json
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +29,7 @@ from mcti_core.training.config import TrainConfig
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import train
 
-from .fake_device import COPIES, DEVICE, WAITS
-
+CUDA = "cuda"
 BASE = TrainConfig(steps=4, batch=6, lr=1e-3, templates=("a photo of a {}", "a drawing of a {}"))
 TRAININGS = {
     "both terms": BASE,
@@ -43,23 +46,47 @@ TRAININGS = {
 }
 
 
-def compared(run, hosts):
+def compared(run, hosts, watched):
     """The largest difference between what ``run`` gives on both devices, and what had to be waited for and copied there."""
     here = run(hosts[0])
+    there, waits, copies = watched(lambda: run(hosts[1]))
+    apart = max((a - b.cpu()).abs().max().item() for a, b in zip(here, there, strict=True))
+    return {"apart": apart, "waits": waits, "copies": copies}
+
+
+def on_the_fake_device(run):
+    from .fake_device import COPIES, WAITS
+
     WAITS.clear()
     COPIES.clear()
-    there = run(hosts[1])
-    waits, copies = list(WAITS), list(COPIES)
-    apart = max((a - b).abs().max().item() for a, b in zip(here, there, strict=True))
-    return {"apart": apart, "waits": len(waits), "copies": copies}
+    found = run()
+    return found, len(WAITS), list(COPIES)
 
 
-def main(model, clip):
+def on_a_gpu(run):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            found = run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return found, sum("synchronizing CUDA operation" in str(warning.message) for warning in told), []
+
+
+def main(model, clip, device):
+    if device == CUDA:
+        torch.backends.cudnn.allow_tf32 = False  # convolutions would round to 10 bits of mantissa
+        watched = on_a_gpu
+    else:
+        from .fake_device import DEVICE as device
+
+        watched = on_the_fake_device
     generator = torch.Generator().manual_seed(1)
     data = FewShotDataset.from_images(
         {name: torch.rand(count, 3, 32, 32, generator=generator) for name, count in (("a", 2), ("b", 3), ("c", 4))}
     )
-    hosts = [load_host(model, clip, device=device) for device in ("cpu", DEVICE)]
+    hosts = [load_host(model, clip, device=device) for device in ("cpu", device)]
     cache = FeatureCache.build(hosts[0], data)
     vectors = {name: torch.randn(3, 2, encoder.width, generator=generator) for name, encoder in hosts[0].text.items()}
     tokens = TokenSet(data.classes, vectors, templates=BASE.templates, support=cache.support())
@@ -117,9 +144,9 @@ def main(model, clip):
     runs["diffusion"] = scored(diffusion)
     runs["cascade"] = scored(lambda host: CascadeClassifier(ClipClassifier(host, tokens), diffusion(host)))
     runs["images"] = lambda host: [generate(host, ["a photo of {a}", "a {b} and {c}"], tokens, steps=3)]
-    print(json.dumps({name: compared(run, hosts) for name, run in runs.items()}))
+    print(json.dumps({name: compared(run, hosts, watched) for name, run in runs.items()}))
 
 
 if __name__ == "__main__":
     quiet_libraries()
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,4 +1,4 @@
-"""What would go wrong on a GPU, seen without one: another device than the CPU, that gives the CPU's numbers."""
+"""The CPU's numbers on another device: a simulated one, and the machine's GPU where it has one."""
 
 import json
 import subprocess
@@ -6,16 +6,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["tiny_model", "xl_model"])
 def found(request):
+    return told(request, "elsewhere")
+
+
+@pytest.fixture(scope="module", params=["tiny_model", "xl_model"])
+def found_on_a_gpu(request):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    return told(request, "cuda")
+
+
+def told(request, device):
     """What ``on_another_device`` tells of each run."""
     model = request.getfixturevalue(request.param)
     clip = "clip" if request.param == "tiny_model" else "clip_l"
-    command = [sys.executable, "-m", "tests.hosts.on_another_device", str(model), str(model / clip)]
+    command = [sys.executable, "-m", "tests.hosts.on_another_device", str(model), str(model / clip), device]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=300, cwd=Path(__file__).parents[2]
     )
@@ -50,6 +62,17 @@ def test_classifying_waits_for_latents_features_and_each_look(found):
     """8 pairs have 5 looks; features come in one piece."""
     assert found["clip"]["waits"] <= 2
     assert found["diffusion"]["waits"] <= 6
+
+
+def test_a_gpu_gives_the_cpus_numbers(found_on_a_gpu):
+    assert len(found_on_a_gpu) == 19
+    assert {name: run["apart"] for name, run in found_on_a_gpu.items() if run["apart"] > 1e-3} == {}
+
+
+def test_a_training_on_a_gpu_waits_every_16_steps(found_on_a_gpu):
+    waits = {name: run["waits"] for name, run in trainings(found_on_a_gpu).items()}
+    assert waits["17 steps"] == waits["both terms"] + 1
+    assert waits["33 steps"] == waits["both terms"] + 2
 
 
 def trainings(found):
