@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import torch
 
@@ -13,7 +14,7 @@ from ..sampling import generate
 from ..training.initial import new_tokens
 from ..training.loop import train
 from .cells import Cell
-from .recipes import RECIPES, RELEASED
+from .recipes import RECIPES, RELEASED, SIDE_BY_SIDE
 from .tasks import Task
 
 __all__ = ["Cost", "cost_of", "measured_rates"]
@@ -51,13 +52,14 @@ def cost_of(cell: Cell, task: Task, rates: Mapping[str, float]) -> Cost:
     images, evaluated = cell.shots * classes, 0
     if cell.run not in RECIPES:
         return Cost(images, seconds=images * rates["image"])
-    config, trainings = protocol.config(cell.run, cell.seed), classes if cell.run == RELEASED else 1
+    config = protocol.config(cell.run, cell.seed)
+    groups, trained_alone = (ceil(classes / SIDE_BY_SIDE), classes) if cell.run == RELEASED else (1, 1)
     if cell.run != RELEASED:
         sample = max(classes, protocol.diffusion_queries) if protocol.diffusion_queries else 0
         evaluated = classes * (sample * protocol.pairs + protocol.drawings * protocol.drawing_steps * _GUIDED)
-    steps = trainings * (config.steps + config.warm_start)
+    steps = groups * (config.steps + config.warm_start)
     seconds = images * rates["image"] + steps * rates[cell.run] + evaluated * rates["evaluation"]
-    return Cost(images, steps, trainings * config.steps * config.batch, evaluated, seconds)
+    return Cost(images, steps, trained_alone * config.steps * config.batch, evaluated, seconds)
 
 
 def measured_rates(task: Task, runs: Sequence[str]) -> dict[str, float]:
@@ -69,8 +71,9 @@ def measured_rates(task: Task, runs: Sequence[str]) -> dict[str, float]:
     tokens = new_tokens(host, cache.classes, vectors=protocol.vectors, init=protocol.init)
     for run in (run for run in runs if run in RECIPES):
         config = replace(protocol.config(run, 0), warm_start=0)
-        classes = [0] if run == RELEASED else None
-        one, four = (train(host, cache, tokens, replace(config, steps=n), classes=classes).seconds for n in (1, 4))
+        if run == RELEASED:
+            config = replace(config, batch=config.batch * min(SIDE_BY_SIDE, len(tokens)))
+        one, four = (train(host, cache, tokens, replace(config, steps=n)).seconds for n in (1, 4))
         rates[run] = max(0.0, four - one) / 3
     started = time.monotonic()
     generate(host, [0] * 4, tokens, steps=3)

@@ -14,9 +14,11 @@ from ..training.initial import new_tokens
 from ..training.loop import StepInfo, train
 from ..training.per_class import train_per_class
 
-__all__ = ["RECIPES", "RELEASED", "config_of", "learn"]
+__all__ = ["RECIPES", "RELEASED", "SIDE_BY_SIDE", "config_of", "learn"]
 
 RELEASED = "MC-TI as released"
+SIDE_BY_SIDE = 16
+"""Classes that share the steps of the released recipe, with the same result as one after the other (``train_per_class``)."""
 RECIPES: dict[str, dict[str, Any]] = {
     "TI": {"gamma": 0.0, "gamma_end": None, "warm_start": 0},
     "MC-TI": {},
@@ -42,5 +44,6 @@ def learn(
     """Train new tokens for the classes of ``examples`` with the settings from ``config_of``."""
     first = new_tokens(host, examples.classes, vectors=vectors, init=init, seed=config.seed)
     if recipe == RELEASED:
-        return train_per_class(host, examples, first, config, on_step=on_step)[-1].tokens
+        results = train_per_class(host, examples, first, config, side_by_side=SIDE_BY_SIDE, on_step=on_step)
+        return results[-1].tokens
     return train(host, examples, first, config, on_step=on_step).tokens

@@ -137,9 +137,9 @@ def test_benchmark_broken_off_in_the_middle_goes_on(sets, cheap, tmp_path, monke
 def test_benchmark_says_what_it_costs_and_does_nothing_with_dry_run(sets, tmp_path, capsys):
     assert run(sets, tmp_path / "out", "--dry-run") == 0
     told = capsys.readouterr().err
-    # of each data set: a step of 2 images for TI and for MC-TI, and as released a step of 4 images for each of 2 classes
+    # of each data set: a step of 2 images for TI and for MC-TI, and as released a step of 4 images for each of 2 classes at once
     assert "10 of 10 cells are left" in told
-    assert "8 training steps, 24 UNet calls with a backward pass" in told
+    assert "6 training steps, 24 UNet calls with a backward pass" in told
     assert "hours at the rate measured here" in told
     assert not (tmp_path / "out").exists()
 

@@ -79,8 +79,9 @@ def main(model, clip, device):
         torch.backends.cudnn.allow_tf32 = False  # convolutions would round to 10 bits of mantissa
         watched = on_a_gpu
     else:
-        from .fake_device import DEVICE as device
+        from .fake_device import DEVICE
 
+        device = DEVICE
         watched = on_the_fake_device
     generator = torch.Generator().manual_seed(1)
     data = FewShotDataset.from_images(

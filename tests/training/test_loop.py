@@ -257,6 +257,21 @@ def test_one_by_one_is_one_run_a_class(tiny_host, cache, tokens):
     assert [result.steps for result in results] == [3, 3, 3]
 
 
+def test_classes_side_by_side_learn_what_each_learns_alone(tiny_host, six, monkeypatch):
+    """One image per class and equal draws for all, so that nothing but the other classes differs."""
+    monkeypatch.setattr(torch, "randn", lambda shape, generator=None: torch.full(tuple(shape), 0.5))
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, generator=None: torch.full(size, (high - 1) // 2))
+    cache, tokens = six
+    single = FeatureCache(cache.classes, cache.labels[:6], cache.latents[:6], cache.features[:6], "single")
+    config = replace(SHORT, steps=5, direction="text_to_image", templates=("a photo of a {}",))
+    alone, shared = (train_per_class(tiny_host, single, tokens, config, side_by_side=n) for n in (1, 4))
+    assert [result.steps for result in shared] == [5, 5]
+    moved = alone[-1].tokens.vectors["clip_l"] - tokens.vectors["clip_l"]
+    apart = alone[-1].tokens.vectors["clip_l"] - shared[-1].tokens.vectors["clip_l"]
+    assert moved.abs().amax((1, 2)).min() > 0.03
+    assert apart.abs().max() < 1e-4
+
+
 def test_one_by_one_stops_on_request(tiny_host, cache, tokens):
     def stop(info):
         raise StopTraining
