@@ -1,7 +1,8 @@
 """Measure the speed of training and classifying, against the usual recipe and against the device's matrix rate.
 
 Usage: python -m benchmarks.speed [--model pocket|sd15-small|sd15-small-sdvae|sd15|sdxl] [--device cuda] [--dtype bf16]
-                                  [--quick] [--json FILE] [--threads N] [--models FOLDER] [--parts training variants limit classifiers]
+                                  [--quick] [--steps N] [--rounds N] [--no-compile] [--json FILE] [--threads N] [--models FOLDER]
+                                  [--parts training variants limit classifiers]
 
 Everything that is compared is measured in one run, in turns, and medians count: on a machine with other work, ratios are more
 reliable than absolute times. Weights and images are random, which does not change any duration.
@@ -45,8 +46,8 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cuda = torch.device(told.device).type == "cuda"
     setting = Setting(folder, told.device, told.dtype, word="glyph" if told.model == "pocket" else "object")
     batches = BATCHES.get(told.model, (8, 40, 100))
-    repeats = 2 if told.quick else 5
-    steps = 2 if told.quick else 30 if cuda or told.model == "pocket" else 4
+    repeats = told.rounds or (2 if told.quick else 5)
+    steps = told.steps or (2 if told.quick else 30 if cuda or told.model == "pocket" else 4)
     found: dict[str, Any] = {}
 
     def keep(part: str, rows: list[dict[str, Any]], title: str) -> None:
@@ -58,7 +59,8 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rows = speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl")
         keep("training", rows, f"Training, {told.model}, {told.dtype}, {torch.get_num_threads()} threads")
     if "variants" in told.parts:
-        rows = variant_rows(setting, batches[1], max(1, steps // 4), 3, compiled=not told.quick)
+        compiled = not (told.quick or told.no_compile)
+        rows = variant_rows(setting, batches[1], max(1, steps // 4), min(3, repeats), compiled)
         keep("variants", rows, f"Variants, batch {batches[1]}")
     if "limit" in told.parts:
         keep("sd15 at 512 px", [unet_flops("sd15")], "One sample through the UNet of SD 1.5, TFLOP")
@@ -87,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="bf16 on a GPU, else fp32")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes: to see that it runs")
+    parser.add_argument("--steps", type=int, help="optimizer steps of the recipe per turn; ours gets as many images")
+    parser.add_argument("--rounds", type=int, help="turns that count")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
     parser.add_argument("--models", type=Path, help="where synthetic models are kept; by default they are written anew")
     told = parsed(parser, arguments)
     told.dtype = told.dtype or ("bf16" if torch.device(told.device).type == "cuda" else "fp32")
