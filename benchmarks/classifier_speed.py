@@ -34,19 +34,22 @@ def with_vision_tower(host: Host, vision: Mapping[str, int], dtype: str) -> Host
     return replace(host, clip=ClipModelSpace(model, "clip_l", vision["image_size"], CLIP_MEAN, CLIP_STD))
 
 
-def clip_rows(host: Host, batch: int, repeats: int, classes: int = 10) -> list[dict[str, Any]]:
+def clip_rows(host: Host, batch_size: int, repeats: int, classes: int = 10) -> list[dict[str, Any]]:
     """Images per second of the CLIP classifier, and of tower and projection alone on the same preprocessed images."""
     space: Any = host.need_clip()
     labels = [f"thing {index}" for index in range(classes)]
     classifier = ClipClassifier(host, new_tokens(host, labels))
-    images = torch.rand(batch, 3, host.image_size, host.image_size)
+    images = torch.rand(batch_size, 3, host.image_size, host.image_size)
     pixels = clip_preprocess(images, space.size).to(host.device, space.module.dtype)
 
     @torch.inference_mode()
     def bare() -> None:
         space.module.visual_projection(space.module.vision_model(pixel_values=pixels).pooler_output)
 
-    cases = {"bare vision tower": Case(bare, batch), "CLIP classifier": Case(lambda: classifier.scores(images), batch)}
+    cases = {
+        "bare vision tower": Case(bare, batch_size),
+        "CLIP classifier": Case(lambda: classifier.scores(images), batch_size),
+    }
     found = interleaved(cases, repeats, str(host.device))
     base = found["bare vision tower"].median
     return [
@@ -59,12 +62,12 @@ def diffusion_rows(
     host: Host, support: FewShotDataset, queries: FewShotDataset, config: TrainConfig, repeats: int, pairs: int = 64
 ) -> list[dict[str, Any]]:
     """All classes on all pairs against the sequential test: evaluations, images per second, and agreement."""
-    cache = FeatureCache.build(host, support, mirror=False)
+    cache = FeatureCache.build(host, support, hflip=False)
     tokens = train(host, cache, new_tokens(host, cache.classes), config).tokens
     images = torch.stack(list(queries.load(host.image_size)))
     ways = {
-        ALL: DiffusionClassifier(host, tokens, pairs=pairs, error=0.0),
-        "sequential test": DiffusionClassifier(host, tokens, pairs=pairs),
+        ALL: DiffusionClassifier(host, tokens, num_trials=pairs, alpha=0.0),
+        "sequential test": DiffusionClassifier(host, tokens, num_trials=pairs),
     }
     cases = {name: Case(lambda way=way: way.scores(images), len(images)) for name, way in ways.items()}
     found = interleaved(cases, repeats, str(host.device))

@@ -80,7 +80,7 @@ def make_table(
         omniglot: ``images_background_small1.zip``, for the characters.
         steps: of training; by default the pocket checkpoint's own.
     """
-    cache = FeatureCache.build(host, _dataset(task, omniglot), mirror=False, batch=64)
+    cache = FeatureCache.build(host, _dataset(task, omniglot), hflip=False, batch_size=64)
     few, others = few_shot_split(cache.labels, cache.classes, SHOTS, seed)
     config = replace(POCKET_CONFIG, seed=seed, steps=steps or POCKET_CONFIG.steps)
     support, query, first = cache.pick(few), cache.pick(others), new_tokens(host, cache.classes)
@@ -94,7 +94,7 @@ def make_table(
     tokens = train(host, support, first, config).tokens
     assert asked.latents is not None
     assert asked.features is not None
-    classifier = DiffusionClassifier(host, tokens, pairs=pairs, error=0, template=PLAIN, seed=1000 + seed)
+    classifier = DiffusionClassifier(host, tokens, num_trials=pairs, alpha=0, template=PLAIN, seed=1000 + seed)
     every = torch.ones(len(asked), len(cache.classes), dtype=torch.bool)
     errors, _ = classifier.compare(asked.latents[:, 0], every)
     clip = ClipClassifier(host, tokens)

@@ -1,6 +1,6 @@
 """Measure the diffusion classifier's budget: the number of evaluations that give the decisions of all classes on all pairs.
 
-Usage: python -m benchmarks.decisions [--json FILE] [--plot FILE] [--omniglot ZIP] [--tables FOLDER] [--pairs 64] [--threads N] [--quick]
+Usage: python -m benchmarks.decisions [--output-json FILE] [--plot FILE] [--omniglot ZIP] [--tables FOLDER] [--num-trials 64] [--threads N] [--quick]
 
 Pocket checkpoint, tokens of five examples per class. The errors of all classes on all pairs are computed once (``decision_tables.py``; half
 an hour on one idle core, stored in --tables), and each strategy is replayed on them. The order of the pairs is random, so each strategy is
@@ -161,7 +161,7 @@ def measure(tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, A
     for task in tasks:
         tables = [
             make_table(
-                host, task, seed, arguments.pairs,
+                host, task, seed, arguments.num_trials,
                 folder=arguments.tables, omniglot=arguments.omniglot, steps=20 if arguments.quick else None,
             )
             for seed in task.seeds
@@ -171,7 +171,7 @@ def measure(tasks: Sequence[Task], arguments: argparse.Namespace) -> dict[str, A
         images = {"asked": len(asked), "distinct": len(asked.unique())}
         show(
             f"{task.name}: {images['asked']} images ({images['distinct']} distinct ones), seeds {task.seeds}, "
-            f"full budget {arguments.pairs} pairs; percent",
+            f"full budget {arguments.num_trials} pairs; percent",
             [shown(row) for row in budget],
         )
         show(f"{task.name}: CLIP and diffusion together; percent of images right", [shown(row) for row in cascade])
@@ -184,17 +184,18 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", type=Path, help="draw the trade-off here (PNG)")
     parser.add_argument("--omniglot", type=Path, help="images_background_small1.zip: the held-out alphabet too")
     parser.add_argument("--tables", type=Path, help="folder where the errors are kept for the next run")
-    parser.add_argument("--pairs", type=int, default=64, help="P, the full budget")
+    parser.add_argument("--num-trials", type=int, default=64, help="P, the full budget")
     parser.add_argument("--orders", type=int, default=8, help="orders of the pairs to replay")
     parser.add_argument("--quick", action="store_true", help="ten digits, 16 pairs, little training: under a minute")
     arguments = parsed(parser, given)
     tasks: list[Task] = [TUNING, DIGITS, ALPHABET] if arguments.omniglot else [DIGITS]
     if arguments.quick:
-        arguments.pairs, arguments.tables, tasks = 16, None, [Task(DIGITS.name, (0,), 1)]
+        arguments.num_trials, arguments.tables, tasks = 16, None, [Task(DIGITS.name, (0,), 1)]
     quiet_libraries()
     found = measure(tasks, arguments)
     write_json(
-        arguments.json, {"machine": machine("cpu"), "pairs": arguments.pairs, "orders": arguments.orders, **found}
+        arguments.output_json,
+        {"machine": machine("cpu"), "pairs": arguments.num_trials, "orders": arguments.orders, **found},
     )
     if arguments.plot is not None:
         draw_panels([curve(name, part["budget"]) for name, part in found.items()]).save(arguments.plot, optimize=True)

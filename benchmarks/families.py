@@ -1,6 +1,6 @@
 """Compute the device memory of a training step for the families that ComfyUI can load, at their real sizes. Nothing is measured.
 
-Usage: python -m benchmarks.families ~/ComfyUI [--families flux z-image] [--dtypes bf16 fp8] [--json FILE]     (with ComfyUI's Python)
+Usage: python -m benchmarks.families ~/ComfyUI [--families flux z-image] [--dtypes bf16 fp8] [--output-json FILE]     (with ComfyUI's Python)
 
 ComfyUI's own classes are built with shapes but no data, from the configurations that it detects in the published checkpoints. A step encodes
 one prompt with a learned vector in every text encoder, denoises one image, and goes back to the vectors; each block is checkpointed. The bytes

@@ -1,6 +1,6 @@
 """Measure the growth of cost with classes, shots, vectors per token, resolution and batch.
 
-Usage: python -m benchmarks.growth [--quick] [--json FILE] [--plot FILE.png] [--threads N] [--model pocket|sd15-small] [--device cuda] [--dtype bf16]
+Usage: python -m benchmarks.growth [--quick] [--output-json FILE] [--plot FILE.png] [--threads N] [--model pocket|sd15-small] [--device cuda] [--dtype bf16]
 
 One parameter changes at a time; the others stay at the base (10 classes, 5 shots, 1 vector, the model's own size, batch 20). All cases
 take turns in one run, and medians count. Columns:
@@ -43,7 +43,7 @@ AXES = {
     "shots": (1, 2, 5, 10),
     "vectors": (1, 2, 4, 8),
     "size": (1.0, 1.5, 2.0),
-    "batch": (4, 10, 20, 40),
+    "batch_size": (4, 10, 20, 40),
 }
 """``size`` times the model's own."""
 
@@ -56,7 +56,7 @@ class Point:
     shots: int = 5
     vectors: int = 1
     size: float = 1.0
-    batch: int = 20
+    batch_size: int = 20
 
 
 def points(quick: bool) -> list[tuple[str, Point]]:
@@ -70,9 +70,9 @@ def cases_of(host: Host, point: Point, steps: int) -> dict[str, Case]:
     side = int(host.image_size * point.size)
     dataset = random_examples(point.classes, point.shots, side)
     cache = FeatureCache.build(host, dataset, size=side)
-    tokens = new_tokens(host, cache.classes, vectors=point.vectors, init="random")
-    config = TrainConfig(steps=steps, batch=point.batch)
-    by_clip, by_denoiser = ClipClassifier(host, tokens), DiffusionClassifier(host, tokens, pairs=PAIRS, error=0.0)
+    tokens = new_tokens(host, cache.classes, num_vectors=point.vectors, initializer_token="random")
+    config = TrainConfig(steps=steps, batch_size=point.batch_size)
+    by_clip, by_denoiser = ClipClassifier(host, tokens), DiffusionClassifier(host, tokens, num_trials=PAIRS, alpha=0.0)
     images = torch.rand(IMAGES, 3, side, side)
     return {
         "prepare": Case(lambda: FeatureCache.build(host, dataset, size=side), len(dataset)),
@@ -95,7 +95,7 @@ def measure(host: Host, quick: bool) -> list[dict[str, Any]]:
         number = list(timed).index(point)
         row: dict[str, Any] = {"what grows": axis, "to": asdict(point)[axis]}
         row |= {f"{name}, ms": 1000 * timed_cases[f"{number} {name}"].median for name in timed[point]}
-        row["per sample, ms"] = row["step, ms"] / point.batch
+        row["per sample, ms"] = row["step, ms"] / point.batch_size
         row["evaluations"] = PAIRS * point.classes
         rows.append(row)
     return rows
@@ -127,7 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         host = host_of(model_folder(told.model, Path(fresh), told.device), told.device, told.dtype)
         rows = measure(host, told.quick)
     show(f"What things cost, {told.model}, {told.dtype}", rows)
-    write_json(told.json, {"machine": machine(told.device), "model": told.model, "dtype": told.dtype, "rows": rows})
+    write_json(
+        told.output_json, {"machine": machine(told.device), "model": told.model, "dtype": told.dtype, "rows": rows}
+    )
     if told.plot is not None:
         draw(rows).save(told.plot)
 

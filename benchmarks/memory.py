@@ -1,6 +1,6 @@
 """Measure or compute the device memory of training, caching and classifying at full size.
 
-Usage: python -m benchmarks.memory [--quick] [--json FILE] [--models sd15 sdxl] [--dtypes bf16 fp16] [--device cuda]
+Usage: python -m benchmarks.memory [--quick] [--output-json FILE] [--models sd15 sdxl] [--dtypes bf16 fp16] [--device cuda]
 
 With a GPU, memory is measured. Without one it is computed: the unchanged library runs on models of the real layouts whose tensors
 have shapes but no data, and the bytes of all live storages are added up at every operation (``live_bytes.py``). The random weights of
@@ -162,7 +162,11 @@ def _trainings(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
         for size in sizes:
             # two parts, so that the first one's gradients are in memory while the second is computed
             config = TrainConfig(
-                steps=1, batch=2 * size, micro_batch=size, gradient_checkpointing=checkpointing, lr_warmup=0
+                steps=1,
+                batch_size=2 * size,
+                micro_batch_size=size,
+                gradient_checkpointing=checkpointing,
+                lr_warmup_steps=0,
             )
             yield Job(
                 "train", "train, images", size, lambda config=config: train(host, cache, tokens, config), checkpointing
@@ -175,7 +179,7 @@ def _cachings(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
         return FeatureCache.build(host, random_examples(2, max(1, images // 2), host.image_size), **options)
 
     for size in sizes:
-        yield Job("cache", "cache, images", size, lambda size=size: build(size, batch=size))
+        yield Job("cache", "cache, images", size, lambda size=size: build(size, batch_size=size))
     yield Job("cache", "cache, images", "default", lambda: build(16))
 
 
@@ -189,7 +193,7 @@ def _by_clip(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
 
 def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
     def score(images: int, classes: int, **options: int) -> object:
-        classifier = DiffusionClassifier(host, _tokens(host, classes), pairs=1, **options)
+        classifier = DiffusionClassifier(host, _tokens(host, classes), num_trials=1, **options)
         return classifier.scores(_images(host, images))
 
     for size in sizes:
@@ -197,7 +201,7 @@ def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
         classes = max(2, size)
         yield Job(
             "classify", "diffusion, evaluations", size,
-            lambda size=size, classes=classes: score(1, classes, batch=size),
+            lambda size=size, classes=classes: score(1, classes, batch_size=size),
         )  # fmt: skip
     yield Job("classify", "diffusion, evaluations", "default", lambda: score(GIVEN, CLASSES))
 

@@ -46,7 +46,7 @@ class PlainSettings:
     weight_decay: float = 1e-2
     gamma: float = 1.0
     logit_scale: float = 10.0
-    mirror: bool = True
+    hflip: bool = True
     templates: tuple[str, ...] = OBJECT_TEMPLATES
     word: str = "object"
     """Word whose embedding initialises the placeholder."""
@@ -124,20 +124,20 @@ class PlainRecipe:
         self.size = int(self.unet.config.sample_size) * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @torch.no_grad()
-    def image_features(self, dataset: FewShotDataset, mirror: bool) -> Tensor:
+    def image_features(self, dataset: FewShotDataset, hflip: bool) -> Tensor:
         """(N, M, p) unit-length features: every image and its mirror image, passed through the vision tower once."""
         rows = []
         for image in dataset.load(self.size):
-            views = torch.stack([image, image.flip(-1)] if mirror else [image]).to(self.device)
+            views = torch.stack([image, image.flip(-1)] if hflip else [image]).to(self.device)
             pixels = clip_preprocess(views, self.clip.config.vision_config.image_size)
             pooled = self.clip.vision_model(pixel_values=pixels).pooler_output
             rows.append(F.normalize(self.clip.visual_projection(pooled), dim=-1))
         return torch.stack(rows)
 
-    def examples(self, dataset: FewShotDataset, mirror: bool) -> Examples:
+    def examples(self, dataset: FewShotDataset, hflip: bool) -> Examples:
         """All image data for training, in memory."""
         pixels = torch.stack(list(dataset.load(self.size))) * 2 - 1
-        return Examples(pixels, dataset.labels, self.image_features(dataset, mirror))
+        return Examples(pixels, dataset.labels, self.image_features(dataset, hflip))
 
     def train(self, examples: Examples, settings: PlainSettings, classes: Sequence[int]) -> list[Run]:
         """Train every class in its own run, one after the other."""
@@ -198,7 +198,7 @@ class PlainRecipe:
         side = self.size // 2 ** (len(self.vae.config.block_out_channels) - 1)
         steps = self.scheduler.config.num_train_timesteps
         return Draws(
-            pixels.flip(-1) if settings.mirror and below(2) else pixels,
+            pixels.flip(-1) if settings.hflip and below(2) else pixels,
             settings.templates[below(len(settings.templates))].format(PLACEHOLDER),
             torch.randint(0, steps, (1,), generator=generator),
             torch.randn(1, 4, side, side, generator=generator),

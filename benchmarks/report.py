@@ -17,9 +17,9 @@ __all__ = ["machine", "parsed", "show", "write_json"]
 
 
 def parsed(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
-    """Parse arguments, including every script's ``--threads`` and ``--json``, and set the threads."""
+    """Parse arguments, including every script's ``--threads`` and ``--output-json``, and set the threads."""
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default one a core")
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--output-json", type=Path, help="write all figures here")
     told = parser.parse_args(arguments)
     if told.threads is not None:
         torch.set_num_threads(told.threads)

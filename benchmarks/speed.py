@@ -1,7 +1,7 @@
 """Measure the speed of training and classifying, against the usual recipe and against the device's matrix rate.
 
 Usage: python -m benchmarks.speed [--model pocket|sd15-small|sd15-small-sdvae|sd15|sdxl] [--device cuda] [--dtype bf16]
-                                  [--quick] [--steps N] [--rounds N] [--no-compile] [--json FILE] [--threads N] [--models FOLDER]
+                                  [--quick] [--steps N] [--rounds N] [--no-compile] [--output-json FILE] [--threads N] [--models FOLDER]
                                   [--parts training variants limit classifiers]
 
 Everything that is compared is measured in one run, in turns, and medians count: on a machine with other work, ratios are more
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     after = machine(told.device)
     settings = {"model": told.model, "dtype": told.dtype, "quick": told.quick}
     print(f"\n{before}")
-    write_json(told.json, {"machine": before, "load afterwards": after["load"], **settings, **found})
+    write_json(told.output_json, {"machine": before, "load afterwards": after["load"], **settings, **found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure classifying a large folder: images per second, the model's waiting time, and memory; and a million names.
 
-Usage: python -m benchmarks.stream [--json FILE] [--images N] [--names N] [--batch N] [--readers N]
+Usage: python -m benchmarks.stream [--output-json FILE] [--images N] [--names N] [--batch-size N] [--num-workers N]
 
 The folder contains hard links to a few images: ``--images`` glyphs of 64 x 64 pixels in PNG, which the pocket checkpoint
 classifies into an answer file, and photographs of 2048 x 1536 in JPEG, which are only read. ``--names`` files that are never
@@ -77,8 +77,8 @@ def linked(folder: Path, originals: list[Path], count: int) -> Path:
     return folder
 
 
-def stream_row(folder: Path, glyphs: list[Path], images: int, batch: int, readers: int) -> dict[str, Any]:
-    """Classify with the pocket checkpoint into a file, as ``mcti classify --out`` does."""
+def stream_row(folder: Path, glyphs: list[Path], images: int, batch_size: int, num_workers: int) -> dict[str, Any]:
+    """Classify with the pocket checkpoint into a file, as ``mcti classify --output`` does."""
     host = load_pocket()
     classifier = ClipClassifier(host, new_tokens(host, [str(number) for number in range(10)]))
     names = find_image_paths([linked(folder / "glyphs", glyphs, images)])
@@ -86,28 +86,28 @@ def stream_row(folder: Path, glyphs: list[Path], images: int, batch: int, reader
     answers.begin(resume=False)
     started, busy = time.perf_counter(), time.process_time()
     with append_records(answers.path) as append:
-        read = read_ahead(names, batch, partial(load_square, size=host.image_size), readers)
+        read = read_ahead(names, batch_size, partial(load_square, size=host.image_size), num_workers)
         for number, answered in enumerate(classified(classifier, waiting.of(read), 1)):
             append([record_of(path, answer) for path, answer in answered])
-            early = early or (memory() if number * batch >= images // 10 else 0.0)
+            early = early or (memory() if number * batch_size >= images // 10 else 0.0)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     grown, found = memory() - early, time.perf_counter()
     assert len(answers.answered()[0]) == images
     return {
-        "images": images, "batch": batch, "readers": readers, "images/s": images / seconds,
+        "images": images, "batch_size": batch_size, "num_workers": num_workers, "images/s": images / seconds,
         "CPU ms each": 1000 * busy / images, "model waited": waiting.seconds / seconds, "most memory, MB": memory("VmHWM"), "grown after a tenth, MB": grown,
         "answers, bytes each": answers.path.stat().st_size / images, "reading them to resume, s": time.perf_counter() - found,
     }  # fmt: skip
 
 
-def photos_row(folder: Path, photos: list[Path], images: int, readers: int, size: int) -> dict[str, Any]:
+def photos_row(folder: Path, photos: list[Path], images: int, num_workers: int, size: int) -> dict[str, Any]:
     """Only read the images, and scale them to SD 1.5's size."""
-    names = find_image_paths([linked(folder / f"photos-{readers}", photos, images)])
+    names = find_image_paths([linked(folder / f"photos-{num_workers}", photos, images)])
     started, busy = time.perf_counter(), time.process_time()
-    for _ in read_ahead(names, 32, partial(load_square, size=size), readers):
+    for _ in read_ahead(names, 32, partial(load_square, size=size), num_workers):
         pass
     return {
-        "photographs": images, "readers": readers, "images/s": images / (time.perf_counter() - started),
+        "photographs": images, "num_workers": num_workers, "images/s": images / (time.perf_counter() - started),
         "CPU ms each": 1000 * (time.process_time() - busy) / images, "most memory, MB": memory("VmHWM"),
     }  # fmt: skip
 
@@ -144,8 +144,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--names", type=int, default=1_000_000, help="0 to leave it out")
     parser.add_argument("--photos", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--readers", type=int, default=default_num_workers())
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--num-workers", type=int, default=default_num_workers())
     arguments = parsed(parser, given)
     found: dict[str, Any] = {"machine": machine("cpu")}
     with tempfile.TemporaryDirectory() as place:
@@ -154,11 +154,13 @@ def main(given: Sequence[str] | None = None) -> None:
         if arguments.names:  # before anything large is in memory
             found["names"] = [names_row(folder, glyphs, arguments.names)]
             show("Names alone", found["names"])
-        found["stream"] = [stream_row(folder, glyphs, arguments.images, arguments.batch, arguments.readers)]
+        found["stream"] = [stream_row(folder, glyphs, arguments.images, arguments.batch_size, arguments.num_workers)]
         show("Glyphs, classified by the pocket checkpoint into a file", found["stream"])
-        found["photos"] = [photos_row(folder, photos, arguments.photos, n, 512) for n in sorted({1, arguments.readers})]
+        found["photos"] = [
+            photos_row(folder, photos, arguments.photos, n, 512) for n in sorted({1, arguments.num_workers})
+        ]
         show("Photographs of 2048 x 1536, only read", found["photos"])
-    write_json(arguments.json, found)
+    write_json(arguments.output_json, found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure accuracy against wall time: the usual recipe, and this library with one class at a time and with all at once.
 
-Usage: python -m benchmarks.time_to_accuracy [--quick] [--json FILE] [--plot FILE.png] [--threads N] [--seeds 0 1 2]
+Usage: python -m benchmarks.time_to_accuracy [--quick] [--output-json FILE] [--plot FILE.png] [--threads N] [--seeds 0 1 2]
 
 The pocket checkpoint, ten handwritten digits, five shots; accuracy of the CLIP classifier on all other 1,747 images. The clock
 starts when the models are loaded, so all image processing counts. Both sides start from the same word and classify with the
@@ -44,9 +44,9 @@ from .training_speed import RELEASED_BATCH
 
 SHOTS = 5
 RECIPES = {
-    "usual recipe, released settings": PlainSettings(mirror=False, word="glyph"),
+    "usual recipe, released settings": PlainSettings(hflip=False, word="glyph"),
     "usual recipe, pocket's settings": PlainSettings(
-        mirror=False,
+        hflip=False,
         word="glyph",
         lr=POCKET_CONFIG.lr,
         gamma=0.1,  # the constant that classified best; the recipe has no other
@@ -78,7 +78,7 @@ class Exam:
         if queries is not None:
             chosen = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:queries]
             others = others.pick(chosen)
-        self.cache = FeatureCache.build(host, others, mirror=False, latents=False)
+        self.cache = FeatureCache.build(host, others, hflip=False, latents=False)
 
     def mark(self, tokens: TokenSet) -> float:
         predicted = ClipClassifier(self.host, tokens).logits(self.cache.features[:, 0]).argmax(1)
@@ -91,7 +91,7 @@ def measure_plain(
     """The recipe's curve: accuracy of all classes' tokens after each number of steps, and its duration."""
     settings = replace(settings, steps=max(looks), seed=100 * exam.seed)
     clock = perf_counter()
-    examples = recipe.examples(exam.support, settings.mirror)
+    examples = recipe.examples(exam.support, settings.hflip)
     spent = dict.fromkeys(looks, perf_counter() - clock)
     vectors: dict[int, list[torch.Tensor]] = {look: [] for look in looks}
     for label in range(len(exam.support.classes)):
@@ -113,10 +113,10 @@ def measure_plain(
 
 def measure_ours(method: str, exam: Exam, config: TrainConfig) -> Point:
     config, clock = replace(config, seed=exam.seed), perf_counter()
-    cache = FeatureCache.build(exam.host, exam.support, mirror=False)
+    cache = FeatureCache.build(exam.host, exam.support, hflip=False)
     first = new_tokens(exam.host, cache.classes)
     if method == SINGLE_PROCESS:  # the recipe's number of images per class and step, and its direction
-        config = replace(config, batch=RELEASED_BATCH, direction="text_to_image")
+        config = replace(config, batch_size=RELEASED_BATCH, direction="text_to_image")
         tokens = train_per_class(exam.host, cache, first, config)[-1].tokens
     else:
         tokens = train(exam.host, cache, first, config).tokens
@@ -189,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\nThe first to {found['goal']:.1f} %:", *found["first"].values(), sep="\n")
     print("Ours takes, of the time of", found["ours takes, of the time of"])
     write_json(
-        told.json, {"machine": machine("cpu"), "points": [vars(point) for point in points], "curves": rows, **found}
+        told.output_json,
+        {"machine": machine("cpu"), "points": [vars(point) for point in points], "curves": rows, **found},
     )
     if told.plot is not None:
         names = dict.fromkeys(row["method"] for row in rows)

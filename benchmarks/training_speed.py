@@ -61,7 +61,7 @@ class Setting:
 
     @cached_property
     def examples(self) -> Examples:
-        return self.recipe.examples(self.dataset, mirror=True)
+        return self.recipe.examples(self.dataset, hflip=True)
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -82,12 +82,12 @@ class Setting:
         return self.ours(RELEASED_BATCH, steps, {"direction": "text_to_image"}, classes=[0])
 
     def ours(
-        self, batch: int, steps: int, settings: dict[str, Any] | None = None, classes: Sequence[int] | None = None, host: Host | None = None
+        self, batch_size: int, steps: int, settings: dict[str, Any] | None = None, classes: Sequence[int] | None = None, host: Host | None = None
     ) -> Case:  # fmt: skip
         """Ours on all classes at once."""
-        config = TrainConfig(steps=steps, batch=batch, **settings or {})
+        config = TrainConfig(steps=steps, batch_size=batch_size, **settings or {})
         tokens, cache, host = new_tokens(self.host, self.dataset.classes), self.cache, host or self.host
-        return Case(lambda: train(host, cache, tokens, config, classes=classes), steps * batch)
+        return Case(lambda: train(host, cache, tokens, config, classes=classes), steps * batch_size)
 
 
 def speed_rows(
@@ -118,13 +118,13 @@ def speed_rows(
     return rows
 
 
-def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compiled: bool) -> list[dict[str, Any]]:
+def variant_rows(setting: Setting, batch_size: int, steps: int, repeats: int, compiled: bool) -> list[dict[str, Any]]:
     """The same training in variants; the loaded UNet is channels-last."""
     plain: dict[str, Any] = {}
     changes: dict[str, tuple[Callable[[], Host], dict[str, Any]]] = {
         "as loaded": (lambda: setting.host, plain),
         "gradient checkpointing": (lambda: setting.host, {"gradient_checkpointing": True}),
-        "in parts of a quarter": (lambda: setting.host, {"micro_batch": batch // 4}),
+        "in parts of a quarter": (lambda: setting.host, {"micro_batch_size": batch_size // 4}),
         "UNet contiguous": (lambda: _contiguous(setting), plain),
     }
     if setting.dtype != "bf16":
@@ -134,7 +134,7 @@ def variant_rows(setting: Setting, batch: int, steps: int, repeats: int, compile
     refused, cases, first = [], {}, {}
     for name, (host, settings) in changes.items():
         try:
-            case = setting.ours(batch, steps, settings, host=host())
+            case = setting.ours(batch_size, steps, settings, host=host())
             first[name] = seconds(case.run, setting.device)
             cases[name] = case
         except Exception as error:  # the row shows what a compiler or dtype does not support here
@@ -161,8 +161,8 @@ def peak_memory(setting: Setting, name: str) -> dict[str, int]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _joint(batch: int) -> str:
-    return f"ours, all classes, batch {batch}"
+def _joint(batch_size: int) -> str:
+    return f"ours, all classes, batch {batch_size}"
 
 
 def _case(setting: Setting, name: str, steps: int) -> Case:

@@ -29,7 +29,7 @@ SHOTS, ADDED = 5, (9, 3, 0)
 
 def main(seeds):
     host = load_pocket()
-    cache = FeatureCache.build(host, digit_dataset(), mirror=False)
+    cache = FeatureCache.build(host, digit_dataset(), hflip=False)
     for seed in seeds:
         measure(host, cache, seed)
 

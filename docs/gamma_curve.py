@@ -39,7 +39,7 @@ def main(results, picture, seeds):
     left = [(g, s) for s in seeds for g in GAMMAS if not any((row["gamma"], row["seed"]) == (g, s) for row in done)]
     if left:
         host = load_pocket()
-        cache = FeatureCache.build(host, digit_dataset(), mirror=False, batch=64)
+        cache = FeatureCache.build(host, digit_dataset(), hflip=False, batch_size=64)
         for gamma, seed in left:
             done.append({"gamma": gamma, "seed": seed, **measure(host, cache, gamma, seed)})
             with open(results, "a") as file:

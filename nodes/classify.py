@@ -75,8 +75,8 @@ class Classify(Node):
                 io.Clip.Input("clip"),
                 io.Combo.Input("method", options=list(METHODS), default="auto"),
                 io.Int.Input("top_k", default=3, min=1, max=100),
-                io.Float.Input("unknown_below", default=0.0, min=0.0, max=1.0, step=0.01),
-                io.Boolean.Input("find_threshold", default=False),
+                io.Float.Input("threshold", default=0.0, min=0.0, max=1.0, step=0.01),
+                io.Boolean.Input("calibrate_threshold", default=False),
                 *_models(),
             ],
             outputs=[
@@ -92,19 +92,23 @@ class Classify(Node):
     @classmethod
     def execute(
         cls, images: list[Tensor], tokens: list[TokenSet], clip: list[Any], method: list[str], top_k: list[int],
-        unknown_below: list[float], find_threshold: list[bool],
+        threshold: list[float], calibrate_threshold: list[bool],
         clip_space: list[Any] | None = None, model: list[Any] | None = None, vae: list[Any] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        learned, top, find = only("tokens", tokens), only("top_k", top_k), only("find_threshold", find_threshold)
+        learned, top, find = (
+            only("tokens", tokens),
+            only("top_k", top_k),
+            only("calibrate_threshold", calibrate_threshold),
+        )
         parts = (only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space))
         host = _host(only("method", method), *parts)
-        classifier = calibrated_classifier(only("method", method), host, learned, find_threshold=find)
-        given = only("unknown_below", unknown_below)
+        classifier = calibrated_classifier(only("method", method), host, learned, calibrate_threshold=find)
+        given = only("threshold", threshold)
         if not find:
             classifier.threshold = given
         elif given:
             logging.info(
-                "MC-TI: unknown_below %g is not used, since find_threshold chose %.3f", given, classifier.threshold
+                "MC-TI: threshold %g is not used, since calibrate_threshold chose %.3f", given, classifier.threshold
             )
         report, answers = Reporter("classifying"), []
         shown = each_image(images)
@@ -129,7 +133,7 @@ class Evaluate(Node):
                 TokensType.Input("tokens"),
                 io.Clip.Input("clip"),
                 io.Combo.Input("method", options=list(METHODS), default="auto"),
-                io.Int.Input("at_most", default=0, min=0, max=100_000),
+                io.Int.Input("max_images_per_class", default=0, min=0, max=100_000),
                 *_models(),
             ],
             outputs=[
@@ -141,15 +145,15 @@ class Evaluate(Node):
 
     @classmethod
     def execute(
-        cls, held_out: Examples, tokens: TokenSet, clip: Any, method: str, at_most: int,
+        cls, held_out: Examples, tokens: TokenSet, clip: Any, method: str, max_images_per_class: int,
         clip_space: Any = None, model: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        paths, labels = _queries(held_out, tokens, at_most)
+        paths, labels = _queries(held_out, tokens, max_images_per_class)
         host = _host(method, clip, model, vae, clip_space)
         classifier = calibrated_classifier(method, host, tokens)
         size = held_out.size or host.image_size
         confidences, features = score_images(
-            host, classifier, paths, size=size, batch=_BATCH, progress=Reporter("evaluating")
+            host, classifier, paths, size=size, batch_size=_BATCH, progress=Reporter("evaluating")
         )
         measured = Measurement(tokens.labels, labels, confidences)
         share = accuracy(measured.predicted, labels)
@@ -187,22 +191,22 @@ def _chart(images: list[Tensor], answers: list[Prediction], top: int) -> Tensor:
     return picture_out(chart)
 
 
-def _queries(held_out: Examples, tokens: TokenSet, at_most: int) -> tuple[list[Any], Tensor]:
+def _queries(held_out: Examples, tokens: TokenSet, max_images_per_class: int) -> tuple[list[Any], Tensor]:
     if not len(held_out):
         raise ExamplesError(
             "there are no held-out images: set shots to 1 or more, so that the other images of each class are held out to test on"
         )
     classes = dict(zip(held_out.images, class_indices(list(held_out.images), tokens.labels), strict=True))
-    chosen = {label: _sample(images, at_most) for label, images in held_out.images.items()}
+    chosen = {label: _sample(images, max_images_per_class) for label, images in held_out.images.items()}
     labels = [classes[label] for label, images in chosen.items() for _ in images]
     return [image for images in chosen.values() for image in images], torch.tensor(labels)
 
 
-def _sample(images: tuple[Any, ...], at_most: int) -> tuple[Any, ...]:
+def _sample(images: tuple[Any, ...], max_images_per_class: int) -> tuple[Any, ...]:
     """At most this many images, a random choice that is always the same, since the first may be frames of one scene. 0 is all."""
-    if not at_most or len(images) <= at_most:
+    if not max_images_per_class or len(images) <= max_images_per_class:
         return images
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:at_most]
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:max_images_per_class]
     return tuple(images[index] for index in chosen.sort().values.tolist())
 
 

@@ -38,21 +38,21 @@ class Route(Node):
                 io.Image.Input("images"),
                 io.String.Input("labels", force_input=True),
                 io.String.Input("wanted", default=""),
-                io.Float.Input("least_confidence", default=0.0, min=0.0, max=1.0, step=0.01),
+                io.Float.Input("min_confidence", default=0.0, min=0.0, max=1.0, step=0.01),
                 io.Float.Input("confidences", force_input=True, optional=True),
             ],
             outputs=[
                 io.Image.Output("matching", is_output_list=True),
-                io.Image.Output("rest", is_output_list=True),
+                io.Image.Output("unmatched", is_output_list=True),
                 io.String.Output("matching_labels", is_output_list=True),
-                io.String.Output("rest_labels", is_output_list=True),
+                io.String.Output("unmatched_labels", is_output_list=True),
             ],
             is_input_list=True,
         )
 
     @classmethod
     def execute(
-        cls, images: list[Tensor], labels: list[str], wanted: list[str], least_confidence: list[float],
+        cls, images: list[Tensor], labels: list[str], wanted: list[str], min_confidence: list[float],
         confidences: list[float] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         count = sum(len(batch) for batch in images)
@@ -60,10 +60,10 @@ class Route(Node):
             raise ConfigError(
                 f"there are {count} images and {len(labels)} labels; connect the images that were classified"
             )
-        least = only("least_confidence", least_confidence)
+        least = only("min_confidence", min_confidence)
         if least > 0 and confidences is None:
             raise ConfigError(
-                f"least_confidence is {least:g} and no confidences are connected; connect those of the classifier, or set it to 0"
+                f"min_confidence is {least:g} and no confidences are connected; connect those of the classifier, or set it to 0"
             )
         sure = confidences if confidences is not None else [1.0] * len(labels)
         if len(sure) != len(labels):

@@ -59,13 +59,13 @@ class TrainTokens(Node):
                 io.Vae.Input("vae"),
                 ExamplesType.Input("examples"),
                 io.Int.Input("steps", default=_DEFAULT.steps, min=1, max=100_000),
-                io.Int.Input("batch", default=_DEFAULT.batch, min=1, max=256),
+                io.Int.Input("batch_size", default=_DEFAULT.batch_size, min=1, max=256),
                 io.Float.Input("lr", default=_DEFAULT.lr, min=1e-6, max=1.0, step=1e-4, round=1e-6),
                 io.Float.Input("gamma", default=AUTO_GAMMA, min=AUTO_GAMMA, max=100.0, step=0.01, round=0.0001),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
                 ClipSpaceType.Input("clip_space", optional=True),
                 SettingsType.Input("settings", optional=True),
-                TokensType.Input("start_from", optional=True),
+                TokensType.Input("initial_tokens", optional=True),
                 *advanced(rare_settings()),
             ],
             outputs=[
@@ -80,8 +80,8 @@ class TrainTokens(Node):
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch: int, lr: float, gamma: float, seed: int,
-        clip_space: Any = None, settings: Settings | None = None, start_from: TokenSet | None = None, **rare: Any,
+        cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch_size: int, lr: float, gamma: float, seed: int,
+        clip_space: Any = None, settings: Settings | None = None, initial_tokens: TokenSet | None = None, **rare: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.data.feature_cache import FeatureCache
         from ..mcti_core.data.near_duplicates import example_names, tell_across_classes
@@ -90,24 +90,28 @@ class TrainTokens(Node):
 
         chosen = settings or settings_of(**rare)
         weight = ADAPTIVE if gamma == AUTO_GAMMA else gamma
-        alone = {"gamma": 0.0, "warm_start": 0} if clip_space is None else {"gamma": weight}
-        config = replace(chosen.config, steps=steps, batch=batch, lr=lr, seed=seed, **alone)
+        alone = {"gamma": 0.0, "classification_only_steps": 0} if clip_space is None else {"gamma": weight}
+        config = replace(chosen.config, steps=steps, batch_size=batch_size, lr=lr, seed=seed, **alone)
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
         size, seen = examples.size or host.image_size, Reporter("examples")
         cache = FeatureCache.build(
-            host, dataset, mirror=chosen.mirror, size=size, batch=_EXAMPLES_AT_ONCE, buckets=examples.buckets, progress=seen
+            host, dataset, hflip=chosen.hflip, size=size, batch_size=_EXAMPLES_AT_ONCE, buckets=examples.buckets, progress=seen
         )  # fmt: skip
-        first = start_from or new_tokens(
-            host, dataset.classes, vectors=chosen.vectors, init=chosen.initial_word or None, seed=seed
+        first = initial_tokens or new_tokens(
+            host,
+            dataset.classes,
+            num_vectors=chosen.num_vectors,
+            initializer_token=chosen.initializer_token or None,
+            seed=seed,
         )
         validation = _validation(host, examples, chosen, config, size)
         result, keeping = _train(host, cache, first, config, validation)
         with finished_tokens_kept(result.tokens, keeping.path):
             curve = picture_out(loss_curves({"": result.history}))
-            samples, problem = _samples(host, result.tokens, chosen.samples, size, seed)
+            samples, problem = _samples(host, result.tokens, chosen.num_samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
             copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
-            unused = _unused(chosen, start_from)
+            unused = _unused(chosen, initial_tokens)
             accuracies = ", ".join(f"step {step} {share:.0%}" for step, share in validation.accuracies.items())
             measured = f"Held-out accuracy: {accuracies}" if accuracies else ""
             notes = [escaped(line) for line in (measured, copies, unused, problem) if line]
@@ -118,13 +122,13 @@ class TrainTokens(Node):
         return output
 
 
-def _unused(chosen: Settings, start_from: TokenSet | None) -> str:
-    """A line about settings that ``start_from`` makes ineffective; "" if there are none."""
-    if start_from is None:
+def _unused(chosen: Settings, initial_tokens: TokenSet | None) -> str:
+    """A line about settings that ``initial_tokens`` makes ineffective; "" if there are none."""
+    if initial_tokens is None:
         return ""
-    unused = ["vectors"] * (chosen.vectors not in (1, start_from.vectors_per_token))
-    unused += ["initial_word"] * bool(chosen.initial_word)
-    return f"Not used, since the tokens of start_from are trained further: {', '.join(unused)}" if unused else ""
+    unused = ["num_vectors"] * (chosen.num_vectors not in (1, initial_tokens.vectors_per_token))
+    unused += ["initializer_token"] * bool(chosen.initializer_token)
+    return f"Not used, since the tokens of initial_tokens are trained further: {', '.join(unused)}" if unused else ""
 
 
 def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainConfig, size: int) -> Any:
@@ -136,7 +140,7 @@ def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainCo
     if chosen.validation_steps and others is not None and len(others) and host.clip is not None:
         others = replace(others, captions={}, masks={})
         features = FeatureCache.build(
-            host, others.dataset(), mirror=False, size=size, batch=_EXAMPLES_AT_ONCE, latents=False, progress=Reporter("held-out examples")
+            host, others.dataset(), hflip=False, size=size, batch_size=_EXAMPLES_AT_ONCE, latents=False, progress=Reporter("held-out examples")
         )  # fmt: skip
     return Validation(
         host, chosen.validation_steps, (chosen.validation_prompt or config.templates[0],), features, size=size, seed=config.seed,
@@ -198,7 +202,7 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
     try:
         if labels:
             generate(
-                host, range(len(labels)), tokens, size=size, seed=seed, batch=1, progress=Reporter("samples"),
+                host, range(len(labels)), tokens, size=size, seed=seed, batch_size=1, progress=Reporter("samples"),
                 on_image=lambda _, image: images.append(image),
             )  # fmt: skip
     except comfy.model_management.InterruptProcessingException:
@@ -239,7 +243,7 @@ def _summary(result: Any, images: int, no_clip_space: bool) -> str:
     if "gamma_last" in tokens.training:
         kind += f" with gamma {tokens.training['gamma_last']:.2g} at the end"
     names = ", ".join(f"embedding:{name}" for name in tokens.names)
-    end = {"converged": ", stopped early since the probe no longer improved"}.get(result.stopped, "")
+    end = {"converged": ", stopped early since the evaluated loss no longer improved"}.get(result.stopped, "")
     return (
         f"{kind}{why}: {len(tokens)} classes, {images} images, {result.steps} steps, {result.seconds:.0f} s{end}.\n"
         f"In prompts: {names}"

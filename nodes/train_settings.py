@@ -30,23 +30,23 @@ def rare_settings() -> list[Any]:
     return [
         io.Combo.Input("templates", optional=True, options=[*_TEMPLATES, "own"], default="object"),
         io.String.Input("own_templates", optional=True, multiline=True, default=""),
-        io.String.Input("initial_word", optional=True, default=""),
-        io.Int.Input("vectors", optional=True, default=1, min=1, max=16),
-        io.Boolean.Input("mirror", optional=True, default=True),
+        io.String.Input("initializer_token", optional=True, default=""),
+        io.Int.Input("num_vectors", optional=True, default=1, min=1, max=16),
+        io.Boolean.Input("hflip", optional=True, default=True),
         io.Combo.Input("direction", optional=True, options=list(DIRECTIONS), default=_DEFAULT.direction),
         io.Combo.Input("pooling", optional=True, options=list(POOLINGS), default=_DEFAULT.pooling),
         io.Float.Input("logit_scale", optional=True, default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1),
         io.Float.Input("gamma_end", optional=True, default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6),
         io.Combo.Input("lr_schedule", optional=True, options=list(SCHEDULES), default=_DEFAULT.lr_schedule),
-        number("lr_warmup", 0, 10_000),
+        number("lr_warmup_steps", 0, 10_000),
         io.Float.Input(
             "weight_decay", optional=True, default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6
         ),
-        number("warm_start", 0, 10_000),
-        number("text_classes", 1, 4096),
-        number("probe_every", 0, 10_000),
+        number("classification_only_steps", 0, 10_000),
+        number("max_classes_per_step", 1, 4096),
+        number("eval_steps", 0, 10_000),
         number("patience", 1, 1000),
-        io.Int.Input("samples", optional=True, default=4, min=0, max=32),
+        io.Int.Input("num_samples", optional=True, default=4, min=0, max=32),
         io.Float.Input(
             "gradient_ratio", optional=True, default=_DEFAULT.gradient_ratio, min=0.01, max=100.0, step=0.1, round=0.001
         ),
@@ -72,8 +72,8 @@ class TrainingSettings(Node):
 
 
 def settings_of(
-    templates: str = "object", own_templates: str = "", initial_word: str = "", vectors: int = 1, mirror: bool = True,
-    samples: int = 4, gamma_end: float = 0.0, validation_steps: int = 0, validation_prompt: str = "", **config: Any,
+    templates: str = "object", own_templates: str = "", initializer_token: str = "", num_vectors: int = 1, hflip: bool = True,
+    num_samples: int = 4, gamma_end: float = 0.0, validation_steps: int = 0, validation_prompt: str = "", **config: Any,
 ) -> Settings:  # fmt: skip
     """Settings from the values of ``rare_settings``; ``config`` contains fields of ``TrainConfig``.
 
@@ -85,5 +85,11 @@ def settings_of(
     gamma = 1.0 if gamma_end else ADAPTIVE  # which the training node replaces by its own
     settings = TrainConfig(templates=prompts, gamma=gamma, gamma_end=gamma_end or None, **config)
     return Settings(
-        settings, vectors, initial_word.strip(), mirror, samples, validation_steps, validation_prompt.strip()
+        settings,
+        num_vectors,
+        initializer_token.strip(),
+        hflip,
+        num_samples,
+        validation_steps,
+        validation_prompt.strip(),
     )

@@ -88,11 +88,11 @@ class Settings:
     """Training settings of the settings node or the advanced inputs."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
-    vectors: int = 1
-    initial_word: str = ""
+    num_vectors: int = 1
+    initializer_token: str = ""
     """A word, "mean" or "random"; if empty, the checkpoint's own general word."""
-    mirror: bool = True
-    samples: int = 4
+    hflip: bool = True
+    num_samples: int = 4
     """Number of classes to draw a sample of after training."""
     validation_steps: int = 0
     """Steps between samples, and between accuracies of held-out images; 0 for none."""

@@ -90,7 +90,7 @@ def keep_tokens(tokens: TokenSet, training: Path, steps: int, config: TrainConfi
     """Save the tokens of the unfinished training whose ``unfinished_path`` is given, for use as they are."""
     logging.info(
         "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
-        steps, config.warm_start + config.steps, _kept(tokens, training),
+        steps, config.classification_only_steps + config.steps, _kept(tokens, training),
     )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from mcti_core import calibrated_classifier, load_host, load_pocket, load_tokens
 
 inbox, tokens_file, out, *models = sys.argv[1:]
 tokens = load_tokens(tokens_file)
-classifier = calibrated_classifier("clip", load_host(*models) if models else load_pocket(), tokens, find_threshold=True)
+classifier = calibrated_classifier(
+    "clip", load_host(*models) if models else load_pocket(), tokens, calibrate_threshold=True
+)
 paths = sorted(path for path in Path(inbox).iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
 for path, answer in zip(paths, classifier(paths), strict=True):
     # Labels may contain any character; names are safe as file names.

@@ -9,7 +9,7 @@ from mcti_core.viz.image_grid import image_grid
 tokens_file, picture = sys.argv[1:]
 host = load_pocket()  # or load_host("stable-diffusion-v1-5", "clip-vit-large-patch14")
 support, others = digit_dataset().split(shots=5, seed=0)  # or FewShotDataset.from_folder("photos")
-cache = FeatureCache.build(host, support, mirror=False)  # digits must not be mirrored
+cache = FeatureCache.build(host, support, hflip=False)  # digits must not be mirrored
 tokens = train(host, cache, new_tokens(host, support.classes), pocket.POCKET_CONFIG).tokens
 save_tokens(tokens, tokens_file)
 

@@ -133,31 +133,33 @@ def resolved(method: str, host: Host) -> str:
     return method
 
 
-def calibrated_classifier(method: str, host: Host, tokens: TokenSet, *, find_threshold: bool = False) -> Classifier:
+def calibrated_classifier(
+    method: str, host: Host, tokens: TokenSet, *, calibrate_threshold: bool = False
+) -> Classifier:
     """Create a classifier by name, calibrated if the tokens have support features.
 
     Args:
         method: one of ``METHODS``.
-        find_threshold: keep the threshold for "unknown" that calibration finds.
+        calibrate_threshold: keep the threshold for "unknown" that calibration finds.
 
     Raises:
         ConfigError: an unknown method, or a threshold that cannot be found.
         HostError: the host does not have the models that the method needs.
     """
     method = resolved(method, host)
-    if find_threshold and method in ("diffusion", "cascade"):
+    if calibrate_threshold and method in ("diffusion", "cascade"):
         raise ConfigError(
             "a threshold is found with image features of the examples, which the diffusion classifier does not use; "
             "set a threshold yourself, or choose another method"
         )
     if method == "diffusion":
         return DiffusionClassifier(host, tokens)
-    if find_threshold:
+    if calibrate_threshold:
         check_threshold_examples(tokens)
     first = HybridClassifier(host, tokens) if method == "hybrid" else ClipClassifier(host, tokens)
     if tokens.support is not None:
         calibration = calibrate(first, tokens)
-        if find_threshold:
+        if calibrate_threshold:
             _LOG.info("%s", calibration.describe())
     return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first
 

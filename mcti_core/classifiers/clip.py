@@ -59,7 +59,7 @@ def image_features(host: Host, images: Tensor) -> Tensor:
 
 
 def class_text_features(
-    host: Host, tokens: TokenSet, templates: tuple[str, ...] | None = None, batch: int = 256
+    host: Host, tokens: TokenSet, templates: tuple[str, ...] | None = None, batch_size: int = 256
 ) -> Tensor:
     """Unit text feature of every class, averaged over templates: (C, p) float32 on the CPU."""
     templates = templates or tokens.templates
@@ -77,6 +77,6 @@ def class_text_features(
         return F.normalize(clip.project_text(pooled), dim=-1).cpu()
 
     with torch.inference_mode(), host.session("text"):
-        parts = in_parts_that_fit(encoded, len(rows), batch, TEXT_TOO_LARGE)
+        parts = in_parts_that_fit(encoded, len(rows), batch_size, TEXT_TOO_LARGE)
     features = torch.cat(parts).view(len(tokens), len(templates), -1).mean(1)  # (C, p)
     return F.normalize(features, dim=-1).clone()

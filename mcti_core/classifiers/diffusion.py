@@ -52,18 +52,18 @@ class DiffusionClassifier(Classifier):
     Args:
         host: a host with a denoiser and a codec.
         tokens: the classes.
-        pairs: P, the maximum number of pairs per class.
-        error: level of the test, about the probability that early elimination changes an image's answer, from 0 (no
+        num_trials: P, the maximum number of pairs per class.
+        alpha: level of the test, about the probability that early elimination changes an image's answer, from 0 (no
             early elimination) to 0.5.
         template: the prompt; by default the tokens' first.
-        low, high: range of the noise levels, as fractions of the time steps.
-        scale: logits are -scale * mean error.
-        batch: denoiser evaluations per batch; by default as many as the device has memory for, at most 128. It is
+        t_min, t_max: range of the noise levels, as fractions of the time steps.
+        logit_scale: logits are -logit_scale * mean error.
+        batch_size: denoiser evaluations per batch; by default as many as the device has memory for, at most 128. It is
             halved if memory runs out.
         seed: seed of the shared pairs.
 
     Raises:
-        ConfigError: ``pairs`` or ``batch`` below 1, ``error`` outside [0, 0.5].
+        ConfigError: ``num_trials`` or ``batch_size`` below 1, ``alpha`` outside [0, 0.5].
         HostError: while scoring, a noise error that is not finite, or an evaluation that does not fit into memory.
 
     References:
@@ -71,19 +71,19 @@ class DiffusionClassifier(Classifier):
     """
 
     def __init__(
-        self, host: Host, tokens: TokenSet, *, pairs: int = 64, error: float = 0.1, template: str | None = None,
-        low: float = 0.1, high: float = 0.7, scale: float = 100.0, batch: int | None = None, seed: int = 0,
+        self, host: Host, tokens: TokenSet, *, num_trials: int = 64, alpha: float = 0.1, template: str | None = None,
+        t_min: float = 0.1, t_max: float = 0.7, logit_scale: float = 100.0, batch_size: int | None = None, seed: int = 0,
     ):  # fmt: skip
-        if pairs < 1 or (batch is not None and batch < 1):
-            raise ConfigError(f"pairs and batch must be at least 1, got {pairs} and {batch}")
-        if not 0 <= error <= 0.5:
-            raise ConfigError(f"error is a probability from 0 (stop no class early) to 0.5, got {error}")
+        if num_trials < 1 or (batch_size is not None and batch_size < 1):
+            raise ConfigError(f"num_trials and batch_size must be at least 1, got {num_trials} and {batch_size}")
+        if not 0 <= alpha <= 0.5:
+            raise ConfigError(f"alpha is a probability from 0 (stop no class early) to 0.5, got {alpha}")
         self.host, self.labels, self.image_size = host, tokens.labels, host.image_size
         self.denoiser, self.codec = host.need_denoiser(), host.need_codec()
-        self.pairs, self.error = pairs, error
-        self.scale, self.batch, self.seed = scale, batch, seed
+        self.num_trials, self.alpha = num_trials, alpha
+        self.logit_scale, self.batch_size, self.seed = logit_scale, batch_size, seed
         self._fits: int | None = None  # evaluations at once, after memory has run out
-        self.low, self.high = low, high
+        self.t_min, self.t_max = t_min, t_max
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
     def scores(self, images: Any, candidates: Tensor | None = None) -> Scores:
@@ -104,7 +104,7 @@ class DiffusionClassifier(Classifier):
         logits, evaluations = [], []
         for part, tried in zip(latents.split(_TOGETHER), candidates.split(_TOGETHER), strict=True):
             errors, seen = self.compare(part, tried)
-            logits.append(-self.scale * _aligned(errors, seen))
+            logits.append(-self.logit_scale * _aligned(errors, seen))
             evaluations.append(seen.sum(1))
         return Scores(torch.cat(logits), torch.cat(evaluations))
 
@@ -121,13 +121,13 @@ class DiffusionClassifier(Classifier):
             return self._errors(clean, going, sigmas[start:end], noises[start:end])
 
         with self.host.session("denoiser"):
-            return sequential_elimination(evaluate, candidates, self.pairs, self.error)
+            return sequential_elimination(evaluate, candidates, self.num_trials, self.alpha)
 
     def _pairs(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """The shared noise levels (P,) and noises (P, c, h, w)."""
         generator = torch.Generator().manual_seed(self.seed)
-        sigmas = spread_sigmas(self.denoiser.sigmas.cpu(), self.pairs, generator, self.low, self.high)
-        noises = torch.randn(self.pairs, *shape, generator=generator)
+        sigmas = spread_sigmas(self.denoiser.sigmas.cpu(), self.num_trials, generator, self.t_min, self.t_max)
+        noises = torch.randn(self.num_trials, *shape, generator=generator)
         return sigmas.to(self.host.device), noises.to(self.host.device)
 
     def _errors(self, latents: Tensor, going: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class DiffusionClassifier(Classifier):
         image, label = going.nonzero(as_tuple=True)
         image = image.to(latents.device)
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
-        at_once = self._fits or self.batch or evaluations_at_once(latents[0, 0].numel(), latents.device)
+        at_once = self._fits or self.batch_size or evaluations_at_once(latents[0, 0].numel(), latents.device)
 
         def evaluated(part: slice) -> Tensor:  # nothing here waits for the device
             which, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)

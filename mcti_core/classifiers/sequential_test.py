@@ -8,10 +8,10 @@ upper tail of Student's t at
     t = mean(d) * sqrt(n) / (s * sqrt(1 - n / P))
 
 where s is the standard deviation of d, and 1 - n / P the finite-population correction. A class is eliminated if this
-probability is below ``error / (classes - 1)``. Each class is eliminated at most once, so under this model early
-elimination changes the answer with probability ``error`` at most. The model ignores that the test is repeated, and that
+probability is below ``alpha / (classes - 1)``. Each class is eliminated at most once, so under this model early
+elimination changes the answer with probability ``alpha`` at most. The model ignores that the test is repeated, and that
 the leader is chosen by the same differences. On numbers drawn from the model, answers change for 0.3 to 0.7 times
-``error`` of the images if classes differ, and for up to 1.6 times ``error`` if they do not.
+``alpha`` of the images if classes differ, and for up to 1.6 times ``alpha`` if they do not.
 
 For small n, s is uncertain. Classes of one image have similar s, so their mean variance is added with the weight of
 ``BORROWED`` pairs, which also add degrees of freedom: the moderated t of Smyth 2004.
@@ -39,20 +39,20 @@ BORROWED = 8
 _GROWTH = 1.1
 
 
-def looks(pairs: int) -> tuple[int, ...]:
-    """The numbers of pairs after which classes are tested: 4, then a tenth more each time, the last being ``pairs``.
+def looks(num_trials: int) -> tuple[int, ...]:
+    """The numbers of pairs after which classes are tested: 4, then a tenth more each time, the last being ``num_trials``.
 
     >>> looks(20)
     (4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 20)
     """
-    counts = [min(FIRST, pairs)]
-    while counts[-1] < pairs:
-        counts.append(min(pairs, math.ceil(_GROWTH * counts[-1])))
+    counts = [min(FIRST, num_trials)]
+    while counts[-1] < num_trials:
+        counts.append(min(num_trials, math.ceil(_GROWTH * counts[-1])))
     return tuple(counts)
 
 
 def sequential_elimination(
-    evaluate: Callable[[Tensor, int, int], Tensor], tried: Tensor, pairs: int, error: float
+    evaluate: Callable[[Tensor, int, int], Tensor], tried: Tensor, num_trials: int, alpha: float
 ) -> tuple[Tensor, Tensor]:
     """Evaluate classes on more and more pairs until each image has one class left, or all pairs are used.
 
@@ -60,16 +60,16 @@ def sequential_elimination(
         evaluate: ``evaluate(going, start, end)`` returns the errors (J, end - start) of the J remaining combinations
             of image and class, (B, C) bool, on these pairs, in the order of ``going.nonzero()``.
         tried: (B, C) bool, the candidate classes, at least one per image.
-        pairs: P.
-        error: level of the test, about the probability that early elimination changes an image's answer; 0 eliminates
+        num_trials: P.
+        alpha: level of the test, about the probability that early elimination changes an image's answer; 0 eliminates
             no class early.
 
     Returns:
         Errors (B, C, P) float32, 0 where not evaluated, and the number of evaluated pairs (B, C).
     """
-    errors, seen = torch.zeros(*tried.shape, pairs), torch.zeros(tried.shape, dtype=torch.long)
+    errors, seen = torch.zeros(*tried.shape, num_trials), torch.zeros(tried.shape, dtype=torch.long)
     alive, rivals, done = tried.clone(), (tried.sum(1) - 1).clamp(min=1), 0
-    for look in looks(pairs):
+    for look in looks(num_trials):
         going = alive & (
             (alive.sum(1, keepdim=True) > 1) | (done == 0)
         )  # a single candidate is evaluated once, to have a score
@@ -77,8 +77,8 @@ def sequential_elimination(
             break
         errors[..., done:look][going] = evaluate(going, done, look)
         seen[going], done = look, look
-        bound = t_quantile(error / rivals.double(), done - 1 + BORROWED)
-        alive &= ~eliminated(errors[..., :done], going, pairs, bound)
+        bound = t_quantile(alpha / rivals.double(), done - 1 + BORROWED)
+        alive &= ~eliminated(errors[..., :done], going, num_trials, bound)
     return errors, seen
 
 
@@ -88,13 +88,13 @@ def best_class(errors: Tensor, seen: Tensor) -> Tensor:
     return mean.masked_fill(seen < seen.amax(1, keepdim=True), torch.inf).argmin(1)
 
 
-def eliminated(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tensor:
+def eliminated(errors: Tensor, alive: Tensor, num_trials: int, bound: Tensor) -> Tensor:
     """The classes that the test eliminates after n pairs.
 
     Args:
         errors: (B, C, n) float32 errors on the first n pairs, n at least 2; rows of classes that are not alive are ignored.
         alive: (B, C) bool, at least one class per image.
-        pairs: P, at least n.
+        num_trials: P, at least n.
         bound: (B,) critical values, the ``t_quantile`` of each image's level.
 
     Returns:
@@ -107,13 +107,13 @@ def eliminated(errors: Tensor, alive: Tensor, pairs: int, bound: Tensor) -> Tens
     apart = errors - errors[rows, leader][:, None]  # (B, C, n)
     rival = alive.clone()
     rival[rows, leader] = False
-    if n == pairs:
+    if n == num_trials:
         return rival
     variance = apart.var(2)  # (B, C)
     shared = variance.masked_fill(~rival, 0.0).sum(1) / rival.sum(1).clamp(min=1)  # (B,)
     variance = (BORROWED * shared[:, None] + (n - 1) * variance) / (BORROWED + n - 1)
     # without a division, since errors that do not differ have variance 0
-    return rival & (apart.mean(2) * math.sqrt(n) > bound[:, None] * (variance * (1 - n / pairs)).sqrt())
+    return rival & (apart.mean(2) * math.sqrt(n) > bound[:, None] * (variance * (1 - n / num_trials)).sqrt())
 
 
 def t_quantile(chance: Tensor, freedom: int) -> Tensor:

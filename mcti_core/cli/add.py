@@ -32,7 +32,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     from ..training.extend import add_classes, new_labels, tell_learned_before
     from .signals import signals_as_keyboard_interrupt
 
-    before = tokens = load_tokens(arguments.to)
+    before = tokens = load_tokens(arguments.tokens)
     dataset = examples_of(arguments, alone=True)
     if arguments.replace:
         kept = [label for label in before.labels if index_of(label, dataset.classes) is None]
@@ -42,27 +42,30 @@ def run_add(arguments: argparse.Namespace) -> int:
     new_labels(dataset.classes, tokens)
     outputs = outputs_of(arguments, (*before.names, *safe_names(dataset.classes)))
     check_outputs(arguments, outputs, tokens.vectors_per_token)
-    with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
-        unfinished = arguments.out / UNFINISHED  # mcti train --resume would overwrite these tokens
+    with lock_output(arguments.output_dir, folder=True), signals_as_keyboard_interrupt():
+        unfinished = arguments.output_dir / UNFINISHED  # mcti train --resume would overwrite these tokens
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
         host = host_of(arguments)
         config = config_for(host, arguments)
-        check_new_tokens(host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.init)
+        check_new_tokens(
+            host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.initializer_token
+        )
         cache = features_of(arguments, host, dataset)
         say(tell_learned_before(cache, tokens, example_names(dataset)))
         with progress_bar("training", "step") as progress:
             try:
                 result = add_classes(
-                    host, cache, tokens, config, init=arguments.init, on_step=lambda info: progress(info.step, info.total)
+                    host, cache, tokens, config, initializer_token=arguments.initializer_token, on_step=lambda info: progress(info.step, info.total)
                 )  # fmt: skip
             except TrainingError as error:
-                write_tokens(_in_order(error.tokens, before), arguments.out)
+                write_tokens(_in_order(error.tokens, before), arguments.output_dir)
                 raise TrainingError(
-                    f"{error}; the last finite tokens are in {arguments.out / 'tokens.safetensors'}", error.tokens
+                    f"{error}; the last finite tokens are in {arguments.output_dir / 'tokens.safetensors'}",
+                    error.tokens,
                 ) from error
-        write_tokens(_in_order(result.tokens, before), arguments.out)
+        write_tokens(_in_order(result.tokens, before), arguments.output_dir)
     added = ", ".join(result.tokens.labels[len(tokens) :])
-    saved = f"{len(result.tokens)} tokens in {arguments.out / 'tokens.safetensors'}"
+    saved = f"{len(result.tokens)} tokens in {arguments.output_dir / 'tokens.safetensors'}"
     print(escaped(f"{result.stopped} after {result.steps} steps: {added} added, {saved}"))
     return INTERRUPTED if result.stopped == "stopped" else 0
 

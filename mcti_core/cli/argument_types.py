@@ -29,7 +29,7 @@ _FILES = (".safetensors", ".pt", ".bin", ".json", ".jsonl", ".csv", ".txt", ".pn
 
 
 def path_text(text: str) -> str:
-    """A path as written, ``~`` expanded also where a shell leaves it, as after ``--out=``."""
+    """A path as written, ``~`` expanded also where a shell leaves it, as after ``--output-dir=``."""
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
     if text.startswith("~") and not os.path.lexists(Path(text).parts[0]):

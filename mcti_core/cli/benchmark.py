@@ -45,15 +45,15 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     if find_spec("matplotlib") is None:
         raise MCTIError("the benchmark needs matplotlib; install what it needs with: pip install 'mcti[benchmark]'")
     other = None if arguments.compare is None else read_results(arguments.compare)
-    outputs = file, table, picture = [arguments.out / name for name in ("results.json", "table.md", "plot.png")]
+    outputs = file, table, picture = [arguments.output_dir / name for name in ("results.json", "table.md", "plot.png")]
     for path in outputs:
         refuse_foreign(path, is_marked)
     processes = processes_of(arguments, uneven=True)
     if not processes.is_main:
         _benchmark(arguments, file, processes)
         return 0
-    check_writable(arguments.out, [file.name])
-    with lock_output(arguments.out, folder=True):
+    check_writable(arguments.output_dir, [file.name])
+    with lock_output(arguments.output_dir, folder=True):
         for path in (*outputs, *parts_of(file)) if arguments.restart else ():
             delete_own(path, is_marked)
         results = _benchmark(arguments, file, processes)
@@ -63,7 +63,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         write_text(f"---\n{TEXT_MARK}\n---\n\n{text}", table)
         write_png(plot(results), picture)
     print(text if other is None else text + comparison(results, other))
-    print(escaped(f"the same in {arguments.out}: {file.name}, {table.name}, {picture.name}"))
+    print(escaped(f"the same in {arguments.output_dir}: {file.name}, {table.name}, {picture.name}"))
     return 0
 
 
@@ -76,10 +76,10 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
 
     host, base = host_of(arguments, processes), config_of(arguments)
     host.need_clip()
-    check_new_tokens(host, base, arguments.vectors, arguments.init)
-    mirror = arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
+    check_new_tokens(host, base, arguments.num_vectors, arguments.initializer_token)
+    hflip = arguments.model is not None if arguments.hflip is None else bool(arguments.hflip)
     given = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}
-    protocol = Protocol(**{**given, "base": base, "mirror": mirror})
+    protocol = Protocol(**{**given, "base": base, "hflip": hflip})
     results = Results({"model": f"{host.name} {host.fingerprint}", **protocol.describe()}, _versions(host))
     if processes.is_main and not arguments.dry_run:
         merge_parts(file, results)

@@ -16,8 +16,8 @@ def add_benchmarking(command: argparse.ArgumentParser) -> None:
     """Add all arguments but those of the model and the training."""
     option = command.add_argument
     files = "folder for results.json, table.md and plot.png; after an interruption the same command resumes from it"
-    option("--out", type=folder_path, required=True, help=files)
-    option("--restart", action="store_true", help="discard the results in --out and start over")
+    option("--output-dir", "-o", type=folder_path, required=True, help=files)
+    option("--restart", action="store_true", help="discard the results in --output-dir and start over")
     option("--dry-run", action="store_true", help="only print the cost estimate")
     option("--compare", type=path, metavar="FILE", help="another results.json to print the differences to")
     option = command.add_argument_group("data").add_argument
@@ -39,8 +39,8 @@ def add_benchmarking(command: argparse.ArgumentParser) -> None:
     pool = "training images per class to draw the examples from, and to train the judge of drawings on"
     option("--pool", type=count, default=32, help=pool)
     option("--diffusion-queries", type=whole(0), default=100, help="test images of the diffusion classifier")
-    pairs = "maximum number of pairs of noise level and noise of the diffusion classifier"
-    option("--pairs", type=count, default=64, help=pairs)
+    trials = "maximum number of pairs of noise level and noise of the diffusion classifier"
+    option("--num-trials", type=count, default=64, help=trials)
     option("--drawings", type=whole(0), default=4, help="generated images per class")
     option("--drawing-steps", type=count, default=25, help="denoising steps per drawing")
     option("--released-steps", type=count, default=3100, help="steps per class of MC-TI as released")

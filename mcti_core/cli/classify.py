@@ -38,23 +38,23 @@ def run_classify(arguments: argparse.Namespace) -> int:
     from .curation import check_curation
     from .results_file import refuse_to_lose
 
-    if arguments.out is None and (arguments.resume or arguments.restart):
-        raise ConfigError("--resume and --restart need --out, the file with the answers")
-    table = arguments.out if arguments.out is not None and arguments.out.suffix.lower() == ".csv" else None
+    if arguments.output is None and (arguments.resume or arguments.restart):
+        raise ConfigError("--resume and --restart need --output, the file with the answers")
+    table = arguments.output if arguments.output is not None and arguments.output.suffix.lower() == ".csv" else None
     if table is not None:
-        arguments.out = table.with_suffix(".jsonl")
+        arguments.output = table.with_suffix(".jsonl")
         refuse_foreign(table, is_answer_table)
     processes = processes_of(arguments, uneven=True)
-    if processes.count > 1 and arguments.out is None:
+    if processes.count > 1 and arguments.output is None:
         raise ConfigError(
-            f"{processes.count} processes cannot share the screen; name a file for the answers with --out"
+            f"{processes.count} processes cannot share the screen; name a file for the answers with --output"
         )
     corrections = check_curation(arguments) if processes.is_main else {}
-    if arguments.out is None or not processes.is_main:
+    if arguments.output is None or not processes.is_main:
         return _classify(arguments, processes, corrections, table)
-    check_writable(arguments.out.parent, [f"{arguments.out.name}.part-00000"])
-    with lock_output(arguments.out, folder=False):
-        refuse_to_lose(arguments.out, resume=arguments.resume, restart=arguments.restart)
+    check_writable(arguments.output.parent, [f"{arguments.output.name}.part-00000"])
+    with lock_output(arguments.output, folder=False):
+        refuse_to_lose(arguments.output, resume=arguments.resume, restart=arguments.restart)
         return _classify(arguments, processes, corrections, table)
 
 
@@ -70,23 +70,23 @@ def _classify(
     from .signals import signals_as_keyboard_interrupt
 
     tokens = load_tokens(arguments.tokens)
-    if arguments.unknown:
+    if arguments.reject_unknown:
         check_threshold_examples(tokens)
     names = find_image_paths(arguments.images, recursive=arguments.recursive)
     say(names.skipped, shown=processes.is_main)
     host = host_of(arguments, processes)
-    classifier = calibrated_classifier(arguments.method, host, tokens, find_threshold=arguments.unknown)
-    classifier.threshold = classifier.threshold if arguments.unknown else arguments.threshold or 0.0
-    with signals_as_keyboard_interrupt() if arguments.out else nullcontext():
-        if arguments.out is None:
+    classifier = calibrated_classifier(arguments.method, host, tokens, calibrate_threshold=arguments.reject_unknown)
+    classifier.threshold = classifier.threshold if arguments.reject_unknown else arguments.threshold or 0.0
+    with signals_as_keyboard_interrupt() if arguments.output else nullcontext():
+        if arguments.output is None:
             code, records = _print(names, host, classifier, arguments)
         else:
             code = _write(names, host, classifier, arguments, processes)
             records = []
         if table is not None and processes.is_main:
-            write_answer_table(read_records(arguments.out), min(arguments.top, len(tokens)), table)
+            write_answer_table(read_records(arguments.output), min(arguments.top, len(tokens)), table)
         if processes.is_main and is_curated(arguments):
-            curate(arguments, corrections, records or list(read_records(arguments.out)), tokens, host)
+            curate(arguments, corrections, records or list(read_records(arguments.output)), tokens, host)
     return code
 
 
@@ -112,8 +112,8 @@ def _answers(
     from ..data.num_workers import default_num_workers
     from ..images.reading import load_square
 
-    readers = arguments.readers or default_num_workers(processes)
-    images = read_ahead(paths, arguments.batch, partial(load_square, size=host.image_size), readers)
+    num_workers = arguments.num_workers or default_num_workers(processes)
+    images = read_ahead(paths, arguments.batch_size, partial(load_square, size=host.image_size), num_workers)
     return classified(classifier, images, arguments.top)
 
 
@@ -147,7 +147,7 @@ def _write(
     """Classify the remaining images, split among the processes; the main process joins their files. Returns the exit code."""
     from .results_file import ResultsFile, append_records
 
-    results, size = ResultsFile(arguments.out, _identity(names, host, classifier, arguments)), arguments.batch
+    results, size = ResultsFile(arguments.output, _identity(names, host, classifier, arguments)), arguments.batch_size
     begun = _begun(results, names, resume=arguments.resume) if processes.is_main else None
     # the main process decides, because a shared folder may be out of date on other machines
     answered, kept, unread = processes.gather(begun)[0]
@@ -186,7 +186,7 @@ def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[li
     if others := paths.difference(names):
         raise ResumeError(
             f"{results.path} contains answers for images that are not in the list ({listed(sorted(others), 3)}); remove these "
-            "lines, start over with --restart, or choose another --out"
+            "lines, start over with --restart, or choose another --output"
         )
     if answered:
         say(f"resuming after {len(answered)} images")

@@ -28,8 +28,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
     try:
         if inputs.classes:
             classes = with_prefix(apply_operations(inputs.classes, arguments.operations), arguments.prefix)
-            with lock_output(arguments.out.parent if arguments.to == "set" else arguments.out, folder=True):
-                (_write_sets if arguments.to == "set" else _write_embeddings)(classes, arguments)
+            with lock_output(arguments.output.parent if arguments.format == "set" else arguments.output, folder=True):
+                (_write_sets if arguments.format == "set" else _write_embeddings)(classes, arguments)
     finally:
         for problem in inputs.skipped + inputs.failed:
             say(problem)
@@ -37,26 +37,26 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
-    """Raise a ``ConfigError`` for an ``--out`` of the wrong kind. Sets ``out`` to a ``Path`` and the default ``layout``."""
+    """Raise a ``ConfigError`` for an ``--output`` of the wrong kind. Sets ``output`` to a ``Path`` and the default ``layout``."""
     from ..tokens.formats import SUFFIXES
     from ..tokens.io import LAYOUTS, SUFFIX
 
-    if arguments.to == "set" and arguments.layout is not None:
+    if arguments.format == "set" and arguments.layout is not None:
         raise ConfigError(
-            "--layout is of embeddings, and a token set has one layout; leave it out, or give --to embeddings"
+            "--layout is of embeddings, and a token set has one layout; leave it out, or give --format embeddings"
         )
     arguments.layout = arguments.layout or LAYOUTS[0]
-    is_folder, arguments.out = str(arguments.out).endswith(("/", os.sep)), Path(arguments.out)
-    if arguments.to == "set" and (is_folder or arguments.out.is_dir()):
+    is_folder, arguments.output = str(arguments.output).endswith(("/", os.sep)), Path(arguments.output)
+    if arguments.format == "set" and (is_folder or arguments.output.is_dir()):
         raise ConfigError(
-            f"--out {arguments.out} is a folder; name the set's file, as in {arguments.out / 'tokens.safetensors'}"
+            f"--output {arguments.output} is a folder; name the set's file, as in {arguments.output / 'tokens.safetensors'}"
         )
-    if arguments.to == "set" and arguments.out.suffix.lower() in set(SUFFIXES) - {SUFFIX}:
+    if arguments.format == "set" and arguments.output.suffix.lower() in set(SUFFIXES) - {SUFFIX}:
         raise ConfigError(
-            f"--out {arguments.out}: a token set is written as {SUFFIX} only; name {arguments.out.with_suffix(SUFFIX)}"
+            f"--output {arguments.output}: a token set is written as {SUFFIX} only; name {arguments.output.with_suffix(SUFFIX)}"
         )
-    if arguments.to == "embeddings" and arguments.out.suffix == SUFFIX and not arguments.out.is_dir():
-        raise ConfigError(f"--out {arguments.out} is a file's name; embeddings are a file each, so name a folder")
+    if arguments.format == "embeddings" and arguments.output.suffix == SUFFIX and not arguments.output.is_dir():
+        raise ConfigError(f"--output {arguments.output} is a file's name; embeddings are a file each, so name a folder")
 
 
 def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
@@ -65,7 +65,7 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
     from ..tokens.io import SUFFIX, is_token_set, save_tokens
     from ..tokens.ops import merge
 
-    stem, groups = str(arguments.out).removesuffix(SUFFIX), group(classes)
+    stem, groups = str(arguments.output).removesuffix(SUFFIX), group(classes)
     if len(groups) == 1 or any(map(is_token_set, arguments.inputs)):  # merge() reports incompatible sets
         groups = {"": list(classes)}
     for together in groups.values():
@@ -89,11 +89,11 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
     from ..tokens.io import LAYOUTS, SUFFIX, export_embedding
 
     refuse_twins(classes)
-    paths = [arguments.out / f"{one.name}{SUFFIX}" for one in classes]
+    paths = [arguments.output / f"{one.name}{SUFFIX}" for one in classes]
     _check_outputs(paths, arguments)
     labels = [one.label for one in classes]
     for one in classes:
-        print(escaped(str(export_embedding(one.tokens, 0, arguments.out, layout=arguments.layout, labels=labels))))
+        print(escaped(str(export_embedding(one.tokens, 0, arguments.output, layout=arguments.layout, labels=labels))))
     say(describe_words([one.name for one in classes], "--prefix my- makes them names of their own"))
     if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
         say(
@@ -106,6 +106,6 @@ def _check_outputs(paths: Sequence[Path], arguments: argparse.Namespace) -> None
     from ..files.outputs import check_writable, refuse_to_replace
     from ..tokens.io import refuse_foreign_tokens
 
-    refuse_foreign_tokens(paths, sets=arguments.to == "set")
+    refuse_foreign_tokens(paths, sets=arguments.format == "set")
     refuse_to_replace(paths, overwrite=arguments.overwrite)
     check_writable(paths[0].parent, (path.name for path in paths))

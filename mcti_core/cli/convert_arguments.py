@@ -18,22 +18,22 @@ def add_converting(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     known = "token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them"
     option("inputs", type=path, nargs="+", metavar="IN", help=known)
-    option("--out", type=path_text, required=True, help="the set's file, or the embeddings' folder")
+    option("--output", "-o", type=path_text, required=True, help="the set's file, or the embeddings' folder")
     kinds = ("set", "embeddings")
-    option("--to", choices=kinds, required=True, help="one file for all classes, or one file per class")
+    option("--format", choices=kinds, required=True, help="one file for all classes, or one file per class")
     option(
         "--layout",
         choices=LAYOUTS,
         help=f"of the embeddings of SD 1.x and 2.x; {LAYOUTS[0]} if not given, the only one that InvokeAI recognises",
     )
     for name, metavar, what in (
-        ("pick", "LABEL", "only these classes, in this order"),
-        ("names", "LABEL", "new labels for all classes, in their order"),
+        ("select", "LABEL", "only these classes, in this order"),
+        ("labels", "LABEL", "new labels for all classes, in their order"),
         ("rename", "OLD=NEW", "new labels for some classes"),
     ):
         option(
             f"--{name}", nargs="+", action=_InOrder, metavar=metavar, dest="operations", default=argparse.SUPPRESS,
-            help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --pick, --names and --rename act in the order written",
+            help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --select, --labels and --rename act in the order written",
         )  # fmt: skip
     option("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
     add_overwriting(command)
@@ -50,6 +50,6 @@ class _InOrder(argparse.Action):
         for value in values:
             if kind == "rename" and "=" not in value:
                 raise argparse.ArgumentError(self, f"must be OLD=NEW, got {value!r}")
-        if before and before[-1][0] == kind == "pick":  # --pick a --pick b is --pick a b
+        if before and before[-1][0] == kind == "select":  # --select a --select b is --select a b
             values = [*before.pop()[1], *values]
         namespace.operations = (*before, (kind, tuple(values)))

@@ -156,7 +156,7 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
 
     dataset = FewShotDataset.from_folder(arguments.examples, alone=True)
     with progress_bar("examples", "image") as progress:
-        cache = FeatureCache.build(host, dataset, mirror=False, latents=False, progress=progress)
+        cache = FeatureCache.build(host, dataset, hflip=False, latents=False, progress=progress)
     assert cache.features is not None  # ensured by option_checks
     features = [
         image_features(host, torch.stack(load_squares(images[start : start + 32], host.image_size)))

@@ -17,7 +17,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from ..files.outputs import check_writable, refuse_to_replace
     from ..hosts.diffusers.loading import quiet_libraries
 
-    results = [arguments.out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
+    results = [arguments.output_dir / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
 
     bars: dict[str, Any] = {}
 
@@ -28,14 +28,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
         if done >= total:
             bars[stage].close()
 
-    refuse_foreign_results(arguments.out)
-    check_writable(arguments.out, (path.name for path in results))
-    with lock_output(arguments.out, folder=True):
+    refuse_foreign_results(arguments.output_dir)
+    check_writable(arguments.output_dir, (path.name for path in results))
+    with lock_output(arguments.output_dir, folder=True):
         refuse_to_replace(results, overwrite=arguments.overwrite)
         quiet_libraries()
-        demo = run_demo(arguments.out, shots=arguments.shots, seed=arguments.seed, progress=progress)
+        demo = run_demo(arguments.output_dir, shots=arguments.shots, seed=arguments.seed, progress=progress)
     print(f"chance {100 / len(demo.classes):.1f}%")
     for name, share in demo.accuracy.items():
         print(f"{name} {100 * share:.1f}%")
-    print(escaped(f"report: {arguments.out / 'report.html'}"))
+    print(escaped(f"report: {arguments.output_dir / 'report.html'}"))
     return 0

@@ -41,7 +41,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     processes = processes_of(arguments, uneven=True)
     if processes.is_main and arguments.cache is not None:
         check_writable(arguments.cache)
-    with json_output(arguments.json, overwrite=arguments.overwrite, shown=processes.is_main) as write:
+    with json_output(arguments.output_json, overwrite=arguments.overwrite, shown=processes.is_main) as write:
         return _evaluate(arguments, dataset, split, processes, write)
 
 
@@ -79,7 +79,7 @@ def _evaluate(
     host, config = host_of(arguments, processes), config_of(arguments)
     if host.clip is None:
         raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
-    check_new_tokens(host, config, arguments.vectors, arguments.init)
+    check_new_tokens(host, config, arguments.num_vectors, arguments.initializer_token)
     cache = features_of(arguments, host, dataset, processes)
     if processes.is_main:
         _warn_of_copies(cache, dataset, arguments.shots, _seeds(arguments), split)
@@ -95,7 +95,7 @@ def _evaluate(
 
     measured = evaluate(
         host, cache, arguments.shots, _seeds(arguments), config, gammas=list(dict.fromkeys(arguments.gammas or ())),
-        vectors=arguments.vectors, init=arguments.init, split=split, on_row=on_row, processes=processes,
+        num_vectors=arguments.num_vectors, initializer_token=arguments.initializer_token, split=split, on_row=on_row, processes=processes,
     )  # fmt: skip
     if processes.count > 1:  # on_row receives only the rows of its own process
         rows[:] = measured

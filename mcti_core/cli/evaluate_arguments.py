@@ -15,13 +15,13 @@ METHOD_HELP = "auto is clip if there is a CLIP space, otherwise diffusion"
 def add_evaluation(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("folder", type=path, nargs="?", help="one folder of images per class, to split or to test on")
-    option("--json", type=file_path("accuracies.json"), help="file for all measurements; updated after each")
+    option("--output-json", type=file_path("accuracies.json"), help="file for all measurements; updated after each")
     add_overwriting(command)
     group = command.add_argument_group("a trained set")
     group.add_argument("--tokens", type=path, help="a token set file to test on FOLDER, without training")
     group.add_argument("--method", choices=METHODS, default="auto", help=METHOD_HELP)
     written = "with --tokens: folder for evaluation.json, confusion.png and wrong.png"
-    group.add_argument("--out", type=folder_path, help=written)
+    group.add_argument("--output-dir", "-o", type=folder_path, help=written)
     group = command.add_argument_group("training and testing on splits")
     option = group.add_argument
     usual = "training images per class; by default those of 1, 2, 4 and 8 that leave one for testing, or all of --train"

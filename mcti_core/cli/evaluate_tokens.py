@@ -40,13 +40,13 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
     tokens = load_tokens(arguments.tokens)
     dataset = examples_of(arguments, alone=True)
     classes = class_indices(dataset.classes, tokens.labels)
-    out = arguments.out
+    out = arguments.output_dir
     outputs = [] if out is None else [out / name for name in ("evaluation.json", "confusion.png", "wrong.png")]
     if outputs:
         check_outputs(outputs, overwrite=True)
     with (
         nullcontext() if out is None else lock_output(out, folder=True),
-        json_output(arguments.json, overwrite=arguments.overwrite) as write,
+        json_output(arguments.output_json, overwrite=arguments.overwrite) as write,
     ):
         refuse_to_replace(outputs, overwrite=arguments.overwrite)
         measured = _measured(arguments, tokens, dataset, classes)

@@ -32,36 +32,38 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
-    prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.count)]
+    prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.num_images)]
     # parsed before the model is loaded, so that an invalid prompt is an error at once
-    texts = dict.fromkeys((*prompts, arguments.negative))
+    texts = dict.fromkeys((*prompts, arguments.negative_prompt))
     pieces = [piece for text in texts for piece, _ in parse_prompt(text, tokens.names, tokens.labels)]
     if not any(isinstance(piece, int) for piece in pieces):
         say(
             f"the prompt names no token of the set, so none is drawn; '{{}}' draws every class, '{{{tokens.names[0]}}}' this one"
         )
-    stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.count)]
-    paths = [arguments.out / f"{stem}.png" for stem in stems]
+    stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.num_images)]
+    paths = [arguments.output_dir / f"{stem}.png" for stem in stems]
     check_outputs(paths, overwrite=True)  # before the model is loaded
     written = []
 
     def on_image(number: int, image: Tensor) -> None:
         written.append(write_png(to_pil(image), paths[number]))
 
-    with lock_output(arguments.out, folder=True), signals_as_keyboard_interrupt():
+    with lock_output(arguments.output_dir, folder=True), signals_as_keyboard_interrupt():
         refuse_to_replace(paths, overwrite=arguments.overwrite)
         host = host_of(arguments)
         try:
             with progress_bar("generating", "image") as progress:
                 generate(
-                    host, prompts, tokens, negative=arguments.negative, steps=arguments.steps, guidance=arguments.guidance,
-                    seed=arguments.seed, batch=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
+                    host, prompts, tokens, negative_prompt=arguments.negative_prompt, num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
+                    seed=arguments.seed, batch_size=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
                 )  # fmt: skip
         except KeyboardInterrupt:
-            print(escaped(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.out}"))
+            print(
+                escaped(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.output_dir}")
+            )
             return INTERRUPTED
-    print(escaped(f"{counted(len(paths), 'image')} in {arguments.out}"))
-    earlier = [path.name for path in sorted(set(arguments.out.glob("*.png")) - set(paths)) if is_marked(path)]
+    print(escaped(f"{counted(len(paths), 'image')} in {arguments.output_dir}"))
+    earlier = [path.name for path in sorted(set(arguments.output_dir.glob("*.png")) - set(paths)) if is_marked(path)]
     if arguments.overwrite and earlier:
-        say(f"{arguments.out} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")
+        say(f"{arguments.output_dir} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")
     return 0

@@ -21,7 +21,7 @@ def run_label_errors(arguments: argparse.Namespace) -> int:
     dataset, page = examples_of(arguments), arguments.review
     if page is not None:
         check_outputs([page], overwrite=arguments.overwrite)
-    with json_output(arguments.json, overwrite=arguments.overwrite) as write:
+    with json_output(arguments.output_json, overwrite=arguments.overwrite) as write:
         cache = features_of(arguments, host_of(arguments), dataset, latents=False)
         records: list[dict[str, Any]] = [
             {

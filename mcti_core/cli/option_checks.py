@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["check_new_tokens", "check_options"]
 
 _CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-_FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --to set --out NAME.safetensors"
+_FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --format set --output NAME.safetensors"
 
 
 def check_options(arguments: argparse.Namespace) -> None:
     """Check all options of a command.
 
-    If ``tokens``, ``to`` or ``start_from`` is the folder of a training, it is replaced by the token set in it.
+    If ``tokens`` or ``start_from`` is the folder of a training, it is replaced by the token set in it.
 
     Raises:
         MCTIError: options conflict or would have no effect, or a path is missing or of the wrong kind.
@@ -41,7 +41,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         _check_method(arguments)
     if hasattr(arguments, "lr"):
         _check_training(arguments)
-    for name in ("tokens", "to", "start_from"):
+    for name in ("tokens", "start_from"):
         if isinstance(given := getattr(arguments, name, None), Path):
             setattr(arguments, name, _token_set(given))
 
@@ -79,9 +79,9 @@ def _check_method(arguments: argparse.Namespace) -> None:
         )
     if hasattr(arguments, "move_to"):
         _check_curation(arguments, has_clip)
-    if getattr(arguments, "unknown", False) and (method in ("diffusion", "cascade") or not has_clip):
+    if getattr(arguments, "reject_unknown", False) and (method in ("diffusion", "cascade") or not has_clip):
         raise ConfigError(
-            "--unknown finds its threshold with the examples' image features, by which the diffusion model does not decide; give "
+            "--reject-unknown finds its threshold with the examples' image features, by which the diffusion model does not decide; give "
             "--threshold, or --method clip or hybrid" + ("" if has_clip else " with --clip")
         )
 
@@ -114,8 +114,8 @@ def _check_evaluation(arguments: argparse.Namespace) -> None:
         "--folds does not go with --shots or --train, which split in another way": (
             arguments.folds and (arguments.shots or train)
         ),
-        "--out and --method go with --tokens; --json writes the measurements of trainings": (
-            not tokens and (arguments.out or arguments.method != "auto")
+        "--output-dir and --method go with --tokens; --output-json writes the measurements of trainings": (
+            not tokens and (arguments.output_dir or arguments.method != "auto")
         ),
     }
     if reason := next((reason for reason, wrong in refused.items() if wrong), None):
@@ -136,8 +136,8 @@ def _check_seeds(arguments: argparse.Namespace) -> None:
 def _check_training(arguments: argparse.Namespace) -> None:
     from ..prompts.splicing import check_templates
 
-    if getattr(arguments, "vectors", 1) is None and getattr(arguments, "start_from", None) is None:
-        arguments.vectors = 1
+    if getattr(arguments, "num_vectors", 1) is None and getattr(arguments, "start_from", None) is None:
+        arguments.num_vectors = 1
     config = config_of(arguments)
     check_templates(config.templates)
     if arguments.gradient_ratio is not None and not config.adaptive:
@@ -163,7 +163,7 @@ def _token_set(path: Path) -> Path:
     return path
 
 
-def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | None) -> None:
+def check_new_tokens(host: Host, config: TrainConfig, num_vectors: int, initializer_token: str | None) -> None:
     """Raise a ``TokenError`` if such tokens cannot be created or do not fit into the prompts."""
     from ..prompts.splicing import template_prompts
     from ..training.initial import new_tokens
@@ -176,11 +176,11 @@ def check_new_tokens(host: Host, config: TrainConfig, vectors: int, init: str | 
             return error
         return None
 
-    new_tokens(host, ("x",), vectors=vectors, init=init)
-    if error := refusal(vectors):
-        most = min(vectors, *(encoder.length for encoder in host.text.values()))
+    new_tokens(host, ("x",), num_vectors=num_vectors, initializer_token=initializer_token)
+    if error := refusal(num_vectors):
+        most = min(num_vectors, *(encoder.length for encoder in host.text.values()))
         fitting = bisect(
             range(1, most), 0, key=lambda count: refusal(count) is not None
         )  # first count that does not fit
-        more = f"; --vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
+        more = f"; --num-vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
         raise TokenError(f"{error}{more}") from error

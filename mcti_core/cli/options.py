@@ -91,7 +91,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.template:
         given["templates"] = tuple(arguments.template)
     if given.get("gamma") == 0:
-        given.setdefault("warm_start", 0)
+        given.setdefault("classification_only_steps", 0)
     return replace(POCKET_CONFIG if arguments.model is None else TrainConfig(), **given)
 
 
@@ -104,10 +104,10 @@ def features_of(
     from ..data.near_duplicates import example_names, tell_across_classes
 
     # the pocket checkpoint is for digits, which mirroring changes
-    mirror = arguments.model is not None if arguments.mirror is None else bool(arguments.mirror)
+    hflip = arguments.model is not None if arguments.hflip is None else bool(arguments.hflip)
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
-            host, dataset, mirror=mirror, folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
+            host, dataset, hflip=hflip, folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
             latents=latents, progress=progress, processes=processes,
         )  # fmt: skip
     say(tell_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)

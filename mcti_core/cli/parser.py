@@ -135,7 +135,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("folder", type=path, help="contains one folder of images per class")
     written = "folder for tokens.safetensors, embeddings/, loss.png, README.md and run.toml"
-    option("--out", type=folder_path, required=True, help=written)
+    option("--output-dir", "-o", type=folder_path, required=True, help=written)
     add_overwriting(command)
     config = "a TOML file of options, such as the run.toml of another run; the command line takes precedence"
     option("--config", type=path, help=config)
@@ -153,10 +153,10 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     _add_cache(command)
     group = command.add_argument_group("resuming an interrupted training")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="resume an interrupted training from --out")
-    either.add_argument("--restart", action="store_true", help="start over, discarding the training in --out")
+    either.add_argument("--resume", action="store_true", help="resume an interrupted training from --output-dir")
+    either.add_argument("--restart", action="store_true", help="start over, discarding the training in --output-dir")
     seconds = number(least=0)
-    group.add_argument("--keep-every", type=seconds, default=10.0, help="seconds between saves; 0 saves every step")
+    group.add_argument("--save-every", type=seconds, default=10.0, help="seconds between saves; 0 saves every step")
 
 
 def _add_classify(command: argparse.ArgumentParser) -> None:
@@ -168,18 +168,18 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
     option("--top", type=count, default=1, help="number of classes to report per image")
     either = command.add_mutually_exclusive_group()
     unknown = "answer '(unknown)' below a confidence that 95%% of new images of the classes should reach"
-    either.add_argument("--unknown", action="store_true", help=unknown)
+    either.add_argument("--reject-unknown", action="store_true", help=unknown)
     either.add_argument("--threshold", type=confidence, help="answer '(unknown)' below this confidence")
     option("--json", action="store_true", help="print one JSON object per line")
-    option("--batch", type=count, default=32, help="images per batch")
-    readers = "threads that read images; by default one per core, at most 8"
-    option("--readers", type=whole(1, 256), help=readers)
+    option("--batch-size", type=count, default=32, help="images per batch")
+    workers = "threads that read images; by default one per core, at most 8"
+    option("--num-workers", type=whole(1, 256), help=workers)
     group = command.add_argument_group("very many images")
     written = "write one JSON object per line to this file instead of printing; .csv: also write a table"
-    group.add_argument("--out", type=file_path("answers.jsonl"), help=written)
+    group.add_argument("--output", "-o", type=file_path("answers.jsonl"), help=written)
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="resume an interrupted run from --out")
-    either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --out")
+    either.add_argument("--resume", action="store_true", help="resume an interrupted run from --output")
+    either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --output")
     add_curation(command)
     _add_model(command)
 
@@ -202,11 +202,11 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("--tokens", type=path, required=True, help="a token set file")
     option("--prompt", required=True, help="'{}' stands for every class; '{name}' or 'embedding:name' for one")
-    option("--negative", default="", help="negative prompt")
-    option("--out", type=folder_path, default=Path("generated"), help="folder for the images")
-    option("--count", type=count, default=4, help="images per prompt")
-    option("--steps", type=count, default=25, help="denoising steps per image")
-    option("--guidance", type=number(), default=5.0, help="guidance scale; 1 disables guidance")
+    option("--negative-prompt", default="", help="negative prompt")
+    option("--output-dir", "-o", type=folder_path, default=Path("generated"), help="folder for the images")
+    option("--num-images", type=count, default=4, help="images per prompt")
+    option("--num-inference-steps", type=count, default=25, help="denoising steps per image")
+    option("--guidance-scale", type=number(), default=5.0, help="guidance scale; 1 disables guidance")
     option("--seed", type=seed, default=0, help="seed of the initial noise")
     add_overwriting(command)
     _add_model(command)
@@ -215,8 +215,14 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
 def _add_add(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("folder", type=path, help="one folder of images per new class; existing classes are allowed too")
-    option("--to", type=path, required=True, help="the token set file")
-    option("--out", type=folder_path, required=True, help="folder for the new tokens.safetensors and embeddings/")
+    option("--tokens", type=path, required=True, help="the token set file")
+    option(
+        "--output-dir",
+        "-o",
+        type=folder_path,
+        required=True,
+        help="folder for the new tokens.safetensors and embeddings/",
+    )
     option("--replace", action="store_true", help="train classes again that the set already has")
     add_overwriting(command)
     _add_model(command)
@@ -229,7 +235,13 @@ def _add_add(command: argparse.ArgumentParser) -> None:
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("--out", type=folder_path, required=True, help="folder for report.html, metrics.json and tokens.safetensors")
+    option(
+        "--output-dir",
+        "-o",
+        type=folder_path,
+        required=True,
+        help="folder for report.html, metrics.json and tokens.safetensors",
+    )
     add_overwriting(command)
     option("--seed", type=seed, default=0, help="seed of the example selection and of the training")
     option("--shots", type=count, default=5, help="examples per digit")

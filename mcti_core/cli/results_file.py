@@ -71,13 +71,13 @@ class ResultsFile:
                 then = json.loads(file.read(_LONGEST_MARK))
         except (OSError, ValueError, RecursionError) as error:
             raise ResumeError(
-                f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --out "
+                f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --output "
                 "in a folder that all of them share"
             ) from error
         if changed := describe_differences(then if isinstance(then, dict) else {}, self.identity):
             raise ResumeError(
                 f"the answers in {self.path} belong to a different run ({changed}); give the same images, tokens and options "
-                "to resume it, start over with --restart, or choose another --out"
+                "to resume it, start over with --restart, or choose another --output"
             )
 
     def answered(self) -> tuple[set[str], int, int]:
@@ -159,16 +159,16 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
     if _mark(path).exists():
         if not resume:
             raise ResumeError(
-                f"{path} holds unfinished answers; continue with --resume, start over with --restart, or choose another --out"
+                f"{path} holds unfinished answers; continue with --resume, start over with --restart, or choose another --output"
             )
     elif parts := _parts(path):
         raise ResumeError(
-            f"{parts[0]} holds answers, but nothing says of what; drop them with --restart, move them away, or choose another --out"
+            f"{parts[0]} holds answers, but nothing says of what; drop them with --restart, move them away, or choose another --output"
         )
     elif path.exists() and path.stat().st_size:
         nothing = ", so there is nothing to resume" if resume else ""
         raise ResumeError(
-            f"{path} already exists and is complete{nothing}; replace it with --restart, or choose another --out"
+            f"{path} already exists and is complete{nothing}; replace it with --restart, or choose another --output"
         )
 
 

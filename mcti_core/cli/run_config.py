@@ -54,7 +54,7 @@ def with_config(command: argparse.ArgumentParser, words: Sequence[str]) -> list[
 
 def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
     """Command-line arguments that set an option."""
-    option = (*action.option_strings, "")[0]
+    option = next((name for name in action.option_strings if name.startswith("--")), "")
     values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
     if not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
         kind = "true or false" if action.nargs == 0 else "a text or a number"
@@ -96,7 +96,7 @@ def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: P
 
     settings = {name: value for name, value in config.describe().items() if hasattr(arguments, name)}
     values = {**vars(arguments), **settings, "template": list(config.templates)}
-    lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --out NEW-FOLDER"]
+    lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --output-dir NEW-FOLDER"]
     for name, value in values.items():
         value = ",".join(value) if isinstance(value, tuple) else value
         if value not in (None, "") and name not in _NOT_WRITTEN:

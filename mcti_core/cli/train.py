@@ -36,7 +36,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 _DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
 UNFINISHED = "training.safetensors"
-"""Checkpoint in ``--out``, removed when training is finished."""
+"""Checkpoint in ``--output-dir``, removed when training is finished."""
 _LEAST_ROOM, _ROOM_PER_VECTOR = 2**20, 8 * 2**13
 """Disk space in bytes. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and exists twice during replacement."""
 
@@ -60,9 +60,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     processes = processes_of(arguments)
     outputs = outputs_of(arguments, names := names_like(dataset.classes, trained))
     if processes.is_main:  # only one process, since the checks create and remove folders
-        check_outputs(arguments, outputs, arguments.vectors)
+        check_outputs(arguments, outputs, arguments.num_vectors)
         check_monitoring(arguments, dataset.classes, names)
-    with lock_output(arguments.out, folder=True) if processes.is_main else nullcontext():
+    with lock_output(arguments.output_dir, folder=True) if processes.is_main else nullcontext():
         return _run_train(arguments, dataset, trained, held_out, outputs, processes)
 
 
@@ -75,19 +75,25 @@ def _run_train(
     from ..training.resume import describe_differences
     from .signals import signals_as_keyboard_interrupt, stop_on_signals
 
-    path = arguments.out / UNFINISHED
+    path = arguments.output_dir / UNFINISHED
     state = _unfinished(path, arguments, outputs, processes)
     host = host_of(arguments, processes)
     config = config_for(host, arguments, processes)
-    check_new_tokens(host, config, arguments.vectors, arguments.init)
+    check_new_tokens(host, config, arguments.num_vectors, arguments.initializer_token)
     cache = features_of(arguments, host, dataset, processes)
-    tokens = new_tokens(host, dataset.classes, vectors=arguments.vectors, init=arguments.init, seed=config.seed)
+    tokens = new_tokens(
+        host,
+        dataset.classes,
+        num_vectors=arguments.num_vectors,
+        initializer_token=arguments.initializer_token,
+        seed=config.seed,
+    )
     tokens = tokens if trained is None else take_over(tokens, trained)
     if state is not None:
         if differences := describe_differences(state.begun, run_identity(host, cache, tokens, config)):
             raise ResumeError(
                 f"{path} belongs to a different training ({differences}); give the same folder and options to resume it, start over "
-                "with --restart, or take over its vectors in another --out with --start-from"
+                "with --restart, or take over its vectors in another --output-dir with --start-from"
             )
         say(f"resuming after {state.step} steps", shown=processes.is_main)
     with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
@@ -101,7 +107,7 @@ def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
     if arguments.start_from is None:
         return None
     trained = load_tokens(arguments.start_from)
-    arguments.vectors = arguments.vectors or trained.vectors_per_token
+    arguments.num_vectors = arguments.num_vectors or trained.vectors_per_token
     arguments.pooling = arguments.pooling or trained.pooling
     if not arguments.templates and not arguments.template:
         arguments.template = list(trained.templates)
@@ -116,24 +122,24 @@ def config_for(
     if host.clip is not None or not config.gamma:
         return config
     say("no CLIP space (--clip): training plain textual inversion, gamma 0", shown=processes.is_main)
-    return replace(config, gamma=0.0, warm_start=0)
+    return replace(config, gamma=0.0, classification_only_steps=0)
 
 
 def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
-    """Results of a training in ``--out``: token set, one embedding per name, and their descriptions."""
+    """Results of a training in ``--output-dir``: token set, one embedding per name, and their descriptions."""
     from ..tokens.io import SUFFIX
 
-    out = arguments.out
+    out = arguments.output_dir
     embeddings = (out / "embeddings" / f"{name}{SUFFIX}" for name in names)
     return [out / f"tokens{SUFFIX}", *embeddings, *(out / name for name in _DESCRIPTIONS)]
 
 
-def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vectors: int) -> None:
-    """Check that a training can write to ``--out`` and ``--cache``, before the model is loaded.
+def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_vectors: int) -> None:
+    """Check that a training can write to ``--output-dir`` and ``--cache``, before the model is loaded.
 
     Args:
         outputs: the paths of ``outputs_of``.
-        vectors: number of vectors per token.
+        num_vectors: number of vectors per token.
 
     Raises:
         FileError: a foreign file would be replaced, a folder cannot be written to, or disk space is too low.
@@ -145,13 +151,13 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], vector
     from ..training.checkpoint import is_training
 
     tokens = outputs[: -len(_DESCRIPTIONS)]
-    refuse_foreign(arguments.out / UNFINISHED, is_training)
+    refuse_foreign(arguments.output_dir / UNFINISHED, is_training)
     for path in outputs[-len(_DESCRIPTIONS) :]:
         refuse_foreign(path, is_marked)
     refuse_foreign_tokens(tokens[:1], sets=True)
     refuse_foreign_tokens(tokens[1:], sets=False)
-    check_writable(arguments.out, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * vectors * _ROOM_PER_VECTOR)
-    check_writable(arguments.out / "embeddings", (path.name for path in tokens))
+    check_writable(arguments.output_dir, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * num_vectors * _ROOM_PER_VECTOR)
+    check_writable(arguments.output_dir / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:
         check_writable(arguments.cache)
 
@@ -175,7 +181,7 @@ def _unfinished(
     )  # also a barrier: no process writes before all have read
     if any(step != read[0] for step in read):
         raise ResumeError(
-            f"the processes do not read the same {path}; choose a folder that all machines share for --out"
+            f"the processes do not read the same {path}; choose a folder that all machines share for --output-dir"
         )
     return stored
 
@@ -196,9 +202,9 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedCon
         try:
             return load_checkpoint(path)
         except ResumeError as error:
-            raise ResumeError(f"{error}; start over with --restart, or choose another --out") from error
+            raise ResumeError(f"{error}; start over with --restart, or choose another --output-dir") from error
     raise ResumeError(
-        f"{path} holds an unfinished training; continue with --resume, start over with --restart, or choose another --out"
+        f"{path} holds an unfinished training; continue with --resume, start over with --restart, or choose another --output-dir"
     )
 
 
@@ -210,8 +216,8 @@ def _train(
     from ..training.autosave import AutoSaver
     from ..training.loop import StepInfo, train
 
-    out, path = arguments.out, arguments.out / UNFINISHED
-    keeping = AutoSaver(path, every=arguments.keep_every, tell=say)
+    out, path = arguments.output_dir, arguments.output_dir / UNFINISHED
+    keeping = AutoSaver(path, every=arguments.save_every, tell=say)
     with (
         keeping if processes.is_main else nullcontext(),
         monitored(arguments, host, config, held_out, processes) as monitor,
@@ -263,7 +269,7 @@ def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | No
     from ..tokens.earlier_sets import stale_embeddings
 
     path = tokens.save_pretrained(folder, figures=figures)
-    remedy = f"mcti convert {path} --to embeddings --prefix my- --out FOLDER makes names of their own"
+    remedy = f"mcti convert {path} --format embeddings --prefix my- --output FOLDER makes names of their own"
     say(describe_words(tokens.names, remedy))
     if stale := stale_embeddings(folder / "embeddings", tokens.names):
         say(

@@ -36,9 +36,7 @@ def add_validation(command: argparse.ArgumentParser) -> None:
     option = command.add_argument_group("logs and samples", "these options do not change the tokens").add_argument
     logs = f"log learning rate, losses, gamma and held-out accuracy; comma-separated list of {', '.join(TRACKERS)}"
     option("--report-to", type=_trackers, default=(), metavar="TRACKERS", help=logs)
-    samples = (
-        "draw samples of this prompt to --out/samples, with {} for each of the first eight classes; may be repeated"
-    )
+    samples = "draw samples of this prompt to --output-dir/samples, with {} for each of the first eight classes; may be repeated"
     option("--validation-prompt", action="append", default=[], metavar="PROMPT", help=samples)
     held_out = "class folders of held-out images to measure accuracy on; without it, the images that --shots leaves"
     option("--validation-folder", type=path, metavar="FOLDER", help=held_out)
@@ -67,7 +65,7 @@ def add_training(command: argparse.ArgumentParser, *, gammas: bool = False) -> N
     either = group.add_mutually_exclusive_group()
     either.add_argument("--templates", choices=("object", "style"), help="built-in prompt templates")
     either.add_argument("--template", action="append", help="prompt template that contains {}; may be repeated")
-    group.add_argument("--vectors", type=count, help="vectors per token (1, or as in --start-from)")
+    group.add_argument("--num-vectors", type=count, help="vectors per token (1, or as in --start-from)")
 
 
 def add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:
@@ -82,15 +80,15 @@ def add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:
     group = command.add_argument_group("training", "defaults depend on the model")
     option = group.add_argument
     option("--steps", type=whole(1, MAX_STEPS), help="number of training steps")
-    option("--batch", type=count, help="images per step")
+    option("--batch-size", type=count, help="images per step")
     micro = "maximum number of images per forward pass, to save memory; does not change the steps; 0 is the whole batch"
-    option("--micro-batch", type=whole(0), help=micro)
+    option("--micro-batch-size", type=whole(0), help=micro)
     option("--lr", type=number(0), help="learning rate")
     option("--gamma-end", type=number(0), help="gamma at the end of training; requires a number as --gamma")
     option(
-        "--warm-start",
+        "--classification-only-steps",
         type=whole(0, MAX_STEPS),
-        help="number of steps with only the classification term, before --steps",
+        help="number of first steps with only the classification term, in addition to --steps",
     )
     option("--seed", type=seed, help="random seed of training and of --shots")
     weight = "weight of the classification term: a number, or 'auto' to balance the gradients"
@@ -104,6 +102,6 @@ def add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:
     option("--gradient-checkpointing", action="store_true", default=None, help=less)
     norms = "keep the norm of token vectors at that of the vocabulary"
     option("--keep-norm", action="store_true", default=None, help=norms)
-    option("--init", help="initial vector: a word, 'mean' or 'random'")
-    option("--mirror", action=argparse.BooleanOptionalAction, help="also train on mirror images")
+    option("--initializer-token", help="initial vector: a word, 'mean' or 'random'")
+    option("--hflip", action=argparse.BooleanOptionalAction, help="also train on horizontally flipped images")
     return group

@@ -64,9 +64,9 @@ def check_monitoring(arguments: argparse.Namespace, labels: Sequence[str], names
     for prompt in prompts:
         class_prompts(prompt, names, labels)
     if "csv" in arguments.report_to:
-        refuse_foreign(arguments.out / "log.csv", is_log)
+        refuse_foreign(arguments.output_dir / "log.csv", is_log)
     if prompts:
-        check_writable(arguments.out / "samples")
+        check_writable(arguments.output_dir / "samples")
 
 
 @contextmanager
@@ -79,11 +79,11 @@ def monitored(
     from ..files.provenance import write_png
     from ..training.trackers import Trackers
 
-    features, prompts, folder = None, arguments.validation_prompt, arguments.out / "samples"
+    features, prompts, folder = None, arguments.validation_prompt, arguments.output_dir / "samples"
     if held_out is not None:
         with progress_bar("held-out features", "image", shown=processes.is_main) as progress:
             features = FeatureCache.build(
-                host, held_out, mirror=False, latents=False, progress=progress, processes=processes
+                host, held_out, hflip=False, latents=False, progress=progress, processes=processes
             )
     if not processes.is_main:
         yield lambda info: None
@@ -91,7 +91,7 @@ def monitored(
     every = arguments.validation_steps or (_STEPS if prompts or features is not None else 0)
     show = lambda step, picture: write_png(picture, folder / f"step-{step:05}.png")  # noqa: E731
     validation = Validation(host, every, prompts, features, seed=config.seed, tell=say, show=show)
-    with Trackers(arguments.report_to, arguments.out, config, tell=say) as trackers:
+    with Trackers(arguments.report_to, arguments.output_dir, config, tell=say) as trackers:
 
         def on_step(info: StepInfo) -> None:
             validation.on_step(info)

@@ -64,8 +64,8 @@ class FeatureCache:
 
     @classmethod
     def build(
-        cls, host: Host, dataset: FewShotDataset, *, mirror: bool = True, size: int | None = None, folder: str | Path | None = None,
-        batch: int = 16, latents: bool = True, buckets: bool = False, progress: Callable[[int, int], object] | None = None,
+        cls, host: Host, dataset: FewShotDataset, *, hflip: bool = True, size: int | None = None, folder: str | Path | None = None,
+        batch_size: int = 16, latents: bool = True, buckets: bool = False, progress: Callable[[int, int], object] | None = None,
         processes: DistributedContext = SINGLE_PROCESS,
     ) -> FeatureCache:  # fmt: skip
         """Encode every image, and its mirror image, with the VAE and the image encoder.
@@ -73,10 +73,10 @@ class FeatureCache:
         Args:
             host: its VAE and CLIP space; missing parts are skipped.
             dataset: the examples.
-            mirror: also encode mirror images; unsuitable if orientation matters, as for text.
+            hflip: also encode mirror images; unsuitable if orientation matters, as for text.
             size: side of the images in pixels, a multiple of the VAE's downscale; by default the host's own.
             folder: folder of results, which are reused for the same images and models.
-            batch: number of images per forward pass.
+            batch_size: number of images per forward pass.
             latents: also encode latents.
             buckets: encode latents in aspect ratio buckets (``data.buckets``); image features are always of squares.
             progress: called with the number of finished images and the total.
@@ -95,7 +95,9 @@ class FeatureCache:
         codec = host.codec if latents else None
         if codec is not None and size % codec.downscale:
             raise ConfigError(f"image size {size} is not a multiple of {codec.downscale}")
-        key = f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{mirror}:{codec is not None}:{host.fingerprint}"
+        key = (
+            f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{hflip}:{codec is not None}:{host.fingerprint}"
+        )
         frames, sizes = [(size, size)] * len(dataset), None
         if buckets and codec is not None:
             key, choices = f"{key}:buckets", bucket_sizes(size, codec.downscale)
@@ -107,12 +109,12 @@ class FeatureCache:
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
         stored = None
         if path is not None:
-            largest, rows = _largest(frames), (len(dataset), 2 if mirror else 1)
+            largest, rows = _largest(frames), (len(dataset), 2 if hflip else 1)
             stored = _read(path, _shapes(host, rows, largest, codec, bool(dataset.masks)))
         if processes.any(stored is None) or stored is None:
             one_by_one = ["latents"] * (sizes is not None) + ["masks"] * (codec is not None and bool(dataset.masks))
             models = _models(host, codec is not None and sizes is None)
-            stored = _compute(host, dataset, models, one_by_one, frames, size, mirror, batch, progress, processes)
+            stored = _compute(host, dataset, models, one_by_one, frames, size, hflip, batch_size, progress, processes)
             _refuse_broken(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
@@ -158,20 +160,20 @@ class FeatureCache:
 
 def _compute(
     host: Host, dataset: FewShotDataset, models: Mapping[str, Callable[[Tensor], Tensor]], one_by_one: Sequence[str],
-    frames: Sequence[tuple[int, int]], size: int, mirror: bool, batch: int, progress: Callable[[int, int], object] | None,
+    frames: Sequence[tuple[int, int]], size: int, hflip: bool, batch_size: int, progress: Callable[[int, int], object] | None,
     processes: DistributedContext,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Results of ``models`` on batches of squares, and those named in ``one_by_one`` for each image in its frame."""
     parts: dict[str, list[Tensor]] = {name: [] for name in (*models, *one_by_one)}
-    share = processes.share(-(-len(dataset) // batch))  # complete batches, as with a single process
-    own = range(len(dataset))[share.start * batch : share.stop * batch]
+    share = processes.share(-(-len(dataset) // batch_size))  # complete batches, as with a single process
+    own = range(len(dataset))[share.start * batch_size : share.stop * batch_size]
 
     @torch.inference_mode()
     def load(row: int) -> Tensor:
         return next(dataset.load(size, [row]))
 
-    reading = closing(read_ahead(own, batch, load, default_num_workers(processes.local_count)))
-    fits, done, errors = dict.fromkeys(models, batch), 0, list[ExamplesError]()
+    reading = closing(read_ahead(own, batch_size, load, default_num_workers(processes.local_count)))
+    fits, done, errors = dict.fromkeys(models, batch_size), 0, list[ExamplesError]()
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:
             errors += [image for _, image in found if isinstance(image, ExamplesError)]
@@ -179,14 +181,14 @@ def _compute(
                 continue
             images = torch.stack([image for _, image in found if isinstance(image, Tensor)])
             for name, model in models.items():
-                of_part = partial(_of_views, model, images, mirror, host.device)
+                of_part = partial(_of_views, model, images, hflip, host.device)
                 computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
                 fits[name] = min(fits[name], len(computed[0]))
                 parts[name] += computed
             for row in (row for row, _ in found if one_by_one):
                 try:
                     for name in one_by_one:
-                        parts[name].append(_of_row(name, host, dataset, row, frames, mirror))
+                        parts[name].append(_of_row(name, host, dataset, row, frames, hflip))
                 except ExamplesError as error:
                     errors.append(error)
             done += len(images)
@@ -199,18 +201,18 @@ def _compute(
 
 
 def _of_row(
-    name: str, host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]], mirror: bool
+    name: str, host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]], hflip: bool
 ) -> Tensor:
     """(1, M, ..., h, w) float32 on the CPU: latents or mask of an example in its frame, zero-padded to the largest."""
     codec, frame = host.need_codec(), frames[row]
     small = frame[0] // codec.downscale, frame[1] // codec.downscale
     if name == "latents":
-        found = _of_views(codec.encode, dataset.load_as(row, *frame)[None], mirror, host.device, slice(None))
+        found = _of_views(codec.encode, dataset.load_as(row, *frame)[None], hflip, host.device, slice(None))
     else:
         image, mask, weights = dataset.images[row], dataset.sidecars(row)[1], torch.ones(small)
         if isinstance(image, Path) and mask is not None:
             weights = latent_mask(image, mask, frame, small)
-        found = torch.stack([weights, weights.flip(-1)] if mirror else [weights])[None]
+        found = torch.stack([weights, weights.flip(-1)] if hflip else [weights])[None]
     return padded(found, *(side // codec.downscale for side in _largest(frames)))
 
 
@@ -241,11 +243,11 @@ def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def _of_views(
-    model: Callable[[Tensor], Tensor], images: Tensor, mirror: bool, device: torch.device, part: slice
+    model: Callable[[Tensor], Tensor], images: Tensor, hflip: bool, device: torch.device, part: slice
 ) -> Tensor:
     """Apply a model to these rows of the images, and to their mirror images: (b, M, ...) float32 on the CPU."""
     plain = images[part].to(device)  # (b, 3, H, W)
-    views = [plain, plain.flip(-1)] if mirror else [plain]
+    views = [plain, plain.flip(-1)] if hflip else [plain]
     return torch.stack([model(view).float().cpu() for view in views], dim=1)
 
 

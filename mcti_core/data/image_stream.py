@@ -98,7 +98,7 @@ def _in_folder(
 
 
 def read_ahead(
-    items: Iterable[_T], size: int, read: Callable[[_T], Tensor], readers: int
+    items: Iterable[_T], size: int, read: Callable[[_T], Tensor], num_workers: int
 ) -> Generator[list[tuple[_T, Tensor | ExamplesError]], None, None]:
     """Batches of items in order, each item with the result of ``read`` or its ``ExamplesError``; the next batch is prefetched.
 
@@ -107,7 +107,7 @@ def read_ahead(
     Args:
         items: for example paths.
         size: items per batch; the last batch may have fewer.
-        readers: number of threads. Pillow and PyTorch release the GIL while they work.
+        num_workers: number of threads. Pillow and PyTorch release the GIL while they work.
     """
 
     def tried(item: _T) -> Tensor | ExamplesError:
@@ -117,7 +117,7 @@ def read_ahead(
             return error
 
     items, waiting = iter(items), deque[list[tuple[_T, Future[Tensor | ExamplesError]]]]()
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="mcti-reader")
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="mcti-reader")
     try:
         while (batch := list(islice(items, size))) or waiting:
             if batch:

@@ -57,7 +57,7 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
         demo.classes = dataset.classes
     with demo.stage("features"):
         cache = FeatureCache.build(
-            host, dataset, mirror=False, batch=64, progress=lambda done, total: progress("features", done, total)
+            host, dataset, hflip=False, batch_size=64, progress=lambda done, total: progress("features", done, total)
         )
         few, others = few_shot_split(cache.labels, cache.classes, shots, seed)
         support, query = cache.pick(few), cache.pick(others)
@@ -91,7 +91,8 @@ def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: floa
     def on_step(info: StepInfo) -> None:
         progress(f"train {name}", info.step, info.total)
 
-    config = replace(POCKET_CONFIG, gamma=gamma, warm_start=POCKET_CONFIG.warm_start if gamma else 0, seed=demo.seed)
+    alone = POCKET_CONFIG.classification_only_steps if gamma else 0
+    config = replace(POCKET_CONFIG, gamma=gamma, classification_only_steps=alone, seed=demo.seed)
     result = train(host, support, new_tokens(host, support.classes), config, on_step=on_step)
     demo.tokens[name], demo.histories[name] = result.tokens, result.history
 
@@ -119,7 +120,7 @@ def _classify_diffusion(demo: Demo, host: Host, query: FeatureCache, progress: P
     assert query.latents is not None
     chosen, _ = few_shot_split(query.labels, demo.classes, DIFFUSION_QUERIES // len(demo.classes), demo.seed)
     for name in ("ti", "mcti"):
-        classifier = DiffusionClassifier(host, demo.tokens[name], pairs=DIFFUSION_PAIRS, template=PLAIN)
+        classifier = DiffusionClassifier(host, demo.tokens[name], num_trials=DIFFUSION_PAIRS, template=PLAIN)
         predicted, evaluations = [], []
         for part in chosen.split(25):
             scores = classifier.score_latents(query.latents[part, 0])

@@ -75,7 +75,7 @@ BASELINES: dict[str, Callable[[Support, Tensor, int], Tensor]] = {
 """Function (support, query features, number of classes) -> predictions, by name."""
 
 
-def name_text_features(host: Host, names: Sequence[str], templates: Sequence[str], batch: int = 256) -> Tensor:
+def name_text_features(host: Host, names: Sequence[str], templates: Sequence[str], batch_size: int = 256) -> Tensor:
     """CLIP text features of C class names for zero-shot classification, averaged over the templates.
 
     Returns:
@@ -86,8 +86,8 @@ def name_text_features(host: Host, names: Sequence[str], templates: Sequence[str
     no_tokens = {name: torch.zeros(1, 1, encoder.width, device=host.device) for name, encoder in host.text.items()}
     features = []
     with torch.inference_mode(), host.session("text"):
-        for start in range(0, len(texts), batch):
-            prompts = plain_prompts(host.text[clip.encoder], texts[start : start + batch]).without_padding()
+        for start in range(0, len(texts), batch_size):
+            prompts = plain_prompts(host.text[clip.encoder], texts[start : start + batch_size]).without_padding()
             text = encode_prompts(host, {clip.encoder: prompts}, no_tokens)[clip.encoder]
             pooled = hidden_at(text.hidden, prompts.end)
             features.append(F.normalize(clip.project_text(pooled).float(), dim=-1).cpu())

@@ -53,8 +53,8 @@ def evaluate(
     recipes: Sequence[str] = ("TI", "MC-TI"),
     *,
     gammas: Sequence[float | str] = (),
-    vectors: int = 1,
-    init: str | None = None,
+    num_vectors: int = 1,
+    initializer_token: str | None = None,
     split: Split | None = None,
     on_row: Callable[[Row], object] | None = None,
     processes: DistributedContext = SINGLE_PROCESS,
@@ -68,7 +68,7 @@ def evaluate(
         base: training settings.
         recipes: names in ``recipes.RECIPES``; MC-TI is also tested as a hybrid classifier.
         gammas: values of gamma for MC-TI; 0 is TI, and skipped. By default that of ``base``.
-        vectors, init: arguments of ``new_tokens``.
+        num_vectors, initializer_token: arguments of ``new_tokens``.
         split: train/test split (see ``evaluation.splits``), by default ``few_shot_split``.
         on_row: called with each new row.
         processes: processes that share the splits. ``on_row`` gets the rows of its process, and the result has all rows.
@@ -96,7 +96,9 @@ def evaluate(
         copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
         measured[number] = []
         support, query, labels = cache.pick(few), cache.pick(others), cache.labels[others]
-        for method, predicted, seconds in _predictions(host, support, query, seed, base, runs, vectors, init):
+        for method, predicted, seconds in _predictions(
+            host, support, query, seed, base, runs, num_vectors, initializer_token
+        ):
             row = Row(method, count, seed, accuracy(predicted, labels), len(labels), seconds, copies)
             measured[number].append(row)
             if on_row is not None:
@@ -108,7 +110,7 @@ def evaluate(
 
 def _predictions(
     host: Host, support: FeatureCache, query: FeatureCache, seed: int, base: TrainConfig,
-    runs: Sequence[tuple[str, str, dict[str, Any]]], vectors: int, init: str | None,
+    runs: Sequence[tuple[str, str, dict[str, Any]]], num_vectors: int, initializer_token: str | None,
 ) -> Iterable[tuple[str, Tensor, float]]:  # fmt: skip
     """(method, (Q,) int64 predicted classes, seconds) of every baseline and run, where a run is (name, recipe, overrides)."""
     assert query.features is not None
@@ -120,7 +122,8 @@ def _predictions(
         yield name, predicted, time.monotonic() - started
     for name, recipe, changes in runs:
         started = time.monotonic()
-        tokens = learn(host, support, recipe, config_of(recipe, base, seed, **changes), vectors=vectors, init=init)
+        config = config_of(recipe, base, seed, **changes)
+        tokens = learn(host, support, recipe, config, num_vectors=num_vectors, initializer_token=initializer_token)
         seconds = time.monotonic() - started
         yield name, ClipClassifier(host, tokens).logits(features).argmax(1), seconds
         if recipe == "MC-TI":

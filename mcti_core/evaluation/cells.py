@@ -70,14 +70,15 @@ def measure(task: Task, cell: Cell, on_step: Callable[[StepInfo], object] | None
     else:
         examples, config = task.examples(cell.shots, cell.seed), protocol.config(cell.run, cell.seed)
         tokens = learn(
-            task.host, examples, cell.run, config, vectors=protocol.vectors, init=protocol.init, on_step=on_step
-        )
+            task.host, examples, cell.run, config,
+            num_vectors=protocol.num_vectors, initializer_token=protocol.initializer_token, on_step=on_step,
+        )  # fmt: skip
         answers[cell.run] = ClipClassifier(task.host, tokens).logits(queries).argmax(1)
         if cell.run == "MC-TI":
             answers["MC-TI hybrid"] = HybridClassifier(task.host, tokens).logits(queries).argmax(1)
         if cell.run != RELEASED and protocol.diffusion_queries:
             assert task.sample.latents is not None
-            scores = DiffusionClassifier(task.host, tokens, pairs=protocol.pairs).score_latents(
+            scores = DiffusionClassifier(task.host, tokens, num_trials=protocol.num_trials).score_latents(
                 task.sample.latents[:, 0]
             )
             figures[cell.run + DIFFUSION] = {"accuracy": accuracy(scores.logits.argmax(1), task.sample.labels)}

@@ -56,25 +56,27 @@ def cost_of(cell: Cell, task: Task, rates: Mapping[str, float]) -> Cost:
     groups, trained_alone = (ceil(classes / SIDE_BY_SIDE), classes) if cell.run == RELEASED else (1, 1)
     if cell.run != RELEASED:
         sample = max(classes, protocol.diffusion_queries) if protocol.diffusion_queries else 0
-        evaluated = classes * (sample * protocol.pairs + protocol.drawings * protocol.drawing_steps * _GUIDED)
-    steps = groups * (config.steps + config.warm_start)
+        evaluated = classes * (sample * protocol.num_trials + protocol.drawings * protocol.drawing_steps * _GUIDED)
+    steps = groups * (config.steps + config.classification_only_steps)
     seconds = images * rates["image"] + steps * rates[cell.run] + evaluated * rates["evaluation"]
-    return Cost(images, steps, trained_alone * config.steps * config.batch, evaluated, seconds)
+    return Cost(images, steps, trained_alone * config.steps * config.batch_size, evaluated, seconds)
 
 
 def measured_rates(task: Task, runs: Sequence[str]) -> dict[str, float]:
     """Seconds per ``image``, per UNet ``evaluation``, and per training step of each recipe in ``runs``, measured on ``task``."""
     host, protocol, started = task.host, task.protocol, time.monotonic()
     one_each = [int((task.pool.labels == label).nonzero()[0]) for label in range(len(task.names))]
-    cache = FeatureCache.build(host, task.pool.pick(torch.tensor(one_each)), mirror=False)
+    cache = FeatureCache.build(host, task.pool.pick(torch.tensor(one_each)), hflip=False)
     rates = {"image": (time.monotonic() - started) / len(one_each)}
-    tokens = new_tokens(host, cache.classes, vectors=protocol.vectors, init=protocol.init)
+    tokens = new_tokens(
+        host, cache.classes, num_vectors=protocol.num_vectors, initializer_token=protocol.initializer_token
+    )
     for run in (run for run in runs if run in RECIPES):
-        config = replace(protocol.config(run, 0), warm_start=0)
+        config = replace(protocol.config(run, 0), classification_only_steps=0)
         if run == RELEASED:
-            config = replace(config, batch=config.batch * min(SIDE_BY_SIDE, len(tokens)))
+            config = replace(config, batch_size=config.batch_size * min(SIDE_BY_SIDE, len(tokens)))
         one, four = (train(host, cache, tokens, replace(config, steps=n)).seconds for n in (1, 4))
         rates[run] = max(0.0, four - one) / 3
     started = time.monotonic()
-    generate(host, [0] * 4, tokens, steps=3)
+    generate(host, [0] * 4, tokens, num_inference_steps=3)
     return rates | {"evaluation": (time.monotonic() - started) / (4 * 3 * _GUIDED)}

@@ -24,7 +24,7 @@ def drawing_measures(task: Task, tokens: TokenSet, seed: int) -> dict[str, float
     wanted = torch.arange(len(tokens)).repeat_interleave(count)
     features = []
     for part in wanted.split(max(count, _AT_ONCE // count * count)):
-        images = generate(task.host, part.tolist(), tokens, steps=task.protocol.drawing_steps, seed=seed)
+        images = generate(task.host, part.tolist(), tokens, num_inference_steps=task.protocol.drawing_steps, seed=seed)
         features.append(F.normalize(image_features(task.host, images), dim=-1))
     return image_measures(task, torch.cat(features), wanted)
 

@@ -28,17 +28,17 @@ class TrainableClassifier(Classifier):
         host: the model; its weights are not copied.
         config: training settings. Example of a grid: ``{"config": [TrainConfig(gamma=g) for g in (0.1, 1.0)]}``.
         method: classification method, one of ``classifiers.methods.METHODS``.
-        vectors: number of vectors per token.
-        mirror: whether to train on mirrored images too.
+        num_vectors: number of vectors per token.
+        hflip: whether to train on horizontally flipped images too.
 
     Attributes:
         tokens_: trained ``TokenSet``; set by ``fit``.
     """
 
     def __init__(
-        self, host: Host, config: TrainConfig = TrainConfig(), *, method: str = "auto", vectors: int = 1, mirror: bool = True
+        self, host: Host, config: TrainConfig = TrainConfig(), *, method: str = "auto", num_vectors: int = 1, hflip: bool = True
     ):  # fmt: skip
-        self.host, self.config, self.method, self.vectors, self.mirror = host, config, method, vectors, mirror
+        self.host, self.config, self.method, self.num_vectors, self.hflip = host, config, method, num_vectors, hflip
         self.image_size = host.image_size
 
     def fit(self, images: Iterable[Any], labels: Sequence[Any]) -> TrainableClassifier:
@@ -55,8 +55,8 @@ class TrainableClassifier(Classifier):
         classes = sorted(set(texts))
         paths = tuple(Path(image) if isinstance(image, str) else image for image in images)
         dataset = FewShotDataset(tuple(classes), paths, torch.tensor([classes.index(text) for text in texts]))
-        cache = FeatureCache.build(self.host, dataset, mirror=self.mirror)
-        first = new_tokens(self.host, dataset.classes, vectors=self.vectors, seed=self.config.seed)
+        cache = FeatureCache.build(self.host, dataset, hflip=self.hflip)
+        first = new_tokens(self.host, dataset.classes, num_vectors=self.num_vectors, seed=self.config.seed)
         self.tokens_ = train(self.host, cache, first, self.config).tokens
         self._fitted = calibrated_classifier(self.method, self.host, self.tokens_)
         self.labels, self.temperature = self._fitted.labels, self._fitted.temperature
@@ -69,7 +69,7 @@ class TrainableClassifier(Classifier):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Constructor arguments, for scikit-learn."""
-        return {name: getattr(self, name) for name in ("host", "config", "method", "vectors", "mirror")}
+        return {name: getattr(self, name) for name in ("host", "config", "method", "num_vectors", "hflip")}
 
     def set_params(self, **params: Any) -> TrainableClassifier:
         """Set constructor arguments. Raises: ConfigError: an unknown name."""

@@ -112,7 +112,7 @@ class Measurement:
 
 
 def score_images(
-    host: Host, classifier: Classifier, images: Sequence[Path | Tensor], *, size: int | None = None, batch: int = 32,
+    host: Host, classifier: Classifier, images: Sequence[Path | Tensor], *, size: int | None = None, batch_size: int = 32,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Compute confidences and image features, reading the images batch by batch.
@@ -121,7 +121,7 @@ def score_images(
         host: the classifier's host.
         images: N paths, or tensors (3, H, W) in [0, 1].
         size: side in pixels, by default ``host.image_size``.
-        batch: batch size.
+        batch_size: batch size.
         progress: called with the number of finished images and of all images.
 
     Returns:
@@ -132,7 +132,7 @@ def score_images(
     """
     side = size or host.image_size
     logits, features, errors = list[Tensor](), list[Tensor](), list[ExamplesError]()
-    for found in read_ahead(images, batch, lambda image: load_squares([image], side)[0], default_num_workers()):
+    for found in read_ahead(images, batch_size, lambda image: load_squares([image], side)[0], default_num_workers()):
         errors += [image for _, image in found if isinstance(image, ExamplesError)]
         if errors:  # the others are still read, so that one message lists all unreadable images
             continue

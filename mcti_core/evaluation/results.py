@@ -74,7 +74,7 @@ def merge_parts(path: Path, results: Results) -> None:
         saved = read_results(file)
         if differences := describe_differences(saved.settings, results.settings):
             raise ResumeError(
-                f"{file} has other settings ({differences}); give the same ones, another --out, or --restart"
+                f"{file} has other settings ({differences}); give the same ones, another --output-dir, or --restart"
             )
         results.data = saved.data | results.data
         done = set(results.done())

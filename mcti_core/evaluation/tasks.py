@@ -29,9 +29,9 @@ class Protocol:
     """Settings of the measurements, named as the options of ``mcti benchmark``."""
 
     base: TrainConfig
-    vectors: int = 1
-    init: str | None = None
-    mirror: bool = True
+    num_vectors: int = 1
+    initializer_token: str | None = None
+    hflip: bool = True
     released_steps: int = int(RECIPES[RELEASED]["steps"])
     max_classes: int | None = None
     """Classes per data set; None for all."""
@@ -41,7 +41,7 @@ class Protocol:
     """Training images per class: the examples are drawn from them, and the judge of drawings is trained on them."""
     diffusion_queries: int = 100
     """Test images of the diffusion classifier, at least one per class; 0 to skip it."""
-    pairs: int = 64
+    num_trials: int = 64
     """Maximum number of pairs of noise level and noise of the diffusion classifier."""
     drawings: int = 4
     """Generated images per class; 0 to skip them."""
@@ -89,7 +89,7 @@ class Task:
             self.__dict__[name] = self._features(part, processes=processes, progress=progress)
 
     def _features(self, part: FewShotDataset, **shared: Any) -> Tensor:
-        built = FeatureCache.build(self.host, part, mirror=False, latents=False, folder=self.folder, **shared)
+        built = FeatureCache.build(self.host, part, hflip=False, latents=False, folder=self.folder, **shared)
         assert built.features is not None
         return built.features[:, 0]
 
@@ -98,7 +98,7 @@ class Task:
         """Latents and features of the test images of the diffusion classifier."""
         each = max(1, self.protocol.diffusion_queries // len(self.names))
         chosen = at_most(self.queries.labels, [each] * len(self.names))
-        return FeatureCache.build(self.host, self.queries.pick(chosen), mirror=False, folder=self.folder)
+        return FeatureCache.build(self.host, self.queries.pick(chosen), hflip=False, folder=self.folder)
 
     @cached_property
     def judge(self) -> Callable[[Tensor], Tensor]:
@@ -109,7 +109,7 @@ class Task:
     def examples(self, shots: int, seed: int) -> FeatureCache:
         """Latents and features of ``shots`` random examples per class."""
         few, _ = few_shot_split(self.pool.labels, self.pool.classes, shots, seed, least_left=0)
-        return FeatureCache.build(self.host, self.pool.pick(few), mirror=self.protocol.mirror, folder=self.folder)
+        return FeatureCache.build(self.host, self.pool.pick(few), hflip=self.protocol.hflip, folder=self.folder)
 
 
 def prepared(found: ImageSet, host: Host, protocol: Protocol, folder: Path | None = None) -> Task:

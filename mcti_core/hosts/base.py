@@ -56,7 +56,7 @@ class HostPrompts:
 class PromptEncoder(Protocol):
     """All text encoders of a host together, with its own templates, padding and masks."""
 
-    def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], vectors: int) -> HostPrompts:
+    def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], num_vectors: int) -> HostPrompts:
         """Prompts of texts and classes, each with its weight. Class c has the vectors c * V to (c + 1) * V - 1.
 
         Raises:

@@ -13,7 +13,7 @@ __all__ = ["POCKET_CONFIG", "POCKET_FOLDER", "load_pocket"]
 POCKET_FOLDER = Path(__file__).parent / "weights"
 """A folder in diffusers' layout, with the CLIP model in its subfolder ``clip``."""
 
-POCKET_CONFIG = TrainConfig(steps=150, batch=20, lr=2e-2, logit_scale=5.0)
+POCKET_CONFIG = TrainConfig(steps=150, batch_size=20, lr=2e-2, logit_scale=5.0)
 """Settings for the pocket checkpoint, chosen on characters of the held-out alphabet that docs/results.md does not report.
 
 Compared with Stable Diffusion, its token embeddings are longer, steps are cheap, and its image features are further apart.

@@ -86,18 +86,18 @@ def check_templates(templates: Sequence[str]) -> None:
             )
 
 
-def template_prompts(encoder: TextEncoder, templates: Sequence[str], vectors: int) -> Prompts:
-    """One prompt per template, with its ``{}`` replaced by ``vectors`` spots.
+def template_prompts(encoder: TextEncoder, templates: Sequence[str], num_vectors: int) -> Prompts:
+    """One prompt per template, with its ``{}`` replaced by ``num_vectors`` spots.
 
     Raises:
         TokenError: a template without exactly one ``{}``, or too long for the encoder.
     """
     check_templates(templates)
-    return _lay_out(encoder, [_filled(template, 0) for template in templates], vectors, templates)
+    return _lay_out(encoder, [_filled(template, 0) for template in templates], num_vectors, templates)
 
 
 def named_prompts(
-    encoder: TextEncoder, texts: Sequence[str | int], names: Sequence[str], vectors: int, labels: Sequence[str] = (),
+    encoder: TextEncoder, texts: Sequence[str | int], names: Sequence[str], num_vectors: int, labels: Sequence[str] = (),
     *, template: str = "",
 ) -> Prompts:  # fmt: skip
     """Free prompts with tokens of the set and weighted words, see ``prompts.syntax.parse_prompt``.
@@ -108,31 +108,33 @@ def named_prompts(
         TokenError: as ``parse_prompt``, or a prompt is too long for the encoder.
     """
     rows = _pieces(texts, names, labels, template)
-    return _lay_out(encoder, rows, vectors, [template if isinstance(text, int) else text for text in texts])
+    return _lay_out(encoder, rows, num_vectors, [template if isinstance(text, int) else text for text in texts])
 
 
-def host_templates(host: Host, templates: Sequence[str], vectors: int) -> dict[str, AnyPrompts]:
+def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> dict[str, AnyPrompts]:
     """One prompt per template for each of the host's text encoders, or for the host's own encoding and the CLIP space's encoder.
 
     Raises:
         TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
     """
     check_templates(templates)
-    own = {} if host.prompts is None else {WHOLE: host.prompts.tokenize([_filled(t, 0) for t in templates], vectors)}
+    own = (
+        {} if host.prompts is None else {WHOLE: host.prompts.tokenize([_filled(t, 0) for t in templates], num_vectors)}
+    )
     names = list(host.text) if host.prompts is None else [] if host.clip is None else [host.clip.encoder]
-    return {**own, **{name: template_prompts(host.text[name], templates, vectors) for name in names}}
+    return {**own, **{name: template_prompts(host.text[name], templates, num_vectors) for name in names}}
 
 
 def host_prompts(
-    host: Host, texts: Sequence[str | int], names: Sequence[str], vectors: int, labels: Sequence[str] = (), *, template: str = ""
+    host: Host, texts: Sequence[str | int], names: Sequence[str], num_vectors: int, labels: Sequence[str] = (), *, template: str = ""
 ) -> dict[str, AnyPrompts]:  # fmt: skip
     """Free prompts for ``conditioning``; see ``named_prompts``."""
     if host.prompts is None:
         return {
-            name: named_prompts(encoder, texts, names, vectors, labels, template=template)
+            name: named_prompts(encoder, texts, names, num_vectors, labels, template=template)
             for name, encoder in host.text.items()
         }
-    return {WHOLE: host.prompts.tokenize(_pieces(texts, names, labels, template), vectors)}
+    return {WHOLE: host.prompts.tokenize(_pieces(texts, names, labels, template), num_vectors)}
 
 
 def _pieces(
@@ -158,7 +160,7 @@ def _filled(template: str, index: int) -> list[Piece]:
     return [(index if part == "{}" else part, 1.0) for part in re.split(r"(\{\})", template) if part]
 
 
-def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], vectors: int, texts: Sequence[str]) -> Prompts:
+def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors: int, texts: Sequence[str]) -> Prompts:
     ids = torch.full((len(rows), encoder.length), encoder.pad)
     spots = torch.full_like(ids, _NO_VECTOR)
     weights = torch.ones(ids.shape)
@@ -166,8 +168,8 @@ def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], vectors: int
     for i, row in enumerate(rows):
         line, at, weighed = [encoder.begin], [_NO_VECTOR], [1.0]
         for piece, weight in row:
-            own = list(range(piece * vectors, (piece + 1) * vectors)) if isinstance(piece, int) else None
-            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.begin] * vectors
+            own = list(range(piece * num_vectors, (piece + 1) * num_vectors)) if isinstance(piece, int) else None
+            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.begin] * num_vectors
             line += new
             at += own or [_NO_VECTOR] * len(new)
             weighed += [weight] * len(new)

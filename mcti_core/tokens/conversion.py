@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 Operation = tuple[str, Sequence[str]]
-"""``"pick"``, ``"names"`` or ``"rename"``, and its arguments."""
+"""``"select"``, ``"labels"`` or ``"rename"``, and its arguments."""
 
 
 _BESIDE_SET = {"embeddings", "loss.png", "README.md", "run.toml"}
@@ -142,19 +142,19 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
 
 
 def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation]) -> list[SourceClass]:
-    """Pick and rename, one after the other.
+    """Select and rename, one after the other.
 
     Raises:
         TokenError: a class is unknown, listed twice, or in several files.
     """
     now = list(classes)
     for kind, values in operations:
-        if kind == "pick":
+        if kind == "select":
             now = [now[index] for index in _distinct([_find(now, value) for value in values], values)]
-        elif kind == "names":
+        elif kind == "labels":
             if len(values) != len(now):
                 raise TokenError(
-                    f"there are {len(now)} classes ({_labels(now)}) and {len(values)} names; give one name each"
+                    f"there are {len(now)} classes ({_labels(now)}) and {len(values)} labels; give one each"
                 )
             now = [_renamed(one, label) for one, label in zip(now, values, strict=True)]
         else:
@@ -187,7 +187,7 @@ def refuse_twins(classes: Sequence[SourceClass]) -> None:
         listed = "; ".join(f"{alike[0].name!r}: {_listed(alike, classes)}" for alike in twins)
         raise TokenError(
             f"classes share a token name ({listed}); rename all but one, as in --rename {_address(twins[0][1], classes)!r}=NEW, or "
-            "--pick those you want"
+            "--select those you want"
         )
 
 

@@ -101,7 +101,7 @@ def load_tokens(path: str | Path) -> TokenSet:
         )
     if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and os.path.isfile(path) and not is_token_set(path):
         raise TokenError(
-            f"{path} is not a token set; make one from embeddings with: mcti convert EMBEDDINGS --to set --out FILE"
+            f"{path} is not a token set; make one from embeddings with: mcti convert EMBEDDINGS --format set --output FILE"
         )
     try:
         return parse_token_set(*read_safetensors(path, check_format))

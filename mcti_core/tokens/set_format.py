@@ -24,7 +24,9 @@ FEATURES, LABELS = "support.features", "support.labels"
 def check_format(values: Mapping[str, str]) -> None:
     """Raise a ``TokenError`` for metadata of another kind of file or of a newer version."""
     if values.get("format") != json.dumps(FORMAT):
-        raise TokenError("not a token set; make one from embeddings with: mcti convert EMBEDDINGS --to set --out FILE")
+        raise TokenError(
+            "not a token set; make one from embeddings with: mcti convert EMBEDDINGS --format set --output FILE"
+        )
     if (version := metadata_value(values, "format_version", int)) > VERSION:
         raise TokenError(f"format version {version} is newer than {VERSION}, which this program knows; update it")
 

@@ -22,16 +22,16 @@ class CaptionPrompts:
         host: host with the text encoders.
         captions: (N,) caption template of each example; empty for examples without a caption.
         templates: K templates for images without a caption.
-        vectors: V, number of vectors per token.
+        num_vectors: V, number of vectors per token.
 
     Raises:
         TokenError: a caption is too long.
     """
 
-    def __init__(self, host: Host, captions: Sequence[str], templates: Sequence[str], vectors: int):
+    def __init__(self, host: Host, captions: Sequence[str], templates: Sequence[str], num_vectors: int):
         texts = [*templates, *filter(None, captions)]
         self.host, self.templates = host, len(templates)
-        laid_out = host_templates(replace(host, clip=None), texts, vectors)
+        laid_out = host_templates(replace(host, clip=None), texts, num_vectors)
         self.prompts = {name: laid_out[name] for name in host.conditioned_by}
         has_one = torch.tensor([bool(caption) for caption in captions])
         self.row = torch.where(has_one, len(templates) - 1 + has_one.cumsum(0), -1)

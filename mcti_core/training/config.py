@@ -33,9 +33,9 @@ class TrainConfig:
 
     steps: int = 300
     """Number of optimizer steps, for all classes together."""
-    batch: int = 8
+    batch_size: int = 8
     """Images per step."""
-    micro_batch: int = 0
+    micro_batch_size: int = 0
     """Images per pass of the denoiser: fewer take less memory, with the same result. 0 for the whole batch."""
     gradient_checkpointing: bool = False
     """Recompute activations of denoiser and text encoders in the backward pass: takes much less memory, and about 1.5 times as
@@ -43,12 +43,12 @@ class TrainConfig:
     lr: float = 5e-3
     lr_schedule: str = "cosine"
     """``"constant"``, or ``"cosine"`` from ``lr`` to zero."""
-    lr_warmup: int = 10
+    lr_warmup_steps: int = 10
     """Steps over which the learning rate rises to ``lr``."""
     weight_decay: float = 1e-2
     keep_norm: bool = False
     """Rescale every vector to the vocabulary's median norm after each step."""
-    reconstruction: float = 1.0
+    reconstruction_weight: float = 1.0
     """Weight of L_ldm; 0 trains with the classification term only, without the denoiser."""
     gamma: float | str = ADAPTIVE
     """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` chooses it at every step from the terms' gradients, since a
@@ -63,11 +63,11 @@ class TrainConfig:
     pooling: str = "eot"
     """Position of the text feature: ``"eot"`` or ``"token"``. Saved with the tokens, and used in classifying."""
     templates: tuple[str, ...] = OBJECT_TEMPLATES
-    warm_start: int = 0
+    classification_only_steps: int = 0
     """Number of additional first steps with the classification term only, without the denoiser."""
-    text_classes: int = 64
+    max_classes_per_step: int = 64
     """Maximum number of classes in the classification term of a step; of more classes, a random subset."""
-    probe_every: int = 0
+    eval_steps: int = 0
     """Number of steps between evaluations of the loss on fixed images, noise levels and noises; 0 for none."""
     patience: int = 5
     """Number of these evaluations without improvement after which training stops."""
@@ -76,15 +76,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._refuse_other_kinds()
         object.__setattr__(self, "templates", tuple(self.templates))
-        positive = ("steps", "batch", "text_classes", "patience")
+        positive = ("steps", "batch_size", "max_classes_per_step", "patience")
         not_negative = (
-            "micro_batch",
-            "lr_warmup",
+            "micro_batch_size",
+            "lr_warmup_steps",
             "weight_decay",
-            "reconstruction",
+            "reconstruction_weight",
             *(() if self.adaptive else ("gamma",)),
-            "warm_start",
-            "probe_every",
+            "classification_only_steps",
+            "eval_steps",
             "seed",
         )
         for name in positive:
@@ -95,9 +95,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.gradient_ratio < math.inf:
             raise ConfigError(f"gradient_ratio must be above 0, got {self.gradient_ratio}")
-        if self.adaptive and (self.reconstruction == 0 or self.gamma_end is not None):
+        if self.adaptive and (self.reconstruction_weight == 0 or self.gamma_end is not None):
             raise ConfigError(
-                "gamma 'auto' depends on the gradients of both terms: set reconstruction above 0 and gamma_end to None, or set gamma to a number"
+                "gamma 'auto' depends on the gradients of both terms: set reconstruction_weight above 0 and gamma_end to None, or set gamma to a number"
             )
         if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
             raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
@@ -112,10 +112,10 @@ class TrainConfig:
             check_counts((), self.templates)
         except TokenError as error:  # now rather than when the tokens are created
             raise ConfigError(str(error)) from error
-        if self.reconstruction == 0 and self.gamma == 0:
-            raise ConfigError("reconstruction and gamma are both 0: nothing would be learned")
-        if self.warm_start and self.gamma == 0:
-            raise ConfigError("a warm start trains on the classification term; with gamma 0 there is none")
+        if self.reconstruction_weight == 0 and self.gamma == 0:
+            raise ConfigError("reconstruction_weight and gamma are both 0: nothing would be learned")
+        if self.classification_only_steps and self.gamma == 0:
+            raise ConfigError("classification_only_steps is above 0, but with gamma 0 there is no classification term")
 
     @property
     def adaptive(self) -> bool:

@@ -39,29 +39,29 @@ class ValidationLoss:
         host, cache: those of the training.
         active: (A,) int64, the classes in training.
         prompts: all templates, by ``host_templates``, of which the first is used.
-        samples: number of images, each with its own noise level and noise.
+        num_samples: number of images, each with its own noise level and noise.
         at_once: images per pass of the denoiser.
         processes: each computes its share; all get the same error.
     """
 
     def __init__(
-        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, AnyPrompts], samples: int = 32, *,
+        self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, AnyPrompts], num_samples: int = 32, *,
         at_once: int = 32, processes: DistributedContext = SINGLE_PROCESS,
     ):  # fmt: skip
         assert cache.latents is not None
         generator = torch.Generator().manual_seed(0)
-        images = next(ClassBalancedBatchSampler(cache.labels, active.tolist(), samples, generator))
+        images = next(ClassBalancedBatchSampler(cache.labels, active.tolist(), num_samples, generator))
         self.host, self.denoiser = host, host.need_denoiser()
-        self.samples, self.processes = samples, processes
+        self.num_samples, self.processes = num_samples, processes
         latents = cache.latents[images, 0]
-        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), samples, generator)
+        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), num_samples, generator)
         drawn = (
             torch.searchsorted(active, cache.labels[images]),
             latents,
             torch.randn(latents.shape, generator=generator),
             sigma,
         )
-        own = torch.arange(samples)[processes.share(samples)]
+        own = torch.arange(num_samples)[processes.share(num_samples)]
         drawn_classes, rows = drawn[0][own].unique(return_inverse=True)
         self.classes = drawn_classes.to(host.device)
         """(U,) rows of the vectors whose prompts are encoded."""
@@ -86,6 +86,6 @@ class ValidationLoss:
         for rows, latents, noise, sigma, mask in self.parts:
             own = {name: features.rows(rows) for name, features in text.items()}
             estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)
-            total += noise_error(latents, estimate, sigma, mask).sum() / self.samples
+            total += noise_error(latents, estimate, sigma, mask).sum() / self.num_samples
         self.processes.all_reduce_sum([total])
         return float(total)

@@ -34,7 +34,7 @@ def add_classes(
     tokens: TokenSet,
     config: TrainConfig = TrainConfig(),
     *,
-    init: str | None = None,
+    initializer_token: str | None = None,
     on_step: Callable[[StepInfo], object] | None = None,
 ) -> TrainResult:
     """Learn tokens for the cache's classes that the set does not have, distinguished from those that it has.
@@ -47,9 +47,9 @@ def add_classes(
         host: the host with the model that the set was trained on.
         cache: examples of the new classes. Examples of old classes replace the set's stored features.
         tokens: the trained set.
-        config: settings. Templates and pooling are replaced by the set's, the direction by ``text_to_image``. ``batch``
+        config: settings. Templates and pooling are replaced by the set's, the direction by ``text_to_image``. ``batch_size``
             is the batch size for all classes together, of which the new classes get their share.
-        init: initial vector of the new tokens, see ``new_tokens``.
+        initializer_token: initial vector of the new tokens, see ``new_tokens``.
         on_step: see ``train``.
 
     Returns:
@@ -61,10 +61,14 @@ def add_classes(
     """
     added = new_labels(cache.classes, tokens)
     _check_record(tokens)
-    first = new_tokens(host, added, vectors=tokens.vectors_per_token, init=init, seed=config.seed)
+    first = new_tokens(
+        host, added, num_vectors=tokens.vectors_per_token, initializer_token=initializer_token, seed=config.seed
+    )
     whole = merge(replace(tokens, support=None), replace(first, templates=tokens.templates, pooling=tokens.pooling))
-    share = max(1, round(config.batch * len(added) / len(whole)))
-    own = replace(config, templates=tokens.templates, pooling=tokens.pooling, direction="text_to_image", batch=share)
+    share = max(1, round(config.batch_size * len(added) / len(whole)))
+    own = replace(
+        config, templates=tokens.templates, pooling=tokens.pooling, direction="text_to_image", batch_size=share
+    )
     everything = _with_old_classes(cache, tokens, whole.labels, needed=bool(config.gamma))
     new = range(len(tokens), len(whole))
     shots = min(int((cache.labels == cache.classes.index(label)).sum()) for label in added)

@@ -22,38 +22,38 @@ _LOG = logging.getLogger(__name__)
 
 
 def new_tokens(
-    host: Host, labels: Sequence[str], *, vectors: int = 1, init: str | None = None, seed: int = 0
+    host: Host, labels: Sequence[str], *, num_vectors: int = 1, initializer_token: str | None = None, seed: int = 0
 ) -> TokenSet:
     """Create tokens to train.
 
     Args:
         host: the host whose text encoders the tokens are for.
         labels: the classes.
-        vectors: V, the number of vectors per token.
-        init: a word, ``"mean"`` or ``"random"``; by default the host's generic word.
+        num_vectors: V, the number of vectors per token.
+        initializer_token: a word, ``"mean"`` or ``"random"``; by default the host's generic word.
         seed: seed of random vectors.
 
     Raises:
-        TokenError: ``labels`` is a single text, or ``init`` is empty or not valid text; also see ``initial_vectors``.
+        TokenError: ``labels`` is a single text, or ``initializer_token`` is empty or not valid text; also see ``initial_vectors``.
     """
     if isinstance(labels, str):
         raise TokenError(f"labels must be a list of texts, got {labels!r} alone; write [{labels!r}]")
-    by_default = init is None
-    init = host.generic_word if init is None else init
-    if not init.strip() or has_surrogates(init):
+    by_default = initializer_token is None
+    initializer_token = host.generic_word if initializer_token is None else initializer_token
+    if not initializer_token.strip() or has_surrogates(initializer_token):
         raise TokenError(
-            f"the initial word {init!r} is empty or contains half a character; give a word, 'mean' or 'random'"
+            f"the initial word {initializer_token!r} is empty or contains half a character; give a word, 'mean' or 'random'"
         )
     first = {}
     for name, encoder in host.text.items():
-        word = [] if init in ("mean", "random") else encoder.tokenize(init)
-        kind = init if init in ("mean", "random") else "mean"
+        word = [] if initializer_token in ("mean", "random") else encoder.tokenize(initializer_token)
+        kind = initializer_token if initializer_token in ("mean", "random") else "mean"
         # only the word's own rows: the table of a large encoder has a quarter of a gigabyte
         ids = torch.tensor(word) if word else torch.arange(encoder.vocabulary)
         table = encoder.embed(ids.to(host.device))
         if by_default and len(word) > 1:  # a vocabulary may have no such word
             table, word = table.mean(0, keepdim=True), word[:1]
-        first[name] = initial_vectors(table, len(labels), vectors, word=range(len(word)), kind=kind, seed=seed)
+        first[name] = initial_vectors(table, len(labels), num_vectors, word=range(len(word)), kind=kind, seed=seed)
     return TokenSet(tuple(labels), first, base_model=host.name)
 
 

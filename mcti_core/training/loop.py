@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 _READ_EVERY = 16
 """Number of steps between reads of the losses, each of which waits for the device. At the same steps, several processes
 agree on whether to stop, since all must leave the loop after the same step."""
-_FOR_MEMORY = ("micro_batch", "gradient_checkpointing")
+_FOR_MEMORY = ("micro_batch_size", "gradient_checkpointing")
 """Settings that change what fits into memory, not what is learned."""
 
 
@@ -54,7 +54,7 @@ class StepInfo:
     """
 
     step: int
-    """Number of finished steps, including the warm start."""
+    """Number of finished steps, including those of ``classification_only_steps``."""
     total: int
     """Number of all steps."""
     history: Callable[[], Mapping[str, tuple[float, ...]]]
@@ -71,7 +71,7 @@ class TrainResult:
     history: Mapping[str, tuple[float, ...]]
     """Name of a loss -> its value at every step."""
     stopped: str
-    """``"finished"``, ``"converged"`` (the probe no longer improved) or ``"stopped"`` (on request)."""
+    """``"finished"``, ``"converged"`` (the evaluated loss no longer improved) or ``"stopped"`` (on request)."""
     steps: int
     seconds: float
 
@@ -112,8 +112,10 @@ def train(
     """
     active = torch.arange(len(tokens)) if classes is None else torch.tensor(sorted(classes), dtype=torch.long)
     check_training(host, cache, tokens, config, active.tolist())
-    if config.reconstruction and config.batch < processes.count:
-        raise ConfigError(f"{processes.count} processes need a batch of as many images at least, got {config.batch}")
+    if config.reconstruction_weight and config.batch_size < processes.count:
+        raise ConfigError(
+            f"{processes.count} processes need a batch of as many images at least, got {config.batch_size}"
+        )
 
     def attempt(config: TrainConfig, on_step: Callable[[StepInfo], object], resume: TrainState | None) -> TrainResult:
         return _train(host, cache, tokens, config, active, on_step, resume, processes)
@@ -125,8 +127,8 @@ def _train(
     host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Tensor,
     on_step: Callable[[StepInfo], object], resume: TrainState | None, processes: DistributedContext,
 ) -> TrainResult:  # fmt: skip
-    started, total = time.monotonic(), config.warm_start + config.steps
-    parts = ("text", "denoiser") if config.reconstruction else ("text",)
+    started, total = time.monotonic(), config.classification_only_steps + config.steps
+    parts = ("text", "denoiser") if config.reconstruction_weight else ("text",)
     with host.session(*parts, gradients=True, checkpointing=config.gradient_checkpointing), torch.enable_grad():
         vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
         templates = host_templates(host, config.templates, tokens.vectors_per_token)
@@ -135,23 +137,28 @@ def _train(
         )
         # One generator per term, so that gamma does not change the draws of L_ldm.
         generators = tuple(torch.Generator().manual_seed(config.seed) for _ in range(2))
-        batches = ClassBalancedBatchSampler(cache.labels, active.tolist(), config.batch, generators[0])
+        batches = ClassBalancedBatchSampler(cache.labels, active.tolist(), config.batch_size, generators[0])
         history, best = History(vectors), EarlyStopping(config.patience)
         adaptive = AdaptiveGamma(config.gradient_ratio, host.device) if config.adaptive else None
         identity = run_identity(host, cache, tokens, config, active)
         progress = Progress(identity, history, vectors, optimizer, generators, batches, best, adaptive, total)
         if resume is not None:
             progress.restore(resume)
-        probe = None
-        if config.probe_every and config.reconstruction:
-            probe = ValidationLoss(
-                host, cache, active, templates, at_once=config.micro_batch or config.batch, processes=processes
+        evaluation = None
+        if config.eval_steps and config.reconstruction_weight:
+            evaluation = ValidationLoss(
+                host,
+                cache,
+                active,
+                templates,
+                at_once=config.micro_batch_size or config.batch_size,
+                processes=processes,
             )
         lengths = {}
         if config.keep_norm:
             lengths = {name: vocabulary_norm(encoder, host.device) for name, encoder in host.text.items()}
         captions = None
-        if config.reconstruction and cache.captions:
+        if config.reconstruction_weight and cache.captions:
             captions = CaptionPrompts(host, cache.captions, config.templates, tokens.vectors_per_token)
         take_step = TrainStep(
             host, cache, config, templates, captions, active, lengths, progress, processes, first=len(history)
@@ -177,7 +184,11 @@ def _train(
         stopped, asked = "finished", False
         try:
             for step in range(take_step.first, total):
-                if probe is not None and _probe_is_due(step, config) and best.is_over(probe.error(vectors)):
+                if (
+                    evaluation is not None
+                    and _evaluation_is_due(step, config)
+                    and best.is_over(evaluation.error(vectors))
+                ):
                     stopped = "converged"
                     break
                 take_step(step)
@@ -195,8 +206,8 @@ def _train(
         return TrainResult(learned(), history.columns(), stopped, len(history), time.monotonic() - started)
 
 
-def _probe_is_due(step: int, config: TrainConfig) -> bool:
-    return step > config.warm_start and step % config.probe_every == 0
+def _evaluation_is_due(step: int, config: TrainConfig) -> bool:
+    return step > config.classification_only_steps and step % config.eval_steps == 0
 
 
 def _learned(

@@ -118,14 +118,14 @@ def encode_in_parts(
 
 def reconstruction_loss(
     host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, Features], generator: torch.Generator, *,
-    micro_batch: int = 0, share: slice = slice(None),
+    micro_batch_size: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """L_ldm: the noise error of the images' latents with their classes' prompts, at uniformly random time steps.
 
     Args:
         images: (B,) int64 indices into the cache; of each, the image or its mirror image is drawn.
         text: features of the prompts of the share's images.
-        micro_batch: images per pass of the denoiser; 0 for all.
+        micro_batch_size: images per pass of the denoiser; 0 for all.
         share: this process's rows of the batch, at least one. Random draws are for the whole batch.
 
     Returns:
@@ -140,7 +140,7 @@ def reconstruction_loss(
     sigma = denoiser.sigmas[step]
     mask = None if cache.masks is None else on_device(cache.masks[images, view][share], host.device)
     if cache.sizes is None:
-        return _noise_errors(denoiser, latents, noise, sigma, mask, text, micro_batch)
+        return _noise_errors(denoiser, latents, noise, sigma, mask, text, micro_batch_size)
     parts, order = [], []
     for (height, width), rows in rows_by_size(cache.sizes[images][share]):
         order.append(rows)
@@ -148,13 +148,13 @@ def reconstruction_loss(
         clean, eps = (each[here][..., :height, :width] for each in (latents, noise))
         weights = None if mask is None else mask[here][..., :height, :width]
         own = {name: features.rows(rows) for name, features in text.items()}
-        parts.append(_noise_errors(denoiser, clean, eps, sigma[here], weights, own, micro_batch))
+        parts.append(_noise_errors(denoiser, clean, eps, sigma[here], weights, own, micro_batch_size))
     return torch.cat(parts)[on_device(torch.cat(order).argsort(), host.device)]
 
 
 def _noise_errors(
     denoiser: Denoiser, latents: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor | None,
-    text: Mapping[str, Features], micro_batch: int,
+    text: Mapping[str, Features], micro_batch_size: int,
 ) -> Tensor:  # fmt: skip
     """(B,) losses of images of one size."""
 
@@ -164,8 +164,8 @@ def _noise_errors(
         error = noise_error(clean, estimate, level, None if mask is None else mask[part])
         return denoiser.weight(level) * error
 
-    if 0 < micro_batch < len(latents):
-        return in_micro_batches(losses, text, micro_batch)
+    if 0 < micro_batch_size < len(latents):
+        return in_micro_batches(losses, text, micro_batch_size)
     return losses(slice(None), text)
 
 

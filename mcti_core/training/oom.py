@@ -53,15 +53,15 @@ def with_less_memory(
         except (RuntimeError, MemoryError) as error:
             if in_callback or not is_out_of_memory(error):
                 raise
-            size, checkpointing = config.micro_batch or config.batch, config.gradient_checkpointing
+            size, checkpointing = config.micro_batch_size or config.batch_size, config.gradient_checkpointing
             if processes > 1:
-                raise HostError(_advice(min(size, -(-config.batch // processes)), checkpointing)) from error
+                raise HostError(_advice(min(size, -(-config.batch_size // processes)), checkpointing)) from error
             if size == 1 and checkpointing:
                 raise HostError(
                     "a single image or prompt does not fit into memory; choose a smaller image size, or free memory that other programs use"
                 ) from error
         # outside of the handler, whose exception refers to all tensors of the failed step
-        smaller = {"gradient_checkpointing": True} if size == 1 else {"micro_batch": size // 2}
+        smaller = {"gradient_checkpointing": True} if size == 1 else {"micro_batch_size": size // 2}
         config = replace(config, **smaller)
         resume = last.state() if last is not None else resume
         empty_caches()
@@ -69,6 +69,8 @@ def with_less_memory(
 
 def _advice(at_once: int, checkpointing: bool) -> str:
     if at_once > 1:
-        return f"{at_once} images at once in each process do not fit into memory; choose --micro-batch {at_once // 2}"
+        return (
+            f"{at_once} images at once in each process do not fit into memory; choose --micro-batch-size {at_once // 2}"
+        )
     remedy = "a smaller image size" if checkpointing else "--gradient-checkpointing"
     return f"a single image at once in each process does not fit into memory; choose {remedy}"

@@ -26,7 +26,7 @@ def train_per_class(
     side_by_side: int = 1,
     on_step: Callable[[StepInfo], object] | None = None,
 ) -> list[TrainResult]:
-    """Train every class as if it were alone, for ``config.steps`` steps of ``config.batch`` images of its own.
+    """Train every class as if it were alone, for ``config.steps`` steps of ``config.batch_size`` images of its own.
 
     With ``direction="text_to_image"``, the only direction that a single class has, the loss of a class depends on no other
     class's vectors. AdamW's step does not depend on the scale of a gradient, so the mean over several classes' losses moves
@@ -45,8 +45,8 @@ def train_per_class(
         raise ConfigError("training each class on its own requires direction 'text_to_image', or gamma 0")
     results: list[TrainResult] = []
     for group in torch.arange(len(tokens)).split(side_by_side):
-        size, most = len(group), max(len(group), config.text_classes)
-        shared = replace(config, batch=size * config.batch, text_classes=most)
+        size, most = len(group), max(len(group), config.max_classes_per_step)
+        shared = replace(config, batch_size=size * config.batch_size, max_classes_per_step=most)
         results.append(train(host, cache, tokens, shared, on_step=on_step, classes=group.tolist()))
         tokens = results[-1].tokens
         if results[-1].stopped == "stopped":

@@ -60,14 +60,14 @@ class TrainStep:
             group["lr"] = learning_rate(config, step)
         images = next(progress.batches)  # (B,) indices
         labels = cache.labels[images]
-        reconstructs = bool(config.reconstruction) and step >= config.warm_start
+        reconstructs = bool(config.reconstruction_weight) and step >= config.classification_only_steps
         share = self.processes.share(len(images) if reconstructs else 0)  # this process's rows of the batch
         conditioning = labels[
             share if self.captions is None else slice(0)
         ].unique()  # captions are encoded by themselves
         gamma = 1.0 if config.adaptive else gamma_of_step(config, step)
         chosen = self._classes(labels, classification_generator) if gamma else conditioning
-        at_once = (config.micro_batch or config.batch) if config.gradient_checkpointing else 0
+        at_once = (config.micro_batch_size or config.batch_size) if config.gradient_checkpointing else 0
 
         progress.optimizer.zero_grad()
         with saved_tensors_verified() if self._verifies(step) else nullcontext():
@@ -83,7 +83,7 @@ class TrainStep:
                     rows = torch.searchsorted(self.active, labels)
                     text = self.captions.encode(images, share, rows, progress.vectors, generator, at_once)
                 errors = reconstruction_loss(
-                    host, cache, images, text, generator, micro_batch=config.micro_batch, share=share
+                    host, cache, images, text, generator, micro_batch_size=config.micro_batch_size, share=share
                 )
                 terms["reconstruction"] = errors.sum() / len(images)
             if gamma:
@@ -97,7 +97,7 @@ class TrainStep:
 
     def _backward(self, terms: dict[str, Tensor], gamma: float) -> None:
         """Set the vectors' gradients, and make ``terms`` the sums over all processes."""
-        progress, weight = self.progress, self.config.reconstruction
+        progress, weight = self.progress, self.config.reconstruction_weight
         if progress.adaptive is not None and "reconstruction" in terms:
             progress.adaptive.backward(terms, weight, progress.vectors, self.processes)
             return
@@ -107,11 +107,13 @@ class TrainStep:
         self.processes.all_reduce_sum([*gradients(progress.vectors), *terms.values()])
 
     def _classes(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """(S,) ascending: the batch's classes, and random other ones up to ``text_classes`` in total."""
+        """(S,) ascending: the batch's classes, and random other ones up to ``max_classes_per_step`` in total."""
         own = labels.unique()
         others = self.active[~torch.isin(self.active, own)]
-        room = max(0, self.config.text_classes - len(own))
+        room = max(0, self.config.max_classes_per_step - len(own))
         return torch.cat([own, others[torch.randperm(len(others), generator=generator)[:room]]]).sort().values
 
     def _verifies(self, step: int) -> bool:
-        return self.host.moves_weights and (step == self.config.warm_start or (step - self.first) % _VERIFY_EVERY == 0)
+        return self.host.moves_weights and (
+            step == self.config.classification_only_steps or (step - self.first) % _VERIFY_EVERY == 0
+        )

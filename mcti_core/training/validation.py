@@ -45,7 +45,7 @@ def check_training(
         raise ConfigError(
             f"classes to train must be distinct numbers from 0 to {len(tokens) - 1}, got {listed(active)}"
         )
-    if config.reconstruction:
+    if config.reconstruction_weight:
         host.need_denoiser()
         if cache.latents is None:
             raise ConfigError("the examples have no latents; build the cache with a VAE")
@@ -55,7 +55,7 @@ def check_training(
         if host.clip is None:
             raise HostError(
                 f"{host.name} has no CLIP space, which gamma {config.gamma} needs; give the CLIP model that its text encoder comes "
-                "from, or set gamma to 0 (and warm_start to 0), which is plain textual inversion"
+                "from, or set gamma to 0 (and classification_only_steps to 0), which is plain textual inversion"
             )
         if cache.features is None:
             raise ConfigError(

@@ -17,7 +17,7 @@ from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
 
-CONFIG = TrainConfig(steps=4, batch=6, lr=1e-3, templates=("a photo of a {}", "a drawing of the {}"))
+CONFIG = TrainConfig(steps=4, batch_size=6, lr=1e-3, templates=("a photo of a {}", "a drawing of the {}"))
 
 
 class Watch(TorchDispatchMode):
@@ -120,7 +120,7 @@ def wide_model(tiny_model, tmp_path_factory):
 def test_every_image_passes_vae_and_vision_tower_once_however_long_the_training(
     counted, dataset, tokens, steps, mirror
 ):
-    cache = FeatureCache.build(counted, dataset, mirror=mirror)
+    cache = FeatureCache.build(counted, dataset, hflip=mirror)
     train(counted, cache, tokens, replace(CONFIG, steps=steps))
     assert counted.codec.total("encode") == len(dataset) * (1 + mirror)
     assert counted.clip.total("image_features") == len(dataset) * (1 + mirror)
@@ -129,7 +129,7 @@ def test_every_image_passes_vae_and_vision_tower_once_however_long_the_training(
 @pytest.mark.parametrize("batch", [3, 6, 12])
 def test_a_step_encodes_each_class_once_and_each_image_of_the_batch_once(counted, cache, tokens, batch):
     """Classes come in turns, so that a batch of at least three has them all."""
-    train(counted, cache, tokens, replace(CONFIG, batch=batch))
+    train(counted, cache, tokens, replace(CONFIG, batch_size=batch))
     assert counted.text["clip_l"].total("encode") == CONFIG.steps * len(cache.classes)
     assert counted.denoiser.rows["denoise"] == [batch] * CONFIG.steps
 
@@ -137,7 +137,7 @@ def test_a_step_encodes_each_class_once_and_each_image_of_the_batch_once(counted
 def test_the_usual_recipe_sends_every_image_through_all_of_it_every_time(tiny_model, dataset):
     """That the counts above are a difference."""
     recipe, calls = PlainRecipe(tiny_model), {"vae": 0, "text": 0}
-    examples = recipe.examples(dataset, mirror=False)
+    examples = recipe.examples(dataset, hflip=False)
     recipe.vae.encoder.register_forward_hook(lambda *_: calls.update(vae=calls["vae"] + 1))
     recipe.tower.register_forward_hook(lambda *_: calls.update(text=calls["text"] + 1))
     recipe.train_class(examples, 0, PlainSettings(steps=2, accumulation=4))
@@ -169,7 +169,7 @@ def test_nothing_as_large_as_the_vocabulary_is_made_in_training(wide_model):
 def test_the_usual_recipe_makes_several_of_them_a_step(wide_model):
     """That the counter can see: of every micro-step's, the table's gradient and the rows that are written back."""
     recipe, settings = PlainRecipe(wide_model), PlainSettings(steps=2, accumulation=4)
-    examples = recipe.examples(_photos(), mirror=True)
+    examples = recipe.examples(_photos(), hflip=True)
     with Watch(least=VOCABULARY * 32) as seen:
         recipe.train_class(examples, 0, settings)
     assert len(seen.large) >= 2 * settings.steps * settings.accumulation

@@ -58,10 +58,10 @@ def test_rows_and_their_curve(table):
 
 def test_what_is_replayed_is_what_the_library_does(tiny_host, tokens, cache, dataset):
     """The sequential test, and the cascade with its usual weight."""
-    full = DiffusionClassifier(tiny_host, tokens, pairs=32, error=0)
+    full = DiffusionClassifier(tiny_host, tokens, num_trials=32, alpha=0)
     errors, _ = full.compare(cache.latents[:, 0], torch.ones(len(cache), 3, dtype=torch.bool))
     decided, spent = sequential(0.1)(errors)
-    scores = DiffusionClassifier(tiny_host, tokens, pairs=32, error=0.1).score_latents(cache.latents[:, 0])
+    scores = DiffusionClassifier(tiny_host, tokens, num_trials=32, alpha=0.1).score_latents(cache.latents[:, 0])
     assert torch.equal(scores.logits.argmax(1), decided)
     assert torch.equal(scores.evaluations, spent)
     assert spent.sum() < errors.numel()

@@ -62,14 +62,14 @@ def tokens():
 
 def test_new_tokens_from_a_word_look_up_the_word_alone(counted):
     word = counted.text["clip_l"].tokenize("cat")
-    assert len(new_tokens(counted, LABELS, init="cat")) == CLASSES
+    assert len(new_tokens(counted, LABELS, initializer_token="cat")) == CLASSES
     assert counted.text["clip_l"].rows["embed"] == [len(word)]
 
 
 @pytest.mark.parametrize("samples", [8, 32])
 def test_a_look_at_the_probe_encodes_no_more_prompts_than_it_has_images(counted, examples, tokens, samples):
     prompts = {"clip_l": template_prompts(counted.text["clip_l"], ("a photo of a {}",), 1)}
-    probe = ValidationLoss(counted, examples, torch.arange(CLASSES), prompts, samples=samples)
+    probe = ValidationLoss(counted, examples, torch.arange(CLASSES), prompts, num_samples=samples)
     error = probe.error(tokens.vectors)
     assert counted.text["clip_l"].rows["encode"] == [samples]
     assert error == pytest.approx(_plain_error(counted, examples, tokens, prompts, samples), rel=1e-4)
@@ -79,14 +79,14 @@ def _plain_error(host, examples, tokens, prompts, samples):
     """The same probe over the classes of its images alone."""
     images = next(ClassBalancedBatchSampler(examples.labels, range(CLASSES), samples, torch.Generator().manual_seed(0)))
     few = torch.sort(examples.labels[images]).values
-    probe = ValidationLoss(host, examples, torch.arange(CLASSES), prompts, samples=samples)
+    probe = ValidationLoss(host, examples, torch.arange(CLASSES), prompts, num_samples=samples)
     probe.classes, wanted = torch.arange(samples), probe.classes
     assert torch.equal(wanted, few)
     return probe.error({"clip_l": tokens.vectors["clip_l"][few]})
 
 
 def test_a_training_step_encodes_no_more_classes_than_it_may(counted, examples, tokens):
-    config = TrainConfig(steps=3, batch=4, text_classes=16, templates=("a photo of a {}",), probe_every=1)
+    config = TrainConfig(steps=3, batch_size=4, max_classes_per_step=16, templates=("a photo of a {}",), eval_steps=1)
     train(counted, examples, tokens, config)
     rows = counted.text["clip_l"].rows["encode"]
     assert max(rows) <= 32  # the probe's images
@@ -94,22 +94,22 @@ def test_a_training_step_encodes_no_more_classes_than_it_may(counted, examples, 
 
 
 def test_contexts_of_a_diffusion_classifier_are_encoded_in_parts(counted, tokens, tiny_host):
-    classifier = DiffusionClassifier(counted, tokens, pairs=2)
+    classifier = DiffusionClassifier(counted, tokens, num_trials=2)
     rows = counted.text["clip_l"].rows["encode"]
     assert max(rows) <= 64
     assert sum(rows) == CLASSES
-    few = DiffusionClassifier(tiny_host, tokens.select([3, 70, 499]), pairs=2)
+    few = DiffusionClassifier(tiny_host, tokens.select([3, 70, 499]), num_trials=2)
     for name, features in few.text.items():
         assert torch.allclose(features.context, classifier.text[name].context[[3, 70, 499]], atol=1e-5)
 
 
 def test_a_diffusion_classifier_of_many_classes_never_evaluates_more_at_once_than_asked(counted, tokens):
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    scores = DiffusionClassifier(counted, tokens, pairs=1, batch=96).scores(images)
+    scores = DiffusionClassifier(counted, tokens, num_trials=1, batch_size=96).scores(images)
     assert max(counted.denoiser.rows["denoise"]) <= 96
     assert scores.logits.shape == (1, CLASSES)
 
 
 def test_generate_sends_nothing_through_the_vae_but_what_it_draws(counted, tokens):
-    generate(counted, ["a photo of a {thing-7}"], tokens, steps=1, size=32)
+    generate(counted, ["a photo of a {thing-7}"], tokens, num_inference_steps=1, size=32)
     assert counted.codec.rows.get("encode", []) == []

@@ -14,7 +14,7 @@ from mcti_core.prompts.splicing import encode_prompts, template_prompts
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.objective import ClassPrompts, discriminative_loss, reconstruction_loss
 
-SETTINGS = PlainSettings(steps=3, mirror=False, templates=("a cropped photo of the {}",))
+SETTINGS = PlainSettings(steps=3, hflip=False, templates=("a cropped photo of the {}",))
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_its_loss_is_ours_of_the_same_draws(recipe, tiny_model, dataset, label, 
 
     host = load_host(tiny_model, tiny_model / "clip")
     config = TrainConfig(direction="text_to_image", logit_scale=SETTINGS.logit_scale, pooling="token")
-    cache = replace(FeatureCache.build(host, dataset, mirror=False), features=draws.images[:, None])
+    cache = replace(FeatureCache.build(host, dataset, hflip=False), features=draws.images[:, None])
     cache = replace(
         cache, labels=torch.arange(3), latents=host.codec.encode((draws.pixels + 1) / 2)[None].expand(3, -1, -1, -1, -1)
     )

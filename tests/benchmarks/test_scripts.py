@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def test_speed(tmp_path, capsys):
     file = tmp_path / "speed.json"
-    speed.main(["--model", "pocket", "--device", "cpu", "--quick", "--json", str(file)])
+    speed.main(["--model", "pocket", "--device", "cpu", "--quick", "--output-json", str(file)])
     found = json.loads(file.read_text())
     *trained, prepared, product = found["training"]
     names = [row["training"] for row in trained]
@@ -28,7 +28,7 @@ def test_speed(tmp_path, capsys):
 
 def test_time_to_accuracy(tmp_path):
     file, picture = tmp_path / "tta.json", tmp_path / "tta.png"
-    time_to_accuracy.main(["--quick", "--json", str(file), "--plot", str(picture)])
+    time_to_accuracy.main(["--quick", "--output-json", str(file), "--plot", str(picture)])
     found = json.loads(file.read_text())
     assert {row["method"] for row in found["curves"]} == {
         time_to_accuracy.OURS, time_to_accuracy.SINGLE_PROCESS, "usual recipe, pocket's settings"
@@ -41,7 +41,7 @@ def test_time_to_accuracy(tmp_path):
 
 def test_decisions(tmp_path):
     file, picture = tmp_path / "decisions.json", tmp_path / "decisions.png"
-    decisions.main(["--quick", "--json", str(file), "--plot", str(picture)])
+    decisions.main(["--quick", "--output-json", str(file), "--plot", str(picture)])
     found = json.loads(file.read_text())["digits"]
     assert found["images"] == {"asked": 10, "distinct": 10}
     assert {"all classes, 16 pairs", "sequential, error 0.1"} <= {row["strategy"] for row in found["budget"]}
@@ -50,7 +50,7 @@ def test_decisions(tmp_path):
 
 def test_growth(tmp_path):
     file, picture = tmp_path / "growth.json", tmp_path / "growth.png"
-    growth.main(["--device", "cpu", "--dtype", "fp32", "--quick", "--json", str(file), "--plot", str(picture)])
+    growth.main(["--device", "cpu", "--dtype", "fp32", "--quick", "--output-json", str(file), "--plot", str(picture)])
     rows = json.loads(file.read_text())["rows"]
     assert {row["what grows"] for row in rows} == set(growth.AXES)
     size = {row["to"]: row["step, ms"] for row in rows if row["what grows"] == "size"}
@@ -62,7 +62,7 @@ def test_growth(tmp_path):
 def test_memory(tmp_path, monkeypatch):
     file = tmp_path / "memory.json"
     monkeypatch.setattr(memory.torch.cuda, "is_available", lambda: False)
-    memory.main(["--quick", "--models", "sd15-small", "--json", str(file)])
+    memory.main(["--quick", "--models", "sd15-small", "--output-json", str(file)])
     found = json.loads(file.read_text())
     assert found["how"] == "computed from shapes, not measured"
     assert {row["what"] for row in found["rows"]} == {
@@ -72,7 +72,7 @@ def test_memory(tmp_path, monkeypatch):
 
 def test_stream(tmp_path):
     file = tmp_path / "stream.json"
-    stream.main(["--images", "300", "--names", "1000", "--photos", "4", "--json", str(file)])
+    stream.main(["--images", "300", "--names", "1000", "--photos", "4", "--output-json", str(file)])
     found = json.loads(file.read_text())
     assert (found["names"][0]["names"], found["stream"][0]["images"]) == (1000, 300)
     assert all(row["images/s"] > 0 for row in found["photos"])

@@ -23,7 +23,7 @@ from mcti_core.pocket.recipe.quality import word_tokens
 from mcti_core.sampling import generate
 from mcti_core.tokens.token_set import Support, TokenSet
 
-SHORT = {"pairs": 6, "error": 0.3}
+SHORT = {"num_trials": 6, "alpha": 0.3}
 """A small budget for the diffusion classifier."""
 
 
@@ -199,7 +199,9 @@ def test_diffusion_on_all_pairs_by_plain_loops(tiny_host, tiny_model, tokens, ca
     from diffusers import DDPMScheduler
 
     pairs, unet, latents = 4, tiny_host.denoiser.unet, cache.latents[:2, 0]
-    classifier = DiffusionClassifier(tiny_host, tokens, pairs=pairs, error=0, low=0.2, high=0.8, seed=5, batch=7)
+    classifier = DiffusionClassifier(
+        tiny_host, tokens, num_trials=pairs, alpha=0, t_min=0.2, t_max=0.8, seed=5, batch_size=7
+    )
     scheduler = DDPMScheduler.from_pretrained(tiny_model, subfolder="scheduler")
     generator = torch.Generator().manual_seed(5)
     sigmas = spread_sigmas(tiny_host.denoiser.sigmas, pairs, generator, 0.2, 0.8)
@@ -228,7 +230,7 @@ def test_diffusion_scores_images_by_their_latents(tiny_host, tokens, images, cac
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 def test_batch_size_does_not_change_answers(tiny_host, tokens, cache, batch):
     plain = DiffusionClassifier(tiny_host, tokens, **SHORT).score_latents(cache.latents[:3, 0])
-    other = DiffusionClassifier(tiny_host, tokens, batch=batch, **SHORT).score_latents(cache.latents[:3, 0])
+    other = DiffusionClassifier(tiny_host, tokens, batch_size=batch, **SHORT).score_latents(cache.latents[:3, 0])
     assert torch.allclose(other.logits, plain.logits, atol=1e-4)
     assert torch.equal(other.evaluations, plain.evaluations)
 
@@ -238,7 +240,7 @@ def random_table(seed, classes=6):
 
 
 def test_evaluations_are_counted_image_by_image():
-    classifier, denoiser = known_errors(random_table(0), pairs=20)
+    classifier, denoiser = known_errors(random_table(0), num_trials=20)
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
     assert len(denoiser.asked) == len(set(denoiser.asked)) == int(scores.evaluations)
     assert 6 * 4 < int(scores.evaluations) < 6 * 20
@@ -249,7 +251,7 @@ def test_evaluations_are_counted_image_by_image():
 
 
 def test_all_classes_share_the_pairs():
-    classifier, denoiser = known_errors(random_table(1), pairs=7, error=0)
+    classifier, denoiser = known_errors(random_table(1), num_trials=7, alpha=0)
     classifier.score_latents(torch.zeros(1, 4, 8, 8))
     levels = [sorted(sigma for label, sigma in denoiser.asked if label == c) for c in range(6)]
     assert all(level == levels[0] for level in levels)
@@ -262,10 +264,10 @@ def test_who_is_stopped_when_by_plain_loops(seed):
     from scipy.stats import t as student
 
     pairs, error = 24, 0.2
-    classifier, denoiser = known_errors(random_table(seed), pairs=pairs, error=error, seed=seed)
+    classifier, denoiser = known_errors(random_table(seed), num_trials=pairs, alpha=error, seed=seed)
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
     generator = torch.Generator().manual_seed(seed)
-    sigmas = spread_sigmas(denoiser.sigmas, pairs, generator, classifier.low, classifier.high).tolist()
+    sigmas = spread_sigmas(denoiser.sigmas, pairs, generator, classifier.t_min, classifier.t_max).tolist()
     errors = [[denoiser.error(label, sigma) for sigma in sigmas] for label in range(6)]
 
     alive, groups, evaluations, done = list(range(6)), [], 0, 0  # groups: who was stopped, look by look
@@ -298,9 +300,9 @@ def test_who_is_stopped_when_by_plain_loops(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_at_error_zero_every_class_has_its_mean_over_all_pairs(seed):
-    classifier, denoiser = known_errors(random_table(seed), pairs=11, error=0)
+    classifier, denoiser = known_errors(random_table(seed), num_trials=11, alpha=0)
     scores = classifier.score_latents(torch.zeros(2, 4, 8, 8))
-    sigmas = spread_sigmas(denoiser.sigmas, 11, torch.Generator().manual_seed(0), classifier.low, classifier.high)
+    sigmas = spread_sigmas(denoiser.sigmas, 11, torch.Generator().manual_seed(0), classifier.t_min, classifier.t_max)
     means = [statistics.mean(denoiser.error(label, sigma) for sigma in sigmas.tolist()) for label in range(6)]
     assert torch.allclose(scores.logits, -100 * torch.tensor(means).expand(2, 6), rtol=1e-4)
     assert scores.evaluations.tolist() == [66, 66]
@@ -309,7 +311,7 @@ def test_at_error_zero_every_class_has_its_mean_over_all_pairs(seed):
 def test_a_clear_winner_costs_few_evaluations():
     table = random_table(2) * 0.1
     table[3] -= 0.5
-    classifier, _ = known_errors(table + 1, pairs=64, error=0.01)
+    classifier, _ = known_errors(table + 1, num_trials=64, alpha=0.01)
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
     assert int(scores.logits.argmax()) == 3
     assert int(scores.evaluations) == 6 * 4
@@ -317,7 +319,7 @@ def test_a_clear_winner_costs_few_evaluations():
 
 def test_one_who_was_stopped_keeps_its_distance_from_the_winner():
     table = torch.tensor([[1.0], [1.5], [3.0]]).expand(3, 997)
-    classifier, _ = known_errors(table, pairs=30, scale=10.0)
+    classifier, _ = known_errors(table, num_trials=30, logit_scale=10.0)
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
     assert scores.logits[0].tolist() == pytest.approx([-10.0, -15.0, -30.0], rel=1e-4)
     assert scores.evaluations.tolist() == [3 * 4]
@@ -332,7 +334,7 @@ def test_its_distance_is_of_the_pairs_that_both_saw():
             torch.full((997,), 3.0),
         ]
     )
-    classifier, _ = known_errors(table, pairs=32, error=0.01, scale=10.0)
+    classifier, _ = known_errors(table, num_trials=32, alpha=0.01, logit_scale=10.0)
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
     assert int(scores.evaluations) > 3 * 4 + 2 * 5
     best = scores.logits[0, :2].argmax()
@@ -342,7 +344,7 @@ def test_its_distance_is_of_the_pairs_that_both_saw():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_only_candidates_are_tried(seed):
-    classifier, denoiser = known_errors(random_table(seed), pairs=6)
+    classifier, denoiser = known_errors(random_table(seed), num_trials=6)
     generator = torch.Generator().manual_seed(seed)
     candidates = torch.rand(4, 6, generator=generator) < 0.5
     candidates[:, seed] = True
@@ -357,7 +359,7 @@ def test_only_candidates_are_tried(seed):
 
 
 def test_a_lone_candidate_is_tried_on_the_first_pairs_only():
-    classifier, _ = known_errors(random_table(3), pairs=20)
+    classifier, _ = known_errors(random_table(3), num_trials=20)
     candidates = torch.zeros(1, 6, dtype=torch.bool)
     candidates[0, 4] = True
     scores = classifier.score_latents(torch.zeros(1, 4, 8, 8), candidates)
@@ -365,7 +367,9 @@ def test_a_lone_candidate_is_tried_on_the_first_pairs_only():
     assert int(scores.logits.argmax()) == 4 or scores.logits[0].unique().numel() == 1
 
 
-@pytest.mark.parametrize("options", [{"pairs": 0}, {"batch": 0}, {"error": -0.1}, {"error": 0.6}, {"error": math.nan}])
+@pytest.mark.parametrize(
+    "options", [{"num_trials": 0}, {"batch_size": 0}, {"alpha": -0.1}, {"alpha": 0.6}, {"alpha": math.nan}]
+)
 def test_bad_budgets_are_refused(tiny_host, tokens, options):
     with pytest.raises(ConfigError, match=r"at least 1, got|from 0 \(stop no class early\) to 0.5, got"):
         DiffusionClassifier(tiny_host, tokens, **options)
@@ -386,7 +390,7 @@ def test_batches_are_full_across_images(tiny_host, tokens, cache, monkeypatch):
     monkeypatch.setattr(
         tiny_host.denoiser, "denoise", lambda noised, *rest: (sizes.append(len(noised)), denoise(noised, *rest))[1]
     )
-    DiffusionClassifier(tiny_host, tokens, pairs=4, error=0, batch=25).score_latents(cache.latents[:5, 0])
+    DiffusionClassifier(tiny_host, tokens, num_trials=4, alpha=0, batch_size=25).score_latents(cache.latents[:5, 0])
     assert sizes == [25, 25, 10]  # 5 images, 3 classes, 4 pairs
 
 
@@ -394,9 +398,9 @@ def test_a_quarter_of_the_evaluations_gives_the_same_answers():
     """Real errors: the pocket checkpoint's own drawings of six of its words, by the defaults but for half the pairs."""
     host, words = load_pocket(), ["kegi", "kifi", "kere", "pudo", "bupe", "veka"]
     tokens = word_tokens(host, words)
-    images = generate(host, [f"a drawing of a {word}" for word in words], steps=10, seed=1)
-    full = DiffusionClassifier(host, tokens, pairs=32, error=0, seed=1).scores(images)
-    test = DiffusionClassifier(host, tokens, pairs=32, seed=1).scores(images)
+    images = generate(host, [f"a drawing of a {word}" for word in words], num_inference_steps=10, seed=1)
+    full = DiffusionClassifier(host, tokens, num_trials=32, alpha=0, seed=1).scores(images)
+    test = DiffusionClassifier(host, tokens, num_trials=32, seed=1).scores(images)
     assert full.evaluations.tolist() == [6 * 32] * 6
     assert test.logits.argmax(1).tolist() == full.logits.argmax(1).tolist() == list(range(6))
     assert test.evaluations.sum() <= full.evaluations.sum() / 4
@@ -407,7 +411,7 @@ def test_errors_are_float32_under_a_half_precision_denoiser(tiny_model, tiny_hos
     from mcti_core.hosts.diffusers.host import load_host
 
     half = load_host(tiny_model, dtype="bf16")
-    latents, options = cache.latents[:4, 0], {"pairs": 8, "error": 0}
+    latents, options = cache.latents[:4, 0], {"num_trials": 8, "alpha": 0}
     fine = DiffusionClassifier(tiny_host, tokens, **options).score_latents(latents).logits
     coarse = DiffusionClassifier(half, tokens, **options).score_latents(latents).logits
     assert coarse.dtype == torch.float32

@@ -18,7 +18,7 @@ def fresh_tqdm(monkeypatch):
 @pytest.mark.parametrize("variable", ["TQDM_MININTERVAL", "TQDM_NCOLS", "TQDM_POSITION", "TQDM_ASCII"])
 def test_variable_that_tqdm_cannot_use_is_named(variable, fresh_tqdm, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv(variable, "x")
-    assert main(["convert", str(tmp_path), "--to", "set", "--out", str(tmp_path / "x.safetensors")]) == 1
+    assert main(["convert", str(tmp_path), "--format", "set", "--output", str(tmp_path / "x.safetensors")]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"mcti: progress bars cannot be drawn with {variable} in the environment")
     assert error.count("\n") == 1

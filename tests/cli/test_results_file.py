@@ -171,7 +171,7 @@ def test_nothing_is_lost_unasked(results):
     refuse_to_lose(path, resume=False, restart=False)
     refuse_to_lose(path, resume=True, restart=False)
     run(results, 1, 1)
-    with pytest.raises(ResumeError, match=r"--resume.*--restart.*another --out"):
+    with pytest.raises(ResumeError, match=r"--resume.*--restart.*another --output"):
         refuse_to_lose(path, resume=False, restart=False)
     refuse_to_lose(path, resume=True, restart=False)
     run(results)

@@ -36,15 +36,15 @@ def path(tmp_path):
 def test_file_says_any_option_as_the_command_line_does(path):
     text = """
     folder = "photos"
-    out = "my set"
+    output-dir = "my set"
     steps = 7
     lr = 1e-05
     gamma = "auto"
     keep-norm = true
     gradient_checkpointing = false
-    mirror = false
+    hflip = false
     template = ["a {}", "-- {} \\u00e9"]
-    init = "-cat"
+    initializer-token = "-cat"
     """
     arguments = parsed(*expanded(path, text))
     line = [
@@ -56,25 +56,25 @@ def test_file_says_any_option_as_the_command_line_does(path):
         "--gamma",
         "auto",
         "--keep-norm",
-        "--no-mirror",
-        "--init=-cat",
+        "--no-hflip",
+        "--initializer-token=-cat",
         "--config",
     ]
     templates = ["--template", "a {}", "--template=-- {} é"]
-    assert vars(arguments) == vars(parsed(*line, str(path), "--out", "my set", *templates))
+    assert vars(arguments) == vars(parsed(*line, str(path), "--output-dir", "my set", *templates))
 
 
 def test_command_line_wins_over_the_file(path):
-    text = 'folder = "photos"\nout = "a"\nsteps = 7\ntemplate = ["a {}"]\nmirror = true\n'
+    text = 'folder = "photos"\noutput-dir = "a"\nsteps = 7\ntemplate = ["a {}"]\nhflip = true\n'
     arguments = parsed(
-        *expanded(path, text, "others", "--out", "b", "--ste", "9", "--templates", "style", "--no-mirror")
+        *expanded(path, text, "others", "--output-dir", "b", "--ste", "9", "--templates", "style", "--no-hflip")
     )
-    assert (arguments.folder, arguments.out, arguments.steps) == (Path("others"), Path("b"), 9)
-    assert (arguments.template, arguments.templates, arguments.mirror) == (None, "style", False)
+    assert (arguments.folder, arguments.output_dir, arguments.steps) == (Path("others"), Path("b"), 9)
+    assert (arguments.template, arguments.templates, arguments.hflip) == (None, "style", False)
 
 
 def test_path_in_a_file_is_never_an_option(path):
-    assert parsed(*expanded(path, 'folder = "--overwrite"\nout = "--restart"')).overwrite is False
+    assert parsed(*expanded(path, 'folder = "--overwrite"\noutput-dir = "--restart"')).overwrite is False
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_file_of_something_else_is_refused(path, text, sentence):
 def test_value_out_of_range_is_refused_as_on_the_command_line(path, capsys):
     words = expanded(path, "steps = 0")
     with pytest.raises(SystemExit):
-        parsed("x", "--out", "y", *words)
+        parsed("x", "--output-dir", "y", *words)
     assert "argument --steps: must be a whole number from 1" in capsys.readouterr().err
 
 
 def test_folder_or_missing_file_is_refused(tmp_path, capsys):
     for wrong in (tmp_path, tmp_path / "none.toml"):
-        assert main(["train", "x", "--out", "y", "--config", str(wrong)]) == 1
+        assert main(["train", "x", "--output-dir", "y", "--config", str(wrong)]) == 1
         assert "cannot be read as a TOML file of options" in capsys.readouterr().err
 
 
@@ -116,9 +116,9 @@ def test_python_without_a_reader_of_toml_says_what_to_install(path, monkeypatch)
 @pytest.mark.parametrize(
     "line",
     [
-        ["a folder/\x7f\"q\" \\ \n 猫 \U0001f431", "--out", "x"], ["f", "--out", "x", "--gamma", "0.25", "--gamma-end", "1e-4", "--keep-norm", "--mirror", "--init", "cat"],
-        ["f", "--out", "x", "--gamma", "0", "--templates", "style", "--shots", "3", "--keep-every", "0", "--dtype", "bf16"], ["f", "--out", "x", "--template", 'a "{}"', "--vectors", "4"],
-        ["f", "--out", "x", "--captions", "--masks", "alpha", "--buckets", "--report-to", "csv,tensorboard", "--validation-prompt", "{} a", "--validation-prompt=-b"],
+        ["a folder/\x7f\"q\" \\ \n 猫 \U0001f431", "--output-dir", "x"], ["f", "--output-dir", "x", "--gamma", "0.25", "--gamma-end", "1e-4", "--keep-norm", "--hflip", "--initializer-token", "cat"],
+        ["f", "--output-dir", "x", "--gamma", "0", "--templates", "style", "--shots", "3", "--save-every", "0", "--dtype", "bf16"], ["f", "--output-dir", "x", "--template", 'a "{}"', "--num-vectors", "4"],
+        ["f", "--output-dir", "x", "--captions", "--masks", "alpha", "--buckets", "--report-to", "csv,tensorboard", "--validation-prompt", "{} a", "--validation-prompt=-b"],
     ],
 )  # fmt: skip
 def test_written_file_reads_back_as_the_same_run(path, line):
@@ -132,7 +132,7 @@ def test_written_file_reads_back_as_the_same_run(path, line):
 
 
 def test_path_that_toml_cannot_express_leaves_no_file(path, capsys):
-    first = parsed("f\udce9", "--out", "x")
+    first = parsed("f\udce9", "--output-dir", "x")
     write_run_config(first, config_of(first), path)
     assert not path.exists()
     assert "no run.toml: the path of an option is not UTF-8" in capsys.readouterr().err
@@ -145,13 +145,13 @@ def test_run_of_a_written_file_learns_the_same_tokens(tmp_path, monkeypatch, cap
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(place / f"{number}.png")
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "photos", "--out", "first", "--steps", "2", "--batch", "2", "--seed", "5"]) == 0
-    assert main(["train", "--config", "first/run.toml", "--out", "second"]) == 0
+    assert main(["train", "photos", "--output-dir", "first", "--steps", "2", "--batch-size", "2", "--seed", "5"]) == 0
+    assert main(["train", "--config", "first/run.toml", "--output-dir", "second"]) == 0
     first, second = (load_tokens(tmp_path / name / "tokens.safetensors") for name in ("first", "second"))
     assert torch.equal(first.vectors["clip_l"], second.vectors["clip_l"])
     assert first.training == second.training
     written = tomllib.loads(Path("second/run.toml").read_text(encoding="utf-8"))
-    assert written == {**tomllib.loads(Path("first/run.toml").read_text(encoding="utf-8")), "out": "second"}
+    assert written == {**tomllib.loads(Path("first/run.toml").read_text(encoding="utf-8")), "output-dir": "second"}
     card = Path("first/README.md").read_text(encoding="utf-8")
     assert "examples recognised by CLIP" in card
     assert "reconstruction loss, mean of the last 1 steps" in card

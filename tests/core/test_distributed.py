@@ -62,7 +62,7 @@ def test_variables_that_no_launcher_sets_are_an_error(monkeypatch, capsys, value
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="which no launcher sets; start with accelerate launch, or unset them"):
         launched()
-    assert main(["train", "nowhere", "--out", "nowhere"]) == 1
+    assert main(["train", "nowhere", "--output-dir", "nowhere"]) == 1
     assert capsys.readouterr().err.startswith("mcti: WORLD_SIZE, RANK and LOCAL_RANK are ")
 
 

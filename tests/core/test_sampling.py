@@ -34,7 +34,7 @@ def clean():
 
 
 def draw(host, tokens, prompts=("a photo of {a}", "a photo of {b}"), **options):
-    return generate(host, list(prompts), tokens, **{"steps": 4, **options})
+    return generate(host, list(prompts), tokens, **{"num_inference_steps": 4, **options})
 
 
 def test_single_text_in_place_of_a_list_is_refused(tiny_host, tokens):
@@ -60,7 +60,7 @@ def test_a_seed_gives_the_same_images(tiny_host, tokens):
 def test_batch_size_does_not_change_images(tiny_host, tokens, batch, size):
     prompts = ["a photo of {a}", "a photo of {b}", "a photo of {c}"]
     together = draw(tiny_host, tokens, prompts, size=size)
-    apart = draw(tiny_host, tokens, prompts, size=size, batch=batch)
+    apart = draw(tiny_host, tokens, prompts, size=size, batch_size=batch)
     assert torch.allclose(apart, together, atol=1e-5)
     assert (together[0] - together[1]).abs().max() > 1e-3
 
@@ -71,21 +71,27 @@ def test_images_do_not_depend_on_how_many_there_are(tiny_host, tokens):
 
 
 def test_guidance_1_ignores_the_negative_prompt(tiny_host, tokens):
-    plain, other = (draw(tiny_host, tokens, guidance=1.0, negative=text) for text in ("", "a bowl of dogs"))
+    plain, other = (
+        draw(tiny_host, tokens, guidance_scale=1.0, negative_prompt=text) for text in ("", "a bowl of dogs")
+    )
     assert torch.allclose(plain, other, atol=1e-4)
-    plain, other = (draw(tiny_host, tokens, guidance=30.0, negative=text) for text in ("", "a bowl of dogs"))
+    plain, other = (
+        draw(tiny_host, tokens, guidance_scale=30.0, negative_prompt=text) for text in ("", "a bowl of dogs")
+    )
     assert (plain - other).abs().max() > 1e-3
 
 
 def test_a_perfect_denoiser_lands_on_its_latent(tiny_host, tokens, clean):
     for steps in (1, 7):
-        images = draw(replace(tiny_host, denoiser=Perfect(tiny_host.denoiser, clean)), tokens, steps=steps)
+        images = draw(
+            replace(tiny_host, denoiser=Perfect(tiny_host.denoiser, clean)), tokens, num_inference_steps=steps
+        )
         assert torch.allclose(images, tiny_host.codec.decode(clean).expand(images.shape), atol=1e-4)
 
 
 def test_noise_levels_fall_from_the_highest(tiny_host, tokens, clean):
     perfect = Perfect(tiny_host.denoiser, clean)
-    draw(replace(tiny_host, denoiser=perfect), tokens, steps=6)
+    draw(replace(tiny_host, denoiser=perfect), tokens, num_inference_steps=6)
     levels = [sigma[0] for sigma in perfect.asked]
     assert all(len(set(sigma)) == 1 and len(sigma) == 4 for sigma in perfect.asked)
     assert levels[0] == float(tiny_host.denoiser.sigmas.max())
@@ -101,7 +107,7 @@ def test_known_distribution_is_sampled(tiny_host, tokens, clean):
         decode, channels = staticmethod(lambda latents: latents), tiny_host.codec.channels
 
     host = replace(tiny_host, denoiser=Gaussian(tiny_host.denoiser, clean), codec=Raw())
-    latents = draw(host, tokens, ["{a}"] * 20, steps=500, guidance=1.0)
+    latents = draw(host, tokens, ["{a}"] * 20, num_inference_steps=500, guidance_scale=1.0)
     assert (latents - clean).std() == pytest.approx(0.5, rel=0.1)
     assert (latents - clean).mean() == pytest.approx(0, abs=0.05)
 
@@ -130,8 +136,8 @@ def test_an_unknown_name_is_refused(tiny_host, tokens):
 @pytest.mark.parametrize(
     ("prompts", "options", "sentence"),
     [
-        ([], {}, "at least one prompt"), (["{a}"], {"steps": 0}, "at least one prompt, step"), (["{a}"], {"batch": 0}, "image at once"),
-        (["{a}"], {"guidance": float("nan")}, "guidance must be a finite"), (["{a}"], {"guidance": float("inf")}, "guidance must be"),
+        ([], {}, "at least one prompt"), (["{a}"], {"num_inference_steps": 0}, "at least one prompt, step"), (["{a}"], {"batch_size": 0}, "image at once"),
+        (["{a}"], {"guidance_scale": float("nan")}, "guidance_scale must be a finite"), (["{a}"], {"guidance_scale": float("inf")}, "guidance_scale must be"),
         (["{a}"], {"size": 0}, "image size 0"), (["{a}"], {"size": -32}, "image size -32"), (["{a}"], {"size": 33}, "multiple of 4"),
     ],
 )  # fmt: skip
@@ -154,7 +160,14 @@ def test_parts_of_the_model_are_needed(tiny_host, tokens):
 
 def test_progress_counts_images(tiny_host, tokens):
     seen = []
-    draw(tiny_host, tokens, ["{a}"] * 5, batch=2, steps=1, progress=lambda done, total: seen.append((done, total)))
+    draw(
+        tiny_host,
+        tokens,
+        ["{a}"] * 5,
+        batch_size=2,
+        num_inference_steps=1,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
@@ -163,13 +176,13 @@ def test_on_image_gets_each_image_in_order_as_soon_as_it_is_done(tiny_host, toke
     prompts = ["a {a}", "a {b}", "a {c}"]
     seen, done = [], []
     none = draw(
-        tiny_host, tokens, prompts, batch=batch,
+        tiny_host, tokens, prompts, batch_size=batch,
         on_image=lambda number, image: seen.append((number, image)), progress=lambda n, _: done.append((n, len(seen))),
     )  # fmt: skip
     assert none.shape == (0, 3, 32, 32)
     assert [number for number, _ in seen] == [0, 1, 2]
     assert done == [(n, n) for n in {1: (1, 2, 3), 2: (2, 3), 5: (3,)}[batch]]
-    assert torch.equal(torch.stack([image for _, image in seen]), draw(tiny_host, tokens, prompts, batch=batch))
+    assert torch.equal(torch.stack([image for _, image in seen]), draw(tiny_host, tokens, prompts, batch_size=batch))
 
 
 def test_images_that_are_not_numbers_are_an_error(tiny_host, tokens, clean):

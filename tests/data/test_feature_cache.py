@@ -73,7 +73,7 @@ def test_mirror_view_is_that_of_the_flipped_image(cache, dataset, tiny_host):
 
 
 def test_batch_size_does_not_matter(cache, dataset, tiny_host):
-    other = FeatureCache.build(tiny_host, dataset, batch=2)
+    other = FeatureCache.build(tiny_host, dataset, batch_size=2)
     assert torch.allclose(other.features, cache.features, atol=1e-5)
     assert torch.allclose(other.latents, cache.latents, atol=1e-5)
     assert other.fingerprint == cache.fingerprint
@@ -110,7 +110,7 @@ def test_one_pixel_makes_kept_results_invalid(build, folder):
 def test_other_settings_make_kept_results_invalid(build, tiny_host):
     marks = {build()[0].fingerprint}
     for options in (
-        {"mirror": False},
+        {"hflip": False},
         {"size": 16},
         {"latents": False},
         {"host": replace(tiny_host, fingerprint="other")},
@@ -119,7 +119,7 @@ def test_other_settings_make_kept_results_invalid(build, tiny_host):
         assert computed == 4
         marks.add(cache.fingerprint)
     assert len(marks) == 5
-    assert build(mirror=False)[0].latents.shape[1] == 1
+    assert build(hflip=False)[0].latents.shape[1] == 1
 
 
 def test_labels_count(build, folder):
@@ -178,7 +178,7 @@ def test_the_next_images_are_read_while_the_models_are_busy(tiny_host, noted, da
         downscale = tiny_host.codec.downscale
 
     encoded = []
-    other = FeatureCache.build(replace(tiny_host, codec=Busy()), noted, batch=2, mirror=False)
+    other = FeatureCache.build(replace(tiny_host, codec=Busy()), noted, batch_size=2, hflip=False)
     assert encoded == [2, 2, 2, 2, 1]
     with torch.inference_mode():
         alone = [tiny_host.codec.encode(part) for part in torch.stack(list(dataset.load(32))).split(2)]
@@ -191,7 +191,7 @@ def test_an_image_that_cannot_be_read_ends_it_after_the_batches_before(tiny_host
     done = []
     object.__setattr__(noted, "broken", (row,))
     with pytest.raises(ExamplesError, match=f"image {row} is broken"):
-        FeatureCache.build(tiny_host, noted, batch=2, progress=lambda n, _: done.append(n))
+        FeatureCache.build(tiny_host, noted, batch_size=2, progress=lambda n, _: done.append(n))
     assert done == list(range(2, row + 1, 2))
     assert not _readers()
 
@@ -202,7 +202,7 @@ def test_whoever_breaks_it_off_leaves_no_thread(tiny_host, noted, error):
         raise error
 
     with pytest.raises(error) as caught:
-        FeatureCache.build(tiny_host, noted, batch=2, progress=fail)
+        FeatureCache.build(tiny_host, noted, batch_size=2, progress=fail)
     assert not _readers()
     assert caught  # its traceback holds all that was being done
 
@@ -230,7 +230,7 @@ def test_size_must_fit_the_autoencoder(dataset, tiny_host):
 @pytest.mark.parametrize("count", [2, 3, 9])
 def test_processes_share_the_batches_and_all_have_all(tiny_host, dataset, tmp_path, count, monkeypatch):
     """To the bit, and no image is sent through a model twice; also where there are fewer batches than processes."""
-    alone = FeatureCache.build(tiny_host, dataset, batch=2)
+    alone = FeatureCache.build(tiny_host, dataset, batch_size=2)
     encode, seen = type(tiny_host.codec).encode, []
 
     def counted(self, images):
@@ -241,7 +241,8 @@ def test_processes_share_the_batches_and_all_have_all(tiny_host, dataset, tmp_pa
     monkeypatch.setattr(feature_cache, "_write", lambda *arguments: (written.append(1), plain(*arguments)))
     monkeypatch.setattr(type(tiny_host.codec), "encode", counted)
     caches = together(
-        count, lambda processes: FeatureCache.build(tiny_host, dataset, batch=2, folder=tmp_path, processes=processes)
+        count,
+        lambda processes: FeatureCache.build(tiny_host, dataset, batch_size=2, folder=tmp_path, processes=processes),
     )
     assert sum(seen) == 2 * len(dataset)  # with its mirror image
     for cache in caches:
@@ -250,7 +251,8 @@ def test_processes_share_the_batches_and_all_have_all(tiny_host, dataset, tmp_pa
         assert cache.fingerprint == alone.fingerprint
     assert len(written) == len(list(tmp_path.iterdir())) == 1
     together(
-        count, lambda processes: FeatureCache.build(tiny_host, dataset, batch=2, folder=tmp_path, processes=processes)
+        count,
+        lambda processes: FeatureCache.build(tiny_host, dataset, batch_size=2, folder=tmp_path, processes=processes),
     )
     assert sum(seen) == 2 * len(dataset)  # the file was read
 

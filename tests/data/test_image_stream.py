@@ -79,7 +79,7 @@ def test_batches_come_in_order_however_long_reading_takes():
             raise ExamplesError("3 is broken")
         return torch.tensor(float(path))
 
-    found = list(read_ahead("0123456", 3, read, readers=4))
+    found = list(read_ahead("0123456", 3, read, num_workers=4))
     assert [[path for path, _ in batch] for batch in found] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
     assert [float(image) for batch in found for path, image in batch if path != "3"] == [0, 1, 2, 4, 5, 6]
     assert str(found[1][0][1]) == "3 is broken"
@@ -102,7 +102,7 @@ def test_the_next_batch_is_read_while_one_is_looked_at_and_no_more():
             asked.append(number)
             yield chr(ord("a") + number)
 
-    stream = read_ahead(names(), 1, reading, readers=2)
+    stream = read_ahead(names(), 1, reading, num_workers=2)
     assert next(stream)[0][0] == "a"
     assert wait.wait(5)  # "b" was read though nobody has asked for it
     assert asked == [0, 1]
@@ -116,7 +116,7 @@ def test_any_other_error_passes_through_and_ends_the_threads():
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        list(read_ahead("ab", 1, broken, readers=2))
+        list(read_ahead("ab", 1, broken, num_workers=2))
     assert threading.active_count() == before
 
 

@@ -131,7 +131,7 @@ def copied(tiny_host):
 
 
 def test_evaluate_counts_queries_that_are_copies_of_examples(tiny_host, copied):
-    config = TrainConfig(steps=1, batch=2, lr=0.01, templates=("a {}",))
+    config = TrainConfig(steps=1, batch_size=2, lr=0.01, templates=("a {}",))
     rows = evaluate(tiny_host, copied, [3], [0], config, recipes=())
     assert {(row.copies, row.queries) for row in rows} == {(2, 2)}
     assert "| (test images that are copies of examples) | 100.0 |" in markdown_table(rows, 0.5)
@@ -148,7 +148,7 @@ def test_kept_features_find_copies_too(tiny_host, tmp_path):
     dataset = FewShotDataset.from_images({"a": images[:2], "b": images[2:]})
     for mirror in (True, False):
         for _ in range(2):
-            cache = FeatureCache.build(tiny_host, dataset, folder=tmp_path, mirror=mirror)
+            cache = FeatureCache.build(tiny_host, dataset, folder=tmp_path, hflip=mirror)
             assert cache.alike.tolist() == [0, 1, 0]
             assert cache.pick(torch.tensor([2, 1])).alike.tolist() == [0, 1]
 

@@ -138,8 +138,8 @@ class Process:
     """A training, and how many steps it says it has done."""
 
     def __init__(self, examples: Path, out: Path):
-        options = ["--steps", str(STEPS), "--batch", "2", "--resume", "--keep-every", "0"]
-        command = [sys.executable, "-m", "mcti_core", "train", str(examples), "--out", str(out), *options]
+        options = ["--steps", str(STEPS), "--batch-size", "2", "--resume", "--save-every", "0"]
+        command = [sys.executable, "-m", "mcti_core", "train", str(examples), "--output-dir", str(out), *options]
         environment = {"OMP_NUM_THREADS": "1", **os.environ, "TQDM_MININTERVAL": "0"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -12,9 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # a launcher runs a file without the folder that it was started in
 
-TRAIN = ["--steps", "4", "--batch", "5", "--seed", "5", "--warm-start", "1"]
-EVALUATE = ["--shots", "1", "2", "--seeds", "2", "--steps", "1", "--batch", "2"]
-CLASSIFY = ["--top", "2", "--batch", "2"]
+TRAIN = ["--steps", "4", "--batch-size", "5", "--seed", "5", "--classification-only-steps", "1"]
+EVALUATE = ["--shots", "1", "2", "--seeds", "2", "--steps", "1", "--batch-size", "2"]
+CLASSIFY = ["--top", "2", "--batch-size", "2"]
 
 __all__ = ["CLASSIFY", "EVALUATE", "TRAIN", "commands"]
 
@@ -23,10 +23,10 @@ def commands(folder: Path, out: Path) -> dict[str, list[str]]:
     """The commands' arguments by name, the same for any number of processes."""
     tokens = folder / "tokens.safetensors"
     return {
-        "train": ["train", str(folder / "examples"), "--out", str(out / "trained"), "--cache", str(out / "cache"), *TRAIN],
-        "evaluate": ["evaluate", str(folder / "examples"), "--json", str(out / "rows.json"), *EVALUATE],
+        "train": ["train", str(folder / "examples"), "--output-dir", str(out / "trained"), "--cache", str(out / "cache"), *TRAIN],
+        "evaluate": ["evaluate", str(folder / "examples"), "--output-json", str(out / "rows.json"), *EVALUATE],
         "classify": [
-            "classify", str(folder / "images"), "--tokens", str(tokens), "--out", str(out / "answers.jsonl"), *CLASSIFY,
+            "classify", str(folder / "images"), "--tokens", str(tokens), "--output", str(out / "answers.jsonl"), *CLASSIFY,
         ],
     }  # fmt: skip
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 QUICK = [
     "--steps",
     "1",
-    "--batch",
+    "--batch-size",
     "2",
     "--shots",
     "1",
@@ -34,7 +34,7 @@ QUICK = [
     "1",
     "--diffusion-queries",
     "2",
-    "--pairs",
+    "--num-trials",
     "1",
     "--drawings",
     "1",
@@ -60,7 +60,7 @@ def sets(tmp_path_factory):
 
 
 def run(sets, out, *options, names=("patterns", "parted")):
-    return main(["benchmark", "--out", str(out), "--data-sets", *(str(sets / name) for name in names), *QUICK, *map(str, options)])  # fmt: skip
+    return main(["benchmark", "--output-dir", str(out), "--data-sets", *(str(sets / name) for name in names), *QUICK, *map(str, options)])  # fmt: skip
 
 
 def read(out):
@@ -145,7 +145,16 @@ def test_benchmark_says_what_it_costs_and_does_nothing_with_dry_run(sets, tmp_pa
 
 
 def test_benchmark_of_a_missing_data_set_goes_on_with_the_others(sets, whole, tmp_path, capsys):
-    line = ["benchmark", "--out", str(tmp_path / "out"), "--data", str(tmp_path), *QUICK, "--methods", "baselines"]
+    line = [
+        "benchmark",
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--data",
+        str(tmp_path),
+        *QUICK,
+        "--methods",
+        "baselines",
+    ]
     assert main([*line, "--data-sets", "flowers102", "no-such-thing", str(sets / "patterns")]) == 0
     told = capsys.readouterr()
     assert f"flowers102 is left out: it is not at {tmp_path / 'flowers-102'}; put jpg/" in told.err
@@ -160,7 +169,7 @@ def test_benchmark_with_other_settings_does_not_go_on(sets, cheap, capsys):
     before = read(cheap)
     assert run(sets, cheap, *CHEAP, "--lr", "0.5") == 1
     told = capsys.readouterr().err
-    assert "other settings (lr was 0.02, is 0.5); give the same ones, another --out, or --restart" in told
+    assert "other settings (lr was 0.02, is 0.5); give the same ones, another --output-dir, or --restart" in told
     assert read(cheap) == before
 
 
@@ -180,7 +189,7 @@ def test_benchmark_goes_on_to_more_and_compares(sets, cheap, whole, capsys):
 
 
 def test_benchmark_restart_discards(sets, cheap):
-    assert run(sets, cheap, "--methods", "baselines", "--restart", "--pairs", "2", names=["parted"]) == 0
+    assert run(sets, cheap, "--methods", "baselines", "--restart", "--num-trials", "2", names=["parted"]) == 0
     assert {data for data, *_ in figures(cheap)} == {"parted"}
 
 
@@ -194,7 +203,7 @@ def test_processes_share_all_cells_evenly(count):
 
 
 def started(sets, out, *launcher):
-    line = [sys.executable, *launcher, "-m", "mcti_core", "benchmark", "--out", str(out), *QUICK, "--data-sets"]
+    line = [sys.executable, *launcher, "-m", "mcti_core", "benchmark", "--output-dir", str(out), *QUICK, "--data-sets"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     line += [str(sets / "patterns"), str(sets / "parted")]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,4 +1,4 @@
-"""``mcti classify --out``: answers to very many images, interrupted and resumed."""
+"""``mcti classify --output``: answers to very many images, interrupted and resumed."""
 
 import io
 import json
@@ -37,7 +37,21 @@ def folder(tmp_path_factory):
         shutil.copy(some[number * 5 % len(some)], path / "images" / f"{number:02d}.png")
     (path / "images" / f"{IMAGES - 1}.png").write_bytes(b"no picture")
     shutil.copy(some[0], path / "images" / "deeper" / "a.png")
-    assert main(["train", str(path / "examples"), "--out", str(path / "trained"), "--steps", "3", "--batch", "3"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(path / "examples"),
+                "--output-dir",
+                str(path / "trained"),
+                "--steps",
+                "3",
+                "--batch-size",
+                "3",
+            ]
+        )
+        == 0
+    )
     return path
 
 
@@ -52,9 +66,9 @@ def classify(folder, tmp_path):
             str(folder / "images"),
             "--tokens",
             str(tokens),
-            "--out",
+            "--output",
             str(tmp_path / out),
-            "--batch",
+            "--batch-size",
             "4",
         ]
         return main([*fixed, *options])
@@ -94,7 +108,8 @@ def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, caps
     assert f"{IMAGES} answers in" in capsys.readouterr().out
     tokens = folder / "trained" / "tokens.safetensors"
     assert (
-        main(["classify", str(folder / "images"), "--tokens", str(tokens), "--json", "--batch", "4", "--top", "2"]) == 1
+        main(["classify", str(folder / "images"), "--tokens", str(tokens), "--json", "--batch-size", "4", "--top", "2"])
+        == 1
     )
     printed = capsys.readouterr()
     *readable, last = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
@@ -140,7 +155,7 @@ def test_it_is_not_overwritten_unasked(classify, broken, tmp_path, capsys):
     capsys.readouterr()
     assert classify() == 1
     (line,) = told(capsys)
-    assert all(way in line for way in ("--resume", "--restart", "another --out"))
+    assert all(way in line for way in ("--resume", "--restart", "another --output"))
     assert broken.read_bytes() == before
     assert classify("--restart", "--top", "3") == 1
     assert len(json.loads(broken.read_text().splitlines()[0])["top"]) == 3
@@ -172,9 +187,16 @@ def test_other_answers_are_refused(classify, broken, capsys, options, difference
 
 
 def test_other_tokens_are_refused(folder, broken, capsys):
-    assert main(["train", str(folder / "examples"), "--out", str(broken.parent / "other"), "--steps", "1"]) == 0
+    assert main(["train", str(folder / "examples"), "--output-dir", str(broken.parent / "other"), "--steps", "1"]) == 0
     capsys.readouterr()
-    other = ["--tokens", str(broken.parent / "other" / "tokens.safetensors"), "--out", str(broken), "--batch", "4"]
+    other = [
+        "--tokens",
+        str(broken.parent / "other" / "tokens.safetensors"),
+        "--output",
+        str(broken),
+        "--batch-size",
+        "4",
+    ]
     assert main(["classify", str(folder / "images"), *other, "--resume"]) == 1
     (line,) = told(capsys)
     assert "different set of tokens" in line
@@ -205,7 +227,7 @@ def test_what_is_about_a_file_needs_one(folder, option, capsys):
     tokens = folder / "trained" / "tokens.safetensors"
     assert main(["classify", str(folder / "images"), "--tokens", str(tokens), option]) == 1
     (line,) = told(capsys)
-    assert "--out" in line
+    assert "--output" in line
 
 
 def test_several_processes_need_a_file(folder, monkeypatch, capsys):
@@ -216,7 +238,7 @@ def test_several_processes_need_a_file(folder, monkeypatch, capsys):
     assert main(["classify", str(folder / "images"), "--tokens", str(tokens)]) == 1
     (line,) = told(capsys)
     assert "2 processes" in line
-    assert "--out" in line
+    assert "--output" in line
 
 
 def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monkeypatch, capsys):
@@ -273,7 +295,7 @@ def test_images_are_counted_once_and_not_for_every_batch(classify, monkeypatch):
     counts = []
     for batch in ("1", "19"):
         calls.clear()
-        assert classify("--restart", "--batch", batch) == 1
+        assert classify("--restart", "--batch-size", batch) == 1
         counts.append(len(calls))
     assert counts[0] == counts[1]
 
@@ -300,7 +322,7 @@ def test_a_name_that_is_no_text_is_escaped_everywhere(folder, no_text, tmp_path,
     assert f'"{escaped}"' in line
     assert json.loads(line)["image"] == str(no_text)
     out = tmp_path / os.fsdecode(b"r\xe9ponses.jsonl")
-    assert main([*command, "--out", str(out)]) == 0
+    assert main([*command, "--output", str(out)]) == 0
     assert "1 answers in " in capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == line
 
@@ -321,7 +343,7 @@ def test_commands_that_cannot_be_shared_say_so(folder, tmp_path, monkeypatch, ca
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     tokens = folder / "trained" / "tokens.safetensors"
-    assert main(["convert", str(tokens), "--out", str(tmp_path / "x"), "--to", "set"]) == 1
+    assert main(["convert", str(tokens), "--output", str(tmp_path / "x"), "--format", "set"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mcti (process 1): only train, classify, evaluate and benchmark")
     assert not list(tmp_path.iterdir())

@@ -51,7 +51,9 @@ def folder(tmp_path_factory) -> Path:
 def trained(folder, tmp_path_factory) -> Path:
     """What a short training has written."""
     out = tmp_path_factory.mktemp("trained") / "new" / "folder"
-    assert main(["train", str(folder), "--out", str(out), "--steps", "3", "--batch", "3", "--seed", "5"]) == 0
+    assert (
+        main(["train", str(folder), "--output-dir", str(out), "--steps", "3", "--batch-size", "3", "--seed", "5"]) == 0
+    )
     return out
 
 
@@ -79,9 +81,9 @@ def test_training_writes_everything(trained):
     assert names == ["bar.safetensors", "cross.safetensors", "ring.safetensors"]
     tokens = load_tokens(trained / "tokens.safetensors")
     assert tokens.labels == ("bar", "cross", "ring")
-    assert {name: tokens.training[name] for name in ("steps", "batch", "seed", "shots")} == {
+    assert {name: tokens.training[name] for name in ("steps", "batch_size", "seed", "shots")} == {
         "steps": 3,
-        "batch": 3,
+        "batch_size": 3,
         "seed": 5,
         "shots": 4,
     }
@@ -91,8 +93,8 @@ def test_training_writes_everything(trained):
 
 
 def test_training_says_what_it_did(folder, tmp_path, capsys):
-    options = ["--steps", "2", "--gamma", "0", "--shots", "2", "--vectors", "2", "--init", "mean"]
-    assert main(["train", str(folder), "--out", str(tmp_path), *options, "--template", "the {}"]) == 0
+    options = ["--steps", "2", "--gamma", "0", "--shots", "2", "--num-vectors", "2", "--initializer-token", "mean"]
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *options, "--template", "the {}"]) == 0
     captured = capsys.readouterr()
     assert "finished" in captured.out
     assert "3 tokens in" in captured.out
@@ -104,16 +106,16 @@ def test_training_says_what_it_did(folder, tmp_path, capsys):
 
 def test_a_cache_gives_the_same_tokens(folder, tmp_path, trained):
     for run in ("first", "second"):
-        options = ["--steps", "3", "--batch", "3", "--seed", "5", "--cache", str(tmp_path / "cache")]
-        assert main(["train", str(folder), "--out", str(tmp_path / run), *options]) == 0
+        options = ["--steps", "3", "--batch-size", "3", "--seed", "5", "--cache", str(tmp_path / "cache")]
+        assert main(["train", str(folder), "--output-dir", str(tmp_path / run), *options]) == 0
         learned = load_tokens(tmp_path / run / "tokens.safetensors").vectors["clip_l"]
         assert torch.equal(learned, load_tokens(trained / "tokens.safetensors").vectors["clip_l"])
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path, tiny_model, capsys):
-    options = ["--model", str(tiny_model), "--steps", "2", "--warm-start", "1"]
-    assert main(["train", str(folder), "--out", str(tmp_path), *options]) == 0
+    options = ["--model", str(tiny_model), "--steps", "2", "--classification-only-steps", "1"]
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *options]) == 0
     assert "gamma 0" in capsys.readouterr().err
     tokens = load_tokens(tmp_path / "tokens.safetensors")
     assert tokens.training["gamma"] == 0
@@ -121,7 +123,7 @@ def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path
 
 
 def test_keep_norm_gives_every_token_the_length_of_a_word(folder, tmp_path):
-    options = ["--out", str(tmp_path), "--steps", "2", "--batch", "2", "--keep-norm"]
+    options = ["--output-dir", str(tmp_path), "--steps", "2", "--batch-size", "2", "--keep-norm"]
     assert main(["train", str(folder), *options]) == 0
     vectors = load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"]
     assert vectors.norm(dim=-1).numpy() == pytest.approx(0.98, abs=1e-3)  # the pocket checkpoint's median
@@ -131,11 +133,11 @@ def test_gamma_auto_is_recorded_and_shown(folder, tmp_path, capsys):
     arguments = [
         "train",
         str(folder),
-        "--out",
+        "--output-dir",
         str(tmp_path),
         "--steps",
         "2",
-        "--batch",
+        "--batch-size",
         "2",
         "--gradient-ratio",
         "0.5",
@@ -163,7 +165,7 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
     monkeypatch.setattr(train, "progress_bar", bar)
     if not steps_done:
         monkeypatch.setattr(step, "discriminative_loss", interrupt)
-    assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 130
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 130
     captured = capsys.readouterr()
     assert f"stopped after {steps_done} steps" in captured.out
     assert "Traceback" not in captured.err
@@ -176,7 +178,7 @@ def test_ctrl_c_elsewhere_ends_quietly(folder, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FeatureCache, "build", interrupt)
-    assert main(["train", str(folder), "--out", str(tmp_path)]) == 130
+    assert main(["train", str(folder), "--output-dir", str(tmp_path)]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "mcti: interrupted"
 
 
@@ -188,7 +190,7 @@ def test_a_diverged_training_keeps_the_last_finite_tokens(folder, tmp_path, monk
         return plain(*arguments) * (torch.nan if len(steps) == 3 else 1)
 
     monkeypatch.setattr(step, "discriminative_loss", diverge)
-    assert main(["train", str(folder), "--out", str(tmp_path), "--steps", "9"]) == 1
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 1
     assert "the loss of step 3 is not a finite number" in capsys.readouterr().err
     assert load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"].isfinite().all()
 
@@ -213,7 +215,7 @@ def test_classify_prints_one_object_an_image(folder, trained, capsys, method):
 def test_classify_in_any_batch(folder, trained, capsys):
     outputs = []
     for batch in ("1", "3", "32"):
-        arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", "--batch", batch]
+        arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", "--batch-size", batch]
         assert main(["classify", str(folder / "cross"), *arguments]) == 0
         outputs.append(records(capsys.readouterr().out))
     for answers in outputs[1:]:
@@ -247,7 +249,7 @@ def test_an_unreadable_image_does_not_stop_the_others(folder, trained, tmp_path,
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("option", [["--threshold", "1"], ["--unknown"]])
+@pytest.mark.parametrize("option", [["--threshold", "1"], ["--reject-unknown"]])
 def test_below_the_threshold_is_unknown(folder, trained, capsys, option):
     arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", *option]
     assert main(["classify", str(folder / "ring"), str(folder / "bar"), str(folder / "cross"), *arguments]) == 0
@@ -263,7 +265,7 @@ def test_below_the_threshold_is_unknown(folder, trained, capsys, option):
 
 @pytest.mark.parametrize("prompt", ["a red {}-like thing", "a drawing of embedding:ring"])
 def test_generate_writes_images(trained, tmp_path, prompt, capsys):
-    options = ["--out", str(tmp_path / "new" / "images"), "--count", "2", "--steps", "2"]
+    options = ["--output-dir", str(tmp_path / "new" / "images"), "--num-images", "2", "--num-inference-steps", "2"]
     assert main(["generate", "--tokens", str(trained / "tokens.safetensors"), "--prompt", prompt, *options]) == 0
     files = sorted((tmp_path / "new" / "images").iterdir())
     names = ("bar", "cross", "ring") if "{}" in prompt else ("image",)
@@ -283,7 +285,7 @@ def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(provenance, "write_own", watched)
     out = tmp_path / "rows" / "all.json"
-    options = ["--shots", "1", "2", "--seeds", "1", "--steps", "1", "--batch", "2", "--json", str(out)]
+    options = ["--shots", "1", "2", "--seeds", "1", "--steps", "1", "--batch-size", "2", "--output-json", str(out)]
     assert main(["evaluate", str(folder), *options]) == 0
     content = json.loads(out.read_text(encoding="utf-8"))
     assert (content["classes"], content["chance"], content["folder"]) == (3, 1 / 3, folder.name)
@@ -305,36 +307,36 @@ def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys
 
 def test_missing_folders_and_files(tmp_path, trained, folder, capsys):
     nowhere, tokens = tmp_path / "nowhere", trained / "tokens.safetensors"
-    assert str(nowhere) in fails(capsys, "train", nowhere, "--out", tmp_path)
+    assert str(nowhere) in fails(capsys, "train", nowhere, "--output-dir", tmp_path)
     assert str(nowhere) in fails(capsys, "evaluate", nowhere)
     assert str(nowhere) in fails(capsys, "classify", nowhere, "--tokens", tokens)
     assert str(nowhere) in fails(capsys, "classify", folder, "--tokens", nowhere)
     assert str(nowhere) in fails(capsys, "generate", "--prompt", "a {}", "--tokens", nowhere)
-    assert str(nowhere) in fails(capsys, "train", folder, "--out", tmp_path, "--model", nowhere)
+    assert str(nowhere) in fails(capsys, "train", folder, "--output-dir", tmp_path, "--model", nowhere)
     assert "no images in" in fails(capsys, "classify", folder, "--tokens", tokens)  # it contains folders only
 
 
 def test_one_class_is_too_few(folder, tmp_path, capsys):
     shutil.copytree(folder / "ring", tmp_path / "ring")
-    assert "at least two classes" in fails(capsys, "train", tmp_path, "--out", tmp_path / "out")
+    assert "at least two classes" in fails(capsys, "train", tmp_path, "--output-dir", tmp_path / "out")
 
 
 def test_bad_settings(folder, trained, tmp_path, capsys):
     tokens = trained / "tokens.safetensors"
-    wanted = ["generate", "--tokens", tokens, "--out", tmp_path, "--prompt"]
+    wanted = ["generate", "--tokens", tokens, "--output-dir", tmp_path, "--prompt"]
     assert "'zebra'" in fails(capsys, *wanted, "a photo of {zebra}")
     assert "'zebra'" in fails(capsys, *wanted, "a photo of embedding:zebra")
-    training = ["train", folder, "--out", tmp_path]
+    training = ["train", folder, "--output-dir", tmp_path]
     assert "'quantum'" in fails(capsys, *training, "--device", "quantum")
     assert "too few for 5 shots" in fails(capsys, *training, "--shots", "5")
-    assert "warm start" in fails(capsys, *training, "--gamma", "0", "--warm-start", "3")
-    known = ["classify", folder / "ring", "--tokens", tokens, "--unknown", "--method"]
+    assert "no classification term" in fails(capsys, *training, "--gamma", "0", "--classification-only-steps", "3")
+    known = ["classify", folder / "ring", "--tokens", tokens, "--reject-unknown", "--method"]
     for method in ("diffusion", "cascade"):
         assert "give --threshold" in fails(capsys, *known, method)
 
 
 def test_too_many_shots_are_known_before_the_first_row(folder, tmp_path, capsys):
-    assert main(["evaluate", str(folder), "--shots", "1", "4", "--json", str(tmp_path / "rows.json")]) == 1
+    assert main(["evaluate", str(folder), "--shots", "1", "4", "--output-json", str(tmp_path / "rows.json")]) == 1
     captured = capsys.readouterr()
     assert "too few for 4 shots" in captured.err.splitlines()[-1]
     assert captured.out == ""
@@ -344,9 +346,9 @@ def test_too_many_shots_are_known_before_the_first_row(folder, tmp_path, capsys)
 def test_places_that_cannot_be_written(folder, trained, tmp_path, capsys):
     (tmp_path / "file").write_text("here first")
     inside = tmp_path / "file" / "out"
-    assert "file" in fails(capsys, "train", folder, "--out", inside)
+    assert "file" in fails(capsys, "train", folder, "--output-dir", inside)
     tokens = trained / "tokens.safetensors"
-    assert "file" in fails(capsys, "generate", "--tokens", tokens, "--prompt", "a {}", "--out", inside)
+    assert "file" in fails(capsys, "generate", "--tokens", tokens, "--prompt", "a {}", "--output-dir", inside)
 
 
 @pytest.mark.parametrize(
@@ -355,9 +357,9 @@ def test_places_that_cannot_be_written(folder, trained, tmp_path, capsys):
         [],
         ["train", "x"],
         ["classify", "x", "--tokens", "y", "--top", "0"],
-        ["classify", "x", "--tokens", "y", "--batch", "-3"],
-        ["generate", "--tokens", "y", "--prompt", "z", "--count", "none"],
-        ["train", "x", "--out", "y", "--vectors", "0"],
+        ["classify", "x", "--tokens", "y", "--batch-size", "-3"],
+        ["generate", "--tokens", "y", "--prompt", "z", "--num-images", "none"],
+        ["train", "x", "--output-dir", "y", "--num-vectors", "0"],
         ["evaluate", "x", "--seeds", "0"],
         ["classify", "x", "--tokens", "y", "--method", "magic"],
     ],

@@ -64,26 +64,38 @@ def _answer(capsys, arguments):
 
 
 OPTIONS = {
-    "train": ("steps", "batch", "micro-batch", "lr", "gamma", "gamma-end", "gradient-ratio", "warm-start", "seed", "shots",
-              "vectors", "keep-every"),
-    "classify": ("top", "threshold", "batch", "readers"),
+    "train": ("steps", "batch-size", "micro-batch-size", "lr", "gamma", "gamma-end", "gradient-ratio", "classification-only-steps", "seed", "shots",
+              "num-vectors", "save-every"),
+    "classify": ("top", "threshold", "batch-size", "num-workers"),
     "evaluate": ("shots", "seeds", "first-seed", "lr"),
-    "generate": ("count", "steps", "guidance", "seed"),
+    "generate": ("num-images", "num-inference-steps", "guidance-scale", "seed"),
     "demo": ("shots", "seed"),
 }  # fmt: skip
 COMMANDS = {
-    "train": ["train", "photos", "--out", "new"],
+    "train": ["train", "photos", "--output-dir", "new"],
     "classify": ["classify", "photos/a", "--tokens", "two.safetensors"],
     "evaluate": ["evaluate", "photos"],
     "generate": ["generate", "--tokens", "two.safetensors", "--prompt", "{a}"],
-    "demo": ["demo", "--out", "new"],
+    "demo": ["demo", "--output-dir", "new"],
 }
 
 
 @pytest.mark.parametrize(("command", "option"), [(c, o) for c, options in OPTIONS.items() for o in options])
 def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, option):
-    bad = [value for value in BAD_NUMBERS if not (option == "guidance" and value == "-1")]
-    bad += ["0"] if option in ("steps", "batch", "lr", "shots", "count", "top", "seeds", "vectors", "readers") else []
+    bad = [value for value in BAD_NUMBERS if not (option == "guidance-scale" and value == "-1")]
+    above_zero = (
+        "steps",
+        "batch-size",
+        "lr",
+        "shots",
+        "num-images",
+        "num-inference-steps",
+        "top",
+        "seeds",
+        "num-vectors",
+        "num-workers",
+    )
+    bad += ["0"] if option in above_zero else []
     for value in bad:
         code, told = _answer(capsys, [*COMMANDS[command], f"--{option}={value}"])
         assert code == 2
@@ -94,53 +106,53 @@ def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("classify photos/a --tokens two.safetensors --out folder", "'folder' is a folder; name a file, as in 'folder/answers.jsonl'"),
-        ("classify photos/a --tokens two.safetensors --out new/", "'new/' is a folder; name a file"),
-        ("evaluate photos --json folder", "'folder' is a folder; name a file, as in 'folder/accuracies.json'"),
-        ("train photos --out file", "'file' is a file; name a folder"),
-        ("train photos --out learned.safetensors", "is a file's name; name a folder, as in 'learned'"),
-        ("generate --tokens two.safetensors --prompt {a} --out cat.png", "is a file's name; name a folder, as in 'cat'"),
-        ("add photos --to two.safetensors --out file", "'file' is a file; name a folder"),
-        ("demo --out report.html", "is a file's name; name a folder, as in 'report'"),
-        ("train photos --out new --cache file", "'file' is a file; name a folder"),
-        ("convert two.safetensors --to set --out folder/", "folder is a folder; name the set's file"),
-        ("convert two.safetensors --to set --out new/", "new is a folder; name the set's file"),
-        ("convert two.safetensors --to embeddings --out new.safetensors", "is a file's name"),
-        ("convert two.safetensors --to set --out new.pt", "a token set is written as .safetensors only; name new.safetensors"),
-        ("convert two.safetensors --to set --out new --layout diffusers", "--layout is of embeddings"),
-        ("train photos --out=", "must be a path, got ''"),
-        ("train photos --out=~nobody-of-this-name/x", "the home folder of a user who is not there"),
-        ("train photos --out new --device gpu", "the device 'gpu' is not known; give auto, cpu, cuda"),
-        ("train photos --out new --model file", "file is not a checkpoint; give a diffusers folder, or a file that ends in"),
-        ("add photos --to two.safetensors --out new", "the set already has a, b"),
+        ("classify photos/a --tokens two.safetensors --output folder", "'folder' is a folder; name a file, as in 'folder/answers.jsonl'"),
+        ("classify photos/a --tokens two.safetensors --output new/", "'new/' is a folder; name a file"),
+        ("evaluate photos --output-json folder", "'folder' is a folder; name a file, as in 'folder/accuracies.json'"),
+        ("train photos --output-dir file", "'file' is a file; name a folder"),
+        ("train photos --output-dir learned.safetensors", "is a file's name; name a folder, as in 'learned'"),
+        ("generate --tokens two.safetensors --prompt {a} --output-dir cat.png", "is a file's name; name a folder, as in 'cat'"),
+        ("add photos --tokens two.safetensors --output-dir file", "'file' is a file; name a folder"),
+        ("demo --output-dir report.html", "is a file's name; name a folder, as in 'report'"),
+        ("train photos --output-dir new --cache file", "'file' is a file; name a folder"),
+        ("convert two.safetensors --format set --output folder/", "folder is a folder; name the set's file"),
+        ("convert two.safetensors --format set --output new/", "new is a folder; name the set's file"),
+        ("convert two.safetensors --format embeddings --output new.safetensors", "is a file's name"),
+        ("convert two.safetensors --format set --output new.pt", "a token set is written as .safetensors only; name new.safetensors"),
+        ("convert two.safetensors --format set --output new --layout diffusers", "--layout is of embeddings"),
+        ("train photos --output-dir=", "must be a path, got ''"),
+        ("train photos --output-dir=~nobody-of-this-name/x", "the home folder of a user who is not there"),
+        ("train photos --output-dir new --device gpu", "the device 'gpu' is not known; give auto, cpu, cuda"),
+        ("train photos --output-dir new --model file", "file is not a checkpoint; give a diffusers folder, or a file that ends in"),
+        ("add photos --tokens two.safetensors --output-dir new", "the set already has a, b"),
         ("classify photos --tokens two.safetensors", "no images in photos (2 folders skipped: --recursive includes"),
         ("classify photos/a --tokens folder", "folder is a folder without a token set; name the set's file"),
         ("classify photos/a --tokens photos/a", "photos/a is a folder"),
         ("generate --prompt {a} --tokens cat.pt", "cat.pt is not a token set but an embedding; make a set of it with: mcti convert cat.pt"),
-        ("add photos --out new --to embeddings", "embeddings is a folder, and not a token set; make a set of it with: mcti convert"),
+        ("add photos --output-dir new --tokens embeddings", "embeddings is a folder, and not a token set; make a set of it with: mcti convert"),
         ("classify photos/a --tokens missing", "there is no token set missing"),
-        ("classify photos/a --tokens one.safetensors --unknown", "each class of these tokens has one example"),
-        ("classify photos/a --tokens none.safetensors --unknown", "no features of their examples"),
-        ("classify photos/a --tokens two.safetensors --unknown --threshold 0.5", "not allowed with argument --unknown"),
-        ("classify photos/a --tokens two.safetensors --unknown --method diffusion", "give --threshold, or --method clip"),
-        ("classify photos/a --tokens two.safetensors --unknown --model folder", "--method clip or hybrid with --clip"),
+        ("classify photos/a --tokens one.safetensors --reject-unknown", "each class of these tokens has one example"),
+        ("classify photos/a --tokens none.safetensors --reject-unknown", "no features of their examples"),
+        ("classify photos/a --tokens two.safetensors --reject-unknown --threshold 0.5", "not allowed with argument --reject-unknown"),
+        ("classify photos/a --tokens two.safetensors --reject-unknown --method diffusion", "give --threshold, or --method clip"),
+        ("classify photos/a --tokens two.safetensors --reject-unknown --model folder", "--method clip or hybrid with --clip"),
         ("classify photos/a --tokens two.safetensors --method hybrid --model folder", "--method hybrid needs --clip"),
         ("classify photos/a --tokens two.safetensors --clip folder", "--clip goes with --model"),
-        ("train photos --out new --model missing", "no model at missing"),
-        ("train photos --out new --model folder --clip missing", "--clip takes a transformers CLIPModel folder"),
-        ("train photos --out new --model folder --clip file", "which holds config.json; file is a file"),
-        ("train photos --out new --model folder --model-config folder", "--model-config goes with a single-file checkpoint"),
-        ("train photos --out new --model two.safetensors --model-config folder", "--model-config takes a diffusers folder"),
-        ("train photos --out new --gamma 0.1 --gradient-ratio 2", "--gradient-ratio goes with --gamma auto"),
-        ("train photos --out new --gamma auto --gamma-end 0.1", "gamma_end to None"),
-        ("train photos --out new --template x{} --templates style", "not allowed with argument"),
-        ("train photos --out new --template x", "must contain {} exactly once"),
+        ("train photos --output-dir new --model missing", "no model at missing"),
+        ("train photos --output-dir new --model folder --clip missing", "--clip takes a transformers CLIPModel folder"),
+        ("train photos --output-dir new --model folder --clip file", "which holds config.json; file is a file"),
+        ("train photos --output-dir new --model folder --model-config folder", "--model-config goes with a single-file checkpoint"),
+        ("train photos --output-dir new --model two.safetensors --model-config folder", "--model-config takes a diffusers folder"),
+        ("train photos --output-dir new --gamma 0.1 --gradient-ratio 2", "--gradient-ratio goes with --gamma auto"),
+        ("train photos --output-dir new --gamma auto --gamma-end 0.1", "gamma_end to None"),
+        ("train photos --output-dir new --template x{} --templates style", "not allowed with argument"),
+        ("train photos --output-dir new --template x", "must contain {} exactly once"),
         ("evaluate photos --model folder", "give a CLIP space with --clip"),
         ("evaluate photos --first-seed 9223372036854775807 --seeds 3", "choose a smaller first one"),
         ("generate --tokens two.safetensors --prompt {zebra}", "zebra"),
-        ("generate --tokens two.safetensors --prompt {a} --negative {zebra}", "zebra"),
-        ("train photos --out new --device meta", "the device 'meta' cannot be used here"),
-        ("train photos --out new --device toaster", "the device 'toaster' is not known"),
+        ("generate --tokens two.safetensors --prompt {a} --negative-prompt {zebra}", "zebra"),
+        ("train photos --output-dir new --device meta", "the device 'meta' cannot be used here"),
+        ("train photos --output-dir new --device toaster", "the device 'toaster' is not known"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_meant_get_the_sentence(place, capsys, arguments, sentence):
@@ -152,16 +164,16 @@ def test_options_that_cannot_be_meant_get_the_sentence(place, capsys, arguments,
     assert sentence in told
 
 
-@pytest.mark.parametrize("written", ["--out=~/sets/new.safetensors", "--out=~/sets/../sets/new"])
+@pytest.mark.parametrize("written", ["--output=~/sets/new.safetensors", "--output=~/sets/../sets/new"])
 def test_tilde_behind_an_equals_sign_is_the_home_folder(place, written):
-    assert main(["convert", "two.safetensors", "--to", "set", written]) == 0
+    assert main(["convert", "two.safetensors", "--format", "set", written]) == 0
     assert Path("home", "sets", "new.safetensors").is_file()
     assert not os.path.lexists("~")
 
 
 def test_tilde_that_is_a_folder_here_is_that_folder(place):
     Path("~").mkdir()
-    assert main(["convert", "two.safetensors", "--to", "set", "--out=~/new.safetensors"]) == 0
+    assert main(["convert", "two.safetensors", "--format", "set", "--output=~/new.safetensors"]) == 0
     assert Path("~", "new.safetensors").is_file()
 
 

@@ -20,34 +20,34 @@ from mcti_core.demo import run
 ROOT = Path(__file__).parents[2]
 LABELS = ("Лиса", "🦊🐾", "狐狸")
 ENCODINGS = ("cp1252", "ascii")
-QUICK = ["--steps", "1", "--batch", "3"]
+QUICK = ["--steps", "1", "--batch-size", "3"]
 RUNS = {  # by command: each must end with 0
-    "train": [["train", "фото", "--out", "学習", *QUICK]],
+    "train": [["train", "фото", "--output-dir", "学習", *QUICK]],
     "classify": [
         ["classify", "фото/Лиса", "--tokens", "набор.safetensors", "--top", "3"],
         ["classify", "фото/🦊🐾", "--tokens", "набор.safetensors", "--json", "--threshold", "1"],
-        ["classify", "фото/狐狸", "--tokens", "набор.safetensors", "--out", "答え.jsonl"],
+        ["classify", "фото/狐狸", "--tokens", "набор.safetensors", "--output", "答え.jsonl"],
     ],
     "undo": [
         ["classify", "фото/Лиса", "--tokens", "набор.safetensors", "--copy-to", "куда"],
         ["undo", "куда/undo-1.json"],
     ],
     "benchmark": [
-        ["benchmark", "--out", "таблица", "--data-sets", "фото", "--shots", "1", "--seeds", "1", "--methods", "baselines", *QUICK],
+        ["benchmark", "--output-dir", "таблица", "--data-sets", "фото", "--shots", "1", "--seeds", "1", "--methods", "baselines", *QUICK],
     ],
-    "evaluate": [["evaluate", "фото", "--shots", "1", "--seeds", "1", "--json", "結果.json", *QUICK]],
-    "generate": [["generate", "--tokens", "набор.safetensors", "--prompt", "рыжая {}", "--out", "画像", "--count", "1", "--steps", "1"]],
-    "add": [["add", "ещё", "--to", "набор.safetensors", "--out", "больше", *QUICK]],
+    "evaluate": [["evaluate", "фото", "--shots", "1", "--seeds", "1", "--output-json", "結果.json", *QUICK]],
+    "generate": [["generate", "--tokens", "набор.safetensors", "--prompt", "рыжая {}", "--output-dir", "画像", "--num-images", "1", "--num-inference-steps", "1"]],
+    "add": [["add", "ещё", "--tokens", "набор.safetensors", "--output-dir", "больше", *QUICK]],
     "convert": [
-        ["convert", "набор.safetensors", "--to", "embeddings", "--out", "埋め込み"],
-        ["convert", "набор.safetensors", "--to", "set", "--out", "🦉.safetensors", "--rename", "狐狸=Ёж", "--pick", "Ёж", "🦊🐾"],
+        ["convert", "набор.safetensors", "--format", "embeddings", "--output", "埋め込み"],
+        ["convert", "набор.safetensors", "--format", "set", "--output", "🦉.safetensors", "--rename", "狐狸=Ёж", "--select", "Ёж", "🦊🐾"],
     ],
 }  # fmt: skip
 MISTAKES = (
     ["generate", "--tokens", "набор.safetensors", "--prompt", "{狐}"],
     ["classify", "нет", "--tokens", "набор.safetensors"],
-    ["convert", "набор.safetensors", "--to", "set", "--out", "x", "--pick", "🐺"],
-    ["train", "ещё/Волк", "--out", "学習"],
+    ["convert", "набор.safetensors", "--format", "set", "--output", "x", "--select", "🐺"],
+    ["train", "ещё/Волк", "--output-dir", "学習"],
 )
 
 
@@ -59,7 +59,7 @@ def material(tmp_path_factory) -> Path:
         for number in range(2):
             pixels = random.integers(0, 256, (64, 64, 3), np.uint8)
             Image.fromarray(pixels).save(folder / place / f"снимок {number}.png")
-    assert main(["train", str(folder / "фото"), "--out", str(folder / "первый"), *QUICK]) == 0
+    assert main(["train", str(folder / "фото"), "--output-dir", str(folder / "первый"), *QUICK]) == 0
     (folder / "первый" / "tokens.safetensors").rename(folder / "набор.safetensors")
     return folder
 
@@ -130,7 +130,17 @@ def test_mistake_with_such_letters_is_a_sentence(arguments, encoding, there):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems name files in Unicode whatever the locale")
 def test_file_that_the_locale_cannot_name_is_a_sentence(there):
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "mcti_core", "convert", "набор.safetensors", "--to", "embeddings", "--out", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "mcti_core",
+        "convert",
+        "набор.safetensors",
+        "--format",
+        "embeddings",
+        "--output",
+        "out",
+    ]
     done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("mcti: 'out/")
@@ -140,9 +150,11 @@ def test_file_that_the_locale_cannot_name_is_a_sentence(there):
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_demo_into_such_a_folder_ends_well(encoding, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=2, batch=5, warm_start=0))
+    monkeypatch.setattr(
+        run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=2, batch_size=5, classification_only_steps=0)
+    )
     monkeypatch.setattr(run, "DIFFUSION_QUERIES", 10)
     monkeypatch.setattr(run, "SAMPLES", 1)
     with console(encoding) as written:
-        assert main(["demo", "--out", str(tmp_path / "数字"), "--shots", "2"]) == 0
+        assert main(["demo", "--output-dir", str(tmp_path / "数字"), "--shots", "2"]) == 0
     assert "\\u6570\\u5b57" in written()[0]

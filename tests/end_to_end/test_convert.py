@@ -41,13 +41,13 @@ def convert(*arguments) -> int:
 
 
 def to_set(*arguments) -> TokenSet:
-    assert convert(*arguments, "--to", "set", "--out", "new") == 0
+    assert convert(*arguments, "--format", "set", "--output", "new") == 0
     return load_tokens("new.safetensors")
 
 
 def refused(capsys, *arguments) -> str:
     capsys.readouterr()
-    assert convert(*arguments, "--to", "set", "--out", "new") == 1
+    assert convert(*arguments, "--format", "set", "--output", "new") == 1
     assert not Path("new.safetensors").exists()
     return capsys.readouterr().err
 
@@ -55,13 +55,13 @@ def refused(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("options", "labels"),
     [
-        (["--rename", "ibis=my ibis", "--pick", "heron", "my ibis"], ("heron", "my ibis")),
-        (["--pick", "ibis", "heron", "--rename", "ibis=heron", "heron=ibis"], ("heron", "ibis")),
-        (["--pick", "heron", "--names", "grey one"], ("grey one",)),
-        (["--names", "a", "b", "c", "--pick", "c", "a"], ("c", "a")),
+        (["--rename", "ibis=my ibis", "--select", "heron", "my ibis"], ("heron", "my ibis")),
+        (["--select", "ibis", "heron", "--rename", "ibis=heron", "heron=ibis"], ("heron", "ibis")),
+        (["--select", "heron", "--labels", "grey one"], ("grey one",)),
+        (["--labels", "a", "b", "c", "--select", "c", "a"], ("c", "a")),
         (["--rename", "ibis=x", "--rename", "x=y"], ("y", "heron", "stork")),
-        (["--pick", "stork", "--pick", "ibis"], ("stork", "ibis")),
-        (["--names", "a", "b", "c", "--rename", "b=d", "--pick", "d", "--names", "e"], ("e",)),
+        (["--select", "stork", "--select", "ibis"], ("stork", "ibis")),
+        (["--labels", "a", "b", "c", "--rename", "b=d", "--select", "d", "--labels", "e"], ("e",)),
     ],
 )  # fmt: skip
 def test_convert_options_act_in_the_order_written(folder, options, labels):
@@ -73,9 +73,11 @@ def test_convert_options_act_in_the_order_written(folder, options, labels):
 def test_convert_an_option_before_the_rename_knows_the_old_label_only(folder, capsys):
     save_tokens(made("ibis", "heron"), "birds")
     assert "no class 'my ibis' here" in refused(
-        capsys, "birds.safetensors", "--pick", "my ibis", "--rename", "ibis=my ibis"
+        capsys, "birds.safetensors", "--select", "my ibis", "--rename", "ibis=my ibis"
     )
-    assert "no class 'ibis' here" in refused(capsys, "birds.safetensors", "--rename", "ibis=my ibis", "--pick", "ibis")
+    assert "no class 'ibis' here" in refused(
+        capsys, "birds.safetensors", "--rename", "ibis=my ibis", "--select", "ibis"
+    )
 
 
 class TestSharedLabels:
@@ -98,12 +100,12 @@ class TestSharedLabels:
             Path("new.safetensors").unlink()
 
     def test_convert_a_name_of_two_classes_is_asked_back(self, two, capsys):
-        said = refused(capsys, "a.safetensors", "elsewhere/a.safetensors", "--pick", "IBIS")
+        said = refused(capsys, "a.safetensors", "elsewhere/a.safetensors", "--select", "IBIS")
         assert "2 classes 'IBIS'; say which: 'a.safetensors:ibis' and 'elsewhere/a.safetensors:Ibis'" in said
-        assert to_set("a.safetensors", "b.safetensors", "--pick", "ibis").labels == ("ibis",)  # to the letter
+        assert to_set("a.safetensors", "b.safetensors", "--select", "ibis").labels == ("ibis",)  # to the letter
 
     def test_convert_picking_one_leaves_the_other_out(self, two):
-        assert to_set("a.safetensors", "b.safetensors", "--pick", "b.safetensors:ibis", "heron").labels == (
+        assert to_set("a.safetensors", "b.safetensors", "--select", "b.safetensors:ibis", "heron").labels == (
             "Ibis",
             "heron",
         )
@@ -141,12 +143,12 @@ def test_convert_makes_onetrainers_flux_embeddings_comfyuis(folder):
     for index, label in enumerate(tokens.labels):
         clip, t5 = (v[index].clone() for v in tokens.vectors.values())
         save_file({"clip_l": clip, "t5": t5}, f"theirs/{label}.safetensors")
-    ours = to_set("theirs", "--pick", "moss", "fern")
+    ours = to_set("theirs", "--select", "moss", "fern")
     save_file({"clip_l": torch.ones(2, 768), "t5": torch.ones(2, 4096)}, "ivy.safetensors")
-    assert convert("new.safetensors", "ivy.safetensors", "--to", "set", "--out", "all") == 0
+    assert convert("new.safetensors", "ivy.safetensors", "--format", "set", "--output", "all") == 0
     assert load_tokens("all.safetensors").labels == ("moss", "fern", "ivy")
-    assert convert("new.safetensors", "--to", "embeddings", "--out", "back") == 0
-    assert convert("back", "--to", "embeddings", "--layout", "onetrainer", "--out", "again") == 0
+    assert convert("new.safetensors", "--format", "embeddings", "--output", "back") == 0
+    assert convert("back", "--format", "embeddings", "--layout", "onetrainer", "--output", "again") == 0
     for encoder, key in (("clip_l", "clip_l"), ("t5xxl", "t5")):
         assert torch.equal(ours.vectors[encoder], tokens.vectors[encoder])
         for index, label in enumerate(tokens.labels):
@@ -170,7 +172,7 @@ class TestFolders:
         return small, large
 
     def test_convert_a_mixed_folder_makes_a_set_of_each_kind(self, mixed, capsys):
-        assert convert("dl", "--to", "set", "--out", "mine.safetensors") == 0
+        assert convert("dl", "--format", "set", "--output", "mine.safetensors") == 0
         written = capsys.readouterr().out.split()
         expected = {
             "mine-clip_h-1": ("ash",),
@@ -185,7 +187,7 @@ class TestFolders:
         )
 
     def test_convert_a_mixed_folder_to_embeddings_writes_all(self, mixed, capsys):
-        assert convert("dl", "--to", "embeddings", "--out", "out") == 0
+        assert convert("dl", "--format", "embeddings", "--output", "out") == 0
         assert {path.stem for path in Path("out").iterdir()} == {"ash", "elm", "fern", "ivy", "moss", "oak", "reed"}
         assert to_set("out/reed.safetensors", "out/ivy.safetensors").vectors_per_token == 2
 
@@ -200,7 +202,7 @@ class TestFolders:
         save_file({"emb_params": torch.full((1, 768), torch.nan)}, "dl/nan.safetensors")
         Path("dl/readme.md").write_text("x")
         Path("dl/deeper").mkdir()
-        assert convert("dl", "--to", "embeddings", "--out", "out") == 1
+        assert convert("dl", "--format", "embeddings", "--output", "out") == 1
         told = capsys.readouterr()
         assert len(told.out.splitlines()) == len(list(Path("out").iterdir())) == 7
         lines = told.err.splitlines()
@@ -212,12 +214,12 @@ class TestFolders:
     def test_convert_other_files_in_a_folder_are_no_failure(self, mixed, capsys):
         Path("dl/readme.md").write_text("x")
         Path("dl/.DS_Store").write_text("x")
-        assert convert("dl", "--to", "embeddings", "--out", "out") == 0
+        assert convert("dl", "--format", "embeddings", "--output", "out") == 0
         assert "1 .md not read" in capsys.readouterr().err
 
     def test_convert_bad_files_are_told_where_the_rest_is_refused(self, mixed, capsys):
         Path("dl/broken.pt").write_bytes(b"x")
-        said = refused(capsys, "dl", "--names", "a", "b")
+        said = refused(capsys, "dl", "--labels", "a", "b")
         assert "7 classes" in said
         assert "broken.pt" in said
 
@@ -236,13 +238,13 @@ class TestFolders:
             return False
 
         monkeypatch.setattr("mcti_core.tokens.conversion.is_token_set", failing)
-        assert convert("dl", "--to", "embeddings", "--out", "out") == 1
+        assert convert("dl", "--format", "embeddings", "--output", "out") == 1
         assert "ash.safetensors: cannot be read (Permission denied)" in capsys.readouterr().err
         assert len(list(Path("out").iterdir())) == 6
 
     def test_convert_a_copy_of_an_embedding_is_left_out_with_a_word(self, mixed, capsys):
         torch.save({"<moss>": mixed[0].vectors["clip_l"][0]}, "dl/learned_embeds.bin")
-        assert convert("dl", "--to", "embeddings", "--out", "out") == 0
+        assert convert("dl", "--format", "embeddings", "--output", "out") == 0
         assert "dl/moss.pt: left out, the same embedding as in dl/learned_embeds.bin" in capsys.readouterr().err
 
 
@@ -258,11 +260,11 @@ def test_convert_a_folder_with_a_set_and_other_embeddings_makes_one_set(folder):
 class TestNames:
     def test_convert_words_of_clip_are_told_with_a_prefix_that_helps(self, folder, capsys):
         save_tokens(made("zebra", "lamp", "my cat", "3", "qzxv"), "set")
-        assert convert("set.safetensors", "--to", "embeddings", "--out", "out") == 0
+        assert convert("set.safetensors", "--format", "embeddings", "--output", "out") == 0
         (line,) = capsys.readouterr().err.splitlines()
         assert "zebra, lamp, 3: words of CLIP's vocabulary" in line
         assert "--prefix my- " in line
-        assert convert("set.safetensors", "--to", "embeddings", "--out", "own", "--prefix", "my-") == 0
+        assert convert("set.safetensors", "--format", "embeddings", "--output", "own", "--prefix", "my-") == 0
         assert not capsys.readouterr().err
         assert {path.stem for path in Path("own").iterdir()} == {"my-zebra", "my-lamp", "my-my-cat", "my-3", "my-qzxv"}
         assert to_set("own").labels == ("zebra", "lamp", "my cat", "3", "qzxv")
@@ -275,19 +277,19 @@ class TestNames:
     @pytest.mark.parametrize(("layout", "told"), [("comfyui", False), ("diffusers", True), ("onetrainer", True)])
     def test_convert_says_which_layout_invokeai_does_not_recognise(self, folder, layout, told, capsys):
         save_tokens(made("my ibis"), "set")
-        assert convert("set.safetensors", "--to", "embeddings", "--out", "out", "--layout", layout) == 0
+        assert convert("set.safetensors", "--format", "embeddings", "--output", "out", "--layout", layout) == 0
         assert ("InvokeAI" in capsys.readouterr().err) == told
         save_tokens(made("my ibis", encoders=SDXL), "large")
-        assert convert("large.safetensors", "--to", "embeddings", "--out", "large", "--layout", layout) == 0
+        assert convert("large.safetensors", "--format", "embeddings", "--output", "large", "--layout", layout) == 0
         assert "InvokeAI" not in capsys.readouterr().err
 
 
 def test_convert_out_of_the_wrong_kind_is_refused_before_anything_is_read(folder, capsys):
     save_tokens(made("ibis"), "set")
     Path("place").mkdir()
-    assert convert("set.safetensors", "--to", "set", "--out", "place") == 1
+    assert convert("set.safetensors", "--format", "set", "--output", "place") == 1
     assert f"name the set's file, as in {Path('place') / 'tokens.safetensors'}" in capsys.readouterr().err
-    assert convert("set.safetensors", "--to", "embeddings", "--out", "x.safetensors") == 1
+    assert convert("set.safetensors", "--format", "embeddings", "--output", "x.safetensors") == 1
     assert "name a folder" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["place", "set.safetensors"]
 
@@ -300,10 +302,10 @@ def test_convert_results_are_replaced_only_when_asked(folder, to, out, capsys):
         export_embedding(made("ibis"), 0, "new")
     save_tokens(made("heron", "ibis", seed=1), "set")
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
-    assert convert("set.safetensors", "--to", to, "--out", out) == 1
+    assert convert("set.safetensors", "--format", to, "--output", out) == 1
     assert "already exists; replace it with --overwrite" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))} == before
-    assert convert("set.safetensors", "--to", to, "--out", out, "--overwrite") == 0
+    assert convert("set.safetensors", "--format", to, "--output", out, "--overwrite") == 0
     written = load_tokens(out) if to == "set" else import_embeddings(["new/heron.safetensors", "new/ibis.safetensors"])
     assert written.labels == ("heron", "ibis")
     assert torch.equal(written.vectors["clip_l"], made("heron", "ibis", seed=1).vectors["clip_l"])
@@ -314,9 +316,9 @@ def test_convert_into_the_folder_of_a_living_run_is_refused(folder, to, out, cap
     """The run would replace what was converted when it ends."""
     save_tokens(made("ibis"), "set")
     with lock_output("held", folder=True):
-        assert convert("set.safetensors", "--to", to, "--out", out) == 1
+        assert convert("set.safetensors", "--format", to, "--output", out) == 1
         assert "another run" in capsys.readouterr().err
-    assert convert("set.safetensors", "--to", to, "--out", out) == 0
+    assert convert("set.safetensors", "--format", to, "--output", out) == 0
 
 
 def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, monkeypatch):
@@ -325,7 +327,7 @@ def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, mon
 
     save_tokens(made("ibis", "heron"), "set")
     monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
-    assert convert("set.safetensors", "--to", "embeddings", "--out", "place/in") == 1
+    assert convert("set.safetensors", "--format", "embeddings", "--output", "place/in") == 1
     assert "in cannot be written to (No space left on device)" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["set.safetensors"]
 

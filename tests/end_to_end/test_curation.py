@@ -31,7 +31,7 @@ def material(tmp_path_factory):
     for number, image in enumerate(some[:: len(some) // 5][:5]):
         shutil.copy(image, folder / "inbox" / f"{number}.png")
     (folder / "inbox" / "5.png").write_bytes(b"no image")
-    tokens = new_tokens(load_pocket(), ("../up", "old cup"), init="random", seed=1)
+    tokens = new_tokens(load_pocket(), ("../up", "old cup"), initializer_token="random", seed=1)
     save_tokens(tokens, folder / "tokens")
     return folder
 
@@ -99,7 +99,7 @@ def test_captions_that_are_there_stay(there, capsys):
 
 
 def test_out_csv_writes_the_table_beside_the_answers(there):
-    assert run("--out", "a.csv", "--top", "2") == 1
+    assert run("--output", "a.csv", "--top", "2") == 1
     records = [json.loads(line) for line in Path("a.jsonl").read_text(encoding="utf-8").splitlines()]
     with open("a.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -110,7 +110,7 @@ def test_out_csv_writes_the_table_beside_the_answers(there):
     assert "5.png" in rows[-1]["error"]
     Path("a.jsonl").unlink()
     Path("a.csv").write_text("somebody's,table\n")
-    assert run("--out", "a.csv") == 1
+    assert run("--output", "a.csv") == 1
     assert Path("a.csv").read_text() == "somebody's,table\n"
 
 
@@ -162,12 +162,12 @@ def test_curation_options_that_cannot_be_meant_get_a_sentence(there, capsys, lin
     assert contents(there) == before
 
 
-QUICK = ["--steps", "2", "--batch", "2", "--warm-start", "0"]
+QUICK = ["--steps", "2", "--batch-size", "2", "--classification-only-steps", "0"]
 
 
 @pytest.fixture(scope="module")
 def learned(material):
-    assert main(["train", str(material / "examples"), "--out", str(material / "learned"), "--vectors", "2", "--template", "a {}", *QUICK]) == 0  # fmt: skip
+    assert main(["train", str(material / "examples"), "--output-dir", str(material / "learned"), "--num-vectors", "2", "--template", "a {}", *QUICK]) == 0  # fmt: skip
     return material / "learned"
 
 
@@ -177,7 +177,17 @@ def test_train_with_corrections_and_start_from_continues_the_set(learned, there)
     moved, left = sorted(Path("examples", before.labels[0]).iterdir())[:2]
     rows = [("image", "label"), (moved, before.labels[1]), (left, "(unknown)"), ("inbox/0.png", "brand new")]
     Path("c.csv").write_text(csv_lines([[str(cell) for cell in row] for row in rows]), encoding="utf-8")
-    line = ["train", "examples", "--out", "out", "--start-from", "old.safetensors", "--corrections", "c.csv", *QUICK]
+    line = [
+        "train",
+        "examples",
+        "--output-dir",
+        "out",
+        "--start-from",
+        "old.safetensors",
+        "--corrections",
+        "c.csv",
+        *QUICK,
+    ]
     assert main([*line, "--lr", "1e-9"]) == 0
     after = load_tokens("out/tokens.safetensors")
     assert after.labels == (*before.labels, "brand new")
@@ -193,7 +203,7 @@ def test_train_with_corrections_and_start_from_continues_the_set(learned, there)
 def test_start_from_a_set_with_other_classes_says_which_are_lacking(learned, there, capsys):
     gone = sorted(path.name for path in Path("examples").iterdir())[0]
     shutil.rmtree(Path("examples", gone))
-    assert main(["train", "examples", "--out", "out", "--start-from", str(learned), *QUICK]) == 0
+    assert main(["train", "examples", "--output-dir", "out", "--start-from", str(learned), *QUICK]) == 0
     assert f"there are no examples of {gone}: the new tokens lack these classes" in capsys.readouterr().err
 
 
@@ -201,7 +211,7 @@ def test_add_replace_learns_only_the_given_classes_again(learned, there, capsys)
     before = load_tokens(learned / "tokens.safetensors")
     for label in (before.labels[0], "zebra"):
         shutil.copytree(Path("examples", before.labels[1]), Path("more", label))
-    line = ["add", "more", "--to", str(learned), "--out", "larger", *QUICK]
+    line = ["add", "more", "--tokens", str(learned), "--output-dir", "larger", *QUICK]
     assert main([*line, "--replace"]) == 0
     after = load_tokens("larger/tokens.safetensors")
     assert after.labels == (*before.labels, "zebra")
@@ -213,5 +223,5 @@ def test_add_replace_learns_only_the_given_classes_again(learned, there, capsys)
     assert not own & other
     shutil.rmtree("more")
     shutil.copytree("examples", "more")
-    assert main(["add", "more", "--to", str(learned), "--out", "y", *QUICK, "--replace"]) == 1
+    assert main(["add", "more", "--tokens", str(learned), "--output-dir", "y", *QUICK, "--replace"]) == 1
     assert "use mcti train instead" in capsys.readouterr().err

@@ -62,11 +62,13 @@ def test_digits_are_ten_classes_of_drawings():
 
 @pytest.mark.slow
 def test_the_demo_writes_what_it_promises(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=3, batch=5, warm_start=0))
+    monkeypatch.setattr(
+        run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=3, batch_size=5, classification_only_steps=0)
+    )
     monkeypatch.setattr(run, "DIFFUSION_QUERIES", 10)
     monkeypatch.setattr(run, "SAMPLES", 1)
     out = tmp_path / "new" / "demo"
-    assert main(["demo", "--out", str(out), "--shots", "2", "--seed", "4"]) == 0
+    assert main(["demo", "--output-dir", str(out), "--shots", "2", "--seed", "4"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "report.html", "tokens.safetensors"]
 
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))

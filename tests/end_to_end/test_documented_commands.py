@@ -57,13 +57,13 @@ NOT_RUN = {  # what a command begins with: why it is not run here
     "mcti demo": "run by test_demo.py",
 }
 FEWER = {  # of a command: options behind its own, so that it takes a moment
-    "train": "--steps 1 --batch 2", "add": "--steps 1 --batch 2", "evaluate": "--steps 1 --batch 2 --seeds 1 --shots 1", "generate": "--steps 1 --count 1",
-    "benchmark": "--steps 1 --batch 2 --shots 1 --data-sets photos --methods baselines",
-    "classify": "", "undo": "", "evaluate --tokens": "", "evaluate --label-errors": "", "evaluate --folds": "--steps 1 --batch 2 --folds 2",
+    "train": "--steps 1 --batch-size 2", "add": "--steps 1 --batch-size 2", "evaluate": "--steps 1 --batch-size 2 --seeds 1 --shots 1", "generate": "--num-inference-steps 1 --num-images 1",
+    "benchmark": "--steps 1 --batch-size 2 --shots 1 --data-sets photos --methods baselines",
+    "classify": "", "undo": "", "evaluate --tokens": "", "evaluate --label-errors": "", "evaluate --folds": "--steps 1 --batch-size 2 --folds 2",
 }  # fmt: skip
 LEAST = {  # of a command: arguments that it cannot be without
-    "train": "x --out y", "add": "x --to y --out z", "evaluate": "x", "generate": "--tokens x --prompt y", "classify": "x --tokens y",
-    "convert": "x --to set --out y", "demo": "--out x", "undo": "x", "benchmark": "--out x",
+    "train": "x --output-dir y", "add": "x --tokens y --output-dir z", "evaluate": "x", "generate": "--tokens x --prompt y", "classify": "x --tokens y",
+    "convert": "x --format set --output y", "demo": "--output-dir x", "undo": "x", "benchmark": "--output-dir x",
 }  # fmt: skip
 OF_OTHERS = {
     *("--multi_gpu", "--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"),  # accelerate's
@@ -135,7 +135,7 @@ def material(tmp_path_factory):
     (folder / "corrections.csv").write_text("image,label\ninbox/0.png,my-cat\nphotos/my-dog/0.png,(unknown)\n")
     (folder / "stable-diffusion-v1-5").symlink_to(POCKET_FOLDER, target_is_directory=True)
     (folder / "clip-vit-large-patch14").symlink_to(POCKET_FOLDER / "clip", target_is_directory=True)
-    line = next(line for line in WHOLE if line.startswith("mcti train photos/ --out learned "))
+    line = next(line for line in WHOLE if line.startswith("mcti train photos/ --output-dir learned "))
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -166,7 +166,7 @@ def there(material, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", WHOLE)
 def test_documented_command_runs(line, there, capsys):
     command, *others = arguments_of(line)
-    if command == "train" and "--out learned" in line and "--config" not in others:
+    if command == "train" and "--output-dir learned" in line and "--config" not in others:
         shutil.rmtree("learned")
     if command == "undo":
         assert main(["classify", "inbox", "--tokens", "learned", "--copy-to", "sorted"]) == 0
@@ -252,10 +252,17 @@ def parses(arguments: list[str]) -> bool:
 
 def test_readme_s_library_example_runs(there, monkeypatch):
     (block,) = re.findall(r"^```python\n(.*?)^```", text(ROOT / "README.md"), re.M | re.S)
-    monkeypatch.setattr(mcti_core.pocket, "POCKET_CONFIG", replace(mcti_core.pocket.POCKET_CONFIG, steps=1, batch=2))
+    monkeypatch.setattr(
+        mcti_core.pocket, "POCKET_CONFIG", replace(mcti_core.pocket.POCKET_CONFIG, steps=1, batch_size=2)
+    )
     names: dict[str, object] = {}
     exec(
-        compile(block.replace("tokens.names], tokens)", "tokens.names], tokens, steps=1)"), "README.md", "exec"), names
+        compile(
+            block.replace("tokens.names], tokens)", "tokens.names], tokens, num_inference_steps=1)"),
+            "README.md",
+            "exec",
+        ),
+        names,
     )
     assert len(names["answers"]) == 2
     assert len(names["pictures"]) == 2

@@ -12,7 +12,7 @@ from mcti_core.cli.parser import main
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.pocket.digits import digit_dataset, write_class_folders
 
-QUICK = ["--steps", "1", "--batch", "2", "--seeds", "1"]
+QUICK = ["--steps", "1", "--batch-size", "2", "--seeds", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def place(tmp_path_factory) -> Path:
         images = tuple(digits.images[row] for row in chosen.tolist())
         labels = torch.arange(classes).repeat_interleave(count)
         write_class_folders(FewShotDataset(("zero", "one", "four")[:classes], images, labels), path / name)
-    line = ["train", path / "photos", "--out", path / "learned", "--steps", "2", "--batch", "3"]
+    line = ["train", path / "photos", "--output-dir", path / "learned", "--steps", "2", "--batch-size", "3"]
     assert main([str(word) for word in line]) == 0
     return path
 
@@ -37,7 +37,16 @@ def run(*line: object) -> int:
 
 def test_evaluate_tokens_writes_figures_that_agree_and_pictures(place, tmp_path, capsys):
     out = tmp_path / "out"
-    line = ("evaluate", place / "test", "--tokens", place / "learned", "--out", out, "--json", tmp_path / "x.json")
+    line = (
+        "evaluate",
+        place / "test",
+        "--tokens",
+        place / "learned",
+        "--output-dir",
+        out,
+        "--output-json",
+        tmp_path / "x.json",
+    )
     assert run(*line) == 0
     record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert record == json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
@@ -72,7 +81,7 @@ def test_evaluate_tokens_of_other_classes_is_refused(place, tmp_path, capsys):
 
 def test_evaluate_given_split_compares_gammas_on_the_test_images(place, tmp_path, capsys):
     shutil.copytree(place / "test", tmp_path / "test")
-    line = ["--test", tmp_path / "test", "--gamma", "0", "auto", "0.1", "--json", tmp_path / "rows.json"]
+    line = ["--test", tmp_path / "test", "--gamma", "0", "auto", "0.1", "--output-json", tmp_path / "rows.json"]
     assert run("evaluate", "--train", place / "photos", *line, *QUICK) == 0
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     methods = [row["method"] for row in rows]
@@ -83,7 +92,7 @@ def test_evaluate_given_split_compares_gammas_on_the_test_images(place, tmp_path
 
 
 def test_evaluate_folds_tests_every_image_once(place, tmp_path):
-    line = ["--folds", "2", "--steps", "1", "--batch", "2", "--json", tmp_path / "rows.json"]
+    line = ["--folds", "2", "--steps", "1", "--batch-size", "2", "--output-json", tmp_path / "rows.json"]
     assert run("evaluate", place / "photos", *line) == 0
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert [row["seed"] for row in rows if row["method"] == "MC-TI"] == [0, 1]
@@ -94,7 +103,7 @@ def test_evaluate_label_errors_ranks_the_moved_image_first(place, tmp_path, caps
     photos = shutil.copytree(place / "photos", tmp_path / "photos")
     moved = sorted((photos / "four").iterdir())[0].rename(photos / "zero" / "moved.png")
     page = tmp_path / "page.html"
-    assert run("evaluate", photos, "--label-errors", "--json", tmp_path / "x.json", "--review", page) == 0
+    assert run("evaluate", photos, "--label-errors", "--output-json", tmp_path / "x.json", "--review", page) == 0
     first = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["likely_label_errors"][0]
     assert (first["image"], first["label"], first["suggested"]) == (str(moved), "zero", "four")
     assert f"{moved}\tzero\tlooks like four" in capsys.readouterr().out
@@ -111,7 +120,7 @@ def test_evaluate_label_errors_ranks_the_moved_image_first(place, tmp_path, caps
         ("test --tokens learned --label-errors", "--label-errors does not go with --tokens"),
         ("photos --folds 2 --shots 1", "--folds does not go with --shots"),
         ("photos --review page.html", "--review goes with --label-errors"),
-        ("photos --out measured", "--out and --method go with --tokens"),
+        ("photos --output-dir measured", "--output-dir and --method go with --tokens"),
         ("--train photos --test other", "the tokens have no class 'seven'"),
     ],
 )

@@ -30,7 +30,7 @@ def learned(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "digit_dataset", lambda: first)
         patch.setattr(mcti_core.pocket, "POCKET_CONFIG", replace(mcti_core.pocket.POCKET_CONFIG, steps=8))
-        patch.setattr(mcti_core, "generate", partial(mcti_core.generate, steps=2))
+        patch.setattr(mcti_core, "generate", partial(mcti_core.generate, num_inference_steps=2))
         run("train.py", patch, folder / "learned.safetensors", folder / "digits.png")
     (folder / "inbox").mkdir()
     to_pil(first.images[list(labels).index(3)]).save(folder / "inbox" / "a.png")

@@ -13,7 +13,7 @@ from mcti_core.cli.parser import main
 from mcti_core.tokens.io import save_tokens
 from mcti_core.tokens.token_set import TokenSet
 
-SHORT = ["--steps", "1", "--batch", "2", "--warm-start", "0"]
+SHORT = ["--steps", "1", "--batch-size", "2", "--classification-only-steps", "0"]
 
 
 def write(path: Path, seed: int, **options) -> None:
@@ -55,7 +55,7 @@ def test_evaluate_of_a_folder_with_copies_names_them(photos, tmp_path, capsys, n
     for number in range(3):
         write(photos / "cat" / f"{number}-{name}", number, **options)
     write(photos / "dog" / "3.png", 13)
-    line = ["evaluate", photos, "--shots", 3, "--seeds", 2, *SHORT, "--json", tmp_path / "rows.json"]
+    line = ["evaluate", photos, "--shots", 3, "--seeds", 2, *SHORT, "--output-json", tmp_path / "rows.json"]
     assert run(*line) == 0
     captured = capsys.readouterr()
     assert re.search(r"\d+ % of the images to test on are the same .* \(cat/\S+ and cat/\S+", captured.err)
@@ -77,8 +77,8 @@ def test_command_with_one_image_in_two_classes_names_it(command, photos, tmp_pat
     write(photos / "dog" / "wrong.jpg", 1)
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
     line = {
-        "train": ["train", photos, "--out", tmp_path / "out"],
-        "add": ["add", photos, "--to", learned, "--out", tmp_path / "out", "--gamma", 0],
+        "train": ["train", photos, "--output-dir", tmp_path / "out"],
+        "add": ["add", photos, "--tokens", learned, "--output-dir", tmp_path / "out", "--gamma", 0],
         "evaluate": ["evaluate", photos, "--shots", 1, "--seeds", 1],
     }[command]
     assert run(*line, *SHORT) == 0
@@ -89,26 +89,26 @@ def test_command_with_one_image_in_two_classes_names_it(command, photos, tmp_pat
 
 
 def test_add_of_an_image_that_is_known_as_another_class_names_it(photos, tmp_path, capsys):
-    assert run("train", photos, "--out", tmp_path / "set", *SHORT) == 0
+    assert run("train", photos, "--output-dir", tmp_path / "set", *SHORT) == 0
     more = tmp_path / "more"
     write(more / "new" / "0.png", 77)
     write(more / "new" / "1.png", 1)
     write(more / "cat" / "2.png", 2)  # which is right as the class that it is of
     capsys.readouterr()
-    assert run("add", more, "--to", tmp_path / "set", "--out", tmp_path / "out", *SHORT) == 0
+    assert run("add", more, "--tokens", tmp_path / "set", "--output-dir", tmp_path / "out", *SHORT) == 0
     assert "1 image was learned as another class before (new/1.png of cat)" in told(capsys)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_shots_beyond_the_images_are_refused_before_the_work(command, photos, tmp_path, no_work, capsys):
-    line = {"train": ["train", photos, "--out", tmp_path / "out"], "evaluate": ["evaluate", photos]}[command]
+    line = {"train": ["train", photos, "--output-dir", tmp_path / "out"], "evaluate": ["evaluate", photos]}[command]
     assert run(*line, "--shots", 4) == 1
     assert "class 'cat' has 3 images: too few for 4 shots" in told(capsys)
     assert not (tmp_path / "out").exists()
 
 
 def test_train_on_as_many_shots_as_there_are_images_needs_none_to_test_on(photos, tmp_path):
-    assert run("train", photos, "--out", tmp_path / "out", "--shots", 3, *SHORT) == 0
+    assert run("train", photos, "--output-dir", tmp_path / "out", "--shots", 3, *SHORT) == 0
 
 
 def test_evaluate_of_classes_of_one_image_says_what_it_needs(tmp_path, no_work, capsys):
@@ -155,7 +155,7 @@ def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_p
         "--tokens",
         learned,
         "--json",
-        *(["--out", tmp_path / "x.jsonl"] if out else []),
+        *(["--output", tmp_path / "x.jsonl"] if out else []),
     ]
     assert run(*line) == 1
     captured = capsys.readouterr()

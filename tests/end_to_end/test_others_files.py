@@ -58,7 +58,7 @@ def test_train_does_not_replace_files_of_others(folder, tmp_path, capsys, place,
     path = tmp_path / "out" / place
     path.parent.mkdir(parents=True)
     path.write_bytes(THEIRS)
-    refused(tmp_path, capsys, "train", folder, "--out", tmp_path / "out", "--steps", "1", *more)
+    refused(tmp_path, capsys, "train", folder, "--output-dir", tmp_path / "out", "--steps", "1", *more)
 
 
 @pytest.mark.parametrize("prompt", ["{}", "a {cat}"])
@@ -66,38 +66,50 @@ def test_generate_does_not_replace_pictures_of_others(learned, tmp_path, capsys,
     path = tmp_path / "out" / ("dog-01.png" if prompt == "{}" else "image-01.png")
     path.parent.mkdir()
     Image.new("RGB", (8, 8)).save(path)
-    refused(tmp_path, capsys, "generate", "--tokens", learned, "--prompt", prompt, "--count", 2, "--out", path.parent)
+    refused(
+        tmp_path,
+        capsys,
+        "generate",
+        "--tokens",
+        learned,
+        "--prompt",
+        prompt,
+        "--num-images",
+        2,
+        "--output-dir",
+        path.parent,
+    )
 
 
 def test_evaluate_does_not_replace_a_file_of_others(folder, tmp_path, capsys):
     (tmp_path / "x.json").write_text('{"a": 1}')
-    refused(tmp_path, capsys, "evaluate", folder, "--shots", 1, "--json", tmp_path / "x.json")
+    refused(tmp_path, capsys, "evaluate", folder, "--shots", 1, "--output-json", tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("more", ["--restart", "--resume"])
 @pytest.mark.parametrize("place", ["x.jsonl", "x.jsonl.part-00001", "x.jsonl.unfinished"])
 def test_classify_does_not_remove_files_of_others(folder, learned, tmp_path, capsys, more, place):
     (tmp_path / place).write_bytes(THEIRS)
-    refused(tmp_path, capsys, "classify", folder / "cat", "--tokens", learned, "--out", tmp_path / "x.jsonl", more)
+    refused(tmp_path, capsys, "classify", folder / "cat", "--tokens", learned, "--output", tmp_path / "x.jsonl", more)
 
 
 def test_classify_does_not_write_through_a_link_that_leads_nowhere(folder, learned, tmp_path, capsys):
     (tmp_path / "x.jsonl").symlink_to(tmp_path / "elsewhere")
-    assert main(["classify", str(folder / "cat"), "--tokens", str(learned), "--out", str(tmp_path / "x.jsonl")]) == 1
+    assert main(["classify", str(folder / "cat"), "--tokens", str(learned), "--output", str(tmp_path / "x.jsonl")]) == 1
     assert "is a link" in capsys.readouterr().err
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_demo_does_not_replace_files_of_others(tmp_path, capsys):
     (tmp_path / "report.html").write_text("<html>mine</html>")
-    refused(tmp_path, capsys, "demo", "--out", tmp_path)
+    refused(tmp_path, capsys, "demo", "--output-dir", tmp_path)
 
 
 def test_add_does_not_replace_files_of_others(folder, tmp_path, capsys):
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
     (tmp_path / "out" / "embeddings").mkdir(parents=True)
     (tmp_path / "out" / "embeddings" / "dog.bin").write_bytes(THEIRS)
-    refused(tmp_path, capsys, "add", folder, "--to", learned, "--out", tmp_path / "out", "--steps", 1)
+    refused(tmp_path, capsys, "add", folder, "--tokens", learned, "--output-dir", tmp_path / "out", "--steps", 1)
 
 
 def test_name_that_leads_out_of_the_folder_is_refused_before_a_picture_is_made(tmp_path, capsys):
@@ -105,8 +117,8 @@ def test_name_that_leads_out_of_the_folder_is_refused_before_a_picture_is_made(t
     object.__setattr__(tokens, "names", ("../../escaped", "dog"))
     path = save_tokens(tokens, tmp_path / "set")
     for line in (
-        ["generate", "--prompt", "{}", "--out", tmp_path / "a" / "b", "--tokens", path],
-        ["convert", path, "--out", tmp_path / "c", "--to", "embeddings"],
+        ["generate", "--prompt", "{}", "--output-dir", tmp_path / "a" / "b", "--tokens", path],
+        ["convert", path, "--output", tmp_path / "c", "--format", "embeddings"],
     ):
         assert main([str(part) for part in line]) == 1
         assert "token name" in capsys.readouterr().err

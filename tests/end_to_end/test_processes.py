@@ -48,7 +48,9 @@ def folder(tmp_path_factory):
     examples = write_examples(path / "examples")
     write_images(path / "images", examples, IMAGES)
     (path / "images" / "00007.png").write_bytes(b"no picture")
-    assert main(["train", str(examples), "--out", str(path / "trained"), "--steps", "3", "--batch", "3"]) == 0
+    assert (
+        main(["train", str(examples), "--output-dir", str(path / "trained"), "--steps", "3", "--batch-size", "3"]) == 0
+    )
     (path / "trained" / "tokens.safetensors").rename(path / "tokens.safetensors")
     return path
 
@@ -172,7 +174,7 @@ def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
     """SIGKILL, which no program can answer."""
     images, out = tmp_path / "images", tmp_path / "answers.jsonl"
     write_images(images, folder / "examples", 400)
-    command = ["classify", str(images), "--tokens", str(folder / "tokens.safetensors"), "--out", str(out), *CLASSIFY]
+    command = ["classify", str(images), "--tokens", str(folder / "tokens.safetensors"), "--output", str(out), *CLASSIFY]
 
     def parts():
         return [
@@ -208,8 +210,8 @@ def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
 @pytest.mark.slow
 def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
     """As Ctrl-C in a terminal: the signal reaches the launcher. One process alone can go on, and two."""
-    options = ["--batch", "5", "--seed", "5", "--steps", "64", "--keep-every", "1"]
-    command = ["train", str(folder / "examples"), "--out", str(tmp_path / "out"), *options]
+    options = ["--batch-size", "5", "--seed", "5", "--steps", "64", "--save-every", "1"]
+    command = ["train", str(folder / "examples"), "--output-dir", str(tmp_path / "out"), *options]
     with launch(2, "-m", "mcti_core", *command) as process:
         until(lambda: (tmp_path / "out" / "training.safetensors").exists(), process)
         process.send_signal(signal.SIGINT)
@@ -237,7 +239,7 @@ def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_readmes_command(folder, tmp_path, count):
-    command = ["train", str(folder / "examples"), "--out", str(tmp_path / "many"), *TRAIN]
+    command = ["train", str(folder / "examples"), "--output-dir", str(tmp_path / "many"), *TRAIN]
     with launch(count, "-m", "mcti_core", *command) as process:
         output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
@@ -256,13 +258,16 @@ def test_a_mistake_ends_all_with_its_sentence(folder, tmp_path):
         folder / "images",
         "--tokens",
         folder / "tokens.safetensors",
-        "--out",
+        "--output",
         tmp_path / "answers.jsonl",
     ]
     for arguments, told in (
         (command, "mcti: " + str(tmp_path / "answers.jsonl")),
-        (command[:-2], "name a file for the answers with --out"),
-        (["convert", folder / "tokens.safetensors", "--out", tmp_path / "x", "--to", "set"], "without a launcher"),
+        (command[:-2], "name a file for the answers with --output"),
+        (
+            ["convert", folder / "tokens.safetensors", "--output", tmp_path / "x", "--format", "set"],
+            "without a launcher",
+        ),
     ):
         with launch(2, "-m", "mcti_core", *arguments) as process:
             output, _ = process.communicate(timeout=SECONDS)

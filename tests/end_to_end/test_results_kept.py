@@ -22,7 +22,7 @@ from mcti_core.training import extend, loop
 from mcti_core.training.loop import train
 
 ROOT = Path(__file__).parents[2]
-SHORT = ["--steps", "1", "--batch", "2", "--warm-start", "0"]
+SHORT = ["--steps", "1", "--batch-size", "2", "--classification-only-steps", "0"]
 
 
 def write_photos(folder: Path, *labels: str, count: int = 3) -> Path:
@@ -81,12 +81,24 @@ def refused(capsys, *line: object) -> str:
 def lines(photos: Path, learned: Path, out: Path) -> dict[str, list[object]]:
     """Each command, writing into ``out``."""
     return {
-        "train": ["train", photos, "--out", out, *SHORT],
-        "add": ["add", photos, "--to", learned, "--out", out, *SHORT, "--gamma", 0],
-        "generate": ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 2, "--steps", 1, "--out", out],
-        "evaluate": ["evaluate", photos, "--shots", 1, "--seeds", 1, "--steps", 1, "--json", out / "rows.json"],
-        "demo": ["demo", "--out", out],
-        "classify": ["classify", photos, "--tokens", learned, "--out", out / "answers.jsonl"],
+        "train": ["train", photos, "--output-dir", out, *SHORT],
+        "add": ["add", photos, "--tokens", learned, "--output-dir", out, *SHORT, "--gamma", 0],
+        "generate": [
+            "generate",
+            "--tokens",
+            learned,
+            "--prompt",
+            "a {}",
+            "--num-images",
+            2,
+            "--num-inference-steps",
+            1,
+            "--output-dir",
+            out,
+        ],
+        "evaluate": ["evaluate", photos, "--shots", 1, "--seeds", 1, "--steps", 1, "--output-json", out / "rows.json"],
+        "demo": ["demo", "--output-dir", out],
+        "classify": ["classify", photos, "--tokens", learned, "--output", out / "answers.jsonl"],
     }
 
 
@@ -152,17 +164,17 @@ def test_train_where_only_embeddings_of_a_set_are_left_replaces_none(photos, tmp
     from mcti_core.tokens.io import export_embeddings
 
     export_embeddings(tokens, tmp_path / "out" / "embeddings")
-    assert run("train", photos, "--out", tmp_path / "out") == 1
+    assert run("train", photos, "--output-dir", tmp_path / "out") == 1
     assert "cat.safetensors already exists" in told(capsys)
 
 
 def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos, tmp_path, capsys):
     renamed = write_photos(tmp_path / "renamed", "kitten", "dog")
-    assert run("train", photos, "--out", tmp_path / "out", *SHORT) == 0
+    assert run("train", photos, "--output-dir", tmp_path / "out", *SHORT) == 0
     said = told(capsys)
     assert "not of this set" not in said
     assert "cat, dog: words of CLIP's vocabulary" in said
-    assert run("train", renamed, "--out", tmp_path / "out", *SHORT, "--overwrite") == 0
+    assert run("train", renamed, "--output-dir", tmp_path / "out", *SHORT, "--overwrite") == 0
     assert "embeddings that are not of this set: cat; move them away" in told(capsys)
     assert (tmp_path / "out" / "embeddings" / "cat.safetensors").exists()
 
@@ -172,7 +184,7 @@ def test_add_into_the_folder_of_an_unfinished_training_is_refused(photos, learne
     from tests.fuzz.seeds import training
 
     save_checkpoint(training(), tmp_path / "out" / "training.safetensors")
-    assert run("add", photos, "--to", learned, "--out", tmp_path / "out") == 1
+    assert run("add", photos, "--tokens", learned, "--output-dir", tmp_path / "out") == 1
     assert "training.safetensors already exists" in told(capsys)
 
 
@@ -193,7 +205,10 @@ def stop_after(steps, monkeypatch, stop):
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_add_ended_by_a_signal_keeps_what_was_learned(kind, photos, learned, tmp_path, monkeypatch):
     stop_after(1, monkeypatch, lambda: os.kill(os.getpid(), getattr(signal, kind)))
-    assert run("add", photos, "--to", learned, "--out", tmp_path / "out", *SHORT, "--gamma", 0, "--steps", 500) == 130
+    assert (
+        run("add", photos, "--tokens", learned, "--output-dir", tmp_path / "out", *SHORT, "--gamma", 0, "--steps", 500)
+        == 130
+    )
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
     assert tokens.labels == ("x", "y", "cat", "dog")
     assert torch.equal(tokens.vectors["clip_l"][:2], load_tokens(learned).vectors["clip_l"])
@@ -209,7 +224,7 @@ def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learn
         return Losses()
 
     monkeypatch.setattr("mcti_core.training.step.reconstruction_loss", broken)
-    assert run("add", photos, "--to", learned, "--out", tmp_path / "out", *SHORT, "--gamma", 0) == 1
+    assert run("add", photos, "--tokens", learned, "--output-dir", tmp_path / "out", *SHORT, "--gamma", 0) == 1
     assert re.search(r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", told(capsys))
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
     assert tokens.labels == ("x", "y", "cat", "dog")
@@ -239,7 +254,19 @@ def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp
         return bar()
 
     monkeypatch.setattr(generate, "progress_bar", interrupting)
-    line = ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 3, "--steps", 1, "--out", tmp_path / "out"]
+    line = [
+        "generate",
+        "--tokens",
+        learned,
+        "--prompt",
+        "a {}",
+        "--num-images",
+        3,
+        "--num-inference-steps",
+        1,
+        "--output-dir",
+        tmp_path / "out",
+    ]
     assert run(*line) == 130
     assert seen == [2, 4]  # each is there as soon as it is done
     assert "interrupted: 4 of 6 images are in" in capsys.readouterr().out
@@ -252,18 +279,28 @@ def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp
 
 
 def test_generate_names_a_prompt_that_draws_no_token(learned, tmp_path, capsys):
-    line = ["generate", "--tokens", learned, "--steps", 1, "--count", 1]
+    line = ["generate", "--tokens", learned, "--num-inference-steps", 1, "--num-images", 1]
     for number, prompt in enumerate(("", "a photo of a dog", "a {x}", "{}")):
-        assert run(*line, "--prompt", prompt, "--out", tmp_path / str(number)) == 0
+        assert run(*line, "--prompt", prompt, "--output-dir", tmp_path / str(number)) == 0
         assert ("names no token of the set" in capsys.readouterr().err) == (number < 2)
 
 
 def test_generate_names_images_of_an_earlier_run_beside_its_own(learned, tmp_path, capsys):
-    line = ["generate", "--tokens", learned, "--prompt", "a {x}", "--steps", 1, "--out", tmp_path / "out"]
-    assert run(*line, "--count", 2) == 0
+    line = [
+        "generate",
+        "--tokens",
+        learned,
+        "--prompt",
+        "a {x}",
+        "--num-inference-steps",
+        1,
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    assert run(*line, "--num-images", 2) == 0
     Image.new("RGB", (8, 8)).save(tmp_path / "out" / "mine.png")
     capsys.readouterr()
-    assert run(*line, "--count", 1, "--overwrite") == 0
+    assert run(*line, "--num-images", 1, "--overwrite") == 0
     assert told(capsys) == f"mcti: {tmp_path / 'out'} also holds 1 image of an earlier run: image-01.png"
 
 
@@ -278,7 +315,19 @@ def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(l
         return real(path, *arguments)
 
     monkeypatch.setattr(provenance, "write_own", full)
-    line = ["generate", "--tokens", learned, "--prompt", "a {}", "--count", 1, "--steps", 1, "--out", tmp_path / "out"]
+    line = [
+        "generate",
+        "--tokens",
+        learned,
+        "--prompt",
+        "a {}",
+        "--num-images",
+        1,
+        "--num-inference-steps",
+        1,
+        "--output-dir",
+        tmp_path / "out",
+    ]
     assert run(*line) == 1
     assert re.search(r"y-00\.png cannot be written \(No space left on device\)", told(capsys))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x-00.png"]
@@ -291,11 +340,11 @@ def test_train_killed_by_kill_9_locks_nothing_behind_it(photos, tmp_path):
         "mcti_core",
         "train",
         str(photos),
-        "--out",
+        "--output-dir",
         str(tmp_path / "out"),
-        "--keep-every",
+        "--save-every",
         "0",
-        "--batch",
+        "--batch-size",
         "2",
     ]
     process = subprocess.Popen([sys.executable, *line, "--steps", "5000"], cwd=ROOT, stderr=subprocess.DEVNULL)

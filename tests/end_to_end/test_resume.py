@@ -18,7 +18,7 @@ from mcti_core.training.loop import train
 
 from .kill_and_resume import Trial, write_examples
 
-OPTIONS = ["--steps", "6", "--batch", "3", "--seed", "5"]
+OPTIONS = ["--steps", "6", "--batch-size", "3", "--seed", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 def whole(folder, tmp_path_factory):
     """Tokens of a training without a break."""
     out = tmp_path_factory.mktemp("whole")
-    assert main(["train", str(folder), "--out", str(out), *OPTIONS]) == 0
+    assert main(["train", str(folder), "--output-dir", str(out), *OPTIONS]) == 0
     return load_tokens(out / "tokens.safetensors")
 
 
@@ -38,7 +38,7 @@ def whole(folder, tmp_path_factory):
 def broken(folder, tmp_path, monkeypatch, capsys):
     """The folder of a training that was broken off after three steps."""
     stop_after(3, monkeypatch)
-    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 130
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 130
     monkeypatch.undo()
     captured = capsys.readouterr()
     assert "stopped after 3 steps" in captured.out
@@ -74,7 +74,7 @@ def told(capsys):
 
 def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
     assert load_checkpoint(broken / "training.safetensors").step == 3
-    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 0
+    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--resume"]) == 0
     assert told(capsys) == ["mcti: resuming after 3 steps"]
     same(load_tokens(broken / "tokens.safetensors"), whole)
     assert sorted(path.name for path in broken.iterdir()) == sorted(
@@ -84,17 +84,17 @@ def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, 
 
 def test_it_is_not_overwritten_unasked(folder, broken, whole, capsys):
     before = (broken / "training.safetensors").read_bytes()
-    assert main(["train", str(folder), "--out", str(broken), *OPTIONS]) == 1
+    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS]) == 1
     (line,) = told(capsys)
-    assert all(way in line for way in ("--resume", "--restart", "another --out"))
+    assert all(way in line for way in ("--resume", "--restart", "another --output-dir"))
     assert (broken / "training.safetensors").read_bytes() == before
-    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--restart"]) == 0
+    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--restart"]) == 0
     same(load_tokens(broken / "tokens.safetensors"), whole)
     assert not (broken / "training.safetensors").exists()
 
 
 def test_a_different_training_is_refused(folder, broken, capsys):
-    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--lr", "0.5", "--resume"]) == 1
+    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--lr", "0.5", "--resume"]) == 1
     (line,) = told(capsys)
     assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
     assert "--restart" in line
@@ -102,7 +102,7 @@ def test_a_different_training_is_refused(folder, broken, capsys):
 
 
 def test_start_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, tmp_path, capsys, monkeypatch):
-    other = ["--out", str(tmp_path / "other"), *OPTIONS, "--lr", "1e-9", "--start-from", str(broken)]
+    other = ["--output-dir", str(tmp_path / "other"), *OPTIONS, "--lr", "1e-9", "--start-from", str(broken)]
     stop_after(2, monkeypatch)
     assert main(["train", str(folder), *other]) == 130
     monkeypatch.undo()
@@ -117,7 +117,7 @@ def test_start_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, t
 
 
 def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_path, whole, capsys):
-    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS, "--resume"]) == 0
     (line,) = told(capsys)
     assert "no unfinished training" in line
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
@@ -126,7 +126,7 @@ def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_pat
 def test_a_damaged_file_is_told(folder, broken, capsys):
     path = broken / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    assert main(["train", str(folder), "--out", str(broken), *OPTIONS, "--resume"]) == 1
+    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--resume"]) == 1
     (line,) = told(capsys)
     assert "damaged" in line
     assert "--restart" in line
@@ -137,10 +137,10 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "write_tokens", interrupt)
-    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 130
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 130
     assert not (tmp_path / "tokens.safetensors").exists()
     monkeypatch.undo()
-    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS, "--resume"]) == 0
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
@@ -152,21 +152,21 @@ def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp
         write(tokens, out, figures)
 
     monkeypatch.setattr(commands, "write_tokens", too_late)
-    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS]) == 1
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 1
     error = capsys.readouterr().err
     assert "not written by MC-TI" in error
     assert "training.safetensors: mend this, and continue with --resume" in error
     monkeypatch.undo()
     assert (tmp_path / "tokens.safetensors").read_text() == "mine"
     (tmp_path / "tokens.safetensors").unlink()
-    assert main(["train", str(folder), "--out", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS, "--resume"]) == 0
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
-@pytest.mark.parametrize("arguments", [["--resume", "--restart"], ["--resume", "never"], ["--keep-every", "-1"]])
+@pytest.mark.parametrize("arguments", [["--resume", "--restart"], ["--resume", "never"], ["--save-every", "-1"]])
 def test_what_makes_no_sense_shows_the_usage(arguments):
     with pytest.raises(SystemExit) as caught:
-        main(["train", "x", "--out", "y", *arguments])
+        main(["train", "x", "--output-dir", "y", *arguments])
     assert caught.value.code == 2
 
 
@@ -174,7 +174,17 @@ def test_what_makes_no_sense_shows_the_usage(arguments):
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, kind):
-    command = [sys.executable, "-m", "mcti_core", "train", str(folder), "--out", str(tmp_path), "--steps", "5000"]
+    command = [
+        sys.executable,
+        "-m",
+        "mcti_core",
+        "train",
+        str(folder),
+        "--output-dir",
+        str(tmp_path),
+        "--steps",
+        "5000",
+    ]
 
     def as_a_fresh_process():  # who runs the tests may ignore signals, as nohup does
         signal.signal(getattr(signal, kind), signal.SIG_DFL)

@@ -51,18 +51,18 @@ def digits(*labels: str) -> FewShotDataset:
 def trained(tmp_path_factory) -> Path:
     """A set of two digits."""
     host = load_pocket()
-    cache = FeatureCache.build(host, digits("0", "1"), mirror=False)
-    tokens = train(host, cache, new_tokens(host, cache.classes), replace(POCKET_CONFIG, steps=2, batch=2)).tokens
+    cache = FeatureCache.build(host, digits("0", "1"), hflip=False)
+    tokens = train(host, cache, new_tokens(host, cache.classes), replace(POCKET_CONFIG, steps=2, batch_size=2)).tokens
     return save_tokens(tokens, tmp_path_factory.mktemp("trained") / "two")
 
 
 class TestConvert:
     def test_there_and_back(self, tokens, tmp_path, capsys):
         whole = save_tokens(tokens, tmp_path / "set.safetensors")
-        assert run("convert", whole, "--to", "embeddings", "--out", tmp_path / "single") == 0
+        assert run("convert", whole, "--format", "embeddings", "--output", tmp_path / "single") == 0
         names = ["red-cup.safetensors", "blue-cup.safetensors", "vase.safetensors"]
         assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == names
-        assert run("convert", tmp_path / "single", "--to", "set", "--out", tmp_path / "again.safetensors") == 0
+        assert run("convert", tmp_path / "single", "--format", "set", "--output", tmp_path / "again.safetensors") == 0
         again = load_tokens(tmp_path / "again.safetensors")
         assert (again.labels, again.names, again.pooling) == (tokens.labels, tokens.names, tokens.pooling)
         assert torch.equal(again.vectors["clip_l"], tokens.vectors["clip_l"])
@@ -73,12 +73,15 @@ class TestConvert:
         torch.save({"<x>": rows[1]}, tmp_path / "second.bin")
         save_file({"emb_params": rows[2].clone()}, tmp_path / "third.safetensors")
         (tmp_path / "readme.txt").write_text("not read")
-        assert run("convert", tmp_path, "--to", "set", "--out", tmp_path / "out" / "set") == 0
+        assert run("convert", tmp_path, "--format", "set", "--output", tmp_path / "out" / "set") == 0
         found = load_tokens(tmp_path / "out" / "set.safetensors")
         assert found.labels == ("first", "second", "third")
         assert torch.equal(found.vectors["clip_l"], rows)
         files = [tmp_path / "third.safetensors", tmp_path / "first.pt"]
-        assert run("convert", *files, "--to", "set", "--out", tmp_path / "out" / "two", "--names", "猫", "my dog") == 0
+        assert (
+            run("convert", *files, "--format", "set", "--output", tmp_path / "out" / "two", "--labels", "猫", "my dog")
+            == 0
+        )
         two = load_tokens(tmp_path / "out" / "two.safetensors")
         assert (two.labels, two.names) == (("猫", "my dog"), ("猫", "my-dog"))
         assert torch.equal(two.vectors["clip_l"], rows[[2, 0]])
@@ -86,44 +89,46 @@ class TestConvert:
     def test_merge_pick_and_rename(self, tokens, tmp_path):
         one = save_tokens(tokens, tmp_path / "one")
         other = save_tokens(replace(tokens, labels=("vase", "bowl", "jug"), names=()), tmp_path / "other")
-        options = ["--to", "set", "--out", tmp_path / "new"]
+        options = ["--format", "set", "--output", tmp_path / "new"]
         assert run("convert", one, "--rename", "vase=old vase", "red-cup=cup", *options) == 0
         renamed = load_tokens(tmp_path / "new.safetensors")
         assert renamed.labels == ("cup", "blue cup", "old vase")
         again = [*options, "--overwrite"]
-        assert run("convert", tmp_path / "new.safetensors", other, "--pick", "jug", "old-vase", *again) == 0
+        assert run("convert", tmp_path / "new.safetensors", other, "--select", "jug", "old-vase", *again) == 0
         assert load_tokens(tmp_path / "new.safetensors").labels == ("jug", "old vase")
 
     def test_a_folder_of_a_training_is_its_set(self, tokens, tmp_path, capsys):
         folder = tmp_path / "learned"
         write_tokens(tokens, folder)
         (folder / "loss.png").write_bytes(b"a picture")
-        assert run("convert", folder, "--to", "set", "--out", tmp_path / "new") == 0
+        assert run("convert", folder, "--format", "set", "--output", tmp_path / "new") == 0
         assert capsys.readouterr().err == ""
         assert load_tokens(tmp_path / "new.safetensors").labels == tokens.labels
         (folder / "mine.png").write_bytes(b"mine")
-        assert run("convert", folder, "--to", "set", "--out", tmp_path / "other") == 0
+        assert run("convert", folder, "--format", "set", "--output", tmp_path / "other") == 0
         assert "1 .png not read" in capsys.readouterr().err
 
     def test_layout(self, tokens, tmp_path):
         whole = save_tokens(tokens, tmp_path / "set")
-        assert run("convert", whole, "--to", "embeddings", "--out", tmp_path / "o", "--layout", "onetrainer") == 0
+        assert (
+            run("convert", whole, "--format", "embeddings", "--output", tmp_path / "o", "--layout", "onetrainer") == 0
+        )
         assert set(load_file(tmp_path / "o" / "vase.safetensors")) == {"emp_params"}
 
     def test_mistakes(self, tokens, tmp_path, capsys):
         one = save_tokens(tokens, tmp_path / "one")
-        options = ["--to", "set", "--out", tmp_path / "new"]
+        options = ["--format", "set", "--output", tmp_path / "new"]
         (tmp_path / "empty").mkdir()
         assert "one.safetensors is given twice; give it once" in fails(capsys, "convert", one, one, *options)
         assert "contains no .safetensors, .pt, .bin" in fails(capsys, "convert", tmp_path / "empty", *options)
         assert "no such token file" in fails(capsys, "convert", tmp_path / "nothing.pt", *options)
-        assert "3 classes (red cup, blue cup, vase) and 1 names" in fails(
-            capsys, "convert", one, "--names", "a", *options
+        assert "3 classes (red cup, blue cup, vase) and 1 labels" in fails(
+            capsys, "convert", one, "--labels", "a", *options
         )
-        assert "no class 'bowl'" in fails(capsys, "convert", one, "--pick", "bowl", *options)
+        assert "no class 'bowl'" in fails(capsys, "convert", one, "--select", "bowl", *options)
         assert not (tmp_path / "new.safetensors").exists()
         torch.save({"<x>": torch.ones(1, 768)}, tmp_path / "vase.safetensors")
-        line = fails(capsys, "convert", one, "--to", "embeddings", "--out", tmp_path)
+        line = fails(capsys, "convert", one, "--format", "embeddings", "--output", tmp_path)
         assert "vase.safetensors already exists and was not written by MC-TI" in line
         assert not (tmp_path / "red-cup.safetensors").exists()
         with pytest.raises(SystemExit):
@@ -143,7 +148,18 @@ class TestAdd:
         write_class_folders(digits(*chosen), tmp_path / "images")
         before = load_tokens(trained)
         assert (
-            run("add", tmp_path / "images", "--to", trained, "--out", tmp_path / "out", "--steps", "2", "--batch", "6")
+            run(
+                "add",
+                tmp_path / "images",
+                "--tokens",
+                trained,
+                "--output-dir",
+                tmp_path / "out",
+                "--steps",
+                "2",
+                "--batch-size",
+                "6",
+            )
             == 0
         )
         assert "added" in capsys.readouterr().out
@@ -156,11 +172,11 @@ class TestAdd:
     def test_nothing_new(self, trained, tmp_path, capsys):
         write_class_folders(digits("0", "1"), tmp_path / "images")
         capsys.readouterr()
-        assert run("add", tmp_path / "images", "--to", trained, "--out", tmp_path / "out") == 1
+        assert run("add", tmp_path / "images", "--tokens", trained, "--output-dir", tmp_path / "out") == 1
         assert "the set already has 0, 1; give images of a class that it does not have" in capsys.readouterr().err
 
 
 def test_a_folder_of_our_own_embeddings_is_a_set_with_support_lost(tokens, tmp_path):
     export_embeddings(tokens, tmp_path / "single")
-    assert run("convert", tmp_path / "single", "--to", "set", "--out", tmp_path / "set") == 0
+    assert run("convert", tmp_path / "single", "--format", "set", "--output", tmp_path / "set") == 0
     assert load_tokens(tmp_path / "set.safetensors").support is None

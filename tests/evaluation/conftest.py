@@ -5,7 +5,7 @@ from mcti_core.evaluation.data_sets import ImageSet, split_by_thirds
 from mcti_core.evaluation.tasks import Protocol, prepared
 from mcti_core.training.config import TrainConfig
 
-BASE = TrainConfig(steps=2, batch=3, lr=0.01, warm_start=0, templates=("a photo of a {}",))
+BASE = TrainConfig(steps=2, batch_size=3, lr=0.01, classification_only_steps=0, templates=("a photo of a {}",))
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,6 @@ def image_set() -> ImageSet:
 @pytest.fixture(scope="session")
 def task(tiny_host, image_set):
     protocol = Protocol(
-        BASE, mirror=False, released_steps=2, pool=5, diffusion_queries=8, pairs=2, drawings=3, drawing_steps=2
+        BASE, hflip=False, released_steps=2, pool=5, diffusion_queries=8, num_trials=2, drawings=3, drawing_steps=2
     )
     return prepared(image_set, tiny_host, protocol)

@@ -20,7 +20,7 @@ from mcti_core.training.loop import TrainConfig, train
 
 from ..fake_processes import together
 
-BASE = TrainConfig(steps=2, batch=3, lr=0.01, templates=("a photo of a {}",))
+BASE = TrainConfig(steps=2, batch_size=3, lr=0.01, templates=("a photo of a {}",))
 BASELINES = ["class mean", "3 nearest neighbours", "logistic probe", "Tip-Adapter's cache"]
 
 
@@ -76,18 +76,20 @@ def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
 
 
 def test_token_rows_by_hand(tiny_host, pool):
-    rows = {row.method: row for row in evaluate(tiny_host, pool, [2], [3], BASE, vectors=2, init="random")}
+    rows = {
+        row.method: row for row in evaluate(tiny_host, pool, [2], [3], BASE, num_vectors=2, initializer_token="random")
+    }
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
     support, query = pool.pick(few), pool.pick(others)
-    start = new_tokens(tiny_host, pool.classes, vectors=2, init="random", seed=3)
+    start = new_tokens(tiny_host, pool.classes, num_vectors=2, initializer_token="random", seed=3)
     learned = train(tiny_host, support, start, replace(BASE, seed=3)).tokens
     for method, classifier in (("MC-TI", ClipClassifier), ("MC-TI hybrid", HybridClassifier)):
         predicted = classifier(tiny_host, learned).logits(query.features[:, 0]).argmax(1)
         assert rows[method].accuracy == pytest.approx(float((predicted == query.labels).float().mean()))
 
 
-def test_plain_textual_inversion_has_no_warm_start(tiny_host, pool):
-    rows = evaluate(tiny_host, pool, [1], [0], replace(BASE, warm_start=2))
+def test_plain_textual_inversion_has_no_classification_only_steps(tiny_host, pool):
+    rows = evaluate(tiny_host, pool, [1], [0], replace(BASE, classification_only_steps=2))
     assert [row.method for row in rows][-3:] == ["TI", "MC-TI", "MC-TI hybrid"]
 
 
@@ -128,33 +130,35 @@ def test_table_shows_mean_and_deviation_over_seeds():
 def test_new_tokens_start_at_a_word(tiny_host):
     encoder = tiny_host.text["clip_l"]
     (dog,) = encoder.tokenize("dog")
-    tokens = new_tokens(tiny_host, ["my thing", "other"], vectors=2, init="dog")
+    tokens = new_tokens(tiny_host, ["my thing", "other"], num_vectors=2, initializer_token="dog")
     row = encoder.embed(torch.tensor(dog))
     assert (tokens.labels, tokens.names) == (("my thing", "other"), ("my-thing", "other"))
     assert torch.equal(tokens.vectors["clip_l"], row.expand(2, 2, -1))
     generic = new_tokens(replace(tiny_host, generic_word="cat"), ["a", "b"])
-    assert torch.equal(generic.vectors["clip_l"], new_tokens(tiny_host, ["a", "b"], init="cat").vectors["clip_l"])
+    assert torch.equal(
+        generic.vectors["clip_l"], new_tokens(tiny_host, ["a", "b"], initializer_token="cat").vectors["clip_l"]
+    )
 
 
 def test_new_tokens_of_the_vocabularys_mean_or_deviation(tiny_host):
     table = tiny_host.text["clip_l"].embed(torch.arange(tiny_host.text["clip_l"].vocabulary))
-    mean = new_tokens(tiny_host, ["a", "b"], init="mean").vectors["clip_l"]
+    mean = new_tokens(tiny_host, ["a", "b"], initializer_token="mean").vectors["clip_l"]
     assert torch.allclose(mean, table.mean(0).expand(2, 1, -1), atol=1e-6)
     labels = [f"class {i}" for i in range(400)]
-    random = new_tokens(tiny_host, labels, init="random", seed=1).vectors["clip_l"][:, 0]
+    random = new_tokens(tiny_host, labels, initializer_token="random", seed=1).vectors["clip_l"][:, 0]
     assert torch.allclose(random.std(0), table.std(0), rtol=0.2)
     assert torch.allclose(random.mean(0), table.mean(0), atol=0.25 * float(table.std(0).max()))
-    again = new_tokens(tiny_host, labels, init="random", seed=1).vectors["clip_l"][:, 0]
-    other = new_tokens(tiny_host, labels, init="random", seed=2).vectors["clip_l"][:, 0]
+    again = new_tokens(tiny_host, labels, initializer_token="random", seed=1).vectors["clip_l"][:, 0]
+    other = new_tokens(tiny_host, labels, initializer_token="random", seed=2).vectors["clip_l"][:, 0]
     assert torch.equal(random, again)
     assert not torch.equal(random, other)
 
 
 def test_new_tokens_that_cannot_be(tiny_host):
     with pytest.raises(TokenError, match="2 tokens"):
-        new_tokens(tiny_host, ["a", "b"], init="dog cat", vectors=3)
+        new_tokens(tiny_host, ["a", "b"], initializer_token="dog cat", num_vectors=3)
     with pytest.raises(TokenError, match="at least one vector"):
-        new_tokens(tiny_host, ["a", "b"], vectors=0)
+        new_tokens(tiny_host, ["a", "b"], num_vectors=0)
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -178,11 +182,11 @@ def test_processes_share_the_splits_and_all_have_all_rows(tiny_host, pool, count
 
 
 def test_new_tokens_that_do_not_fit_the_prompts_are_refused_before_training(tiny_host):
-    with pytest.raises(TokenError, match=r"--vectors (\d+) is the most that fits") as refused:
+    with pytest.raises(TokenError, match=r"--num-vectors (\d+) is the most that fits") as refused:
         check_new_tokens(tiny_host, TrainConfig(), 75, None)
-    most = int(re.findall(r"--vectors (\d+)", str(refused.value))[0])
+    most = int(re.findall(r"--num-vectors (\d+)", str(refused.value))[0])
     check_new_tokens(tiny_host, TrainConfig(), most, None)
-    with pytest.raises(TokenError, match=f"--vectors {most} is the most"):
+    with pytest.raises(TokenError, match=f"--num-vectors {most} is the most"):
         check_new_tokens(tiny_host, TrainConfig(), most + 1, None)
     with pytest.raises(TokenError, match="give shorter templates"):
         check_new_tokens(tiny_host, TrainConfig(templates=("cat " * 80 + "{}",)), 1, None)

@@ -43,10 +43,10 @@ def test_training_cells_by_hand(task, run):
     if run == "MC-TI":
         hybrid = HybridClassifier(task.host, tokens).logits(queries).argmax(1)
         assert figures["MC-TI hybrid"] == {"accuracy": share(task, hybrid)}
-    scores = DiffusionClassifier(task.host, tokens, pairs=2).score_latents(task.sample.latents[:, 0])
+    scores = DiffusionClassifier(task.host, tokens, num_trials=2).score_latents(task.sample.latents[:, 0])
     right = (scores.logits.argmax(1) == task.sample.labels).double().mean()
     assert figures[run + DIFFUSION] == {"accuracy": pytest.approx(float(right))}
-    images = generate(task.host, [c for c in range(4) for _ in range(3)], tokens, steps=2, seed=1)
+    images = generate(task.host, [c for c in range(4) for _ in range(3)], tokens, num_inference_steps=2, seed=1)
     with torch.no_grad():
         features = torch.nn.functional.normalize(task.host.clip.image_features(images), dim=-1)
     drawn = image_measures(task, features, torch.arange(4).repeat_interleave(3))
@@ -73,7 +73,7 @@ def test_reference_cell_is_clip_with_names_and_real_images(task):
             hidden = encoder.encode(ids, encoder.embed(ids)).hidden[0, len(line) - 1]
             rows.append(clip.project_text(hidden[None])[0])
     text = torch.nn.functional.normalize(torch.stack(rows), dim=-1)
-    assert torch.allclose(name_text_features(task.host, task.names, ["a photo of a {}"], batch=3), text, atol=1e-5)
+    assert torch.allclose(name_text_features(task.host, task.names, ["a photo of a {}"], batch_size=3), text, atol=1e-5)
     assert found[ZERO_SHOT] == {"accuracy": share(task, (task.query_features @ text.T).argmax(1))}
     assert found[REAL] == image_measures(task, task.query_features, task.queries.labels)
 

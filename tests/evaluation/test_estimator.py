@@ -8,7 +8,7 @@ from mcti_core.errors import ConfigError
 from mcti_core.evaluation.estimator import TrainableClassifier
 from mcti_core.training.config import TrainConfig
 
-SHORT = TrainConfig(steps=2, batch=2, lr=0.01, lr_warmup=0, templates=("a photo of a {}",))
+SHORT = TrainConfig(steps=2, batch_size=2, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}",))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def examples():
 def test_fit_learns_the_classes_and_clones_share_the_model(tiny_host, examples):
     from sklearn.base import clone
 
-    estimator = TrainableClassifier(tiny_host, SHORT, method="hybrid", mirror=False)
+    estimator = TrainableClassifier(tiny_host, SHORT, method="hybrid", hflip=False)
     with pytest.raises(ConfigError, match="call fit"):
         estimator(examples[0])
     assert estimator.fit(*examples) is estimator
@@ -40,13 +40,13 @@ def test_fit_learns_the_classes_and_clones_share_the_model(tiny_host, examples):
 def test_cross_validation_and_search_train_on_each_fold(tiny_host, examples):
     from sklearn.model_selection import GridSearchCV, cross_val_score
 
-    estimator = TrainableClassifier(tiny_host, SHORT, method="hybrid", mirror=False)
+    estimator = TrainableClassifier(tiny_host, SHORT, method="hybrid", hflip=False)
     for scoring in (None, "accuracy", "neg_log_loss"):
         scores = cross_val_score(estimator, *examples, cv=2, scoring=scoring, error_score="raise")
         assert np.isfinite(scores).all()
         assert len(scores) == 2
     assert not hasattr(estimator, "tokens_")
-    settings = [TrainConfig(**{**vars(SHORT), "gamma": gamma, "warm_start": 0}) for gamma in (0.0, 1.0)]
+    settings = [TrainConfig(**{**vars(SHORT), "gamma": gamma, "classification_only_steps": 0}) for gamma in (0.0, 1.0)]
     search = GridSearchCV(estimator, {"config": settings}, cv=2, error_score="raise").fit(*examples)
     assert search.best_params_["config"] in settings
     assert search.best_estimator_.tokens_.training["gamma"] == search.best_params_["config"].gamma

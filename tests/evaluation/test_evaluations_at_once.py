@@ -27,7 +27,7 @@ class Small:
 @pytest.mark.parametrize(("room", "sizes"), [(64, {36}), (35, {18}), (5, {4}), (1, {1})])
 def test_where_memory_runs_out_fewer_are_made_at_once(tiny_host, tokens, cache, room, sizes):
     """Three images, three classes and four pairs are 36 evaluations."""
-    options = {"pairs": 4, "error": 0, "batch": 64}
+    options = {"num_trials": 4, "alpha": 0, "batch_size": 64}
     small = Small(tiny_host.denoiser, room)
     found = DiffusionClassifier(replace(tiny_host, denoiser=small), tokens, **options).score_latents(
         cache.latents[:3, 0]
@@ -39,7 +39,7 @@ def test_where_memory_runs_out_fewer_are_made_at_once(tiny_host, tokens, cache, 
 
 def test_what_did_not_fit_is_not_tried_again(tiny_host, tokens, cache):
     small = Small(tiny_host.denoiser, 10)
-    classifier = DiffusionClassifier(replace(tiny_host, denoiser=small), tokens, pairs=4, error=0, batch=64)
+    classifier = DiffusionClassifier(replace(tiny_host, denoiser=small), tokens, num_trials=4, alpha=0, batch_size=64)
     classifier.score_latents(cache.latents[:3, 0])
     small.room, small.sizes = 100, []
     classifier.score_latents(cache.latents[:3, 0])
@@ -47,7 +47,7 @@ def test_what_did_not_fit_is_not_tried_again(tiny_host, tokens, cache):
 
 
 def test_memory_for_not_even_one_is_told(tiny_host, tokens, cache):
-    classifier = DiffusionClassifier(replace(tiny_host, denoiser=Small(tiny_host.denoiser, 0)), tokens, pairs=4)
+    classifier = DiffusionClassifier(replace(tiny_host, denoiser=Small(tiny_host.denoiser, 0)), tokens, num_trials=4)
     with pytest.raises(HostError, match="a single evaluation of the diffusion model does not fit into memory"):
         classifier.score_latents(cache.latents[:3, 0])
 
@@ -56,7 +56,7 @@ def test_memory_for_not_even_one_is_told(tiny_host, tokens, cache):
 def test_numbers_that_are_not_finite_are_told_and_not_answered(tiny_host, tokens, cache, wrong, monkeypatch):
     monkeypatch.setattr(tiny_host.denoiser, "denoise", lambda noised, *rest: torch.full_like(noised, wrong))
     with pytest.raises(HostError, match="not finite numbers; use a wider number format"):
-        DiffusionClassifier(tiny_host, tokens, pairs=4).score_latents(cache.latents[:3, 0])
+        DiffusionClassifier(tiny_host, tokens, num_trials=4).score_latents(cache.latents[:3, 0])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 
@@ -7,7 +6,9 @@ from mcti_core.training.config import TrainConfig
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.per_class import train_per_class
 
-BASE = TrainConfig(steps=2, batch=3, lr=0.01, warm_start=1, gamma=0.1, gamma_end=0.01, keep_norm=True)
+BASE = TrainConfig(
+    steps=2, batch_size=3, lr=0.01, classification_only_steps=1, gamma=0.1, gamma_end=0.01, keep_norm=True
+)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -20,7 +21,7 @@ def test_the_released_settings_do_not_depend_on_ours():
     """Released: 3,100 steps per class, batch 1 accumulated four times, learning rate 5e-4 times four, gamma 1, text to image."""
     one, other = (config_of(RELEASED, base, 0) for base in (BASE, TrainConfig()))
     assert one == other
-    assert (one.steps, one.batch, one.lr, one.gamma, one.direction, one.pooling) == (
+    assert (one.steps, one.batch_size, one.lr, one.gamma, one.direction, one.pooling) == (
         3100, 4, pytest.approx(5e-4 * 4), 1.0, "text_to_image", "token",
     )  # fmt: skip
 

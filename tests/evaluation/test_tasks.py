@@ -72,6 +72,6 @@ def test_sample_has_every_class_and_latents(task):
 
 def test_describe_says_all_that_changes_figures():
     one = Protocol(TrainConfig())
-    for changed in (replace(one, pool=3), replace(one, mirror=False), Protocol(TrainConfig(lr=0.1)), replace(one, init="cat")):  # fmt: skip
+    for changed in (replace(one, pool=3), replace(one, hflip=False), Protocol(TrainConfig(lr=0.1)), replace(one, initializer_token="cat")):  # fmt: skip
         assert changed.describe() != one.describe()
     assert Protocol(TrainConfig(seed=9)).describe() == one.describe()  # a cell has its own

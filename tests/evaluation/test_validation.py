@@ -11,7 +11,7 @@ from mcti_core.evaluation.validation import Validation, class_prompts
 from mcti_core.sampling import generate
 from mcti_core.training.loop import TrainConfig, train
 
-CONFIG = TrainConfig(steps=5, batch=2, lr=1e-2, lr_warmup=0, gamma=1.0, templates=("a photo of a {}",))
+CONFIG = TrainConfig(steps=5, batch_size=2, lr=1e-2, lr_warmup_steps=0, gamma=1.0, templates=("a photo of a {}",))
 
 
 def same(first, second):
@@ -23,13 +23,15 @@ def held_out(tiny_host):
     """Four images of two of the three classes, in another order."""
     generator = torch.Generator().manual_seed(9)
     images = {name: torch.rand(2, 3, 32, 32, generator=generator) for name in ("c", "a")}
-    return FeatureCache.build(tiny_host, FewShotDataset.from_images(images), mirror=False, latents=False)
+    return FeatureCache.build(tiny_host, FewShotDataset.from_images(images), hflip=False, latents=False)
 
 
 @pytest.fixture
 def few_steps(monkeypatch):
     """Samples of two denoising steps."""
-    monkeypatch.setattr("mcti_core.evaluation.validation.generate", lambda *a, **k: generate(*a, **k, steps=2))
+    monkeypatch.setattr(
+        "mcti_core.evaluation.validation.generate", lambda *a, **k: generate(*a, **k, num_inference_steps=2)
+    )
 
 
 def test_training_is_the_same_to_the_bit_with_samples_and_accuracy(tiny_host, cache, tokens, held_out, few_steps):
@@ -49,7 +51,7 @@ def test_training_is_the_same_to_the_bit_with_samples_and_accuracy(tiny_host, ca
     assert shown == list(looking.accuracies) == [2, 4, 5]
     assert [step for step, found in images.items() if found] == [2, 4, 5]
     assert {prompt: len(those) for prompt, those in images[5].items()} == {"a photo of a {}": 3, "a {b} on snow": 1}
-    again = generate(tiny_host, ["a photo of a {a}"], watched.tokens, seed=3, steps=2)
+    again = generate(tiny_host, ["a photo of a {a}"], watched.tokens, seed=3, num_inference_steps=2)
     assert torch.allclose(images[5]["a photo of a {}"][0], again[0], atol=1e-4)
 
 

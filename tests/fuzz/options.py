@@ -18,16 +18,16 @@ from .seeds import token_set
 __all__ = ["any_option"]
 
 _COMMANDS = {
-    "train": ["no-folder", "--out", "new"],
-    "add": ["no-folder", "--to", "{set}", "--out", "new"],
+    "train": ["no-folder", "--output-dir", "new"],
+    "add": ["no-folder", "--tokens", "{set}", "--output-dir", "new"],
     "classify": ["no-folder", "--tokens", "{set}"],
     "evaluate": ["no-folder"],
-    "benchmark": ["--out", "new"],
+    "benchmark": ["--output-dir", "new"],
     "generate": ["--tokens", "{set}", "--prompt", "x"],
-    "demo": ["--out", "new"],
-    "convert": ["{set}", "--to", "set", "--out", "new"],
+    "demo": ["--output-dir", "new"],
+    "convert": ["{set}", "--format", "set", "--output", "new"],
 }
-_FILES = {("classify", "--out"), ("classify", "--review"), ("evaluate", "--json"), ("evaluate", "--review")}
+_FILES = {("classify", "--output"), ("classify", "--review"), ("evaluate", "--output-json"), ("evaluate", "--review")}
 """Options that name a file to write; the other ones that write name folders."""
 
 
@@ -43,7 +43,7 @@ def any_option(random: Random, given: Path) -> str | None:
     (subcommands,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
     options = [each for each in subcommands.choices[command]._actions if each.option_strings and each.type is not None]
     option = random.choice(options)
-    name = option.option_strings[-1]
+    name = option.option_strings[0]
     text = random.choice((_number, _number, _path))(random, known)
     line = [command, *(part.replace("{set}", str(known)) for part in _COMMANDS[command]), f"{name}={text}"]
     arguments = parser.parse_args(line)
@@ -58,7 +58,7 @@ def _wrong(command: str, name: str, value: Any) -> str | None:
         return f"{name} became {value}"
     if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and not 0 <= value < 2**64):
         return f"{name} became {value}"
-    if isinstance(value, Path) and name in ("--out", "--cache", "--json"):
+    if isinstance(value, Path) and name in ("--output", "--output-dir", "--output-json", "--cache"):
         is_file = (command, name) in _FILES
         if value.is_dir() if is_file else value.is_file():
             return f"{name} became {value}, which is of the other kind"

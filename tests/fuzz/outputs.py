@@ -95,12 +95,20 @@ def _one(random: Random, folder: Path) -> str:
     command = random.choice(COMMANDS)
     options = [option for option in _options(command) if random.random() < 0.3]
     line = {
-        "train": ["train", folder / "photos", "--out", out],
-        "add": ["add", folder / "photos", "--to", learned, "--out", out],
-        "generate": ["generate", "--tokens", learned, "--prompt", "{}", "--count", 2, "--out", out],
-        "evaluate": ["evaluate", folder / "photos", "--json", out / "rows.json"],
-        "demo": ["demo", "--out", out],
-        "classify": ["classify", folder / "photos", "--recursive", "--tokens", learned, "--out", out / "answers.jsonl"],
+        "train": ["train", folder / "photos", "--output-dir", out],
+        "add": ["add", folder / "photos", "--tokens", learned, "--output-dir", out],
+        "generate": ["generate", "--tokens", learned, "--prompt", "{}", "--num-images", 2, "--output-dir", out],
+        "evaluate": ["evaluate", folder / "photos", "--output-json", out / "rows.json"],
+        "demo": ["demo", "--output-dir", out],
+        "classify": [
+            "classify",
+            folder / "photos",
+            "--recursive",
+            "--tokens",
+            learned,
+            "--output",
+            out / "answers.jsonl",
+        ],
     }[command]
     before = _content(folder)
     outcome, told = _began([str(part) for part in (*line, *options)])

@@ -44,7 +44,7 @@ def _labels(random: Random) -> tuple[str, ...]:
 
 
 def every_spelling(random: Random) -> None:
-    """A token's name, in another case and composition and in any spelling, is that token; so is a label for ``pick`` and ``rename``."""
+    """A token's name, in another case and composition and in any spelling, is that token; so is a label for ``select`` and ``rename``."""
     labels = _labels(random)
     names = safe_names(labels)
     for index, (label, name) in enumerate(zip(labels, names, strict=True)):

@@ -239,9 +239,21 @@ class Inputs:
             _outcome(use)
 
     def _converted(self, random: Random, path: Path) -> None:
-        arguments = ["convert", str(path), "--out", str(self.out / "new"), "--to", random.choice(("set", "embeddings"))]
+        arguments = [
+            "convert",
+            str(path),
+            "--output",
+            str(self.out / "new"),
+            "--format",
+            random.choice(("set", "embeddings")),
+        ]
         arguments += random.choice(
-            ([], ["--names", _argument(random)], ["--pick", _argument(random)], ["--rename", f"x={_argument(random)}"])
+            (
+                [],
+                ["--labels", _argument(random)],
+                ["--select", _argument(random)],
+                ["--rename", f"x={_argument(random)}"],
+            )
         )
         _run(lambda: main(arguments))
 
@@ -448,7 +460,16 @@ def _config(random: Random) -> None:
         template.replace("{}", "x")
     if not all(type(getattr(config, name)) in (bool, int, float, str, tuple, type(None)) for name in names):
         raise Broken(f"taken: {config}")
-    for name in ("steps", "batch", "micro_batch", "lr_warmup", "warm_start", "text_classes", "probe_every", "patience"):
+    for name in (
+        "steps",
+        "batch_size",
+        "micro_batch_size",
+        "lr_warmup_steps",
+        "classification_only_steps",
+        "max_classes_per_step",
+        "eval_steps",
+        "patience",
+    ):
         range(getattr(config, name))
 
 
@@ -478,7 +499,7 @@ def _argument(random: Random) -> str:
 
 def _arguments(random: Random) -> None:
     options = [
-        "--out",
+        "--output-dir",
         "--model",
         "--clip",
         "--config",
@@ -492,7 +513,7 @@ def _arguments(random: Random) -> None:
         "--top",
         "--threshold",
         "--json",
-        "--batch",
+        "--batch-size",
         "--tokens",
     ]
     options += [
@@ -501,30 +522,33 @@ def _arguments(random: Random) -> None:
         "--gamma",
         "--gamma-end",
         "--gradient-ratio",
-        "--warm-start",
+        "--classification-only-steps",
         "--keep-norm",
-        "--init",
-        "--mirror",
+        "--initializer-token",
+        "--hflip",
         "--direction",
         "--pooling",
         "--templates",
         "--template",
-        "--vectors",
+        "--num-vectors",
     ]
     options += [
         "--resume",
         "--restart",
-        "--keep-every",
+        "--save-every",
         "--method",
-        "--unknown",
+        "--reject-unknown",
         "--prompt",
-        "--count",
-        "--guidance",
-        "--to",
+        "--num-images",
+        "--num-inference-steps",
+        "--guidance-scale",
+        "--format",
         "--layout",
-        "--pick",
-        "--names",
+        "--select",
+        "--labels",
         "--rename",
+        "--output",
+        "--output-json",
     ]
     command = random.choice(
         ("train", "add", "classify", "evaluate", "generate", "convert", "demo", "", "x", _argument(random))
@@ -534,10 +558,15 @@ def _arguments(random: Random) -> None:
         line = [
             random.choice(("train", "evaluate")),
             "no-folder",
-            "--out" if random.random() < 0.6 else "--cache",
+            "--output-dir" if random.random() < 0.6 else "--cache",
             "no-out",
         ]
-        options = [*[o for o in options if o not in ("--resume", "--restart")][15:27], "--seed", "--steps", "--batch"]
+        options = [
+            *[o for o in options if o not in ("--resume", "--restart")][15:27],
+            "--seed",
+            "--steps",
+            "--batch-size",
+        ]
     for _ in range(random.randrange(1, 5)):
         line += [random.choice(options), _argument(random)][: random.choice((1, 2, 2, 2, 2))]
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):

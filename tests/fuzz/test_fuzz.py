@@ -119,7 +119,7 @@ def test_metadata_that_is_cut_off(suffix, tmp_path):
     [
         ({"steps": 1.5}, "steps must be a whole number, got 1.5"),
         ({"steps": float("nan")}, "steps must be a whole number"),
-        ({"batch": True}, "batch must be a whole number, got True"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
         ({"lr": "fast"}, "lr must be a number, got 'fast'"),
         ({"gamma": None}, "gamma must be a number or 'auto', got None"),
         ({"pooling": 3}, "pooling must be a word"),
@@ -136,7 +136,7 @@ def test_settings_of_another_kind(settings, message):
 
 
 @pytest.mark.parametrize(
-    "line", ["generate --tokens t --prompt {} --seed", "demo --out d --seed", "evaluate f --first-seed"]
+    "line", ["generate --tokens t --prompt {} --seed", "demo --output-dir d --seed", "evaluate f --first-seed"]
 )
 @pytest.mark.parametrize("seed", ["-1", "9223372036854775808", "9" * 5000, "x"])
 def test_seeds_that_no_generator_takes(line, seed, capsys):

@@ -42,7 +42,7 @@ def right(parts: Parts, adapted: Parts) -> tuple[dict[str, Any], dict[str, Any]]
     """Numbers to compare with, and fingerprints."""
     made = {"trained": train(*parts), "sampled": sample(*parts), "classified": classify(*parts)}
     made |= {"trained with LoRA": train(*adapted), "sampled with LoRA": sample(*adapted)}
-    made["trained in micro-batches"] = train(*parts, micro_batch=1)  # sums are rounded in another order
+    made["trained in micro-batches"] = train(*parts, micro_batch_size=1)  # sums are rounded in another order
     return made, {"fingerprints": [fingerprint(*parts)]}
 
 
@@ -65,7 +65,7 @@ def moved_about(parts: Parts, adapted: Parts) -> tuple[dict[str, Any], dict[str,
         before = Vram.evictions, Vram.refused
         made["trained"]["too little memory"] = train(*parts)
         made["trained"]["too little memory, checkpointing"] = train(*parts, gradient_checkpointing=True)
-        made["trained in micro-batches"]["too little memory"] = train(*parts, micro_batch=1)
+        made["trained in micro-batches"]["too little memory"] = train(*parts, micro_batch_size=1)
         made["trained with LoRA"]["too little memory"] = train(*adapted)
         made["sampled"]["too little memory"] = sample(*parts)
         made["classified"]["too little memory"] = classify(*parts)
@@ -124,9 +124,16 @@ def train(model: Any, clip: Any, vae: Any, clip_file: Any, **settings: Any) -> d
     from mcti_core.training.loop import train as learn
 
     host, dataset = comfy_host(clip, model, vae, clip_file), two_images()
-    cache = FeatureCache.build(host, dataset, mirror=False, size=64)
+    cache = FeatureCache.build(host, dataset, hflip=False, size=64)
     gamma = 0.0 if clip_file is None else 0.1
-    usual = {"steps": STEPS, "batch": 2, "lr": 0.02, "gamma": gamma, "lr_warmup": 0, "templates": ("a photo of a {}",)}
+    usual = {
+        "steps": STEPS,
+        "batch_size": 2,
+        "lr": 0.02,
+        "gamma": gamma,
+        "lr_warmup_steps": 0,
+        "templates": ("a photo of a {}",),
+    }
     config = TrainConfig(**{**usual, **settings})
     return dict(learn(host, cache, new_tokens(host, dataset.classes), config).tokens.vectors)
 
@@ -151,9 +158,9 @@ def classify(model: Any, clip: Any, vae: Any, clip_file: Any) -> Tensor:
     from mcti_core.training.initial import new_tokens
 
     host = comfy_host(clip, model, vae, clip_file)
-    tokens = new_tokens(host, ("first", "second"), init="random", seed=1)
+    tokens = new_tokens(host, ("first", "second"), initializer_token="random", seed=1)
     images = torch.rand(1, 3, 64, 64, generator=generator(7))
-    scores = [DiffusionClassifier(host, tokens, pairs=4, error=0).scores(images).logits]
+    scores = [DiffusionClassifier(host, tokens, num_trials=4, alpha=0).scores(images).logits]
     if clip_file is not None:
         scores.append(ClipClassifier(host, tokens).scores(images).logits)
     return torch.cat(scores)

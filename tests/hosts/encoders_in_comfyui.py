@@ -144,11 +144,13 @@ def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
     from mcti_core.training.initial import new_tokens
     from mcti_core.training.loop import TrainConfig, train
 
-    cache = FeatureCache.build(host, dataset(side), mirror=False, size=side)
-    tokens = new_tokens(host, cache.classes, vectors=8)
-    config = TrainConfig(steps=20, batch=4, lr=0.02, gamma=0.0, lr_warmup=0, templates=("{}", "a {}"), micro_batch=3)
+    cache = FeatureCache.build(host, dataset(side), hflip=False, size=side)
+    tokens = new_tokens(host, cache.classes, num_vectors=8)
+    config = TrainConfig(
+        steps=20, batch_size=4, lr=0.02, gamma=0.0, lr_warmup_steps=0, templates=("{}", "a {}"), micro_batch_size=3
+    )
     result = train(host, cache, tokens, config)
-    classifier = DiffusionClassifier(host, result.tokens, pairs=4)
+    classifier = DiffusionClassifier(host, result.tokens, num_trials=4)
     scores = classifier.score_latents(fitted(host, classifier, cache.latents[:, 0], cache.labels))
     return result.tokens, {
         "stopped": result.stopped,
@@ -174,10 +176,10 @@ def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict
     with torch.inference_mode():  # as the node
         file = load_clip_file(write_clip(folder / "clip.bin"))
     host = comfy_host(clip, model, vae, file)
-    cache = FeatureCache.build(host, dataset(side), mirror=False, size=side)
-    tokens, moved = new_tokens(host, cache.classes, init="random"), {}
-    for term, weights in {"both": {}, "classification": {"reconstruction": 0.0, "gamma": 1.0}}.items():
-        config = TrainConfig(steps=12, batch=2, lr=0.05, lr_warmup=0, templates=("a {}",), **weights)
+    cache = FeatureCache.build(host, dataset(side), hflip=False, size=side)
+    tokens, moved = new_tokens(host, cache.classes, initializer_token="random"), {}
+    for term, weights in {"both": {}, "classification": {"reconstruction_weight": 0.0, "gamma": 1.0}}.items():
+        config = TrainConfig(steps=12, batch_size=2, lr=0.05, lr_warmup_steps=0, templates=("a {}",), **weights)
         result = train(host, cache, tokens, config)
         moved[term] = {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()}
     kept = load_tokens(save_tokens(result.tokens, folder / "kept"))
@@ -187,7 +189,9 @@ def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict
         "losses": [result.history["classification"][step] for step in (0, -1)],
         "recognised": [answer.index for answer in ClipClassifier(host, kept)(pixels(side)[[0, 2]])],
         "file": list(import_embedding(export_embedding(kept, 0, folder / "file"))[0].vectors),
-        "without": list(DiffusionClassifier(without, kept, pairs=1).score_latents(cache.latents[:1, 0]).logits.shape),
+        "without": list(
+            DiffusionClassifier(without, kept, num_trials=1).score_latents(cache.latents[:1, 0]).logits.shape
+        ),
     }
 
 

@@ -177,9 +177,9 @@ def train_a_little(host: Any) -> dict[str, Any]:
     from mcti_core.training.loop import TrainConfig, train
 
     dataset = two_images()
-    cache = FeatureCache.build(host, dataset, mirror=False, size=64)
+    cache = FeatureCache.build(host, dataset, hflip=False, size=64)
     tokens = new_tokens(host, dataset.classes)
-    config = TrainConfig(steps=10, batch=2, lr=0.02, gamma=0.0, lr_warmup=0, templates=("a photo of a {}",))
+    config = TrainConfig(steps=10, batch_size=2, lr=0.02, gamma=0.0, lr_warmup_steps=0, templates=("a photo of a {}",))
     result = train(host, cache, tokens, config)
     return {
         "stopped": result.stopped,
@@ -195,7 +195,7 @@ def error(host: Any, cache: Any, tokens: Any, templates: tuple[str, ...] = ("a p
 
     prompts = host_templates(host, templates, tokens.vectors_per_token)
     with host.session("text", "denoiser"):
-        return ValidationLoss(host, cache, torch.arange(2), prompts, samples=8).error(tokens.vectors)
+        return ValidationLoss(host, cache, torch.arange(2), prompts, num_samples=8).error(tokens.vectors)
 
 
 def check_gradients(
@@ -210,7 +210,7 @@ def check_gradients(
     from mcti_core.prompts.splicing import host_templates
     from mcti_core.training.objective import encode_classes, reconstruction_loss
 
-    cache = FeatureCache.build(host, dataset or two_images(), mirror=False, size=side)
+    cache = FeatureCache.build(host, dataset or two_images(), hflip=False, size=side)
     laid_out = host_templates(host, templates, 1)
     start_at = {name: torch.randn(2, 1, e.width, generator=generator(4)) * 0.02 for name, e in host.text.items()}
     both = torch.arange(2)

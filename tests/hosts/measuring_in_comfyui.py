@@ -33,8 +33,8 @@ def main(comfyui: str, folder: Path) -> None:
     random = torch.rand(12, 3, 64, 64, generator=generator())
     learned = examples_of({"a": tuple(random[:2]), "b": (random[2], random[3])})
     both = examples_of({"a": tuple(random[:2]), "b": (random[2], random[1])})
-    given = {"model": model, "clip": clip, "vae": vae, "steps": 1, "batch": 2, "lr": 0.01, "gamma": 0.1, "seed": 0}
-    settings = named["TrainingSettings"].execute(**{**defaults(named["TrainingSettings"]), "samples": 0}).args[0]
+    given = {"model": model, "clip": clip, "vae": vae, "steps": 1, "batch_size": 2, "lr": 0.01, "gamma": 0.1, "seed": 0}
+    settings = named["TrainingSettings"].execute(**{**defaults(named["TrainingSettings"]), "num_samples": 0}).args[0]
 
     def trained(examples: Any) -> tuple[Any, str]:
         output = named["TrainTokens"].execute(**given, examples=examples, clip_space=clip_space, settings=settings).args
@@ -52,7 +52,9 @@ def main(comfyui: str, folder: Path) -> None:
     def classified(below: float, find: bool, **more: Any) -> tuple[str, list[str]]:
         def act() -> str:
             try:
-                labels = named["Classify"].execute(**many, unknown_below=[below], find_threshold=[find], **more).args[0]
+                labels = (
+                    named["Classify"].execute(**many, threshold=[below], calibrate_threshold=[find], **more).args[0]
+                )
                 return f"{len(labels)} labels"
             except ValueError as error:
                 return str(error)

@@ -278,11 +278,11 @@ def answers(named: dict[str, Any], parts: Any, own: Any) -> dict[str, Any]:
     many = {name: [value] for name, value in given.items()} | {
         "images": [images],
         "top_k": [1],
-        "find_threshold": [False],
+        "calibrate_threshold": [False],
     }
-    sure = named["Classify"].execute(unknown_below=[0.0], **many).args
-    unsure = named["Classify"].execute(unknown_below=[1.0], **many).args
-    accuracy, report, _ = named["Evaluate"].execute(held_out=examples, at_most=0, **given).args
+    sure = named["Classify"].execute(threshold=[0.0], **many).args
+    unsure = named["Classify"].execute(threshold=[1.0], **many).args
+    accuracy, report, _ = named["Evaluate"].execute(held_out=examples, max_images_per_class=0, **given).args
     return {
         "examples": {label: len(of) for label, of in examples.images.items()},
         "sure": [sure[0], sure[1], sure[3]],

@@ -30,18 +30,18 @@ from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import train
 
 CUDA = "cuda"
-BASE = TrainConfig(steps=4, batch=6, lr=1e-3, templates=("a photo of a {}", "a drawing of a {}"))
+BASE = TrainConfig(steps=4, batch_size=6, lr=1e-3, templates=("a photo of a {}", "a drawing of a {}"))
 TRAININGS = {
     "both terms": BASE,
     "17 steps": replace(BASE, steps=17),
     "33 steps": replace(BASE, steps=33),
     "gamma 0": replace(BASE, gamma=0.0),
-    "classification alone": replace(BASE, reconstruction=0.0, gamma=1.0),
-    "micro-batches": replace(BASE, micro_batch=2),
+    "classification alone": replace(BASE, reconstruction_weight=0.0, gamma=1.0),
+    "micro-batches": replace(BASE, micro_batch_size=2),
     "checkpointing": replace(BASE, gradient_checkpointing=True),
-    "probe": replace(BASE, probe_every=1),
-    "warm start": replace(BASE, warm_start=3),
-    "few classes a step": replace(BASE, batch=2, text_classes=2),
+    "probe": replace(BASE, eval_steps=1),
+    "classification-only steps": replace(BASE, classification_only_steps=3),
+    "few classes a step": replace(BASE, batch_size=2, max_classes_per_step=2),
     "pooling at the token": replace(BASE, pooling="token", direction="symmetric"),
 }
 
@@ -135,7 +135,7 @@ def main(model, clip, device):
         return classifier
 
     def diffusion(host):
-        return DiffusionClassifier(host, tokens, pairs=8)
+        return DiffusionClassifier(host, tokens, num_trials=8)
 
     runs = {"features": features, "resumed": resumed}
     runs |= {f"training, {name}": trained(config) for name, config in TRAININGS.items()}
@@ -144,7 +144,7 @@ def main(model, clip, device):
     runs["hybrid"] = scored(hybrid)
     runs["diffusion"] = scored(diffusion)
     runs["cascade"] = scored(lambda host: CascadeClassifier(ClipClassifier(host, tokens), diffusion(host)))
-    runs["images"] = lambda host: [generate(host, ["a photo of {a}", "a {b} and {c}"], tokens, steps=3)]
+    runs["images"] = lambda host: [generate(host, ["a photo of {a}", "a {b} and {c}"], tokens, num_inference_steps=3)]
     print(json.dumps({name: compared(run, hosts, watched) for name, run in runs.items()}))
 
 

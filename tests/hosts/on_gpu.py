@@ -78,13 +78,13 @@ def _graph(model: str) -> Graph:
     parts: dict[str, Any] = {"examples": ["pocket", 4], "seed": 0}
     if model == "pocket":
         parts |= {name: ["pocket", i] for i, name in enumerate(("model", "clip", "vae", "clip_space"))}
-        train = node("MCTI_TrainTokens", **parts, steps=150, batch=20, lr=0.02, gamma=0.1)
+        train = node("MCTI_TrainTokens", **parts, steps=150, batch_size=20, lr=0.02, gamma=0.1)
         given = {"tokens": ["train", 0], "clip": ["pocket", 1], "clip_space": ["pocket", 3]}
-        evaluate = node("MCTI_Evaluate", held_out=["pocket", 5], **given, method="auto", at_most=0)
+        evaluate = node("MCTI_Evaluate", held_out=["pocket", 5], **given, method="auto", max_images_per_class=0)
         shown = node("PreviewAny", source=["evaluate", 1])
         return {"pocket": pocket, "train": train, "save": save, "evaluate": evaluate, "shown": shown}
     parts |= {name: ["checkpoint", i] for i, name in enumerate(("model", "clip", "vae"))}
-    train = node("MCTI_TrainTokens", **parts, steps=STEPS, batch=4, lr=0.005, gamma=0.0)
+    train = node("MCTI_TrainTokens", **parts, steps=STEPS, batch_size=4, lr=0.005, gamma=0.0)
     return {
         "pocket": pocket,
         "checkpoint": node("CheckpointLoaderSimple", ckpt_name=model),

@@ -134,7 +134,7 @@ def train_a_little(host):
     from mcti_core.training.loop import train
 
     dataset = digits()
-    cache = FeatureCache.build(host, dataset, mirror=False)
+    cache = FeatureCache.build(host, dataset, hflip=False)
     begun = new_tokens(host, dataset.classes)
     result = train(host, cache, begun, replace(POCKET_CONFIG, steps=20))
     if gap(result.tokens.vectors["clip_l"], begun.vectors["clip_l"]) < 0.05:

@@ -102,13 +102,15 @@ def train_a_little(host: Any, clip: Any, file: Any) -> dict[str, Any]:
     images = torch.rand(2, 3, 64, 64, generator=generator(3))
     images[1] = images[1, :1] > 0.5
     dataset = FewShotDataset.from_images({"first": images[:1], "second": images[1:]})
-    config = TrainConfig(steps=12, lr=0.02, reconstruction=0.0, gamma=1.0, lr_warmup=0, templates=("a photo of a {}",))
-    cache = FeatureCache.build(host, dataset, mirror=False, size=64)
+    config = TrainConfig(
+        steps=12, lr=0.02, reconstruction_weight=0.0, gamma=1.0, lr_warmup_steps=0, templates=("a photo of a {}",)
+    )
+    cache = FeatureCache.build(host, dataset, hflip=False, size=64)
     with torch.inference_mode():  # as the host's own node, whose way to scale images is another
         square = torch.nn.functional.interpolate(images, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
         stock = file.vision.encode_image(square.movedim(1, -1))["image_embeds"]
     before = snapshot(clip=clip, vision=file.vision)
-    result = train(host, cache, new_tokens(host, dataset.classes, init="random"), config)
+    result = train(host, cache, new_tokens(host, dataset.classes, initializer_token="random"), config)
     different = changes(before, snapshot(clip=clip, vision=file.vision))
     classifier = ClipClassifier(host, result.tokens)
     return {

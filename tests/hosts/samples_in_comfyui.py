@@ -28,7 +28,16 @@ def main(comfyui: str, folder: Path) -> None:
     given = {"model": model, "clip": clip, "vae": vae, "examples": examples, "clip_space": clip_space}
 
     def trained(**more: Any) -> Any:
-        values = {"steps": 1, "batch": 2, "lr": 0.01, "gamma": 0.1, "seed": 0, "templates": "own", "samples": 2, **more}
+        values = {
+            "steps": 1,
+            "batch_size": 2,
+            "lr": 0.01,
+            "gamma": 0.1,
+            "seed": 0,
+            "templates": "own",
+            "num_samples": 2,
+            **more,
+        }
         return named["TrainTokens"].execute(**{**given, **values})
 
     def failing(error: BaseException, after: int) -> Any:
@@ -74,7 +83,7 @@ def watched(trained: Any, codec: Any, failing: Any) -> dict[str, Any]:
     """A training with samples and accuracies beside one without; one whose samples fail; and one that is cancelled in them."""
     import comfy.model_management
 
-    options = {"own_templates": "a {}", "samples": 0, "steps": 3, "seed": 7}
+    options = {"own_templates": "a {}", "num_samples": 0, "steps": 3, "seed": 7}
     plain, whole = trained(**options).args, codec.decode
     seen = trained(**options, validation_steps=2, validation_prompt="a {} here").args
     equal = [bool((v == plain[0].vectors[name]).all()) for name, v in seen[0].vectors.items()]
@@ -104,7 +113,7 @@ def beside(named: Any, trained: Any) -> dict[str, Any]:
     read = {"folder": "captioned", "shots": 0, "seed": 0, "image_size": 64}
     mark = node.fingerprint_inputs(**read, captions=True)
     examples, _, _, summary = node.execute(**read, captions=True, masks="masklabel", buckets=True).args
-    tokens = trained(own_templates="a {}", samples=0, examples=examples, mirror=False).args[0]
+    tokens = trained(own_templates="a {}", num_samples=0, examples=examples, hflip=False).args[0]
     (root / "a" / "0.txt").write_text("a {} on the snow")
     changed = node.fingerprint_inputs(**read, captions=True) != mark
     secret = root.parents[1] / "secret.txt"
@@ -119,10 +128,10 @@ def beside(named: Any, trained: Any) -> dict[str, Any]:
 
 def further(trained: Any) -> list[list[str]]:
     """The last lines of the summary of a training from tokens, with and without settings of new tokens."""
-    first = trained(own_templates="a {}", samples=0).args[0]
+    first = trained(own_templates="a {}", num_samples=0).args[0]
     return [
-        trained(own_templates="a {}", samples=0, start_from=first, **more).args[-1].splitlines()[2:]
-        for more in ({}, {"vectors": 2}, {"vectors": 3, "initial_word": "cat"})
+        trained(own_templates="a {}", num_samples=0, initial_tokens=first, **more).args[-1].splitlines()[2:]
+        for more in ({}, {"num_vectors": 2}, {"num_vectors": 3, "initializer_token": "cat"})
     ]
 
 

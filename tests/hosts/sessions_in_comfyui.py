@@ -48,7 +48,7 @@ class Models:
     def trained(self, on_step: Any = None, **settings: Any) -> torch.Tensor:
         from mcti_core.training.loop import TrainConfig, train
 
-        config = TrainConfig(**{"steps": 4, "batch": 4, "lr": 2e-2, "templates": ("a drawing of {}",), **settings})
+        config = TrainConfig(**{"steps": 4, "batch_size": 4, "lr": 2e-2, "templates": ("a drawing of {}",), **settings})
         return train(self.host, self.cache, self.tokens, config, on_step=on_step).tokens.vectors["clip_l"]
 
 
@@ -89,7 +89,7 @@ def load() -> Models:
     models = Models(model, clip, parts.vae, parts.clip_file)
     models.host = comfy_host(clip, model, parts.vae, parts.clip_file)
     dataset = three_digits()
-    models.cache = FeatureCache.build(models.host, dataset, mirror=False)
+    models.cache = FeatureCache.build(models.host, dataset, hflip=False)
     models.tokens = new_tokens(models.host, dataset.classes)
     return models
 
@@ -200,7 +200,7 @@ WAYS: dict[str, Callable[[Models], object]] = {
 def draw(models: Models) -> torch.Tensor:
     from mcti_core.sampling import generate
 
-    return generate(models.host, ["a drawing of a glyph"], steps=2)
+    return generate(models.host, ["a drawing of a glyph"], num_inference_steps=2)
 
 
 def classify(models: Models) -> None:
@@ -209,7 +209,7 @@ def classify(models: Models) -> None:
 
     images = torch.rand(1, 3, 64, 64, generator=generator())
     ClipClassifier(models.host, models.tokens).scores(images)
-    DiffusionClassifier(models.host, models.tokens, pairs=2, error=0).scores(images)
+    DiffusionClassifier(models.host, models.tokens, num_trials=2, alpha=0).scores(images)
 
 
 def fail_to_load(models: Models) -> None:

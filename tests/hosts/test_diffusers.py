@@ -15,7 +15,7 @@ from mcti_core.losses import noise_error
 from mcti_core.prompts.splicing import encode_prompts, named_prompts
 from mcti_core.training.loop import TrainConfig, train
 
-SHORT = TrainConfig(steps=2, batch=3, lr=0.01, lr_warmup=0, templates=("a photo of a {}",))
+SHORT = TrainConfig(steps=2, batch_size=3, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}",))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,9 @@ from mcti_core.training.early_stopping import ValidationLoss
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.objective import discriminative_loss, encode_classes, reconstruction_loss
 
-SHORT = TrainConfig(steps=2, batch=3, lr=0.01, lr_warmup=0, templates=("a photo of a {}", "a drawing of the {}"))
+SHORT = TrainConfig(
+    steps=2, batch_size=3, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}", "a drawing of the {}")
+)
 WIDTHS = {"clip_l": 32, "clip_g": 40}
 
 
@@ -271,13 +273,14 @@ def encoded(host):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"reconstruction": 0.0, "gamma": 1.0}, {"warm_start": 1, "steps": 1}, {"batch": 1}]
+    "settings",
+    [{"reconstruction_weight": 0.0, "gamma": 1.0}, {"classification_only_steps": 1, "steps": 1}, {"batch_size": 1}],
 )
 def test_what_only_serves_the_classification_goes_through_one_encoder(host, cache, tokens, encoded, settings):
     """The other one sees the classes whose prompts condition the denoiser: here one a step, or none."""
     own = host.clip.encoder
-    train(host, cache, tokens, replace(SHORT, **{"batch": 1, **settings}))
-    conditioned = SHORT.steps if settings == {"batch": 1} else 0 if "reconstruction" in settings else 1
+    train(host, cache, tokens, replace(SHORT, **{"batch_size": 1, **settings}))
+    conditioned = SHORT.steps if settings == {"batch_size": 1} else 0 if "reconstruction_weight" in settings else 1
     assert encoded == {name: SHORT.steps * 3 if name == own else conditioned for name in WIDTHS}
 
 
@@ -289,7 +292,7 @@ def test_a_clip_classifier_needs_one_encoder(host, tokens, encoded):
 def test_noise_error_falls_and_no_weight_changes(host, cache, tokens):
     modules = [e.tower for e in host.text.values()] + [host.denoiser.unet, host.codec.vae, host.clip.module]
     before = [{name: v.clone() for name, v in module.state_dict().items()} for module in modules]
-    config = replace(SHORT, steps=30, batch=6, lr=0.1, gamma=0.0, weight_decay=0.0)
+    config = replace(SHORT, steps=30, batch_size=6, lr=0.1, gamma=0.0, weight_decay=0.0)
     templates = {name: template_prompts(encoder, config.templates, 2) for name, encoder in host.text.items()}
     probe = ValidationLoss(host, cache, torch.arange(3), templates)
     learned = train(host, cache, tokens, config).tokens
@@ -304,7 +307,7 @@ def test_classification_loss_falls(host, cache, tokens):
     labels, generator = torch.arange(3).repeat(2), torch.Generator().manual_seed(3)
     centres = torch.randn(3, 1, cache.features.shape[-1], generator=generator)
     few = replace(cache, labels=labels, latents=None, features=F.normalize(centres, dim=-1)[labels])
-    config = replace(SHORT, steps=40, lr=0.1, reconstruction=0.0, gamma=1.0)
+    config = replace(SHORT, steps=40, lr=0.1, reconstruction_weight=0.0, gamma=1.0)
     losses = train(host, few, tokens, config).history["classification"]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 
@@ -315,7 +318,7 @@ def test_tokens_survive_the_file_and_classify_as_before(host, cache, tokens, dat
     assert list(loaded.vectors) == list(WIDTHS)
     assert all(torch.equal(v, learned.vectors[name]) for name, v in loaded.vectors.items())
     images = torch.stack(list(dataset.load(32)))[:2]
-    for make in (ClipClassifier, lambda *of: DiffusionClassifier(*of, pairs=4)):
+    for make in (ClipClassifier, lambda *of: DiffusionClassifier(*of, num_trials=4)):
         first, second = (make(host, each).scores(images).logits for each in (learned, loaded))
         assert first.shape == (2, 3)
         assert first.isfinite().all()
@@ -329,7 +332,7 @@ def test_the_diffusion_classifier_scores_the_noise_errors(plain):
         for i, (name, width) in enumerate(WIDTHS.items())
     }
     tokens, latents = TokenSet(("a", "b"), vectors), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
-    classifier = DiffusionClassifier(plain, tokens, pairs=6, error=0)
+    classifier = DiffusionClassifier(plain, tokens, num_trials=6, alpha=0)
     sigmas, noises = classifier._pairs(latents.shape[1:])
     errors = torch.zeros(1, 2)
     with torch.no_grad():
@@ -343,7 +346,7 @@ def test_the_diffusion_classifier_scores_the_noise_errors(plain):
 
 def test_images_are_generated_and_follow_both_encoders(host, cache, tokens):
     def pictures(tokens):
-        return generate(host, ["a photo of a {a}"], tokens, steps=3, seed=1)
+        return generate(host, ["a photo of a {a}"], tokens, num_inference_steps=3, seed=1)
 
     images = pictures(tokens)
     assert images.shape == (1, 3, 32, 32)
@@ -351,7 +354,7 @@ def test_images_are_generated_and_follow_both_encoders(host, cache, tokens):
     assert images.max() <= 1
     for name in WIDTHS:
         assert not torch.equal(pictures(tokens.with_vectors({**tokens.vectors, name: -tokens.vectors[name]})), images)
-    assert generate(host, ["a dog"], steps=2, size=64).shape == (1, 3, 64, 64)
+    assert generate(host, ["a dog"], num_inference_steps=2, size=64).shape == (1, 3, 64, 64)
 
 
 def test_a_clip_model_that_fits_neither_encoder_is_refused(xl_model):

@@ -36,7 +36,7 @@ def test_classify_logs_the_threshold_found_and_the_one_that_is_not_used(found):
         (chosen,) = [message for message in messages if message.startswith("threshold ")]
         assert "of 4 examples reach it" in chosen
         value = chosen.split(":")[0].removeprefix("threshold ")
-        told = f"MC-TI: unknown_below 0.9 is not used, since find_threshold chose {value}"
+        told = f"MC-TI: threshold 0.9 is not used, since calibrate_threshold chose {value}"
         assert (told in messages) == unused
 
 

@@ -69,7 +69,7 @@ def test_text_with_very_many_marks_or_labels_takes_no_time(named):
 
 def test_route_by_confidences_that_are_missing_or_no_numbers_is_refused(named):
     missing, broken, unneeded = named["nodes"]["refused"]
-    assert missing.startswith("least_confidence is 0.5 and no confidences are connected")
+    assert missing.startswith("min_confidence is 0.5 and no confidences are connected")
     assert broken.startswith("confidences must be a number, got nan")
     assert unneeded == ""
 

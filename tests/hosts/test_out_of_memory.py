@@ -58,32 +58,32 @@ def small_host(host, place, room, **options):
 def test_generate_with_little_memory_draws_the_same_in_smaller_parts(tiny_host, place, room):
     host, sizes = small_host(tiny_host, place, room)
     seen = []
-    images = generate(host, PROMPTS, steps=2, size=32, progress=lambda done, _: seen.append(done))
+    images = generate(host, PROMPTS, num_inference_steps=2, size=32, progress=lambda done, _: seen.append(done))
     assert max(sizes) <= room
     assert seen[-1] == 5
     assert seen == sorted(set(seen))
-    assert torch.allclose(images, generate(tiny_host, PROMPTS, steps=2, size=32), atol=1e-4)
+    assert torch.allclose(images, generate(tiny_host, PROMPTS, num_inference_steps=2, size=32), atol=1e-4)
 
 
 @pytest.mark.parametrize("place", ["text", "denoiser", "codec"])
 def test_generate_without_memory_for_one_image_names_what_to_lower(tiny_host, place):
     host, _ = small_host(tiny_host, place, 0)
     with pytest.raises(HostError, match=r"a single image of 32 pixels .* smaller size"):
-        generate(host, PROMPTS, steps=2, size=32)
+        generate(host, PROMPTS, num_inference_steps=2, size=32)
 
 
 def test_generate_with_another_error_passes_it_on(tiny_host):
     host, _ = small_host(tiny_host, "denoiser", 0, message="mat1 and mat2 cannot be multiplied")
     with pytest.raises(RuntimeError, match="mat1"):
-        generate(host, PROMPTS, steps=2, size=32)
+        generate(host, PROMPTS, num_inference_steps=2, size=32)
 
 
 def test_diffusion_classifier_on_mps_takes_smaller_parts(tiny_host, tokens):
     host, sizes = small_host(tiny_host, "denoiser", 2)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    scores = DiffusionClassifier(host, tokens, pairs=4).scores(images)
+    scores = DiffusionClassifier(host, tokens, num_trials=4).scores(images)
     assert max(sizes) <= 2
-    whole = DiffusionClassifier(tiny_host, tokens, pairs=4).scores(images)
+    whole = DiffusionClassifier(tiny_host, tokens, num_trials=4).scores(images)
     assert torch.allclose(scores.logits, whole.logits, atol=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_diffusion_classifier_on_mps_takes_smaller_parts(tiny_host, tokens):
 @pytest.mark.parametrize("place", ["encoder", "clip"])
 def test_feature_cache_with_little_memory_holds_the_same(tiny_host, dataset, place, room):
     host, sizes = small_host(tiny_host, place, room)
-    small, whole = FeatureCache.build(host, dataset, batch=5), FeatureCache.build(tiny_host, dataset, batch=5)
+    small, whole = FeatureCache.build(host, dataset, batch_size=5), FeatureCache.build(tiny_host, dataset, batch_size=5)
     assert max(sizes) <= room
     assert torch.allclose(small.latents, whole.latents, atol=1e-5)
     assert torch.allclose(small.features, whole.features, atol=1e-5)
@@ -99,7 +99,7 @@ def test_feature_cache_with_little_memory_holds_the_same(tiny_host, dataset, pla
 
 @pytest.mark.parametrize("room", [1, 4, 9])
 @pytest.mark.parametrize("place", ["text", "encoder", "clip"])
-@pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier, partial(DiffusionClassifier, pairs=2)])
+@pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier, partial(DiffusionClassifier, num_trials=2)])
 def test_classifier_with_little_memory_gives_the_same_scores(tiny_host, tokens, place, room, kind):
     host, sizes = small_host(tiny_host, place, room)
     images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -131,7 +131,7 @@ def test_feature_cache_without_memory_for_one_image_names_what_to_lower(tiny_hos
 
 
 def test_training_with_little_memory_for_text_learns_the_same_in_smaller_parts(tiny_host, cache, tokens):
-    config = TrainConfig(steps=3, batch=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
+    config = TrainConfig(steps=3, batch_size=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
     host, sizes = small_host(tiny_host, "text", 1)
     small, whole = (
         train(host, cache, tokens, config),

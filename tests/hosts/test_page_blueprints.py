@@ -41,7 +41,7 @@ def test_blueprints_are_offered_by_the_server(server: Server, comfyui: Path) -> 
 def test_blueprints_on_the_canvas_run_by_a_click(server: Server, page: Any) -> None:
     clear(page)
     add_from_search(page, "Train and test")
-    change(page, {"Train and test": {"steps": 15, "batch": 20, "lr": 0.02, "gamma": 0.1}})
+    change(page, {"Train and test": {"steps": 15, "batch_size": 20, "lr": 0.02, "gamma": 0.1}})
     train = [(1, output, 0, name) for output, name in FROM_POCKET]
     train += [(1, "examples", 0, "examples"), (1, "held-out examples", 0, "held_out")]
     train += [(0, "report", 2, "source"), (0, "samples", 3, "images")]
@@ -53,12 +53,12 @@ def test_blueprints_on_the_canvas_run_by_a_click(server: Server, page: Any) -> N
     add_from_search(page, "Classify and route")
     route = [(1, output, 4, name) for output, name in FROM_POCKET]
     route += [(0, "tokens", 4, "tokens"), (1, "contact sheet", 4, "images")]
-    route += [(4, "labels", 5, "source"), (4, "matching", 6, "images"), (4, "the rest", 7, "images")]
-    *_, labels, matching, rest = page.evaluate(JOIN, [["PreviewAny", "PreviewImage", "PreviewImage"], route])
+    route += [(4, "labels", 5, "source"), (4, "matching", 6, "images"), (4, "unmatched", 7, "images")]
+    *_, labels, matching, unmatched = page.evaluate(JOIN, [["PreviewAny", "PreviewImage", "PreviewImage"], route])
     shown = run_by_a_click(server, page)
     assert re.fullmatch(r"\d", shown[str(labels)]["text"][0])
     assert len(shown[str(matching)]["images"]) == 1
-    assert str(rest) not in shown  # no image is left for it
+    assert str(unmatched) not in shown  # no image is left for it
 
 
 def run_by_a_click(server: Server, page: Any) -> dict[str, Any]:

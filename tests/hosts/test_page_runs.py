@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 QUICK = {
     "MCTI_TrainTokens": {"steps": 15},
-    "MCTI_Evaluate": {"at_most": 5},
+    "MCTI_Evaluate": {"max_images_per_class": 5},
     "KSampler": {"steps": 4},
 }
 SD15 = {

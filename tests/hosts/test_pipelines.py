@@ -14,7 +14,7 @@ from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
 
-SHORT = TrainConfig(steps=2, batch=2, lr=0.01, lr_warmup=0, templates=("a photo of a {}",))
+SHORT = TrainConfig(steps=2, batch_size=2, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}",))
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_pipeline_stays_as_it_is(pipe, cache, tokens):
 
 
 def test_host_of_an_xl_pipeline_draws_as_that_of_its_folder(xl_pipe, xl_model):
-    first, second = (generate(host, ["a cat"], steps=2) for host in (host_from_pipeline(xl_pipe), load_host(xl_model)))
+    first, second = (
+        generate(host, ["a cat"], num_inference_steps=2) for host in (host_from_pipeline(xl_pipe), load_host(xl_model))
+    )
     assert torch.allclose(first, second, atol=1e-5)
 
 

@@ -46,8 +46,8 @@ def test_train_logs_its_summary_under_one_prefix(found):
 def test_train_from_tokens_names_settings_of_new_tokens_that_are_not_used(found):
     plain, more, both = found["unused"]
     assert plain == []
-    assert more == ["Not used, since the tokens of start_from are trained further: vectors"]
-    assert both == ["Not used, since the tokens of start_from are trained further: vectors, initial_word"]
+    assert more == ["Not used, since the tokens of initial_tokens are trained further: num_vectors"]
+    assert both == ["Not used, since the tokens of initial_tokens are trained further: num_vectors, initializer_token"]
 
 
 def test_train_with_samples_and_accuracies_gives_the_same_tokens_to_the_bit(found):

@@ -98,10 +98,10 @@ def test_an_empty_folder_is_left_out_and_logged(server: Server) -> None:
         ("MCTI_TrainTokens.lr", "fast"),
         ("MCTI_TrainTokens.gamma", -2.0),
         ("MCTI_TrainTokens.examples", ["1", 0]),
-        ("MCTI_TrainTokens.vectors", 17),
+        ("MCTI_TrainTokens.num_vectors", 17),
         ("MCTI_Pocket.shots", 0),
-        ("MCTI_Classify.unknown_below", 2.0),
-        ("MCTI_Evaluate.at_most", -1),
+        ("MCTI_Classify.threshold", 2.0),
+        ("MCTI_Evaluate.max_images_per_class", -1),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(server: Server, place: str, value: object) -> None:
@@ -120,7 +120,7 @@ def test_a_value_out_of_range_is_refused_by_name(server: Server, place: str, val
 )
 def test_a_value_that_is_no_choice_is_a_mistake(server: Server, place: str, value: str, last: str) -> None:
     """ComfyUI v0.3 does not look at choices, so that the nodes must."""
-    quick = {"MCTI_TrainTokens.steps": 1, "MCTI_TrainTokens.samples": 0, "MCTI_Evaluate.at_most": 1}
+    quick = {"MCTI_TrainTokens.steps": 1, "MCTI_TrainTokens.num_samples": 0, "MCTI_Evaluate.max_images_per_class": 1}
     quick |= {"KSampler.steps": 1, "EmptyLatentImage.batch_size": 1}
     told = mistake(server, needed(changed(graph("6"), {**quick, place: value}), last))
     assert value in told

@@ -34,7 +34,7 @@ def learning(server: Server, loader: Graph) -> Graph:
         "e": node("MCTI_ExamplesFromFolder", folder="pets", shots=0, seed=0, image_size=64),
         "3": node(
             "MCTI_TrainTokens", **models, examples=["e", 0],
-            steps=3, batch=4, lr=0.1, gamma=0.0, seed=0, mirror=False, samples=0,
+            steps=3, batch_size=4, lr=0.1, gamma=0.0, seed=0, hflip=False, num_samples=0,
         ),
     }  # fmt: skip
 

@@ -32,15 +32,15 @@ def graph(info: dict[str, Any]) -> Graph:
     settings = {name: how[1]["default"] for name, how in info["MCTI_TrainingSettings"]["input"]["optional"].items()}
     return {
         "p": node("MCTI_Pocket", shots=1, seed=0),
-        "s": node("MCTI_TrainingSettings", **{**settings, "samples": 0}),
+        "s": node("MCTI_TrainingSettings", **{**settings, "num_samples": 0}),
         "e": node("MCTI_ExamplesFromFolder", folder="pets", shots=1, seed=0, image_size=64),
-        "t": node("MCTI_TrainTokens", **MODELS, examples=["p", 4], settings=["s", 0], steps=1, batch=2, lr=0.01, gamma=0.0, seed=0),
+        "t": node("MCTI_TrainTokens", **MODELS, examples=["p", 4], settings=["s", 0], steps=1, batch_size=2, lr=0.01, gamma=0.0, seed=0),
         "i": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
-        "c": node("MCTI_Classify", **CLIP, images=["i", 0], tokens=["t", 0], method="clip", top_k=1, unknown_below=0.0, find_threshold=False),
-        "v": node("MCTI_Evaluate", **CLIP, held_out=["p", 5], tokens=["t", 0], method="clip", at_most=1),
+        "c": node("MCTI_Classify", **CLIP, images=["i", 0], tokens=["t", 0], method="clip", top_k=1, threshold=0.0, calibrate_threshold=False),
+        "v": node("MCTI_Evaluate", **CLIP, held_out=["p", 5], tokens=["t", 0], method="clip", max_images_per_class=1),
         "a": node("MCTI_AddExamples", label="x", images=["i", 0]),
         "o": node("MCTI_TokenPrompts", tokens=["t", 0], template="a {}"),
-        "r": node("MCTI_Route", images=["i", 0], labels=["c", 0], confidences=["c", 2], wanted="", least_confidence=0.0),
+        "r": node("MCTI_Route", images=["i", 0], labels=["c", 0], confidences=["c", 2], wanted="", min_confidence=0.0),
         "w": node("MCTI_SaveTokens", tokens=["t", 0], name="n", format="both", folder=""),
     }  # fmt: skip
 
@@ -109,8 +109,8 @@ def test_link_with_a_value_outside_the_schema_is_a_sentence_everywhere(server: S
 @pytest.mark.parametrize(
     ("place", "kind", "value"),
     [
-        ("t.batch", "PrimitiveInt", 257), ("t.batch", "PrimitiveInt", 0), ("t.steps", "PrimitiveInt", 100_001), ("s.vectors", "PrimitiveInt", 17),
-        ("e.image_size", "PrimitiveInt", -64), ("s.text_classes", "PrimitiveInt", 4097), ("c.unknown_below", "PrimitiveFloat", 1.01),
+        ("t.batch_size", "PrimitiveInt", 257), ("t.batch_size", "PrimitiveInt", 0), ("t.steps", "PrimitiveInt", 100_001), ("s.num_vectors", "PrimitiveInt", 17),
+        ("e.image_size", "PrimitiveInt", -64), ("s.max_classes_per_step", "PrimitiveInt", 4097), ("c.threshold", "PrimitiveFloat", 1.01),
         ("w.name", "PrimitiveString", "a/" * 1000 + "b"), ("w.folder", "PrimitiveString", "a/" * 1000 + "b"), ("w.folder", "PrimitiveString", "\x7f"),
         ("o.template", "PrimitiveStringMultiline", "{}" * 2000),
     ],
@@ -142,7 +142,7 @@ def test_folder_through_a_link_is_read(server: Server, whole: Graph) -> None:
 
 
 def test_value_inside_the_limits_passes_through_a_link(server: Server, whole: Graph) -> None:
-    run = server.run(linked(whole, "t.batch", node("PrimitiveInt", value=3)))
+    run = server.run(linked(whole, "t.batch_size", node("PrimitiveInt", value=3)))
     assert run.succeeded, run.error
 
 
@@ -160,7 +160,7 @@ def test_name_with_a_line_of_its_own_does_not_forge_the_log(server: Server, whol
 
 def test_cancel_before_the_first_step_ends_the_training_at_once(server: Server, whole: Graph) -> None:
     large = deepcopy(whole)
-    large["t"]["inputs"].update(batch=256, steps=100_000, gamma=1.0, clip_space=["p", 3], examples=["p", 5])
+    large["t"]["inputs"].update(batch_size=256, steps=100_000, gamma=1.0, clip_space=["p", 3], examples=["p", 5])
     large["z"] = node("PreviewAny", source=["t", 5])
     with Listener(server) as told:
         queued = server.submit(needed(large, "z"))

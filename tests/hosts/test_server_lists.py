@@ -50,7 +50,16 @@ def write(path: Path, label: str, size: tuple[int, int], rng: random.Random) -> 
 
 
 def training(examples: list[Any], **more: Any) -> Graph:
-    inputs = {"steps": 2, "batch": 2, "lr": 0.02, "gamma": 0.1, "seed": 0, "samples": 0, "mirror": False, **more}
+    inputs = {
+        "steps": 2,
+        "batch_size": 2,
+        "lr": 0.02,
+        "gamma": 0.1,
+        "seed": 0,
+        "num_samples": 0,
+        "hflip": False,
+        **more,
+    }
     return {**POCKET, "t": node("MCTI_TrainTokens", **PARTS, examples=examples, **inputs)}
 
 
@@ -103,8 +112,8 @@ def test_images_without_a_text_each_are_a_sentence(server: Server, info: dict[st
 def sorting(batch: list[Any]) -> Graph:
     """Classify images, route them, and show the labels of both parts."""
     return {
-        "c": node("MCTI_Classify", images=batch, tokens=["t", 0], clip=["p", 1], clip_space=["p", 3], method="hybrid", top_k=1, unknown_below=0.0, find_threshold=False),
-        "r": node("MCTI_Route", images=batch, labels=["c", 0], wanted="ring", least_confidence=0.0),
+        "c": node("MCTI_Classify", images=batch, tokens=["t", 0], clip=["p", 1], clip_space=["p", 3], method="hybrid", top_k=1, threshold=0.0, calibrate_threshold=False),
+        "r": node("MCTI_Route", images=batch, labels=["c", 0], wanted="ring", min_confidence=0.0),
         "labels": node("PreviewAny", source=["r", 2]),
         "others": node("PreviewAny", source=["r", 3]),
         "scores": node("PreviewAny", source=["c", 3]),

@@ -13,15 +13,15 @@ from .server import Graph, RefusedError, Server, node
 pytestmark = pytest.mark.host
 
 MODELS = {"model": ["p", 0], "clip": ["p", 1], "vae": ["p", 2], "clip_space": ["p", 3], "examples": ["p", 4]}
-FIRST = ("steps", "batch", "lr", "gamma", "seed")
+FIRST = ("steps", "batch_size", "lr", "gamma", "seed")
 """Train's widgets before it had advanced ones: what saved workflows hold their values by."""
-RARE = {"templates": "own", "own_templates": "a {}\nthe {}", "mirror": False, "logit_scale": 5.0, "samples": 0}
+RARE = {"templates": "own", "own_templates": "a {}\nthe {}", "hflip": False, "logit_scale": 5.0, "num_samples": 0}
 
 
 def training(name: str, settings: dict[str, Any] | None = None, **rare: Any) -> Graph:
     graph = {
         "p": node("MCTI_Pocket", shots=2, seed=0),
-        "t": node("MCTI_TrainTokens", **MODELS, steps=2, batch=4, lr=0.02, gamma=0.1, seed=0, **rare),
+        "t": node("MCTI_TrainTokens", **MODELS, steps=2, batch_size=4, lr=0.02, gamma=0.1, seed=0, **rare),
         "w": node("MCTI_SaveTokens", tokens=["t", 0], name=name, format="token set", folder=""),
     }
     if settings is not None:
@@ -35,7 +35,7 @@ def learned(server: Server, name: str) -> dict[str, torch.Tensor]:
 
 
 def test_advanced_inputs_train_what_the_settings_node_trains(server: Server) -> None:
-    for graph in (training("new", **RARE), training("old", RARE), training("plain", samples=0)):
+    for graph in (training("new", **RARE), training("old", RARE), training("plain", num_samples=0)):
         run = server.run(graph)
         assert run.succeeded, run.error
     new, old, plain = (learned(server, name) for name in ("new", "old", "plain"))
@@ -44,14 +44,14 @@ def test_advanced_inputs_train_what_the_settings_node_trains(server: Server) -> 
 
 
 def test_settings_node_wins_over_advanced_inputs(server: Server) -> None:
-    for graph in (training("one", RARE), training("both", RARE, vectors=2, logit_scale=50.0)):
+    for graph in (training("one", RARE), training("both", RARE, num_vectors=2, logit_scale=50.0)):
         run = server.run(graph)
         assert run.succeeded, run.error
     assert torch.equal(learned(server, "one")["clip_l"], learned(server, "both")["clip_l"])
 
 
 def test_advanced_input_out_of_range_is_refused_by_name(server: Server) -> None:
-    for name, value in {"vectors": 17, "logit_scale": -1.0, "gradient_ratio": 101.0}.items():
+    for name, value in {"num_vectors": 17, "logit_scale": -1.0, "gradient_ratio": 101.0}.items():
         with pytest.raises(RefusedError, match=name):
             server.submit(training("wrong", **{name: value}))
 

@@ -31,7 +31,7 @@ UNFINISHED = "unfinished-0-and-9-more-????????.safetensors"
 
 def training(steps: int = STEPS, seed: int = 0, name: str = "learned") -> Graph:
     """Pocket tokens, trained as in the workflows with less of everything, and saved."""
-    part = changed(needed(graph("5"), "3"), {"3.steps": steps, "3.seed": seed, "3.batch": 10})
+    part = changed(needed(graph("5"), "3"), {"3.steps": steps, "3.seed": seed, "3.batch_size": 10})
     part["0"] = part.pop("1")
     for value in part["3"]["inputs"].values():
         if isinstance(value, list) and value[0] == "1":
@@ -136,7 +136,9 @@ def with_examples(nodes: Graph, last: str, loader: Graph = POCKET) -> Graph:
     return {
         **loader,
         **nodes,
-        "3": node("MCTI_TrainTokens", **inputs, steps=3, batch=4, lr=0.01, gamma=0.0, seed=0, mirror=False, samples=0),
+        "3": node(
+            "MCTI_TrainTokens", **inputs, steps=3, batch_size=4, lr=0.01, gamma=0.0, seed=0, hflip=False, num_samples=0
+        ),
         "9": node("PreviewImage", images=["3", 3]),
     }
 
@@ -277,10 +279,10 @@ def test_without_a_clip_space_it_is_textual_inversion_and_the_diffusion_classifi
     del plain["3"]["inputs"]["clip_space"]
     models = {"model": ["0", 0], "vae": ["0", 2], "clip": ["0", 1], "tokens": ["3", 0], "method": "auto"}
     plain["5"] = node("PreviewAny", source=["3", 5])
-    plain["6"] = node("MCTI_Evaluate", held_out=["0", 5], at_most=1, **models)
+    plain["6"] = node("MCTI_Evaluate", held_out=["0", 5], max_images_per_class=1, **models)
     plain["7"] = node("PreviewAny", source=["6", 1])
     plain["8"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
-    plain["9"] = node("MCTI_Classify", images=["8", 0], top_k=3, unknown_below=0.0, find_threshold=False, **models)
+    plain["9"] = node("MCTI_Classify", images=["8", 0], top_k=3, threshold=0.0, calibrate_threshold=False, **models)
     plain["10"] = node("PreviewAny", source=["9", 0])
     run = server.run(plain)
     assert run.succeeded, run.error

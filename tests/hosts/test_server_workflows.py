@@ -16,7 +16,7 @@ from .server import Graph, Server, changed, graph, node
 pytestmark = pytest.mark.host
 
 STEPS = {"MCTI_TrainTokens.steps": 15, "KSampler.steps": 4}
-QUICK = {"MCTI_TrainTokens.steps": 15, "MCTI_TrainTokens.samples": 2, "MCTI_Evaluate.at_most": 5}
+QUICK = {"MCTI_TrainTokens.steps": 15, "MCTI_TrainTokens.num_samples": 2, "MCTI_Evaluate.max_images_per_class": 5}
 SD15 = {
     "CheckpointLoaderSimple.ckpt_name": "synthetic.ckpt",
     "EmptyLatentImage.width": 64,
@@ -52,7 +52,7 @@ def test_1_quick_start_is_as_good_as_the_library(server: Server) -> None:
     assert run.succeeded, run.error
 
     host = load_pocket()
-    cache = FeatureCache.build(host, digit_dataset(), mirror=False, batch=64)
+    cache = FeatureCache.build(host, digit_dataset(), hflip=False, batch_size=64)
     few, others = few_shot_split(cache.labels, cache.classes, 5, 0)
     support, query = cache.pick(few), cache.pick(others)
     tokens = train(host, support, new_tokens(host, support.classes), POCKET_CONFIG).tokens
@@ -112,7 +112,7 @@ def test_4_classify_and_route(server: Server) -> None:
 
 @pytest.mark.parametrize("least", [0.5, 0.95, 1.0])
 def test_5_generate_and_keep(server: Server, least: float) -> None:
-    workflow = changed(graph("5"), {**STEPS, "MCTI_Route.least_confidence": least})
+    workflow = changed(graph("5"), {**STEPS, "MCTI_Route.min_confidence": least})
     run = server.run(shown_too(workflow, "9", "10"))
     assert run.succeeded, run.error
     labels, confidences, shown = (

@@ -1,6 +1,6 @@
 """Run the host tests on several versions of ComfyUI, and write a table of what passed.
 
-    python -m tests.hosts.versions ~/ComfyUI --out docs/hosts.md
+    python -m tests.hosts.versions ~/ComfyUI --output docs/hosts.md
 
 ``~/ComfyUI`` is a git clone that has the versions' commits; it is only read. Run it by a Python that has ComfyUI's requirements, and
 pytest, hypothesis, diffusers and playwright beside them. Each version gets its own files and the packages that it asks for by exact
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         outcomes = list(pool.map(run, wanted))
     text = page(outcomes)
-    if options.out is None:
+    if options.output is None:
         print(text)
     else:
-        options.out.write_text(text, encoding="utf-8")
+        options.output.write_text(text, encoding="utf-8")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fast", action="store_true", help="leave the slow tests out everywhere")
     parser.add_argument("--jobs", type=int, default=1, help="versions at once")
     parser.add_argument("--work", type=Path, default=Path("~/.cache/mcti-hosts"), help="folder for files and packages")
-    parser.add_argument("--out", type=Path, help="the page to write the table into; printed by default")
+    parser.add_argument("--output", "-o", type=Path, help="the page to write the table into; printed by default")
     return parser
 
 

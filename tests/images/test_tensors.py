@@ -74,9 +74,9 @@ def test_score_of_bytes_is_that_of_floats_and_nan_is_refused(tiny_host, tokens, 
     classifier = {
         "clip": lambda: ClipClassifier(tiny_host, tokens),
         "hybrid": lambda: HybridClassifier(tiny_host, tokens),
-        "diffusion": lambda: DiffusionClassifier(tiny_host, tokens, pairs=2),
+        "diffusion": lambda: DiffusionClassifier(tiny_host, tokens, num_trials=2),
         "cascade": lambda: CascadeClassifier(
-            ClipClassifier(tiny_host, tokens), DiffusionClassifier(tiny_host, tokens, pairs=2)
+            ClipClassifier(tiny_host, tokens), DiffusionClassifier(tiny_host, tokens, num_trials=2)
         ),
     }[method]()
     expected = classifier.scores(FLOATS[None]).logits
@@ -101,7 +101,7 @@ def test_as_batch_of_lists_and_arrays_is_the_batch(images):
 
 @pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier, DiffusionClassifier])
 def test_score_of_a_list_and_of_one_image_are_those_of_the_batch(tiny_host, tokens, kind):
-    classifier = kind(tiny_host, tokens, **({"pairs": 2} if kind is DiffusionClassifier else {}))
+    classifier = kind(tiny_host, tokens, **({"num_trials": 2} if kind is DiffusionClassifier else {}))
     whole = classifier.scores(torch.stack([FLOATS, 1 - FLOATS])).logits
     assert torch.allclose(classifier.scores([ARRAY, 1 - FLOATS]).logits, whole, atol=1e-4)
     assert torch.allclose(classifier.scores(Image.fromarray(ARRAY)).logits, whole[:1], atol=1e-4)

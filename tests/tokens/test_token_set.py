@@ -130,4 +130,4 @@ class TestInitialVectors:
     )
     def test_new_tokens_of_a_single_text_or_of_no_word_are_refused(self, tiny_host, labels, init, sentence):
         with pytest.raises(TokenError, match=sentence):
-            new_tokens(tiny_host, labels, init=init)
+            new_tokens(tiny_host, labels, initializer_token=init)

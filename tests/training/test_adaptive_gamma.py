@@ -19,7 +19,7 @@ from mcti_core.viz.plots import loss_curves
 from ..fake_processes import together
 
 AUTO = TrainConfig(
-    steps=6, warm_start=2, batch=4, lr=1e-2, lr_warmup=0, gamma="auto", templates=("a photo of a {}", "a drawing of the {}")
+    steps=6, classification_only_steps=2, batch_size=4, lr=1e-2, lr_warmup_steps=0, gamma="auto", templates=("a photo of a {}", "a drawing of the {}")
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_classification_without_a_gradient_leaves_numbers_finite():
 
 def test_training_with_auto_equals_one_with_the_gammas_it_found(tiny_host, cache, tokens):
     """One step: gamma as a number takes the usual way through one loss."""
-    config = replace(AUTO, steps=1, warm_start=0)
+    config = replace(AUTO, steps=1, classification_only_steps=0)
     found = train(tiny_host, cache, tokens, config)
     (gamma,) = found.history["gamma"]
     assert found.tokens.training["gamma_last"] == gamma > 0
@@ -132,7 +132,7 @@ def test_denoiser_and_text_encoder_run_as_often_as_with_a_number(tiny_host, cach
 def test_resumed_training_is_the_same_to_the_bit(tiny_host, cache, tokens, tmp_path):
     states = []
     whole = train(tiny_host, cache, tokens, AUTO, on_step=lambda info: states.append(info.state()))
-    for state in (states[0], states[4]):  # in the warm start, and behind it
+    for state in (states[0], states[4]):  # with the classification term only, and after that
         path = save_checkpoint(state, tmp_path / "training.safetensors")
         rest = train(tiny_host, cache, tokens, AUTO, resume=load_checkpoint(path))
         assert _bits(rest.tokens.vectors) == _bits(whole.tokens.vectors)
@@ -140,7 +140,7 @@ def test_resumed_training_is_the_same_to_the_bit(tiny_host, cache, tokens, tmp_p
         assert rest.tokens.training == whole.tokens.training
 
 
-@pytest.mark.parametrize("change", [{"micro_batch": 1}, {"micro_batch": 3}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("change", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"gradient_checkpointing": True}])
 def test_parts_of_a_batch_find_the_same_gamma(tiny_host, cache, tokens, change):
     whole, parts = (train(tiny_host, cache, tokens, replace(AUTO, **some)) for some in ({}, change))
     assert parts.history["gamma"][2:] == pytest.approx(whole.history["gamma"][2:], rel=1e-4)
@@ -184,7 +184,7 @@ def test_another_ratio_is_another_training(tiny_host, cache, tokens):
     ("settings", "message"),
     [
         ({"gamma": "much"}, "gamma must be a number or 'auto', got 'much'"),
-        ({"gamma": "auto", "reconstruction": 0.0}, "set reconstruction above 0"),
+        ({"gamma": "auto", "reconstruction_weight": 0.0}, "set reconstruction_weight above 0"),
         ({"gamma": "auto", "gamma_end": 0.1}, "gamma_end to None"),
         ({"gamma": "auto", "gradient_ratio": 0.0}, "gradient_ratio must be above 0"),
     ],

@@ -10,7 +10,7 @@ from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import TrainConfig, train
 
-CONFIG = TrainConfig(steps=4, batch=2, lr=1e-2, templates=("a photo of a {}",))
+CONFIG = TrainConfig(steps=4, batch_size=2, lr=1e-2, templates=("a photo of a {}",))
 
 
 class FullDisk:

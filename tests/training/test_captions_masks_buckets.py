@@ -18,7 +18,7 @@ from mcti_core.training.objective import reconstruction_loss
 from ..fake_processes import together
 
 TEMPLATES = ("a photo of a {}", "a drawing of the {}")
-CONFIG = TrainConfig(steps=3, batch=4, lr=1e-2, lr_warmup=0, templates=TEMPLATES, probe_every=1)
+CONFIG = TrainConfig(steps=3, batch_size=4, lr=1e-2, lr_warmup_steps=0, templates=TEMPLATES, eval_steps=1)
 
 
 def same(first, second):
@@ -95,7 +95,7 @@ def test_micro_batches_do_not_change_losses_in_buckets(tiny_host, cache, text, s
     bucketed = replace(cache, sizes=sizes)
     with torch.no_grad():
         whole = losses(tiny_host, bucketed, text)
-        assert torch.allclose(losses(tiny_host, bucketed, text, micro_batch=2), whole, atol=1e-5)
+        assert torch.allclose(losses(tiny_host, bucketed, text, micro_batch_size=2), whole, atol=1e-5)
         parts = [
             reconstruction_loss(
                 tiny_host, bucketed, torch.arange(9), {n: f.rows(cache.labels[share]) for n, f in text.items()},
@@ -139,14 +139,14 @@ def test_training_with_captions_is_steady_and_differs_by_them(tiny_host, cache, 
     assert same(learned.tokens, again.tokens)
     assert not same(learned.tokens, train(tiny_host, replace(cache, captions=other), tokens, CONFIG).tokens)
     assert learned.tokens.training["captions"] is True
-    parts = replace(CONFIG, micro_batch=2, gradient_checkpointing=True)
+    parts = replace(CONFIG, micro_batch_size=2, gradient_checkpointing=True)
     in_parts = train(tiny_host, replace(cache, captions=first), tokens, parts)
     assert torch.allclose(in_parts.tokens.vectors["clip_l"], learned.tokens.vectors["clip_l"], atol=1e-4)
 
 
 def test_plain_textual_inversion_takes_captions_too(tiny_host, cache, tokens):
     bare = replace(tiny_host, clip=None)
-    config = replace(CONFIG, gamma=0.0, gradient_checkpointing=True, micro_batch=1)
+    config = replace(CONFIG, gamma=0.0, gradient_checkpointing=True, micro_batch_size=1)
     captions = ("a {} on grass", *[""] * 8)
     assert len(train(bare, replace(cache, captions=captions), tokens, config).history["loss"]) == 3
 

@@ -17,7 +17,7 @@ from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.state import TrainState
 
 CONFIG = TrainConfig(
-    steps=5, warm_start=1, batch=2, lr=1e-2, lr_warmup=3, gamma=1.0, gamma_end=1e-3, probe_every=2, patience=9, text_classes=2,
+    steps=5, classification_only_steps=1, batch_size=2, lr=1e-2, lr_warmup_steps=3, gamma=1.0, gamma_end=1e-3, eval_steps=2, patience=9, max_classes_per_step=2,
     templates=("a photo of a {}", "a drawing of the {}"),
 )  # fmt: skip
 
@@ -91,7 +91,7 @@ def states(tiny_host, cache):
 def first_tokens(host, cache):
     from mcti_core.training.initial import new_tokens
 
-    return new_tokens(host, cache.classes, vectors=2, init="random", seed=3)
+    return new_tokens(host, cache.classes, num_vectors=2, initializer_token="random", seed=3)
 
 
 def test_a_training_goes_on_from_its_file_as_if_there_had_been_no_break(tiny_host, cache, states, tmp_path):

@@ -33,19 +33,21 @@ def prompts(tiny_host):
 @pytest.mark.parametrize(("at_once", "sizes"), [(32, [10]), (4, [4, 4, 2])])
 def test_no_more_at_once_than_a_training_step_takes(tiny_host, cache, tokens, prompts, at_once, sizes):
     host = replace(tiny_host, denoiser=Counting(tiny_host.denoiser))
-    found = ValidationLoss(host, cache, torch.arange(3), prompts, samples=10, at_once=at_once).error(tokens.vectors)
-    whole = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, samples=10).error(tokens.vectors)
+    found = ValidationLoss(host, cache, torch.arange(3), prompts, num_samples=10, at_once=at_once).error(tokens.vectors)
+    whole = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, num_samples=10).error(tokens.vectors)
     assert host.denoiser.sizes == sizes
     assert found == pytest.approx(whole, rel=1e-5)
 
 
 def test_several_processes_share_it_and_come_to_one_error(tiny_host, cache, tokens, prompts):
     """To the bit, or some would stop and leave the others waiting."""
-    alone = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, samples=10).error(tokens.vectors)
+    alone = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, num_samples=10).error(tokens.vectors)
     hosts = [replace(tiny_host, denoiser=Counting(tiny_host.denoiser)) for _ in range(3)]
 
     def error(processes):
-        probe = ValidationLoss(hosts[processes.index], cache, torch.arange(3), prompts, samples=10, processes=processes)
+        probe = ValidationLoss(
+            hosts[processes.index], cache, torch.arange(3), prompts, num_samples=10, processes=processes
+        )
         return probe.error(tokens.vectors)
 
     found = together(3, error)

@@ -14,7 +14,7 @@ from mcti_core.training.extend import add_classes
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 
-CONFIG = TrainConfig(steps=3, batch=4, lr=0.1, templates=("a photo of a {}",), pooling="token")
+CONFIG = TrainConfig(steps=3, batch_size=4, lr=0.1, templates=("a photo of a {}",), pooling="token")
 
 
 def images_of(*names):
@@ -24,7 +24,7 @@ def images_of(*names):
 
 @pytest.fixture(scope="module")
 def trained(tiny_host, cache):
-    return train(tiny_host, cache, new_tokens(tiny_host, cache.classes, vectors=2), CONFIG).tokens
+    return train(tiny_host, cache, new_tokens(tiny_host, cache.classes, num_vectors=2), CONFIG).tokens
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def one_more(tiny_host):
 @pytest.fixture(scope="module")
 def longer(tiny_host, trained, one_more):
     """With settings that disagree with the set's own."""
-    return add_classes(tiny_host, one_more, trained, TrainConfig(steps=3, batch=8, lr=0.1))
+    return add_classes(tiny_host, one_more, trained, TrainConfig(steps=3, batch_size=8, lr=0.1))
 
 
 def test_the_old_classes_stay_to_the_bit(trained, longer):
@@ -48,11 +48,11 @@ def test_the_old_classes_stay_to_the_bit(trained, longer):
 
 
 def test_the_new_ones_are_trained_against_them(tiny_host, trained, one_more, longer):
-    first = new_tokens(tiny_host, ["d"], vectors=2).vectors["clip_l"][0]
+    first = new_tokens(tiny_host, ["d"], num_vectors=2).vectors["clip_l"][0]
     assert (longer.tokens.vectors["clip_l"][3] - first).abs().max() > 0.01
     assert all(torch.tensor(longer.history["classification"]) > 0)
     other = replace(trained, support=Support(-trained.support.features, trained.support.labels))
-    against_others = add_classes(tiny_host, one_more, other, TrainConfig(steps=3, batch=8, lr=0.1)).tokens
+    against_others = add_classes(tiny_host, one_more, other, TrainConfig(steps=3, batch_size=8, lr=0.1)).tokens
     assert not torch.equal(against_others.vectors["clip_l"][3], longer.tokens.vectors["clip_l"][3])
 
 
@@ -82,8 +82,8 @@ def test_stored_features_or_the_examples_themselves(tiny_host, trained, cache, l
     """With the old images given again, and no mirror images that the set could not keep, nothing differs but the order."""
     everything = {name: [image for image, label in old(cache) if label == name] for name in cache.classes}
     dataset = FewShotDataset.from_images({**everything, **images_of("d")})
-    both = FeatureCache.build(tiny_host, dataset, mirror=False)
-    again = add_classes(tiny_host, both, trained, TrainConfig(steps=3, batch=8, lr=0.1)).tokens
+    both = FeatureCache.build(tiny_host, dataset, hflip=False)
+    again = add_classes(tiny_host, both, trained, TrainConfig(steps=3, batch_size=8, lr=0.1)).tokens
     assert again.labels == longer.tokens.labels
     assert torch.bincount(again.support.labels).tolist() == [2, 3, 4, 2]
     assert torch.equal(again.vectors["clip_l"][:3], trained.vectors["clip_l"])
@@ -102,11 +102,11 @@ def test_it_is_told_what_was_added(trained, longer, tiny_host):
     (added,) = longer.tokens.training["added"]
     assert added["labels"] == ["d"]
     assert added["shots"] == 2
-    assert (added["steps"], added["batch"], added["direction"]) == (3, 2, "text_to_image")  # a quarter of 8 images
+    assert (added["steps"], added["batch_size"], added["direction"]) == (3, 2, "text_to_image")  # a quarter of 8 images
     assert longer.tokens.training["direction"] == trained.training["direction"]
     dataset = FewShotDataset.from_images(images_of("e", "f"))
     further = add_classes(
-        tiny_host, FeatureCache.build(tiny_host, dataset), longer.tokens, TrainConfig(steps=2, batch=4)
+        tiny_host, FeatureCache.build(tiny_host, dataset), longer.tokens, TrainConfig(steps=2, batch_size=4)
     )
     assert [one["labels"] for one in further.tokens.training["added"]] == [["d"], ["e", "f"]]
     assert further.tokens.labels == (*trained.labels, "d", "e", "f")

@@ -17,7 +17,7 @@ from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.per_class import train_per_class
 
 SHORT = TrainConfig(
-    steps=3, batch=2, lr=1e-2, lr_warmup=0, gamma=1.0, templates=("a photo of a {}", "a drawing of the {}")
+    steps=3, batch_size=2, lr=1e-2, lr_warmup_steps=0, gamma=1.0, templates=("a photo of a {}", "a drawing of the {}")
 )
 STILL = replace(SHORT, lr=1e-30, weight_decay=0.0)
 """Moves nothing, so that every step sees the same vectors."""
@@ -70,7 +70,7 @@ def six(tiny_host):
     return FeatureCache(classes, labels, latents, features, "six"), TokenSet(classes, vectors)
 
 
-@pytest.mark.parametrize("terms", [{}, {"gamma": 0.0}, {"reconstruction": 0.0}])
+@pytest.mark.parametrize("terms", [{}, {"gamma": 0.0}, {"reconstruction_weight": 0.0}])
 def test_a_seed_gives_the_same_tokens_to_the_bit(tiny_host, cache, tokens, terms):
     config = replace(SHORT, **terms)
     first, again = (train(tiny_host, cache, tokens, config) for _ in range(2))
@@ -108,7 +108,7 @@ def test_the_model_is_bit_identical_and_asks_for_gradients_as_before(tiny_host, 
 
 
 def test_reconstruction_error_falls(tiny_host, cache, tokens):
-    config = replace(SHORT, steps=40, batch=6, lr=0.1, gamma=0.0, weight_decay=0.0, templates=("a photo of a {}",))
+    config = replace(SHORT, steps=40, batch_size=6, lr=0.1, gamma=0.0, weight_decay=0.0, templates=("a photo of a {}",))
     prompts = {"clip_l": template_prompts(tiny_host.text["clip_l"], config.templates, 2)}
     probe = ValidationLoss(tiny_host, cache, torch.arange(3), prompts)
     learned = train(tiny_host, cache, tokens, config).tokens
@@ -118,7 +118,7 @@ def test_reconstruction_error_falls(tiny_host, cache, tokens):
 @pytest.mark.parametrize("direction", ["text_to_image", "image_to_text", "symmetric"])
 @pytest.mark.parametrize("pooling", ["eot", "token"])
 def test_classification_loss_falls(tiny_host, six, direction, pooling):
-    config = replace(SHORT, steps=40, lr=0.1, reconstruction=0.0, direction=direction, pooling=pooling)
+    config = replace(SHORT, steps=40, lr=0.1, reconstruction_weight=0.0, direction=direction, pooling=pooling)
     losses = train(tiny_host, *six, config).history["classification"]
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 
@@ -133,14 +133,14 @@ def test_gamma_0_needs_no_clip_space(tiny_host, cache, tokens):
 
 def test_without_reconstruction_no_denoiser_is_needed(tiny_host, cache, tokens):
     host, latents_less = replace(tiny_host, denoiser=None, codec=None), replace(cache, latents=None)
-    config = replace(SHORT, reconstruction=0.0, probe_every=1)
+    config = replace(SHORT, reconstruction_weight=0.0, eval_steps=1)
     result = train(host, latents_less, tokens, config)
     assert not same(result.tokens, tokens)
     assert all(value != value for value in result.history["reconstruction"])
     assert result.stopped == "finished"
 
 
-@pytest.mark.parametrize("change", [{"gamma": 1.0}, {"gamma": 1.0, "text_classes": 2}, {"pooling": "token"}])
+@pytest.mark.parametrize("change", [{"gamma": 1.0}, {"gamma": 1.0, "max_classes_per_step": 2}, {"pooling": "token"}])
 def test_gamma_does_not_change_what_reconstruction_draws(tiny_host, six, change):
     cache, tokens = six
     plain = train(tiny_host, cache, tokens, replace(STILL, steps=4, gamma=0.0)).history["reconstruction"]
@@ -150,7 +150,7 @@ def test_gamma_does_not_change_what_reconstruction_draws(tiny_host, six, change)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_host, cache, tokens):
-    config = replace(SHORT, steps=4, reconstruction=0.5, gamma=2.0, gamma_end=0.02, warm_start=2)
+    config = replace(SHORT, steps=4, reconstruction_weight=0.5, gamma=2.0, gamma_end=0.02, classification_only_steps=2)
     history = train(tiny_host, cache, tokens, config).history
     gammas = [2.0, 2.0, *(gamma_at(step, 4, 2.0, 0.02) for step in range(4))]
     assert gammas[-1] < 0.1
@@ -164,19 +164,19 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_host, cache, tokens):
 def test_learning_rate_rises_and_falls(tiny_host, cache, tokens):
     def moves(**change):
         seen = [tokens.vectors["clip_l"]]
-        config = replace(SHORT, lr=1e-3, weight_decay=0.0, steps=8, reconstruction=0.0, **change)
+        config = replace(SHORT, lr=1e-3, weight_decay=0.0, steps=8, reconstruction_weight=0.0, **change)
         train(tiny_host, cache, tokens, config, on_step=lambda info: seen.append(info.tokens().vectors["clip_l"]))
         return [float((b - a).abs().max()) for a, b in pairwise(seen)]
 
     # Adam's first step is as long as the learning rate, whatever the gradient.
     assert moves()[0] == pytest.approx(1e-3, rel=1e-2)
-    assert moves(lr_warmup=3)[0] == pytest.approx(1e-3 / 4, rel=1e-2)
+    assert moves(lr_warmup_steps=3)[0] == pytest.approx(1e-3 / 4, rel=1e-2)
     assert moves(lr_schedule="cosine")[-1] < 0.1e-3 < 0.2e-3 < moves(lr_schedule="constant")[-1]
 
 
 def test_on_step_counts_from_one_and_sees_the_tokens(tiny_host, cache, tokens):
     seen = []
-    config = replace(SHORT, warm_start=2)
+    config = replace(SHORT, classification_only_steps=2)
     result = train(tiny_host, cache, tokens, config, on_step=seen.append)
     assert [info.step for info in seen] == [1, 2, 3, 4, 5]
     assert {info.total for info in seen} == {5}
@@ -309,9 +309,9 @@ def test_poisoned_latents_raise(tiny_host, cache, tokens, poison):
     assert same(caught.value.tokens, tokens)
 
 
-def test_warm_start_costs_no_denoiser_call(tiny_host, cache, tokens):
+def test_classification_only_steps_cost_no_denoiser_call(tiny_host, cache, tokens):
     watched, calls = Watched(tiny_host.denoiser), []
-    config = replace(SHORT, steps=2, warm_start=3)
+    config = replace(SHORT, steps=2, classification_only_steps=3)
     history = train(
         replace(tiny_host, denoiser=watched), cache, tokens, config, on_step=lambda info: calls.append(watched.calls)
     ).history
@@ -319,9 +319,9 @@ def test_warm_start_costs_no_denoiser_call(tiny_host, cache, tokens):
     assert [value == value for value in history["reconstruction"]] == [False, False, False, True, True]
 
 
-def test_the_probe_waits_for_the_warm_start(tiny_host, cache, tokens):
+def test_evaluations_wait_for_the_reconstruction_term(tiny_host, cache, tokens):
     watched, calls = Watched(tiny_host.denoiser), []
-    config = replace(STILL, steps=9, warm_start=4, probe_every=1, patience=2)
+    config = replace(STILL, steps=9, classification_only_steps=4, eval_steps=1, patience=2)
     result = train(
         replace(tiny_host, denoiser=watched), cache, tokens, config, on_step=lambda info: calls.append(watched.calls)
     )
@@ -331,20 +331,20 @@ def test_the_probe_waits_for_the_warm_start(tiny_host, cache, tokens):
 
 @pytest.mark.parametrize(("every", "patience"), [(1, 1), (1, 3), (2, 2)])
 def test_training_ends_when_the_probe_no_longer_improves(tiny_host, cache, tokens, every, patience):
-    config = replace(STILL, steps=30, probe_every=every, patience=patience)
+    config = replace(STILL, steps=30, eval_steps=every, patience=patience)
     result = train(tiny_host, cache, tokens, config)
     assert result.stopped == "converged"
     assert result.steps == every * (1 + patience)  # the first look always improves
 
 
 def test_training_goes_on_while_the_probe_improves(tiny_host, cache, tokens):
-    config = replace(SHORT, steps=20, batch=6, lr=0.02, gamma=0.0, weight_decay=0.0, probe_every=5, patience=1)
+    config = replace(SHORT, steps=20, batch_size=6, lr=0.02, gamma=0.0, weight_decay=0.0, eval_steps=5, patience=1)
     result = train(tiny_host, cache, tokens, config)
     assert result.steps > 10  # two looks without improvement would have ended it
 
 
 @pytest.mark.parametrize("vectors", [1, 2, 3])
-@pytest.mark.parametrize("terms", [{"gamma": 0.0}, {"reconstruction": 0.0}])
+@pytest.mark.parametrize("terms", [{"gamma": 0.0}, {"reconstruction_weight": 0.0}])
 def test_every_vector_of_every_token_learns(tiny_host, cache, vectors, terms):
     generator = torch.Generator().manual_seed(4)
     start = TokenSet(cache.classes, {"clip_l": torch.randn(3, vectors, 32, generator=generator)})
@@ -358,11 +358,11 @@ def test_every_vector_of_every_token_learns(tiny_host, cache, vectors, terms):
 @pytest.mark.parametrize(
     ("config", "rows"),
     [
-        (replace(SHORT, batch=2, text_classes=4), [(2, 77), (2, 7)]),
-        (replace(SHORT, batch=2, text_classes=64), [(2, 77), (4, 7)]),
-        (replace(SHORT, batch=3, text_classes=1), [(3, 77)]),  # the batch's own classes are always encoded
-        (replace(SHORT, batch=2, text_classes=64, gamma=0.0), [(2, 77)]),
-        (replace(SHORT, batch=2, text_classes=64, reconstruction=0.0), [(6, 7)]),
+        (replace(SHORT, batch_size=2, max_classes_per_step=4), [(2, 77), (2, 7)]),
+        (replace(SHORT, batch_size=2, max_classes_per_step=64), [(2, 77), (4, 7)]),
+        (replace(SHORT, batch_size=3, max_classes_per_step=1), [(3, 77)]),  # the batch's own classes are always encoded
+        (replace(SHORT, batch_size=2, max_classes_per_step=64, gamma=0.0), [(2, 77)]),
+        (replace(SHORT, batch_size=2, max_classes_per_step=64, reconstruction_weight=0.0), [(6, 7)]),
     ],
 )
 def test_no_more_texts_are_encoded_than_asked_and_padding_only_for_the_denoiser(tiny_host, six, config, rows):
@@ -411,13 +411,30 @@ def test_class_numbers_are_checked(tiny_host, cache, tokens, classes):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        *(({name: 0}, f"{name} must be at least 1, got 0") for name in ("steps", "batch", "text_classes", "patience")),
+        *(
+            ({name: 0}, f"{name} must be at least 1, got 0")
+            for name in ("steps", "batch_size", "max_classes_per_step", "patience")
+        ),
         *(
             ({name: -1}, f"{name} must not be negative, got -1")
-            for name in ("lr_warmup", "weight_decay", "reconstruction", "gamma", "warm_start", "probe_every", "seed")
+            for name in (
+                "lr_warmup_steps",
+                "weight_decay",
+                "reconstruction_weight",
+                "gamma",
+                "classification_only_steps",
+                "eval_steps",
+                "seed",
+            )
         ),
-        *(({name: float("nan")}, name) for name in ("lr", "gamma", "reconstruction", "weight_decay", "gamma_end")),
-        *(({name: float("inf")}, name) for name in ("lr", "gamma", "reconstruction", "logit_scale", "gamma_end")),
+        *(
+            ({name: float("nan")}, name)
+            for name in ("lr", "gamma", "reconstruction_weight", "weight_decay", "gamma_end")
+        ),
+        *(
+            ({name: float("inf")}, name)
+            for name in ("lr", "gamma", "reconstruction_weight", "logit_scale", "gamma_end")
+        ),
         ({"lr": 0.0}, "lr and logit_scale must be above 0"),
         ({"logit_scale": -1.0}, "lr and logit_scale must be above 0"),
         ({"gamma": 1.0, "gamma_end": 0.0}, "gamma_end must be above 0 or None"),
@@ -425,8 +442,8 @@ def test_class_numbers_are_checked(tiny_host, cache, tokens, classes):
         ({"pooling": "mean"}, "'mean' is not one of eot, token"),
         ({"lr_schedule": "linear"}, "'linear' is not one of constant, cosine"),
         ({"templates": ()}, "at least one prompt"),
-        ({"reconstruction": 0.0, "gamma": 0.0}, "nothing would be learned"),
-        ({"gamma": 0.0, "warm_start": 5}, "warm start"),
+        ({"reconstruction_weight": 0.0, "gamma": 0.0}, "nothing would be learned"),
+        ({"gamma": 0.0, "classification_only_steps": 5}, "no classification term"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -11,7 +11,7 @@ from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.micro_batches import in_micro_batches
 from mcti_core.training.objective import reconstruction_loss
 
-CONFIG = TrainConfig(steps=4, batch=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
+CONFIG = TrainConfig(steps=4, batch_size=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
 
 
 class SmallMemory:
@@ -41,12 +41,12 @@ def test_value_and_gradient_do_not_depend_on_the_micro_batch(tiny_host, cache, s
     prompts = template_prompts(encoder, ["a photo of a {}"], 1).rows(torch.zeros(6, dtype=torch.long))
     weights = torch.linspace(-1, 2, 6)
     found = []
-    for micro_batch in (0, size):
+    for micro_batch_size in (0, size):
         vectors = torch.randn(6, 1, encoder.width, generator=torch.Generator().manual_seed(0)).requires_grad_()
         with tiny_host.session("text", "denoiser", gradients=True):
             text = encode_prompts(tiny_host, {"clip_l": prompts}, {"clip_l": vectors})
             generator = torch.Generator().manual_seed(1)
-            loss = reconstruction_loss(tiny_host, cache, images, text, generator, micro_batch=micro_batch)
+            loss = reconstruction_loss(tiny_host, cache, images, text, generator, micro_batch_size=micro_batch_size)
             (loss * weights).sum().backward()
         found.append((loss.detach(), vectors.grad))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
@@ -68,10 +68,10 @@ def test_no_more_rows_at_once_than_asked(tiny_host):
     assert seen == [2, 2, 1, 5]
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4])
-def test_training_learns_the_same(tiny_host, cache, tokens, micro_batch):
+@pytest.mark.parametrize("micro_batch_size", [1, 4])
+def test_training_learns_the_same(tiny_host, cache, tokens, micro_batch_size):
     whole = train(tiny_host, cache, tokens, CONFIG)
-    _close(whole, train(tiny_host, cache, tokens, replace(CONFIG, micro_batch=micro_batch)))
+    _close(whole, train(tiny_host, cache, tokens, replace(CONFIG, micro_batch_size=micro_batch_size)))
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,12 @@ def test_memory_for_no_image_at_all_is_told(tiny_host, cache, tokens):
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
-        ({}, "3 images at once in each process do not fit into memory; choose --micro-batch 1"),
-        ({"micro_batch": 1}, "a single image at once .* choose --gradient-checkpointing"),
-        ({"micro_batch": 1, "gradient_checkpointing": True}, "a single image at once .* choose a smaller image size"),
+        ({}, "3 images at once in each process do not fit into memory; choose --micro-batch-size 1"),
+        ({"micro_batch_size": 1}, "a single image at once .* choose --gradient-checkpointing"),
+        (
+            {"micro_batch_size": 1, "gradient_checkpointing": True},
+            "a single image at once .* choose a smaller image size",
+        ),
     ],
 )
 def test_one_of_several_processes_says_what_would_help(tiny_host, cache, tokens, settings, advice):

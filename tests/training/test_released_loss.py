@@ -154,11 +154,11 @@ def test_a_whole_training_step_is_the_released_one(released, tiny_host, label):
     """Loss and AdamW step of ``train`` on one class; with one image a class, only time step and noise are drawn."""
     generator = torch.Generator().manual_seed(7)
     data = FewShotDataset.from_images({name: [torch.rand(3, 32, 32, generator=generator)] for name in "abc"})
-    cache = FeatureCache.build(tiny_host, data, mirror=False)
+    cache = FeatureCache.build(tiny_host, data, hflip=False)
     start = torch.randn(3, 1, tiny_host.text["clip_l"].width, generator=generator)
     recorder = Recorder(tiny_host.denoiser, [])
     config = TrainConfig(
-        steps=1, batch=1, lr=2e-3, lr_schedule="constant", lr_warmup=0, weight_decay=1e-2, gamma=1.0,
+        steps=1, batch_size=1, lr=2e-3, lr_schedule="constant", lr_warmup_steps=0, weight_decay=1e-2, gamma=1.0,
         direction="text_to_image", logit_scale=10.0, pooling="token", templates=(TEMPLATE,),
     )  # fmt: skip
     result = train(

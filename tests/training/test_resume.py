@@ -3,7 +3,7 @@ from dataclasses import replace
 from mcti_core.training.loop import TrainConfig, run_identity
 from mcti_core.training.resume import describe_differences
 
-CONFIG = TrainConfig(steps=3, batch=2, lr=1e-2, templates=("a photo of a {}",))
+CONFIG = TrainConfig(steps=3, batch_size=2, lr=1e-2, templates=("a photo of a {}",))
 
 
 def test_every_difference_is_listed(tiny_host, cache, tokens):

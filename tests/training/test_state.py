@@ -10,7 +10,7 @@ from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.state import _is_generator_state
 
 CONFIG = TrainConfig(
-    steps=6, warm_start=2, batch=2, lr=1e-2, lr_warmup=3, gamma=1.0, gamma_end=1e-3, probe_every=3, patience=9, text_classes=2,
+    steps=6, classification_only_steps=2, batch_size=2, lr=1e-2, lr_warmup_steps=3, gamma=1.0, gamma_end=1e-3, eval_steps=3, patience=9, max_classes_per_step=2,
     templates=("a photo of a {}", "a drawing of the {}"),
 )  # fmt: skip
 

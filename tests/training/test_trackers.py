@@ -13,7 +13,9 @@ from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.schedules import gamma_of_step, learning_rate
 from mcti_core.training.trackers import TRACKERS, CsvTracker, Trackers, check_trackers, is_log
 
-CONFIG = TrainConfig(steps=4, batch=2, lr=1e-2, lr_warmup=1, gamma=0.5, gamma_end=0.1, templates=("a photo of a {}",))
+CONFIG = TrainConfig(
+    steps=4, batch_size=2, lr=1e-2, lr_warmup_steps=1, gamma=0.5, gamma_end=0.1, templates=("a photo of a {}",)
+)
 
 
 def rows(folder):

@@ -14,7 +14,7 @@ from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
 from mcti_core.training.per_class import train_per_class
 
-CONFIG = TrainConfig(steps=2, batch=4, templates=("a photo of a {}",))
+CONFIG = TrainConfig(steps=2, batch_size=4, templates=("a photo of a {}",))
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def _untouched(modules):
 @pytest.mark.parametrize(
     "settings",
     [
-        {}, {"gamma": 0.0}, {"gamma": "auto"}, {"micro_batch": 2}, {"gradient_checkpointing": True},
-        {"micro_batch": 1, "gradient_checkpointing": True}, {"warm_start": 1}, {"reconstruction": 0.0, "gamma": 1.0},
+        {}, {"gamma": 0.0}, {"gamma": "auto"}, {"micro_batch_size": 2}, {"gradient_checkpointing": True},
+        {"micro_batch_size": 1, "gradient_checkpointing": True}, {"classification_only_steps": 1}, {"reconstruction_weight": 0.0, "gamma": 1.0},
     ],
     ids=str,
 )  # fmt: skip

@@ -8,7 +8,7 @@ from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
 from mcti_core.training.vector_norms import rescale_, vocabulary_norm
 
-KEPT = TrainConfig(steps=4, batch=4, gamma=0.5, lr=0.3, lr_warmup=0, keep_norm=True)
+KEPT = TrainConfig(steps=4, batch_size=4, gamma=0.5, lr=0.3, lr_warmup_steps=0, keep_norm=True)
 
 
 class Table:

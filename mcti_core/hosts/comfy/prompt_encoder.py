@@ -48,15 +48,15 @@ class ComfyPromptEncoder:
                 f"the CLIP connected here ({type(clip.tokenizer).__name__}) cannot be prompted with tokens: {error}"
             ) from error
 
-    def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], vectors: int) -> HostPrompts:
+    def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], num_vectors: int) -> HostPrompts:
         count = 1 + max((piece for row in prompts for piece, _ in row if isinstance(piece, int)), default=0)
-        marks = _marks(self._widths, count, vectors)
+        marks = _marks(self._widths, count, num_vectors)
         known = clip_with_tokens(self._clip, marks)
         found = []
         for row in prompts:
             text = _text(row, marks.names)
             tokens = known.tokenize(text)
-            own = [slot for piece, _ in row if isinstance(piece, int) for slot in _slots(piece, vectors)]
+            own = [slot for piece, _ in row if isinstance(piece, int) for slot in _slots(piece, num_vectors)]
             for number, name in enumerate(self._widths):
                 read = [slot for encoder, slot in map(_mark, _entries(tokens)) if encoder == number]
                 if read != own:
@@ -97,18 +97,18 @@ class ComfyPromptEncoder:
         return found
 
 
-def _marks(widths: Mapping[str, int], classes: int, vectors: int) -> TokenSet:
+def _marks(widths: Mapping[str, int], classes: int, num_vectors: int) -> TokenSet:
     """Tokens whose vectors begin with their own number and the number of their encoder."""
-    slots = torch.arange(classes * vectors, dtype=torch.float32).view(classes, vectors)
+    slots = torch.arange(classes * num_vectors, dtype=torch.float32).view(classes, num_vectors)
     marked = {}
     for number, (name, width) in enumerate(widths.items()):
-        marked[name] = torch.zeros(classes, vectors, width)
+        marked[name] = torch.zeros(classes, num_vectors, width)
         marked[name][..., 0], marked[name][..., 1] = slots, number
     return TokenSet(tuple(f"mctislot{index}" for index in range(classes)), marked)
 
 
-def _slots(index: int, vectors: int) -> range:
-    return range(index * vectors, (index + 1) * vectors)
+def _slots(index: int, num_vectors: int) -> range:
+    return range(index * num_vectors, (index + 1) * num_vectors)
 
 
 def _mark(vector: Tensor) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""``python -m mcti_core.pocket.digits --out FOLDER`` writes the drawn digits as class folders."""
+"""``python -m mcti_core.pocket.digits --output-dir FOLDER`` writes the drawn digits as class folders."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,8 @@ from . import digit_dataset, write_class_folders
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the drawn digits as class folders.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the ten class folders")
-    out = parser.parse_args().out
+    parser.add_argument("--output-dir", "-o", type=Path, required=True, help="folder for the ten class folders")
+    out = parser.parse_args().output_dir
     try:
         write_class_folders(digit_dataset(), out)
     except FileError as error:

@@ -1,7 +1,7 @@
 """Train the pocket checkpoint from Omniglot's public files and fonts, in some hours on one CPU core.
 
     python -m mcti_core.pocket.recipe --omniglot images_background_small1.zip images_background_small2.zip \
-        --fonts node_modules/@fontsource --out FOLDER
+        --fonts node_modules/@fontsource --output-dir FOLDER
 
 Each stage saves its whole state in FOLDER/parts every few minutes. After an interruption, the same command continues from
 there. A finished stage continues if --steps gives it more steps.
@@ -40,7 +40,7 @@ def main() -> None:
         "--omniglot", nargs="+", type=Path, required=True, help="the two images_background_small*.zip files"
     )
     parser.add_argument("--fonts", type=Path, help="node_modules/@fontsource with the packages of fonts.txt")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--output-dir", "-o", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--start-from", type=Path, help="an earlier checkpoint with the initial weights")
     parser.add_argument(
         "--steps",
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of every stage")
     arguments = parser.parse_args()
     steps = STEPS | {name: int(count) for name, count in (given.split("=") for given in arguments.steps)}
-    parts = arguments.out / "parts"
+    parts = arguments.output_dir / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     earlier = arguments.start_from
 
@@ -104,10 +104,10 @@ def main() -> None:
 
     probe = glyphs.batch(256, torch.Generator().manual_seed(2), test=True)[0]
     figures = {"psnr_db": round(psnr(autoencoder, probe), 2), "steps": steps, "seed": arguments.seed}
-    publish(arguments.out, autoencoder, clip, CLIPTokenizer.from_pretrained(parts / "tokenizer"), unet, figures)
-    figures |= pocket_figures(arguments.out, glyphs, words)
+    publish(arguments.output_dir, autoencoder, clip, CLIPTokenizer.from_pretrained(parts / "tokenizer"), unet, figures)
+    figures |= pocket_figures(arguments.output_dir, glyphs, words)
     print(figures)
-    publish(arguments.out, autoencoder, clip, tokenizer, unet, figures)
+    publish(arguments.output_dir, autoencoder, clip, tokenizer, unet, figures)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def make_autoencoder() -> AutoencoderTiny:
     )
 
 
-def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, stage: Stage, *, batch: int = 32) -> None:
+def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, stage: Stage, *, batch_size: int = 32) -> None:
     """Train to reconstruct images, with latents of mean 0 and variance 1 that are uncorrelated.
 
     For the last third of the steps, the encoder is frozen and its latents are standardised exactly.
@@ -49,7 +49,7 @@ def train_autoencoder(model: AutoencoderTiny, glyphs: Glyphs, stage: Stage, *, b
             standardise(model, glyphs)
         frozen = tick.step >= freeze_at
         model.encoder.requires_grad_(not frozen)
-        pixels = glyphs.batch(batch)[0] * 2 - 1
+        pixels = glyphs.batch(batch_size)[0] * 2 - 1
         latents = model.encode(pixels).latents
         error = model.decode(latents + 0.05 * torch.randn_like(latents)).sample - pixels
         loss = error.square().mean() + 0.5 * error.abs().mean()

@@ -38,7 +38,7 @@ class Teacher(nn.Module):
 
 
 def train_teacher(
-    teacher: Teacher, glyphs: Glyphs, held_out: tuple[Tensor, Tensor, Tensor], stage: Stage, *, batch: int = 128
+    teacher: Teacher, glyphs: Glyphs, held_out: tuple[Tensor, Tensor, Tensor], stage: Stage, *, batch_size: int = 128
 ) -> None:
     """Train to classify all base classes by cosine, with a margin."""
     optimizer = torch.optim.AdamW(
@@ -51,7 +51,7 @@ def train_teacher(
     for tick in stage.ticks({"teacher": teacher, "optimizer": optimizer}, warmup=30, flat=0.0):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * tick.scale
-        _, coverage, label, _ = glyphs.batch(batch)
+        _, coverage, label, _ = glyphs.batch(batch_size)
         cosine = teacher(coverage) @ F.normalize(teacher.prototype, dim=1).T
         scale = 12 + 8 * tick.fraction
         loss = F.cross_entropy(scale * (cosine - 0.1 * F.one_hot(label, glyphs.classes)), label)

@@ -129,7 +129,7 @@ def text_features(clip: CLIPModel, ids: Tensor, embeds: Tensor) -> Tensor:
 
 def train_text(
     clip: CLIPModel, tokenizer: CLIPTokenizer, class_words: list[str], prototypes: Tensor, stage: Stage, *, warm: bool = False,
-    batch: int = 256,
+    batch_size: int = 256,
 ) -> None:  # fmt: skip
     """Train to map captions to ``target_feature``; with ``warm``, starting from the weights of ``clip``.
 
@@ -152,16 +152,18 @@ def train_text(
     )
     untouched = torch.cat([rows, torch.tensor([captions.slot])])
     for tick in stage.ticks({"clip": clip, "optimizer": optimizer}, flat=0.2):
-        label, styles = torch.randint(0, classes, (batch,)), sample_styles(batch)
-        mixed = torch.rand(batch, 1) * 0.6 * (torch.rand(batch, 1) < 0.7)
+        label, styles = torch.randint(0, classes, (batch_size,)), sample_styles(batch_size)
+        mixed = torch.rand(batch_size, 1) * 0.6 * (torch.rand(batch_size, 1) < 0.7)
         beside = F.normalize(
-            prototypes[torch.randint(0, classes, (batch,))] + 0.1 * torch.randn(batch, IDENTITY_DIM), dim=1
+            prototypes[torch.randint(0, classes, (batch_size,))] + 0.1 * torch.randn(batch_size, IDENTITY_DIM), dim=1
         )
         identity = F.normalize((1 - mixed) * prototypes[label] + mixed * beside, dim=1)
-        length = (1 + 0.3 * torch.randn(batch, 1)).clamp(0.5, 2)
-        vectors = word_vectors(identity) * length + 0.02 * torch.randn(batch, TEXT_WIDTH)
+        length = (1 + 0.3 * torch.randn(batch_size, 1)).clamp(0.5, 2)
+        vectors = word_vectors(identity) * length + 0.02 * torch.randn(batch_size, TEXT_WIDTH)
         ids, told = captions.sample(styles, plain=0.4)
-        feature = text_features(clip, ids, captions.embed(clip, ids, vectors, torch.zeros(batch, dtype=torch.bool)))
+        feature = text_features(
+            clip, ids, captions.embed(clip, ids, vectors, torch.zeros(batch_size, dtype=torch.bool))
+        )
         loss = (1 - (feature * target_feature(identity, attribute_code(styles, told))).sum(1)).mean()
         optimizer.zero_grad()
         loss.backward()

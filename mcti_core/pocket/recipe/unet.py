@@ -41,7 +41,7 @@ def make_scheduler() -> DDPMScheduler:
 
 def train_unet(
     unet: UNet2DConditionModel, autoencoder: AutoencoderTiny, clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher, glyphs: Glyphs,
-    stage: Stage, *, batch: int = 64,
+    stage: Stage, *, batch_size: int = 64,
 ) -> UNet2DConditionModel:  # fmt: skip
     """Train to predict noise; returns the moving average of the weights.
 
@@ -63,20 +63,20 @@ def train_unet(
     probe = _Probe(autoencoder, clip, captions, teacher, glyphs)
     parts = {"unet": unet, "average": average, "optimizer": optimizer}
     for tick in stage.ticks(parts, flat=0.7):
-        images, coverage, label, styles = glyphs.batch(batch)
+        images, coverage, label, styles = glyphs.batch(batch_size)
         ids, _ = captions.sample(styles, plain=0.4)
-        ids = torch.where(torch.rand(batch, 1) < 0.1, empty, ids)
+        ids = torch.where(torch.rand(batch_size, 1) < 0.1, empty, ids)
         with torch.no_grad():
-            mixed = torch.rand(batch, 1) * 0.7 * (torch.rand(batch, 1) < 0.5)
+            mixed = torch.rand(batch_size, 1) * 0.7 * (torch.rand(batch_size, 1) < 0.5)
             identity = (1 - mixed) * teacher.prototypes[label] + mixed * teacher(coverage)
-            vectors = word_vectors(identity) * (1 + 0.2 * torch.randn(batch, 1)).clamp(0.6, 1.6)
-            embeds = captions.embed(clip, ids, vectors, generic=torch.rand(batch) < 0.033)
+            vectors = word_vectors(identity) * (1 + 0.2 * torch.randn(batch_size, 1)).clamp(0.6, 1.6)
+            embeds = captions.embed(clip, ids, vectors, generic=torch.rand(batch_size) < 0.033)
             context = forward_with_embeds(clip.text_model, ids, embeds).last_hidden_state
             latents = autoencoder.encode(images * 2 - 1).latents
         timestep = torch.cat(
             [
-                torch.randint(0, 1000, (batch // 2,)),
-                (1000 * torch.sigmoid(0.2 + torch.randn(batch - batch // 2))).long(),
+                torch.randint(0, 1000, (batch_size // 2,)),
+                (1000 * torch.sigmoid(0.2 + torch.randn(batch_size - batch_size // 2))).long(),
             ]
         )
         noise = torch.randn_like(latents)

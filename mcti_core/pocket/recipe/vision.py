@@ -30,7 +30,7 @@ def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
 
 def train_vision(
     clip: CLIPModel, tokenizer: CLIPTokenizer, teacher: Teacher, glyphs: Glyphs, held_out: tuple[Tensor, Tensor, Tensor],
-    stage: Stage, *, warm: bool = False, batch: int = 96,
+    stage: Stage, *, warm: bool = False, batch_size: int = 96,
 ) -> None:  # fmt: skip
     """Train the vision tower and its projection; with ``warm``, starting from the weights of ``clip``.
 
@@ -54,10 +54,10 @@ def train_vision(
     )
     classes = identity_features(clip, captions, teacher.prototypes)
     probe, _, probe_label, _ = glyphs.batch(500, torch.Generator().manual_seed(5), test=True)
-    never = torch.zeros(batch, dtype=torch.bool)
+    never = torch.zeros(batch_size, dtype=torch.bool)
     parts = {"clip": clip, "ink_head": ink_head, "optimizer": optimizer}
     for tick in stage.ticks(parts, flat=0.3):
-        images, coverage, label, styles = glyphs.batch(batch)
+        images, coverage, label, styles = glyphs.batch(batch_size)
         ids, _ = captions.sample(styles, plain=0.2)
         with torch.no_grad():
             identity = teacher(coverage)
@@ -67,8 +67,8 @@ def train_vision(
         output = clip.vision_model(pixel_values=_normalised(images))
         feature = F.normalize(clip.visual_projection(output.pooler_output), dim=1)
         pairs = 20 * feature @ told_text.T
-        pairs = pairs.masked_fill((label[:, None] == label[None]) & ~torch.eye(batch, dtype=torch.bool), -1e4)
-        index = torch.arange(batch)
+        pairs = pairs.masked_fill((label[:, None] == label[None]) & ~torch.eye(batch_size, dtype=torch.bool), -1e4)
+        index = torch.arange(batch_size)
         loss = 2 * (1 - (feature * target).sum(1)).mean() + 0.4 * F.cross_entropy(15 * feature @ classes.T, label)
         loss = loss + 0.3 * (F.cross_entropy(pairs, index) + F.cross_entropy(pairs.T, index))
         if tick.fraction < 0.3 and not warm:
