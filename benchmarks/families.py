@@ -34,7 +34,7 @@ from .live_bytes import LiveBytes, gpu_workspace
 from .memory import CONTEXT, GB, SLACK
 from .report import parsed, show, write_json
 
-__all__ = ["FAMILIES", "Family", "least_card", "step_bytes"]
+__all__ = ["DTYPES", "FAMILIES", "Family", "OutOfPlace", "build", "least_card", "step_bytes", "step_of"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 CARDS = (4, 6, 8, 10, 12, 16, 24, 32, 48, 80, 96, 141)
@@ -144,7 +144,7 @@ FAMILIES: Mapping[str, Family] = {
 }  # fmt: skip
 
 
-class _OutOfPlace(TorchFunctionMode):
+class OutOfPlace(TorchFunctionMode):
     """ComfyUI's blocks write into tensors that autograd saved; with tensors without data, new ones serve as well."""
 
     _others: ClassVar = {Tensor.add_: torch.add, Tensor.mul_: torch.mul}
@@ -162,7 +162,7 @@ def step_bytes(
     tracker.hold(weight for module in modules for weight in [*module.parameters(), *module.buffers()])
     weights = tracker.now
     blocks = [block for module in modules for block in blocks_of(module)] if checkpointing else []
-    with checkpointed(blocks), _OutOfPlace(), tracker:
+    with checkpointed(blocks), OutOfPlace(), tracker:
         step()
     return weights, tracker.peak
 

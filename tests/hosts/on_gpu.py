@@ -1,126 +1,128 @@
 """Check the pack on this machine's graphics card: ComfyUI's default loader against its static one.
 
     python -m tests.hosts.on_gpu ~/ComfyUI
-    python -m tests.hosts.on_gpu ~/ComfyUI --checkpoint v1-5-pruned-emaonly-fp16.safetensors
+    python -m tests.hosts.on_gpu ~/ComfyUI --checkpoint v1-5-pruned-emaonly-fp16.safetensors --small-card 6
 
-Run it by ComfyUI's Python. Each loader trains tokens in a server of its own: with the pocket checkpoint, and with one of
-``models/checkpoints``. Tokens must have moved in the same direction, and the pocket's must recognise digits. With dynamic VRAM
-(ComfyUI v0.16.0 and newer, NVIDIA) training also runs with too little memory: 90 % of the card is set aside.
+Run it by ComfyUI's Python. Each loader trains tokens in a server of its own: with the pocket checkpoint, with checkpoints of
+``models/checkpoints``, and with the first one's parts but a UNet of ``models/diffusion_models``. In one server, tokens are
+trained, images drawn, tokens trained again, and a training is cancelled and resumed. All must have moved in the same direction.
+``tests.hosts.real_sizes`` makes models of real size, for a machine without any.
+
+With ``--small-card`` another process takes the card but for so many GB, one number per checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mcti_core.tokens.io import load_tokens
-from mcti_core.tokens.token_set import TokenSet
-
-from .server import Graph, Server, node
+from .on_gpu_card import Card
+from .on_gpu_checks import Checks, table
+from .on_gpu_loader import Loader
 
 __all__ = ["main"]
 
-LEAST_ALIKE = 0.99
-"""Cosine of two trainings' moves; half precision on a card does not repeat itself to the bit."""
-STEPS = 20
 STATIC = "--disable-dynamic-vram"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     comfyui = options.comfyui.expanduser().resolve()
-    loaders: dict[str, tuple[str, ...]] = {"the default loader": ()}
-    if STATIC in (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8"):
-        loaders["the static loader"] = (STATIC,)
-        if not options.cpu:
-            loaders["too little memory"] = ("--reserve-vram", str(_most_of_the_card()))
-    models = ["pocket", *options.checkpoint]
-    found = {name: _trained(comfyui, choice, models, options.cpu) for name, choice in loaders.items()}
-    right = found.get("the static loader", found["the default loader"])
-    wrong = 0
-    for name, by_model in found.items():
-        for model, (tokens, report) in by_model.items():
-            alike = _alike(tokens, right[model][0])
-            wrong += alike < LEAST_ALIKE
-            print(f"{name}, {model}: moves {alike:.4f} alike{' - WRONG' if alike < LEAST_ALIKE else ''}. {report}")
-    return 1 if wrong else 0
+    has_dynamic = STATIC in (comfyui / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+    kinds: dict[str, tuple[str, ...]] = {"static": (STATIC,), "default": ()} if has_dynamic else {"default": ()}
+    with ExitStack() as stack:
+        folder = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        last = options.steps[-1]
+        steps = dict(zip_longest(options.checkpoint, options.steps[: len(options.checkpoint)], fillvalue=last))
+        checks = Checks(options.side, steps, options.batch, options.clip_space, options.seconds, options.longest)
+        card = None if options.cpu else stack.enter_context(Card())
+        loaders = {
+            name: Loader(name, comfyui, folder.resolve() / name, extra, options.cpu) for name, extra in kinds.items()
+        }
+        for loader in loaders.values():
+            stack.callback(loader.server.stop)
+        try:
+            with ThreadPoolExecutor() as pool:  # starting takes longer than most checks
+                dynamic = dict(zip(loaders, pool.map(lambda loader: loader.start(), loaders.values()), strict=True))
+            if card is not None and has_dynamic and not dynamic["default"]:
+                checks.failed.append("dynamic VRAM is off in the default loader")
+            _run(checks, loaders, options, card)
+        except BaseException:
+            traceback.print_exc()
+            checks.failed.append("ended before all was done")
+    print(table(checks.rows), flush=True)
+    print("\n".join(f"FAILED: {problem}" for problem in checks.failed) or "all alike", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"rows": checks.rows, "failed": checks.failed}, indent=2), encoding="utf-8")
+    return 1 if checks.failed else 0
 
 
-def _trained(
-    comfyui: Path, options: tuple[str, ...], models: Sequence[str], cpu: bool
-) -> dict[str, tuple[TokenSet, str]]:
-    """By model, the tokens and what Evaluate says."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        (base / "models").mkdir()
-        (base / "models" / "checkpoints").symlink_to(comfyui / "models" / "checkpoints", target_is_directory=True)
-        found = {}
-        with Server(comfyui, base, options, cpu=cpu) as server:
-            for model in models:
-                run = server.run(_graph(model), timeout=3600)
-                if not run.succeeded:
-                    raise SystemExit(f"{model}: {run.error.get('exception_message', run.history)}")
-                (path,) = (base / "models" / "mcti_tokens").glob(f"{_name(model)}.safetensors")
-                found[model] = load_tokens(path), _accuracies(run.texts("shown"))
-        return found
-
-
-def _graph(model: str) -> Graph:
-    """Train and save; the pocket's tokens are also evaluated."""
-    pocket = node("MCTI_Pocket", shots=5, seed=0)
-    save = node("MCTI_SaveTokens", tokens=["train", 0], name=_name(model), format="token set", folder="")
-    parts: dict[str, Any] = {"examples": ["pocket", 4], "seed": 0}
-    if model == "pocket":
-        parts |= {name: ["pocket", i] for i, name in enumerate(("model", "clip", "vae", "clip_space"))}
-        train = node("MCTI_TrainTokens", **parts, steps=150, batch_size=20, lr=0.02, gamma=0.1)
-        given = {"tokens": ["train", 0], "clip": ["pocket", 1], "clip_space": ["pocket", 3]}
-        evaluate = node("MCTI_Evaluate", held_out=["pocket", 5], **given, method="auto", max_images_per_class=0)
-        shown = node("PreviewAny", source=["evaluate", 1])
-        return {"pocket": pocket, "train": train, "save": save, "evaluate": evaluate, "shown": shown}
-    parts |= {name: ["checkpoint", i] for i, name in enumerate(("model", "clip", "vae"))}
-    train = node("MCTI_TrainTokens", **parts, steps=STEPS, batch_size=4, lr=0.005, gamma=0.0)
-    return {
-        "pocket": pocket,
-        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=model),
-        "train": train,
-        "save": save,
-    }
-
-
-def _name(model: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in model)
-
-
-def _accuracies(texts: Sequence[str]) -> str:
-    """The rows of Evaluate's first table, without its lines."""
-    rows = [
-        line.strip("| ").replace("|", "")
-        for line in "\n".join(texts).splitlines()
-        if line.startswith("|") and "%" in line
-    ]
-    return "; ".join(" ".join(row.split()) for row in rows[:4])
-
-
-def _alike(a: TokenSet, b: TokenSet) -> float:
-    """Cosine between the vectors of two trainings that began alike, less what all classes share."""
-    moves = [torch.cat([(v - v.mean(0)).flatten() for v in tokens.vectors.values()]) for tokens in (a, b)]
-    return float(torch.cosine_similarity(*moves, dim=0))
-
-
-def _most_of_the_card() -> int:
-    return round(0.9 * torch.cuda.get_device_properties(0).total_memory / 2**30)
+def _run(checks: Checks, loaders: dict[str, Loader], options: Any, card: Card | None) -> None:
+    """In the order of worth, in case time runs out."""
+    default = loaders["default"]
+    for loader in () if options.without_pocket else loaders.values():
+        checks.trying(checks.pocket, loader)
+    for number, model in enumerate(options.checkpoint):
+        for loader in loaders.values():
+            checks.trying(checks.train, loader, model)
+        checks.trying(checks.draw, default, model)
+        checks.trying(checks.train, default, model, "after drawing")
+        if number == 0:
+            checks.trying(checks.resume, default, model)
+            for method in ("auto", "diffusion"):
+                checks.trying(checks.classify, default, model, method)
+    for unet, _, dtype in (name.partition(":") for name in options.unet):
+        for loader in loaders.values():
+            checks.trying(checks.train, loader, options.checkpoint[0], unet=(unet, dtype or "default"))
+    if card is None:
+        return
+    for loader in reversed(loaders.values()):  # the default loader first
+        for model, size in zip(options.checkpoint, options.small_card, strict=False):
+            for each in loaders.values():
+                each.free()
+            with card.all_but(size) as free:
+                what = f"with {free / 1e9:.1f} GB free"
+                checks.trying(checks.train, loader, model, what)
+                if loader is default:
+                    checks.trying(checks.draw, loader, model, what)
+                    checks.trying(checks.train, loader, model, f"{what}, after drawing")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Check MC-TI on this machine's graphics card.")
     parser.add_argument("comfyui", type=Path, help="ComfyUI's folder")
     parser.add_argument("--checkpoint", nargs="*", default=[], help="files in models/checkpoints to train with, too")
+    parser.add_argument("--without-pocket", action="store_true", help="train with the given checkpoints only")
+    parser.add_argument(
+        "--unet",
+        nargs="*",
+        default=[],
+        help="files in models/diffusion_models for the first checkpoint, or file:weight_dtype",
+    )
+    parser.add_argument("--clip-space", help="file in models/clip_vision for the first checkpoint: MC-TI, not only TI")
+    parser.add_argument(
+        "--small-card", nargs="*", type=float, default=[], help="GB of the cards to imitate, one per checkpoint"
+    )
+    parser.add_argument(
+        "--steps", nargs="+", type=int, default=[20], help="of a training, one number per checkpoint or one for all"
+    )
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument(
+        "--side", type=int, default=0, help="pixels of examples and images; 0: what the model was made for"
+    )
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no check after so many")
+    parser.add_argument("--longest", type=float, default=3600, help="seconds that one graph may take")
+    parser.add_argument("--logs", type=Path, help="empty folder for what the servers say and the tokens")
+    parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--cpu", action="store_true", help="on the CPU, to try the command itself")
     return parser
 

@@ -224,6 +224,10 @@ class Server:
             process.kill()
             process.wait()
 
+    def runs(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
