@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Training step at 1024 px, one image, one vector: parameters in billions, memory in GB, computed, not measured",
         rows,
     )
-    write_json(given.json, {"how": "computed from shapes, not measured", "rows": rows})
+    write_json(given.output_json, {"how": "computed from shapes, not measured", "rows": rows})
 
 
 if __name__ == "__main__":

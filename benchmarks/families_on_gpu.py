@@ -1,6 +1,6 @@
 """Measure on a GPU what ``families.py`` computes: memory and time of a training step, for families that ComfyUI can load.
 
-Usage: python -m benchmarks.families_on_gpu ~/ComfyUI [--families flux z-image] [--dtypes bf16 fp8] [--json FILE]     (with ComfyUI's Python)
+Usage: python -m benchmarks.families_on_gpu ~/ComfyUI [--families flux z-image] [--dtypes bf16 fp8] [--output-json FILE]     (with ComfyUI's Python)
 
 The same step runs on ComfyUI's own classes at their real sizes, with random weights that are all on the device and every block
 checkpointed. PyTorch's allocator says the peak; ``step`` is what it exceeds the weights by.
@@ -13,8 +13,8 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -40,7 +40,14 @@ def measured(family: Family, dtype: str, device: str) -> dict[str, Any]:
         _randomise(part)
     weights = torch.cuda.memory_allocated()
     blocks = [block for part in parts for block in blocks_of(part)]
-    with torch.device(device), checkpointed(blocks), OutOfPlace():
+
+    @contextmanager
+    def within() -> Iterator[None]:
+        """Modes belong to a thread, and a GPU's backward pass, which computes blocks again, has a thread of its own."""
+        with torch.device(device), OutOfPlace():
+            yield
+
+    with within(), checkpointed(blocks, within):
         step = step_of(family, denoiser, encoders)
         for _ in range(STEPS):
             torch.cuda.empty_cache()
@@ -95,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             gc.collect()
             torch.cuda.empty_cache()
     show("Training step at 1024 px, one image, one vector, every block checkpointed: memory in GB, measured", rows)
-    write_json(given.json, {"machine": machine(given.device), "rows": rows})
+    write_json(given.output_json, {"machine": machine(given.device), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found = [row.as_dict() for row in measure(meter, model, dtype, jobs(meter.host, given.quick))]
                 show(f"{model}, {dtype}: GB, {how}; 'card' is {SLACK} x peak + {CONTEXT / GB} GB", found)
                 rows += found
-    write_json(given.json, {"machine": machine(given.device or "cpu"), "how": how, "rows": rows})
+    write_json(given.output_json, {"machine": machine(given.device or "cpu"), "how": how, "rows": rows})
 
 
 if __name__ == "__main__":

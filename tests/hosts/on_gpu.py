@@ -61,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checks.failed.append("ended before all was done")
     print(table(checks.rows), flush=True)
     print("\n".join(f"FAILED: {problem}" for problem in checks.failed) or "all alike", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"rows": checks.rows, "failed": checks.failed}, indent=2), encoding="utf-8")
+    if options.output_json:
+        options.output_json.write_text(
+            json.dumps({"rows": checks.rows, "failed": checks.failed}, indent=2), encoding="utf-8"
+        )
     return 1 if checks.failed else 0
 
 
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no check after so many")
     parser.add_argument("--longest", type=float, default=3600, help="seconds that one graph may take")
     parser.add_argument("--logs", type=Path, help="empty folder for what the servers say and the tokens")
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--output-json", type=Path, help="write all figures here")
     parser.add_argument("--cpu", action="store_true", help="on the CPU, to try the command itself")
     return parser
 

@@ -33,7 +33,8 @@ class Card:
     @contextmanager
     def all_but(self, size: float) -> Iterator[int]:
         """Leave what a card of ``size`` GB has for a server that has started. Yields the bytes that are free."""
-        free, _ = torch.cuda.mem_get_info()
+        free, whole = torch.cuda.mem_get_info()
+        print(f"{(whole - free) / GB:.2f} GB in use before the card is made {size:g} GB small", flush=True)
         taken = int(free - size * GB + CONTEXT)
         if taken <= 0:
             raise ValueError(f"only {free / GB:.1f} GB are free, so no card of {size:g} GB can be imitated")
