@@ -77,9 +77,9 @@ def test_training_is_cancelled_by_a_click(server: Server, page: Any) -> None:
 
 
 def as_the_host_reads(server: Server, node: dict[str, Any]) -> dict[str, Any]:
-    """Without the page's own: titles, and widgets that the node does not have on the server."""
+    """Without the page's own: titles, and widgets that the node does not have on the server or has in later versions only."""
     known = server.get(f"/object_info/{node['class_type']}")[node["class_type"]]["input"]
-    names = {name for kind in ("required", "optional") for name in known.get(kind, {})}
+    names = {name for kind in ("required", "optional") for name in known.get(kind, {})} - {"bit_depth"}
     return {
         "class_type": node["class_type"],
         "inputs": {key: value for key, value in node["inputs"].items() if key in names},

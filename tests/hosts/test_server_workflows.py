@@ -162,6 +162,19 @@ def test_7_sort_and_caption(server: Server) -> None:
     assert len(list((folder / "captioned").glob("*.png"))) == 20
 
 
+def test_8_video_frames(server: Server) -> None:
+    run = server.run(shown_too(changed(graph("8"), STEPS), "17", "10"))
+    assert run.succeeded, run.error
+    labels, shown = run.texts("labels"), server.images(run)
+    sure = [float(text) for text in run.texts("confidences")]
+    assert len(labels) == len(shown["every"]) == 20
+    found = [label == "3" and each >= 0.5 for label, each in zip(labels, sure, strict=True)]
+    assert pixels(shown.get("12", [])) == [
+        frame for frame, here in zip(pixels(shown["every"]), found, strict=True) if here
+    ]
+    assert len(shown["13"]) == found.count(False)
+
+
 def shown_too(workflow: Graph, images: str, classifier: str) -> Graph:
     """With all images and all answers shown as well."""
     return {

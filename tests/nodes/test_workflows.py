@@ -18,7 +18,9 @@ NODES = node_schemas()
 STOCK = {
     "CLIPTextEncode",
     "CheckpointLoaderSimple",
+    "CreateVideo",
     "EmptyLatentImage",
+    "GetVideoComponents",
     "KSampler",
     "PreviewAny",
     "PreviewImage",
@@ -54,8 +56,8 @@ def blueprint(request: pytest.FixtureRequest) -> dict[str, Any]:
     return read(request.param)
 
 
-def test_there_are_seven_numbered_workflows_and_nothing_else():
-    assert [path.stem.split()[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5", "6", "7"]
+def test_there_are_eight_numbered_workflows_and_nothing_else():
+    assert [path.stem.split()[0] for path in WORKFLOWS] == ["1", "2", "3", "4", "5", "6", "7", "8"]
     assert {path.stem for path in (ROOT / "workflows").iterdir()} == {path.stem for path in WORKFLOWS}
 
 
