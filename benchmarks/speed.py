@@ -1,7 +1,7 @@
 """Measure the speed of training and classifying, against the usual recipe and against the device's matrix rate.
 
 Usage: python -m benchmarks.speed [--model pocket|sd15-small|sd15-small-sdvae|sd15|sdxl] [--device cuda] [--dtype bf16]
-                                  [--quick] [--steps N] [--rounds N] [--no-compile] [--output-json FILE] [--threads N] [--models FOLDER]
+                                  [--quick] [--steps N] [--rounds N] [--no-compile] [--no-memory] [--output-json FILE] [--threads N] [--models FOLDER]
                                   [--parts training variants limit classifiers]
 
 Everything that is compared is measured in one run, in turns, and medians count: on a machine with other work, ratios are more
@@ -56,7 +56,7 @@ def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     if "training" in told.parts:
         tried = batches[1:2] if told.quick else batches
-        rows = speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl")
+        rows = speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl", with_memory=not told.no_memory)
         keep("training", rows, f"Training, {told.model}, {told.dtype}, {torch.get_num_threads()} threads")
     if "variants" in told.parts:
         compiled = not (told.quick or told.no_compile)
@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps of the recipe per turn; ours gets as many images")
     parser.add_argument("--rounds", type=int, help="turns that count")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave peak memory out, which loads the models once per case"
+    )
     parser.add_argument("--models", type=Path, help="where synthetic models are kept; by default they are written anew")
     told = parsed(parser, arguments)
     told.dtype = told.dtype or ("bf16" if torch.device(told.device).type == "cuda" else "fp32")

@@ -91,7 +91,7 @@ class Setting:
 
 
 def speed_rows(
-    setting: Setting, batches: Sequence[int], steps: int, repeats: int, recipe: bool = True
+    setting: Setting, batches: Sequence[int], steps: int, repeats: int, recipe: bool = True, with_memory: bool = True
 ) -> list[dict[str, Any]]:
     """One row per training, and one for the preparation of ours, measured side by side.
 
@@ -99,7 +99,7 @@ def speed_rows(
     the trainings. Memory is measured first, each case in its own process, while this process has no models loaded.
     """
     names = [*([PLAIN] if recipe else []), SINGLE_PROCESS, *map(_joint, batches)]  # the recipe is for SD 1.x
-    memory = {name: peak_memory(setting, name) for name in names}
+    memory = {name: peak_memory(setting, name) if with_memory else {} for name in names}
     sizes = {_joint(batch): max(2, steps * RELEASED_BATCH // batch) for batch in batches}
     cases = {name: _case(setting, name, sizes.get(name, steps)) for name in names}
     others = {PREPARING: setting.preparing(), PRODUCT: matrix_product(setting.device, setting.dtype)}
