@@ -5,19 +5,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["spread_sigmas", "stratified_sigmas"]
+__all__ = ["random_steps", "spread_sigmas", "stratified_sigmas"]
 
 
-def stratified_sigmas(
-    sigmas: Tensor, count: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0
-) -> Tensor:
-    """(count,) noise levels, one from each of ``count`` equal slices of the time steps between the fractions low and high.
+def random_steps(levels: int, count: int, generator: torch.Generator, logit_normal: bool = False) -> Tensor:
+    """(count,) int64 random time steps of so many: uniform, or from the logit-normal density of location 0 and scale 1.
+
+    A flow model's time is 0 for the clean latent and 1 for noise, and its host's table of noise levels is already shifted.
+
+    References:
+        Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, arXiv 2403.03206,
+        section 3.1, eq. 19 (the density); section 5.3.2, eq. 23 (the shift).
+    """
+    if not logit_normal:
+        return torch.randint(0, levels, (count,), generator=generator)
+    return (torch.randn(count, generator=generator).sigmoid() * levels).long().clamp(max=levels - 1)
+
+
+def stratified_sigmas(sigmas: Tensor, count: int, generator: torch.Generator, logit_normal: bool = False) -> Tensor:
+    """(count,) noise levels, one from each of ``count`` equally probable slices of the time steps.
 
     They are in random order, so that the first n of them are spread out too.
+
+    Args:
+        logit_normal: the density of the time steps, as in ``random_steps``.
     """
-    slices = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    step = ((low + (high - low) * slices) * len(sigmas)).long().clamp(0, len(sigmas) - 1)
-    return sigmas[step]
+    times = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    if logit_normal:
+        times = torch.special.ndtri(times).sigmoid()
+    return sigmas[(times * len(sigmas)).long().clamp(0, len(sigmas) - 1)]
 
 
 def spread_sigmas(

@@ -49,9 +49,6 @@ class HostPrompts:
     def rows(self, index: Tensor) -> HostPrompts:
         return HostPrompts(tuple(self.tokenized[row] for row in index.tolist()))
 
-    def without_padding(self) -> HostPrompts:
-        return self
-
 
 class PromptEncoder(Protocol):
     """All text encoders of a host together, with its own templates, padding and masks."""
@@ -182,6 +179,8 @@ class Host:
     """Whether weights can be moved during a session; ``train`` then verifies the tensors that gradients are computed from."""
     prompts: PromptEncoder | None = None
     """Encodes whole prompts, where the denoiser reads more than the contexts of CLIP's text towers."""
+    logit_normal: bool = False
+    """Whether the family is trained at time steps from the logit-normal density, as rectified flows are, instead of uniform ones."""
 
     @property
     def conditioned_by(self) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class ValidationLoss:
         self.host, self.denoiser = host, host.need_denoiser()
         self.num_samples, self.processes = num_samples, processes
         latents = cache.latents[images, 0]
-        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), num_samples, generator)
+        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), num_samples, generator, host.logit_normal)
         drawn = (
             torch.searchsorted(active, cache.labels[images]),
             latents,

@@ -17,6 +17,7 @@ from ..data.buckets import rows_by_size
 from ..data.feature_cache import FeatureCache
 from ..hosts.base import Denoiser, Features, Host, TextFeatures, hidden_at, joined, on_device
 from ..losses import class_logits, classification_loss, noise_error
+from ..noise_levels import random_steps
 from ..prompts.splicing import AnyPrompts, Prompts, encode_prompts
 from .config import TrainConfig
 from .micro_batches import in_micro_batches
@@ -81,7 +82,7 @@ def encode_classes(
             continue
         read = host.conditioned_by if conditions else ()
         picked = {name: prompts[name].rows(template[part]) for name in dict.fromkeys((*read, *pooled))}
-        picked = {name: p if name in read else p.without_padding() for name, p in picked.items()}
+        picked = {n: p.without_padding() if isinstance(p, Prompts) and n not in read else p for n, p in picked.items()}
         own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
         features = encode_in_parts(host, picked, own, at_once)
         text |= {name: features[name].conditioning() for name in read}
@@ -120,7 +121,7 @@ def reconstruction_loss(
     host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, Features], generator: torch.Generator, *,
     micro_batch_size: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
-    """L_ldm: the noise error of the images' latents with their classes' prompts, at uniformly random time steps.
+    """L_ldm: the noise error of the images' latents with their classes' prompts, at random time steps of the family's density.
 
     Args:
         images: (B,) int64 indices into the cache; of each, the image or its mirror image is drawn.
@@ -134,7 +135,7 @@ def reconstruction_loss(
     denoiser, view = host.need_denoiser(), _random_view(cache.latents, images, generator)
     assert cache.latents is not None  # checked by check_training
     latents = cache.latents[images, view]
-    step = torch.randint(0, len(denoiser.sigmas), (len(images),), generator=generator)
+    step = random_steps(len(denoiser.sigmas), len(images), generator, host.logit_normal)
     noise = torch.randn(latents.shape, generator=generator)
     latents, step, noise = (on_device(drawn[share], host.device) for drawn in (latents, step, noise))
     sigma = denoiser.sigmas[step]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mcti_core.losses import noise_error
-from mcti_core.noise_levels import spread_sigmas, stratified_sigmas
+from mcti_core.noise_levels import random_steps, spread_sigmas, stratified_sigmas
 
 
 @pytest.fixture
@@ -69,21 +69,41 @@ def test_host_noise_error_is_the_schedulers(tiny_model, tiny_host):
         sigma = denoiser.sigmas[steps]
         with torch.no_grad():
             output = unet(scheduler.add_noise(clean, noise, steps), steps, encoder_hidden_states=context).sample
-            text = {"clip_l": TextFeatures(context, context, torch.zeros(4))}
+            text = {"clip_l": TextFeatures(context, context)}
             estimate = denoiser.denoise(denoiser.noised(clean, noise, sigma), sigma, text)
         target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, steps)
         ours = denoiser.weight(sigma) * noise_error(clean, estimate, sigma)
         assert torch.allclose(ours, _mean(output - target), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.3, 0.9)])
-def test_stratified_sigmas_one_from_each_slice(low, high):
-    sigmas = torch.arange(1000.0)
-    drawn = stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), low, high)
-    places = (drawn / 1000 - low) / (high - low) * 20
-    assert torch.equal(places.sort().values.round(decimals=3).floor(), torch.arange(20.0))
+@pytest.mark.parametrize("logit_normal", [False, True])
+def test_stratified_sigmas_one_from_each_slice(logit_normal):
+    sigmas = (torch.arange(100_000.0) + 0.5) / 100_000
+    drawn = stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), logit_normal)
+    places = torch.special.ndtr(drawn.logit()) if logit_normal else drawn
+    assert torch.equal((places * 20).sort().values.floor(), torch.arange(20.0))
     assert not torch.equal(drawn, drawn.sort().values)
-    assert torch.equal(drawn, stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), low, high))
+    assert torch.equal(drawn, stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), logit_normal))
+
+
+def test_random_steps_are_uniform_unless_asked_otherwise():
+    """And the very same numbers as ever, so that old seeds give old tokens."""
+    drawn = random_steps(1000, 20_000, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, torch.randint(0, 1000, (20_000,), generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_time_steps_of_flow_models_are_logit_normal_before_the_shift(shift):
+    """Quantiles of 100 000 draws, of which the standard error is below 0.002: sigmoid(z) for the normal quantile z, then shifted."""
+    times = torch.arange(1, 1001) / 1000
+    sigmas = shift * times / (1 + (shift - 1) * times)  # as ComfyUI's ModelSamplingDiscreteFlow
+    drawn = sigmas[random_steps(1000, 100_000, torch.Generator().manual_seed(0), logit_normal=True)]
+    probable = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+    expected = torch.special.ndtri(probable).sigmoid()
+    expected = shift * expected / (1 + (shift - 1) * expected)
+    assert torch.allclose(drawn.quantile(probable), expected, atol=0.008)
+    assert drawn.min() < 0.05
+    assert drawn.max() > 0.97
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.3, 0.9)])

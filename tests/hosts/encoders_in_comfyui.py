@@ -16,6 +16,8 @@ from torch import Tensor
 
 SIDE = {"pixart": 320, "z-image": 32, "qwen-image": 32}
 """Of images in pixels, where not 64. PixArt's positions need 264 at least."""
+WITH_CLIP = ("flux", "sd3", "chroma")
+"""Families that are trained with a CLIP space too: two whose CLIP-L it fits, and one without CLIP."""
 TEMPLATES = ("a photo of a {}", "the {} on a red chair, in snow")
 
 
@@ -42,10 +44,11 @@ def main(comfyui: str, folder: Path, name: str) -> None:
         found |= check_gradients(host, TEMPLATES, dataset(side), side, 1e-3)
         different = changes(before, snapshot(model=model, clip=clip, vae=vae))
         pictures = draw(model, clip, vae, trained, embeddings, side)
-        twin = train_twin(model, clip, vae, folder, side) if name == "chroma" else {}
+        by_clip = train_with_clip(model, clip, vae, folder, side) if name in WITH_CLIP else {}
     tell({
         "stock": stock, "encoders": {key: encoder.width for key, encoder in host.text.items()}, **found,
-        "different": different, "pictures": pictures, "twin": twin,
+        "flow": [host.logit_normal, noise_at_half_time(model, host)],
+        "different": different, "pictures": pictures, "by CLIP": by_clip,
     })  # fmt: skip
 
 
@@ -65,6 +68,13 @@ def random_tokens(host: Any) -> Any:
         ("first", "second"),
         {key: torch.randn(2, 2, encoder.width, generator=random) * 0.05 for key, encoder in host.text.items()},
     )
+
+
+def noise_at_half_time(model: Any, host: Any) -> float:
+    """The noise level of the middle of our time steps, over that of the middle of ComfyUI's own: also where it shifts them."""
+    sampling = model.get_model_object("model_sampling")
+    levels = host.denoiser.sigmas
+    return float(levels[len(levels) // 2 - 1] / sampling.percent_to_sigma(0.5))
 
 
 @torch.inference_mode()
@@ -161,8 +171,8 @@ def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
     }
 
 
-def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict[str, Any]:
-    """Of a model without CLIP: what each term moves, and what CLIP answers by the twin."""
+def train_with_clip(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict[str, Any]:
+    """What each term moves, and what CLIP answers."""
     from synthetic_checkpoints import write_clip
 
     from mcti_core.classifiers.clip import ClipClassifier
@@ -174,7 +184,8 @@ def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict
     from mcti_core.training.loop import TrainConfig, train
 
     with torch.inference_mode():  # as the node
-        file = load_clip_file(write_clip(folder / "clip.bin"))
+        text = "clip_l" not in clip.cond_stage_model._modules  # whose words would be others
+        file = load_clip_file(write_clip(folder / "clip.bin", text=text))
     host = comfy_host(clip, model, vae, file)
     cache = FeatureCache.build(host, dataset(side), hflip=False, size=side)
     tokens, moved = new_tokens(host, cache.classes, initializer_token="random"), {}
@@ -189,6 +200,7 @@ def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict
         "losses": [result.history["classification"][step] for step in (0, -1)],
         "recognised": [answer.index for answer in ClipClassifier(host, kept)(pixels(side)[[0, 2]])],
         "file": list(import_embedding(export_embedding(kept, 0, folder / "file"))[0].vectors),
+        "encoder": host.clip.encoder,
         "without": list(
             DiffusionClassifier(without, kept, num_trials=1).score_latents(cache.latents[:1, 0]).logits.shape
         ),
@@ -196,29 +208,31 @@ def train_twin(model: Any, clip: Any, vae: Any, folder: Path, side: int) -> dict
 
 
 def fitted(host: Any, classifier: Any, latents: Tensor, labels: Tensor) -> Tensor:
-    """Latents changed until their own class's prompt tells the noise in them well: what the classifier should answer is known."""
+    """Latents changed until their own class's prompt tells the noise in them better than the other's: what the classifier should
+    answer is known."""
     from mcti_core.losses import noise_error
 
     sigmas, noises = classifier._pairs(latents.shape[1:])
     found = latents.clone().requires_grad_()
     optimizer = torch.optim.Adam([found], lr=0.1)
     with host.session("denoiser", gradients=True), torch.enable_grad():
-        text = classifier._contexts_of(labels)
+        texts = [classifier._contexts_of(each) for each in (labels, 1 - labels)]
         for step in range(16):
             sigma, noise = (each[step % len(sigmas)].expand(len(latents), *each.shape[1:]) for each in (sigmas, noises))
-            estimate = host.denoiser.denoise(host.denoiser.noised(found, noise, sigma), sigma, text)
+            noised = host.denoiser.noised(found, noise, sigma)
+            own, other = (noise_error(found, host.denoiser.denoise(noised, sigma, text), sigma) for text in texts)
             optimizer.zero_grad()
-            noise_error(found, estimate, sigma).mean().backward(inputs=[found])
+            (own - other).mean().backward(inputs=[found])
             optimizer.step()
     return found.detach()
 
 
 @torch.inference_mode()
 def draw(model: Any, clip: Any, vae: Any, tokens: Any, embeddings: Path, side: int) -> dict[str, float]:
-    """How far the pictures of a stock graph are from each other: with tokens of the node, with their files, and with a word."""
+    """How far the pictures of a stock graph are from the tokens': those of a saved set, of embedding files, and of a word."""
     import nodes
     from mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
-    from mcti_core.tokens.io import export_embeddings
+    from mcti_core.tokens.io import export_embeddings, load_tokens, save_tokens
 
     export_embeddings(tokens, embeddings)
 
@@ -229,7 +243,9 @@ def draw(model: Any, clip: Any, vae: Any, tokens: Any, embeddings: Path, side: i
         return drawn["samples"]
 
     ours = picture(clip_with_tokens(clip, tokens), f"embedding:{tokens.names[0]}")
+    kept = load_tokens(save_tokens(tokens, embeddings.parent / "drawn"))
     return {
+        "set": gap(picture(clip_with_tokens(clip, kept), f"embedding:{tokens.names[0]}"), ours),
         "file": gap(picture(clip, f"embedding:{tokens.names[0]}"), ours),
         "word": gap(picture(clip, "cat"), ours),
     }

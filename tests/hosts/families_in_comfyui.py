@@ -19,7 +19,7 @@ CHECKPOINTS = {"sd15": write_sd15, "sd20": write_sd20, "sdxl": write_sdxl, "sd3"
 PROMPTS = ["a photo of a cat, on a red chair.", "boats"]
 SIZES = ((8, 8), (8, 12))
 """Of latents. SDXL is told them."""
-ADAPTED = {"sd3": "x_block.attn.qkv.weight"}
+ADAPTED = {"sd3": "x_block.attn.qkv.weight", "flux": "img_attn.qkv.weight", "z-image": "attention.qkv.weight"}
 """Weights that a LoRA is laid on, by family."""
 LACKING = "clip_l.transformer.text_projection.weight"
 """What checkpoints hold none of, or nobody asks for: its memory may hold anything."""
@@ -159,6 +159,7 @@ def describe(host: Any) -> dict[str, Any]:
         "encoders": {name: encoder.width for name, encoder in host.text.items()},
         "weight": host.denoiser.weight(sigma).tolist(),
         "size": host.image_size,
+        "logit_normal": host.logit_normal,
         "name": host.name,
         "ascending": bool((host.denoiser.sigmas.diff() > 0).all()),
     }

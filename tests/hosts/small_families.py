@@ -87,7 +87,8 @@ def small_family(name: str, embeddings: Any = None) -> tuple[Any, Any, Any]:
     model = config.get_model({}, device=torch.device("cpu"))
     fill(model.diffusion_model, 0)
     device = comfy.model_management.get_torch_device()
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+    patcher_of = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)  # since v0.16.0
+    patcher = patcher_of(model, load_device=device, offload_device=torch.device("cpu"))
     target = config.clip_target({})
     if name == "sd3":
         target = ClipTarget(target.tokenizer, comfy.text_encoders.sd3_clip.sd3_clip(clip_l=True, clip_g=True, t5=True))

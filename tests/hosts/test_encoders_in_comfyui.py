@@ -57,11 +57,18 @@ def test_training_lowers_the_noise_error(family, found):
     assert all(moved > 0.01 for moved in found["trained"].values())
 
 
+def test_flow_models_train_at_logit_normal_times_of_the_hosts_schedule(family, found):
+    logit_normal, noise = found["flow"]
+    assert logit_normal == (family != "pixart")
+    assert noise == pytest.approx(1.0, abs=0.01)  # half a step apart
+
+
 def test_classes_are_told_by_the_error_under_their_prompts(found):
     assert found["classified"] == found["labels"]
 
 
 def test_tokens_in_files_draw_what_tokens_in_memory_draw(family, found):
+    assert found["pictures"]["set"] == 0.0
     assert (found["pictures"]["file"] == 0.0) == (family not in NO_FILES)
     assert found["pictures"]["word"] > 0.01
 
@@ -81,14 +88,15 @@ def test_nothing_is_changed_for_good(found):
     assert found["different"] == []
 
 
-def test_a_model_without_clip_gets_a_twin_for_classifying(family, found):
-    if family != "chroma":
+def test_clip_classifies_by_its_own_encoder_or_by_a_twin(family, found):
+    if family not in ("flux", "sd3", "chroma"):
         return
-    twin = found["twin"]
-    assert all(moved > 0.01 for moved in twin["moved"]["both"].values())
-    assert twin["moved"]["classification"]["t5xxl"] == 0.0  # the terms have no vector in common
-    assert twin["moved"]["classification"]["clip_twin"] > 0.01
-    assert twin["losses"][1] < 0.95 * twin["losses"][0]
-    assert twin["recognised"] == [0, 1]
-    assert twin["file"] == ["t5xxl"]
-    assert twin["without"] == [1, 2]  # nor does the diffusion classifier need it
+    by_clip = found["by CLIP"]
+    assert by_clip["encoder"] == ("clip_twin" if family == "chroma" else "clip_l")
+    assert all(moved > 0.01 for moved in by_clip["moved"]["both"].values())
+    assert {name for name, moved in by_clip["moved"]["classification"].items() if moved > 0} == {by_clip["encoder"]}
+    assert by_clip["moved"]["classification"][by_clip["encoder"]] > 0.01
+    assert by_clip["losses"][1] < 0.95 * by_clip["losses"][0]
+    assert by_clip["recognised"] == [0, 1]
+    assert by_clip["file"] == list(ENCODERS[family])
+    assert by_clip["without"] == [1, 2]  # the diffusion classifier needs no CLIP space

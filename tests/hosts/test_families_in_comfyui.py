@@ -49,6 +49,7 @@ def test_the_family_is_described(family, found):
     name, size = IMAGE_SIZES[family]
     assert found["name"] in (name, f"{name} (checkpoint.ckpt)")  # hosts keep the file's name since v0.16.0
     assert found["size"] == size
+    assert found["logit_normal"] == (family == "sd3")
     assert found["ascending"]
 
 
@@ -73,10 +74,10 @@ def test_text_features_do_not_need_the_padding(found):
     assert found["unpadded"] <= 1e-5
 
 
-def test_encoding_text_does_not_wait_for_the_device(found):
-    """As the host's own pooling does."""
-    assert found["lists"]["ours"] == 0
+def test_encoding_text_does_not_wait_for_the_device(family, found):
+    """As the host's own pooling does, by which the prompts of Stable Diffusion 3 are encoded: here two, and one."""
     assert found["lists"]["theirs"] > 0  # that it would be seen
+    assert found["lists"]["ours"] == (2 * found["lists"]["theirs"] if family == "sd3" else 0)
 
 
 def test_blocks_are_computed_again_one_by_one(family, found):

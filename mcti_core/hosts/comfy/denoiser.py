@@ -40,6 +40,7 @@ class ComfyDenoiser:
             raise HostError(
                 f"the MODEL samples by {type(self._sampling).__name__}; tokens can be trained for noise, v and flow prediction"
             )
+        self.is_flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         self._frames = self._model.latent_format.latent_dimensions - 2
         """Axes between channels and height: 1 for models whose latents are videos, here of one frame."""
         if self._frames < 0:

@@ -76,6 +76,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         generic_word=getattr(clip.cond_stage_model, "generic_word", "object"),
         session=residency.session,
         moves_weights=True,
+        logit_normal=denoiser is not None and denoiser.is_flow,
     )
 
 
