@@ -21,7 +21,7 @@ from .live_bytes import LiveBytes
 
 __all__ = ["Border"]
 
-register_dataclass(TextFeatures, field_names=["context", "hidden", "end", "pooled"])
+register_dataclass(TextFeatures, field_names=["context", "hidden", "pooled"])
 
 
 class Border:

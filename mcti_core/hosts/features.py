@@ -33,8 +33,6 @@ class TextFeatures:
     """(B, L, d_ctx) context that the denoiser attends to."""
     hidden: Tensor
     """(B, L, d) last hidden states after the final layer norm; pooled features are rows of it."""
-    end: Tensor
-    """(B,) int64 position of the end-of-text token."""
     pooled: Tensor | None = None
     """(B, p) the encoder's own projection of the end-of-text row, only if the denoiser needs it (SDXL's ``clip_g``)."""
 
@@ -42,12 +40,12 @@ class TextFeatures:
         """The features of prompts ``index`` (N,), in this order; indices may repeat."""
         index = index if isinstance(index, slice) else on_device(index, self.context.device)
         pooled = None if self.pooled is None else self.pooled[index]
-        return TextFeatures(self.context[index], self.hidden[index], self.end[index], pooled)
+        return TextFeatures(self.context[index], self.hidden[index], pooled)
 
     def to(self, device: torch.device) -> TextFeatures:
         """Non-blocking copy of the features to the device."""
-        context, hidden, end = (on_device(tensor, device) for tensor in (self.context, self.hidden, self.end))
-        return TextFeatures(context, hidden, end, None if self.pooled is None else on_device(self.pooled, device))
+        pooled = None if self.pooled is None else on_device(self.pooled, device)
+        return TextFeatures(on_device(self.context, device), on_device(self.hidden, device), pooled)
 
     @staticmethod
     def joined(parts: Sequence[TextFeatures]) -> TextFeatures:
@@ -58,7 +56,6 @@ class TextFeatures:
         return TextFeatures(
             torch.cat([part.context for part in parts]),
             torch.cat([part.hidden for part in parts]),
-            torch.cat([part.end for part in parts]),
             torch.cat(pooled) if pooled else None,
         )
 

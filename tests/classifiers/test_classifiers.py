@@ -55,7 +55,7 @@ class WordlessEncoder:
         return torch.zeros(*ids.shape, 1)
 
     def encode(self, ids, embeds):
-        return TextFeatures(embeds, embeds, torch.full((len(ids),), 2))
+        return TextFeatures(embeds, embeds)
 
 
 @dataclass

@@ -296,6 +296,8 @@ def test_own_host_page_learns_draws_and_classifies(page):
     for picture, colour in zip(names["pictures"], ((0.85, 0.15, 0.15), (0.15, 0.15, 0.85)), strict=True):
         assert picture.mean((1, 2)).tolist() == pytest.approx(colour, abs=0.15)
     assert names["accuracies"] == {"clip": 1.0, "hybrid": 1.0, "diffusion": 1.0}
+    assert names["reddish"].tolist() == pytest.approx([0.85, 0.15, 0.15], abs=0.15)
+    assert names["bluish"].tolist() == pytest.approx([0.15, 0.15, 0.85], abs=0.15)
     assert names["answer"].label == "bright"
 
 

@@ -2,7 +2,7 @@
 
 Usage: python dynamic_vram_in_comfyui.py COMFYUI_FOLDER FOLDER FAMILY static|dynamic
 
-FAMILY is "pocket" or a key of CHECKPOINTS. Writes tokens, latents and scores into FOLDER/FAMILY-static.pt or -dynamic.pt, and
+FAMILY is "pocket", or a key of CHECKPOINTS or ``small_families.FAMILIES``. Writes tokens, latents and scores into FOLDER/FAMILY-static.pt or -dynamic.pt, and
 prints a line of JSON: fingerprints, pages, and what was said where weights were left unprotected.
 """
 
@@ -19,6 +19,8 @@ from in_comfyui import generator, load_checkpoint, patched, start, tell
 from torch import Tensor
 
 STEPS = 20
+ADAPTED_TEXT = {"flux": ".SelfAttention.q.weight"}
+"""Weights of text encoders that a LoRA is laid on, where they have other names than in CLIP."""
 LITTLE = 4 * 2**20
 """Bytes for weights, where there is too little memory: less than one model has."""
 MUCH = Vram.budget
@@ -89,6 +91,10 @@ def load(folder: Path, family: str, precise: bool = False) -> Parts:
         with torch.inference_mode():
             parts = load_pocket_parts(POCKET_FOLDER)
         return parts.model, parts.clip, parts.vae, parts.clip_file
+    if family not in CHECKPOINTS:
+        from small_families import small_family
+
+        return *small_family(family), None
     path = folder / f"{family}.ckpt"
     if not path.exists():
         CHECKPOINTS[family](path)
@@ -99,7 +105,7 @@ def with_lora(parts: Parts, family: str) -> Parts:
     model, clip, vae, clip_file = parts
     with torch.inference_mode():
         model = patched(model, ADAPTED.get(family, "attn2.to_k.weight"))
-        return model, patched(clip, "self_attn.q_proj.weight"), vae, clip_file
+        return model, patched(clip, ADAPTED_TEXT.get(family, "self_attn.q_proj.weight")), vae, clip_file
 
 
 def fingerprint(model: Any, clip: Any, vae: Any, clip_file: Any) -> str:

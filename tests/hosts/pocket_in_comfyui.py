@@ -76,13 +76,15 @@ def compare_facts(ours, theirs) -> dict[str, float]:
 
 
 def compare_text(ours, theirs, tokens) -> dict[str, float]:
+    from mcti_core.prompts.splicing import host_prompts
+
     with ours.session("text"):
         a, b = (prompt_rows(host, PROMPTS, tokens)["clip_l"] for host in (ours, theirs))
-    pooled = b.hidden[torch.arange(len(b.end)), b.end]
+    end = host_prompts(theirs, PROMPTS, tokens.names, tokens.vectors_per_token)["clip_l"].end
+    pooled = b.hidden[torch.arange(len(end)), end]
     return {
         "context": gap(a.context, b.context),
         "hidden states": gap(a.hidden, b.hidden),
-        "end": gap(a.end, b.end),
         "pooled": gap(a.pooled, pooled),
         "projected text": gap(ours.clip.project_text(pooled), theirs.clip.project_text(pooled)),
     }

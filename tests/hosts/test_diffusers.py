@@ -196,7 +196,7 @@ def test_an_ordinary_prompt_is_encoded_as_transformers_does(tiny_host, tiny_mode
         output = tower(input_ids=batch["input_ids"])
     features = text["clip_l"]
     assert torch.allclose(features.context, output.last_hidden_state, atol=1e-6)
-    assert torch.allclose(features.hidden[0, features.end[0]], output.pooler_output[0], atol=1e-6)
+    assert torch.allclose(features.hidden[0, prompts["clip_l"].end[0]], output.pooler_output[0], atol=1e-6)
 
 
 def test_embeddings_are_rows_of_the_table_without_gradient(tiny_host):

@@ -10,7 +10,10 @@ import torch
 
 pytestmark = pytest.mark.host
 
-FAMILIES = ["pocket", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd15", "sd20", "sdxl", "sd3"))]
+FAMILIES = [
+    "pocket",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd15", "sd20", "sdxl", "sd3", "flux", "z-image")),
+]
 TOLERANCE = 1e-5
 """Largest difference over the largest number."""
 

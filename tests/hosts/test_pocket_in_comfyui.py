@@ -9,7 +9,6 @@ LARGEST = {
     "token table": 0.0,
     "context": 1e-5,
     "hidden states": 1e-5,
-    "end": 0.0,
     "pooled": 1e-5,
     "projected text": 1e-5,
     "sigmas": 1e-4,

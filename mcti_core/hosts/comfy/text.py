@@ -115,7 +115,6 @@ class ComfyTextEncoder(ComfyTokenTable):
         return TextFeatures(
             context=(last if self._layer is None else middle).float().to(self.device),
             hidden=last.float().to(self.device),
-            end=end.to(self.device),
             pooled=pooled.float().to(self.device),
         )
 

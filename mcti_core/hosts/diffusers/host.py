@@ -118,17 +118,12 @@ class ClipTextEncoder:
         embeds = embeds.to(self.table.weight.dtype)
         output = forward_with_embeds(self.tower, ids, embeds, output_hidden_states=self.penultimate)
         hidden = output.last_hidden_state
-        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
-        return TextFeatures(
-            context=output.hidden_states[-2] if self.penultimate else hidden,
-            hidden=hidden,
-            end=end,
-            pooled=self._pooled(hidden, end),
-        )
-
-    def _pooled(self, hidden: Tensor, end: Tensor) -> Tensor | None:
+        context = output.hidden_states[-2] if self.penultimate else hidden
         projection = getattr(self.tower, "text_projection", None)
-        return None if projection is None else projection(hidden_at(hidden, end))
+        if projection is None:
+            return TextFeatures(context, hidden)
+        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
+        return TextFeatures(context, hidden, projection(hidden_at(hidden, end)))
 
 
 class UNetDenoiser:
