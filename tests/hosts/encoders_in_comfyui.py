@@ -135,16 +135,17 @@ def kept_of_text(host: Any, clip: Any, tokens: Any) -> float:
 
 
 def dataset(side: int) -> Any:
-    """Two classes that anybody tells apart: dark and bright, of two images each."""
+    """Two classes that anybody tells apart: red and blue, of two images each."""
     from mcti_core.data.dataset import FewShotDataset
 
     images = pixels(side)
-    return FewShotDataset.from_images({"dark": images[:2], "bright": images[2:]})
+    return FewShotDataset.from_images({"red": images[:2], "blue": images[2:]})
 
 
 def pixels(side: int) -> Tensor:
     images = 0.2 * torch.rand(4, 3, side, side, generator=generator(3))
-    images[2:] += 0.8
+    images[:2, 0] += 0.8
+    images[2:, 2] += 0.8
     return images
 
 
@@ -157,7 +158,7 @@ def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
     cache = FeatureCache.build(host, dataset(side), hflip=False, size=side)
     tokens = new_tokens(host, cache.classes, num_vectors=8)
     config = TrainConfig(
-        steps=20, batch_size=4, lr=0.02, gamma=0.0, lr_warmup_steps=0, templates=("{}", "a {}"), micro_batch_size=3
+        steps=20, batch_size=8, lr=0.02, gamma=0.0, lr_warmup_steps=0, templates=("{}", "a {}"), micro_batch_size=3
     )
     result = train(host, cache, tokens, config)
     classifier = DiffusionClassifier(host, result.tokens, num_trials=4)
