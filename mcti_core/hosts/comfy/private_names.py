@@ -20,7 +20,7 @@ SEEN_FROM, SEEN_TO = "0.3.64", "0.33.0"
 """The oldest and the newest version in which the host tests passed."""
 
 MODULES = {
-    "comfy.clip_model": ("CLIPLayer", "CLIPTextModel"),
+    "comfy.clip_model": ("CLIPTextModel",),
     "comfy.clip_vision": ("ClipVisionModel", "load_clipvision_from_sd"),
     "comfy.latent_formats": ("SD15",),
     "comfy.ldm.modules.attention": ("attention_pytorch",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.clip_model
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import HostError
 from ..base import TextFeatures, hidden_at
+from .out_of_place import out_of_place
 from .private_names import is_paged
 
 __all__ = ["ComfyTextEncoder", "ComfyTokenTable", "only_towers", "text_encoders", "tokenizer_places"]
@@ -100,7 +101,8 @@ class ComfyTextEncoder(ComfyTokenTable):
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         comfy.model_management.throw_exception_if_processing_interrupted()
         end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
-        with _positions(self._model.transformer.text_model.embeddings.position_embedding, ids.shape[1]):
+        positions = self._model.transformer.text_model.embeddings.position_embedding
+        with _positions(positions, ids.shape[1]), out_of_place() if torch.is_grad_enabled() else nullcontext():
             last, middle, _, _ = self._model.transformer(
                 ids,  # only to find the end of text: a list of positions would make a GPU sync
                 None,

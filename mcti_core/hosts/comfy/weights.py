@@ -1,7 +1,7 @@
 """Make ComfyUI's weights usable in backward for the duration of a session.
 
-Gradients cannot flow through them unchanged. Loader nodes create them in inference mode, which autograd refuses; some require
-gradients that are not wanted; and CLIP's layers add in place. Weights that stay on the device for the whole session are
+Gradients cannot flow through them unchanged. Loader nodes create them in inference mode, which autograd refuses; and some require
+gradients that are not wanted. Weights that stay on the device for the whole session are
 therefore replaced by frozen aliases: other tensors on the same memory, outside of inference mode. Nothing is copied.
 
 Other weights are moved to the device only when an operation needs them: those of ComfyUI's dynamic VRAM (the default on NVIDIA
@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import MethodType
 from typing import Any
 
-import comfy.clip_model
 import torch
 from torch import Tensor, nn
 
@@ -48,8 +46,6 @@ def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
                 changes.enter_context(_aliased(module, but=("weight", "bias")))
             else:
                 changes.enter_context(_aliased(module))
-            if type(module) is comfy.clip_model.CLIPLayer:
-                changes.enter_context(_adding_out_of_place(module))
         yield
 
 
@@ -120,21 +116,3 @@ def _alias(weight: Tensor) -> Tensor:
         alias = torch.empty(0, dtype=weight.dtype, device=weight.device)
         alias.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())
         return nn.Parameter(alias, requires_grad=False) if isinstance(weight, nn.Parameter) else alias
-
-
-@contextmanager
-def _adding_out_of_place(layer: Any) -> Iterator[None]:
-    """CLIP's layer with ``x = x + ...`` instead of ``x += ...``, which overwrites tensors that backward needs. The numbers are the same."""
-    if "forward" in vars(layer):
-        yield
-        return
-    layer.forward = MethodType(_clip_layer, layer)
-    try:
-        yield
-    finally:
-        vars(layer).pop("forward", None)
-
-
-def _clip_layer(self: Any, x: Tensor, mask: Tensor | None = None, optimized_attention: Any = None) -> Tensor:
-    x = x + self.self_attn(self.layer_norm1(x), mask, optimized_attention)
-    return x + self.mlp(self.layer_norm2(x))
