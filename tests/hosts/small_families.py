@@ -6,6 +6,9 @@ A family is recognised by its configuration; widths and depths are small. Import
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.ldm.flux.model
@@ -76,15 +79,27 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 @torch.inference_mode()  # as loader nodes do
-def small_family(name: str, embeddings: Any = None) -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE."""
+def small_family(
+    name: str, embeddings: Any = None, *, dtype: torch.dtype = torch.float32, stored: bool = True, text: Any = None
+) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE.
+
+    Args:
+        name: a key of ``FAMILIES``.
+        embeddings: folder that the CLIP looks up embedding files in.
+        dtype: whose numbers the weights are.
+        stored: whether they are also stored so, or in float32.
+        text: the CLIP's weights, of which some are quantised; random ones otherwise.
+    """
+    weights = dtype if stored else torch.float32
     kind, unet, encoders = FAMILIES[name]
     if "txt_ids_dims" not in {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}:
         unet = {key: value for key, value in unet.items() if key != "txt_ids_dims"}  # of older versions
     config = getattr(supported, kind)(dict(unet))
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, device=torch.device("cpu"))
-    fill(model.diffusion_model, 0)
+    config.set_inference_dtype(weights, None if weights == torch.float32 else torch.float32)
+    with weights_at_once():
+        model = config.get_model({}, device=torch.device("cpu"))
+    fill(model.diffusion_model, 0, dtype)
     device = comfy.model_management.get_torch_device()
     patcher_of = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)  # since v0.16.0
     patcher = patcher_of(model, load_device=device, offload_device=torch.device("cpu"))
@@ -93,13 +108,32 @@ def small_family(name: str, embeddings: Any = None) -> tuple[Any, Any, Any]:
         target = ClipTarget(target.tokenizer, comfy.text_encoders.sd3_clip.sd3_clip(clip_l=True, clip_g=True, t5=True))
     options = {f"{encoder}_model_config": dict(own) for encoder, own in encoders.items()}
     data = {"spiece_model": sentence_pieces()} if name == "lumina2" else {}
-    clip = comfy.sd.CLIP(
-        target, embedding_directory=embeddings, tokenizer_data=data, model_options={"dtype": torch.float32, **options}
-    )
+    options["dtype"] = weights
+    if text is not None:
+        options |= {f"{of}quantization_metadata": {"mixed_ops": True} for of in ("", "t5xxl_")}
+    with weights_at_once():
+        clip = comfy.sd.CLIP(
+            target, embedding_directory=embeddings, tokenizer_data=data, state_dict=text or {}, model_options=options
+        )
     if name == "qwen-image":
         clip.cond_stage_model.qwen25_7b.transformer.visual = nn.Identity()  # for images in prompts, and too large
-    fill(clip.cond_stage_model, 1)
+    if text is None:
+        fill(clip.cond_stage_model, 1, dtype)
     return patcher, clip, small_vae(name, config.latent_format)
+
+
+@contextmanager
+def weights_at_once() -> Iterator[None]:
+    """Make weights with the modules, also under dynamic VRAM, which else waits for those of a file."""
+    management = sys.modules.get("comfy.memory_management")
+    if management is None:
+        yield
+        return
+    before, management.aimdo_enabled = management.aimdo_enabled, False
+    try:
+        yield
+    finally:
+        management.aimdo_enabled = before
 
 
 def small_vae(name: str, latent_format: Any) -> Any:
@@ -109,13 +143,13 @@ def small_vae(name: str, latent_format: Any) -> Any:
         weights.tiny_vae("", channels, 1 / 3 if channels == 16 else 0.18215)
         return comfy.sd.VAE(sd=windows(weights.spreads, 2) | weights.fixed, dtype=torch.float32)
     vae = comfy.ldm.wan.vae.WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True])  # fmt: skip
-    fill(vae, 2)
+    fill(vae, 2, torch.float32)
     vae.conv1.weight.mul_(6.0)  # latents then vary about as much as noise does
     return comfy.sd.VAE(sd=vae.state_dict(), dtype=torch.float32)
 
 
-def fill(module: nn.Module, seed: int) -> None:
-    """Random weights by which every layer's output is about as large as its input. Large tables are overlapping windows."""
+def fill(module: nn.Module, seed: int, dtype: torch.dtype) -> None:
+    """Random numbers of a dtype by which every layer's output is about as large as its input. Large tables are overlapping windows."""
     random = torch.Generator().manual_seed(seed)
     for name, weight in module.named_parameters():
         flat = weight.numel()
@@ -124,6 +158,7 @@ def fill(module: nn.Module, seed: int) -> None:
         elif flat > 2**23:
             owner, own = module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
             buffer = torch.randn(16 * weight.shape[0] + weight.shape[1], generator=random) * 0.05
+            buffer = buffer.to(dtype).to(weight.dtype)
             owner._parameters[own] = nn.Parameter(buffer.as_strided(weight.shape, (16, 1)), requires_grad=False)
         else:
             scale = (
@@ -132,7 +167,7 @@ def fill(module: nn.Module, seed: int) -> None:
                 else weight[0].numel() ** -0.5
             )
             scale *= 0.1 if name in INPUTS else 1
-            weight.copy_(torch.randn(weight.shape, generator=random) * scale)
+            weight.copy_((torch.randn(weight.shape, generator=random) * scale).to(dtype))
 
 
 def sentence_pieces() -> torch.Tensor:

@@ -37,3 +37,20 @@ def test_training_with_weights_stored_in_eight_bits_learns_what_their_numbers_te
 @pytest.mark.parametrize("family", ["sd15", "sd3"])
 def test_training_with_parts_loaded_one_by_one_gives_the_checkpoints_tokens(family, found):
     assert found["split"][family] <= 1e-5
+
+
+@pytest.fixture(scope="module", params=["chroma", "z-image"])
+def family(request, comfyui, in_comfyui):
+    """T5 and Qwen3, with their diffusion models."""
+    if not (comfyui / "comfy" / "quant_ops.py").is_file():
+        pytest.skip("this ComfyUI has no quantised weights; they came with 0.4.0")
+    return in_comfyui("stored_families_in_comfyui.py", request.param)
+
+
+def test_other_families_with_weights_in_eight_bits_learn_what_their_numbers_teach(family):
+    stored, quantised = family["stored"], family["quantised"]
+    assert stored["weights"] > 20
+    assert quantised["matrices"] >= 14
+    for one in (stored, quantised):
+        assert one["apart"] <= 1e-5
+        assert list(one["slope"].values()) == pytest.approx([1.0], abs=0.01)
