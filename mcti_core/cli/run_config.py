@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..escaping import has_surrogates
+from ..files.limits import MAX_TEMPLATES
 from ..files.regular import open_regular
 from .console import say
 
@@ -20,6 +22,9 @@ __all__ = ["RUN_CONFIG", "with_config", "write_run_config"]
 
 RUN_CONFIG = "run.toml"
 _MAX_BYTES = 2**20
+_HUGE = 10**30
+_NESTED = re.compile(r"""(?<![^\s\[{,])(?:(?:[\w-]+|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+"""A key of more than 16 parts, as in ``a.b.c``. The TOML reader takes memory and time with the square of their number."""
 _NOT_WRITTEN = ("run", "config", "resume", "restart", "overwrite", "templates")
 """Options of a single call, and ``templates``, which is replaced by the templates themselves."""
 
@@ -56,9 +61,16 @@ def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
     """Command-line arguments that set an option."""
     option = next((name for name in action.option_strings if name.startswith("--")), "")
     values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
+    if any(
+        isinstance(each, int) and abs(each) >= _HUGE for each in values
+    ):  # Python refuses to print very long numbers
+        raise ConfigError(f"{path} sets {action.dest!r} to a number of more than 30 digits; correct or remove it")
     if not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
         kind = "true or false" if action.nargs == 0 else "a text or a number"
-        raise ConfigError(f"{path} sets {action.dest!r} to {str(value)[:80]!r}; it must be {kind}")
+        shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(str(value)[:80])
+        raise ConfigError(f"{path} sets {action.dest!r} to {shown}; it must be {kind}")
+    if len(values) > MAX_TEMPLATES:
+        raise ConfigError(f"{path} sets {action.dest!r} to {len(values):,} values; give at most {MAX_TEMPLATES:,}")
     if action.nargs == 0:
         return [option] if value else [name for name in action.option_strings if name.startswith("--no-")]
     if not option:  # a path that begins with a dash
@@ -79,7 +91,10 @@ def _read(path: Path) -> dict[str, Any]:
             content = file.read(_MAX_BYTES + 1) or b""
         if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        return tomllib.loads(content.decode())
+        text = content.decode()
+        if _NESTED.search(text):
+            raise ValueError("a key has more than 16 parts")
+        return tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} cannot be read as a TOML file of options ({error}); a model's settings are for --model-config"

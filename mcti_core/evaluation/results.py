@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,12 @@ from .cells import RUNS, Cell
 __all__ = ["Results", "merge_parts", "part_path", "parts_of", "read_results"]
 
 _MAX_BYTES = 2**26
+_MOST = 10**9
+"""Largest count of images or classes."""
+_MOST_SHOTS = 1000
+"""Maximum number of different numbers of shots."""
+_FACTS = {"classes", "classes_in_all", "test_images", "test_images_in_all", "own_test", "training_images"}
+"""The facts of a data set that the report shows."""
 
 
 @dataclass
@@ -41,8 +46,18 @@ class Results:
 
     def values(self, data: str, shots: int, method: str, measure: str = "accuracy") -> dict[int, float]:
         """Values by seed. The figures of ``reference``, saved as 0 shots, are those of any number of shots."""
-        cells = [cell for cell in self.cells if cell["data"] == data and cell["shots"] in (0, shots)]
+        cells = [*self.at(data, 0), *(self.at(data, shots) if shots else ())]
         return {c["seed"]: c["figures"][method][measure] for c in cells if measure in c["figures"].get(method, {})}
+
+    def at(self, data: str, shots: int) -> list[dict[str, Any]]:
+        """Cells of a data set and number of shots."""
+        cells, count, found = self.__dict__.get("_index", (None, 0, {}))
+        if cells is not self.cells or count != len(self.cells):
+            found = {}
+            for cell in self.cells:
+                found.setdefault((cell["data"], cell["shots"]), []).append(cell)
+            self.__dict__["_index"] = self.cells, len(self.cells), found
+        return found.get((data, shots), [])
 
 
 def read_results(path: Path) -> Results:
@@ -100,11 +115,15 @@ def _is_valid(results: Results) -> bool:
     texts = [text for each in mappings for pair in each.items() for text in pair]
     texts += [cell["data"] for cell in results.cells]
     counts = [number for facts in results.data.values() for number in facts.values()]
-    counts += [cell[name] for cell in results.cells for name in ("shots", "seed")]
+    counts += [cell["shots"] for cell in results.cells]
+    seeds = [cell["seed"] for cell in results.cells]
     figures = [value for cell in results.cells for measures in cell["figures"].values() for value in measures.values()]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(number, int) and number >= 0 for number in counts)
-        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in figures)
+        and all(isinstance(number, int) and 0 <= number <= _MOST for number in counts)
+        and len({cell["shots"] for cell in results.cells}) <= _MOST_SHOTS
+        and all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds)
+        and all(isinstance(value, (int, float)) and abs(value) <= _MOST for value in figures)
+        and all(facts.keys() >= _FACTS and facts["classes"] for facts in results.data.values())
         and all(cell["run"] in RUNS and cell["data"] in results.data for cell in results.cells)
     )

@@ -14,6 +14,8 @@ from .results import Results
 
 __all__ = ["comparison", "plot", "report"]
 
+_PANELS = 36
+"""Maximum number of panels in a plot."""
 _DRAWN = {"agreement": "right class, %", "clip_i": "CLIP-I", "diversity": "diversity"}
 
 
@@ -29,7 +31,7 @@ def report(results: Results) -> str:
     lines += [f"\nLeft out: {name}: {why}" for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
     for shots in _shots(results):
-        names = [name for name in results.data if any((c["data"], c["shots"]) == (name, shots) for c in results.cells)]
+        names = [name for name in results.data if results.at(name, shots)]
         rows = [["chance", *(f"{chance[name]:.1f}" for name in names)]]
         rows += [[m, *(_cell(results, name, shots, m, "accuracy", 100) for name in names)] for m in METHODS]
         if len(names) > 1:
@@ -52,21 +54,32 @@ def comparison(results: Results, other: Results) -> str:
     """Paired accuracy differences to ``other`` in points: mean and standard deviation over the seeds that both have."""
     lines = []
     for shots in _shots(results):
-        rows = []
+        rows, names = [], [name for name in results.data if results.at(name, shots)]
         for method in METHODS:
-            pairs = [[each.values(n, shots, method) for each in (results, other)] for n in results.data]
+            pairs = [[each.values(n, shots, method) for each in (results, other)] for n in names]
             gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
             rows.append([method, *(_spread(values, "+.1f") for values in gains)])
-        lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *results.data], rows)]
+        lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *names], rows)]
     return _text(lines)
 
 
 def plot(results: Results) -> Image.Image:
-    """Accuracy over shots with standard deviations over seeds, and chance; one panel per data set."""
+    """Accuracy over shots with standard deviations over seeds, and chance; one panel for each of the first data sets.
+
+    A ``matplotlibrc`` in the current folder does not apply: it could have LaTeX draw the names.
+    """
+    from matplotlib import rc_context, rcdefaults
+
+    with rc_context():
+        rcdefaults()
+        return _plot(results)
+
+
+def _plot(results: Results) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shots, names = _shots(results), list(results.data)
+    shots, names = _shots(results), list(results.data)[:_PANELS]
     columns = min(4, max(1, len(names)))
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(4 * columns, 3.4 * rows + 0.8), dpi=110, layout="constrained")
@@ -82,8 +95,10 @@ def plot(results: Results) -> Image.Image:
                 marker = "os^v"[number // 3 % 4]
                 panel.errorbar(*zip(*known, strict=True), label=method, color=f"C{number % 10}", marker=marker, capsize=2)  # fmt: skip
         panel.axhline(100 / results.data[name]["classes"], color="grey", linestyle=":", label="chance")
-        panel.set(title=escaped(name), xlabel="shots", ylabel="accuracy, %", xscale="log")
-        panel.set_xticks(shots, [str(k) for k in shots])
+        panel.set_title(escaped(name), parse_math=False)  # $ in a folder's name begins no formula
+        panel.set(xlabel="shots", ylabel="accuracy, %", xscale="log")
+        ticks = shots[:: -(-len(shots) // 20) or 1]
+        panel.set_xticks(ticks, [str(k) for k in ticks])
         panel.set_xticks([], minor=True)
     for panel in list(panels)[len(names) :]:
         panel.remove()

@@ -138,7 +138,9 @@ def test_scripts_of_the_page_fetch_nothing_and_write_no_text_into_it():
 
 
 def test_limits_in_security_are_those_of_the_code():
+    from mcti_core.cli import run_config
     from mcti_core.data import label_table
+    from mcti_core.evaluation import results
     from mcti_core.files import limits, safe_load, transfer
     from mcti_core.hosts.diffusers import model_folders
     from mcti_core.images import limited_readers, tiff_claims
@@ -165,6 +167,8 @@ def test_limits_in_security_are_those_of_the_code():
         f"steps done in a saved training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {names._MAX_LEVELS} |",
+        f"`--config`) | {run_config._MAX_BYTES // 2**20} MiB; keys of 16 parts, lists of {limits.MAX_TEMPLATES:,} values |",
+        f"results file | {results._MAX_BYTES >> 20} MiB; {results._MOST_SHOTS:,} different numbers of shots; numbers of {results._MOST:,} |",
         f"a list of moves | {label_table._LARGEST >> 20} MiB; {transfer._LARGEST >> 20} MiB |",
         f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
         f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {limited_readers._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",

@@ -1,6 +1,7 @@
 """Options from a file mean what they mean on the command line, and the file that a run writes repeats it."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,43 @@ def test_run_of_a_written_file_learns_the_same_tokens(tmp_path, monkeypatch, cap
     Path("first/README.md").write_text("mine", encoding="utf-8")
     assert main(["train", "--config", "first/run.toml", "--overwrite"]) == 1
     assert "README.md already exists and was not written by MC-TI" in capsys.readouterr().err
+
+
+NEST = "template" + ".a" * 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("steps = 0x" + "f" * 20_000, "'steps' to a number of more than 30 digits"), ("seed = 0o" + "7" * 5000, "'seed' to a number"),
+        ("overwrite = 0b" + "1" * 100_000, "'overwrite' to a number"), ("output-dir = 0x" + "f" * 5000, "'output_dir' to a number"),
+        ("template = [0x" + "f" * 5000 + "]", "'template' to a number"), ("folder = 0x" + "f" * 99, "'folder' to a number"),
+        ("template = [" + "'a {}'," * 1001 + "]", "'template' to 1,001 values; give at most 1,000"), ("validation-prompt = [" + "'a'," * 99_999 + "]", "99,999"),
+        (NEST + " = 1", "more than 16 parts"), (f"x = 1\n[{NEST}]", "16 parts"), (f"[[{NEST}]]", "16 parts"), (f"gamma = {{{NEST} = 1}}", "16 parts"),
+        ("gamma = {b = 1,\t" + NEST + " = 1}", "16 parts"), ("""'a"b'""" + ".'c d'" * 5000 + "=1", "16 parts"), (r'"\""' + r' . "\""' * 5000 + "=1", "16 parts"),
+        ("a" + " \t.\t a-_9" * 17 + "=1", "16 parts"), ("gamma" + ".a" * 15 + " = 1", "'gamma' to a dict"),
+        ("gamma = " + "{a = " * 200 + "1" + "}" * 200, "'gamma' to a dict"), ("steps = " + "[" * 200 + "]" * 200, "'steps' to a list"),
+    ],
+)  # fmt: skip
+def test_file_that_claims_much_is_refused_at_once(path, text, reason):
+    begun = time.process_time()
+    with pytest.raises(ConfigError, match=reason):
+        expanded(path, text)
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "initializer-token = '" + "a.b.c." * 100 + "'", "template = [" + "'a photo. of {}. ', " * 999 + "'{}']", "x" * 2**19, '"' + r"\"" * 2**18,
+        "a = '''" + '" ' * 2**18 + "'''", "a" + " " * 2**19, "'" * 2**19, "\t." * 2**18, r'{"\\' * 2**17, '["' + "a" * 2**19, " ".join(["a.b.c.d"] * 2**15),
+    ],
+)  # fmt: skip
+def test_search_for_long_keys_takes_linear_time_and_finds_none_in_values(path, text):
+    begun, told = time.process_time(), ""
+    try:
+        expanded(path, text)
+    except ConfigError as error:
+        told = str(error)
+    assert "16 parts" not in told
+    assert time.process_time() - begun < 2

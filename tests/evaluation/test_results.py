@@ -7,6 +7,15 @@ from mcti_core.errors import FileError, ResumeError
 from mcti_core.evaluation.cells import Cell
 from mcti_core.evaluation.results import Results, merge_parts, part_path, parts_of, read_results
 
+FACTS = {
+    "classes": 4,
+    "classes_in_all": 4,
+    "test_images": 8,
+    "test_images_in_all": 8,
+    "own_test": False,
+    "training_images": 8,
+}
+
 
 def cell(seed, value=0.5, **others):
     return {
@@ -21,8 +30,7 @@ def cell(seed, value=0.5, **others):
 
 
 def results(*seeds, **others):
-    facts = {"classes": 4, "own_test": False}
-    return Results({"lr": "0.1"}, {"mcti": "1"}, {"toy": facts}, {}, [cell(seed) for seed in seeds], **others)
+    return Results({"lr": "0.1"}, {"mcti": "1"}, {"toy": FACTS}, {}, [cell(seed) for seed in seeds], **others)
 
 
 def test_saved_results_are_read_again(tmp_path):
@@ -39,7 +47,10 @@ def test_saved_results_are_read_again(tmp_path):
     [
         {"settings": []}, {"settings": {"lr": 1}}, {"versions": {"x": None}}, {"data": {"toy": {"classes": "4"}}}, {"cells": [3]},
         {"data": {}}, {"cells": [cell(0, "high")]}, {"cells": [cell(-1)]}, {"cells": [cell(0, run="x")]}, {"cells": [cell(0, figures=[])]},
-        {"cells": [cell(0, data=1)]}, {"cells": [cell(0, shots="1")]}, {"missing": {"x": 1}},
+        {"cells": [cell(0, data=1)]}, {"cells": [cell(0, shots="1")]}, {"missing": {"x": 1}}, {"cells": [cell([1])]}, {"cells": [cell(0, shots={})]},
+        {"data": {"toy": {}}}, {"data": {"toy": {**FACTS, "classes": 0}}}, {"data": {"toy": FACTS, "x": {"classes": 1}}}, {"data": {"toy": []}},
+        {"data": {"toy": {**FACTS, "classes": 10**400}}}, {"cells": [cell(0, 10**400)]}, {"cells": [cell(0, 1e300)]}, {"cells": [cell(0, -(10**400))]},
+        {"cells": [cell(0, shots=10**400)]}, {"cells": [cell(10**400)]}, {"cells": [cell(2**63)]}, {"cells": [cell(0, shots=n) for n in range(2000)]},
     ],
 )  # fmt: skip
 def test_values_of_other_kinds_are_refused(tmp_path, change):

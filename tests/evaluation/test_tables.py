@@ -1,4 +1,6 @@
 import statistics
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -61,3 +63,27 @@ def test_plot_has_a_panel_per_data_set(results):
     one, two = plot(Results({}, data={"a": results.data["a"]}, cells=results.cells)), plot(results)
     assert two.width > 1.5 * one.width
     assert len(np.unique(np.asarray(two).reshape(-1, 3), axis=0)) > 10
+
+
+@pytest.mark.parametrize("name", ["$\\bad{$", "a$_$b", "$$", "$^$", "\\$x$", "$\\frac{1}{0}$ \x1b"])
+def test_plot_takes_names_as_they_are_and_starts_no_program(results, name, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib import rcParams
+
+    monkeypatch.setitem(rcParams, "text.usetex", True)  # as a matplotlibrc in the current folder may say
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    cells = [{**each, "data": name} for each in results.cells]
+    assert plot(Results({}, data={name: results.data["a"]}, cells=cells)).width > 100
+    assert rcParams["text.usetex"]  # a program's own settings stay
+
+
+def test_tables_and_plot_of_very_many_data_sets_and_shots_take_linear_time(results):
+    pytest.importorskip("matplotlib")
+    facts = results.data["a"]
+    many = Results({}, data={f"d{n}": facts for n in range(3000)})
+    many.cells += [cell(f"d{n}", 1 + n % 900, 0, "TI", TI={"accuracy": 0.5}) for n in range(3000)]
+    begun = time.process_time()
+    assert len(report(many)) > 100_000
+    assert len(comparison(many, many)) > 10_000
+    assert max(plot(many).size) < 5000
+    assert time.process_time() - begun < 30
