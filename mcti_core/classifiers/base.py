@@ -109,9 +109,14 @@ class Classifier(ABC):
             labels: (N,) strings, or indices into ``self.labels`` such as ``FewShotDataset.labels``.
 
         Raises:
-            ConfigError: the numbers of images and labels differ.
+            ConfigError: the numbers of images and labels differ, or a label is of another kind.
         """
-        wanted = [label if isinstance(label, str) else self.labels[int(label)] for label in labels]
+        try:
+            wanted = [label if isinstance(label, str) else self.labels[int(label)] for label in labels]
+        except (TypeError, ValueError, OverflowError, IndexError, RuntimeError) as error:
+            raise ConfigError(
+                f"a label is neither a text nor the index of one of {len(self.labels)} classes ({error})"
+            ) from error
         found = self.predict(images).tolist()
         if len(found) != len(wanted):
             raise ConfigError(f"there are {len(found)} images and {len(wanted)} labels; give one label per image")

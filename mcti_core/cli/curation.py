@@ -60,7 +60,7 @@ def curate(
         corrections: absolute path -> label that replaces the answer.
         records: one per image, from ``classify.record_of``; unreadable images are skipped.
     """
-    answered = {Path(record["image"]): record for record in records if "error" not in record}
+    answered = _once({Path(record["image"]): record for record in records if "error" not in record})
     labels = {path: corrections.get(os.path.abspath(path), record["label"] or "") for path, record in answered.items()}
     caption, places = arguments.caption, {path: path for path in labels}
     captions = {path: _caption(caption, label, tokens) for path, label in labels.items() if caption and label}
@@ -70,6 +70,15 @@ def curate(
         _write_captions(captions)
     if arguments.review:
         _review(arguments, answered, labels, places, tokens, host)
+
+
+def _once(answered: Mapping[Path, Mapping[str, Any]]) -> dict[Path, Mapping[str, Any]]:
+    """Each image once, also if it was given in several spellings; a link is an image of its own."""
+    found, real = dict[tuple[str, str], Path](), dict[Path, str]()
+    for path in answered:
+        folder = real.get(path.parent) or real.setdefault(path.parent, os.path.realpath(path.parent))
+        found.setdefault((folder, path.name), path)
+    return {path: answered[path] for path in found.values()}
 
 
 def _sort(
@@ -119,7 +128,8 @@ def _caption(template: str, label: str, tokens: TokenSet) -> str:
 
     index = find_class(label, tokens.labels, tokens.names)
     values = {"label": label, "token": safe_names([label])[0] if index is None else tokens.names[index]}
-    return " ".join(re.sub(r"\{(label|token)\}", lambda found: values[found[1]], template).split())
+    whole = " ".join(re.sub(r"\{(label|token)\}", lambda found: values[found[1]], template).split())
+    return whole.encode("utf-8", "backslashreplace").decode()  # of half a character, an escape
 
 
 def _review(

@@ -275,7 +275,8 @@ def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
 def _each(images: Sequence[Any] | Tensor, label: str) -> Sequence[Any] | Tensor:
     """Wrap a single image in a list."""
     single = isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)
-    if not single and (isinstance(images, str) or not isinstance(images, Iterable)):
+    scalar = isinstance(images, Tensor | np.ndarray) and images.ndim == 0
+    if not single and (scalar or isinstance(images, str) or not isinstance(images, Iterable)):
         raise ExamplesError(
             f"the images of class {label!r} are of type {type(images).__name__}; give a list of images, or a batch"
         )

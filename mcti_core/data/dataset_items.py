@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -43,12 +44,19 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
         values = list(dataset.targets)
     else:
         values = [_item_label(dataset[number], label) for number in range(len(dataset))]
-    values = [value.item() if hasattr(value, "item") else value for value in values]
+    values = list(map(_plain_label, values))
     names = classes if classes is not None else _own_names(dataset, label)
     if names is None:
+        if len({isinstance(value, str) for value in values}) > 1:
+            raise ExamplesError(
+                "some labels of the data set are texts and others numbers; pass their names as classes="
+            )
         names = list(map(str, sorted(set(values))))
         values = list(map(str, values))
-    texts = [value if isinstance(value, str) else names[value] if 0 <= value < len(names) else "" for value in values]
+    texts = [
+        value if isinstance(value, str) else names[value] if isinstance(value, int) and 0 <= value < len(names) else ""
+        for value in values
+    ]
     if unnamed := [value for value, text in zip(values, texts, strict=True) if text not in names]:
         raise ExamplesError(
             f"labels such as {unnamed[0]!r} are none of the {len(names)} classes; pass their names as classes="
@@ -57,6 +65,17 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
     used = tuple(name for name in names if name in present)
     number = {name: index for index, name in enumerate(used)}
     return used, torch.tensor([number[text] for text in texts], dtype=torch.long)
+
+
+def _plain_label(value: Any) -> str | int | float:
+    """A label as a text or a number. Raises: ExamplesError: it is something else."""
+    with suppress(TypeError, ValueError, RuntimeError):  # an array of several numbers
+        value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, str | int | float):
+        raise ExamplesError(
+            f"a label of the data set is of type {type(value).__name__}; labels are texts or whole numbers"
+        )
+    return value
 
 
 def item_image(item: Any, image: str | None) -> Any:

@@ -105,7 +105,7 @@ class FeatureCache:
             sizes = torch.tensor(frames) // codec.downscale
         texts = [dataset.sidecars(row)[0] for row in range(len(dataset))]
         captions = tuple("" if text is None else read_caption(text) for text in texts)
-        fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
+        fingerprint = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
         stored = None
         if path is not None:

@@ -22,8 +22,8 @@ from .dataset import FewShotDataset
 __all__ = ["FORMULA", "csv_lines", "read_corrections", "relabelled"]
 
 _LARGEST = 2**25
-FORMULA = tuple("=+-@\t\r'")
-"""With these a spreadsheet's formula begins; the text then gets an apostrophe before it, which reading takes away."""
+FORMULA = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
+"""With these, the last four of full width, a spreadsheet's formula begins; the text then gets an apostrophe before it, which reading takes away."""
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> str:

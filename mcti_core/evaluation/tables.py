@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -28,7 +29,7 @@ def report(results: Results) -> str:
         own = "yes" if facts["own_test"] else "no: a third of all images"
         rows.append([name, classes, f"{facts['training_images']:,}", test, own])
     lines += _table(["data set", "classes", "training images", "test images", "a test part of its own"], rows)
-    lines += [f"\nLeft out: {name}: {why}" for name, why in results.missing.items()]
+    lines += [_plain(f"\nLeft out: {name}: {why}") for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
     for shots in _shots(results):
         names = [name for name in results.data if results.at(name, shots)]
@@ -137,7 +138,12 @@ def _spread(values: Sequence[float], form: str) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table, without rows that have no figures."""
     lines = [head, ["---"] * len(head), *(row for row in rows if any(row[1:]))]
-    return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    return ["| " + " | ".join(map(_plain, line)) + " |" for line in lines]
+
+
+def _plain(text: str) -> str:
+    """Escape what would begin another cell, HTML, an image or code in Markdown."""
+    return re.sub(r"([|<!`])", r"\\\1", text)
 
 
 def _text(lines: Iterable[str]) -> str:

@@ -116,7 +116,7 @@ def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *
     if not is_caption and not is_image:
         return "it is not an image"
     if text is not None:
-        written = text.encode()
+        written = text.encode("utf-8", "surrogatepass")
         same = is_caption and target.stat().st_size == len(written) and target.read_bytes() == written
         return "" if same else "it has changed"
     if source is None or source.suffix != target.suffix:

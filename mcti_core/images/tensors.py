@@ -42,6 +42,7 @@ def as_image(image: Any, name: str) -> Tensor:
         raise ExamplesError(
             f"{name} is of type {type(image).__name__}; give a tensor (3, H, W), a NumPy array (H, W, 3) or a Pillow image"
         )
+    _refuse_unusual(image, name)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ExamplesError(f"{name} has the shape {tuple(image.shape)}; give a tensor (3, H, W){_grey(image.shape)}")
     return in_range(image.detach() if image.requires_grad else image, name).float().cpu()
@@ -64,6 +65,7 @@ def as_batch(images: Any) -> Tensor:
         images = _of_numpy(images, "the batch of images")
     if not isinstance(images, Tensor):
         return as_image(images, "the image")[None]
+    _refuse_unusual(images, "the batch of images")
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
@@ -122,6 +124,11 @@ def _path_or_image(image: Any, number: int) -> Path | Tensor:
     return Path(image) if isinstance(image, str | os.PathLike) else as_image(image, f"image {number}")
 
 
+def _refuse_unusual(images: Tensor, name: str) -> None:
+    if images.is_nested or images.layout != torch.strided or images.is_meta:
+        raise ExamplesError(f"{name} is a tensor without plain numbers (nested, sparse or meta); make it dense")
+
+
 def _grey(shape: Sequence[int]) -> str:
     """Advice for an image that seems to have a single channel."""
     is_grey = 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2])))
@@ -150,7 +157,7 @@ def in_range(pixels: Tensor, name: str, beyond: float = _ROUNDING) -> Tensor:
     """
     if pixels.dtype == torch.uint8:
         return pixels.float() / 255
-    if not pixels.is_floating_point():
+    if not pixels.is_floating_point() or pixels.element_size() < 2:
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     low, high = (float(value) for value in pixels.detach().aminmax())
     if not -beyond <= low <= high <= 1 + beyond:  # with NaN, both are NaN

@@ -87,7 +87,7 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
     keyed: Mapping[str, Tensor] = {encoder_named(key) or key: tensor for key, tensor in tensors.items()}
     if len(encoders) == len(tensors) == 1:
         keyed = dict(zip(encoders, tensors.values(), strict=True))
-    if set(keyed) != set(encoders):
+    if set(keyed) != set(encoders) or len(keyed) < len(tensors):
         raise TokenError(
             f"it should contain {_listed(encoders)}, it contains {_listed(tensors)}; save or copy the file again"
         )

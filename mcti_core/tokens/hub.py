@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,14 +72,15 @@ class HubMethods:
         from .io import load_tokens
 
         name = pretrained_model_name_or_path
-        if Path(name).is_dir():
+        if os.path.isdir(name):  # unlike its own method, not an error for a name that no system takes
             return load_tokens(Path(name) / _FILE)
         hub = _hub()
         try:
             return load_tokens(hub.hf_hub_download(str(name), _FILE, **download))
         except (OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TokenError(
-                f"there is no folder {name}, and no token set of this name could be downloaded ({str(error).splitlines()[0]})"
+                f"there is no folder {name!s:.200}, and no token set of this name could be downloaded ({reason:.500})"
             ) from error
 
     def push_to_hub(

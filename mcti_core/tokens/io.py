@@ -132,8 +132,9 @@ def export_embedding(
     """
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
-    # the twin is for classifying, not for prompts
     vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items() if encoder != TWIN}  # each (V, d)
+    if not vectors:
+        raise TokenError(f"{label!r} has only vectors for classifying (the twin), and none for prompts")
     tensors = _by_key(vectors, layout, name)
     values = {
         "name": name,

@@ -94,7 +94,7 @@ class TokenSet(HubMethods):
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")
         if any(
-            not re.fullmatch(r"[A-Za-z0-9_]{1,40}", encoder) for encoder in self.vectors
+            not re.fullmatch(r"(?!__)[A-Za-z0-9_]{1,40}", encoder) for encoder in self.vectors
         ):  # they become keys and file names
             raise TokenError(f"text encoders are named by letters, digits and _, got {list(self.vectors)!s:.300}")
         if self.pooling not in POOLINGS:

@@ -25,6 +25,8 @@ _KINDS: dict[str, tuple[type, str]] = {
 }
 _MOST = 2**64
 """Upper bound of all numbers, which seeds have in PyTorch."""
+_MOST_LR, _MOST_DECAY = 1e30, 1e6
+"""The optimizer's float32 numbers overflow above their product times 300."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class TrainConfig:
             )
         if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
             raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
+        if self.lr > _MOST_LR or self.weight_decay > _MOST_DECAY:  # the optimizer computes in float32
+            raise ConfigError(
+                f"lr must be at most {_MOST_LR:g} and weight_decay at most {_MOST_DECAY:g}, got {self.lr} and {self.weight_decay}"
+            )
         if self.gamma_end is not None and not 0 < self.gamma_end < math.inf:
             raise ConfigError(f"gamma_end must be above 0 or None, got {self.gamma_end}")
         for name, allowed in (("direction", DIRECTIONS), ("pooling", POOLINGS), ("lr_schedule", SCHEDULES)):

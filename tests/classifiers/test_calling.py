@@ -138,3 +138,6 @@ def test_score_is_scikit_learns_accuracy_and_takes_texts_and_numbers(paths):
     assert classifier.predict(paths).tolist()[2] == UNKNOWN
     with pytest.raises(ConfigError, match="3 images and 2 labels"):
         classifier.score(paths, wanted[:2])
+    for wrong in ([None] * 3, [float("nan")] * 3, [["a"]] * 3, [7] * 3, [object()] * 3):
+        with pytest.raises(ConfigError, match="neither a text nor the index"):
+            classifier.score(paths, wrong)

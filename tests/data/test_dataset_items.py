@@ -113,3 +113,26 @@ class Stream(IterableDataset):
 def test_other_data_sets_are_refused_by_one_sentence(dataset, options, sentence):
     with pytest.raises(ExamplesError, match=sentence):
         FewShotDataset.from_dataset(dataset, **options)
+
+
+@pytest.mark.parametrize("label", [None, object(), ["a"], {}, np.zeros(2), torch.zeros(2), b"a"])
+def test_labels_that_are_neither_texts_nor_numbers_are_refused(label):
+    picture = torch.zeros(3, 4, 4)
+    for classes in (None, ["a", "b"]):
+        with pytest.raises(ExamplesError, match="labels are texts or whole numbers"):
+            FewShotDataset.from_dataset([(picture, "a"), (picture, label)], classes=classes)
+
+
+def test_labels_of_two_kinds_and_fractions_are_refused():
+    picture = torch.zeros(3, 4, 4)
+    with pytest.raises(ExamplesError, match="some labels of the data set are texts and others numbers"):
+        FewShotDataset.from_dataset([(picture, "a"), (picture, 1)])
+    for fraction in (0.5, 1.0, float("nan")):
+        with pytest.raises(ExamplesError, match="none of the 2 classes"):
+            FewShotDataset.from_dataset([(picture, 0), (picture, fraction)], classes=["a", "b"])
+
+
+@pytest.mark.parametrize("image", [np.array(1.0), torch.tensor(1.0), np.float32(0)])
+def test_a_number_in_place_of_images_is_refused(image):
+    with pytest.raises(ExamplesError, match="give a list of images"):
+        FewShotDataset.from_images({"a": image, "b": image})

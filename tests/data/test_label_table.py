@@ -99,3 +99,11 @@ def test_very_many_new_labels_are_refused_before_the_square_of_their_time(monkey
     with pytest.raises(TokenError, match="at most 4,096"):
         relabelled(dataset, corrections)
     assert time.process_time() - started < 2  # it was 14
+
+
+@pytest.mark.parametrize("sign", ["\n=", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_formulas_of_full_width_or_after_a_line_end_are_texts(tmp_path, sign):
+    text = csv_lines([("image", "label"), ("/a.png", f"{sign}1")])
+    assert [row[1][0] for row in csv.reader(io.StringIO(text, newline=""))][1] == "'"
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    assert read_corrections(tmp_path / "t.csv") == {"/a.png": f"{sign}1".strip()}

@@ -71,6 +71,32 @@ def test_classify_moves_by_answer_inside_the_folder_and_undo_restores(there, cap
     assert contents(there) == before
 
 
+def test_image_given_in_several_spellings_is_moved_once(there, capsys):
+    before = contents(there)
+    (there / "link").symlink_to("inbox")
+    again = [str(Path("inbox/0.png").absolute()), "inbox/../inbox/0.png", "./link/1.png", "inbox/0.png"]
+    assert main(["classify", *again, "inbox", "--tokens", "tokens.safetensors", "--move-to", "sorted", "--caption", "{label}", "--review", "r.html"]) == 1  # fmt: skip
+    assert "5 images moved" in capsys.readouterr().out
+    assert len(list(Path("sorted").rglob("*.png"))) == 5
+    assert main(["undo", "sorted/undo-1.json"]) == 0
+    Path("r.html").unlink()
+    (there / "link").unlink()
+    assert contents(there) == before
+
+
+@pytest.mark.parametrize("label", ["\ud800", "a\udce9b", "\udfff \ud800"])
+def test_caption_of_a_label_with_half_a_character_is_an_escape(there, label):
+    tokens = load_tokens("tokens.safetensors")
+    save_tokens(replace(tokens, labels=(label, label + "x")), "tokens.safetensors")
+    before = contents(there)
+    assert run("--move-to", "sorted", "--caption", "{label}") == 1
+    texts = {path.read_text(encoding="utf-8") for path in Path("sorted").rglob("*.txt")}
+    assert texts <= {ascii(label)[1:-1], ascii(label)[1:-1] + "x"}
+    assert texts
+    assert main(["undo", "sorted/undo-1.json"]) == 0
+    assert contents(there) == before
+
+
 def test_classify_below_the_threshold_leaves_images_where_they_are(there):
     before = contents(there)
     assert run("--copy-to", "sorted", "--threshold", "1") == 1

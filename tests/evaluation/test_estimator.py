@@ -37,6 +37,12 @@ def test_fit_learns_the_classes_and_clones_share_the_model(tiny_host, examples):
         again.set_params(gamma=1)
 
 
+def test_fit_takes_labels_with_half_a_character(tiny_host, examples):
+    images, _ = examples
+    estimator = TrainableClassifier(tiny_host, SHORT, hflip=False).fit(images[:4], ["\ud800", "b", "a\udfff", "b"])
+    assert set(estimator.classes_.tolist()) == {"\ud800", "b", "a\udfff"}
+
+
 def test_cross_validation_and_search_train_on_each_fold(tiny_host, examples):
     from sklearn.model_selection import GridSearchCV, cross_val_score
 

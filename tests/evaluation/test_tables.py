@@ -1,3 +1,4 @@
+import re
 import statistics
 import subprocess
 import time
@@ -87,3 +88,11 @@ def test_tables_and_plot_of_very_many_data_sets_and_shots_take_linear_time(resul
     assert len(comparison(many, many)) > 10_000
     assert max(plot(many).size) < 5000
     assert time.process_time() - begun < 30
+
+
+@pytest.mark.parametrize("name", ["<img src=http://a.b>", "![x](http://a.b)", "`x", "a|b", "</td><script>"])
+def test_names_are_neither_html_nor_images_in_markdown(results, name):
+    cells = [{**each, "data": name} for each in results.cells]
+    text = report(Results({}, data={name: results.data["a"]}, missing={name: name}, cells=cells))
+    assert not re.search(r"(?<!\\)[<!`]", text)
+    assert {line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("| chance")} == {3}

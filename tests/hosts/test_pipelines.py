@@ -137,3 +137,23 @@ def test_tokens_that_do_not_fit_leave_the_pipeline_alone(pipe):
     with pytest.raises(TokenError, match=r"already has <猫>; call pipe.unload_textual_inversion"):
         add_to_pipeline(pipe, tokens)
     assert len(pipe.tokenizer) == size + 1
+
+
+@pytest.mark.parametrize("word", ["<my-dog>_2", "<猫>_1", "<猫>_3"])
+def test_any_word_of_a_token_in_the_pipeline_is_refused(pipe, word):
+    tokens = set_of(host_from_pipeline(pipe), count=4)
+    pipe.tokenizer.add_tokens([word])
+    with pytest.raises(TokenError, match=f"already has {word}"):
+        add_to_pipeline(pipe, tokens)
+    assert pipe.text_encoder.get_input_embeddings().weight.shape[0] == len(pipe.tokenizer) - 1
+
+
+@pytest.mark.parametrize("value", [1e6, -7e4])
+def test_numbers_that_half_precision_lacks_are_refused_before_anything_is_added(xl_pipe, value):
+    tokens = set_of(host_from_pipeline(xl_pipe))
+    tokens.vectors["clip_g"][1, 0, 0] = value
+    xl_pipe.to(torch.float16)
+    size = len(xl_pipe.tokenizer)
+    with pytest.raises(TokenError, match="cannot store"):
+        add_to_pipeline(xl_pipe, tokens)
+    assert len(xl_pipe.tokenizer) == size

@@ -53,7 +53,9 @@ def test_as_image_with_transparency_lays_it_on_white():
     [
         (BYTES.float(), "divide values"), (FLOATS - 0.5, "outside"), (FLOATS.where(FLOATS < 0.5, torch.nan), "not finite"),
         (FLOATS.where(FLOATS < 0.5, -torch.inf), "not finite"), (BYTES.long(), "int64"), (BYTES.numpy().astype(int), "int64"),
-        (2 * FLOATS - 1, "map values from -1 to 1"), (FLOATS[0], "repeat a grey image's channel"), (FLOATS[:1], "repeat a grey"), (np.array(["x"]), "type"), (Image.new("F", (4, 4)), "mode F"), (7, "int"),
+        (2 * FLOATS - 1, "map values from -1 to 1"), (FLOATS[0], "repeat a grey image's channel"), (FLOATS[:1], "repeat a grey"), (np.array(["x"]), "type"),
+        (FLOATS.to_sparse(), "make it dense"), (FLOATS.to("meta"), "make it dense"),
+        (FLOATS.to(torch.float8_e4m3fn), "float8"), (FLOATS.to(torch.complex64), "complex64"), (Image.new("F", (4, 4)), "mode F"), (7, "int"),
     ],
 )  # fmt: skip
 def test_as_image_of_another_kind_is_refused_in_one_short_sentence(image, sentence):

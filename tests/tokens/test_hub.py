@@ -129,9 +129,10 @@ def test_download_is_read_with_the_checks_of_a_file(small, tmp_path):
     cached(tmp_path / "cut", content[:-1])
     with pytest.raises(TokenError, match="truncated or damaged"):
         TokenSet.from_pretrained("me/things", cache_dir=tmp_path / "cut", local_files_only=True)
-    for name in ("me/others", "no/such/name"):
-        with pytest.raises(TokenError, match=f"no folder {name}, and no token set"):
+    for name in ("me/others", "no/such/name", "x" * 5000, "x/" * 3000, "\0", "\ud800"):
+        with pytest.raises(TokenError, match=f"no folder {name[:200]}.*, and no token set") as told:
             TokenSet.from_pretrained(name, cache_dir=tmp_path / "cache", local_files_only=True)
+        assert len(str(told.value)) < 1000
 
 
 def test_without_the_package_a_folder_is_still_read(small, tmp_path, monkeypatch):

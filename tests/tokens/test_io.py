@@ -408,6 +408,12 @@ class TestImport:
             ({"encoders": None}, "'encoders' are missing"),
             ({"encoders": "[1]"}, "'encoders' have the wrong type"),
             ({"encoders": '["clip_l", "clip_g"]'}, "it should contain 'clip_l', 'clip_g', it contains 'emb_params'"),
+            (
+                {"t5": torch.ones(2, 32), "t5xxl": torch.ones(2, 32), "emb_params": None, "encoders": '["t5xxl"]'},
+                "it should contain",
+            ),
+            ({"encoders": '["__metadata__"]'}, "named by letters"),
+            ({"encoders": '["__x"]'}, "named by letters"),
             ({"label": None}, "lacks 'label'"),
             ({"templates": "{}"}, "'templates' has the wrong type"),
             ({"pooling": '"elsewhere"'}, "pooling"),
@@ -420,6 +426,13 @@ class TestImport:
         with pytest.raises(TokenError, match=message) as caught:
             import_embeddings([_damaged(export_embedding(tokens, 0, tmp_path), **changes)])
         assert "a.safetensors: " in str(caught.value)
+
+
+def test_token_for_classifying_only_is_no_embedding(tmp_path):
+    tokens = TokenSet(("a",), {"clip_twin": torch.zeros(1, 1, 768)})
+    with pytest.raises(TokenError, match="none for prompts"):
+        export_embedding(tokens, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path, monkeypatch):

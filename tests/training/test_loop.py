@@ -80,6 +80,12 @@ def test_a_seed_gives_the_same_tokens_to_the_bit(tiny_host, cache, tokens, terms
     assert not same(first.tokens, other.tokens)
 
 
+@pytest.mark.parametrize("beyond", [{"lr": 1e300}, {"lr": 1e31}, {"weight_decay": 1e300}, {"weight_decay": 1e7}])
+def test_settings_beyond_the_optimizers_numbers_are_refused(beyond):
+    with pytest.raises(ConfigError, match="lr must be at most 1e\\+30 and weight_decay at most 1e\\+06"):
+        replace(SHORT, **beyond)
+
+
 def test_input_tokens_are_left_alone(tiny_host, cache, tokens):
     before = {name: v.clone() for name, v in tokens.vectors.items()}
     learned = train(tiny_host, cache, tokens, SHORT).tokens

@@ -68,14 +68,19 @@ def add_to_pipeline(pipe: Any, tokens: TokenSet) -> dict[str, str]:
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}; this pipeline has {_widths(theirs)}")
     words = [f"<{name}>" for name in tokens.names]
+    more = range(1, max(2, tokens.vectors_per_token))
     for _, tokenizer in text.values():
-        if there := sorted({*words, *(f"{word}_1" for word in words)} & set(tokenizer.get_vocab())):
+        if there := sorted({*words, *(f"{word}_{n}" for word in words for n in more)} & set(tokenizer.get_vocab())):
             raise TokenError(
                 f"the pipeline already has {there[0]}; call pipe.unload_textual_inversion() first, or rename the class"
             )
+    vectors = {name: tokens.vectors[name].to(tower.dtype) for name, (tower, _) in text.items()}
+    if not all(each.isfinite().all() for each in vectors.values()):
+        raise TokenError(
+            "the tokens contain numbers that the pipeline's number format cannot store; load it in bf16 or fp32"
+        )
     for name, (tower, tokenizer) in text.items():
-        vectors = list(tokens.vectors[name].to(tower.dtype))
-        pipe.load_textual_inversion(vectors, token=list(words), text_encoder=tower, tokenizer=tokenizer)
+        pipe.load_textual_inversion(list(vectors[name]), token=list(words), text_encoder=tower, tokenizer=tokenizer)
     return dict(zip(tokens.labels, words, strict=True))
 
 
