@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -34,11 +35,23 @@ def working() -> Iterator[None]:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Convert an ``MCTIError`` to a ``ValueError`` without the library's stack frames."""
+    """Convert an ``MCTIError`` to a ``ValueError`` without the library's stack frames, and free the tensors of what failed."""
     try:
         yield
     except MCTIError as error:  # a new exception, since contextlib restores the frames of the same one
+        _clear_frames(error)
         raise ValueError(escaped(str(error))) from None
+    except BaseException as error:
+        _clear_frames(error)
+        raise
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Drop the variables of all frames that the error refers to. ComfyUI's own frame and the error's traceback refer to each
+    other, so that a failed step's tensors would stay on the device until Python collects garbage."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Reporter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ _SIGNS = (
     "out_of_device_memory",  # XPU, as the next two
     "out_of_host_memory",
     "out_of_resources",
+    "vram grow failed",  # ComfyUI's dynamic VRAM (comfy-aimdo), as the next
+    "vram reservation failed",
 )
 
 
@@ -40,6 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def empty_caches() -> None:
     """Free unused cached memory. Call it outside of the exception handler, which keeps the failed call's tensors alive."""
+    gc.collect()  # an exception and its frames may refer to each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

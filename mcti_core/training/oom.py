@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from ..errors import HostError
 from ..hosts.out_of_memory import empty_caches, is_out_of_memory
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from .loop import StepInfo, TrainResult
 
 __all__ = ["with_less_memory"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def with_less_memory(
@@ -65,6 +70,17 @@ def with_less_memory(
         config = replace(config, **smaller)
         resume = last.state() if last is not None else resume
         empty_caches()
+        _LOG.info("Out of memory; the training goes on with %s", _in_words(config))
+
+
+def _in_words(config: TrainConfig) -> str:
+    size = config.micro_batch_size
+    checkpointing = " and gradient checkpointing" if config.gradient_checkpointing else ""
+    memory = ""
+    if torch.cuda.is_available():
+        free, in_use = torch.cuda.mem_get_info()[0], torch.cuda.memory_allocated()
+        memory = f" ({in_use / 1e9:.1f} GB in use, {free / 1e9:.1f} GB free)"
+    return f"{size} image{'s' if size != 1 else ''} at once{checkpointing}{memory}"
 
 
 def _advice(at_once: int, checkpointing: bool) -> str:

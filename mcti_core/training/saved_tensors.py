@@ -24,8 +24,8 @@ def saved_tensors_verified() -> Iterator[None]:
     """Compare the tensors that autograd saves in this context with what it reads, bit by bit.
 
     A host that moves weights in and out of memory may reuse a weight's memory for another layer while autograd refers to
-    it. Losses are then correct, but gradients are wrong. The check does not change results, and waits for the device
-    once. It does not cover checkpointed blocks, which save nothing between forward and backward pass.
+    it. Losses are then correct, but gradients are wrong. The check does not change results, and waits for each
+    device once. It does not cover checkpointed blocks, which save nothing between forward and backward pass.
 
     Raises:
         HostError: a saved tensor was overwritten, so the gradients are wrong.
@@ -43,7 +43,9 @@ def saved_tensors_verified() -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(save, read):
         yield
-    wrong = int(torch.stack(overwritten).sum()) if overwritten else 0
+    # autograd saves tensors of both devices: a text encoder's vectors are there, indices and sizes may be on the CPU
+    by_device = {each.device: [flag for flag in overwritten if flag.device == each.device] for each in overwritten}
+    wrong = sum(int(torch.stack(flags).sum()) for flags in by_device.values())
     if wrong:
         raise HostError(
             f"the model's host overwrote {wrong} of {len(overwritten)} tensors that gradients are computed from, so the gradients "

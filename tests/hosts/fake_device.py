@@ -35,6 +35,7 @@ _CPU, _ATEN = torch.device("cpu"), torch.ops.aten
 _COPYING = {_ATEN.copy_, _ATEN._to_copy, _ATEN.to}
 _INDEXING = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_}
 """PyTorch takes their indices from the CPU too, and copies them."""
+_JOINING = {_ATEN.cat, _ATEN.stack}
 _WAITING = {
     _ATEN._local_scalar_dense, _ATEN._unique2, _ATEN.equal, _ATEN.is_nonzero, _ATEN.masked_select, _ATEN.nonzero, _ATEN.unique_dim,
 }  # fmt: skip
@@ -95,7 +96,8 @@ def _run(operation, args, kwargs):
 
 def _note(packet, args, tensors, there, result_there):
     others = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere)]
-    many = [tensor for tensor in others if tensor.ndim]  # a single number may come from anywhere
+    # a single number may come from anywhere, but for a row of numbers
+    many = others if packet in _JOINING else [tensor for tensor in others if tensor.ndim]
     if packet in _COPYING:
         to_the_cpu = bool(there) and (not result_there or not isinstance(args[0], Elsewhere))
         if to_the_cpu:

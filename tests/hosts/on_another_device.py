@@ -28,6 +28,7 @@ from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import train
+from mcti_core.training.saved_tensors import saved_tensors_verified
 
 CUDA = "cuda"
 BASE = TrainConfig(steps=4, batch_size=6, lr=1e-3, templates=("a photo of a {}", "a drawing of a {}"))
@@ -121,6 +122,13 @@ def main(model, clip, device):
         train(host, cache, tokens, BASE, on_step=stop)
         return list(train(host, cache, tokens, BASE, resume=states[-1]()).tokens.vectors.values())
 
+    def verified(host):
+        """Autograd saves the tensor there, and the number on the CPU."""
+        x = torch.ones(3).to(host.device).requires_grad_()
+        with saved_tensors_verified():
+            (x.square() * torch.tensor(2.0)).sum().backward()
+        return [x.grad]
+
     def scored(make):
         def run(host):
             classifier = make(host)
@@ -139,6 +147,7 @@ def main(model, clip, device):
 
     runs = {"features": features, "resumed": resumed}
     runs |= {f"training, {name}": trained(config) for name, config in TRAININGS.items()}
+    runs["verified"] = verified
     runs["training, captions, masks and buckets"] = with_beside
     runs["clip"] = scored(lambda host: ClipClassifier(host, tokens))
     runs["hybrid"] = scored(hybrid)

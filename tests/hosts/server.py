@@ -390,6 +390,8 @@ class Listener:
             for event in self.of("progress", node, most):
                 if event.data["value"] >= value:
                     return event
+            if any(event.kind == "execution_error" for event in self.events):
+                break
             time.sleep(0.005)
         raise TimeoutError(f"node {node} did not reach {value} of {most} in {timeout} s; last was {self.events[-3:]}")
 

@@ -37,7 +37,7 @@ def told(request, device):
 
 def test_the_numbers_are_the_cpus_and_no_operation_mixes_devices(found):
     """Mixing would be an error."""
-    assert len(found) == 19
+    assert len(found) == 20
     assert {name: run["apart"] for name, run in found.items() if run["apart"] > 1e-4} == {}
 
 
@@ -65,7 +65,7 @@ def test_classifying_waits_for_latents_features_and_each_look(found):
 
 
 def test_a_gpu_gives_the_cpus_numbers(found_on_a_gpu):
-    assert len(found_on_a_gpu) == 19
+    assert len(found_on_a_gpu) == 20
     assert {name: run["apart"] for name, run in found_on_a_gpu.items() if run["apart"] > 1e-3} == {}
 
 

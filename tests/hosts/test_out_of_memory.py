@@ -171,6 +171,7 @@ def test_in_parts_that_fit_gives_every_row_once_and_in_order(rows, room):
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("VRAM grow failed: 126484480 bytes"), True),
         (MemoryError(), True),
         (RuntimeError("shapes differ"), False),
         (ValueError("out of memory"), False),
