@@ -33,7 +33,9 @@ def saved_tensors_verified() -> Iterator[None]:
     overwritten: list[Tensor] = []
 
     def save(tensor: Tensor) -> Sample:
-        return tensor, _sampled(tensor)
+        # detached: an operation that saves its own output, such as attention, would refer to itself, and the memory of a step
+        # that fails before its backward pass would never be freed
+        return tensor.detach(), _sampled(tensor)
 
     def read(saved: Sample) -> Tensor:
         tensor, before = saved

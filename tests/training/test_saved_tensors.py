@@ -1,7 +1,11 @@
 """What autograd saves is compared with what it reads."""
 
+import gc
+import weakref
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mcti_core.errors import HostError
 from mcti_core.training.saved_tensors import saved_tensors_verified
@@ -41,3 +45,20 @@ def test_saved_tensors_that_hold_nan_from_the_start_pass():
     with saved_tensors_verified():
         x.square().sum().backward()
     assert x.grad[0] == 2
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [lambda x: F.scaled_dot_product_attention(x, x, x), lambda x: F.group_norm(x, 2), lambda x: x.softmax(-1)],
+    ids=["attention", "group norm", "softmax"],
+)
+def test_saved_tensors_of_a_step_without_backward_pass_are_freed(operation):
+    """Attention and group norm save their own outputs."""
+    x = torch.randn(1, 2, 8, 4, requires_grad=True)
+    inside = x * 3
+    watched = weakref.ref(inside)
+    with saved_tensors_verified():
+        result = operation(inside)
+    del inside, result
+    gc.collect()
+    assert watched() is None
