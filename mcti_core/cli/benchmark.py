@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +41,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     from ..files.ownership import delete_own, refuse_foreign
     from ..files.provenance import TEXT_MARK, is_marked, write_png, write_text
 
-    if find_spec("matplotlib") is None:
-        raise MCTIError("the benchmark needs matplotlib; install what it needs with: pip install 'mcti[benchmark]'")
+    _check_matplotlib()
     other = None if arguments.compare is None else read_results(arguments.compare)
     outputs = file, table, picture = [arguments.output_dir / name for name in ("results.json", "table.md", "plot.png")]
     for path in outputs:
@@ -65,6 +63,20 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     print(text if other is None else text + comparison(results, other))
     print(escaped(f"the same in {arguments.output_dir}: {file.name}, {table.name}, {picture.name}"))
     return 0
+
+
+def _check_matplotlib() -> None:
+    """Raises: MCTIError: it cannot be imported, which a ``matplotlibrc`` in the current folder may cause."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MCTIError(
+            "the benchmark needs matplotlib; install what it needs with: pip install 'mcti[benchmark]'"
+        ) from error
+    except Exception as error:  # of many types
+        raise MCTIError(
+            f"matplotlib cannot be started ({error!s:.200}); is there a matplotlibrc in this folder?"
+        ) from error
 
 
 def _benchmark(arguments: argparse.Namespace, file: Path, processes: DistributedContext) -> Results:

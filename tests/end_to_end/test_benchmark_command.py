@@ -233,3 +233,19 @@ def test_benchmark_shared_by_two_processes_finds_the_same(sets, whole, tmp_path)
     assert process.returncode == 0, told[-3000:]
     assert figures(tmp_path).keys() == figures(whole).keys()
     assert not list(tmp_path.glob("*part*"))
+
+
+@pytest.mark.parametrize("error", [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), ValueError("bad key"), RuntimeError("x"), AttributeError("y")])  # fmt: skip
+def test_matplotlib_that_does_not_start_is_a_sentence_before_any_work(tmp_path, monkeypatch, capsys, error):
+    """As with a ``matplotlibrc`` in the current folder that it cannot read."""
+
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "matplotlib":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    assert main(["benchmark", "--output-dir", str(tmp_path / "out"), "--data-sets", "digits"]) == 1
+    assert "is there a matplotlibrc in this folder?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
