@@ -16,8 +16,6 @@ from torch import Tensor
 
 SIDE = {"pixart": 320, "z-image": 32, "qwen-image": 32}
 """Of images in pixels, where not 64. PixArt's positions need 264 at least."""
-WITH_CLIP = ("flux", "sd3", "chroma")
-"""Families that are trained with a CLIP space too: two whose CLIP-L it fits, and one without CLIP."""
 TEMPLATES = ("a photo of a {}", "the {} on a red chair, in snow")
 
 
@@ -44,7 +42,7 @@ def main(comfyui: str, folder: Path, name: str) -> None:
         found |= check_gradients(host, TEMPLATES, dataset(side), side, 1e-3)
         different = changes(before, snapshot(model=model, clip=clip, vae=vae))
         pictures = draw(model, clip, vae, trained, embeddings, side)
-        by_clip = train_with_clip(model, clip, vae, folder, side) if name in WITH_CLIP else {}
+        by_clip = train_with_clip(model, clip, vae, folder, side)
     tell({
         "stock": stock, "encoders": {key: encoder.width for key, encoder in host.text.items()}, **found,
         "flow": [host.logit_normal, noise_at_half_time(model, host)],
