@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ _FONT_FILES = (
     "YuGothM.ttc", "AppleSDGothicNeo.ttc", "malgun.ttf",
 )  # fmt: skip
 """Fonts that systems usually have. Pillow's own font has Latin letters only, and no accents."""
+_NO_FOLDER = os.path.join(os.path.dirname(__file__), "no fonts here")
 _COMPARED = 32
 """Letters of a text by which its font is chosen: each is drawn in each font."""
 _NO_LETTER = "\U0010fffe"
@@ -82,4 +84,5 @@ def _installed() -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _opened(name: str | None, size: int) -> Any:
-    return ImageFont.load_default(size) if name is None else ImageFont.truetype(name, size)
+    """Pillow looks for a bare name in the current folder first, which may be anyone's; for one in a missing folder, in the system's."""
+    return ImageFont.load_default(size) if name is None else ImageFont.truetype(os.path.join(_NO_FOLDER, name), size)

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -484,3 +485,33 @@ def test_fingerprints_follow_what_features_depend_on(tiny_model, tiny_host, copy
     assert load_host(tiny_model, tiny_model / "clip").fingerprint == tiny_host.fingerprint
     others = [load_host(tiny_model).fingerprint, load_host(copy, copy / "clip").fingerprint]
     assert len({tiny_host.fingerprint, *others}) == 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "link to nothing", "file"])
+@pytest.mark.parametrize("name", ["stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/stable-diffusion-2-1"])  # fmt: skip
+def test_folder_with_a_repositorys_name_in_the_current_folder_is_not_read(single_file, tmp_path, monkeypatch, name, kind):  # fmt: skip
+    file, family = single_file
+    place = tmp_path / "cwd" / name
+    place.parent.mkdir(parents=True)
+    real = tmp_path / "real" if kind == "link" else place
+    if kind in ("folder", "link"):
+        shutil.copytree(family, real)
+        change(real / "model_index.json", vae=["antigravity", "X"])  # a module that opens a browser when it is imported
+    if kind.startswith("link"):
+        place.symlink_to(real if kind == "link" else tmp_path / "nothing")
+    if kind == "file":
+        place.write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setitem(sys.modules, "antigravity", None)
+    with pytest.raises(HostError, match="has the name of a repository") as told:
+        load_host(file)
+    assert name in str(told.value)
+    assert load_host(file, config=family).name == "model.safetensors"  # with its own settings it is loaded as ever
+
+
+def test_diffusers_that_hides_its_repositories_needs_a_config(single_file, monkeypatch):
+    from diffusers.loaders import single_file_utils
+
+    monkeypatch.delattr(single_file_utils, "DIFFUSERS_DEFAULT_PIPELINE_PATHS")
+    with pytest.raises(HostError, match="needs a diffusers folder"):
+        load_host(single_file[0])

@@ -1,3 +1,4 @@
+import os
 import time
 
 import numpy as np
@@ -88,3 +89,34 @@ def test_fitted_takes_no_time_for_a_label_of_very_many_letters():
     begun = time.process_time()
     assert fitted("".join(map(chr, range(0x4E00, 0x4E00 + 1000))), 11, 200).endswith("…")
     assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "garbage", "link", "folder"])
+def test_fonts_in_the_current_folder_are_not_opened(tmp_path, monkeypatch, kind):
+    known = lettering._installed()
+    for name in lettering._FONT_FILES:
+        place = tmp_path / name
+        if kind == "pipe":
+            os.mkfifo(place)  # opening it would wait for ever
+        elif kind == "folder":
+            place.mkdir()
+        elif kind == "link":
+            place.symlink_to("/dev/zero")
+        else:
+            place.write_bytes(b"no font")
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    monkeypatch.setattr(lettering.ImageFont.core, "getfont", recorded(lettering.ImageFont.core.getfont, opened))
+    for cached in (lettering._opened, lettering._best_font, lettering._installed):
+        cached.cache_clear()
+    assert lettering._installed() == known
+    assert text_width("é", SIZE) > 1
+    assert all(os.path.isabs(path) and not path.startswith(str(tmp_path)) for path in opened)
+
+
+def recorded(function, calls):
+    def call(font, *others, **more):
+        calls.extend([os.fspath(font)] if isinstance(font, str | os.PathLike) and font else [])
+        return function(font, *others, **more)
+
+    return call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype)
 
     options: dict[str, Any] = {"torch_dtype": dtype, "feature_extractor": None}  # not needed, and not in the file
     xl = _is_xl_file(path, config)
-    if config is not None:
+    if config is None:
+        _refuse_folders_named_like_repositories()
+    else:
         for part in ("tokenizer", "tokenizer_2") if xl else ("tokenizer",):
             _need_tokenizer(Path(config), part)
         options |= {"config": str(config), "local_files_only": True}
@@ -120,6 +123,25 @@ def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype)
         pipeline = StableDiffusionPipeline.from_single_file(str(path), **options)
         text = by_name((pipeline.text_encoder, pipeline.tokenizer))
     return Parts(text, pipeline.unet, pipeline.vae, DDPMScheduler.from_config(pipeline.scheduler.config))
+
+
+def _refuse_folders_named_like_repositories() -> None:
+    """Diffusers takes the settings of a single file's family from a folder of the current folder if it has the repository's name.
+
+    Raises:
+        HostError: there is such a folder, or this version of diffusers does not tell the names.
+    """
+    try:
+        from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS as REPOSITORIES
+
+        names = sorted({each["pretrained_model_name_or_path"] for each in REPOSITORIES.values()})
+    except (ImportError, AttributeError, LookupError, TypeError) as error:
+        raise HostError("this version of diffusers needs a diffusers folder of the file's family as config") from error
+    if name := next(filter(os.path.lexists, names), ""):
+        raise HostError(
+            f"the folder {name} here has the name of a repository, and diffusers would take its settings; give it as config if they "
+            "are right, or run this in another folder"
+        )
 
 
 def by_name(first: tuple[Any, Any], second: tuple[Any, Any] | None = None) -> dict[str, tuple[Any, Any]]:
