@@ -109,11 +109,12 @@ def small_family(
     options = {f"{encoder}_model_config": dict(own) for encoder, own in encoders.items()}
     data = {"spiece_model": sentence_pieces()} if name == "lumina2" else {}
     options["dtype"] = weights
+    given = {} if text is None else {"state_dict": text}
     if text is not None:
         options |= {f"{of}quantization_metadata": {"mixed_ops": True} for of in ("", "t5xxl_")}
     with weights_at_once():
         clip = comfy.sd.CLIP(
-            target, embedding_directory=embeddings, tokenizer_data=data, state_dict=text or {}, model_options=options
+            target, embedding_directory=embeddings, tokenizer_data=data, model_options=options, **given
         )
     if name == "qwen-image":
         clip.cond_stage_model.qwen25_7b.transformer.visual = nn.Identity()  # for images in prompts, and too large

@@ -26,6 +26,12 @@ NO_FILES = ("lumina2", "qwen-image")
 """Whose stock tokenizers look up no embedding files."""
 
 
+def reads_vectors(comfyui, module, key):
+    """Whether ComfyUI has a tokenizer of this module whose embedding files have this key."""
+    file = comfyui / "comfy" / "text_encoders" / f"{module}.py"
+    return file.is_file() and f"embedding_key='{key}'" in file.read_text(encoding="utf-8")
+
+
 @pytest.fixture(
     scope="module", params=["flux", *(pytest.param(name, marks=pytest.mark.slow) for name in list(ENCODERS)[1:])]
 )
@@ -34,7 +40,9 @@ def family(request):
 
 
 @pytest.fixture(scope="module")
-def found(family, in_comfyui, tmp_path_factory):
+def found(family, comfyui, in_comfyui, tmp_path_factory):
+    if family == "z-image" and not reads_vectors(comfyui, "z_image", "qwen3_4b"):
+        pytest.skip("this ComfyUI has no Z-Image, or its tokenizer reads no embedding files, as those before 0.16.0")
     return in_comfyui("encoders_in_comfyui.py", tmp_path_factory.mktemp(family), family)
 
 

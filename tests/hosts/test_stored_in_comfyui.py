@@ -2,6 +2,8 @@
 
 import pytest
 
+from .test_encoders_in_comfyui import reads_vectors
+
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 FORMATS = ["float8_e4m3fn", "int8_tensorwise", "nvfp4", "mxfp8"]
@@ -42,8 +44,12 @@ def test_training_with_parts_loaded_one_by_one_gives_the_checkpoints_tokens(fami
 @pytest.fixture(scope="module", params=["chroma", "z-image"])
 def family(request, comfyui, in_comfyui):
     """T5 and Qwen3, with their diffusion models."""
-    if not (comfyui / "comfy" / "quant_ops.py").is_file():
-        pytest.skip("this ComfyUI has no quantised weights; they came with 0.4.0")
+    if "t5_quantization_metadata" not in (comfyui / "comfy" / "text_encoders" / "sd3_clip.py").read_text(
+        encoding="utf-8"
+    ):
+        pytest.skip("this ComfyUI loads no quantised text encoders")
+    if request.param == "z-image" and not reads_vectors(comfyui, "z_image", "qwen3_4b"):
+        pytest.skip("this ComfyUI has no Z-Image, or its tokenizer reads no embedding files, as those before 0.16.0")
     return in_comfyui("stored_families_in_comfyui.py", request.param)
 
 
