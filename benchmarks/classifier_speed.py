@@ -36,7 +36,7 @@ def with_vision_tower(host: Host, vision: Mapping[str, int], dtype: str) -> Host
 
 def clip_rows(host: Host, batch_size: int, repeats: int, classes: int = 10) -> list[dict[str, Any]]:
     """Images per second of the CLIP classifier, and of tower and projection alone on the same preprocessed images."""
-    space: Any = host.need_clip()
+    space: Any = host.require_clip()
     labels = [f"thing {index}" for index in range(classes)]
     classifier = ClipClassifier(host, new_tokens(host, labels))
     images = torch.rand(batch_size, 3, host.image_size, host.image_size)

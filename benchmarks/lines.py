@@ -14,7 +14,7 @@ from mcti_core.viz.text import INK, PAPER, SOFT, text_width, write
 __all__ = ["Panel", "draw_panels"]
 
 _COLOURS = ("#0b62b8", "#d1600a", "#1a7f5a", "#8a4fbf", "#b8860b", "#c2255c")
-_FINE, _MARGIN, _TEXT, _TITLE = 3, 22, 19, 23
+_SUPERSAMPLE, _MARGIN, _TEXT, _TITLE = 3, 22, 19, 23
 _WIDTH, _HEIGHT, _LINE = 620, 350, 28
 
 
@@ -38,11 +38,11 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2) -> Image.Image:
     rows = math.ceil(len(panels) / columns)
     pitch = (_WIDTH + 70, _HEIGHT + 140 + max(_LINE * len(_legend(panel)) for panel in panels))
     size = (min(columns, len(panels)) * pitch[0] + 2 * _MARGIN, rows * pitch[1] + _MARGIN)
-    picture = Image.new("RGB", (_FINE * size[0], _FINE * size[1]), PAPER)
+    picture = Image.new("RGB", (_SUPERSAMPLE * size[0], _SUPERSAMPLE * size[1]), PAPER)
     for index, panel in enumerate(panels):
         corner = (_MARGIN + index % columns * pitch[0], _MARGIN + index // columns * pitch[1])
         _Frame(picture, corner, panel).draw()
-    return picture.reduce(_FINE)
+    return picture.reduce(_SUPERSAMPLE)
 
 
 def _legend(panel: Panel) -> list[list[tuple[int, int, str]]]:
@@ -60,7 +60,7 @@ def _legend(panel: Panel) -> list[list[tuple[int, int, str]]]:
 
 
 class _Frame:
-    """One panel's axes on a picture that is ``_FINE`` times too large."""
+    """One panel's axes on a picture that is ``_SUPERSAMPLE`` times too large."""
 
     def __init__(self, picture: Image.Image, corner: tuple[int, int], panel: Panel):
         self.ink, self.panel = ImageDraw.Draw(picture), panel
@@ -78,28 +78,36 @@ class _Frame:
         self.corner, self.width = corner, _WIDTH - (self.left - corner[0])
 
     def draw(self) -> None:
-        write(self.ink, self._fine(*self.corner), self.panel.title, _FINE * _TITLE, INK, "la")
+        write(self.ink, self._fine(*self.corner), self.panel.title, _SUPERSAMPLE * _TITLE, INK, "la")
         for value, text in self.heights:
             y = self._place(self.low_x, value, raw=True)[1]
-            self.ink.line((_FINE * self.left, y, _FINE * (self.left + self.width), y), fill=FAINT, width=2 * _FINE)
-            write(self.ink, (_FINE * (self.left - 10), y), text, _FINE * TICK_SIZE, SOFT, "rm")
+            self.ink.line(
+                (_SUPERSAMPLE * self.left, y, _SUPERSAMPLE * (self.left + self.width), y),
+                fill=FAINT,
+                width=2 * _SUPERSAMPLE,
+            )
+            write(self.ink, (_SUPERSAMPLE * (self.left - 10), y), text, _SUPERSAMPLE * TICK_SIZE, SOFT, "rm")
         self._draw_foot()
         for number, points in enumerate(self.panel.series.values()):
             self._draw_series(_COLOURS[number % len(_COLOURS)], points)
         for row, names in enumerate(_legend(self.panel)):
             for number, x, name in names:
                 place = self._fine(self.corner[0] + x, self.corner[1] + 42 + _LINE * row)
-                write(self.ink, place, name, _FINE * _TEXT, _COLOURS[number % len(_COLOURS)], "lm")
+                write(self.ink, place, name, _SUPERSAMPLE * _TEXT, _COLOURS[number % len(_COLOURS)], "lm")
 
     def _draw_foot(self) -> None:
-        bottom = _FINE * (self.top + _HEIGHT)
-        self.ink.line((_FINE * self.left, bottom, _FINE * (self.left + self.width), bottom), fill=LINE, width=2 * _FINE)
+        bottom = _SUPERSAMPLE * (self.top + _HEIGHT)
+        self.ink.line(
+            (_SUPERSAMPLE * self.left, bottom, _SUPERSAMPLE * (self.left + self.width), bottom),
+            fill=LINE,
+            width=2 * _SUPERSAMPLE,
+        )
         for value, text in self._ticks():
             x = self._place(value, self.low, raw=True)[0]
-            self.ink.line((x, bottom, x, bottom + 6 * _FINE), fill=LINE, width=2 * _FINE)
-            write(self.ink, (x, bottom + 22 * _FINE), text, _FINE * TICK_SIZE, SOFT, "mm")
-        middle = _FINE * (self.left + self.width / 2)
-        write(self.ink, (middle, bottom + 54 * _FINE), self.panel.across, _FINE * _TEXT, SOFT, "mm")
+            self.ink.line((x, bottom, x, bottom + 6 * _SUPERSAMPLE), fill=LINE, width=2 * _SUPERSAMPLE)
+            write(self.ink, (x, bottom + 22 * _SUPERSAMPLE), text, _SUPERSAMPLE * TICK_SIZE, SOFT, "mm")
+        middle = _SUPERSAMPLE * (self.left + self.width / 2)
+        write(self.ink, (middle, bottom + 54 * _SUPERSAMPLE), self.panel.across, _SUPERSAMPLE * _TEXT, SOFT, "mm")
 
     def _ticks(self) -> Ticks:
         """On a logarithmic axis 1, 2 and 5 of each power of ten."""
@@ -113,8 +121,8 @@ class _Frame:
 
     def _draw_series(self, colour: str, points: Sequence[tuple[float, float]]) -> None:
         places = [self._place(x, y) for x, y in points]
-        self.ink.line(places, fill=colour, width=4 * _FINE, joint="curve")
-        reach = 5 * _FINE
+        self.ink.line(places, fill=colour, width=4 * _SUPERSAMPLE, joint="curve")
+        reach = 5 * _SUPERSAMPLE
         for x, y in places:
             self.ink.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
 
@@ -128,4 +136,4 @@ class _Frame:
         )
 
     def _fine(self, x: float, y: float) -> tuple[float, float]:
-        return _FINE * x, _FINE * y
+        return _SUPERSAMPLE * x, _SUPERSAMPLE * y

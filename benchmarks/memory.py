@@ -207,10 +207,13 @@ def _by_diffusion(host: Host, sizes: Sequence[int]) -> Iterator[Job]:
 
 
 def _cache(host: Host) -> FeatureCache:
-    classes, side = tuple(f"thing {index}" for index in range(CLASSES)), host.image_size // host.need_codec().downscale
+    classes, side = (
+        tuple(f"thing {index}" for index in range(CLASSES)),
+        host.image_size // host.require_codec().downscale,
+    )
     labels = torch.arange(CLASSES).repeat_interleave(SHOTS)
     latents = torch.zeros(len(labels), 2, 4, side, side)
-    width = host.need_clip().project_text(torch.zeros(1, _width(host), device=host.device)).shape[1]
+    width = host.require_clip().project_text(torch.zeros(1, _width(host), device=host.device)).shape[1]
     return FeatureCache(classes, labels, latents, torch.zeros(len(labels), 2, width), "zeros")
 
 
@@ -225,7 +228,7 @@ def _images(host: Host, count: int) -> torch.Tensor:
 
 
 def _width(host: Host) -> int:
-    return host.text[host.need_clip().encoder].width
+    return host.text[host.require_clip().encoder].width
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

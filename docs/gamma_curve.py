@@ -62,7 +62,7 @@ def measure(host, cache, gamma, seed):
     for kind, template in (("plain", PLAIN), ("edit", EDIT)):
         prompts = [template.replace("{}", f"embedding:{tokens.names[c]}") for c in wanted.tolist()]
         images = generate(host, prompts, tokens, seed=seed)
-        features = F.normalize(host.need_clip().image_features(images), dim=-1)
+        features = F.normalize(host.require_clip().image_features(images), dim=-1)
         found[f"right_{kind}"] = accuracy(judge(images), wanted)
         found[f"likeness_{kind}"] = (features * means[wanted]).sum(1).mean().item()
     return {name: round(value, 4) for name, value in found.items()}

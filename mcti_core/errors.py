@@ -16,7 +16,7 @@ __all__ = [
     "listed",
 ]
 
-_LONGEST_NAME, _LONGEST_MESSAGE = 60, 4000
+_MAX_NAME, _MAX_MESSAGE = 60, 4000
 """Maximum length of a message, in characters."""
 
 
@@ -27,8 +27,8 @@ class MCTIError(Exception):
         message = super().__str__()
         return (
             message
-            if len(message) <= _LONGEST_MESSAGE
-            else f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 2 :]}"
+            if len(message) <= _MAX_MESSAGE
+            else f"{message[: _MAX_MESSAGE // 2]} ... {message[-_MAX_MESSAGE // 2 :]}"
         )
 
 
@@ -63,7 +63,7 @@ def listed(items: Sequence[object], most: int = 12) -> str:
     'cat, dog and 1 more'
     """
     shown = ", ".join(
-        text if len(text := str(item)) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..." for item in items[:most]
+        text if len(text := str(item)) <= _MAX_NAME else f"{text[:_MAX_NAME]}..." for item in items[:most]
     )
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 

@@ -67,7 +67,7 @@ def generate(
         )
     if not math.isfinite(guidance_scale):
         raise ConfigError(f"guidance_scale must be a finite number, got {guidance_scale}")
-    denoiser, codec = host.need_denoiser(), host.need_codec()
+    denoiser, codec = host.require_denoiser(), host.require_codec()
     pixels = host.image_size if size is None else size
     if pixels < 1 or pixels % codec.downscale:
         raise ConfigError(f"the image size {pixels} is not a multiple of {codec.downscale}")
@@ -106,14 +106,14 @@ def _refuse_broken(images: Tensor, first: int) -> None:
 
 def _draw(host: Host, noise: Tensor, sigmas: Tensor, text: Mapping[str, Features], guidance_scale: float) -> Tensor:
     """(n, c, h, w) noise and text features of n prompts and n negative prompts -> images on the CPU."""
-    denoiser, noise = host.need_denoiser(), noise.to(host.device)
+    denoiser, noise = host.require_denoiser(), noise.to(host.device)
     x = denoiser.noised(torch.zeros_like(noise), noise, sigmas[:1].expand(len(noise)).to(host.device))
     for sigma, lower in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         both = denoiser.denoise(x.repeat(2, 1, 1, 1), torch.full((2 * len(noise),), sigma, device=host.device), text)
         wanted, unwanted = both.chunk(2)
         estimate = unwanted + guidance_scale * (wanted - unwanted)
         x = x + (x - estimate) / sigma * (lower - sigma)
-    return host.need_codec().decode(x).cpu()
+    return host.require_codec().decode(x).cpu()
 
 
 def _descending(sigmas: Tensor, steps: int) -> Tensor:

@@ -27,12 +27,12 @@ MAX_TEXT = 100_000
 """Maximum length of a text with several lines; a twentieth for a text with a single line."""
 _OVERSHOOT = 0.5
 """How far values of images may lie outside [0, 1]: bicubic resizing gives such values, which are clamped."""
-_MOST = sys.float_info.max
+_MAX_FLOAT = sys.float_info.max
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
-_OWN = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
-_LISTS = {"wanted"}
+_OWN_TYPES = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
+_LIST_INPUTS = {"wanted"}
 """Texts of one line that a link may give as several lines: names, one per line."""
-_PLAIN = (str, int, float, list, tuple, dict, Tensor)
+_PLAIN_TYPES = (str, int, float, list, tuple, dict, Tensor)
 """Types that no model has."""
 
 
@@ -95,7 +95,7 @@ def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> A
         return text
     if kind == "STRING":
         labels = bool(each.force_input)  # of folders, which can have any name
-        return checked_text(each.id, value, lines=bool(each.multiline) or each.id in _LISTS, anything=labels)
+        return checked_text(each.id, value, lines=bool(each.multiline) or each.id in _LIST_INPUTS, anything=labels)
     if kind == "IMAGE":
         return _image(each.id, value)
     _refuse_other_kind(each.id, kind, value)
@@ -108,7 +108,7 @@ def _number(each: Any, kind: str, value: Any) -> int | float:
         raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
     if value != value:
         raise ConfigError(f"{each.id} must be a number, got nan, which is none; check the node that makes it")
-    low, high = (-_MOST if each.min is None else each.min), (_MOST if each.max is None else each.max)
+    low, high = (-_MAX_FLOAT if each.min is None else each.min), (_MAX_FLOAT if each.max is None else each.max)
     if not low <= value <= high:
         raise ConfigError(f"{each.id} must be from {low} to {high}, got {_shown(value)}")
     return int(value) if kind == "INT" else float(value)
@@ -149,12 +149,12 @@ def _image(name: str, value: Any) -> Tensor:
 
 
 def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
-    own: Mapping[str, type] = _OWN
+    own: Mapping[str, type] = _OWN_TYPES
     if kind == "MCTI_CLIP_SPACE":
         from ..mcti_core.hosts.comfy.host import ClipFile
 
         own = {kind: ClipFile}
-    right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN)
+    right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN_TYPES)
     if not right:
         raise ConfigError(f"{name} must be {kind}, got {_shown(value)}; check what is connected to it")
 

@@ -44,7 +44,7 @@ from .types import (
 __all__ = ["Classify", "Evaluate"]
 
 _BATCH = 32
-_CHARTED, _CHART_ROWS = 40, 10
+_CHART_IMAGES, _CHART_ROWS = 40, 10
 
 
 def _models() -> list[Any]:
@@ -175,14 +175,14 @@ def _host(method: str, clip: Any, model: Any, vae: Any, clip_space: Any) -> Host
 def _chart(images: list[Tensor], answers: list[Prediction], top: int) -> Tensor:
     """The first images, each beside its best scores, in columns from left to right."""
     strips = []
-    for image, answer in list(zip(images, answers, strict=True))[:_CHARTED]:
+    for image, answer in list(zip(images, answers, strict=True))[:_CHART_IMAGES]:
         bars = score_bars(*zip(*answer.top[:top], strict=True))
         thumbnail = to_pil(to_square(image, max(96, bars.height)))
         strip = Image.new("RGB", (thumbnail.width + bars.width, thumbnail.height), "white")
         strip.paste(thumbnail, (0, 0))
         strip.paste(bars, (thumbnail.width, (thumbnail.height - bars.height) // 2))
         strips.append([picture_out(strip)[0].movedim(-1, 0)])
-    labels = [answer.label for answer in answers[:_CHARTED]]
+    labels = [answer.label for answer in answers[:_CHART_IMAGES]]
     starts = range(0, len(strips), _CHART_ROWS)
     columns = [image_grid(strips[i : i + _CHART_ROWS], labels[i : i + _CHART_ROWS]) for i in starts]
     chart = Image.new("RGB", (sum(column.width for column in columns), columns[0].height), "white")

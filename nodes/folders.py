@@ -22,11 +22,11 @@ __all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "t
 
 TOKEN_SETS = "mcti_tokens"
 """ComfyUI's model folder for token sets."""
-_OPENED = "mcti_folders.txt"
+_FOLDER_LIST = "mcti_folders.txt"
 """Settings file in ComfyUI's user folder: one folder per line that graphs may read examples from."""
 _MAX_BYTES = 2**20
-_MAX_OPENED = 256
-_DEEPEST = 6
+_MAX_FOLDERS = 256
+_MAX_DEPTH = 6
 """Depth to which the readers look for images."""
 _told: set[str] = set()
 """Messages about the settings file that were already logged; the file is read whenever the page requests the nodes."""
@@ -67,7 +67,7 @@ def example_folder(name: str) -> Path:
         refuse_outside([path], name)
         there = bool(name.strip()) and path.is_dir()
         if there:
-            _refuse_links_outside(path, name, _DEEPEST, set())
+            _refuse_links_outside(path, name, _MAX_DEPTH, set())
     except (OSError, ValueError):  # an invalid name
         there = False
     if not there:
@@ -184,7 +184,7 @@ def _read_settings() -> tuple[list[Path], list[int]]:
             continue
         if path := folder_of(line):
             opened.append(path)
-            if len(opened) == _MAX_OPENED:
+            if len(opened) == _MAX_FOLDERS:
                 break
         else:
             useless.append(number)
@@ -201,4 +201,4 @@ def _tell(sentence: str) -> None:
 
 
 def _settings_file() -> Path:
-    return Path(folder_paths.get_user_directory()) / _OPENED
+    return Path(folder_paths.get_user_directory()) / _FOLDER_LIST

@@ -24,7 +24,7 @@ from .types import images_in, images_out
 __all__ = ["Route"]
 
 _LOG = logging.getLogger(__name__)
-_LOGGED = 20
+_MAX_LOGGED = 20
 """Maximum number of names with a question; the others are only counted."""
 
 
@@ -105,7 +105,7 @@ def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
     for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
         names = [] if normal_form(whole) in forms else dict.fromkeys(parts or [whole])
         for name in (name for name in names if normal_form(name) not in forms):
-            if (close := known.get(plain_letters(name))) and told < _LOGGED:
+            if (close := known.get(plain_letters(name))) and told < _MAX_LOGGED:
                 told += 1
                 _LOG.warning(
                     "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 __all__ = ["advanced", "node_schema"]
 
-_NEWER = {"search_aliases"}
+_NEW_FIELDS = {"search_aliases"}
 """Fields of ``io.Schema`` since v0.16.0. ``essentials_category`` is not among them: up to v0.33.0 the page shows there only its own
 list of nodes, and would move ours from the pack's place in the library to the host's."""
 
@@ -27,7 +27,7 @@ def node_schema(node_id: str, *, inputs: list[Any], outputs: list[Any], **fields
         named = texts["outputs"][str(place)]
         each.display_name, each.tooltip = named["name"], named["tooltip"]
     fields |= {"display_name": texts["display_name"], "description": texts["description"], "category": "MC-TI"}
-    lacking = _NEWER - set(inspect.signature(io.Schema).parameters)
+    lacking = _NEW_FIELDS - set(inspect.signature(io.Schema).parameters)
     known = {name: value for name, value in fields.items() if name not in lacking}
     return io.Schema(node_id=node_id, inputs=inputs, outputs=outputs, **known)
 

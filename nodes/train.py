@@ -33,9 +33,9 @@ _DEFAULT = TrainConfig()
 _SAMPLES_PER_ROW = 5
 AUTO_GAMMA = -1.0
 """Value of the numeric widget that means "auto"."""
-_EXAMPLES_AT_ONCE = 4
+_EXAMPLES_PER_CHUNK = 4
 """Number of images between checks for a cancel."""
-_LEAST_SAMPLE = 128
+_MIN_SAMPLE_SIDE = 128
 """Minimum side of a sample in pixels."""
 
 
@@ -95,7 +95,7 @@ class TrainTokens(Node):
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
         size, seen = examples.size or host.image_size, Reporter("examples")
         cache = FeatureCache.build(
-            host, dataset, hflip=chosen.hflip, size=size, batch_size=_EXAMPLES_AT_ONCE, buckets=examples.buckets, progress=seen
+            host, dataset, hflip=chosen.hflip, size=size, batch_size=_EXAMPLES_PER_CHUNK, buckets=examples.buckets, progress=seen
         )  # fmt: skip
         first = initial_tokens or new_tokens(
             host,
@@ -140,7 +140,7 @@ def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainCo
     if chosen.validation_steps and others is not None and len(others) and host.clip is not None:
         others = replace(others, captions={}, masks={})
         features = FeatureCache.build(
-            host, others.dataset(), hflip=False, size=size, batch_size=_EXAMPLES_AT_ONCE, latents=False, progress=Reporter("held-out examples")
+            host, others.dataset(), hflip=False, size=size, batch_size=_EXAMPLES_PER_CHUNK, latents=False, progress=Reporter("held-out examples")
         )  # fmt: skip
     return Validation(
         host, chosen.validation_steps, (chosen.validation_prompt or config.templates[0],), features, size=size, seed=config.seed,
@@ -211,7 +211,7 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
         if not isinstance(error, MCTIError):
             logging.exception("MC-TI: a sample was not drawn")
         problem = f"Samples drawn: {len(images)} of {len(labels)}; {str(error)[:300] or type(error).__name__}"
-    return _sheet(images, labels, max(1, _LEAST_SAMPLE // size)), problem
+    return _sheet(images, labels, max(1, _MIN_SAMPLE_SIDE // size)), problem
 
 
 def _sheet(images: list[Tensor], labels: tuple[str, ...], scale: int) -> Tensor:
@@ -243,7 +243,7 @@ def _summary(result: Any, images: int, no_clip_space: bool) -> str:
     if "gamma_last" in tokens.training:
         kind += f" with gamma {tokens.training['gamma_last']:.2g} at the end"
     names = ", ".join(f"embedding:{name}" for name in tokens.names)
-    end = {"converged": ", stopped early since the evaluated loss no longer improved"}.get(result.stopped, "")
+    end = ", stopped early since the evaluated loss no longer improved" if result.stop_reason == "early_stop" else ""
     return (
         f"{kind}{why}: {len(tokens)} classes, {images} images, {result.steps} steps, {result.seconds:.0f} s{end}.\n"
         f"In prompts: {names}"

@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 _FOLDER = "mcti_unfinished"
-_MOST_TRIES = 100
-_ID = 8
+_MAX_TRIES = 100
+_ID_LENGTH = 8
 """Characters of a training's hash in the names of its tokens."""
-_MOST = 8
+_MAX_STORED = 8
 """Maximum number of stored trainings; the oldest is deleted."""
 
 
@@ -53,7 +53,7 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
         _set_aside(path, "it is no training that was kept here")
     refuse_foreign(path, is_training, root=user)
     others = [file for file in folder.glob("*.safetensors") if file != path and is_training(file)]
-    for file in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[_MOST - 1 :]:
+    for file in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[_MAX_STORED - 1 :]:
         delete_own(file, is_training, root=user)
     return path
 
@@ -111,7 +111,7 @@ def _kept(tokens: TokenSet, training: Path) -> Path:
     """Save tokens under a name of their training's own, so that another training does not replace them."""
     from ..mcti_core.tokens.io import save_tokens
 
-    name = f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more-{training.stem[:_ID]}"
+    name = f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more-{training.stem[:_ID_LENGTH]}"
     return save_tokens(tokens, _free_path(name))
 
 
@@ -125,7 +125,7 @@ def _free_path(name: str) -> Path:
             refuse_foreign_tokens([path], sets=True, root=token_set_root())
             return path
         except FileError:
-            if number == _MOST_TRIES:
+            if number == _MAX_TRIES:
                 raise
     raise AssertionError
 

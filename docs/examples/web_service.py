@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from mcti_core import MCTIError, calibrated_classifier, load_pocket, load_tokens
 
-MOST_BYTES = 20_000_000
+MAX_IMAGE_BYTES = 20_000_000
 
 app = FastAPI()
 classifier = calibrated_classifier("clip", load_pocket(), load_tokens(os.environ["TOKENS"]))  # or load_host(...)
@@ -26,8 +26,8 @@ async def classify(request: Request) -> dict:
     with NamedTemporaryFile() as file:  # a file is read with the limits for untrusted images
         async for part in request.stream():
             file.write(part)
-            if file.tell() > MOST_BYTES:
-                raise HTTPException(413, f"an image may have at most {MOST_BYTES} bytes")
+            if file.tell() > MAX_IMAGE_BYTES:
+                raise HTTPException(413, f"an image may have at most {MAX_IMAGE_BYTES} bytes")
         file.flush()
         try:
             async with one_at_a_time:

@@ -53,8 +53,8 @@ _LOG = logging.getLogger(__name__)
 class Calibration:
     temperature: float
     threshold: float
-    left_out: int
-    """Number of examples that could be left out; 0 if every class has only one."""
+    num_samples: int
+    """Number of examples that were left out, each in turn; 0 if every class has only one."""
     reached: int = 0
     """Number of left-out examples whose confidence reaches the threshold."""
     recognised: int = 0
@@ -62,13 +62,13 @@ class Calibration:
 
     def describe(self) -> str:
         """The threshold, the measured share of examples, and the expected share of new images, as a sentence."""
-        if not self.left_out:
+        if not self.num_samples:
             return (
                 "no class has two examples, so no threshold could be measured and every image is answered with a class"
             )
-        share, low, high = answered_share(self.reached, self.left_out)
+        share, low, high = answered_share(self.reached, self.num_samples)
         return (
-            f"threshold {self.threshold:.3f}: {self.reached} of {self.left_out} examples reach it, each left out in turn; of "
+            f"threshold {self.threshold:.3f}: {self.reached} of {self.num_samples} examples reach it, each left out in turn; of "
             f"new images of these classes about {100 * share:.0f} % will be answered with a class (95 % interval: "
             f"{100 * low:.0f} to {100 * high:.0f} %)"
         )

@@ -17,7 +17,7 @@ from .base import Classifier, Scores, no_evaluations, numbers
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
-_AT_ONCE, _PIXELS = 16, 16 * 512 * 512
+_IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 16 * 512 * 512
 """Images per batch of the vision tower, or pixels if they are small. With ViT-L this keeps a GPU busy, and fits on a 4 GB card beside SD 1.5."""
 _TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that other programs use"
 
@@ -50,7 +50,10 @@ class ClipClassifier(Classifier):
 
 def image_features(host: Host, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> CLIP image features (B, p) float32 on the CPU, not normalised."""
-    clip, at_once = host.need_clip(), max(_AT_ONCE, _PIXELS // (images.shape[-1] * images.shape[-2]))
+    clip, at_once = (
+        host.require_clip(),
+        max(_IMAGES_PER_BATCH, _PIXELS_PER_BATCH // (images.shape[-1] * images.shape[-2])),
+    )
     with torch.inference_mode(), host.session("clip"):
         features = in_parts_that_fit(
             lambda part: clip.image_features(images[part].to(host.device)).cpu(), len(images), at_once, _TOO_LARGE
@@ -63,7 +66,7 @@ def class_text_features(
 ) -> Tensor:
     """Unit text feature of every class, averaged over templates: (C, p) float32 on the CPU."""
     templates = templates or tokens.templates
-    clip = host.need_clip()
+    clip = host.require_clip()
     # the other encoders' features are for the denoiser
     prompts = template_prompts(host.text[clip.encoder], templates, tokens.vectors_per_token).without_padding()
     rows = torch.cartesian_prod(torch.arange(len(tokens)), torch.arange(len(templates))).view(-1, 2)  # (C * K, 2)

@@ -20,15 +20,15 @@ from .sequential_test import best_class, sequential_elimination
 
 __all__ = ["DiffusionClassifier"]
 
-_PIXELS = 4 * 512 * 512
+_VAE_PIXELS = 4 * 512 * 512
 """Pixels per batch of the VAE."""
-_TOGETHER = 256
+_IMAGES_PER_CHUNK = 256
 """Number of images whose evaluations share batches, and whose errors are kept in memory."""
-_AT_ONCE = 128
+_MAX_BATCH = 128
 """Maximum number of evaluations per batch."""
-_PROMPTS = 64
+_PROMPTS_PER_BATCH = 64
 """Prompts per batch of the text encoder."""
-_ON_DEVICE = 128
+_MAX_CLASSES_ON_DEVICE = 128
 """Maximum number of classes whose contexts stay on the device (80 MB for SDXL); more are copied there when they are needed."""
 _TOO_LARGE = (
     "a single image does not fit into memory in the VAE; give smaller images, or free memory that other programs use"
@@ -36,9 +36,9 @@ _TOO_LARGE = (
 _EVALUATION_TOO_LARGE = (
     "a single evaluation of the diffusion model does not fit into memory; free memory that other programs use"
 )
-_LEAST_ROOM = 4 * 64 * 64
+_MIN_LATENT_ELEMENTS = 4 * 64 * 64
 """Latent elements per channel that a batch may always have: four images of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
-_BYTES = 24_000
+_BYTES_PER_ELEMENT = 24_000
 """Memory per latent element of an evaluation: 17,000 bytes for SD 1.5 and 11,000 for SDXL in half precision (docs/performance.md), and a reserve."""
 
 
@@ -79,7 +79,7 @@ class DiffusionClassifier(Classifier):
         if not 0 <= alpha <= 0.5:
             raise ConfigError(f"alpha is a probability from 0 (stop no class early) to 0.5, got {alpha}")
         self.host, self.labels, self.image_size = host, tokens.labels, host.image_size
-        self.denoiser, self.codec = host.need_denoiser(), host.need_codec()
+        self.denoiser, self.codec = host.require_denoiser(), host.require_codec()
         self.num_trials, self.alpha = num_trials, alpha
         self.logit_scale, self.batch_size, self.seed = logit_scale, batch_size, seed
         self._fits: int | None = None  # evaluations at once, after memory has run out
@@ -89,7 +89,7 @@ class DiffusionClassifier(Classifier):
     def scores(self, images: Any, candidates: Tensor | None = None) -> Scores:
         """Scores of any number of images; ``candidates`` (B, C) bool restricts the classes per image."""
         images = as_batch(images)
-        at_once = max(1, _PIXELS // (images.shape[-1] * images.shape[-2]))
+        at_once = max(1, _VAE_PIXELS // (images.shape[-1] * images.shape[-2]))
         with torch.inference_mode(), self.host.session("codec"):
             latents = in_parts_that_fit(
                 lambda part: self.codec.encode(images[part].to(self.host.device)), len(images), at_once, _TOO_LARGE
@@ -102,7 +102,7 @@ class DiffusionClassifier(Classifier):
         if candidates is None:
             candidates = torch.ones(len(latents), len(self.labels), dtype=torch.bool)
         logits, evaluations = [], []
-        for part, tried in zip(latents.split(_TOGETHER), candidates.split(_TOGETHER), strict=True):
+        for part, tried in zip(latents.split(_IMAGES_PER_CHUNK), candidates.split(_IMAGES_PER_CHUNK), strict=True):
             errors, seen = self.compare(part, tried)
             logits.append(-self.logit_scale * _aligned(errors, seen))
             evaluations.append(seen.sum(1))
@@ -161,12 +161,14 @@ class DiffusionClassifier(Classifier):
 
 def evaluations_at_once(area: int, device: torch.device) -> int:
     """The number of evaluations that fit into the device's free memory, for latents of ``area`` elements per channel."""
-    elements = _LEAST_ROOM
+    elements = _MIN_LATENT_ELEMENTS
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own cache
-        elements = max(elements, (free + kept) // 2 // _BYTES)  # half of it, since other programs use the device too
-    return max(1, min(_AT_ONCE, elements // area))
+        elements = max(
+            elements, (free + kept) // 2 // _BYTES_PER_ELEMENT
+        )  # half of it, since other programs use the device too
+    return max(1, min(_MAX_BATCH, elements // area))
 
 
 def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Features]:
     """What the denoiser reads of each class's prompt, C rows; of many classes on the CPU, for want of room elsewhere."""
     prompts = host_templates(host, [template], tokens.vectors_per_token)
-    place = host.device if len(tokens) <= _ON_DEVICE else torch.device("cpu")
+    place = host.device if len(tokens) <= _MAX_CLASSES_ON_DEVICE else torch.device("cpu")
 
     def encoded(part: slice) -> dict[str, Features]:
         vectors = {name: v[part].to(host.device) for name, v in tokens.vectors.items()}
@@ -205,5 +207,5 @@ def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Fe
         return {name: features.to(place) for name, features in text.items()}
 
     with torch.inference_mode(), host.session("text"):
-        parts = in_parts_that_fit(encoded, len(tokens), _PROMPTS, TEXT_TOO_LARGE)
+        parts = in_parts_that_fit(encoded, len(tokens), _PROMPTS_PER_BATCH, TEXT_TOO_LARGE)
     return joined(parts)

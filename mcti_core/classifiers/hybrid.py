@@ -21,7 +21,7 @@ from .stacking import held_out_logits, stacking_weights
 __all__ = ["AUTO", "HybridClassifier", "class_means", "left_out_gain"]
 
 AUTO = "auto"
-_FIRST = (1.0, 0.25, 2.0)
+_INITIAL_WEIGHTS = (1.0, 0.25, 2.0)
 """Initial weights of token, class mean and probe: the best ones for 2, 5 and 8 shots on characters that no table reports."""
 
 
@@ -82,7 +82,7 @@ class HybridClassifier(Classifier):
         self._held_out = held_out_logits(
             features, labels, classes, lambda some, theirs: LogisticRegression(some, theirs, classes).logits
         )
-        self.weights = stacking_weights([token, self._left_out_affinity(), self._held_out], labels, _FIRST)
+        self.weights = stacking_weights([token, self._left_out_affinity(), self._held_out], labels, _INITIAL_WEIGHTS)
 
     def scores(self, images: Any) -> Scores:
         images = as_batch(images)

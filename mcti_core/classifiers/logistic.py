@@ -8,8 +8,8 @@ from torch import Tensor
 
 __all__ = ["LogisticRegression"]
 
-_MOST_STEPS, _CLOSE = 1000, 1e-5
-_FREE = 1e-6
+_MAX_STEPS, _TOLERANCE = 1000, 1e-5
+_INTERCEPT_PENALTY = 1e-6
 """Penalty of the intercepts: nearly none, but it makes the minimum unique."""
 
 
@@ -32,17 +32,17 @@ class LogisticRegression:
         with torch.no_grad():
             x, wanted = _with_intercept(features), F.one_hot(labels, classes).double()
             penalty = torch.ones(x.shape[1], dtype=torch.double)
-            penalty[-1] = _FREE
+            penalty[-1] = _INTERCEPT_PENALTY
             bound = torch.linalg.cholesky(0.5 * inverse_penalty * x.T @ x + penalty.diag())
             weights = looked = torch.zeros(x.shape[1], classes, dtype=torch.double)
             since = 0
-            for _ in range(_MOST_STEPS):
+            for _ in range(_MAX_STEPS):
                 slope = inverse_penalty * x.T @ ((x @ looked).softmax(1) - wanted) + penalty[:, None] * looked
                 moved = looked - torch.cholesky_solve(slope, bound)
                 step = moved - weights
                 since = 0 if (slope * step).sum() > 0 else since + 1
                 looked, weights = moved + since / (since + 3) * step, moved
-                if float(step.abs().max()) < _CLOSE:
+                if float(step.abs().max()) < _TOLERANCE:
                     break
             self._weights = weights
 

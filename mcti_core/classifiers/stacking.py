@@ -10,9 +10,9 @@ from torch import Tensor
 
 __all__ = ["held_out_logits", "stacking_weights"]
 
-_MOST_FOLDS = 10
+_MAX_FOLDS = 10
 _FACTORS = 2.0 ** torch.arange(-3, 4)
-_PULL = 3.0
+_PRIOR_STRENGTH = 3.0
 """Cost of doubling or halving a weight, in nats, so that few examples change the weights little."""
 
 
@@ -35,7 +35,7 @@ def held_out_logits(
         own = labels == label
         place[own] = torch.arange(int(own.sum()))
     usable = torch.bincount(labels, minlength=classes)[labels] > 1
-    fold = place % _MOST_FOLDS  # a class of two or more is never in one fold
+    fold = place % _MAX_FOLDS  # a class of two or more is never in one fold
     logits = torch.full((len(labels), classes), torch.nan)
     for number in fold[usable].unique():
         out = usable & (fold == number)
@@ -62,7 +62,7 @@ def stacking_weights(parts: Sequence[Tensor], labels: Tensor, first: Sequence[fl
     known = torch.stack([part.isfinite().all(1) for part in parts]).all(0)
     usable, wanted = [part[known] for part in parts], labels[known]
     tried = torch.cartesian_prod(*[_FACTORS] * len(parts)).view(-1, len(parts))
-    cost, tried = _PULL * tried.log2().square().sum(1), tried * torch.tensor(first)
+    cost, tried = _PRIOR_STRENGTH * tried.log2().square().sum(1), tried * torch.tensor(first)
     if len(wanted):
         for number, weights in enumerate(tried):
             mixed = torch.stack([weight * part for weight, part in zip(weights, usable, strict=True)]).sum(0)

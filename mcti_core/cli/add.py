@@ -13,7 +13,7 @@ from ..training.errors import TrainingError
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
 from .options import examples_of, features_of, host_of
-from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
+from .train import INTERRUPTED, OUTCOMES, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
 
 if TYPE_CHECKING:
     from ..tokens.token_set import TokenSet
@@ -66,8 +66,8 @@ def run_add(arguments: argparse.Namespace) -> int:
         write_tokens(_in_order(result.tokens, before), arguments.output_dir)
     added = ", ".join(result.tokens.labels[len(tokens) :])
     saved = f"{len(result.tokens)} tokens in {arguments.output_dir / 'tokens.safetensors'}"
-    print(escaped(f"{result.stopped} after {result.steps} steps: {added} added, {saved}"))
-    return INTERRUPTED if result.stopped == "stopped" else 0
+    print(escaped(f"{OUTCOMES[result.stop_reason]} after {result.steps} steps: {added} added, {saved}"))
+    return INTERRUPTED if result.stop_reason == "interrupted" else 0
 
 
 def _in_order(learned: TokenSet, before: TokenSet) -> TokenSet:

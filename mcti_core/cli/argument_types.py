@@ -23,8 +23,21 @@ __all__ = [
     "whole",
 ]
 
-_MOST = 10**6
-_FILES = (".safetensors", ".pt", ".bin", ".json", ".jsonl", ".csv", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".html")
+_MAX_NUMBER = 10**6
+_FILE_SUFFIXES = (
+    ".safetensors",
+    ".pt",
+    ".bin",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".txt",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".html",
+)
 """With these a name is a file's."""
 
 
@@ -71,14 +84,14 @@ def folder_path(text: str) -> Path:
     given = path(text)
     if os.path.isfile(given):
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
-    if given.suffix.lower() in _FILES and not os.path.isdir(given):
+    if given.suffix.lower() in _FILE_SUFFIXES and not os.path.isdir(given):
         raise argparse.ArgumentTypeError(
             f"{text!r} is a file's name; name a folder, as in {str(given.with_suffix(''))!r}"
         )
     return given
 
 
-def whole(least: int, most: int = _MOST) -> Callable[[str], int]:
+def whole(least: int, most: int = _MAX_NUMBER) -> Callable[[str], int]:
     """A whole number in this range."""
 
     def kind(text: str) -> int:

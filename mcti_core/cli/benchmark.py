@@ -87,7 +87,7 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
     from ..evaluation.tasks import Protocol
 
     host, base = host_of(arguments, processes), config_of(arguments)
-    host.need_clip()
+    host.require_clip()
     check_new_tokens(host, base, arguments.num_vectors, arguments.initializer_token)
     hflip = arguments.model is not None if arguments.hflip is None else bool(arguments.hflip)
     given = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_curation", "curate", "is_curated"]
 
-_REVIEWED = 1000
+_MAX_REVIEWED = 1000
 """Maximum number of images on the review page."""
-_NEAREST = 3
+_NUM_NEIGHBOURS = 3
 """Number of nearest examples per image."""
 
 
@@ -140,7 +140,7 @@ def _review(
     from ..tokens.token_set import UNKNOWN
     from .review_page import Item, write_review
 
-    shown = sorted(answered, key=lambda path: float(answered[path]["confidence"]))[:_REVIEWED]
+    shown = sorted(answered, key=lambda path: float(answered[path]["confidence"]))[:_MAX_REVIEWED]
     nearest = _nearest_examples(arguments, [places[path] for path in shown], host)
     items = []
     for path, examples in zip(shown, nearest, strict=True):
@@ -173,5 +173,5 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
         for start in range(0, len(images), 32)
     ]
     likeness = normalize(torch.cat(features), dim=1) @ cache.features[:, 0].T
-    best = likeness.topk(min(_NEAREST, len(dataset)), dim=1).indices.tolist()
+    best = likeness.topk(min(_NUM_NEIGHBOURS, len(dataset)), dim=1).indices.tolist()
     return [[path for index in row if isinstance(path := dataset.images[index], Path)] for row in best]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_evaluate_tokens"]
 
-_SHOWN = 12
+_NUM_MISTAKES = 12
 """Number of wrong answers printed and drawn."""
 
 
@@ -61,7 +61,7 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
             else:
                 delete_own(wrong, is_marked)  # of an earlier run
     print("\n".join([*measured.class_table(), ""]))
-    for each in record["most_confidently_wrong"][:_SHOWN]:
+    for each in record["most_confidently_wrong"][:_NUM_MISTAKES]:
         answer = f"{each['label']}, taken for {each['predicted']} ({100 * each['confidence']:.1f} %)"
         print(escaped(f"{each['image']}: {answer}"))
     print(
@@ -96,7 +96,7 @@ def _wrong_picture(measured: Measurement, dataset: FewShotDataset) -> Image | No
     from ..images.reading import load_squares
     from ..viz.image_grid import image_grid
 
-    if not (rows := measured.confidently_wrong(_SHOWN)):
+    if not (rows := measured.confidently_wrong(_NUM_MISTAKES)):
         return None
     best = measured.confidences.amax(1)
     labels = [

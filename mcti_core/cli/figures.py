@@ -29,8 +29,8 @@ def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
             figures[f"{name} loss, mean of the last {len(last)} steps"] = f"{sum(last) / len(last):.4g}"
     with suppress(MCTIError):  # a measurement must not prevent saving the set
         found = calibrate(ClipClassifier(host, result.tokens), result.tokens)
-        if found.left_out:
+        if found.num_samples:
             figures["examples recognised by CLIP, each judged as if it were new"] = (
-                f"{found.recognised} of {found.left_out}"
+                f"{found.recognised} of {found.num_samples}"
             )
     return figures

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_generate"]
 
-_AT_ONCE, _POCKET_AT_ONCE = 4, 8
+_BATCH_SIZE, _POCKET_BATCH_SIZE = 4, 8
 """Batch sizes; an interruption loses at most one batch."""
 
 
@@ -55,7 +55,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
             with progress_bar("generating", "image") as progress:
                 generate(
                     host, prompts, tokens, negative_prompt=arguments.negative_prompt, num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
-                    seed=arguments.seed, batch_size=_AT_ONCE if arguments.model else _POCKET_AT_ONCE, progress=progress, on_image=on_image,
+                    seed=arguments.seed, batch_size=_BATCH_SIZE if arguments.model else _POCKET_BATCH_SIZE, progress=progress, on_image=on_image,
                 )  # fmt: skip
         except KeyboardInterrupt:
             print(

@@ -23,11 +23,11 @@ from .json_line import json_line
 
 __all__ = ["ResultsFile", "append_records", "read_records", "refuse_to_lose"]
 
-_BEGIN = b'{"image": "'
+_RECORD_START = b'{"image": "'
 _IMAGE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*"')
 _SECOND = (b', "label": ', b', "error": ')
 """The second key of a record."""
-_LONGEST_LINE, _LONGEST_CUT, _LONGEST_MARK = 2**24, 2**18, 2**20
+_MAX_LINE, _MAX_PARTIAL, _MAX_MARK = 2**24, 2**18, 2**20
 """Maximum bytes of a record (4,096 classes with confidences), of an incomplete first record, and of the ``.unfinished`` file."""
 _FLUSH = 10.0
 """Seconds between fsyncs."""
@@ -68,7 +68,7 @@ class ResultsFile:
         """Raise a ``ResumeError`` unless the existing answers have this run's identity."""
         try:
             with open(_mark(self.path), "rb") as file:
-                then = json.loads(file.read(_LONGEST_MARK))
+                then = json.loads(file.read(_MAX_MARK))
         except (OSError, ValueError, RecursionError) as error:
             raise ResumeError(
                 f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --output "
@@ -89,7 +89,7 @@ class ResultsFile:
         for file in filter(Path.exists, (self.path, *_parts(self.path))):
             end = 0
             with open(file, "rb+") as lines:
-                for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
+                for line in iter(lambda: lines.readline(_MAX_LINE), b""):
                     record = _record(line)
                     if record is None or not line.endswith(b"\n"):
                         break
@@ -201,15 +201,15 @@ def _is_answers(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        line = file.readline(_LONGEST_LINE)
-    return _record(line) is not None or (len(line) < _LONGEST_CUT and _is_cut(line))
+        line = file.readline(_MAX_LINE)
+    return _record(line) is not None or (len(line) < _MAX_PARTIAL and _is_cut(line))
 
 
 def _is_cut(line: bytes) -> bool:
     """Whether a line is the beginning of a record. A power failure may replace bytes by zeros."""
     text, zero, behind = line.partition(b"\0")
-    if not text.startswith(_BEGIN):
-        return _BEGIN.startswith(text) and not behind.strip(b"\0")
+    if not text.startswith(_RECORD_START):
+        return _RECORD_START.startswith(text) and not behind.strip(b"\0")
     if zero and not behind.strip(b"\0") and _record(text) is not None:
         return True
     if line.endswith(b"\n") and not zero:
@@ -229,7 +229,7 @@ def _is_mark(path: Path) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            named = json.loads(file.read(_LONGEST_MARK))
+            named = json.loads(file.read(_MAX_MARK))
     except (ValueError, RecursionError):
         return False
     return isinstance(named, dict) and "list of images" in named and all(isinstance(v, str) for v in named.values())

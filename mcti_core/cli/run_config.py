@@ -22,10 +22,10 @@ __all__ = ["RUN_CONFIG", "with_config", "write_run_config"]
 
 RUN_CONFIG = "run.toml"
 _MAX_BYTES = 2**20
-_HUGE = 10**30
-_NESTED = re.compile(r"""(?<![^\s\[{,])(?:(?:[\w-]+|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+_MAX_NUMBER = 10**30
+_LONG_KEY = re.compile(r"""(?<![^\s\[{,])(?:(?:[\w-]+|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 """A key of more than 16 parts, as in ``a.b.c``. The TOML reader takes memory and time with the square of their number."""
-_NOT_WRITTEN = ("run", "config", "resume", "restart", "overwrite", "templates")
+_OMITTED_OPTIONS = ("run", "config", "resume", "restart", "overwrite", "templates")
 """Options of a single call, and ``templates``, which is replaced by the templates themselves."""
 
 
@@ -62,7 +62,7 @@ def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
     option = next((name for name in action.option_strings if name.startswith("--")), "")
     values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
     if any(
-        isinstance(each, int) and abs(each) >= _HUGE for each in values
+        isinstance(each, int) and abs(each) >= _MAX_NUMBER for each in values
     ):  # Python refuses to print very long numbers
         raise ConfigError(f"{path} sets {action.dest!r} to a number of more than 30 digits; correct or remove it")
     if not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
@@ -92,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
         text = content.decode()
-        if _NESTED.search(text):
+        if _LONG_KEY.search(text):
             raise ValueError("a key has more than 16 parts")
         return tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
@@ -114,7 +114,7 @@ def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: P
     lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --output-dir NEW-FOLDER"]
     for name, value in values.items():
         value = ",".join(value) if isinstance(value, tuple) else value
-        if value not in (None, "") and name not in _NOT_WRITTEN:
+        if value not in (None, "") and name not in _OMITTED_OPTIONS:
             lines.append(f"{name.replace('_', '-')} = {_toml(value)}")
     if has_surrogates(text := "\n".join(lines) + "\n"):
         say(f"no {path.name}: the path of an option is not UTF-8, which TOML cannot express")

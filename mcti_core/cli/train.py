@@ -30,14 +30,25 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
     from ..training.state import TrainState
 
-__all__ = ["INTERRUPTED", "UNFINISHED", "check_outputs", "config_for", "outputs_of", "run_train", "write_tokens"]
+__all__ = [
+    "INTERRUPTED",
+    "OUTCOMES",
+    "UNFINISHED",
+    "check_outputs",
+    "config_for",
+    "outputs_of",
+    "run_train",
+    "write_tokens",
+]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+OUTCOMES = {"max_steps": "finished", "early_stop": "stopped early", "interrupted": "interrupted"}
+"""Words of the last line, by ``TrainResult.stop_reason``."""
 _DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
 UNFINISHED = "training.safetensors"
 """Checkpoint in ``--output-dir``, removed when training is finished."""
-_LEAST_ROOM, _ROOM_PER_VECTOR = 2**20, 8 * 2**13
+_MIN_FREE_BYTES, _BYTES_PER_VECTOR = 2**20, 8 * 2**13
 """Disk space in bytes. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and exists twice during replacement."""
 
 
@@ -156,7 +167,9 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_ve
         refuse_foreign(path, is_marked)
     refuse_foreign_tokens(tokens[:1], sets=True)
     refuse_foreign_tokens(tokens[1:], sets=False)
-    check_writable(arguments.output_dir, [UNFINISHED], room=_LEAST_ROOM + len(tokens) * num_vectors * _ROOM_PER_VECTOR)
+    check_writable(
+        arguments.output_dir, [UNFINISHED], room=_MIN_FREE_BYTES + len(tokens) * num_vectors * _BYTES_PER_VECTOR
+    )
     check_writable(arguments.output_dir / "embeddings", (path.name for path in tokens))
     if arguments.cache is not None:
         check_writable(arguments.cache)
@@ -242,7 +255,7 @@ def _train(
                 f"{error}; the last finite tokens are in {out / 'tokens.safetensors'}", error.tokens
             ) from error
     if not processes.is_main:
-        return INTERRUPTED if result.stopped == "stopped" else 0
+        return INTERRUPTED if result.stop_reason == "interrupted" else 0
     try:
         write_tokens(result.tokens, out, training_figures(host, result))
         _write_loss_curve(result.history, out)
@@ -251,11 +264,13 @@ def _train(
         if not path.exists():
             raise
         raise FileError(f"{error}; the training is kept in {path}: mend this, and continue with --resume") from error
-    done = f"after {result.steps} steps" if result.stopped != "finished" else f"in {result.seconds:.0f} s"
+    done = f"after {result.steps} steps" if result.stop_reason != "max_steps" else f"in {result.seconds:.0f} s"
     if "gamma_last" in result.tokens.training:
         done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"
-    print(escaped(f"{result.stopped} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}"))
-    if result.stopped == "stopped":
+    print(
+        escaped(f"{OUTCOMES[result.stop_reason]} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}")
+    )
+    if result.stop_reason == "interrupted":
         if path.exists():
             print("run the same command with --resume to continue")
         return INTERRUPTED

@@ -28,7 +28,7 @@ _FOREIGN_FOLDERS = {
 }  # fmt: skip
 """Names of folders that operating systems and NAS devices create, in lower case."""
 _KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
-_DEEPEST = 4
+_MAX_DEPTH = 4
 """Maximum depth of the search for class folders, for an error message."""
 _FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
 _MASK = "-masklabel.png"
@@ -226,7 +226,7 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
         skipped.update(found)
     if deeper:
         raise ExamplesError(_one_level_down(root, deeper, bool(classes)))
-    if not classes and (levels := list(islice(_levels(root, _DEEPEST), 3))):
+    if not classes and (levels := list(islice(_levels(root, _MAX_DEPTH), 3))):
         raise ExamplesError(
             f"the folders in {root} contain no images, but deeper folders do; give the level above those: "
             f"{' or '.join(map(str, levels))}"

@@ -204,7 +204,7 @@ def _of_row(
     name: str, host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]], hflip: bool
 ) -> Tensor:
     """(1, M, ..., h, w) float32 on the CPU: latents or mask of an example in its frame, zero-padded to the largest."""
-    codec, frame = host.need_codec(), frames[row]
+    codec, frame = host.require_codec(), frames[row]
     small = frame[0] // codec.downscale, frame[1] // codec.downscale
     if name == "latents":
         found = _of_views(codec.encode, dataset.load_as(row, *frame)[None], hflip, host.device, slice(None))

@@ -21,7 +21,7 @@ from .dataset import FewShotDataset
 
 __all__ = ["FORMULA", "csv_lines", "read_corrections", "relabelled"]
 
-_LARGEST = 2**25
+_MAX_BYTES = 2**25
 FORMULA = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
 """With these, the last four of full width, a spreadsheet's formula begins; the text then gets an apostrophe before it, which reading takes away."""
 
@@ -47,9 +47,9 @@ def read_corrections(path: Path) -> dict[str, str]:
     """
     try:
         with open_regular(path) as file:
-            content = file.read(_LARGEST + 1) or b""
-        if len(content) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST >> 20} MiB")
+            content = file.read(_MAX_BYTES + 1) or b""
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES >> 20} MiB")
         text = content.decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = ";" if ";" in first and "," not in first else ","

@@ -31,11 +31,11 @@ __all__ = [
 _SIDE = 12
 THUMBNAIL = 3 * _SIDE**2
 """432."""
-_CORRELATION = 0.99
-_BRIGHTNESS = 0.15
-_FLAT = 0.002
+_MIN_CORRELATION = 0.99
+_MAX_BRIGHTNESS_DIFFERENCE = 0.15
+_MIN_DEVIATION = 0.002
 """Standard deviation below which an image is a single colour; half a level of 8 bits."""
-_AT_ONCE = 2**24
+_PAIRS_PER_CHUNK = 2**24
 """Number of pairs that are compared at once."""
 
 
@@ -53,15 +53,15 @@ def first_alike(thumbnails: Tensor) -> Tensor:
     brightness = thumbnails.mean(1)
     centred = thumbnails - brightness[:, None]
     length = centred.norm(dim=1, keepdim=True)
-    flat = length / thumbnails.shape[1] ** 0.5 < _FLAT
+    flat = length / thumbnails.shape[1] ** 0.5 < _MIN_DEVIATION
     unit = torch.where(flat, 0.0, centred / length.clamp_min(1e-12))
     unit = torch.cat([unit, flat.float()], dim=1)  # images of a single colour match each other
     first = torch.arange(len(thumbnails))
-    rows = max(1, _AT_ONCE // max(1, len(first)))
+    rows = max(1, _PAIRS_PER_CHUNK // max(1, len(first)))
     for start in range(0, len(first), rows):
         part = slice(start, min(start + rows, len(first)))
-        alike = unit[part] @ unit[: part.stop].T >= _CORRELATION
-        alike &= (brightness[part, None] - brightness[: part.stop]).abs() <= _BRIGHTNESS
+        alike = unit[part] @ unit[: part.stop].T >= _MIN_CORRELATION
+        alike &= (brightness[part, None] - brightness[: part.stop]).abs() <= _MAX_BRIGHTNESS_DIFFERENCE
         alike |= (
             torch.arange(part.start, part.stop)[:, None] == first[: part.stop]
         )  # rounding must not make it differ from itself

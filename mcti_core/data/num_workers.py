@@ -6,7 +6,7 @@ import os
 
 __all__ = ["default_num_workers"]
 
-_MOST = 8
+_MAX_WORKERS = 8
 
 
 def default_num_workers(processes: int = 1) -> int:
@@ -16,4 +16,4 @@ def default_num_workers(processes: int = 1) -> int:
         processes: number of processes on this machine only, since each machine has its own cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST, cores // processes))
+    return max(1, min(_MAX_WORKERS, cores // processes))

@@ -150,7 +150,7 @@ def _generate(demo: Demo, host: Host, support: FeatureCache, few: Tensor, progre
             prompts = [template.replace("{}", f"embedding:{tokens.names[c]}") for c in wanted.tolist()]
             images = generate(host, prompts, tokens, seed=demo.seed)
             progress(f"generate {name}", len(images) * (1 + (kind == "edit")), 2 * len(images))
-            features = F.normalize(host.need_clip().image_features(images), dim=-1)
+            features = F.normalize(host.require_clip().image_features(images), dim=-1)
             demo.agreement[name][kind] = accuracy(judge(images), wanted)
             demo.similarity[name][kind] = (features * means[wanted]).sum(1).mean().item()
             if kind == "edit":

@@ -81,7 +81,7 @@ def name_text_features(host: Host, names: Sequence[str], templates: Sequence[str
     Returns:
         (C, p) float32 of unit length, on the CPU.
     """
-    clip = host.need_clip()
+    clip = host.require_clip()
     texts = [template.replace("{}", name) for name in names for template in templates]
     no_tokens = {name: torch.zeros(1, 1, encoder.width, device=host.device) for name, encoder in host.text.items()}
     features = []

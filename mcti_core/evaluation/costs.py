@@ -19,7 +19,7 @@ from .tasks import Task
 
 __all__ = ["Cost", "cost_of", "measured_rates"]
 
-_GUIDED = 2
+_EVALUATIONS_PER_STEP = 2
 """UNet evaluations per denoising step with classifier-free guidance."""
 
 
@@ -56,7 +56,9 @@ def cost_of(cell: Cell, task: Task, rates: Mapping[str, float]) -> Cost:
     groups, trained_alone = (ceil(classes / SIDE_BY_SIDE), classes) if cell.run == RELEASED else (1, 1)
     if cell.run != RELEASED:
         sample = max(classes, protocol.diffusion_queries) if protocol.diffusion_queries else 0
-        evaluated = classes * (sample * protocol.num_trials + protocol.drawings * protocol.drawing_steps * _GUIDED)
+        evaluated = classes * (
+            sample * protocol.num_trials + protocol.drawings * protocol.drawing_steps * _EVALUATIONS_PER_STEP
+        )
     steps = groups * (config.steps + config.classification_only_steps)
     seconds = images * rates["image"] + steps * rates[cell.run] + evaluated * rates["evaluation"]
     return Cost(images, steps, trained_alone * config.steps * config.batch_size, evaluated, seconds)
@@ -79,4 +81,4 @@ def measured_rates(task: Task, runs: Sequence[str]) -> dict[str, float]:
         rates[run] = max(0.0, four - one) / 3
     started = time.monotonic()
     generate(host, [0] * 4, tokens, num_inference_steps=3)
-    return rates | {"evaluation": (time.monotonic() - started) / (4 * 3 * _GUIDED)}
+    return rates | {"evaluation": (time.monotonic() - started) / (4 * 3 * _EVALUATIONS_PER_STEP)}

@@ -14,7 +14,7 @@ from .tasks import Task
 
 __all__ = ["drawing_measures", "image_measures"]
 
-_AT_ONCE = 64
+_MAX_IMAGES = 64
 """Maximum number of images in memory, unless a single class has more."""
 
 
@@ -23,7 +23,7 @@ def drawing_measures(task: Task, tokens: TokenSet, seed: int) -> dict[str, float
     count = task.protocol.drawings
     wanted = torch.arange(len(tokens)).repeat_interleave(count)
     features = []
-    for part in wanted.split(max(count, _AT_ONCE // count * count)):
+    for part in wanted.split(max(count, _MAX_IMAGES // count * count)):
         images = generate(task.host, part.tolist(), tokens, num_inference_steps=task.protocol.drawing_steps, seed=seed)
         features.append(F.normalize(image_features(task.host, images), dim=-1))
     return image_measures(task, torch.cat(features), wanted)

@@ -35,7 +35,7 @@ from .metrics import (
 
 __all__ = ["Measurement", "aligned_table", "class_indices", "count_learned", "percent", "score_images"]
 
-_SAME = 0.9995
+_COPY_SIMILARITY = 0.9995
 """Cosine of two images' features. With the pocket checkpoint, no two different digits exceed 0.979; the same image reaches 0.999999."""
 
 
@@ -169,7 +169,7 @@ def count_learned(tokens: TokenSet, features: Tensor | None) -> int:
         return 0
     examples = normalize(support.features, dim=1).T
     closest = [(part @ examples).amax(1) for part in normalize(features, dim=1).split(32)]
-    return sum(int((part > _SAME).sum()) for part in closest)
+    return sum(int((part > _COPY_SIMILARITY).sum()) for part in closest)
 
 
 def aligned_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -16,9 +16,9 @@ from .cells import RUNS, Cell
 __all__ = ["Results", "merge_parts", "part_path", "parts_of", "read_results"]
 
 _MAX_BYTES = 2**26
-_MOST = 10**9
+_MAX_COUNT = 10**9
 """Largest count of images or classes."""
-_MOST_SHOTS = 1000
+_MAX_SHOTS = 1000
 """Maximum number of different numbers of shots."""
 _FACTS = {"classes", "classes_in_all", "test_images", "test_images_in_all", "own_test", "training_images"}
 """The facts of a data set that the report shows."""
@@ -120,10 +120,10 @@ def _is_valid(results: Results) -> bool:
     figures = [value for cell in results.cells for measures in cell["figures"].values() for value in measures.values()]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(number, int) and 0 <= number <= _MOST for number in counts)
-        and len({cell["shots"] for cell in results.cells}) <= _MOST_SHOTS
+        and all(isinstance(number, int) and 0 <= number <= _MAX_COUNT for number in counts)
+        and len({cell["shots"] for cell in results.cells}) <= _MAX_SHOTS
         and all(isinstance(seed, int) and 0 <= seed < 2**63 for seed in seeds)
-        and all(isinstance(value, (int, float)) and abs(value) <= _MOST for value in figures)
+        and all(isinstance(value, (int, float)) and abs(value) <= _MAX_COUNT for value in figures)
         and all(facts.keys() >= _FACTS and facts["classes"] for facts in results.data.values())
         and all(cell["run"] in RUNS and cell["data"] in results.data for cell in results.cells)
     )

@@ -22,7 +22,7 @@ from ..viz.image_grid import image_grid
 __all__ = ["Validation", "class_prompts"]
 
 _MAX_CLASSES, _BATCH = 8, 4
-_LEAST_SIDE = 128
+_MIN_SIDE = 128
 """Minimum side of a sample in a picture, in pixels; smaller samples are enlarged."""
 
 
@@ -101,4 +101,4 @@ class Validation:
         if rows := list(self.images.values()):
             columns, side = max(map(len, rows)), rows[0][0].shape[-1]
             heads = tokens.labels[:columns] if columns > 1 else None
-            self.show(step, image_grid(rows, list(self.images), heads, max(1, _LEAST_SIDE // side)))
+            self.show(step, image_grid(rows, list(self.images), heads, max(1, _MIN_SIDE // side)))

@@ -12,7 +12,7 @@ from uuid import uuid4
 __all__ = ["remove_leftovers", "write_atomically"]
 
 _LEFTOVER = re.compile(r"\.mcti-[0-9a-f]{32,}\.tmp")
-_LEFT_SECONDS = 3600
+_LEFTOVER_AGE = 3600
 """Age in seconds above which a temporary file is no longer in use."""
 
 
@@ -56,7 +56,7 @@ def remove_leftovers(folder: str | Path) -> None:
     """Remove temporary files of processes that ended while writing."""
     for file in Path(folder).glob(".mcti-*.tmp"):
         try:
-            if _LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > _LEFT_SECONDS:
+            if _LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > _LEFTOVER_AGE:
                 file.unlink()
         except OSError:  # another process was faster, or has more permissions
             continue

@@ -17,7 +17,7 @@ from .ownership import refuse_foreign
 __all__ = ["lock_output"]
 
 _LOG = logging.getLogger(__name__)
-_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_LOCKED_ERRORS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """Error numbers for a lock that another process holds."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _LOCKED_BYTE = 2**30
@@ -73,7 +73,7 @@ def _opened(lock: Path, path: Path) -> int:
             if os.name != "posix" or _is_still(lock, descriptor):
                 return descriptor
         except OSError as error:
-            if error.errno not in _HELD:
+            if error.errno not in _LOCKED_ERRORS:
                 _LOG.warning("%s cannot be locked (%s); let no other run write there", path, error.strerror)
                 return descriptor
             holder = _holder(descriptor)

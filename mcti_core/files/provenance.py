@@ -41,7 +41,7 @@ _MARKS = (
     rb"<!doctype html>\s*<html[^>]*>\s*<head>\s*(?:<meta [^>]*>\s*)*?" + re.escape(GENERATOR.encode()),
 )
 """First bytes of tables and reports."""
-_BEGIN = 1024
+_HEAD_BYTES = 1024
 
 _LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
 
@@ -61,7 +61,7 @@ def is_marked(path: Path) -> bool:
     """Whether a file has this program's mark: in the first key or line, the head of the page, or a text before the pixels."""
     try:
         with open_regular(path) as file:
-            begin = file.read(_BEGIN) or b""
+            begin = file.read(_HEAD_BYTES) or b""
     except OSError:  # not this program's file to replace
         return False
     return (b"tEXt", _TEXT) in _chunks(begin) or any(re.match(mark, begin) for mark in _MARKS)

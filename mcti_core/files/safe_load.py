@@ -26,14 +26,22 @@ from .kinds import READ_KINDS, UNKNOWN_KIND, kind_of
 from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
 from .regular import name_of, open_regular
 
-__all__ = ["MOST_BYTES", "format_of", "header_of", "is_safetensors", "read_safetensors", "read_torch", "refuse_large"]
+__all__ = [
+    "MAX_EMBEDDING_BYTES",
+    "format_of",
+    "header_of",
+    "is_safetensors",
+    "read_safetensors",
+    "read_torch",
+    "refuse_large",
+]
 
-MOST_BYTES = 32 * 2**20
+MAX_EMBEDDING_BYTES = 32 * 2**20
 """Maximum size of an embedding file, also unpacked: a hundred times the largest that fits into a prompt."""
 
-_MOST_PICKLE, _MOST_TUPLES = 2**18, 2000
+_MAX_PICKLE_BYTES, _MAX_TUPLES = 2**18, 2000
 """Maximum bytes and tuples of a pickle; an embedding has a few hundred bytes and a few dozen tuples."""
-_NAMES = {
+_ALLOWED_NAMES = {
     "__builtin__ set",
     "builtins set",
     "collections OrderedDict",
@@ -61,7 +69,7 @@ _NAMES = {
 }
 """Names allowed in a pickle. PyTorch's reader allows more, such as ``bytearray``, which allocates as much memory as the file says."""
 
-_OLD = b"\x80"
+_PICKLE_MAGIC = b"\x80"
 """First bytes of a pickle; PyTorch's files before version 1.6 are several pickles in a row."""
 
 
@@ -149,7 +157,7 @@ def read_torch(path: Path) -> Any:
     begin = _begin(path)
     if not begin.startswith(b"PK"):
         old = "a pickle or a PyTorch file from before 2020"
-        known = old if begin.startswith(_OLD) else _content(path) or "unsupported file type"
+        known = old if begin.startswith(_PICKLE_MAGIC) else _content(path) or "unsupported file type"
         raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
     archive = _checked_copy(path)
     # The first textual inversions were saved as a ParameterDict; loading fills it without calling its methods.
@@ -162,11 +170,11 @@ def read_torch(path: Path) -> Any:
         raise TokenError(_not_plain(reason)) from error
 
 
-def refuse_large(file: Path | int, most: int = MOST_BYTES) -> None:
+def refuse_large(file: Path | int, most: int = MAX_EMBEDDING_BYTES) -> None:
     """Raises: TokenError: the file, given by its path or descriptor, is larger than ``most`` bytes."""
     size = os.stat(file).st_size
     if size > most:
-        what = "embeddings" if most == MOST_BYTES else "token sets"
+        what = "embeddings" if most == MAX_EMBEDDING_BYTES else "token sets"
         raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is something else")
 
 
@@ -185,8 +193,8 @@ def _copied(file: IO[bytes]) -> io.BytesIO:
     with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as checked:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
-        if total > MOST_BYTES:
-            raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MOST_BYTES)}")
+        if total > MAX_EMBEDDING_BYTES:
+            raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MAX_EMBEDDING_BYTES)}")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
         for name in dict.fromkeys(member.filename for member in members):
@@ -210,16 +218,16 @@ def _refuse_unusual(content: bytes) -> None:
     """
     kept: set[object] = set()
     tuples, last = 0, ""
-    if len(content) > _MOST_PICKLE:
+    if len(content) > _MAX_PICKLE_BYTES:
         raise TokenError(f"its pickle has {len(content):,} bytes; embeddings have a few hundred")
     for operation, argument, _ in pickletools.genops(content):
         name = operation.name
         tuples += name.startswith("TUPLE")
-        if name == "GLOBAL" and argument not in _NAMES:
+        if name == "GLOBAL" and argument not in _ALLOWED_NAMES:
             raise TokenError(_not_plain(f"it names {str(argument)[:80]}"))
         if name.endswith("PUT"):
             (kept.add if last.startswith("TUPLE") else kept.discard)(argument)
-        if tuples > _MOST_TUPLES or (name.endswith("GET") and argument in kept):
+        if tuples > _MAX_TUPLES or (name.endswith("GET") and argument in kept):
             raise TokenError(_not_plain("its tuples are nested as in no embedding"))
         last = name if not name.endswith("PUT") else last
 

@@ -24,7 +24,7 @@ from .regular import open_regular
 
 __all__ = ["transfer", "undo"]
 
-_LARGEST = 2**26
+_MAX_LIST_BYTES = 2**26
 """Bytes of a list: about 300,000 files."""
 
 
@@ -52,9 +52,9 @@ def transfer(
     places = [[os.path.abspath(source), str(target.relative_to(root))] for source, target in files]
     texts = [[str(path.relative_to(root)), text] for path, text in captions.items()]
     record = {"undo": "moved" if move else "copied", "folder": root.stat().st_ino, "files": places, "captions": texts}
-    if len(json.dumps(record, indent=1)) > _LARGEST:
+    if len(json.dumps(record, indent=1)) > _MAX_LIST_BYTES:
         raise FileError(
-            f"the list of {len(files):,} files would be larger than {_LARGEST >> 20} MiB; sort fewer at once"
+            f"the list of {len(files):,} files would be larger than {_MAX_LIST_BYTES >> 20} MiB; sort fewer at once"
         )
     free = next(path for number in count(1) if not os.path.lexists(path := root / f"undo-{number}.json"))
     listed = write_json(record, free)
@@ -151,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
     of a foreign list does not know."""
     try:
         with open_regular(path) as file:
-            record = json.loads(file.read(_LARGEST + 1) or b"")
+            record = json.loads(file.read(_MAX_LIST_BYTES + 1) or b"")
         own = record["folder"] == path.parent.stat().st_ino
         known = record["undo"] in ("moved", "copied") and all(
             isinstance(pair, list)

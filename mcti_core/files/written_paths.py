@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["decoded_lines", "folder_of"]
 
 _QUOTES = "\"'`“”„‟‘’‚«»<>"
-_UNSEEN = "".join(map(chr, (0xFEFF, 0x200B, 0x200E, 0x200F, 0x202A, 0x202B, 0x202C, 0x2060, 0xA0, 0x20, 0x09)))
+_INVISIBLE = "".join(map(chr, (0xFEFF, 0x200B, 0x200E, 0x200F, 0x202A, 0x202B, 0x202C, 0x2060, 0xA0, 0x20, 0x09)))
 """Invisible characters that programs add to copied paths, such as U+202A from Windows."""
 _ANSI = "mbcs" if os.name == "nt" else "cp1252"
 """Encoding of Windows programs that do not write UTF-8."""
@@ -41,9 +41,9 @@ def folder_of(line: str) -> Path | None:
 
 
 def _readings(line: str) -> Iterator[str]:
-    line = line.strip(_UNSEEN)
+    line = line.strip(_INVISIBLE)
     if len(line) > 1 and line[0] in _QUOTES and line[-1] in _QUOTES:
-        line = line[1:-1].strip(_UNSEEN)
+        line = line[1:-1].strip(_INVISIBLE)
     yield line
     yield os.path.expandvars(line)
     if line.lower().startswith("file://"):

@@ -187,17 +187,17 @@ class Host:
         """Keys of the features that the denoiser reads."""
         return tuple(self.text) if self.prompts is None else (WHOLE,)
 
-    def need_denoiser(self) -> Denoiser:
+    def require_denoiser(self) -> Denoiser:
         if self.denoiser is None:
             raise HostError(f"{self.name} has no diffusion model here; connect or load one")
         return self.denoiser
 
-    def need_codec(self) -> LatentCodec:
+    def require_codec(self) -> LatentCodec:
         if self.codec is None:
             raise HostError(f"{self.name} has no VAE here; connect or load one")
         return self.codec
 
-    def need_clip(self) -> ClipSpace:
+    def require_clip(self) -> ClipSpace:
         if self.clip is None:
             raise HostError(
                 f"{self.name} has no CLIP space (vision tower, visual projection and text projection); "

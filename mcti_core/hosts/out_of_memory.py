@@ -14,7 +14,7 @@ __all__ = ["TEXT_TOO_LARGE", "empty_caches", "in_parts_that_fit", "is_out_of_mem
 
 TEXT_TOO_LARGE = "a single prompt does not fit into memory in the text encoder; free memory that other programs use, or use another device"
 _Result = TypeVar("_Result")
-_SIGNS = (
+_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _MESSAGES)
 
 
 def empty_caches() -> None:

@@ -10,7 +10,7 @@ from typing import IO
 __all__ = ["count_most_scans", "count_scans"]
 
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
-_ALONE = (0x01, 0xD8)
+_BARE_MARKERS = (0x01, 0xD8)
 """Markers without a length."""
 _SCAN, _END = 0xDA, 0xD9
 _BLOCK = 2**20
@@ -52,7 +52,7 @@ def count_scans(file: IO[bytes], most: int, begin: int = 0, length: int = sys.ma
             marker, behind = found.group()[1], found.end()
             if marker == _END:
                 return scans
-            if marker in _ALONE:
+            if marker in _BARE_MARKERS:
                 continue
             scans, segments = scans + (marker == _SCAN), segments + 1
             if scans > most or segments > _MAX_SEGMENTS:

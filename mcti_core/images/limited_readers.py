@@ -16,7 +16,7 @@ from .tiff_claims import refuse_tiff_claims
 
 __all__ = ["MeteredFile", "bytes_to_open", "open_metered"]
 
-_TAKEN_WHOLE = ("WEBP", "AVIF", "HEIF", "TIFF")
+_WHOLE_FILE_FORMATS = ("WEBP", "AVIF", "HEIF", "TIFF")
 """Formats whose readers may read the whole file when they open it; for TIFF, its tags."""
 _MAX_READS_TO_OPEN = 2_500
 _HEADERS = 2**16
@@ -58,7 +58,7 @@ class MeteredFile:
 def bytes_to_open(file: IO[bytes], kind: str) -> int:
     """Number of bytes that the reader of this format may read before decoding."""
     size = os.fstat(file.fileno()).st_size
-    return size if kind in _TAKEN_WHOLE else min(size, MAX_METADATA_BYTES)
+    return size if kind in _WHOLE_FILE_FORMATS else min(size, MAX_METADATA_BYTES)
 
 
 def open_metered(file: IO[bytes], kind: str) -> tuple[Any, int]:

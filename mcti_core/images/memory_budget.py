@@ -15,11 +15,11 @@ _BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes per pixel of an image in Pillow; 4 in all other modes."""
 _DECODER = {"WEBP": 12, "AVIF": 16, "HEIF": 16}
 """Bytes per pixel that a decoder allocates beside Pillow's image."""
-_UNKNOWN = ("AVIF", "HEIF")
+_UNTRUSTED_FORMATS = ("AVIF", "HEIF")
 """Formats whose images may be larger than they claim: 2 KB that claim 16 x 16 pixels decompress to 268 million, and are then scaled down."""
 _COEFFICIENTS = 2
 """Bytes per pixel and channel of the buffer for a JPEG of several scans."""
-_FIXED = 2**24
+_OVERHEAD_BYTES = 2**24
 """Bytes for strips, partly filled blocks, and tables."""
 
 
@@ -69,7 +69,7 @@ def memory_of(image: Any, kind: str, factor: int) -> int:
         count += pixels * _COEFFICIENTS * len(image.getbands())
     if kind in ("TIFF", "GIF"):  # a rotated copy, or a copy pasted onto the frame
         count += held * 4
-    if kind in _UNKNOWN:  # two at once, for any claimed size
-        count = max(count, image_budget.total // 2 - 2 * _FIXED - 3 * smaller)
+    if kind in _UNTRUSTED_FORMATS:  # two at once, for any claimed size
+        count = max(count, image_budget.total // 2 - 2 * _OVERHEAD_BYTES - 3 * smaller)
     floats = 4 * min(image.width, image.height) ** 2 // factor**2  # one channel of the centre square
-    return max(count + 3 * smaller, 3 * smaller + 2 * floats) + _FIXED
+    return max(count + 3 * smaller, 3 * smaller + 2 * floats) + _OVERHEAD_BYTES

@@ -25,13 +25,13 @@ __all__ = [
     "UnreadableError", "image_size", "load_image", "load_mask", "load_square", "load_squares", "one_error", "open_image", "to_size", "to_square",
 ]  # fmt: skip
 
-_HALVED_FROM = 50_000_000
+_MAX_FULL_SIZE_PIXELS = 50_000_000
 """Number of pixels above which an image is read at half its width and height."""
 _STRIP = 256
 """Maximum number of rows per conversion."""
 _STRIP_PIXELS = 2**21
 """Maximum number of pixels per conversion."""
-_NAMED = 20
+_MAX_LISTED_FILES = 20
 """Maximum number of files that one error lists."""
 _ORIENTATION = 0x0112
 _UPRIGHT: dict[int, Callable[[Any], Any]] = {
@@ -66,8 +66,8 @@ def one_error(errors: Sequence[ExamplesError]) -> ExamplesError:
     """Combine the errors of several images; the message lists the first twenty files."""
     if len(errors) == 1:
         return errors[0]
-    named = [f"{e.path} ({e.reason})" if isinstance(e, UnreadableError) else str(e) for e in errors[:_NAMED]]
-    more = f" and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+    named = [f"{e.path} ({e.reason})" if isinstance(e, UnreadableError) else str(e) for e in errors[:_MAX_LISTED_FILES]]
+    more = f" and {len(errors) - _MAX_LISTED_FILES} more" if len(errors) > _MAX_LISTED_FILES else ""
     return ExamplesError(
         f"{len(errors)} images cannot be read: {', '.join(named)}{more}; replace them or take them out"
     )
@@ -185,7 +185,7 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor], see: _Seen) -> Tens
         with image:
             _refuse_large(*image.size)
             pixels = image.width * image.height
-            factor = 2 if pixels > _HALVED_FROM else 1
+            factor = 2 if pixels > _MAX_FULL_SIZE_PIXELS else 1
             memory = 2 * taken + memory_of(image, kind, factor)
             jpegs = jpeg_places(image, size) if kind == "TIFF" else {(0, size)} if kind == "JPEG" else set()
     if memory > image_budget.total:

@@ -42,9 +42,9 @@ Piece = tuple[str | int, float]
 
 _MARK = 0xF0000
 """Represents a class while weights are parsed: a character of a private use plane."""
-_GONE = "\U0010ffff"
+_PLACEHOLDER = "\U0010ffff"
 """Replaces a name's further characters while bare names are searched."""
-_PLACES = 100_000
+_MAX_CANDIDATES = 100_000
 """Maximum number of candidate bare names per prompt; a meaningful prompt has a few hundred."""
 _LITERAL = {"\\(": "\U000ffff0", "\\)": "\U000ffff1", "\\{": "\U000ffff2", "\\}": "\U000ffff3", "\\[": "\U000ffff4", "\\]": "\U000ffff5"}  # fmt: skip
 _WEIGHT = 1.1
@@ -59,7 +59,7 @@ _COMPEL = re.compile(
 )
 """Characters after a token or a bracket by which InvokeAI's prompts weight and blend."""
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-_SHOWN = 20
+_MAX_SHOWN = 20
 _LOG = logging.getLogger(__name__)
 
 
@@ -153,7 +153,7 @@ class _Parser:
         """Resolve names without reference syntax: a token if it can be nothing else; otherwise words, which is logged."""
         known, (letters, starts, places) = forms_as_words(self.known), letters_of(text)
         free = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
-        left = _PLACES
+        left = _MAX_CANDIDATES
         for each in known.within(letters, starts):
             form, index = known.pairs[each]
             distinct, inside = "-" in form or "_" in form or not form.isascii(), _without_spaces(form)
@@ -165,8 +165,8 @@ class _Parser:
                 end = behind_suffix(text, end)
                 alone = begins and not continues_name(text, end)
                 if alone and distinct:  # replacements keep their length until all names are found
-                    text = f"{text[:at]}{chr(_MARK + index)}{_GONE * (end - at - 1)}{text[end:]}"
-                    letters = f"{letters[:start]}{_GONE * (starts[end] - start)}{letters[starts[end] :]}"
+                    text = f"{text[:at]}{chr(_MARK + index)}{_PLACEHOLDER * (end - at - 1)}{text[end:]}"
+                    letters = f"{letters[:start]}{_PLACEHOLDER * (starts[end] - start)}{letters[starts[end] :]}"
                 elif alone or (inside and at >= 0 <= end):
                     _LOG.warning(
                         "prompt %r: %r is treated as a word; write {%s} for the learned token",
@@ -176,7 +176,7 @@ class _Parser:
                 later = bisect_right(free, start)
                 following = start + 1 if inside else free[later] if later < len(free) else len(letters)
                 start = letters.find(known.letters[each], following)
-        return text.replace(_GONE, "")
+        return text.replace(_PLACEHOLDER, "")
 
     def _weighted(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
         """(text, weight) of every part: ``(x)`` multiplies the weight by 1.1; ``(x:w)`` sets it to w, regardless of outer brackets.
@@ -269,8 +269,8 @@ class _Parser:
             name if normal_form(name) == normal_form(label) else f"{name} ({label})"
             for name, label in zip(self.names, self.labels, strict=True)
         ]
-        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-        return (", ".join(shown[:_SHOWN]) or "none") + more
+        more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+        return (", ".join(shown[:_MAX_SHOWN]) or "none") + more
 
     def _refuse(self, wrong: str, remedy: str) -> NoReturn:
         shown = self.prompt if len(self.prompt) <= 120 else f"{self.prompt[:119]}…"

@@ -23,12 +23,12 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING = json.dumps("mcti-embedding")
 """Value of ``format`` in the metadata of files that MC-TI writes."""
 
-_SINGLE = {"emb_params": "ComfyUI, A1111, InvokeAI and kohya", "emp_params": "OneTrainer"}
+_SINGLE_ENCODER_KEYS = {"emb_params": "ComfyUI, A1111, InvokeAI and kohya", "emp_params": "OneTrainer"}
 """Keys of a token of one text encoder, and the programs that use them."""
-_MOST_VECTORS = 75
+_MAX_VECTORS = 75
 """Maximum number of vectors; a prompt has no room for more."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_KNOWN = (
+_SUPPORTED_KEYS = (
     "supported are 'emb_params' and text encoders by ComfyUI's names, such as 'clip_l', 't5xxl' and 'qwen3_4b' (ComfyUI, kohya), 't5', 'gemma' and "
     "'emp_params' (OneTrainer), 'string_to_param' (A1111, InvokeAI), and a single tensor, bare or under its token (diffusers)"
 )
@@ -99,7 +99,7 @@ def _recognised(content: Any) -> Embedding:
     if isinstance(content, Tensor):
         return Embedding(_by_width(content, "the tensor"), "diffusers")
     if not isinstance(content, dict):
-        raise TokenError(f"it contains a {type(content).__name__}; {_KNOWN}")
+        raise TokenError(f"it contains a {type(content).__name__}; {_SUPPORTED_KEYS}")
     if "string_to_param" in content:
         return _of_a1111(content)
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
@@ -109,8 +109,12 @@ def _recognised(content: Any) -> Embedding:
         return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya, OneTrainer and diffusers")
     if len(tensors) == 1:
         ((key, tensor),) = tensors.items()
-        return Embedding(_by_width(tensor, _named(key)), _SINGLE.get(key, "diffusers"), "" if key in _SINGLE else key)
-    raise TokenError(f"it contains {_listed(content)}; {_KNOWN}")
+        return Embedding(
+            _by_width(tensor, _named(key)),
+            _SINGLE_ENCODER_KEYS.get(key, "diffusers"),
+            "" if key in _SINGLE_ENCODER_KEYS else key,
+        )
+    raise TokenError(f"it contains {_listed(content)}; {_SUPPORTED_KEYS}")
 
 
 def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
@@ -175,8 +179,8 @@ def _checked(tensor: Any, what: str) -> Tensor:
     if tensor.shape[-1] > MAX_WIDTH:
         raise TokenError(f"{what} is {tensor.shape[-1]:,} wide; supported are at most {MAX_WIDTH:,}")
     rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
-    if len(rows) > _MOST_VECTORS:
-        raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MOST_VECTORS}")
+    if len(rows) > _MAX_VECTORS:
+        raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MAX_VECTORS}")
     if (
         rows.numel() * rows.element_size() > rows.untyped_storage().nbytes()
     ):  # a view can repeat one number any number of times

@@ -24,11 +24,11 @@ _QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}
 _WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
 _LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?\.?\d(?![\d.]*\s*\))")
 """Only the first digit is matched: a pattern of the whole number takes cubic time if a bracket follows."""
-_CLOSE = 0.65
+_MIN_SIMILARITY = 0.65
 """Minimum similarity; one wrong letter in a name of three letters gives 0.67."""
-_LONGEST_SLIP, _COMPARED = 200, 500_000
+_MAX_MISSPELT, _MAX_COMPARISONS = 200, 500_000
 """Limits on the length of a name that is compared with others, and on the product of lengths over all comparisons."""
-_OPENED, _CLOSED = re.compile(r"([{<])\s*"), {"{": re.compile(r"\s*\}"), "<": re.compile(r"\s*>")}
+_OPENING, _CLOSING = re.compile(r"([{<])\s*"), {"{": re.compile(r"\s*\}"), "<": re.compile(r"\s*>")}
 _OF_A_WORD = re.compile(r"[\w-]")
 _PRIVATE = 0xF0000
 """First character of the private use area, which belongs to no name."""
@@ -96,7 +96,7 @@ def class_called(name: str, labels: Sequence[str], names: Sequence[str]) -> int 
 def nearest(name: str, known: KnownForms) -> int | None:
     """The class that an unknown name probably means, also after folders; None if none is close."""
     folded, forms = plain_letters(without_suffix(re.split(r"[/\\]", name)[-1])), _plain_forms(known)
-    close = _closest(folded, forms) if len(folded) <= _LONGEST_SLIP else None
+    close = _closest(folded, forms) if len(folded) <= _MAX_MISSPELT else None
     if close is None:  # 猫が好き
         begins = (form for form in forms if form and folded.startswith(form))
         close = next((form for form in begins if len(form) > 2 or not form.isascii()), None)
@@ -113,12 +113,12 @@ def _closest(name: str, forms: Iterable[str]) -> str | None:
     counts, possible = Counter(name), list[tuple[int, float, str]]()
     for form in forms:
         length = len(form) + len(name)
-        if length and 2 * min(len(form), len(name)) >= _CLOSE * length:
+        if length and 2 * min(len(form), len(name)) >= _MIN_SIMILARITY * length:
             bound = 2 * sum(min(count, form.count(letter)) for letter, count in counts.items()) / length
-            if bound >= _CLOSE:
+            if bound >= _MIN_SIMILARITY:
                 ends = _begin_alike(name, form) + _begin_alike(name[::-1], form[::-1])
                 possible.append((ends, bound, form))
-    matcher, best, room = difflib.SequenceMatcher(b=name), (_CLOSE, ""), _COMPARED
+    matcher, best, room = difflib.SequenceMatcher(b=name), (_MIN_SIMILARITY, ""), _MAX_COMPARISONS
     for _, bound, form in sorted(possible, reverse=True):
         if bound >= best[0] and room > 0:
             matcher.set_seq1(form)
@@ -141,7 +141,7 @@ def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
     """(normal form, class) of each name in a text that is not a word: in braces or angle brackets, or with a hyphen or underscore."""
     folded = normal_form(text)
     (letters, starts, places), found = letters_of(folded), set[int]()
-    opened = {at: sign[1] for sign in _OPENED.finditer(folded) for at in range(sign.end(1), sign.end() + 1)}
+    opened = {at: sign[1] for sign in _OPENING.finditer(folded) for at in range(sign.end(1), sign.end() + 1)}
     for at in range(len(folded)):
         free = not at or not (folded[at - 1].isalnum() or folded[at - 1] in "_:/\\-")
         if (at not in opened and not free) or starts[at] < 0:
@@ -150,7 +150,7 @@ def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
             form = known.pairs[each][0]
             end = places[starts[at] + len(known.letters[each])]
             alone = free and ("-" in form or "_" in form) and not _OF_A_WORD.match(folded, end)
-            if end >= 0 and (alone or (at in opened and _CLOSED[opened[at]].match(folded, end))):
+            if end >= 0 and (alone or (at in opened and _CLOSING[opened[at]].match(folded, end))):
                 found.add(each)
     return [known.pairs[each] for each in sorted(found)]
 

@@ -25,7 +25,7 @@ _DECAY = 0.9
 _FLOOR = 0.01
 """Lower bound of the classification term's average, relative to its maximum so far. Once the few examples are separated, this
 gradient almost vanishes, and raising gamma a thousandfold to compensate gains nothing (docs/results.md)."""
-_LEAST = 1e-20
+_MIN_NORM = 1e-20
 """Lower bound of the classification term's norm, so that gamma stays finite without a gradient."""
 
 
@@ -76,7 +76,7 @@ class AdaptiveGamma:
         averages = _DECAY * self.norms[:2] + (1 - _DECAY) * torch.stack(norms)
         largest = torch.maximum(self.norms[2], averages[1])
         self.norms = torch.stack([*averages, largest])
-        gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * largest).clamp(min=_LEAST)
+        gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * largest).clamp(min=_MIN_NORM)
         if TWIN in vectors:  # no vector is reached by both terms, so there is nothing to balance
             gamma = torch.ones_like(gamma)
         for index, gradient in zip(reached, classification, strict=True):

@@ -17,7 +17,7 @@ __all__ = ["EVERY", "AutoSaver"]
 
 EVERY = 10.0
 """Seconds between saves; a save takes some milliseconds (docs/reliability.md)."""
-_SHARE = 0.005
+_MAX_TIME_SHARE = 0.005
 """Maximum share of the time for saving; with a slow disk or very many classes, saves become rarer."""
 
 
@@ -52,7 +52,7 @@ class AutoSaver:
     def on_step(self, info: StepInfo) -> None:
         """Save if it is time; call it after every step."""
         self._last = info
-        rest = max(self.every, self._took / _SHARE) if self.every else 0.0
+        rest = max(self.every, self._took / _MAX_TIME_SHARE) if self.every else 0.0
         if time.monotonic() - self._at >= rest:
             self._save(info)
 

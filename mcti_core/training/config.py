@@ -23,9 +23,9 @@ _KINDS: dict[str, tuple[type, str]] = {
     "str": (str, "a word"),
     "bool": (bool, "true or false"),
 }
-_MOST = 2**64
+_MAX_NUMBER = 2**64
 """Upper bound of all numbers, which seeds have in PyTorch."""
-_MOST_LR, _MOST_DECAY = 1e30, 1e6
+_MAX_LR, _MAX_DECAY = 1e30, 1e6
 """The optimizer's float32 numbers overflow above their product times 300."""
 
 
@@ -103,9 +103,9 @@ class TrainConfig:
             )
         if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
             raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
-        if self.lr > _MOST_LR or self.weight_decay > _MOST_DECAY:  # the optimizer computes in float32
+        if self.lr > _MAX_LR or self.weight_decay > _MAX_DECAY:  # the optimizer computes in float32
             raise ConfigError(
-                f"lr must be at most {_MOST_LR:g} and weight_decay at most {_MOST_DECAY:g}, got {self.lr} and {self.weight_decay}"
+                f"lr must be at most {_MAX_LR:g} and weight_decay at most {_MAX_DECAY:g}, got {self.lr} and {self.weight_decay}"
             )
         if self.gamma_end is not None and not 0 < self.gamma_end < math.inf:
             raise ConfigError(f"gamma_end must be above 0 or None, got {self.gamma_end}")
@@ -136,7 +136,7 @@ class TrainConfig:
                 continue
             if kind not in _KINDS or (value is None and str(field.type).endswith(" | None")):
                 continue
-            if isinstance(value, int) and abs(value) >= _MOST:
+            if isinstance(value, int) and abs(value) >= _MAX_NUMBER:
                 raise ConfigError(f"{field.name} must be below 2**64")
             if not isinstance(value, _KINDS[kind][0]) or (isinstance(value, bool) and kind != "bool"):
                 wanted = _KINDS[kind][1] + (f" or {ADAPTIVE!r}" if field.name == "gamma" else "")

@@ -51,7 +51,7 @@ class ValidationLoss:
         assert cache.latents is not None
         generator = torch.Generator().manual_seed(0)
         images = next(ClassBalancedBatchSampler(cache.labels, active.tolist(), num_samples, generator))
-        self.host, self.denoiser = host, host.need_denoiser()
+        self.host, self.denoiser = host, host.require_denoiser()
         self.num_samples, self.processes = num_samples, processes
         latents = cache.latents[images, 0]
         sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), num_samples, generator, host.logit_normal)

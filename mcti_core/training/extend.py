@@ -24,7 +24,7 @@ from .loop import StepInfo, TrainResult, train
 
 __all__ = ["add_classes", "new_labels", "tell_learned_before"]
 
-_SAME = 0.9999
+_COPY_SIMILARITY = 0.9999
 """Cosine from which two images count as the same; no two of 600 different digits exceed 0.97."""
 
 
@@ -104,7 +104,7 @@ def tell_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[s
     likeness, which = (F.normalize(features[:, 0].float(), dim=1) @ support.features.float().T).max(1)
     copies = []
     for name, label, same, old in zip(
-        names, cache.labels.tolist(), likeness >= _SAME, support.labels[which].tolist(), strict=True
+        names, cache.labels.tolist(), likeness >= _COPY_SIMILARITY, support.labels[which].tolist(), strict=True
     ):
         if same and index_of(cache.classes[label], tokens.labels) != old:
             copies.append(f"{name} of {tokens.labels[old]}")

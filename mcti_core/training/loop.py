@@ -70,8 +70,8 @@ class TrainResult:
     tokens: TokenSet
     history: Mapping[str, tuple[float, ...]]
     """Name of a loss -> its value at every step."""
-    stopped: str
-    """``"finished"``, ``"converged"`` (the evaluated loss no longer improved) or ``"stopped"`` (on request)."""
+    stop_reason: str
+    """``"max_steps"``, ``"early_stop"`` (the evaluated loss no longer improved) or ``"interrupted"`` (on request)."""
     steps: int
     seconds: float
 
@@ -181,7 +181,7 @@ def _train(
             return read_and_call
 
         losses_so_far, tokens_so_far = after_reading(history.columns), after_reading(learned)
-        stopped, asked = "finished", False
+        stop_reason, asked = "max_steps", False
         try:
             for step in range(take_step.first, total):
                 if (
@@ -189,7 +189,7 @@ def _train(
                     and _evaluation_is_due(step, config)
                     and best.is_over(evaluation.error(vectors))
                 ):
-                    stopped = "converged"
+                    stop_reason = "early_stop"
                     break
                 take_step(step)
                 state = after_reading(progress.keeper())
@@ -198,12 +198,12 @@ def _train(
                 if reads:
                     read_losses()
                 if (reads or processes.count == 1) and processes.any(asked):
-                    stopped = "stopped"
+                    stop_reason = "interrupted"
                     break
         except KeyboardInterrupt:
-            stopped = "stopped"
+            stop_reason = "interrupted"
         read_losses()
-        return TrainResult(learned(), history.columns(), stopped, len(history), time.monotonic() - started)
+        return TrainResult(learned(), history.columns(), stop_reason, len(history), time.monotonic() - started)
 
 
 def _evaluation_is_due(step: int, config: TrainConfig) -> bool:

@@ -132,7 +132,7 @@ def reconstruction_loss(
     Returns:
         (rows of the share,) float32.
     """
-    denoiser, view = host.need_denoiser(), _random_view(cache.latents, images, generator)
+    denoiser, view = host.require_denoiser(), _random_view(cache.latents, images, generator)
     assert cache.latents is not None  # checked by check_training
     latents = cache.latents[images, view]
     step = random_steps(len(denoiser.sigmas), len(images), generator, host.logit_normal)
@@ -174,7 +174,7 @@ def discriminative_loss(
     host: Host, cache: FeatureCache, prompts: ClassPrompts, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
     """L_cls (S,) float32: one prompt of each of S classes against one random image of every class."""
-    clip = host.need_clip()
+    clip = host.require_clip()
     assert cache.features is not None  # checked by check_training
     images = _one_of_each(cache, generator)
     features = on_device(cache.features[images, _random_view(cache.features, images, generator)], host.device)

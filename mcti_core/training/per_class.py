@@ -49,6 +49,6 @@ def train_per_class(
         shared = replace(config, batch_size=size * config.batch_size, max_classes_per_step=most)
         results.append(train(host, cache, tokens, shared, on_step=on_step, classes=group.tolist()))
         tokens = results[-1].tokens
-        if results[-1].stopped == "stopped":
+        if results[-1].stop_reason == "interrupted":
             break
     return results

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 __all__ = ["describe_differences", "differences"]
 
-_LONGEST = 40
+_MAX_CHARACTERS = 40
 """Maximum number of characters of a value in a message; of longer ones, only the name is shown."""
 
 
@@ -21,6 +21,6 @@ def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str
 
 
 def _told(name: str, then: str | None, now: str | None) -> str:
-    if name == "model" or name.startswith("set of") or max(len(str(then)), len(str(now))) > _LONGEST:
+    if name == "model" or name.startswith("set of") or max(len(str(then)), len(str(now))) > _MAX_CHARACTERS:
         return f"different {name}"
     return f"{name} was {then}, is {now}"

@@ -22,15 +22,15 @@ from .resume import differences
 __all__ = ["Progress", "TrainState"]
 
 
-_LARGEST_NORM, _LARGEST_LOSS = 1e12, 1e30
+_MAX_NORM, _MAX_LOSS = 1e12, 1e30
 """The second also limits gamma, which is large if the classification term has no gradient."""
-_LEAST_MEAN = 1e-15
+_MIN_MEAN = 1e-15
 """Averages below this have squares that are 0 in float32."""
 _MEAN_BY_ROOT = 8.0
 """Upper bound of AdamW's first moment divided by the root of its second, which is at most
 (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.3 by the Cauchy-Schwarz inequality, for betas b1 = 0.9 and b2 = 0.999."""
 
-_WORDS, _NORMALS, _LARGEST_NORMAL = 624, 5016, 10.0
+_WORDS, _NORMALS, _MAX_NORMAL = 624, 5016, 10.0
 """Of a Mersenne Twister's state as PyTorch stores it: number of words, place of the next normal numbers, and their largest value
 (8.6 for 53 random bits)."""
 
@@ -124,8 +124,8 @@ class Progress:
             raise ValueError(f"it has {len(state.history):,} steps of {self.total:,}")
         if any(row.keys() != set(TERMS) for row in state.history):
             raise ValueError("its losses have other names")
-        if any(abs(value) > _LARGEST_LOSS for row in state.history for value in row.values()):  # nan was not computed
-            raise ValueError(f"it has losses beyond {_LARGEST_LOSS:g}")
+        if any(abs(value) > _MAX_LOSS for row in state.history for value in row.values()):  # nan was not computed
+            raise ValueError(f"it has losses beyond {_MAX_LOSS:g}")
         if any(math.isnan(row["loss"]) for row in state.history):
             raise ValueError("it has steps without a loss")
         if not (state.best[0] >= 0 and 0 <= state.best[1] <= MAX_STEPS):
@@ -136,7 +136,7 @@ class Progress:
         if (norms is None) != (self.adaptive is None):
             raise ValueError("gamma is adaptive in only one of the two")
         if norms is not None and not (
-            norms.shape == (3,) and norms.dtype == torch.float32 and ((norms >= 0) & (norms <= _LARGEST_NORM)).all()
+            norms.shape == (3,) and norms.dtype == torch.float32 and ((norms >= 0) & (norms <= _MAX_NORM)).all()
         ):
             raise ValueError("its gradient norms are not three norms")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
@@ -155,7 +155,7 @@ class Progress:
             if not (
                 0 <= moment["step"] <= MAX_STEPS
                 and (square >= 0).all()
-                and (mean <= _MEAN_BY_ROOT * square.sqrt() + _LEAST_MEAN).all()
+                and (mean <= _MEAN_BY_ROOT * square.sqrt() + _MIN_MEAN).all()
             ):
                 raise ValueError("its moments are not possible ones of AdamW")
 
@@ -183,7 +183,7 @@ def _is_generator_state(state: Tensor) -> bool:
     _, left, _, position = struct.unpack_from("<QiiQ", content)
     normals = (*struct.unpack_from("<3d", content, _NORMALS), *struct.unpack_from("<f", content, _NORMALS + 32))
     in_place = 0 < left <= _WORDS and left + position == _WORDS + 1
-    return (in_place or (left, position) == (1, 0)) and all(abs(normal) <= _LARGEST_NORMAL for normal in normals)
+    return (in_place or (left, position) == (1, 0)) and all(abs(normal) <= _MAX_NORMAL for normal in normals)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ from .schedules import gamma_of_step, learning_rate
 __all__ = ["TRACKERS", "CsvTracker", "Trackers", "check_trackers", "is_log"]
 
 TRACKERS = ("tensorboard", "wandb", "csv")
-_EVERY = 50
+_STEPS_PER_READ = 50
 """Number of steps between reads of the losses. Each read waits for the device."""
-_BEGIN = 400
+_HEAD_BYTES = 400
 """Number of bytes that contain the header and the first row."""
 _COLUMNS = ("step", "learning_rate", "loss", "reconstruction", "classification", "gamma", "accuracy")
 
@@ -48,7 +48,7 @@ def is_log(path: Path) -> bool:
     """Whether ``CsvTracker`` wrote the file: its header, then the row of step 1, which may be cut off."""
     try:
         with open_regular(path) as file:
-            head, first, *_ = [*(file.read(_BEGIN) or b"").decode().split("\n"), ""]
+            head, first, *_ = [*(file.read(_HEAD_BYTES) or b"").decode().split("\n"), ""]
     except (OSError, ValueError):
         return False
     return head == ",".join(_COLUMNS) and (not first or re.fullmatch(r"1,[-+.e\d,]*", first) is not None)
@@ -113,7 +113,9 @@ class Trackers:
             images: name -> samples (3, H, W) in [0, 1] after this step, if drawn.
         """
         self._last[:] = [info]
-        if self.open and (accuracy is not None or images or info.step % _EVERY == 0 or info.step == info.total):
+        if self.open and (
+            accuracy is not None or images or info.step % _STEPS_PER_READ == 0 or info.step == info.total
+        ):
             self._log(info.history(), accuracy)
             if images:
                 self._each(partial(_log_images, images=images, step=info.step))

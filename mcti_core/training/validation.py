@@ -46,7 +46,7 @@ def check_training(
             f"classes to train must be distinct numbers from 0 to {len(tokens) - 1}, got {listed(active)}"
         )
     if config.reconstruction_weight:
-        host.need_denoiser()
+        host.require_denoiser()
         if cache.latents is None:
             raise ConfigError("the examples have no latents; build the cache with a VAE")
     if config.gamma:

@@ -20,9 +20,9 @@ _FONT_FILES = (
 )  # fmt: skip
 """Fonts that systems usually have. Pillow's own font has Latin letters only, and no accents."""
 _NO_FOLDER = os.path.join(os.path.dirname(__file__), "no fonts here")
-_COMPARED = 32
+_SAMPLE_LETTERS = 32
 """Letters of a text by which its font is chosen: each is drawn in each font."""
-_NO_LETTER = "\U0010fffe"
+_UNSUPPORTED_LETTER = "\U0010fffe"
 """A character that no font has; fonts draw it, like every letter that they lack, as an empty box."""
 
 
@@ -56,7 +56,7 @@ def _one_line(text: str) -> str:
 
 
 def _font(text: str, size: int) -> Any:
-    return _opened(None if text.isascii() else _best_font(text[:_COMPARED]), size)
+    return _opened(None if text.isascii() else _best_font(text[:_SAMPLE_LETTERS]), size)
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +65,7 @@ def _best_font(text: str) -> str | None:
 
     def letters_known(name: str | None) -> int:
         font = _opened(name, 16)
-        unknown = bytes(font.getmask(_NO_LETTER))
+        unknown = bytes(font.getmask(_UNSUPPORTED_LETTER))
         return sum(bytes(font.getmask(letter)) != unknown for letter in set(text))
 
     return max((None, *_installed()), key=letters_known)

@@ -137,7 +137,7 @@ def test_calibrate_sets_both(kind, carrying, tiny_host):
     classifier = kind(tiny_host, tokens)
     result = calibrate(classifier, tokens, accept=0.9)
     assert (classifier.temperature, classifier.threshold) == (result.temperature, result.threshold)
-    assert result.left_out == 60
+    assert result.num_samples == 60
     assert 0 < result.threshold < 1
     assert f"{result.reached} of 60 examples reach it" in result.describe()
     assert 1e-3 < result.temperature < 1e3
@@ -163,16 +163,16 @@ def test_one_example_a_class_measures_nothing(carrying, tiny_host):
 @pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier])
 def test_classes_with_one_example_are_passed_over(kind, carrying, tiny_host):
     tokens = carrying([1, 3, 1])
-    assert calibrate(kind(tiny_host, tokens), tokens).left_out == 3
+    assert calibrate(kind(tiny_host, tokens), tokens).num_samples == 3
 
 
 @pytest.mark.parametrize("kind", [ClipClassifier, partial(HybridClassifier, weight=1.0)])
 def test_calibrate_on_evenly_spaced_examples_if_there_are_very_many(kind, carrying, tiny_host, monkeypatch):
     tokens, seen = carrying([10, 10, 10]), []
     monkeypatch.setattr(calibration, "fit_temperature", lambda logits, labels: seen.append((logits, labels)) or 1.0)
-    assert calibrate(kind(tiny_host, tokens), tokens).left_out == 30
+    assert calibrate(kind(tiny_host, tokens), tokens).num_samples == 30
     monkeypatch.setattr(calibration, "MAX_LOGITS", 30)
-    assert calibrate(kind(tiny_host, tokens), tokens).left_out == 10
+    assert calibrate(kind(tiny_host, tokens), tokens).num_samples == 10
     (whole, labels), (some, theirs) = seen
     torch.testing.assert_close(some, whole[::3])
     assert theirs.tolist() == labels[::3].tolist()

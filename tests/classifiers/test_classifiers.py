@@ -378,8 +378,8 @@ def test_bad_budgets_are_refused(tiny_host, tokens, options):
 def test_any_number_of_images_is_taken_in_parts(tiny_host, tokens, images, monkeypatch):
     classifier = DiffusionClassifier(tiny_host, tokens, **SHORT)
     whole = classifier.scores(images)
-    monkeypatch.setattr(diffusion, "_PIXELS", 2 * 32 * 32)
-    monkeypatch.setattr(diffusion, "_TOGETHER", 4)
+    monkeypatch.setattr(diffusion, "_VAE_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr(diffusion, "_IMAGES_PER_CHUNK", 4)
     parts = classifier.scores(images)
     assert torch.allclose(parts.logits, whole.logits, atol=1e-4)
     assert torch.equal(parts.evaluations, whole.evaluations)
@@ -556,7 +556,7 @@ def test_hybrid_auto_judges_examples_by_parts_that_have_not_seen_them(tiny_host,
         expected = a * token[i] + b * 10 * means @ features[i] + c * probe
         torch.testing.assert_close(hybrid.left_out_logits()[i], expected)
     torch.testing.assert_close(hybrid.left_out_logits()[4], (a + b + c) * token[4])  # its class's only one
-    assert calibrate(hybrid, learned).left_out == 4
+    assert calibrate(hybrid, learned).num_samples == 4
 
 
 def test_hybrid_auto_with_one_example_a_class_takes_the_first_weights(tiny_host, tokens):

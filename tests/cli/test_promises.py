@@ -148,7 +148,7 @@ def test_limits_in_security_are_those_of_the_code():
 
     told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     for text in (
-        f"{safe_load.MOST_BYTES // 2**20} MiB; {formats._MOST_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
+        f"{safe_load.MAX_EMBEDDING_BYTES // 2**20} MiB; {formats._MAX_VECTORS} vectors, each {limits.MAX_WIDTH:,} numbers wide",
         f"| an image with an embedding in it | {embedding_cards._MAX_PIXELS:,} pixels; {embedding_cards._MAX_JSON // 2**20} MiB of JSON |",
         f"| a token set's file | {limits.MAX_SET_BYTES // 2**20:,} MiB |",
         f"safetensors file | {limits.MAX_HEADER_BYTES // 2**20} MiB |",
@@ -157,19 +157,19 @@ def test_limits_in_security_are_those_of_the_code():
         f"a text in a graph | {limits.MAX_MARKS} |",
         f"for which a logistic probe is fitted | {limits.MAX_LOGITS:,} |",
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
-        f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MOST')} |",
+        f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MAX_STORED')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "
         f"{model_folders._MAX_SETTING:,} (words, steps and labels {model_folders._MAX_COUNT:,}), "
         f"{model_folders._MAX_LAYERS['num_hidden_layers']} hidden layers, {model_folders._MAX_BLOCKS} layers or blocks elsewhere |",
-        f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_OPENED')} folders |",
+        f"`mcti_folders.txt` | {_constant('folders', '_MAX_BYTES') // 2**20} MiB, {_constant('folders', '_MAX_FOLDERS')} folders |",
         f"command line, or of Token Prompts | {limits.MAX_PROMPT:,} characters, {limits.MAX_BRACKETS} nested brackets |",
         f"a number in a vector that is read | {limits.MAX_NUMBER:,.0f} |",
         f"steps done in a saved training | {limits.MAX_STEPS:,} |",
         f"{_constant('checking', 'MAX_TEXT'):,} characters; with a single line {_constant('checking', 'MAX_TEXT') // 20:,} |",
         f"name to save under | {names._MAX_LEVELS} |",
         f"`--config`) | {run_config._MAX_BYTES // 2**20} MiB; keys of 16 parts, lists of {limits.MAX_TEMPLATES:,} values |",
-        f"results file | {results._MAX_BYTES >> 20} MiB; {results._MOST_SHOTS:,} different numbers of shots; numbers of {results._MOST:,} |",
-        f"a list of moves | {label_table._LARGEST >> 20} MiB; {transfer._LARGEST >> 20} MiB |",
+        f"results file | {results._MAX_BYTES >> 20} MiB; {results._MAX_SHOTS:,} different numbers of shots; numbers of {results._MAX_COUNT:,} |",
+        f"a list of moves | {label_table._MAX_BYTES >> 20} MiB; {transfer._MAX_LIST_BYTES >> 20} MiB |",
         f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
         f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {limited_readers._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
         f"| {tiff_claims._MAX_TAGS:,}; {tiff_claims._MAX_VALUES:,}; {tiff_claims._MAX_TILE_BEYOND:,} |",

@@ -81,7 +81,7 @@ def test_corrections_that_empty_a_class_take_it_away(tmp_path):
 )
 def test_rows_take_no_more_memory_than_their_file(tmp_path, monkeypatch, content):
     """A row of a few bytes held the memory of all columns, which is the square of the file."""
-    monkeypatch.setattr(label_table, "_LARGEST", 2**20)  # as much is asked for at once
+    monkeypatch.setattr(label_table, "_MAX_BYTES", 2**20)  # as much is asked for at once
     (tmp_path / "x.csv").write_text(content)
     tracemalloc.start()
     try:

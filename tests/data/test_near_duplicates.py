@@ -91,7 +91,7 @@ def test_first_alike_of_many_parts_is_that_of_one(monkeypatch):
     looks = thumbnails(torch.stack([tensor(picture(seed % 7)) for seed in range(40)]))
     whole = first_alike(looks)
     assert whole.tolist() == [seed % 7 for seed in range(40)]
-    monkeypatch.setattr("mcti_core.data.near_duplicates._AT_ONCE", 80)
+    monkeypatch.setattr("mcti_core.data.near_duplicates._PAIRS_PER_CHUNK", 80)
     assert torch.equal(first_alike(looks), whole)
 
 

@@ -167,7 +167,7 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
         monkeypatch.setattr(step, "discriminative_loss", interrupt)
     assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 130
     captured = capsys.readouterr()
-    assert f"stopped after {steps_done} steps" in captured.out
+    assert f"interrupted after {steps_done} steps" in captured.out
     assert "Traceback" not in captured.err
     assert load_tokens(tmp_path / "tokens.safetensors").labels == ("bar", "cross", "ring")
     assert (tmp_path / "loss.png").is_file() == (steps_done > 0)

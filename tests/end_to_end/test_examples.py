@@ -62,7 +62,7 @@ def test_web_service_answers_names_and_refuses(learned, monkeypatch):
     assert answer["label"] == "3"
     assert len(answer["top"]) == 3
     assert client.post("/classify", content=b"no image").status_code == 400
-    monkeypatch.setitem(names["classify"].__globals__, "MOST_BYTES", 10)
+    monkeypatch.setitem(names["classify"].__globals__, "MAX_IMAGE_BYTES", 10)
     assert client.post("/classify", content=photo).status_code == 413
 
 

@@ -217,7 +217,7 @@ def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode != 0
-    (told,) = re.findall(r"stopped after (\d+) steps", output)
+    (told,) = re.findall(r"interrupted after (\d+) steps", output)
     steps = load_checkpoint(tmp_path / "out" / "training.safetensors").step
     assert 0 < steps <= int(told) < 64
     shutil.copytree(tmp_path / "out", tmp_path / "copy")

@@ -233,7 +233,7 @@ def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learn
 
 
 def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(generate, "_POCKET_AT_ONCE", 2)
+    monkeypatch.setattr(generate, "_POCKET_BATCH_SIZE", 2)
     real, seen = generate.progress_bar, []
 
     def interrupting(*arguments):

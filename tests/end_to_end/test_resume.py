@@ -41,7 +41,7 @@ def broken(folder, tmp_path, monkeypatch, capsys):
     assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 130
     monkeypatch.undo()
     captured = capsys.readouterr()
-    assert "stopped after 3 steps" in captured.out
+    assert "interrupted after 3 steps" in captured.out
     assert "with --resume to continue" in captured.out
     return tmp_path
 
@@ -199,7 +199,7 @@ def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, ki
         process.send_signal(getattr(signal, kind))
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    steps = int(re.search(r"stopped after (\d+) steps", out)[1])
+    steps = int(re.search(r"interrupted after (\d+) steps", out)[1])
     assert load_checkpoint(tmp_path / "training.safetensors").step == steps > 0
     assert (tmp_path / "tokens.safetensors").exists()
 

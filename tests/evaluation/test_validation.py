@@ -76,7 +76,7 @@ def test_sample_that_fails_is_told_once_and_costs_nothing(tiny_host, cache, toke
     looking = Validation(tiny_host, 1, ("{}",), tell=told.append)
     result = train(tiny_host, cache, tokens, CONFIG, on_step=looking.on_step)
     assert told == ["validation failed, training continues: no memory"]
-    assert result.stopped == "finished"
+    assert result.stop_reason == "max_steps"
     assert same(result.tokens, train(tiny_host, cache, tokens, CONFIG).tokens)
 
 
@@ -95,7 +95,7 @@ def test_cancel_of_the_host_and_ctrl_c_pass_through(tiny_host, cache, tokens, mo
         "mcti_core.evaluation.validation.generate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     result = train(tiny_host, cache, tokens, CONFIG, on_step=replace(looking, passing=()).on_step)
-    assert result.stopped == "stopped"
+    assert result.stop_reason == "interrupted"
 
 
 def test_prompts_are_those_of_the_first_eight_classes():

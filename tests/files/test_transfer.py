@@ -188,7 +188,7 @@ def test_a_copied_folder_keeps_its_files_and_a_renamed_one_is_undone(place):
 
 def test_a_list_too_long_to_be_read_again_is_refused_before_the_first_file(place, monkeypatch):
     root, pairs, _ = place
-    monkeypatch.setattr(module, "_LARGEST", 100)
+    monkeypatch.setattr(module, "_MAX_LIST_BYTES", 100)
     with pytest.raises(FileError, match="fewer"):
         transfer(pairs, {}, root / "sorted", move=True)
     assert all(source.is_file() for source, _ in pairs)

@@ -162,7 +162,7 @@ def train_a_little(host: Any, side: int) -> tuple[Any, dict[str, Any]]:
     classifier = DiffusionClassifier(host, result.tokens, num_trials=4)
     scores = classifier.score_latents(fitted(host, classifier, cache.latents[:, 0], cache.labels))
     return result.tokens, {
-        "stopped": result.stopped,
+        "stop_reason": result.stop_reason,
         "errors": [error(host, cache, each, config.templates) for each in (tokens, result.tokens)],
         "trained": {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()},
         "classified": [int(label) for label in scores.logits.argmax(1)],

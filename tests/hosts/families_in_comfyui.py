@@ -183,7 +183,7 @@ def train_a_little(host: Any) -> dict[str, Any]:
     config = TrainConfig(steps=10, batch_size=2, lr=0.02, gamma=0.0, lr_warmup_steps=0, templates=("a photo of a {}",))
     result = train(host, cache, tokens, config)
     return {
-        "stopped": result.stopped,
+        "stop_reason": result.stop_reason,
         "errors": [error(host, cache, tokens), error(host, cache, result.tokens)],
         "trained": {name: gap(v, tokens.vectors[name]) for name, v in result.tokens.vectors.items()},
     }

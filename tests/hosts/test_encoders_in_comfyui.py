@@ -59,7 +59,7 @@ def test_gradients_are_slopes_of_the_loss(family, found):
 
 def test_training_lowers_the_noise_error(family, found):
     before, after = found["errors"]
-    assert found["stopped"] == "finished"
+    assert found["stop_reason"] == "max_steps"
     assert after <= 0.95 * before
     assert found["trained"].keys() == ENCODERS[family].keys()
     assert all(moved > 0.01 for moved in found["trained"].values())

@@ -60,7 +60,7 @@ def test_only_v_prediction_is_weighed(family, found):
 
 def test_training_lowers_the_noise_error(found):
     before, after = found["errors"]
-    assert found["stopped"] == "finished"
+    assert found["stop_reason"] == "max_steps"
     assert after < 0.97 * before
 
 

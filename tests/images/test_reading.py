@@ -183,7 +183,7 @@ class TestSize:
         image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
         image.save(tmp_path / name, **options)
         whole = load_image(tmp_path / name)
-        monkeypatch.setattr(image_files, "_HALVED_FROM", 60_000)
+        monkeypatch.setattr(image_files, "_MAX_FULL_SIZE_PIXELS", 60_000)
         monkeypatch.setattr(image_files, "_STRIP_PIXELS", 301 * 9)  # some rows, an odd number
         half = load_image(tmp_path / name)
         assert half.shape == (3, 101, 151)

@@ -228,7 +228,7 @@ def test_bare_names_at_very_many_places_are_not_all_looked_at(monkeypatch):
     """Labels of each length up to 1,000 in a prompt that repeats itself would take seconds."""
     prompt, labels = "ab " * 100 + "big-cat", ("ab ab a", "big-cat")
     assert parse_prompt.__wrapped__(prompt, ("x", "big-cat"), labels)[-1] == (1, 1.0)
-    monkeypatch.setattr("mcti_core.prompts.syntax._PLACES", 50)
+    monkeypatch.setattr("mcti_core.prompts.syntax._MAX_CANDIDATES", 50)
     assert parse_prompt.__wrapped__(prompt, ("x", "big-cat"), labels) == ((prompt, 1.0),)
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from mcti_core.errors import TokenError
-from mcti_core.files.safe_load import MOST_BYTES
+from mcti_core.files.safe_load import MAX_EMBEDDING_BYTES
 from mcti_core.tokens.encoders import WIDTHS
 from mcti_core.tokens.formats import read_embedding
 from mcti_core.tokens.io import import_embeddings
@@ -299,7 +299,7 @@ class TestHostileFiles:
     def test_large_files_are_refused_unread(self, suffix, tmp_path):
         path = written(tmp_path / f"x{suffix}", {"emb_params": ROWS})
         with open(path, "r+b") as file:
-            file.truncate(MOST_BYTES + 1)  # takes no room on the disk
+            file.truncate(MAX_EMBEDDING_BYTES + 1)  # takes no room on the disk
         with pytest.raises(TokenError, match="32 MiB, so this is something else"):
             read_embedding(path)
 
@@ -307,10 +307,10 @@ class TestHostileFiles:
         path = tmp_path / "x.pt"
 
         def swollen(name, data):
-            return bytes(2 * MOST_BYTES) if name.endswith("data/0") else data
+            return bytes(2 * MAX_EMBEDDING_BYTES) if name.endswith("data/0") else data
 
         path.write_bytes(repacked({"emb_params": ROWS}, swollen, zipfile.ZIP_DEFLATED))
-        assert path.stat().st_size < MOST_BYTES / 100
+        assert path.stat().st_size < MAX_EMBEDDING_BYTES / 100
         with pytest.raises(TokenError, match="unpacks to 64 MiB"):
             read_embedding(path)
 

@@ -143,7 +143,7 @@ def test_without_reconstruction_no_denoiser_is_needed(tiny_host, cache, tokens):
     result = train(host, latents_less, tokens, config)
     assert not same(result.tokens, tokens)
     assert all(value != value for value in result.history["reconstruction"])
-    assert result.stopped == "finished"
+    assert result.stop_reason == "max_steps"
 
 
 @pytest.mark.parametrize("change", [{"gamma": 1.0}, {"gamma": 1.0, "max_classes_per_step": 2}, {"pooling": "token"}])
@@ -188,7 +188,7 @@ def test_on_step_counts_from_one_and_sees_the_tokens(tiny_host, cache, tokens):
     assert {info.total for info in seen} == {5}
     assert same(seen[-1].tokens(), result.tokens)
     assert seen[-1].history() == result.history
-    assert (result.steps, result.stopped) == (5, "finished")
+    assert (result.steps, result.stop_reason) == (5, "max_steps")
 
 
 @pytest.mark.parametrize("request_", [StopTraining, KeyboardInterrupt])
@@ -201,7 +201,7 @@ def test_a_request_to_stop_returns_what_was_learned(tiny_host, cache, tokens, re
             raise request_
 
     result = train(tiny_host, cache, tokens, replace(SHORT, steps=50), on_step=stop_at_two)
-    assert (result.stopped, result.steps, len(result.history["loss"])) == ("stopped", 2, 2)
+    assert (result.stop_reason, result.steps, len(result.history["loss"])) == ("interrupted", 2, 2)
     assert same(result.tokens, kept[-1])
     assert not same(result.tokens, tokens)
 
@@ -284,7 +284,7 @@ def test_one_by_one_stops_on_request(tiny_host, cache, tokens):
 
     config = replace(SHORT, direction="text_to_image")
     results = train_per_class(tiny_host, cache, tokens, config, on_step=stop)
-    assert [result.stopped for result in results] == ["stopped"]
+    assert [result.stop_reason for result in results] == ["interrupted"]
 
 
 @pytest.mark.parametrize("direction", ["image_to_text", "symmetric"])
@@ -332,14 +332,14 @@ def test_evaluations_wait_for_the_reconstruction_term(tiny_host, cache, tokens):
         replace(tiny_host, denoiser=watched), cache, tokens, config, on_step=lambda info: calls.append(watched.calls)
     )
     assert calls[:4] == [0, 0, 0, 0]
-    assert (result.stopped, result.steps) == ("converged", 4 + 3)
+    assert (result.stop_reason, result.steps) == ("early_stop", 4 + 3)
 
 
 @pytest.mark.parametrize(("every", "patience"), [(1, 1), (1, 3), (2, 2)])
 def test_training_ends_when_the_probe_no_longer_improves(tiny_host, cache, tokens, every, patience):
     config = replace(STILL, steps=30, eval_steps=every, patience=patience)
     result = train(tiny_host, cache, tokens, config)
-    assert result.stopped == "converged"
+    assert result.stop_reason == "early_stop"
     assert result.steps == every * (1 + patience)  # the first look always improves
 
 

@@ -65,7 +65,7 @@ def test_resumed_training_logs_each_step_once_from_the_first(tiny_host, cache, t
     states = []
     train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state()))
     stopped = run(tiny_host, cache, tokens, tmp_path, stop_after=3)
-    assert stopped.stopped == "stopped"
+    assert stopped.stop_reason == "interrupted"
     assert len(rows(tmp_path)) == stopped.steps
     whole = run(tiny_host, cache, tokens, tmp_path, resume=states[1])
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "3", "4"]
@@ -133,7 +133,7 @@ def test_tracker_that_fails_is_told_once_and_the_training_is_the_same(
     told = []
     result = run(tiny_host, cache, tokens, tmp_path, told=told)
     assert told == ["the tracker csv is no longer used: [Errno 28] No space left on device"]
-    assert result.stopped == "finished"
+    assert result.stop_reason == "max_steps"
     assert same(result.tokens, train(tiny_host, cache, tokens, CONFIG).tokens)
 
 

@@ -22,13 +22,13 @@ from .text import ComfyTextEncoder, text_encoders
 
 __all__ = ["ClipFile", "ComfyClipSpace", "load_clip_file"]
 
-_WHERE = (
+_ADVICE = (
     "for Stable Diffusion 1.x and SDXL take model.safetensors of openai/clip-vit-large-patch14, for 2.x of "
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and put it into models/clip_vision"
 )
-_ROWS = 512
+_NUM_ROWS = 512
 """Number of rows of the token table that are compared with the checkpoint's."""
-_LEAST_LIKENESS = 0.8
+_MIN_SIMILARITY = 0.8
 """Minimum mean cosine of those rows: 1 for the same table, about 0 for another CLIP's; fine-tuning hardly changes them."""
 
 
@@ -55,7 +55,7 @@ class ClipFile:
         """
         if not self.path or not self.rows:
             raise HostError(
-                f"{self.name} contains no text tower, which is needed where the model has no CLIP among its text encoders; {_WHERE}"
+                f"{self.name} contains no text tower, which is needed where the model has no CLIP among its text encoders; {_ADVICE}"
             )
         return comfy.sd.load_clip([self.path])
 
@@ -89,7 +89,7 @@ def load_clip_file(path: str | Path) -> ClipFile:
     try:
         weights = comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # readers raise any type for an unusable file
-        raise HostError(f"{name} cannot be read as a CLIP model ({error}); {_WHERE}") from error
+        raise HostError(f"{name} cannot be read as a CLIP model ({error}); {_ADVICE}") from error
     openclip = "visual.transformer.resblocks.0.attn.in_proj_weight" in weights
     projection = weights["text_projection"].T if openclip and "text_projection" in weights else None
     projection = weights.get("text_projection.weight", projection)
@@ -101,13 +101,13 @@ def load_clip_file(path: str | Path) -> ClipFile:
     }
     missing = [part for part, there in parts.items() if not there]
     if missing or projection is None:
-        raise HostError(f"{name} contains no {', no '.join(missing)}; a complete CLIP model is needed: {_WHERE}")
+        raise HostError(f"{name} contains no {', no '.join(missing)}; a complete CLIP model is needed: {_ADVICE}")
     rows = _some_rows(weights)
     vision = comfy.clip_vision.load_clipvision_from_sd(
         weights, prefix="visual." if openclip else "", convert_keys=openclip
     )
     if vision is None:
-        raise HostError(f"the vision tower in {name} has a shape that this ComfyUI does not support; {_WHERE}")
+        raise HostError(f"the vision tower in {name} has a shape that this ComfyUI does not support; {_ADVICE}")
     return ClipFile(vision, projection.float().clone(), rows, name, str(path))
 
 
@@ -121,13 +121,13 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
     fitting = [name for name, encoder in encoders.items() if encoder.width == width]
     widths = " and ".join(f"{name} is {encoder.width} wide" for name, encoder in encoders.items())
     if not fitting:
-        raise HostError(f"{file.name} is for a text encoder of width {width}, this CLIP's {widths}; {_WHERE}")
+        raise HostError(f"{file.name} is for a text encoder of width {width}, this CLIP's {widths}; {_ADVICE}")
     name = fitting[0]
     likeness = _likeness(file.rows, encoders[name])
-    if likeness < _LEAST_LIKENESS:
+    if likeness < _MIN_SIMILARITY:
         raise HostError(
             f"{file.name} belongs to another text encoder than this checkpoint's {name}: the similarity of their words is "
-            f"{likeness:.2f}, where 1 is identical; {_WHERE}"
+            f"{likeness:.2f}, where 1 is identical; {_ADVICE}"
         )
     return ComfyClipSpace(file, name, device)
 
@@ -141,7 +141,7 @@ def twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, Com
     towers = text_encoders(file.text_tower, device)
     fitting = [tower for tower in towers.values() if isinstance(tower, ComfyTextEncoder)]
     if len(fitting) != 1 or fitting[0].width != file.text_projection.shape[1]:
-        raise HostError(f"ComfyUI loads no fitting text tower from {file.name}; {_WHERE}")
+        raise HostError(f"ComfyUI loads no fitting text tower from {file.name}; {_ADVICE}")
     return fitting[0], ComfyClipSpace(file, TWIN, device)
 
 
@@ -149,7 +149,7 @@ def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
     for key in ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"):
         if key in weights:
             table = weights[key]
-            return {i: table[i].float().clone() for i in range(0, len(table), max(1, len(table) // _ROWS))}
+            return {i: table[i].float().clone() for i in range(0, len(table), max(1, len(table) // _NUM_ROWS))}
     return {}
 
 

@@ -17,7 +17,7 @@ from .lora_fingerprint import lora_fingerprint
 
 __all__ = ["model_fingerprint"]
 
-_NEVER_SET = "clip_l.transformer.text_projection.weight"
+_UNINITIALISED_WEIGHT = "clip_l.transformer.text_projection.weight"
 """A weight that is ignored: checkpoints of SD 1.x and SDXL do not contain it, ComfyUI leaves it uninitialised, and it is not used here."""
 _SAMPLING = "model_sampling"
 """The noise levels, which nodes such as ModelSamplingDiscrete replace while the MODEL is loaded."""
@@ -53,7 +53,7 @@ def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Ten
             if weight is None or name in module._non_persistent_buffers_set:
                 continue
             full = f"{path}.{name}" if path else name
-            if full == _NEVER_SET or path == _SAMPLING:
+            if full == _UNINITIALISED_WEIGHT or path == _SAMPLING:
                 continue
             yield from _plain(full, loaded.get(full, weight), _format(module, name) or dtype)
 

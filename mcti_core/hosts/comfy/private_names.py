@@ -14,9 +14,9 @@ from torch import nn
 
 from ...errors import HostError
 
-__all__ = ["SEEN_FROM", "SEEN_TO", "check_host", "check_patcher", "checkpoint_file", "is_paged"]
+__all__ = ["NEWEST_TESTED", "OLDEST_TESTED", "check_host", "check_patcher", "checkpoint_file", "is_paged"]
 
-SEEN_FROM, SEEN_TO = "0.3.64", "0.33.0"
+OLDEST_TESTED, NEWEST_TESTED = "0.3.64", "0.33.0"
 """The oldest and the newest version in which the host tests passed."""
 
 MODULES = {
@@ -122,8 +122,8 @@ def _is_dynamic(patcher: Any) -> bool:
 
 def _gone(name: str, remedy: str = "") -> HostError:
     return HostError(
-        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was seen to work with ComfyUI {SEEN_FROM} to "
-        f"{SEEN_TO}{remedy}"
+        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was seen to work with ComfyUI {OLDEST_TESTED} to "
+        f"{NEWEST_TESTED}{remedy}"
     )
 
 

@@ -35,9 +35,9 @@ from .text import text_encoders, tokenizer_places
 
 __all__ = ["clip_with_tokens"]
 
-_FILE = "mcti-"
+_FILE_PREFIX = "mcti-"
 """Prefix of the names of tokens' files."""
-_LOGGED = 20
+_MAX_COMPARED_NAMES = 20
 """Maximum number of names per prompt that are compared with the tokens' names."""
 _NAMELESS = re.compile(r"embedding:(?=\s*(?:embedding:|[:()]|$))")
 """A prefix without a name, for which ComfyUI raises an IndexError."""
@@ -107,7 +107,7 @@ class _TokenFiles:
             digest.update(f"{name}:{tuple(vectors.shape)}".encode())
             digest.update(vectors.detach().float().cpu().contiguous().numpy().tobytes())
         self._id = digest.hexdigest()[:16]
-        self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE}tokens-{self._id}"
+        self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE_PREFIX}tokens-{self._id}"
 
     def referred(self, text: str, logs: bool) -> str:
         """The prompt with each token's name replaced by its file's name between spaces."""
@@ -139,7 +139,7 @@ class _TokenFiles:
 
     def _file(self, token: int) -> str:
         """The name of the token's file without the suffix; writes the file if necessary."""
-        name = f"{_FILE}{self._id}-{token}"
+        name = f"{_FILE_PREFIX}{self._id}-{token}"
         path = self.folder / f"{name}.safetensors"
         if not path.is_file():
             vectors = {key: v[token].detach().float().contiguous() for key, v in self.tokens.vectors.items()}
@@ -182,7 +182,7 @@ class _Knowing:
         """Log unknown names that are close to a token's, and names without ``embedding:``."""
         nobody = known_forms((), ())
         names = (reference_at(text, found.end(), (), (), nobody).name for found in EMBEDDING.finditer(text))
-        for name in islice(dict.fromkeys(names), _LOGGED):
+        for name in islice(dict.fromkeys(names), _MAX_COMPARED_NAMES):
             meant = next(filter(None, (files.meant(name) for files in self.mcti_files)), None)
             if meant is not None and not _is_file(name, self.embedding_directory):
                 _LOG.warning(

@@ -21,7 +21,7 @@ __all__ = ["Residency"]
 _UNET_BLOCKS = ("ResBlock", "BasicTransformerBlock")
 """Names of the UNet blocks to checkpoint. SDXL's ``SpatialTransformer`` contains up to ten such blocks in a row: recomputed as a
 whole, it would keep the activations of all ten in memory at once."""
-_ALL_OF_IT = 1e20
+_ALL_MEMORY = 1e20
 """More memory than any device has: ComfyUI then unloads every model that is not needed."""
 
 
@@ -82,7 +82,7 @@ class Residency:
         patchers = [self._patchers[part] for part in sorted(parts)]
         with torch.inference_mode():  # as ComfyUI itself loads them
             comfy.model_management.load_models_gpu(
-                patchers, memory_required=_ALL_OF_IT if gradients else 0, force_full_load=gradients
+                patchers, memory_required=_ALL_MEMORY if gradients else 0, force_full_load=gradients
             )
         if gradients:
             self._borrowed.enter_context(_in_training())

@@ -25,10 +25,10 @@ from .private_names import is_paged
 
 __all__ = ["trainable_through"]
 
-_KEPT_EXACTLY = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Dtypes that operations compute in. For others, such as float8, an operation makes a copy in one of these, or multiplies in
 eight bits, which has no backward."""
-_NOT_THERE = object()
+_MISSING = object()
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _comes_when_asked(module: Any, device: torch.device) -> bool:
         weight for weight in (getattr(module, "weight", None), getattr(module, "bias", None)) if weight is not None
     ]
     return any(
-        not _is_plain(weight) or weight.device != device or weight.dtype not in _KEPT_EXACTLY for weight in weights
+        not _is_plain(weight) or weight.device != device or weight.dtype not in _COMPUTE_DTYPES for weight in weights
     )
 
 
@@ -77,14 +77,14 @@ def _private_copies(module: Any) -> Iterator[None]:
     names = (
         () if isinstance(module, nn.Embedding) else ("weight_function", "bias_function")
     )  # backward does not need the table
-    before = {name: attributes.get(name, _NOT_THERE) for name in names}
+    before = {name: attributes.get(name, _MISSING) for name in names}
     try:
         for name in names:
             setattr(module, name, [*getattr(module, name), _private_copy])
         yield
     finally:
         for name, functions in before.items():
-            if functions is _NOT_THERE:
+            if functions is _MISSING:
                 attributes.pop(name, None)
             else:
                 attributes[name] = functions

@@ -23,7 +23,7 @@ from .text_encoder import forward_with_embeds
 
 __all__ = ["host_of_parts", "load_host"]
 
-_PIXELS_AT_ONCE = 512 * 512
+_PIXELS_PER_CALL = 512 * 512
 """Pixels per call of the autoencoder; Stable Diffusion's needs 0.4 GB for them (docs/performance.md)."""
 _BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
 """Names of the UNet blocks to checkpoint."""
@@ -224,7 +224,7 @@ def _in_memory(rows: Tensor, pixels: int = 1) -> tuple[Tensor, ...]:
     Args:
         pixels: pixels per element and side.
     """
-    return rows.split(max(1, _PIXELS_AT_ONCE // (rows.shape[-2] * rows.shape[-1] * pixels**2)))
+    return rows.split(max(1, _PIXELS_PER_CALL // (rows.shape[-2] * rows.shape[-1] * pixels**2)))
 
 
 class Sessions:

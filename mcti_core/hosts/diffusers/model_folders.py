@@ -39,7 +39,7 @@ _CODE = (
 """Settings that make libraries load code, classes by name, or other settings."""
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 """Settings for which transformers downloads a kernel if they contain a slash."""
-_SIZED = ("config.json", "scheduler_config.json")
+_FILES_WITH_SIZES = ("config.json", "scheduler_config.json")
 _MAX_SETTING, _MAX_COUNT, _MAX_LEVELS = 10_000, 1_000_000, 8
 """Limits for a size, such as a width; for words, steps and labels; and for lists that describe a UNet or a VAE level by level."""
 _MAX_LAYERS = {"num_hidden_layers": 64}
@@ -90,7 +90,7 @@ def check_component(folder: Path, part: str = "") -> None:
             raise HostError(f"{path} asks for the weights of another model; give a folder with the weights themselves")
         settings = read_settings(path)
         _refuse_code(path, settings)
-        if path.name in _SIZED:
+        if path.name in _FILES_WITH_SIZES:
             _refuse_large(path, settings)
         for key in ("_class_name", "tokenizer_class"):
             if part and settings.get(key) is not None and settings[key] not in CLASSES[part][1]:
