@@ -42,22 +42,24 @@ input { font: inherit; width: 100%; padding: 3px 6px; border: 1px solid var(--li
 """
 _SCRIPT = """
 const fields = [...document.querySelectorAll("input")], button = document.querySelector("button");
+const label = field => field.value.trim() || field.placeholder;
 const first = new Map(fields.map(field => [field, field.value]));
-const changed = () => fields.filter(field => field.value !== first.get(field));
-const state = () => JSON.stringify(fields.map(field => field.value));
+const changed = () => fields.filter(field => label(field) !== first.get(field));
+const state = () => JSON.stringify(fields.map(label));
 let saved = state();
 const show = () => {
-  for (const field of fields) field.closest("figure").classList.toggle("changed", field.value !== first.get(field));
+  for (const field of fields) field.closest("figure").classList.toggle("changed", label(field) !== first.get(field));
   button.textContent = `Download corrections (${changed().length})`;
   button.disabled = !changed().length;
 };
 for (const field of fields) {  // an empty field lists all classes
   field.addEventListener("focus", () => { field.placeholder = field.value; field.value = ""; });
-  field.addEventListener("blur", () => { field.value = field.value.trim() || field.placeholder; field.placeholder = ""; show(); });
+  field.addEventListener("input", show);
+  field.addEventListener("blur", () => { field.value = label(field); field.placeholder = ""; show(); });
 }
 const cell = text => '"' + (FORMULA.includes(text[0]) ? "'" : "") + text.replaceAll('"', '""') + '"';
 button.addEventListener("click", () => {
-  const rows = [["image", "label"], ...changed().map(field => [field.closest("figure").dataset.image, field.value])];
+  const rows = [["image", "label"], ...changed().map(field => [field.closest("figure").dataset.image, label(field)])];
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob(rows.map(row => row.map(cell).join(",") + "\\r\\n"), {type: "text/csv"}));
   link.download = "corrections.csv";
