@@ -18,7 +18,9 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     option("--output-json", type=file_path("accuracies.json"), help="file for all measurements; updated after each")
     add_overwriting(command)
     group = command.add_argument_group("a trained set")
-    group.add_argument("--tokens", type=path, help="a token set file to test on FOLDER, without training")
+    group.add_argument(
+        "--tokens", type=path, help="a token set (the file, or its folder) to test on FOLDER, without training"
+    )
     group.add_argument("--method", choices=METHODS, default="auto", help=METHOD_HELP)
     written = "with --tokens: folder for evaluation.json, confusion.png and wrong.png"
     group.add_argument("--output-dir", "-o", type=folder_path, help=written)

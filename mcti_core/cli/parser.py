@@ -141,9 +141,7 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     option("--config", type=path, help=config)
     _add_model(command)
     add_training(command)
-    start = (
-        "a token set file to continue from: its classes keep their vectors as the start; sets --template and --pooling"
-    )
+    start = "a token set to continue from, as a file or a folder of mcti train: its classes keep their vectors as the start; sets --template and --pooling"
     option("--start-from", type=path, help=start)
     table = "a CSV file with columns image and label, as a review page exports it: corrected labels, images to add or exclude"
     option("--corrections", type=path, help=table)
@@ -163,7 +161,7 @@ def _add_classify(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("images", type=path, nargs="+", help="images, or folders of images")
     option("--recursive", action="store_true", help="include images in subfolders")
-    option("--tokens", type=path, required=True, help="a token set file")
+    option("--tokens", type=path, required=True, help="a token set: the file, or its folder")
     option("--method", choices=METHODS, default="auto", help=METHOD_HELP)
     option("--top", type=count, default=1, help="number of classes to report per image")
     either = command.add_mutually_exclusive_group()
@@ -200,7 +198,7 @@ def _add_benchmark(command: argparse.ArgumentParser) -> None:
 
 def _add_generate(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("--tokens", type=path, required=True, help="a token set file")
+    option("--tokens", type=path, required=True, help="a token set: the file, or its folder")
     option("--prompt", required=True, help="'{}' stands for every class; '{name}' or 'embedding:name' for one")
     option("--negative-prompt", default="", help="negative prompt")
     option("--output-dir", "-o", type=folder_path, default=Path("generated"), help="folder for the images")
@@ -215,7 +213,7 @@ def _add_generate(command: argparse.ArgumentParser) -> None:
 def _add_add(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("folder", type=path, help="one folder of images per new class; existing classes are allowed too")
-    option("--tokens", type=path, required=True, help="the token set file")
+    option("--tokens", type=path, required=True, help="the token set: the file, or its folder")
     option(
         "--output-dir",
         "-o",

@@ -92,7 +92,8 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
     for path, label in wanted.items():
         if label and not os.path.isfile(path):
             raise ExamplesError(
-                f"the corrected image {path} is not there; take its row out of the table of corrections"
+                f"the corrected image {path} is not there; if it was sorted since, put it back with mcti undo, "
+                "otherwise take its row out of the table of corrections"
             )
         if label:
             rows.append((Path(path), _class(label, classes)))

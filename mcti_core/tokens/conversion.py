@@ -32,8 +32,8 @@ Operation = tuple[str, Sequence[str]]
 """``"select"``, ``"labels"`` or ``"rename"``, and its arguments."""
 
 
-_BESIDE_SET = {"embeddings", "loss.png", "README.md", "run.toml"}
-"""Files that a training writes beside its token set: the same tokens, and an image."""
+_BESIDE_SET = {"embeddings", "loss.png", "README.md", "run.toml", "log.csv", "logs", "samples"}
+"""What a training writes beside its token set: the same tokens, pictures, and logs."""
 
 
 @dataclass(frozen=True)

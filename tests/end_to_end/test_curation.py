@@ -226,6 +226,16 @@ def test_train_with_corrections_and_start_from_continues_the_set(learned, there)
     assert counts[len(before) :] == [first - 2, second + 1, *others, 1]
 
 
+def test_corrections_of_an_image_that_was_sorted_since_say_how_to_go_on(learned, there, capsys):
+    Path("c.csv").write_text("image,label\ninbox/0.png,old cup\n", encoding="utf-8")
+    assert run("--corrections", "c.csv", "--move-to", "sorted") == 1  # of the image that cannot be read
+    line = ["train", "examples", "--corrections", "c.csv", "--start-from", str(learned), *QUICK]
+    assert main([*line, "--output-dir", "out"]) == 1
+    assert "put it back with mcti undo" in capsys.readouterr().err
+    assert main(["undo", "sorted/undo-1.json"]) == 0
+    assert main([*line, "--output-dir", "out"]) == 0
+
+
 def test_start_from_a_set_with_other_classes_says_which_are_lacking(learned, there, capsys):
     gone = sorted(path.name for path in Path("examples").iterdir())[0]
     shutil.rmtree(Path("examples", gone))

@@ -100,7 +100,10 @@ class TestConvert:
     def test_a_folder_of_a_training_is_its_set(self, tokens, tmp_path, capsys):
         folder = tmp_path / "learned"
         write_tokens(tokens, folder)
-        (folder / "loss.png").write_bytes(b"a picture")
+        for name in ("loss.png", "log.csv"):
+            (folder / name).write_bytes(b"of the training")
+        for name in ("logs", "samples"):
+            (folder / name).mkdir()
         assert run("convert", folder, "--format", "set", "--output", tmp_path / "new") == 0
         assert capsys.readouterr().err == ""
         assert load_tokens(tmp_path / "new.safetensors").labels == tokens.labels
