@@ -27,9 +27,9 @@ _STYLE = """
 :root { --ink: #1d2433; --soft: #667085; --line: #e4e7ec; --accent: #0b62b8; }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-header { position: sticky; top: 0; z-index: 1; display: flex; gap: 16px; align-items: center; padding: 12px 24px; background: #fff;
+header { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: center; padding: 12px 24px; background: #fff;
   border-bottom: 1px solid var(--line); }
-header p { margin: 0; color: var(--soft); flex: 1; } h1 { font-size: 19px; margin: 0; white-space: nowrap; }
+header p { margin: 0; color: var(--soft); flex: 1 1 300px; } h1 { font-size: 19px; margin: 0; white-space: nowrap; }
 button { font: inherit; color: #fff; background: var(--accent); border: 0; border-radius: 8px; padding: 8px 16px; cursor: pointer; white-space: nowrap; }
 button:disabled { background: #98a2b3; cursor: default; }
 section { padding: 8px 24px 16px; } h2 { font-size: 17px; margin: 12px 0; } h2 small { color: var(--soft); font-weight: 400; }

@@ -16,7 +16,7 @@ from .figures import training_figures
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
 from .run_config import RUN_CONFIG, write_run_config
-from .train_monitor import check_monitoring, held_out_of, monitored
+from .train_monitor import check_monitoring, earlier_logs, held_out_of, monitored, remove_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +107,8 @@ def _run_train(
                 "with --restart, or take over its vectors in another --output-dir with --start-from"
             )
         say(f"resuming after {state.step} steps", shown=processes.is_main)
+    elif processes.is_main:
+        remove_samples(arguments)
     with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
         return _train(host, cache, held_out, config, tokens, state, arguments, processes, asked)
 
@@ -187,7 +189,7 @@ def _unfinished(
     from ..files.outputs import refuse_to_replace
 
     if not path.exists():  # otherwise the results are those of the unfinished training
-        refuse_to_replace(outputs, overwrite=arguments.overwrite)
+        refuse_to_replace([*outputs, *earlier_logs(arguments)], overwrite=arguments.overwrite)
     stored = _stored(path, arguments, processes)
     read = processes.gather(
         None if stored is None else stored.step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..distributed import DistributedContext
@@ -12,12 +12,14 @@ from ..errors import ConfigError, listed
 from .console import progress_bar, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..data.dataset import FewShotDataset
     from ..hosts.base import Host
     from ..training.config import TrainConfig
     from ..training.loop import StepInfo
 
-__all__ = ["check_monitoring", "held_out_of", "monitored"]
+__all__ = ["check_monitoring", "earlier_logs", "held_out_of", "monitored", "remove_samples"]
 
 _STEPS = 100
 """Default number of steps between validations."""
@@ -67,6 +69,23 @@ def check_monitoring(arguments: argparse.Namespace, labels: Sequence[str], names
         refuse_foreign(arguments.output_dir / "log.csv", is_log)
     if prompts:
         check_writable(arguments.output_dir / "samples")
+
+
+def earlier_logs(arguments: argparse.Namespace) -> list[Path]:
+    """Log and samples of an earlier training that this one would replace."""
+    log = arguments.output_dir / "log.csv"
+    samples = sorted((arguments.output_dir / "samples").glob("step-*.png")) if arguments.validation_prompt else []
+    return [*([log] if "csv" in arguments.report_to else []), *samples]
+
+
+def remove_samples(arguments: argparse.Namespace) -> None:
+    """Remove the samples of an earlier training, which may be of other steps than those of this one; files of others stay."""
+    from ..files.provenance import is_marked
+
+    for path in earlier_logs(arguments):
+        if path.suffix == ".png" and is_marked(path):
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager

@@ -75,6 +75,12 @@ def test_the_button_downloads_the_changed_labels(page, tmp_path):
     assert sorted(labels.values()) == ["", "=cow", "cat", "dog"]
 
 
+def test_the_button_is_within_a_narrow_window(page):
+    page.set_viewport_size({"width": 400, "height": 800})
+    box = page.get_by_role("button").bounding_box()
+    assert box["x"] + box["width"] <= 400
+
+
 def test_a_field_that_is_looked_at_is_no_correction(page):
     field(page, "0.png").click()
     page.keyboard.type("dog")
