@@ -17,7 +17,7 @@ from ..escaping import escaped
 from .benchmark_arguments import METHODS
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
-from .options import config_of, host_of, processes_of
+from .options import config_of, hflip_of, host_of, processes_of
 
 if TYPE_CHECKING:
     from ..distributed import DistributedContext
@@ -89,9 +89,8 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
     host, base = host_of(arguments, processes), config_of(arguments)
     host.require_clip()
     check_new_tokens(host, base, arguments.num_vectors, arguments.initializer_token)
-    hflip = arguments.model is not None if arguments.hflip is None else bool(arguments.hflip)
     given = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}
-    protocol = Protocol(**{**given, "base": base, "hflip": hflip})
+    protocol = Protocol(**{**given, "base": base, "hflip": hflip_of(arguments)})
     results = Results({"model": f"{host.name} {host.fingerprint}", **protocol.describe()}, _versions(host))
     if processes.is_main and not arguments.dry_run:
         merge_parts(file, results)

@@ -54,7 +54,9 @@ def run_classify(arguments: argparse.Namespace) -> int:
         return _classify(arguments, processes, corrections, table)
     check_writable(arguments.output.parent, [f"{arguments.output.name}.part-00000"])
     with lock_output(arguments.output, folder=False):
-        refuse_to_lose(arguments.output, resume=arguments.resume, restart=arguments.restart)
+        refuse_to_lose(
+            arguments.output, resume=arguments.resume, restart=arguments.restart, overwrite=arguments.overwrite
+        )
         return _classify(arguments, processes, corrections, table)
 
 

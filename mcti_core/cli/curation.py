@@ -98,13 +98,17 @@ def _sort(
         pairs = free_targets(
             (path, root / folders[label]) for path, label in labels.items() if label and path not in links
         )
-        if not pairs:
+        moved, taken = dict(pairs), {target for _, target in pairs}
+        # an image that is in its folder already stays, and gets its caption there
+        places = {
+            path: moved.get(path, root / folders[labels[path]] / path.name) for path in captions if path not in links
+        }
+        texts = {place.with_suffix(".txt"): captions[path] for path, place in places.items()}
+        # an existing caption stays, or is among the transferred files
+        own = {path: text for path, text in texts.items() if path not in taken and not os.path.lexists(path)}
+        if not pairs and not own:
             say(f"there is no image to {'move' if move else 'copy'}")
             return {}
-        moved, taken = dict(pairs), {target for _, target in pairs}
-        texts = {moved[path].with_suffix(".txt"): text for path, text in captions.items() if path in moved}
-        # an existing caption is among the transferred files
-        own = {path: text for path, text in texts.items() if path not in taken}
         listed = transfer(pairs, own, root, move=move, progress=progress)
     images = counted(sum(path in labels for path in moved), "image")
     print(escaped(f"{images} {'moved' if move else 'copied'} to {root}; to undo this: mcti undo {listed}"))

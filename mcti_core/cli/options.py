@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..hosts.base import Host
     from ..training.config import TrainConfig
 
-__all__ = ["check_device", "config_of", "examples_of", "features_of", "host_of", "processes_of"]
+__all__ = ["check_device", "config_of", "examples_of", "features_of", "hflip_of", "host_of", "processes_of"]
 
 
 def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, alone: bool = False) -> FewShotDataset:
@@ -95,6 +95,11 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     return replace(POCKET_CONFIG if arguments.model is None else TrainConfig(), **given)
 
 
+def hflip_of(arguments: argparse.Namespace) -> bool:
+    """Whether to train on flipped images: by default not with the pocket checkpoint, which is for digits."""
+    return arguments.model is not None if arguments.hflip is None else bool(arguments.hflip)
+
+
 def features_of(
     arguments: argparse.Namespace, host: Host, dataset: FewShotDataset, processes: DistributedContext = SINGLE_PROCESS,
     *, latents: bool = True,
@@ -103,11 +108,9 @@ def features_of(
     from ..data.feature_cache import FeatureCache
     from ..data.near_duplicates import example_names, tell_across_classes
 
-    # the pocket checkpoint is for digits, which mirroring changes
-    hflip = arguments.model is not None if arguments.hflip is None else bool(arguments.hflip)
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
-            host, dataset, hflip=hflip, folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
+            host, dataset, hflip=hflip_of(arguments), folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
             latents=latents, progress=progress, processes=processes,
         )  # fmt: skip
     say(tell_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)

@@ -144,8 +144,8 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         yield from (record for line in lines if (record := _record(line)) is not None)
 
 
-def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
-    """Check existing results before any work.
+def refuse_to_lose(path: Path, *, resume: bool, restart: bool, overwrite: bool = False) -> None:
+    """Check existing results before any work. ``overwrite`` replaces complete answers only.
 
     Raises:
         ResumeError: answers exist, and neither ``resume`` nor ``restart`` applies to them.
@@ -165,10 +165,10 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool) -> None:
         raise ResumeError(
             f"{parts[0]} holds answers, but nothing says of what; drop them with --restart, move them away, or choose another --output"
         )
-    elif path.exists() and path.stat().st_size:
-        nothing = ", so there is nothing to resume" if resume else ""
+    elif path.exists() and path.stat().st_size and not (overwrite and not resume):
+        nothing, instead = (", so there is nothing to resume", "--restart") if resume else ("", "--overwrite")
         raise ResumeError(
-            f"{path} already exists and is complete{nothing}; replace it with --restart, or choose another --output"
+            f"{path} already exists and is complete{nothing}; replace it with {instead}, or choose another --output"
         )
 
 

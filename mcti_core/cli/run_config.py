@@ -108,9 +108,10 @@ def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: P
         FileError: a foreign file is there, or the file cannot be written.
     """
     from ..files.provenance import TEXT_MARK, write_text
+    from .options import hflip_of
 
     settings = {name: value for name, value in config.describe().items() if hasattr(arguments, name)}
-    values = {**vars(arguments), **settings, "template": list(config.templates)}
+    values = {**vars(arguments), **settings, "hflip": hflip_of(arguments), "template": list(config.templates)}
     lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --output-dir NEW-FOLDER"]
     for name, value in values.items():
         value = ",".join(value) if isinstance(value, tuple) else value

@@ -176,10 +176,11 @@ def test_nothing_is_lost_unasked(results):
     refuse_to_lose(path, resume=True, restart=False)
     run(results)
     results.finish(IMAGES)
-    for resume in (False, True):
-        with pytest.raises(ResumeError, match=r"already exists and is complete.*--restart"):
+    for resume, instead in ((False, "--overwrite"), (True, "--restart")):
+        with pytest.raises(ResumeError, match=rf"already exists and is complete.*{instead}"):
             refuse_to_lose(path, resume=resume, restart=False)
     refuse_to_lose(path, resume=False, restart=True)
+    refuse_to_lose(path, resume=False, restart=False, overwrite=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mcti_core.cli.option_checks import check_options
-from mcti_core.cli.options import config_of
+from mcti_core.cli.options import config_of, hflip_of
 from mcti_core.cli.parser import _parser, _train_parser, main
 from mcti_core.cli.run_config import with_config, write_run_config
 from mcti_core.errors import ConfigError
@@ -128,7 +128,8 @@ def test_written_file_reads_back_as_the_same_run(path, line):
     again = parsed(*expanded(path, path.read_text(encoding="utf-8")))
     check_options(again)
     assert config_of(again) == config_of(first)
-    others = {"config", "template", "templates", *vars(config_of(first))}
+    assert again.hflip is hflip_of(first)
+    others = {"config", "template", "templates", "hflip", *vars(config_of(first))}
     assert {k: v for k, v in vars(again).items() if k not in others} == {k: v for k, v in vars(first).items() if k not in others}  # fmt: skip
 
 

@@ -124,6 +124,41 @@ def test_captions_that_are_there_stay(there, capsys):
     assert "4 captions written; 1 were there already" in capsys.readouterr().out
 
 
+def test_images_that_are_sorted_already_get_captions_too_and_undo_removes_them(there, capsys):
+    assert run("--move-to", "sorted") == 1
+    shutil.move("inbox", "unreadable")
+    again = [
+        "classify",
+        "sorted",
+        "--recursive",
+        "--tokens",
+        "tokens.safetensors",
+        "--move-to",
+        "sorted",
+        "--caption",
+        "{label}",
+    ]
+    wrong = next(Path("sorted").glob("*/*.png"))
+    Path("c.csv").write_text(f"image,label\n{wrong},brand new\n", encoding="utf-8")
+    assert main([*again, "--corrections", "c.csv"]) == 0
+    assert len(list(Path("sorted").glob("*/*.txt"))) == 5
+    assert Path("sorted/brand new", wrong.name).with_suffix(".txt").read_text() == "brand new"
+    assert (
+        main([*again, "--corrections", "c.csv"]) == 0
+    )  # nothing is left to do, but the classifier's answer moves one image back
+    assert main(["undo", "sorted/undo-3.json"]) == main(["undo", "sorted/undo-2.json"]) == 0
+    assert not list(Path("sorted").glob("*/*.txt"))
+
+
+def test_overwrite_replaces_complete_answers(there, capsys):
+    assert run("--output", "a.jsonl") == 1
+    capsys.readouterr()
+    assert run("--output", "a.jsonl") == 1
+    assert "a.jsonl already exists and is complete; replace it with --overwrite" in capsys.readouterr().err
+    assert run("--output", "a.jsonl", "--overwrite") == 1
+    assert "6 answers" in capsys.readouterr().out
+
+
 def test_out_csv_writes_the_table_beside_the_answers(there):
     assert run("--output", "a.csv", "--top", "2") == 1
     records = [json.loads(line) for line in Path("a.jsonl").read_text(encoding="utf-8").splitlines()]

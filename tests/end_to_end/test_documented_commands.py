@@ -173,6 +173,15 @@ def test_documented_command_runs(line, there, capsys):
     assert main([command, *others, *fewer([command, *others])]) == 0, capsys.readouterr().err
 
 
+def test_curation_page_runs_from_top_to_bottom(there, capsys):
+    """Each command where the ones above it have left the files."""
+    page = text(ROOT / "docs" / "curate.md")
+    lines = [line for block in re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
+    for line in lines:
+        words = arguments_of(line)
+        assert main([*words, *fewer(words)]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LAUNCHED)
 def test_documented_launch_runs(line, there):
