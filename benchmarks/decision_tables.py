@@ -88,9 +88,9 @@ def make_table(
     asked, images = query.pick(drawn), others[drawn]
 
     path = None if folder is None else folder / f"{task.name.replace(' ', '-')}-{seed}.safetensors"
-    begun = {**run_identity(host, support, first, config), "asked": asked.fingerprint, "noise": str(1000 + seed)}
+    identity = {**run_identity(host, support, first, config), "asked": asked.fingerprint, "noise": str(1000 + seed)}
     if path is not None and path.exists():
-        return _cut(_kept(path, begun), pairs)
+        return _cut(_read_table(path, identity), pairs)
     tokens = train(host, support, first, config).tokens
     assert asked.latents is not None
     assert asked.features is not None
@@ -102,13 +102,13 @@ def make_table(
     table = Table(errors, asked.labels, clip.logits(asked.features[:, 0]) / clip.temperature, images)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.clone().contiguous() for name, value in vars(table).items()}, path, begun)
+        save_file({name: value.clone().contiguous() for name, value in vars(table).items()}, path, identity)
     return table
 
 
-def _kept(path: Path, begun: dict[str, str]) -> Table:
+def _read_table(path: Path, identity: dict[str, str]) -> Table:
     with safe_open(path, "pt") as file:
-        if file.metadata() != begun:
+        if file.metadata() != identity:
             raise SystemExit(f"{path} is of other models, images or settings: give another --tables folder")
     return Table(**load_file(path))
 

@@ -25,7 +25,7 @@ from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.pocket import load_pocket
 
 from .decision_tables import ALPHABET, DIGITS, TUNING, Table, Task, make_table
-from .lines import Panel, draw_panels
+from .line_plots import Panel, draw_panels
 from .report import machine, parsed, show, write_json
 
 ERRORS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)

@@ -4,7 +4,7 @@ Usage: python -m benchmarks.families ~/ComfyUI [--families flux z-image] [--dtyp
 
 ComfyUI's own classes are built with shapes but no data, from the configurations that it detects in the published checkpoints. A step encodes
 one prompt with a learned vector in every text encoder, denoises one image, and goes back to the vectors; each block is checkpointed. The bytes
-of all live storages are added up at every operation (``live_bytes.py``):
+of all live storages are added up at every operation (``memory_tracker.py``):
 
     step = peak - weights,   card = 1.1 x peak + 0.5 GB,   offloaded = 1.1 x (step + largest block or table) + 0.5 GB
 
@@ -30,8 +30,8 @@ from torch.overrides import TorchFunctionMode
 
 from mcti_core.hosts.checkpointing import blocks_of, checkpointed
 
-from .live_bytes import LiveBytes, gpu_workspace
 from .memory import CONTEXT, GB, SLACK
+from .memory_tracker import MemoryTracker, gpu_workspace
 from .report import parsed, show, write_json
 
 __all__ = ["DTYPES", "FAMILIES", "Family", "OutOfPlace", "build", "least_card", "step_bytes", "step_of"]
@@ -66,7 +66,7 @@ class Family:
 def _one(encoded: Encoded) -> dict[str, Any]:
     (features,) = encoded.values()
     context = features[0]
-    if context.ndim == 4:  # several layers, one beside the other
+    if context.ndim == 4:  # several layers, side by side
         context = context.movedim(1, 2).flatten(2)
     return {"context": context, "num_tokens": context.shape[1], "guidance": _number(), "attention_mask": None}
 
@@ -158,7 +158,7 @@ def step_bytes(
     modules: Sequence[nn.Module], step: Callable[[], object], *, checkpointing: bool = True
 ) -> tuple[int, int]:
     """Bytes of the weights, and peak bytes of a step including them."""
-    tracker = LiveBytes(gpu_workspace)
+    tracker = MemoryTracker(gpu_workspace)
     tracker.hold(weight for module in modules for weight in [*module.parameters(), *module.buffers()])
     weights = tracker.now
     blocks = [block for module in modules for block in blocks_of(module)] if checkpointing else []

@@ -43,7 +43,7 @@ def measured(family: Family, dtype: str, device: str) -> dict[str, Any]:
 
     @contextmanager
     def within() -> Iterator[None]:
-        """Modes belong to a thread, and a GPU's backward pass, which computes blocks again, has a thread of its own."""
+        """Enter the modes, which are per thread: on a GPU, the backward pass recomputes blocks in a thread of its own."""
         with torch.device(device), OutOfPlace():
             yield
 
@@ -67,7 +67,7 @@ def measured(family: Family, dtype: str, device: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _randomise(module: nn.Module) -> None:
-    """Small numbers for what was built without any, and zeros for numbers that are places in tables."""
+    """Fill tensors that were built without data: small random numbers, and zeros for integers, which are indices."""
     for weight in [*module.parameters(), *module.buffers()]:
         if weight.is_floating_point():
             weight.copy_(torch.randn(weight.shape, device=weight.device, dtype=torch.bfloat16) * 0.02)

@@ -32,7 +32,7 @@ from mcti_core.training.config import TrainConfig
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 
-from .lines import Panel, draw_panels
+from .line_plots import Panel, draw_panels
 from .models import host_of, model_folder, random_examples
 from .report import machine, parsed, show, write_json
 from .timing import Case, interleaved
@@ -121,17 +121,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=("pocket", "sd15-small", "sd15"), default="pocket")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="bf16" if cuda else "fp32")
-    told = parsed(parser, arguments)
+    options = parsed(parser, arguments)
     quiet_libraries()
     with tempfile.TemporaryDirectory() as fresh:
-        host = host_of(model_folder(told.model, Path(fresh), told.device), told.device, told.dtype)
-        rows = measure(host, told.quick)
-    show(f"What things cost, {told.model}, {told.dtype}", rows)
+        host = host_of(model_folder(options.model, Path(fresh), options.device), options.device, options.dtype)
+        rows = measure(host, options.quick)
+    show(f"What things cost, {options.model}, {options.dtype}", rows)
     write_json(
-        told.output_json, {"machine": machine(told.device), "model": told.model, "dtype": told.dtype, "rows": rows}
+        options.output_json,
+        {"machine": machine(options.device), "model": options.model, "dtype": options.dtype, "rows": rows},
     )
-    if told.plot is not None:
-        draw(rows).save(told.plot)
+    if options.plot is not None:
+        draw(rows).save(options.plot)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Usage: python -m benchmarks.memory [--quick] [--output-json FILE] [--models sd15 sdxl] [--dtypes bf16 fp16] [--device cuda]
 
 With a GPU, memory is measured. Without one it is computed: the unchanged library runs on models of the real layouts whose tensors
-have shapes but no data, and the bytes of all live storages are added up at every operation (``live_bytes.py``). The random weights of
+have shapes but no data, and the bytes of all live storages are added up at every operation (``memory_tracker.py``). The random weights of
 ``benchmarks/models.py`` take as much memory as trained ones.
 """
 
@@ -28,11 +28,11 @@ from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
 
-from .live_bytes import LiveBytes, gpu_workspace
+from .fake_host import fake_host
+from .fake_models import FakeTensors
+from .memory_tracker import MemoryTracker, gpu_workspace
 from .models import host_of, model_folder, random_examples
 from .report import machine, parsed, show, write_json
-from .shapes_host import shapes_host
-from .shapes_only import Border
 
 __all__ = ["Job", "Meter", "Row", "ShapesMeter", "jobs", "measure"]
 
@@ -82,7 +82,7 @@ class Row:
         return self.peak * SLACK + CONTEXT
 
     def as_dict(self) -> dict[str, Any]:
-        """In GB of 10**9 bytes."""
+        """The figures in GB of 10**9 bytes."""
         limit = LIMITS.get((self.model, self.job.kind))
         return {
             "model": self.model,
@@ -112,8 +112,8 @@ class ShapesMeter:
     """Computed memory of a host without data."""
 
     def __init__(self, model: str, dtype: str):
-        self.tracker = LiveBytes(gpu_workspace)
-        self.host, self.modules = shapes_host(model, dtype, Border(self.tracker))
+        self.tracker = MemoryTracker(gpu_workspace)
+        self.host, self.modules = fake_host(model, dtype, FakeTensors(self.tracker))
         every = [module for part in self.modules.values() for module in part]
         self.tracker.hold(weight for module in every for weight in [*module.parameters(), *module.buffers()])
         self.weights = self.tracker.now

@@ -18,12 +18,12 @@ __all__ = ["machine", "parsed", "show", "write_json"]
 
 def parsed(parser: ArgumentParser, arguments: Sequence[str] | None) -> Namespace:
     """Parse arguments, including every script's ``--threads`` and ``--output-json``, and set the threads."""
-    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default one a core")
+    parser.add_argument("--threads", type=int, help="PyTorch threads on the CPU; by default one per core")
     parser.add_argument("--output-json", type=Path, help="write all figures here")
-    told = parser.parse_args(arguments)
-    if told.threads is not None:
-        torch.set_num_threads(told.threads)
-    return told
+    options = parser.parse_args(arguments)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return options
 
 
 def machine(device: str) -> dict[str, Any]:

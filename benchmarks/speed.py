@@ -41,36 +41,42 @@ BATCHES = {"pocket": (8, 20, 40, 100), "sd15": (4, 8, 16, 40), "sdxl": (1, 4, 8)
 """Images per step of ours; 40 is the recipe's number of images per class and step, for ten classes."""
 
 
-def measure(told: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All requested parts, by name; each is printed as soon as it is finished."""
-    cuda = torch.device(told.device).type == "cuda"
-    setting = Setting(folder, told.device, told.dtype, word="glyph" if told.model == "pocket" else "object")
-    batches = BATCHES.get(told.model, (8, 40, 100))
-    repeats = told.rounds or (2 if told.quick else 5)
-    steps = told.steps or (2 if told.quick else 30 if cuda or told.model == "pocket" else 4)
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure the requested parts and print each as soon as it is finished. Returns the rows by part."""
+    cuda = torch.device(options.device).type == "cuda"
+    setting = Setting(folder, options.device, options.dtype, word="glyph" if options.model == "pocket" else "object")
+    batches = BATCHES.get(options.model, (8, 40, 100))
+    repeats = options.rounds or (2 if options.quick else 5)
+    steps = options.steps or (2 if options.quick else 30 if cuda or options.model == "pocket" else 4)
     found: dict[str, Any] = {}
 
     def keep(part: str, rows: list[dict[str, Any]], title: str) -> None:
         found[part] = rows
         show(title, rows)
 
-    if "training" in told.parts:
-        tried = batches[1:2] if told.quick else batches
-        rows = speed_rows(setting, tried, steps, repeats, recipe=told.model != "sdxl", with_memory=not told.no_memory)
-        keep("training", rows, f"Training, {told.model}, {told.dtype}, {torch.get_num_threads()} threads")
-    if "variants" in told.parts:
-        compiled = not (told.quick or told.no_compile)
+    if "training" in options.parts:
+        tried = batches[1:2] if options.quick else batches
+        rows = speed_rows(
+            setting, tried, steps, repeats, recipe=options.model != "sdxl", with_memory=not options.no_memory
+        )
+        keep("training", rows, f"Training, {options.model}, {options.dtype}, {torch.get_num_threads()} threads")
+    if "variants" in options.parts:
+        compiled = not (options.quick or options.no_compile)
         rows = variant_rows(setting, batches[1], max(1, steps // 4), min(3, repeats), compiled)
         keep("variants", rows, f"Variants, batch {batches[1]}")
-    if "limit" in told.parts:
+    if "limit" in options.parts:
         keep("sd15 at 512 px", [unet_flops("sd15")], "One sample through the UNet of SD 1.5, TFLOP")
-    if "classifiers" in told.parts:
-        vision, images = (VIT_SMALL, 8) if told.quick else (VIT_L, 64 if cuda else 4)
-        host = setting.host if told.model == "pocket" else with_vision_tower(setting.host, vision, told.dtype)
-        images = 64 if told.model == "pocket" else images
+    if "classifiers" in options.parts:
+        vision, images = (VIT_SMALL, 8) if options.quick else (VIT_L, 64 if cuda else 4)
+        host = setting.host if options.model == "pocket" else with_vision_tower(setting.host, vision, options.dtype)
+        images = 64 if options.model == "pocket" else images
         keep("clip", clip_rows(host, images, repeats), f"CLIP, batches of {images}")
-        if told.model == "pocket":
-            keep("diffusion", _digits(setting, told.quick, 2 if told.quick else 3), "Diffusion classifier, ten digits")
+        if options.model == "pocket":
+            keep(
+                "diffusion",
+                _digits(setting, options.quick, 2 if options.quick else 3),
+                "Diffusion classifier, ten digits",
+            )
     return found
 
 
@@ -95,17 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--no-memory", action="store_true", help="leave peak memory out, which loads the models once per case"
     )
-    parser.add_argument("--models", type=Path, help="where synthetic models are kept; by default they are written anew")
-    told = parsed(parser, arguments)
-    told.dtype = told.dtype or ("bf16" if torch.device(told.device).type == "cuda" else "fp32")
+    parser.add_argument("--models", type=Path, help="folder of the synthetic models; by default a temporary one")
+    options = parsed(parser, arguments)
+    options.dtype = options.dtype or ("bf16" if torch.device(options.device).type == "cuda" else "fp32")
     quiet_libraries()
     with tempfile.TemporaryDirectory() as fresh:
-        before = machine(told.device)
-        found = measure(told, model_folder(told.model, told.models or Path(fresh), told.device))
-    after = machine(told.device)
-    settings = {"model": told.model, "dtype": told.dtype, "quick": told.quick}
+        before = machine(options.device)
+        found = measure(options, model_folder(options.model, options.models or Path(fresh), options.device))
+    after = machine(options.device)
+    settings = {"model": options.model, "dtype": options.dtype, "quick": options.quick}
     print(f"\n{before}")
-    write_json(told.output_json, {"machine": before, "load afterwards": after["load"], **settings, **found})
+    write_json(options.output_json, {"machine": before, "load afterwards": after["load"], **settings, **found})
 
 
 if __name__ == "__main__":

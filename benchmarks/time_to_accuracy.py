@@ -37,7 +37,7 @@ from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 from mcti_core.training.per_class import train_per_class
 
-from .lines import Panel, draw_panels
+from .line_plots import Panel, draw_panels
 from .plain_recipe import PlainRecipe, PlainSettings
 from .report import machine, parsed, show, write_json
 from .training_speed import RELEASED_BATCH
@@ -53,7 +53,7 @@ RECIPES = {
         logit_scale=POCKET_CONFIG.logit_scale,
     ),
 }
-OURS, SINGLE_PROCESS = "ours, all classes at once", "ours, one class at a time"
+OURS, ONE_CLASS_AT_A_TIME = "ours, all classes at once", "ours, one class at a time"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Point:
     """Accuracy in percent."""
 
 
-class Exam:
-    """One seed's examples, and held-out images to test tokens; testing is not on the clock."""
+class HeldOutTest:
+    """One seed's examples, and held-out images to test tokens; testing is not timed."""
 
     def __init__(self, host: Host, dataset: FewShotDataset, seed: int, queries: int | None):
         self.host, self.seed = host, seed
@@ -86,15 +86,15 @@ class Exam:
 
 
 def measure_plain(
-    method: str, recipe: PlainRecipe, exam: Exam, settings: PlainSettings, looks: Sequence[int]
+    method: str, recipe: PlainRecipe, test: HeldOutTest, settings: PlainSettings, looks: Sequence[int]
 ) -> list[Point]:
     """The recipe's curve: accuracy of all classes' tokens after each number of steps, and its duration."""
-    settings = replace(settings, steps=max(looks), seed=100 * exam.seed)
+    settings = replace(settings, steps=max(looks), seed=100 * test.seed)
     clock = perf_counter()
-    examples = recipe.examples(exam.support, settings.hflip)
+    examples = recipe.examples(test.support, settings.hflip)
     spent = dict.fromkeys(looks, perf_counter() - clock)
     vectors: dict[int, list[torch.Tensor]] = {look: [] for look in looks}
-    for label in range(len(exam.support.classes)):
+    for label in range(len(test.support.classes)):
         clock = perf_counter()
 
         def look(step: int, vector: torch.Tensor, clock: float = clock) -> None:
@@ -103,40 +103,40 @@ def measure_plain(
                 vectors[step].append(vector)
 
         recipe.train_class(examples, label, settings, look)
-    first = new_tokens(exam.host, exam.support.classes)
+    first = new_tokens(test.host, test.support.classes)
     tokens = {
         steps: replace(first, vectors={"clip_l": torch.stack(rows)}, templates=settings.templates, pooling="token")
         for steps, rows in vectors.items()
     }
-    return [Point(method, exam.seed, steps, spent[steps], exam.mark(tokens[steps])) for steps in looks]
+    return [Point(method, test.seed, steps, spent[steps], test.mark(tokens[steps])) for steps in looks]
 
 
-def measure_ours(method: str, exam: Exam, config: TrainConfig) -> Point:
-    config, clock = replace(config, seed=exam.seed), perf_counter()
-    cache = FeatureCache.build(exam.host, exam.support, hflip=False)
-    first = new_tokens(exam.host, cache.classes)
-    if method == SINGLE_PROCESS:  # the recipe's number of images per class and step, and its direction
+def measure_ours(method: str, test: HeldOutTest, config: TrainConfig) -> Point:
+    config, clock = replace(config, seed=test.seed), perf_counter()
+    cache = FeatureCache.build(test.host, test.support, hflip=False)
+    first = new_tokens(test.host, cache.classes)
+    if method == ONE_CLASS_AT_A_TIME:  # the recipe's number of images per class and step, and its direction
         config = replace(config, batch_size=RELEASED_BATCH, direction="text_to_image")
-        tokens = train_per_class(exam.host, cache, first, config)[-1].tokens
+        tokens = train_per_class(test.host, cache, first, config)[-1].tokens
     else:
-        tokens = train(exam.host, cache, first, config).tokens
+        tokens = train(test.host, cache, first, config).tokens
     spent = perf_counter() - clock
-    return Point(method, exam.seed, config.steps, spent, exam.mark(tokens))
+    return Point(method, test.seed, config.steps, spent, test.mark(tokens))
 
 
 def measure(
     seeds: Sequence[int], looks: Sequence[int], steps: Sequence[int], queries: int | None, methods: Sequence[str]
 ) -> list[Point]:
-    """``looks`` are steps per class, ``steps`` those of all classes at once. Every method runs with each seed."""
+    """Run every method with each seed: for ``looks`` steps per class, or ``steps`` steps of all classes at once."""
     host, recipe, dataset = load_pocket(), PlainRecipe(POCKET_FOLDER), digit_dataset()
     points: list[Point] = []
     for seed in seeds:
-        exam = Exam(host, dataset, seed, queries)
-        measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=1))  # first calls are slow
-        points += [measure_ours(OURS, exam, replace(POCKET_CONFIG, steps=count)) for count in steps]
-        points += [measure_ours(SINGLE_PROCESS, exam, replace(POCKET_CONFIG, steps=count)) for count in looks]
+        test = HeldOutTest(host, dataset, seed, queries)
+        measure_ours(OURS, test, replace(POCKET_CONFIG, steps=1))  # first calls are slow
+        points += [measure_ours(OURS, test, replace(POCKET_CONFIG, steps=count)) for count in steps]
+        points += [measure_ours(ONE_CLASS_AT_A_TIME, test, replace(POCKET_CONFIG, steps=count)) for count in looks]
         for method in methods:
-            points += measure_plain(method, recipe, exam, RECIPES[method], looks)
+            points += measure_plain(method, recipe, test, RECIPES[method], looks)
     return points
 
 
@@ -164,7 +164,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         there = [row for row in rows if row["method"] in methods and row["accuracy"] >= goal]
         return min(there, key=lambda row: row["seconds"], default=None)
 
-    found = {"recipe": first(*RECIPES), SINGLE_PROCESS: first(SINGLE_PROCESS), OURS: first(OURS)}
+    found = {"recipe": first(*RECIPES), ONE_CLASS_AT_A_TIME: first(ONE_CLASS_AT_A_TIME), OURS: first(OURS)}
     ours = found[OURS]
     shares = {name: ours["seconds"] / row["seconds"] for name, row in found.items() if ours and row and row is not ours}
     gained = best["accuracy"] - half[0] if half else None
@@ -176,28 +176,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, fewer steps, 300 queries: to see that it runs")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    told = parsed(parser, arguments)
+    options = parsed(parser, arguments)
     quiet_libraries()
     methods = list(RECIPES)
-    if told.quick:
-        points = measure(told.seeds[:1], (2, 5, 10), (5, 10, 20), 300, methods[1:])
+    if options.quick:
+        points = measure(options.seeds[:1], (2, 5, 10), (5, 10, 20), 300, methods[1:])
     else:
-        points = measure(told.seeds, (5, 10, 20, 40, 80, 160), (3, 5, 10, 20, 40, 80), None, methods)
+        points = measure(options.seeds, (5, 10, 20, 40, 80, 160), (3, 5, 10, 20, 40, 80), None, methods)
     rows = curves(points)
     show("Accuracy in percent against seconds, means over seeds", rows)
     found = verdict(rows)
     print(f"\nThe first to {found['goal']:.1f} %:", *found["first"].values(), sep="\n")
     print("Ours takes, of the time of", found["ours takes, of the time of"])
     write_json(
-        told.output_json,
+        options.output_json,
         {"machine": machine("cpu"), "points": [vars(point) for point in points], "curves": rows, **found},
     )
-    if told.plot is not None:
+    if options.plot is not None:
         names = dict.fromkeys(row["method"] for row in rows)
         series = {name: [(r["seconds"], r["accuracy"]) for r in rows if r["method"] == name] for name in names}
         draw_panels(
             [Panel("accuracy, %", "seconds of training, mean of the seeds", series, logarithmic=True, low=50)]
-        ).save(told.plot)
+        ).save(options.plot)
 
 
 if __name__ == "__main__":

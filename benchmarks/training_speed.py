@@ -28,7 +28,7 @@ from .timing import Case, Peak, flops_of, interleaved, matrix_product, seconds
 __all__ = ["PLAIN", "Setting", "speed_rows", "variant_rows"]
 
 PLAIN = "usual recipe"
-SINGLE_PROCESS = "ours, one class at a time"
+ONE_CLASS_AT_A_TIME = "ours, one class at a time"
 PREPARING = "(ours: preparing examples, once)"
 PRODUCT = "(a large matrix product, in GFLOP/s)"
 RELEASED_BATCH = 4
@@ -98,7 +98,7 @@ def speed_rows(
     Operations are counted in a real step. Their share is relative to the rate of a large matrix product, which takes turns with
     the trainings. Memory is measured first, each case in its own process, while this process has no models loaded.
     """
-    names = [*([PLAIN] if recipe else []), SINGLE_PROCESS, *map(_joint, batches)]  # the recipe is for SD 1.x
+    names = [*([PLAIN] if recipe else []), ONE_CLASS_AT_A_TIME, *map(_joint, batches)]  # the recipe is for SD 1.x
     memory = {name: peak_memory(setting, name) if with_memory else {} for name in names}
     sizes = {_joint(batch): max(2, steps * RELEASED_BATCH // batch) for batch in batches}
     cases = {name: _case(setting, name, sizes.get(name, steps)) for name in names}
@@ -153,8 +153,8 @@ def variant_rows(setting: Setting, batch_size: int, steps: int, repeats: int, co
 
 def peak_memory(setting: Setting, name: str) -> dict[str, int]:
     """Bytes of two optimizer steps beyond the models, and in total, in a process that does nothing else."""
-    told = {"folder": str(setting.folder), "device": setting.device, "dtype": setting.dtype, "word": setting.word}
-    command = [sys.executable, "-m", "benchmarks.training_speed", json.dumps({**told, "case": name})]
+    options = {"folder": str(setting.folder), "device": setting.device, "dtype": setting.dtype, "word": setting.word}
+    command = [sys.executable, "-m", "benchmarks.training_speed", json.dumps({**options, "case": name})]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     if done.returncode:
         raise RuntimeError(f"memory of {name!r} could not be measured: {done.stderr.strip()[-400:]}")
@@ -168,7 +168,7 @@ def _joint(batch_size: int) -> str:
 def _case(setting: Setting, name: str, steps: int) -> Case:
     if name == PLAIN:
         return setting.plain(steps)
-    return setting.alone(steps) if name == SINGLE_PROCESS else setting.ours(int(name.rsplit(" ", 1)[1]), steps)
+    return setting.alone(steps) if name == ONE_CLASS_AT_A_TIME else setting.ours(int(name.rsplit(" ", 1)[1]), steps)
 
 
 def _contiguous(setting: Setting) -> Host:
@@ -193,10 +193,10 @@ def _compiled(setting: Setting) -> Host:
 def _main() -> None:
     """Measure the memory of one case; the other functions call this in a separate process."""
     parser = argparse.ArgumentParser(description=_main.__doc__)
-    parser.add_argument("told", type=json.loads)
-    told = parser.parse_args().told
-    setting = replace(Setting(Path(told["folder"])), **{key: told[key] for key in ("device", "dtype", "word")})
-    case = _case(setting, told["case"], 2)
+    parser.add_argument("options", type=json.loads)
+    options = parser.parse_args().options
+    setting = replace(Setting(Path(options["folder"])), **{key: options[key] for key in ("device", "dtype", "word")})
+    case = _case(setting, options["case"], 2)
     with Peak(setting.device) as peak:
         case.run()
     print(json.dumps({"memory beyond the models": peak.growth, "memory in all": peak.total}))

@@ -59,9 +59,9 @@ class DistributedContext:
             return flag
         import torch
 
-        said = torch.tensor([float(flag)], device=self.device)
-        torch.distributed.all_reduce(said)
-        return bool(said.item() > 0)
+        flags = torch.tensor([float(flag)], device=self.device)
+        torch.distributed.all_reduce(flags)
+        return bool(flags.item() > 0)
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in their order, in every process.

@@ -30,7 +30,7 @@ def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor, mask: Tensor |
         latents: (B, c, h, w) the clean x0.
         estimate: (B, c, h, w) the model's x0_hat.
         sigma: (B,).
-        mask: (B, h, w) weights in [0, 1], not all zero: the mean is weighted by them. Without it, all count alike.
+        mask: (B, h, w) weights in [0, 1], not all zero: the mean is weighted by them. Without it, all count equally.
 
     Returns:
         (B,) float32.

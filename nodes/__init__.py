@@ -12,7 +12,7 @@ class MCTIExtension(ComfyExtension):
         from .classify import Classify, Evaluate
         from .clip_space import LoadClipSpace
         from .examples import AddExamples, ExamplesFromFolder
-        from .folders import use_token_set_folder
+        from .folders import register_token_folder
         from .pocket import LoadPocket
         from .prompts import TokenPrompts
         from .route import Route
@@ -20,7 +20,7 @@ class MCTIExtension(ComfyExtension):
         from .train import TrainTokens
         from .train_settings import TrainingSettings
 
-        use_token_set_folder()
+        register_token_folder()
         return [
             LoadPocket,
             ExamplesFromFolder,

@@ -18,7 +18,7 @@ from ..mcti_core.errors import ConfigError
 from ..mcti_core.files.limits import MAX_MARKS, has_many_marks
 from ..mcti_core.images.tensors import in_range
 from ..mcti_core.tokens.token_set import TokenSet
-from .running import working
+from .context import node_context
 from .types import Examples, Settings
 
 __all__ = ["MAX_TEXT", "Node", "checked_text"]
@@ -26,18 +26,18 @@ __all__ = ["MAX_TEXT", "Node", "checked_text"]
 MAX_TEXT = 100_000
 """Maximum length of a text with several lines; a twentieth for a text with a single line."""
 _OVERSHOOT = 0.5
-"""How far values of images may lie outside [0, 1]: bicubic resizing gives such values, which are clamped."""
+"""Tolerance for image values outside [0, 1]: bicubic resizing gives such values, which are clamped."""
 _MAX_FLOAT = sys.float_info.max
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
 _OWN_TYPES = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
 _LIST_INPUTS = {"wanted"}
 """Texts of one line that a link may give as several lines: names, one per line."""
 _PLAIN_TYPES = (str, int, float, list, tuple, dict, Tensor)
-"""Types that no model has."""
+"""Types of plain values, which no model has."""
 
 
 class Node(io.ComfyNode):
-    """A node whose ``execute`` runs in ``working``, gets only values that its schema allows, and does not start after a cancel."""
+    """A node whose ``execute`` runs in ``node_context``, gets only values that its schema allows, and does not start after a cancel."""
 
     LOOKED_UP: ClassVar[frozenset[str]] = frozenset()
     """Choices that ``execute`` checks itself, since they depend on the existing files."""
@@ -58,7 +58,7 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
 
     @functools.wraps(execute)
     def checked(cls: type[Node], *arguments: Any, **named: Any) -> Any:
-        with working():
+        with node_context():
             values = {**dict(zip(names, arguments, strict=False)), **named}
             checks = {each.id: each for each in schema().inputs}
             for name, each in checks.items():
@@ -107,7 +107,7 @@ def _number(each: Any, kind: str, value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not whole):
         raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
     if value != value:
-        raise ConfigError(f"{each.id} must be a number, got nan, which is none; check the node that makes it")
+        raise ConfigError(f"{each.id} must be a number, got nan; check the node that makes it")
     low, high = (-_MAX_FLOAT if each.min is None else each.min), (_MAX_FLOAT if each.max is None else each.max)
     if not low <= value <= high:
         raise ConfigError(f"{each.id} must be from {low} to {high}, got {_shown(value)}")

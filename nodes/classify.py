@@ -30,8 +30,8 @@ from ..mcti_core.tokens.token_set import TokenSet
 from ..mcti_core.viz.image_grid import image_grid, to_pil
 from ..mcti_core.viz.plots import confusion_plot, score_bars
 from .checking import Node
+from .context import ProgressReporter
 from .lists import each_image, only
-from .running import Reporter
 from .schema import node_schema
 from .types import (
     ClipSpaceType,
@@ -110,7 +110,7 @@ class Classify(Node):
             logging.info(
                 "MC-TI: threshold %g is not used, since calibrate_threshold chose %.3f", given, classifier.threshold
             )
-        report, answers = Reporter("classifying"), []
+        report, answers = ProgressReporter("classifying"), []
         shown = each_image(images)
         for start in range(0, len(shown), _BATCH):
             part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
@@ -153,7 +153,7 @@ class Evaluate(Node):
         classifier = calibrated_classifier(method, host, tokens)
         size = held_out.size or host.image_size
         confidences, features = score_images(
-            host, classifier, paths, size=size, batch_size=_BATCH, progress=Reporter("evaluating")
+            host, classifier, paths, size=size, batch_size=_BATCH, progress=ProgressReporter("evaluating")
         )
         measured = Measurement(tokens.labels, labels, confidences)
         share = accuracy(measured.predicted, labels)

@@ -31,5 +31,5 @@ class LoadClipSpace(Node):
 
         path = folder_paths.get_full_path("clip_vision", clip_file)
         if path is None:
-            raise HostError(f"there is no file {clip_file!r} in models/clip_vision; choose one that is there")
+            raise HostError(f"there is no file {clip_file!r} in models/clip_vision; choose an existing one")
         return io.NodeOutput(load_clip_file(path))

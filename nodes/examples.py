@@ -24,9 +24,9 @@ from ..mcti_core.images.reading import load_squares
 from ..mcti_core.tokens.normal_form import index_of
 from ..mcti_core.viz.image_grid import image_grid
 from .checking import Node, checked_text
+from .context import user_errors
 from .folders import class_folders, example_folder, refuse_outside
 from .lists import only
-from .running import plainly
 from .schema import advanced, node_schema
 from .types import Examples, ExamplesType, images_in, picture_out
 
@@ -81,7 +81,7 @@ class ExamplesFromFolder(Node):
         """A value that changes with the folder's files, so that ComfyUI reads it again; NaN, which always does, for a link."""
         if folder is None:
             return math.nan
-        with plainly():
+        with user_errors():
             root = example_folder(checked_text("folder", folder))
             try:
                 files = [file for path in sorted(root.iterdir()) if path.is_dir() for file in find_images(path)]

@@ -1,4 +1,4 @@
-"""The folders that a graph may name: ComfyUI's own, and those that the server's owner has opened."""
+"""The folders that a graph may name: ComfyUI's own, and those that the server's owner allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..mcti_core.tokens.names import safe_parts
 from ..mcti_core.tokens.references import without_suffix
 from .checking import checked_text
 
-__all__ = ["TOKEN_SETS", "class_folders", "example_folder", "token_set_path", "token_set_root", "use_token_set_folder"]
+__all__ = ["TOKEN_SETS", "class_folders", "example_folder", "register_token_folder", "token_set_path", "token_set_root"]
 
 TOKEN_SETS = "mcti_tokens"
 """ComfyUI's model folder for token sets."""
@@ -28,20 +28,22 @@ _MAX_BYTES = 2**20
 _MAX_FOLDERS = 256
 _MAX_DEPTH = 6
 """Depth to which the readers look for images."""
-_told: set[str] = set()
+_logged: set[str] = set()
 """Messages about the settings file that were already logged; the file is read whenever the page requests the nodes."""
 
 
-def use_token_set_folder() -> None:
+def register_token_folder() -> None:
     """Register ``models/mcti_tokens`` with ComfyUI."""
     folder_paths.add_model_folder_path(TOKEN_SETS, str(Path(folder_paths.models_dir) / TOKEN_SETS))
 
 
 def class_folders() -> list[str]:
-    """Choices for a folder of class folders: by name in ComfyUI's input folder, by path for opened folders."""
+    """Choices for a folder of class folders: by name in ComfyUI's input folder, by path for folders in the settings file."""
     inputs = Path(folder_paths.get_input_directory())
     found = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
-    found = sorted(found) + [str(path) for root in _opened() for path in _holding_classes(root, depth=1, itself=True)]
+    found = sorted(found) + [
+        str(path) for root in _listed_folders() for path in _holding_classes(root, depth=1, itself=True)
+    ]
     return [name for name in found if _can_come_back(name)]
 
 
@@ -90,18 +92,18 @@ def refuse_outside(paths: Iterable[Path], name: str) -> None:
 
 
 def _refuse_links_outside(folder: Path, name: str, depth: int, seen: set[Path]) -> None:
-    """Refuse links in a folder that lead outside, before its reader follows them: already file names and first bytes are content."""
+    """Refuse links in a folder that lead outside, before its reader follows them: even file names and first bytes are content."""
     seen.add(folder)
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]  # which are not looked at
+            found = [entry for entry in entries if not entry.name.startswith(".")]  # hidden files are ignored
         leading = [
             Path(entry.path) for entry in found if entry.is_symlink() or entry.is_dir()
-        ]  # junctions of Windows are no links
+        ]  # Windows junctions are not links
         if leading:
             refuse_outside(leading, name)
         inner = {path for path in map(_followed, leading) if path.is_dir()} if depth else set()
-    except OSError:  # who reads it says so
+    except OSError:  # the reader reports it
         return
     for path in sorted(inner - seen):
         _refuse_links_outside(path, name, depth - 1, seen)
@@ -114,7 +116,7 @@ def _roots() -> list[Path]:
         folder_paths.get_output_directory(),
         folder_paths.get_temp_directory(),
     )
-    return [*(Path(os.path.normpath(path)) for path in own), *_opened()]
+    return [*(Path(os.path.normpath(path)) for path in own), *_listed_folders()]
 
 
 def _followed(path: Path) -> Path:
@@ -127,7 +129,7 @@ def _inside(path: Path, roots: Iterable[Path]) -> bool:
 
 def _outside(name: str) -> ExamplesError:
     useless = _read_settings()[1]
-    written = f", where line {useless[0]} opens no folder" if useless else ""
+    written = f", where line {useless[0]} is not the path of a folder" if useless else ""
     return ExamplesError(
         f"the folder {name!r:.200} is outside ComfyUI's input folder, or a link in it leads there; copy it into "
         f"{folder_paths.get_input_directory()}, or write its path as a line into {_settings_file()}{written}"
@@ -159,7 +161,7 @@ def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]
     return here + [found for path in inner if depth for found in _holding_classes(path, depth - 1, itself=True)]
 
 
-def _opened() -> list[Path]:
+def _listed_folders() -> list[Path]:
     """The folders in the settings file."""
     return _read_settings()[0]
 
@@ -176,7 +178,7 @@ def _read_settings() -> tuple[list[Path], list[int]]:
             raise ValueError(f"it is larger than {_MAX_BYTES // 1024} KiB")
         lines = decoded_lines(content)
     except (OSError, ValueError) as error:
-        _tell(f"{file} cannot be read ({error}); no folder in it is opened")
+        _log_once(f"{file} cannot be read ({error}); its folders cannot be used")
         return [], []
     opened, useless = list[Path](), list[int]()
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -188,15 +190,15 @@ def _read_settings() -> tuple[list[Path], list[int]]:
                 break
         else:
             useless.append(number)
-            _tell(
-                f"line {number} of {file} opens no folder: {line[:200]!r}; write the whole path of a folder, such as {Path.home()}"
+            _log_once(
+                f"line {number} of {file} is not the path of a folder: {line[:200]!r}; write a full path, such as {Path.home()}"
             )
     return opened, useless
 
 
-def _tell(sentence: str) -> None:
-    if sentence not in _told:
-        _told.add(sentence)
+def _log_once(sentence: str) -> None:
+    if sentence not in _logged:
+        _logged.add(sentence)
         logging.warning("MC-TI: %s", escaped(sentence))
 
 

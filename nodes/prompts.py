@@ -17,7 +17,7 @@ from .types import TokensType
 __all__ = ["TokenPrompts"]
 
 _PREFIXED = re.compile(EMBEDDING.pattern + r"[\"'<]?\{\}[\"'>]?", re.IGNORECASE)
-"""A slot with the prefix that it is filled with."""
+"""A slot that is already written with the prefix."""
 
 
 class TokenPrompts(Node):

@@ -25,7 +25,7 @@ __all__ = ["Route"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_LOGGED = 20
-"""Maximum number of names with a question; the others are only counted."""
+"""Maximum number of suggestions."""
 
 
 class Route(Node):
@@ -98,22 +98,22 @@ def _entries(wanted: str) -> list[str]:
 
 
 def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
-    """Log each wanted name that no image has; with a question if a label differs only by accents or the width of letters."""
+    """Log each wanted name that no image has, with a suggestion if a label differs only by accents or the width of letters."""
     known = {plain_letters(label): label for label in labels}
     forms = {normal_form(text) for label in set(labels) for text in (label, *safe_names([label]))}
-    nobody, told = [], 0
+    absent, suggested = [], 0
     for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
         names = [] if normal_form(whole) in forms else dict.fromkeys(parts or [whole])
         for name in (name for name in names if normal_form(name) not in forms):
-            if (close := known.get(plain_letters(name))) and told < _MAX_LOGGED:
-                told += 1
+            if (close := known.get(plain_letters(name))) and suggested < _MAX_LOGGED:
+                suggested += 1
                 _LOG.warning(
-                    "Route lets through %s, and no image is called so; did you mean %s?", escaped(name), escaped(close)
+                    "Route Images By Class: no image has the label %s; did you mean %s?", escaped(name), escaped(close)
                 )
             else:
-                nobody.append(name)
-    if nobody:
-        _LOG.info("Route lets through %s, and no image is called so", escaped(listed(nobody)))
+                absent.append(name)
+    if absent:
+        _LOG.info("Route Images By Class: no image has the label %s", escaped(listed(absent)))
 
 
 def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
@@ -143,7 +143,7 @@ def _labels(labels: list[str], chosen: Tensor) -> list[Any]:
 
 
 def _filled(values: list[Any]) -> list[Any]:
-    """A list for ComfyUI; if it is empty, the connected nodes do not run, since no node accepts an empty list."""
+    """A list for ComfyUI; instead of an empty one, which no node accepts, a value that keeps the connected nodes from running."""
     from comfy_execution.graph_utils import ExecutionBlocker
 
     return values or [ExecutionBlocker(None)]

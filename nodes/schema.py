@@ -14,8 +14,8 @@ from comfy_api.latest import io
 __all__ = ["advanced", "node_schema"]
 
 _NEW_FIELDS = {"search_aliases"}
-"""Fields of ``io.Schema`` since v0.16.0. ``essentials_category`` is not among them: up to v0.33.0 the page shows there only its own
-list of nodes, and would move ours from the pack's place in the library to the host's."""
+"""Fields of ``io.Schema`` since v0.16.0. ``essentials_category`` is not used: up to v0.33.0 the page shows only its own
+list of nodes there, and would move these nodes out of the pack's place in the library."""
 
 
 def node_schema(node_id: str, *, inputs: list[Any], outputs: list[Any], **fields: Any) -> io.Schema:

@@ -27,8 +27,8 @@ from ..mcti_core.tokens.io import (
 from ..mcti_core.tokens.names import safe_parts
 from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node, checked_text
+from .context import user_errors
 from .folders import token_set_path, token_set_root
-from .running import plainly
 from .schema import node_schema
 from .token_choices import FOLDER, choices, embedding_roots, files_of, read_choice
 from .types import TokensType
@@ -100,7 +100,7 @@ class LoadTokens(Node):
         if file is None:
             return math.nan
         digest = hashlib.sha256(file.encode("utf-8", "surrogatepass"))
-        with plainly():
+        with user_errors():
             paths = files_of(checked_text("file", file))
         for path in paths:
             digest.update(path.name.encode("utf-8", "surrogatepass"))

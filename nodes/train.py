@@ -21,11 +21,11 @@ from ..mcti_core.training.errors import TrainingError
 from ..mcti_core.viz.image_grid import image_grid
 from ..mcti_core.viz.plots import loss_curves
 from .checking import Node
-from .running import Reporter
+from .checkpoints import discard, finished_tokens_kept, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
+from .context import ProgressReporter
 from .schema import advanced, node_schema
 from .train_settings import rare_settings, settings_of
 from .types import ClipSpaceType, Examples, ExamplesType, Settings, SettingsType, TokensType, picture_out
-from .unfinished import finished_tokens_kept, give_up, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
 
 __all__ = ["TrainTokens"]
 
@@ -84,7 +84,7 @@ class TrainTokens(Node):
         clip_space: Any = None, settings: Settings | None = None, initial_tokens: TokenSet | None = None, **rare: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.data.feature_cache import FeatureCache
-        from ..mcti_core.data.near_duplicates import example_names, tell_across_classes
+        from ..mcti_core.data.near_duplicates import describe_across_classes, example_names
         from ..mcti_core.hosts.comfy.host import clip_with_tokens, comfy_host
         from ..mcti_core.training.initial import new_tokens
 
@@ -93,7 +93,7 @@ class TrainTokens(Node):
         alone = {"gamma": 0.0, "classification_only_steps": 0} if clip_space is None else {"gamma": weight}
         config = replace(chosen.config, steps=steps, batch_size=batch_size, lr=lr, seed=seed, **alone)
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
-        size, seen = examples.size or host.image_size, Reporter("examples")
+        size, seen = examples.size or host.image_size, ProgressReporter("examples")
         cache = FeatureCache.build(
             host, dataset, hflip=chosen.hflip, size=size, batch_size=_EXAMPLES_PER_CHUNK, buckets=examples.buckets, progress=seen
         )  # fmt: skip
@@ -105,12 +105,12 @@ class TrainTokens(Node):
             seed=seed,
         )
         validation = _validation(host, examples, chosen, config, size)
-        result, keeping = _train(host, cache, first, config, validation)
-        with finished_tokens_kept(result.tokens, keeping.path):
+        result, autosave = _train(host, cache, first, config, validation)
+        with finished_tokens_kept(result.tokens, autosave.path):
             curve = picture_out(loss_curves({"": result.history}))
             samples, problem = _samples(host, result.tokens, chosen.num_samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
-            copies = tell_across_classes(cache.alike, cache.labels, example_names(dataset))
+            copies = describe_across_classes(cache.alike, cache.labels, example_names(dataset))
             unused = _unused(chosen, initial_tokens)
             accuracies = ", ".join(f"step {step} {share:.0%}" for step, share in validation.accuracies.items())
             measured = f"Held-out accuracy: {accuracies}" if accuracies else ""
@@ -118,7 +118,7 @@ class TrainTokens(Node):
             summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
-        keeping.remove()
+        autosave.remove()
         return output
 
 
@@ -140,11 +140,11 @@ def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainCo
     if chosen.validation_steps and others is not None and len(others) and host.clip is not None:
         others = replace(others, captions={}, masks={})
         features = FeatureCache.build(
-            host, others.dataset(), hflip=False, size=size, batch_size=_EXAMPLES_PER_CHUNK, latents=False, progress=Reporter("held-out examples")
+            host, others.dataset(), hflip=False, size=size, batch_size=_EXAMPLES_PER_CHUNK, latents=False, progress=ProgressReporter("held-out examples")
         )  # fmt: skip
     return Validation(
         host, chosen.validation_steps, (chosen.validation_prompt or config.templates[0],), features, size=size, seed=config.seed,
-        tell=lambda problem: logging.warning("MC-TI: %s", escaped(problem)),
+        log=lambda problem: logging.warning("MC-TI: %s", escaped(problem)),
         passing=(comfy.model_management.InterruptProcessingException,),
     )  # fmt: skip
 
@@ -158,18 +158,18 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validat
     from ..mcti_core.training.autosave import AutoSaver
     from ..mcti_core.training.loop import StepInfo, run_identity, train
 
-    identity, report = run_identity(host, cache, tokens, config), Reporter("training")
+    identity, report = run_identity(host, cache, tokens, config), ProgressReporter("training")
     comfy.model_management.throw_exception_if_processing_interrupted()
     path = unfinished_path(identity)
     resume = unfinished_state(path, identity)
     last, drawn = list[StepInfo](), list[Image.Image]()
     validation.show = lambda step, picture: drawn.__setitem__(slice(None), [picture])
 
-    with AutoSaver(path, tell=lambda problem: logging.warning("MC-TI: %s", problem)) as keeping:
+    with AutoSaver(path, log=lambda problem: logging.warning("MC-TI: %s", problem)) as autosave:
 
         def on_step(info: StepInfo) -> None:
             last[:] = [info]
-            keeping.on_step(info)
+            autosave.on_step(info)
             validation.on_step(info)
             if (accuracy := validation.accuracies.get(info.step)) is not None:
                 logging.info("MC-TI training: step %d, held-out accuracy %.0f %%", info.step, 100 * accuracy)
@@ -177,10 +177,10 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validat
 
         try:
             try:
-                return train(host, cache, tokens, config, on_step=on_step, resume=resume), keeping
+                return train(host, cache, tokens, config, on_step=on_step, resume=resume), autosave
             except ResumeError as error:  # before the first step
-                give_up(path, error)
-                return train(host, cache, tokens, config, on_step=on_step), keeping
+                discard(path, error)
+                return train(host, cache, tokens, config, on_step=on_step), autosave
         except TrainingError as error:
             keep_tokens(error.tokens, path, last[-1].step if last else 0, config)
             raise
@@ -202,7 +202,7 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
     try:
         if labels:
             generate(
-                host, range(len(labels)), tokens, size=size, seed=seed, batch_size=1, progress=Reporter("samples"),
+                host, range(len(labels)), tokens, size=size, seed=seed, batch_size=1, progress=ProgressReporter("samples"),
                 on_image=lambda _, image: images.append(image),
             )  # fmt: skip
     except comfy.model_management.InterruptProcessingException:

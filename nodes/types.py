@@ -52,7 +52,7 @@ class Examples:
     """Side in pixels to which images are scaled; 0 for the size that the checkpoint was trained on."""
     captions: Mapping[Path, Path] = field(default_factory=dict)
     masks: Mapping[Path, Path] = field(default_factory=dict)
-    """As those of a ``FewShotDataset``."""
+    """Captions and masks of images, as in ``FewShotDataset``."""
     buckets: bool = False
     """Whether images are trained at about their own aspect ratios."""
     held_out: Examples | None = None
@@ -97,7 +97,7 @@ class Settings:
     validation_steps: int = 0
     """Steps between samples, and between accuracies of held-out images; 0 for none."""
     validation_prompt: str = ""
-    """With ``{}`` for each class; if empty, the first template."""
+    """Prompt of the samples, with ``{}`` for each class; if empty, the first template."""
 
 
 def images_in(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A host of real model classes, tiny and with random weights: nothing is faked, nothing is downloaded."""
+"""A host of real model classes, tiny and with random weights: no fakes, no downloads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads in the place of processes, for what does not depend on how they reach one another."""
+"""Threads instead of processes, for tests that do not depend on the communication."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the project says of itself in several files is the same everywhere, and its workflows keep their promises."""
+"""The project's files agree about the project, and its workflows do what they promise."""
 
 from __future__ import annotations
 

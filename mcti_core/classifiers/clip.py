@@ -76,7 +76,7 @@ def class_text_features(
         picked = prompts.rows(template)
         vectors = {name: on_device(v[classes], host.device) for name, v in tokens.vectors.items()}
         text = encode_prompts(host, {clip.encoder: picked}, vectors)[clip.encoder]
-        pooled = hidden_at(text.hidden, picked.pooled_at(tokens.pooling))
+        pooled = hidden_at(text.hidden, picked.pooling_position(tokens.pooling))
         return F.normalize(clip.project_text(pooled), dim=-1).cpu()
 
     with torch.inference_mode(), host.session("text"):

@@ -82,7 +82,7 @@ class DiffusionClassifier(Classifier):
         self.denoiser, self.codec = host.require_denoiser(), host.require_codec()
         self.num_trials, self.alpha = num_trials, alpha
         self.logit_scale, self.batch_size, self.seed = logit_scale, batch_size, seed
-        self._fits: int | None = None  # evaluations at once, after memory has run out
+        self._fits: int | None = None  # batch size found after memory ran out
         self.t_min, self.t_max = t_min, t_max
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
@@ -155,7 +155,7 @@ class DiffusionClassifier(Classifier):
         return fetched
 
     def _contexts_of(self, label: Tensor) -> dict[str, Features]:
-        """What the denoiser reads of these classes' prompts (n,), on the device."""
+        """Conditioning of these classes' prompts (n,), on the device."""
         return {name: features.rows(label).to(self.host.device) for name, features in self.text.items()}
 
 
@@ -196,7 +196,7 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Features]:
-    """What the denoiser reads of each class's prompt, C rows; of many classes on the CPU, for want of room elsewhere."""
+    """Conditioning of each class's prompt, C rows; for many classes on the CPU, since the device may lack the memory."""
     prompts = host_templates(host, [template], tokens.vectors_per_token)
     place = host.device if len(tokens) <= _MAX_CLASSES_ON_DEVICE else torch.device("cpu")
 

@@ -11,9 +11,10 @@ from ..escaping import escaped
 from ..tokens.normal_form import index_of
 from ..training.errors import TrainingError
 from .console import progress_bar, say
+from .figures import OUTCOMES
 from .option_checks import check_new_tokens
 from .options import examples_of, features_of, host_of
-from .train import INTERRUPTED, OUTCOMES, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
+from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
 
 if TYPE_CHECKING:
     from ..tokens.token_set import TokenSet
@@ -29,7 +30,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     from ..tokens.io import load_tokens
     from ..tokens.names import safe_names
     from ..tokens.ops import select
-    from ..training.extend import add_classes, new_labels, tell_learned_before
+    from ..training.extend import add_classes, describe_learned_before, new_labels
     from .signals import signals_as_keyboard_interrupt
 
     before = tokens = load_tokens(arguments.tokens)
@@ -51,7 +52,7 @@ def run_add(arguments: argparse.Namespace) -> int:
             host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.initializer_token
         )
         cache = features_of(arguments, host, dataset)
-        say(tell_learned_before(cache, tokens, example_names(dataset)))
+        say(describe_learned_before(cache, tokens, example_names(dataset)))
         with progress_bar("training", "step") as progress:
             try:
                 result = add_classes(

@@ -1,4 +1,4 @@
-"""Kinds of arguments at the command line. What is out of range, or of the wrong kind, is refused before any work."""
+"""Argument types of the command line. Values out of range or of the wrong kind are refused before any work."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _FILE_SUFFIXES = (
     ".webp",
     ".html",
 )
-"""With these a name is a file's."""
+"""Suffixes of names that can only be files."""
 
 
 def path_text(text: str) -> str:
-    """A path as written, ``~`` expanded also where a shell leaves it, as after ``--output-dir=``."""
+    """A path as written, with ``~`` expanded also where a shell does not expand it, as after ``--output-dir=``."""
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
     if text.startswith("~") and not os.path.lexists(Path(text).parts[0]):
         given, text = text, os.path.expanduser(text)
         if text == given:
             raise argparse.ArgumentTypeError(
-                f"names the home folder of a user who is not there: {given!r}; write ./{given} for a folder of that name"
+                f"names the home folder of an unknown user: {given!r}; write ./{given} for a folder of that name"
             )
     try:
         os.lstat(text)
@@ -64,10 +64,10 @@ def path(text: str) -> Path:
 
 
 def file_path(example: str) -> Callable[[str], Path]:
-    """A file to write.
+    """Return the type of a file to write.
 
     Args:
-        example: a name for it, which the message proposes where a folder is given.
+        example: file name that the message suggests if a folder is given.
     """
 
     def kind(text: str) -> Path:
@@ -92,7 +92,7 @@ def folder_path(text: str) -> Path:
 
 
 def whole(least: int, most: int = _MAX_NUMBER) -> Callable[[str], int]:
-    """A whole number in this range."""
+    """Return the type of a whole number in this range."""
 
     def kind(text: str) -> int:
         digits = text.strip()
@@ -108,7 +108,7 @@ seed = whole(0, 2**63 - 1)
 
 
 def number(above: float | None = None, *, least: float | None = None) -> Callable[[str], float]:
-    """A finite number, above one bound or not below another where they are given."""
+    """Return the type of a finite number: larger than ``above``, or at least ``least``."""
     bound = "" if above is None else f" above {above:g}"
     bound = bound if least is None else f" of {least:g} or more"
 
@@ -122,7 +122,7 @@ def number(above: float | None = None, *, least: float | None = None) -> Callabl
 
 
 def gamma(text: str) -> float | str:
-    """The weight of the classification term."""
+    """The weight of the classification term: a number, or ``auto``."""
     if text == "auto":
         return text
     value = _number(text)
@@ -132,7 +132,7 @@ def gamma(text: str) -> float | str:
 
 
 def confidence(text: str) -> float:
-    """From 0 to 1. Confidences are printed in percent, so a percentage gets the number that is meant."""
+    """A number from 0 to 1. Confidences are printed in percent, so the message for a percentage says which number to write."""
     given = text.strip()
     value = _number(given.removesuffix("%"))
     if not given.endswith("%") and 0 <= value <= 1:
@@ -142,7 +142,7 @@ def confidence(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """NaN where it is none."""
+    """The number in a text; NaN if there is none."""
     try:
         return float(text)
     except ValueError:
@@ -150,7 +150,7 @@ def _number(text: str) -> float:
 
 
 def add_overwriting(parser: argparse.ArgumentParser) -> None:
-    """Add ``--overwrite``, of every command that writes results."""
+    """Add ``--overwrite`` to a command that writes results."""
     parser.add_argument(
         "--overwrite",
         action="store_true",

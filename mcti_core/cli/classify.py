@@ -150,9 +150,9 @@ def _write(
     from .results_file import ResultsFile, append_records
 
     results, size = ResultsFile(arguments.output, _identity(names, host, classifier, arguments)), arguments.batch_size
-    begun = _begun(results, names, resume=arguments.resume) if processes.is_main else None
+    progress_so_far = _answered_so_far(results, names, resume=arguments.resume) if processes.is_main else None
     # the main process decides, because a shared folder may be out of date on other machines
-    answered, kept, unread = processes.gather(begun)[0]
+    answered, kept, unread = processes.gather(progress_so_far)[0]
     results.refuse_others()
     done, images = frozenset(answered), len(names)
     left = images - len(done)
@@ -178,7 +178,7 @@ def _write(
     return 1 if failed else 0
 
 
-def _begun(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[list[int], int, int]:
+def _answered_so_far(results: ResultsFile, names: ImagePaths, *, resume: bool) -> tuple[list[int], int, int]:
     """Begin or resume. Returns the indices of the answered images, the number of answers, and the number of errors."""
     resumed = results.begin(resume=resume)
     if resume and not resumed:

@@ -115,7 +115,7 @@ def _warn_of_copies(
     cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int], split: Split
 ) -> None:
     """Warn of test images that are copies of training images."""
-    from ..data.near_duplicates import across_split, example_names, told
+    from ..data.near_duplicates import across_split, example_names, list_pairs
 
     if cache.alike is None:
         return
@@ -127,6 +127,6 @@ def _warn_of_copies(
         pairs, copies, queries = pairs or found, copies + len(found), queries + len(others)
     if copies:
         say(
-            f"{100 * copies / queries:.0f} % of the images to test on are the same as an image to learn from, or nearly so ({told(pairs, example_names(dataset))}); "
+            f"{100 * copies / queries:.0f} % of the images to test on are the same as an image to learn from, or nearly so ({list_pairs(pairs, example_names(dataset))}); "
             "accuracies will be too high, so take the copies out"
         )

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ..hosts.base import Host
     from ..training.loop import TrainResult
 
-__all__ = ["training_figures"]
+__all__ = ["OUTCOMES", "training_figures"]
+
+OUTCOMES = {"max_steps": "finished", "early_stop": "stopped early", "interrupted": "interrupted"}
+"""Words of the last line, by ``TrainResult.stop_reason``."""
 
 
 def training_figures(host: Host, result: TrainResult) -> dict[str, str]:

@@ -106,12 +106,12 @@ def features_of(
 ) -> FeatureCache:  # fmt: skip
     """The cached features of the examples. Reports images that occur in several classes."""
     from ..data.feature_cache import FeatureCache
-    from ..data.near_duplicates import example_names, tell_across_classes
+    from ..data.near_duplicates import describe_across_classes, example_names
 
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, hflip=hflip_of(arguments), folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
             latents=latents, progress=progress, processes=processes,
         )  # fmt: skip
-    say(tell_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
+    say(describe_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
     return cache

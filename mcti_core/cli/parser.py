@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shut_down()
         return code
     except MCTIError as error:
-        print(f"{_who()}: {escaped(str(error))}", file=sys.stderr)
+        print(f"{_prefix()}: {escaped(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mcti: interrupted", file=sys.stderr)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _who() -> str:
+def _prefix() -> str:
     """Message prefix: 'mcti', or 'mcti (process N)' for ranks other than 0."""
     with suppress(ConfigError):
         if started() > 1 and int(rank := os.environ["RANK"]):
@@ -221,7 +221,7 @@ def _add_add(command: argparse.ArgumentParser) -> None:
         required=True,
         help="folder for the new tokens.safetensors and embeddings/",
     )
-    option("--replace", action="store_true", help="train classes again that the set already has")
+    option("--replace", action="store_true", help="retrain classes that the set already has")
     add_overwriting(command)
     _add_model(command)
     add_steps(command)
@@ -256,5 +256,5 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     option("--clip", type=path, help="a folder with the CLIP model of the checkpoint's text encoder")
     option("--model-config", type=path, help="for a single-file checkpoint, offline: a diffusers folder of its family")
     option("--device", default="auto", help="auto (the first available of cuda, xpu, mps, cpu), cpu, cuda, ...")
-    dtype = "of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
+    dtype = "number format of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
     option("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=dtype)

@@ -31,9 +31,9 @@ def signals_as_keyboard_interrupt() -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, SIGTERM and SIGHUP interrupt nothing; what is yielded tells whether one has come.
+    """Context in which Ctrl-C, SIGTERM and SIGHUP do not interrupt; the yielded function says whether one has arrived.
 
-    For processes that work together: one that broke off in the middle of a step would leave the others waiting.
+    For processes that work together: if one stopped in the middle of a step, the others would wait for it.
     """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -49,7 +49,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _unhandled(*names: str) -> list[signal.Signals]:
-    """Those of these that this system has and that nobody has seen to."""
+    """The signals among ``names`` that this system has and that still have Python's default handlers."""
     plain = (signal.SIG_DFL, signal.default_int_handler)
     kinds = [signal.Signals[name] for name in names if hasattr(signal, name)]
     return [kind for kind in kinds if signal.getsignal(kind) in plain]

@@ -12,7 +12,7 @@ from ..errors import FileError, MCTIError, ResumeError
 from ..escaping import escaped
 from ..training.errors import StopTraining, TrainingError
 from .console import progress_bar, say
-from .figures import training_figures
+from .figures import OUTCOMES, training_figures
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
 from .run_config import RUN_CONFIG, write_run_config
@@ -30,21 +30,10 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
     from ..training.state import TrainState
 
-__all__ = [
-    "INTERRUPTED",
-    "OUTCOMES",
-    "UNFINISHED",
-    "check_outputs",
-    "config_for",
-    "outputs_of",
-    "run_train",
-    "write_tokens",
-]
+__all__ = ["INTERRUPTED", "UNFINISHED", "check_outputs", "config_for", "outputs_of", "run_train", "write_tokens"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
-OUTCOMES = {"max_steps": "finished", "early_stop": "stopped early", "interrupted": "interrupted"}
-"""Words of the last line, by ``TrainResult.stop_reason``."""
 _DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
 UNFINISHED = "training.safetensors"
 """Checkpoint in ``--output-dir``, removed when training is finished."""
@@ -101,7 +90,7 @@ def _run_train(
     )
     tokens = tokens if trained is None else take_over(tokens, trained)
     if state is not None:
-        if differences := describe_differences(state.begun, run_identity(host, cache, tokens, config)):
+        if differences := describe_differences(state.identity, run_identity(host, cache, tokens, config)):
             raise ResumeError(
                 f"{path} belongs to a different training ({differences}); give the same folder and options to resume it, start over "
                 "with --restart, or take over its vectors in another --output-dir with --start-from"
@@ -130,7 +119,7 @@ def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
 def config_for(
     host: Host, arguments: argparse.Namespace, processes: DistributedContext = SINGLE_PROCESS
 ) -> TrainConfig:
-    """Training configuration; without a CLIP space that of plain textual inversion, with a message."""
+    """Return the training configuration; without a CLIP space, that of plain textual inversion, and say so."""
     config = config_of(arguments)
     if host.clip is not None or not config.gamma:
         return config
@@ -191,9 +180,8 @@ def _unfinished(
     if not path.exists():  # otherwise the results are those of the unfinished training
         refuse_to_replace([*outputs, *earlier_logs(arguments)], overwrite=arguments.overwrite)
     stored = _stored(path, arguments, processes)
-    read = processes.gather(
-        None if stored is None else stored.step
-    )  # also a barrier: no process writes before all have read
+    # also a barrier: no process writes before all have read
+    read = processes.gather(None if stored is None else stored.step)
     if any(step != read[0] for step in read):
         raise ResumeError(
             f"the processes do not read the same {path}; choose a folder that all machines share for --output-dir"
@@ -208,10 +196,7 @@ def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedCon
         return None
     if not path.exists():
         if arguments.resume:
-            say(
-                f"there is no unfinished training in {path.parent}; starting from the beginning",
-                shown=processes.is_main,
-            )
+            say(f"no unfinished training in {path.parent}; starting from the beginning", shown=processes.is_main)
         return None
     if arguments.resume:
         try:
@@ -232,16 +217,16 @@ def _train(
     from ..training.loop import StepInfo, train
 
     out, path = arguments.output_dir, arguments.output_dir / UNFINISHED
-    keeping = AutoSaver(path, every=arguments.save_every, tell=say)
+    autosave = AutoSaver(path, every=arguments.save_every, log=say)
     with (
-        keeping if processes.is_main else nullcontext(),
+        autosave if processes.is_main else nullcontext(),
         monitored(arguments, host, config, held_out, processes) as monitor,
         progress_bar("training", "step", shown=processes.is_main) as progress,
     ):
 
         def on_step(info: StepInfo) -> None:
             if processes.is_main:
-                keeping.on_step(info)
+                autosave.on_step(info)
             monitor(info)
             progress(info.step, info.total)
             if asked is not None and asked():
@@ -265,7 +250,7 @@ def _train(
     except (MCTIError, OSError) as error:  # for example a new foreign file, or a full disk
         if not path.exists():
             raise
-        raise FileError(f"{error}; the training is kept in {path}: mend this, and continue with --resume") from error
+        raise FileError(f"{error}; the training is saved in {path}; fix this, and continue with --resume") from error
     done = f"after {result.steps} steps" if result.stop_reason != "max_steps" else f"in {result.seconds:.0f} s"
     if "gamma_last" in result.tokens.training:
         done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"
@@ -276,7 +261,7 @@ def _train(
         if path.exists():
             print("run the same command with --resume to continue")
         return INTERRUPTED
-    keeping.remove()
+    autosave.remove()
     return 0
 
 
@@ -290,7 +275,7 @@ def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | No
     say(describe_words(tokens.names, remedy))
     if stale := stale_embeddings(folder / "embeddings", tokens.names):
         say(
-            f"{folder / 'embeddings'} also holds embeddings that are not of this set: {', '.join(stale)}; move them away, since "
+            f"{folder / 'embeddings'} also contains embeddings of other sets: {', '.join(stale)}; move them away, since "
             "programs read all of a folder"
         )
 

@@ -12,9 +12,9 @@ from .argument_types import count, gamma, number, path, seed, whole
 __all__ = ["add_reading", "add_steps", "add_training", "add_validation"]
 
 MASKS = ("masklabel", "alpha")
-"""As in ``data.masks``, which imports PyTorch."""
+"""The choices of ``data.masks``, repeated because that module imports PyTorch."""
 TRACKERS = ("tensorboard", "wandb", "csv")
-"""As in ``training.trackers``, which imports PyTorch."""
+"""The choices of ``training.trackers``, repeated because that module imports PyTorch."""
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:

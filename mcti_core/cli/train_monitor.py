@@ -109,8 +109,8 @@ def monitored(
         return
     every = arguments.validation_steps or (_STEPS if prompts or features is not None else 0)
     show = lambda step, picture: write_png(picture, folder / f"step-{step:05}.png")  # noqa: E731
-    validation = Validation(host, every, prompts, features, seed=config.seed, tell=say, show=show)
-    with Trackers(arguments.report_to, arguments.output_dir, config, tell=say) as trackers:
+    validation = Validation(host, every, prompts, features, seed=config.seed, log=say, show=show)
+    with Trackers(arguments.report_to, arguments.output_dir, config, log=say) as trackers:
 
         def on_step(info: StepInfo) -> None:
             validation.on_step(info)

@@ -23,7 +23,8 @@ __all__ = ["FORMULA", "csv_lines", "read_corrections", "relabelled"]
 
 _MAX_BYTES = 2**25
 FORMULA = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")
-"""With these, the last four of full width, a spreadsheet's formula begins; the text then gets an apostrophe before it, which reading takes away."""
+"""First characters of a spreadsheet's formula, the last four full-width. Such a text is written with an apostrophe before it, which
+reading removes."""
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> str:

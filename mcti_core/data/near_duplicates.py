@@ -21,16 +21,16 @@ __all__ = [
     "THUMBNAIL",
     "across_classes",
     "across_split",
+    "describe_across_classes",
     "example_names",
     "first_alike",
-    "tell_across_classes",
+    "list_pairs",
     "thumbnails",
-    "told",
 ]
 
 _SIDE = 12
 THUMBNAIL = 3 * _SIDE**2
-"""432."""
+"""Numbers per thumbnail: 12 x 12 colours."""
 _MIN_CORRELATION = 0.99
 _MAX_BRIGHTNESS_DIFFERENCE = 0.15
 _MIN_DEVIATION = 0.002
@@ -64,7 +64,7 @@ def first_alike(thumbnails: Tensor) -> Tensor:
         alike &= (brightness[part, None] - brightness[: part.stop]).abs() <= _MAX_BRIGHTNESS_DIFFERENCE
         alike |= (
             torch.arange(part.start, part.stop)[:, None] == first[: part.stop]
-        )  # rounding must not make it differ from itself
+        )  # an image matches itself despite rounding
         first[part] = alike.int().argmax(1)
     for number, other in enumerate(first.tolist()):  # a copy of a copy is a copy of the first
         first[number] = first[other]
@@ -99,14 +99,14 @@ def across_split(alike: Tensor, support: Tensor, query: Tensor) -> list[tuple[in
     return [(of[group], number) for number in query.tolist() if (group := int(alike[number])) in of]
 
 
-def tell_across_classes(alike: Tensor | None, labels: Tensor, names: Sequence[str]) -> str:
-    """A message about images in several classes; empty if there are none, or if the images are not at hand."""
+def describe_across_classes(alike: Tensor | None, labels: Tensor, names: Sequence[str]) -> str:
+    """A message about images in several classes; empty if there are none, or if ``alike`` is None."""
     pairs = [] if alike is None else across_classes(alike, labels)
     if not pairs:
         return ""
     return (
         f"{len(pairs)} {'images are' if len(pairs) > 1 else 'image is'} in more than one class, or nearly the same as one of another class "
-        f"({told(pairs, names)}); no classifier can separate these, so remove the wrong ones"
+        f"({list_pairs(pairs, names)}); no classifier can separate these, so remove the wrong ones"
     )
 
 
@@ -120,7 +120,7 @@ def example_names(dataset: FewShotDataset) -> list[str]:
     ]
 
 
-def told(pairs: Sequence[tuple[int, int]], names: Sequence[str], most: int = 3) -> str:
+def list_pairs(pairs: Sequence[tuple[int, int]], names: Sequence[str], most: int = 3) -> str:
     """The first pairs by name: "a and b; c and d; ..."."""
     shown = "; ".join(f"{names[first]} and {names[second]}" for first, second in pairs[:most])
     return shown + ("; ..." if len(pairs) > most else "")

@@ -112,7 +112,7 @@ def _side_by_side(demo: Demo) -> list[str]:
 
 
 def _behind(demo: Demo) -> list[str]:
-    """In what MC-TI is behind a baseline or TI."""
+    """Figures in which MC-TI is behind a baseline or TI."""
     accuracy = demo.accuracy
     compared = [
         (

@@ -56,7 +56,7 @@ class Validation:
     """Side of the samples in pixels; by default the host's own."""
     seed: int = 0
     """Seed of the samples' noise."""
-    tell: Callable[[str], object] = print
+    log: Callable[[str], object] = print
     """Called with a message when validation fails."""
     show: Callable[[int, Image.Image], object] = lambda step, picture: None
     """Called with the step and a picture of the samples: one row per prompt, one column per class."""
@@ -85,7 +85,7 @@ class Validation:
             raise
         except Exception as error:
             if not self._failed:
-                self.tell(f"validation failed, training continues: {str(error)[:300] or type(error).__name__}")
+                self.log(f"validation failed, training continues: {str(error)[:300] or type(error).__name__}")
             self._failed = True
 
     def _validate(self, tokens: TokenSet, step: int) -> None:

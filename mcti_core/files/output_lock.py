@@ -81,7 +81,7 @@ def _opened(lock: Path, path: Path) -> int:
             raise FileError(
                 f"another run{holder} is writing to {path}; wait until it ends, or choose another place"
             ) from None
-        os.close(descriptor)  # its holder has removed it meanwhile
+        os.close(descriptor)  # its previous holder has removed it
 
 
 def _lock(descriptor: int) -> None:

@@ -18,8 +18,8 @@ __all__ = [
 ]
 
 _REASONS = {
-    errno.ENOTDIR: "a file is where a folder is meant",
-    errno.EEXIST: "a file is where a folder is meant",
+    errno.ENOTDIR: "part of the path is a file, not a folder",
+    errno.EEXIST: "part of the path is a file, not a folder",
     errno.ENAMETOOLONG: "the path is too long",
 }
 
@@ -63,7 +63,7 @@ def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int =
 
 def refuse_to_replace(paths: Sequence[Path], *, overwrite: bool) -> None:
     """Raise a ``FileError`` for an earlier result, unless it may be overwritten."""
-    there = [] if overwrite else [path for path in paths if os.path.lexists(path)]
-    if there:
-        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
-        raise FileError(f"{there[0]}{more} already exists; replace it with --overwrite, or choose another place")
+    existing = [] if overwrite else [path for path in paths if os.path.lexists(path)]
+    if existing:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise FileError(f"{existing[0]}{more} already exists; replace it with --overwrite, or choose another place")

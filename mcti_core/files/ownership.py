@@ -102,16 +102,14 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
             return f" is outside {root}, where a link leads; choose another name or folder"
     above = next(folder for folder in path.parents if os.path.lexists(folder))
     if not above.is_dir() or not os.access(above, os.W_OK):
-        return (
-            f" cannot be written, since {above} is no folder or is not open for writing; choose another name or folder"
-        )
+        return f" cannot be written, since {above} is not a folder or is not writable; choose another name or folder"
     try:
         os.lstat(path)
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:  # it is too long, or contains a null character or a surrogate half
+    except (OSError, ValueError) as error:  # too long, or with a null character or a surrogate half
         if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
-            raise  # the locale has no such letter, which the command line explains
+            raise  # a letter that the locale lacks; the command line explains it
         return f" cannot be written ({getattr(error, 'strerror', error)}); choose another name or folder"
     if path.is_symlink():
         return " is a link; choose another name or folder, or move it away"

@@ -1,4 +1,4 @@
-"""Open regular files only: a named pipe would be waited for, a device may never end, and some of /proc wait for what is not there yet."""
+"""Open regular files only: reading a named pipe or some files in /proc may block, and a device may never end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NOT_A_FILE = (
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
-    """Open a regular file for reading. Nothing waits: where there is nothing to read yet, ``read`` gives None.
+    """Open a regular file for reading without blocking: ``read`` returns None if there is nothing to read yet.
 
     Raises:
-        OSError: it is missing, not a regular file, or may not be read; or the path contains characters that no path has.
+        OSError: it is missing, not a regular file, or may not be read; or the path is invalid.
     """
     try:
         mode = os.stat(path).st_mode
@@ -30,7 +30,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     file = os.fdopen(descriptor, "rb")
     try:
-        _refuse_irregular(os.fstat(descriptor).st_mode)  # it may be another one by now
+        _refuse_irregular(os.fstat(descriptor).st_mode)  # another file may have replaced it
     except OSError:
         file.close()
         raise
@@ -38,7 +38,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 
 def name_of(file: IO[bytes], path: str | Path) -> str:
-    """A path to the file that is open, for libraries that open it again; where the system has none, its own path."""
+    """A path to the open file in /proc, for libraries that open it again; without /proc, the file's own path."""
     name = f"/proc/self/fd/{file.fileno()}"
     return name if os.path.exists(name) else str(path)
 

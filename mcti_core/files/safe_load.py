@@ -175,7 +175,7 @@ def refuse_large(file: Path | int, most: int = MAX_EMBEDDING_BYTES) -> None:
     size = os.stat(file).st_size
     if size > most:
         what = "embeddings" if most == MAX_EMBEDDING_BYTES else "token sets"
-        raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is something else")
+        raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is another kind of file")
 
 
 def _checked_copy(path: Path) -> io.BytesIO:

@@ -120,11 +120,11 @@ def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *
         same = is_caption and target.stat().st_size == len(written) and target.read_bytes() == written
         return "" if same else "it has changed"
     if source is None or source.suffix != target.suffix:
-        return "its name before was another kind of file's"
+        return "its old name has another suffix"
     if os.path.lexists(source):
         same = source.is_file() and filecmp.cmp(source, target, shallow=False)
-        return "" if same else f"{source} is there and differs"
-    return "" if moved else f"{source}, which it is a copy of, is gone"
+        return "" if same else f"{source} exists and differs"
+    return "" if moved else f"{source}, the original of this copy, no longer exists"
 
 
 def _transfer(source: Path, target: Path, root: Path, *, move: bool) -> None:

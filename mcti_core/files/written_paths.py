@@ -1,4 +1,4 @@
-"""Read folder paths that people write into a file: in quotes, copied from elsewhere, in another encoding."""
+"""Read folder paths that people have written into a file: perhaps in quotes, copied from elsewhere, or in another encoding."""
 
 from __future__ import annotations
 

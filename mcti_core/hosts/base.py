@@ -39,7 +39,7 @@ WHOLE = "prompt"
 
 @dataclass(frozen=True)
 class HostPrompts:
-    """B prompts as a host tokenizes them. Only this host looks inside."""
+    """B prompts as tokenized by a host. The content is private to that host."""
 
     tokenized: tuple[Any, ...]
 
@@ -54,14 +54,14 @@ class PromptEncoder(Protocol):
     """All text encoders of a host together, with its own templates, padding and masks."""
 
     def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], num_vectors: int) -> HostPrompts:
-        """Prompts of texts and classes, each with its weight. Class c has the vectors c * V to (c + 1) * V - 1.
+        """Tokenize prompts, each a sequence of (text or class index, weight). Class c stands for vectors c * V to (c + 1) * V - 1.
 
         Raises:
             TokenError: an encoder does not read all of a prompt's tokens.
         """
 
     def encode(self, prompts: HostPrompts, vectors: Mapping[str, Tensor]) -> Conditioning:
-        """B prompts, and by encoder (B, M, d) vectors, or (1, M, d) for all prompts. Gradients flow to the vectors."""
+        """Encode B prompts with (B, M, d) vectors of each encoder, or (1, M, d) shared by all prompts. Gradients flow to the vectors."""
 
 
 class TokenTable(Protocol):
@@ -86,6 +86,7 @@ class TextEncoder(TokenTable, Protocol):
     begin: int
     end: int
     pad: int
+    """Ids of the begin, end-of-text and padding tokens."""
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         """(B, L) ids and their (B, L, d) embeddings -> features. At a learned vector, the id is any valid one.
@@ -178,7 +179,7 @@ class Host:
     moves_weights: bool = False
     """Whether weights can be moved during a session; ``train`` then verifies the tensors that gradients are computed from."""
     prompts: PromptEncoder | None = None
-    """Encodes whole prompts, where the denoiser reads more than the contexts of CLIP's text towers."""
+    """Encoder of whole prompts, if the denoiser reads more than the contexts of CLIP's text towers."""
     logit_normal: bool = False
     """Whether the family is trained at time steps from the logit-normal density, as rectified flows are, instead of uniform ones."""
 
@@ -201,6 +202,6 @@ class Host:
         if self.clip is None:
             raise HostError(
                 f"{self.name} has no CLIP space (vision tower, visual projection and text projection); "
-                "give the CLIP model its text encoder comes from (for SD 1.x: openai clip-vit-large-patch14)"
+                "give the CLIP model that its text encoder comes from (for SD 1.x: openai clip-vit-large-patch14)"
             )
         return self.clip

@@ -29,7 +29,7 @@ def checkpointed(
     stock = [(block, vars(block).get("forward")) for block in blocks]
     try:
         for block, _ in stock:
-            block.forward = _computed_again(block.forward, within)  # type: ignore[method-assign]
+            block.forward = _recomputed(block.forward, within)  # type: ignore[method-assign]
         yield
     finally:
         for block, own in stock:
@@ -44,9 +44,7 @@ def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else blocks_of(child)
 
 
-def _computed_again(
-    forward: Callable[..., Any], within: Callable[[], AbstractContextManager[Any]]
-) -> Callable[..., Any]:
+def _recomputed(forward: Callable[..., Any], within: Callable[[], AbstractContextManager[Any]]) -> Callable[..., Any]:
     def computed(*arguments: Any, **options: Any) -> Any:
         with within():
             return forward(*arguments, **options)

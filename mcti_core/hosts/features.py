@@ -1,4 +1,4 @@
-"""What text encoders make of prompts: features of one CLIP tower, or the conditioning of whole prompts by a host."""
+"""Outputs of text encoders: features of one CLIP tower, or a host's conditioning for whole prompts."""
 
 from __future__ import annotations
 
@@ -74,24 +74,24 @@ class TextFeatures:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a host's own encoding makes of B prompts. Only this host knows what the tensors are."""
+    """A host's own encoding of B prompts. The meaning of the tensors is private to that host."""
 
     named: Mapping[str, Tensor]
-    """(B, ...) each. Where prompts differ in size, they are filled up with zeros."""
+    """Tensors (B, ...) by name, padded with zeros if prompts differ in size."""
     shapes: tuple[Mapping[str, tuple[int, ...]], ...]
-    """By prompt and name, the shape without the zeros."""
+    """Shapes without the padding, by prompt and name."""
 
     @staticmethod
     def of(prompts: Sequence[Mapping[str, Tensor]]) -> Conditioning:
-        """Stack what is encoded of single prompts, (1, ...) tensors of the same names each."""
+        """Stack the encodings of single prompts: (1, ...) tensors with the same names."""
         shapes = tuple({name: tuple(tensor.shape[1:]) for name, tensor in prompt.items()} for prompt in prompts)
         sizes = {name: [max(s) for s in zip(*(each[name] for each in shapes), strict=True)] for name in shapes[0]}
         return Conditioning(
-            {name: torch.cat([_filled_up(p[name], size) for p in prompts]) for name, size in sizes.items()}, shapes
+            {name: torch.cat([_padded(p[name], size) for p in prompts]) for name, size in sizes.items()}, shapes
         )
 
     def single(self, row: int) -> dict[str, Tensor]:
-        """What was encoded of one prompt, (1, ...) each."""
+        """The encoding of one prompt without padding: tensors (1, ...) by name."""
         shapes = self.shapes[row]
         return {name: t[row : row + 1][(slice(None), *map(slice, shapes[name]))] for name, t in self.named.items()}
 
@@ -117,7 +117,7 @@ class Conditioning:
         return self
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that gradients flow to, B rows each."""
+        """The floating-point tensors, to which gradients flow; B rows each."""
         return {name: tensor for name, tensor in self.named.items() if tensor.is_floating_point()}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Conditioning:
@@ -125,14 +125,14 @@ class Conditioning:
         return replace(self, named={**self.named, **tensors})
 
 
-def _filled_up(tensor: Tensor, size: Sequence[int]) -> Tensor:
+def _padded(tensor: Tensor, size: Sequence[int]) -> Tensor:
     return F.pad(
         tensor, [n for have, want in zip(tensor.shape[:0:-1], size[::-1], strict=True) for n in (0, want - have)]
     )
 
 
 Features = TextFeatures | Conditioning
-"""What a denoiser reads of B prompts: by text encoder, or of the whole prompts."""
+"""Conditioning of a denoiser for B prompts: from one text encoder, or from the whole prompts."""
 
 
 def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Features]:

@@ -15,7 +15,7 @@ _MAX_TILE_BEYOND = 2**23
 _AS_BYTES = (1, 2, 6, 7)
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _COMPRESSION, _STRIPS, _TILES = 259, (273, 279), (324, 325)
-"""For strips and tiles: the tags of their offsets and of their byte counts."""
+"""Tags of the compression, and of the offsets and byte counts of strips and of tiles."""
 _JPEG = (6, 7)
 """Compressions that store each strip or tile as a JPEG."""
 _INTEGERS = {3: 2, 4: 4, 16: 8}

@@ -1,4 +1,4 @@
-"""Prompts with learned vectors: text -> token ids and slots (spots) -> spliced embeddings."""
+"""Prompts with learned vectors: text -> token ids and slots -> spliced embeddings."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _NO_VECTOR = -1
 
 @dataclass(frozen=True)
 class Prompts:
-    """B tokenized prompts of one text encoder, with spots for learned vectors."""
+    """B tokenized prompts of one text encoder, with slots for learned vectors."""
 
     ids: Tensor
-    """(B, L) int64; at a spot, the begin-of-text id, which unlike padding cannot be mistaken for the end."""
-    spots: Tensor
+    """(B, L) int64; at a slot, the begin-of-text id, which unlike padding cannot be mistaken for the end."""
+    slots: Tensor
     """(B, L) int64 index of the row's vector at this position, or -1 for the token table's own."""
     end: Tensor
     """(B,) int64 position of end-of-text."""
@@ -51,23 +51,23 @@ class Prompts:
 
     def rows(self, index: Tensor) -> Prompts:
         weights = None if self.weights is None else self.weights[index]
-        return Prompts(self.ids[index], self.spots[index], self.end[index], weights)
+        return Prompts(self.ids[index], self.slots[index], self.end[index], weights)
 
     def without_padding(self) -> Prompts:
         """Cut after the longest prompt's end-of-text. Text features do not change; the denoiser's context does."""
         length = int(self.end.max()) + 1
         weights = None if self.weights is None else self.weights[:, :length]
-        return Prompts(self.ids[:, :length], self.spots[:, :length], self.end, weights)
+        return Prompts(self.ids[:, :length], self.slots[:, :length], self.end, weights)
 
-    def pooled_at(self, pooling: str) -> Tensor:
+    def pooling_position(self, pooling: str) -> Tensor:
         """(B,) position of the text feature, for ``"eot"`` or ``"token"``."""
-        return self.token if pooling == "token" else self.end
+        return self.token_position if pooling == "token" else self.end
 
     @property
-    def token(self) -> Tensor:
+    def token_position(self) -> Tensor:
         """(B,) position of the last learned vector; end-of-text for a prompt without one."""
-        position = torch.arange(self.spots.shape[1]) * (self.spots > _NO_VECTOR)
-        return torch.where((self.spots > _NO_VECTOR).any(1), position.argmax(1), self.end)
+        position = torch.arange(self.slots.shape[1]) * (self.slots > _NO_VECTOR)
+        return torch.where((self.slots > _NO_VECTOR).any(1), position.argmax(1), self.end)
 
 
 AnyPrompts = Prompts | HostPrompts
@@ -87,7 +87,7 @@ def check_templates(templates: Sequence[str]) -> None:
 
 
 def template_prompts(encoder: TextEncoder, templates: Sequence[str], num_vectors: int) -> Prompts:
-    """One prompt per template, with its ``{}`` replaced by ``num_vectors`` spots.
+    """One prompt per template, with its ``{}`` replaced by ``num_vectors`` slots.
 
     Raises:
         TokenError: a template without exactly one ``{}``, or too long for the encoder.
@@ -102,7 +102,7 @@ def named_prompts(
 ) -> Prompts:  # fmt: skip
     """Free prompts with tokens of the set and weighted words, see ``prompts.syntax.parse_prompt``.
 
-    An index instead of a text is that class in ``template``, which is plain words. Spots index all C * V vectors.
+    An index instead of a text is that class in ``template``, which is plain words. Slots index all C * V vectors.
 
     Raises:
         TokenError: as ``parse_prompt``, or a prompt is too long for the encoder.
@@ -162,7 +162,7 @@ def _filled(template: str, index: int) -> list[Piece]:
 
 def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors: int, texts: Sequence[str]) -> Prompts:
     ids = torch.full((len(rows), encoder.length), encoder.pad)
-    spots = torch.full_like(ids, _NO_VECTOR)
+    slots = torch.full_like(ids, _NO_VECTOR)
     weights = torch.ones(ids.shape)
     end = torch.zeros(len(rows), dtype=torch.long)
     for i, row in enumerate(rows):
@@ -177,14 +177,14 @@ def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors:
             raise TokenError(f"prompt {texts[i]!r} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
         ids[i, : len(line)] = torch.tensor(line)
         ids[i, len(line)] = encoder.end
-        spots[i, : len(line)] = torch.tensor(at)
+        slots[i, : len(line)] = torch.tensor(at)
         weights[i, : len(line)] = torch.tensor(weighed)
         end[i] = len(line)
-    return Prompts(ids, spots, end, weights if (weights != 1).any() else None)
+    return Prompts(ids, slots, end, weights if (weights != 1).any() else None)
 
 
 def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
-    """Embed prompts with each row's own vectors at its spots.
+    """Embed prompts with each row's own vectors at its slots.
 
     Args:
         prompts: B prompts.
@@ -194,14 +194,14 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
         (B, L, d) float32.
     """
     table = encoder.embed(on_device(prompts.ids, vectors.device))
-    spots = on_device(prompts.spots, vectors.device)
-    rows = vectors.expand(len(spots), -1, -1)
-    chosen = rows.gather(1, spots.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, L, d)
-    return torch.where((spots > _NO_VECTOR)[..., None], chosen, table)
+    slots = on_device(prompts.slots, vectors.device)
+    rows = vectors.expand(len(slots), -1, -1)
+    chosen = rows.gather(1, slots.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, L, d)
+    return torch.where((slots > _NO_VECTOR)[..., None], chosen, table)
 
 
 def conditioning(host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor]) -> dict[str, Features]:
-    """What the denoiser reads of B prompts; arguments as of ``encode_prompts``."""
+    """Conditioning of the denoiser for B prompts; arguments as of ``encode_prompts``."""
     own = {name: prompts[name] for name in host.conditioned_by}
     return {name: features.conditioning() for name, features in encode_prompts(host, own, vectors).items()}
 
@@ -228,7 +228,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Raises:
         TokenError: the vectors are for other text encoders.
     """
-    unread = () if TWIN in prompts else (TWIN,)  # a vector for classifying alone
+    unread = () if TWIN in prompts else (TWIN,)  # the twin's vectors are only for classifying
     ours = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
     theirs = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
     if ours != theirs:
@@ -256,7 +256,7 @@ def _weighed(encoder: TextEncoder, prompts: Prompts, features: TextFeatures, hos
         return features
     empty = _lay_out(encoder, [()], 1, [""])
     length = prompts.ids.shape[1]
-    cut = Prompts(empty.ids[:, :length], empty.spots[:, :length], empty.end)
+    cut = Prompts(empty.ids[:, :length], empty.slots[:, :length], empty.end)
     nothing = _encode(host, encoder, cut, torch.zeros(1, 1, encoder.width, device=host.device)).context
     weights = on_device(prompts.weights, host.device)[..., None]
     context = torch.where(weights == 1, features.context, (features.context - nothing) * weights + nothing)

@@ -80,7 +80,7 @@ class Inputs:
 
 
 def _content(one: SourceClass) -> tuple[object, ...]:
-    """What two copies of an embedding have in common."""
+    """Content of an embedding, equal for copies of it."""
     tokens = one.tokens
     vectors = {name: (v.shape, sha256((v + 0).numpy().tobytes()).digest()) for name, v in tokens.vectors.items()}
     return (tokens.labels, tokens.pooling, tokens.templates, frozenset(vectors.items()))

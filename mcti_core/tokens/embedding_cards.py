@@ -25,7 +25,7 @@ __all__ = ["CARD_SUFFIXES", "has_card", "read_card"]
 CARD_SUFFIXES = (".png", ".webp")
 _TEXT = "sd-ti-embedding"
 _MAX_JSON = 8 * 2**20
-"""In bytes; twice the size of 75 vectors of SDXL with 20 digits per number."""
+"""Maximum size in bytes: twice the size of 75 vectors of SDXL with 20 digits per number."""
 _MAX_PIXELS = 16_000_000
 _ZLIB = 0x78
 """First byte of a zlib stream."""

@@ -103,12 +103,12 @@ class KnownForms:
     @cached_property
     def _shorter(self) -> list[int]:
         """Index of the longest other form that each form begins with, or -1."""
-        shorter, begun = list[int](), list[int]()
+        shorter, prefixes = list[int](), list[int]()
         for each, form in enumerate(self._sorted):
-            while begun and not form.startswith(self._sorted[begun[-1]]):
-                begun.pop()
-            shorter.append(begun[-1] if begun else -1)
-            begun.append(each)
+            while prefixes and not form.startswith(self._sorted[prefixes[-1]]):
+                prefixes.pop()
+            shorter.append(prefixes[-1] if prefixes else -1)
+            prefixes.append(each)
         return shorter
 
     @cached_property

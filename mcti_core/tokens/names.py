@@ -14,7 +14,7 @@ from .normal_form import indices_of, normal_form
 __all__ = ["DEVICES", "MAX_NAME_BYTES", "check_name", "find_class", "find_classes", "safe_names", "safe_parts"]
 
 MAX_NAME_BYTES = 120
-"""In UTF-8; with a number and a suffix, a name stays below the 255 bytes of common file systems."""
+"""Maximum length in UTF-8; with a number and a suffix, a name stays below the 255 bytes of common file systems."""
 DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")})
 """Names that Windows reserves, with any suffix."""
 _NAME_BYTES = 96

@@ -29,14 +29,14 @@ class AutoSaver:
     Args:
         path: the file, see ``training.checkpoint``.
         every: seconds between saves; 0 saves after every step.
-        tell: called once with a message if saves fail.
+        log: called once with a message if saves fail.
     """
 
-    def __init__(self, path: str | Path, *, every: float = EVERY, tell: Callable[[str], object] = print):
-        self.path, self.every, self.tell = Path(path), every, tell
+    def __init__(self, path: str | Path, *, every: float = EVERY, log: Callable[[str], object] = print):
+        self.path, self.every, self.log = Path(path), every, log
         self._last: StepInfo | None = None
         self._saved, self._took, self._at = 0, 0.0, time.monotonic()
-        self._told = False
+        self._warned = False
 
     def __enter__(self) -> AutoSaver:
         remove_leftovers(self.path.parent)
@@ -61,15 +61,15 @@ class AutoSaver:
         delete_own(self.path, is_training)
 
     def _save(self, info: StepInfo) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             save_checkpoint(info.state(), self.path)
             self._saved = info.step
         except TrainingError:
             pass  # a number is not finite, which the training itself reports; the last save stays
         except Exception as error:  # a full disk, or a failed device from which nothing can be copied
-            if not self._told:
-                self.tell(str(error))
-            self._told = True
+            if not self._warned:
+                self.log(str(error))
+            self._warned = True
         self._at = time.monotonic()
-        self._took = self._at - begun
+        self._took = self._at - started

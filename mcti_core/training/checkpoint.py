@@ -95,7 +95,7 @@ def _packed(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     values = {
         "format": _FORMAT,
         "format_version": _VERSION,
-        "begun": dict(state.begun),
+        "identity": dict(state.identity),
         "losses": losses,
         "batches": {name: list(queue) for name, queue in state.batches.items()},
     }
@@ -121,7 +121,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
     if len(history) > MAX_STEPS:
         raise ValueError(f"it has more than {MAX_STEPS:,} steps")
     return TrainState(
-        begun=values["begun"],
+        identity=values["identity"],
         history=tuple(dict(zip(values["losses"], row, strict=True)) for row in history.tolist()),
         vectors=part("vectors"),
         moments=dict(sorted(moments.items())),
@@ -134,7 +134,7 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
 
 def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
     """Check types, since the file may come from anyone. Raises: ValueError."""
-    texts, numbers = [values["losses"], [*values["begun"].values()]], values["batches"].values()
+    texts, numbers = [values["losses"], [*values["identity"].values()]], values["batches"].values()
     lists = [*((items, str) for items in texts), *((items, int) for items in numbers)]
     if not all(isinstance(items, list) and all(isinstance(item, kind) for item in items) for items, kind in lists):
         raise ValueError("its content has wrong types")

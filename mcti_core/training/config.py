@@ -56,7 +56,7 @@ class TrainConfig:
     """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` chooses it at every step from the terms' gradients, since a
     number that suits one checkpoint rarely suits another. The paper uses 1."""
     gradient_ratio: float = 0.7
-    """With gamma ``"auto"``: norm of gamma times the gradient of L_cls, relative to that of the reconstruction term."""
+    """Norm of gamma times the gradient of L_cls, relative to that of the reconstruction term, with gamma ``"auto"``."""
     gamma_end: float | None = None
     """Final value of gamma, which decays exponentially; None for a constant gamma. The released code's argument is 1e-4."""
     direction: str = "image_to_text"

@@ -22,7 +22,7 @@ from .errors import TrainingError
 from .initial import new_tokens
 from .loop import StepInfo, TrainResult, train
 
-__all__ = ["add_classes", "new_labels", "tell_learned_before"]
+__all__ = ["add_classes", "describe_learned_before", "new_labels"]
 
 _COPY_SIMILARITY = 0.9999
 """Cosine from which two images count as the same; no two of 600 different digits exceed 0.97."""
@@ -76,8 +76,8 @@ def add_classes(
     try:
         result = train(host, everything, whole, own, on_step=on_step, classes=list(new))
     except TrainingError as error:
-        raise TrainingError(str(error), _described(error.tokens, tokens, how)) from error
-    return replace(result, tokens=_described(result.tokens, tokens, how))
+        raise TrainingError(str(error), _with_record(error.tokens, tokens, how)) from error
+    return replace(result, tokens=_with_record(result.tokens, tokens, how))
 
 
 def new_labels(classes: Sequence[str], tokens: TokenSet) -> list[str]:
@@ -92,7 +92,7 @@ def new_labels(classes: Sequence[str], tokens: TokenSet) -> list[str]:
     return added
 
 
-def tell_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[str]) -> str:
+def describe_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[str]) -> str:
     """A warning about examples that the set has learned as another class, recognised by their features; empty for none.
 
     Args:
@@ -113,7 +113,7 @@ def tell_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequence[s
     shown = "; ".join(copies[:3]) + "; ..." * (len(copies) > 3)
     return (
         f"{len(copies)} {'images were' if len(copies) > 1 else 'image was'} learned as another class before ({shown}); "
-        "remove the wrong ones, since the same image cannot be told apart"
+        "remove the wrong ones, since no classifier can separate the same image"
     )
 
 
@@ -152,7 +152,7 @@ def _stored(tokens: TokenSet, classes: list[int], like: Tensor | None, needed: b
 
 
 def _check_record(tokens: TokenSet) -> None:
-    """Check the set's record of its training, to which an entry is added, before a training is lost. Raises: TokenError."""
+    """Check that an entry can be added to the set's record of its training, before the training runs. Raises: TokenError."""
     try:
         json.dumps(tokens.training)
         damaged = not isinstance(tokens.training.get("added", []), list)
@@ -160,11 +160,11 @@ def _check_record(tokens: TokenSet) -> None:
         damaged = True
     if damaged:
         raise TokenError(
-            "the set's record of its training is damaged; make a new set of it with mcti convert, or train it again"
+            "the set's record of its training is damaged; write a new set with mcti convert, or train it again"
         )
 
 
-def _described(learned: TokenSet, before: TokenSet, added: dict[str, object]) -> TokenSet:
+def _with_record(learned: TokenSet, before: TokenSet, added: dict[str, object]) -> TokenSet:
     """Add an entry to the set's record of its training, and drop support features that are not of all classes."""
     how = {**before.training, "added": [*before.training.get("added", []), {**learned.training, **added}]}
     support = learned.support

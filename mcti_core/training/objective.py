@@ -36,7 +36,7 @@ class ClassPrompts:
     conditioning: Tensor
     """(U,) int64, ascending: the classes in ``text``."""
     text: Mapping[str, Features]
-    """What the denoiser reads of their prompts, U rows; empty if U is 0."""
+    """Conditioning from their prompts, U rows; empty if U is 0."""
 
     def context(self, labels: Tensor) -> dict[str, Features]:
         """Labels (B,), each in ``conditioning`` -> features of their prompts, B rows."""
@@ -68,7 +68,7 @@ def encode_classes(
         chosen: (S,) int64, ascending; a subset of the active classes.
         conditioning: (U,) int64, ascending; the subset of the chosen classes whose prompts condition the denoiser.
         pooling: ``"eot"`` or ``"token"``.
-        at_once: maximum number of prompts whose graph is in memory, by encoding them again in the backward pass; 0 for all.
+        at_once: maximum number of prompts whose graph is in memory, by re-encoding them in the backward pass; 0 for all.
     """
     templates = len(next(iter(prompts.values())))
     row = torch.searchsorted(active, chosen)
@@ -90,7 +90,7 @@ def encode_classes(
             of_clip, laid_out = features[name], picked[name]
             assert isinstance(of_clip, TextFeatures)
             assert isinstance(laid_out, Prompts)
-            rows.append(hidden_at(of_clip.hidden, laid_out.pooled_at(pooling)))
+            rows.append(hidden_at(of_clip.hidden, laid_out.pooling_position(pooling)))
     order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
     in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items() if parts}
     return ClassPrompts(chosen, in_order, conditioning, text)

@@ -17,10 +17,10 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str
 
 def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The differences between two runs as a message; empty for none."""
-    return "; ".join(_told(name, then.get(name), now.get(name)) for name in differences(then, now))
+    return "; ".join(_describe(name, then.get(name), now.get(name)) for name in differences(then, now))
 
 
-def _told(name: str, then: str | None, now: str | None) -> str:
+def _describe(name: str, then: str | None, now: str | None) -> str:
     if name == "model" or name.startswith("set of") or max(len(str(then)), len(str(now))) > _MAX_CHARACTERS:
         return f"different {name}"
     return f"{name} was {then}, is {now}"

@@ -31,7 +31,7 @@ _MEAN_BY_ROOT = 8.0
 (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.3 by the Cauchy-Schwarz inequality, for betas b1 = 0.9 and b2 = 0.999."""
 
 _WORDS, _NORMALS, _MAX_NORMAL = 624, 5016, 10.0
-"""Of a Mersenne Twister's state as PyTorch stores it: number of words, place of the next normal numbers, and their largest value
+"""A Mersenne Twister's state as PyTorch stores it: number of words, offset of the next normal numbers, and their largest value
 (8.6 for 53 random bits)."""
 
 
@@ -39,7 +39,7 @@ _WORDS, _NORMALS, _MAX_NORMAL = 624, 5016, 10.0
 class TrainState:
     """The state after a step; it is a copy that does not change."""
 
-    begun: Mapping[str, str]
+    identity: Mapping[str, str]
     """Identity of the training: examples, initial tokens, settings. Only a training with the same identity can continue."""
     history: tuple[Mapping[str, float], ...]
     """Losses of every step."""
@@ -64,7 +64,7 @@ class TrainState:
 class Progress:
     """The parts of a running training that change from step to step."""
 
-    begun: Mapping[str, str]
+    identity: Mapping[str, str]
     history: History
     vectors: Mapping[str, Parameter]
     optimizer: torch.optim.Optimizer
@@ -90,7 +90,7 @@ class Progress:
         def keep() -> TrainState:
             self.history.read()
             return TrainState(
-                begun=self.begun,
+                identity=self.identity,
                 history=tuple(dict(row) for row in self.history.rows[:done]),
                 vectors={name: _copy(vector) for name, vector in vectors.items()},
                 moments={i: {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()},
@@ -109,7 +109,7 @@ class Progress:
             ConfigError: the state is of a training with other examples, initial tokens or settings.
             ResumeError: its content is inconsistent.
         """
-        differing = differences(state.begun, self.begun)
+        differing = differences(state.identity, self.identity)
         if differing:
             raise ConfigError(f"the stopped training cannot be resumed: different {', '.join(differing)}")
         try:

@@ -83,13 +83,13 @@ class Trackers:
         names: names from ``TRACKERS``.
         folder: folder of ``log.csv`` and of TensorBoard's ``logs``.
         config: the training's configuration.
-        tell: called with a message when a tracker fails.
+        log: called with a message when a tracker fails.
     """
 
     def __init__(
-        self, names: Sequence[str], folder: Path, config: TrainConfig, *, tell: Callable[[str], object] = print
+        self, names: Sequence[str], folder: Path, config: TrainConfig, *, log: Callable[[str], object] = print
     ):
-        self.config, self.tell, self.open = config, tell, dict[str, Any]()
+        self.config, self.log, self.open = config, log, dict[str, Any]()
         self._logged, self._last = 0, list[StepInfo]()
         for name in names:
             self._try(name, lambda name: self.open.update({name: _opened(name, folder, config)}))
@@ -143,7 +143,7 @@ class Trackers:
             call(name)
         except Exception as error:  # for example a full disk, or no connection
             self.open.pop(name, None)
-            self.tell(f"the tracker {name} is no longer used: {str(error)[:300] or type(error).__name__}")
+            self.log(f"the tracker {name} is no longer used: {str(error)[:300] or type(error).__name__}")
 
 
 def _opened(name: str, folder: Path, config: TrainConfig) -> Any:

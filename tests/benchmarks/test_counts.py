@@ -1,4 +1,4 @@
-"""What a training costs, counted and not timed, so that no machine can hide or fake it."""
+"""Cost of a training, counted and not timed, so that it does not depend on the machine."""
 
 import shutil
 from dataclasses import dataclass, field, replace

@@ -3,7 +3,7 @@ import torch
 
 from benchmarks.decision_tables import Table
 from benchmarks.decisions import budget_rows, cascade_rows, curve, first, orders, sequential, staged, standard_error
-from benchmarks.lines import draw_panels
+from benchmarks.line_plots import draw_panels
 from mcti_core.classifiers.cascade import CascadeClassifier
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.diffusion import DiffusionClassifier

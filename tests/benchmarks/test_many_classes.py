@@ -1,4 +1,4 @@
-"""What 500 classes may cost: counted, so that no part of it grows with the classes where it need not."""
+"""Cost of 500 classes, counted: nothing grows with the classes that need not."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: turns, medians, counts, verdicts and pictures."""
+"""Parts of the benchmarks: turns, medians, counts, verdicts and plots."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from benchmarks import timing
 from benchmarks.growth import AXES, Point, points
-from benchmarks.lines import Panel, draw_panels
+from benchmarks.line_plots import Panel, draw_panels
 from benchmarks.models import VOCABULARY, unet_flops, write_whole_tokenizer
 from benchmarks.report import show, write_json
-from benchmarks.time_to_accuracy import OURS, RECIPES, SINGLE_PROCESS, curves, verdict
+from benchmarks.time_to_accuracy import ONE_CLASS_AT_A_TIME, OURS, RECIPES, curves, verdict
 from benchmarks.time_to_accuracy import Point as Mark
 from benchmarks.timing import Case, Peak, flops_of, interleaved
 
@@ -84,13 +84,13 @@ def test_verdict_is_the_first_time_within_a_point_of_the_best():
         for seed in (0, 1)
         for steps, seconds, right in ((1, 10.0, 50.0), (2, 20.0, 79.2), (4, 40.0, 80.0))
     ]
-    marks += [Mark(SINGLE_PROCESS, 0, 2, 8.0, 81.0)]
+    marks += [Mark(ONE_CLASS_AT_A_TIME, 0, 2, 8.0, 81.0)]
     marks += [Mark(OURS, 0, 5, 2.0, 78.0), Mark(OURS, 0, 9, 4.0, 81.0), Mark(OURS, 0, 12, 5.0, 90.0)]
     found = verdict(curves(marks))
     assert found["goal"] == pytest.approx(79.5)
     assert found["gained by the last doubling"] == pytest.approx(0.8)
     assert [row["steps"] for row in found["first"].values()] == [2, 2, 9]
-    assert found["ours takes, of the time of"] == pytest.approx({"recipe": 0.2, SINGLE_PROCESS: 0.5})
+    assert found["ours takes, of the time of"] == pytest.approx({"recipe": 0.2, ONE_CLASS_AT_A_TIME: 0.5})
     late = verdict(curves(marks[:8]))  # ours has not come so far
     assert (late["first"][OURS], late["ours takes, of the time of"]) == (None, {})
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.live_bytes import LiveBytes, gpu_workspace
+from benchmarks.fake_models import FakeTensors
 from benchmarks.memory import CONTEXT, LIMITS, SLACK, Job, Row, ShapesMeter, jobs, measure
-from benchmarks.shapes_only import Border
+from benchmarks.memory_tracker import MemoryTracker, gpu_workspace
 from mcti_core.hosts.checkpointing import checkpointed
 
 KILO = 250
@@ -45,7 +45,7 @@ def weights(module):
 
 
 def test_what_lives_is_counted_until_it_dies():
-    tracker, x = LiveBytes(), torch.zeros(KILO)
+    tracker, x = MemoryTracker(), torch.zeros(KILO)
     with tracker:
         y = x + 1
         assert tracker.now == 2000  # what an operation takes, and what it makes
@@ -58,7 +58,7 @@ def test_what_lives_is_counted_until_it_dies():
 
 
 def test_views_and_writing_in_place_take_nothing():
-    tracker = LiveBytes()
+    tracker = MemoryTracker()
     with tracker:
         x = torch.zeros(4, KILO)
         view = x[1:3].view(-1)
@@ -72,7 +72,7 @@ def test_views_and_writing_in_place_take_nothing():
 
 
 def test_what_backward_needs_is_counted():
-    with LiveBytes() as tracker:
+    with MemoryTracker() as tracker:
         x = torch.zeros(KILO, requires_grad=True)
         y = x.exp().exp().exp()  # exp keeps its result
         assert tracker.now == 4000
@@ -82,7 +82,7 @@ def test_what_backward_needs_is_counted():
 
 
 def test_weights_that_wait_count_too_and_what_is_left_out_does_not():
-    tracker, waiting, twin = LiveBytes(), torch.zeros(KILO), torch.zeros(KILO)
+    tracker, waiting, twin = MemoryTracker(), torch.zeros(KILO), torch.zeros(KILO)
     tracker.hold([waiting, waiting.view(5, -1)])
     tracker.leave_out(twin)
     with tracker:
@@ -91,7 +91,7 @@ def test_weights_that_wait_count_too_and_what_is_left_out_does_not():
 
 
 def test_the_peak_starts_again():
-    tracker = LiveBytes()
+    tracker = MemoryTracker()
     with tracker:
         x = torch.zeros(KILO)
         x.add(1)
@@ -102,7 +102,7 @@ def test_the_peak_starts_again():
 
 def test_kernels_own_memory_is_part_of_the_peak_only():
     x, weight = torch.zeros(1, 5, 5, 10), torch.zeros(5, 5, 1, 1)  # 1000 and 100 bytes
-    with LiveBytes(gpu_workspace) as tracker:
+    with MemoryTracker(gpu_workspace) as tracker:
         F.conv2d(x, weight)
     assert tracker.peak == 2 * (1000 + 100 + 1000)
     assert tracker.now == 1100
@@ -120,7 +120,7 @@ def test_a_step_takes_what_the_allocator_says_it_takes():
         now += event.nbytes()
         most = max(most, now)
 
-    tracker = LiveBytes()
+    tracker = MemoryTracker()
     tracker.hold([*weights(unet), *given])
     before = tracker.now
     with tracker:
@@ -132,18 +132,18 @@ def test_a_step_takes_what_the_allocator_says_it_takes():
 def test_shapes_take_what_numbers_take():
     unet = small_unet()
     step, given = step_of(unet)
-    numbers = LiveBytes()
+    numbers = MemoryTracker()
     numbers.hold([*weights(unet), *given])
     with numbers:
         true = step()
 
-    shapes = LiveBytes()
-    border = Border(shapes)
-    with border.fake:
+    shapes = MemoryTracker()
+    fakes = FakeTensors(shapes)
+    with fakes.fake:
         empty = small_unet()
     shapes.hold([*weights(empty), *given])
     before = shapes.now
-    run = border.across(lambda x, t, c: empty(x, t, encoder_hidden_states=c).sample)
+    run = fakes.faked(lambda x, t, c: empty(x, t, encoder_hidden_states=c).sample)
     with shapes:
         gradient = step(run)
     assert shapes.peak == pytest.approx(numbers.peak, rel=0.01)
@@ -157,9 +157,9 @@ def test_shapes_take_what_numbers_take():
 @pytest.fixture(scope="module")
 def taken():
     """Bytes beside weights, by images at once, of a step without and with gradient checkpointing."""
-    tracker = LiveBytes()
-    border = Border(tracker)
-    with border.fake:
+    tracker = MemoryTracker()
+    fakes = FakeTensors(tracker)
+    with fakes.fake:
         unet = small_unet()
     tracker.hold(weights(unet))
     blocks = [block for block in unet.modules() if type(block).__name__ in ("ResnetBlock2D", "BasicTransformerBlock")]
@@ -169,7 +169,7 @@ def taken():
         before = tracker.now
         tracker.start_again()
         with tracker:
-            step(border.across(lambda x, t, c: unet(x, t, encoder_hidden_states=c).sample))
+            step(fakes.faked(lambda x, t, c: unet(x, t, encoder_hidden_states=c).sample))
         return tracker.peak - before
 
     without = {count: most(count) for count in (2, 4, 8)}
@@ -189,19 +189,19 @@ def test_checkpointing_takes_less_than_half(taken):
 
 
 def test_a_twin_is_not_counted_again():
-    tracker = LiveBytes()
-    border = Border(tracker)
-    with border.beyond():
-        twin = border.twin(torch.zeros(KILO))
+    tracker = MemoryTracker()
+    fakes = FakeTensors(tracker)
+    with fakes.enabled():
+        twin = fakes.fake_copy(torch.zeros(KILO))
         made = twin + 1
     assert (tracker.now, made.shape) == (1000, twin.shape)
 
 
-def test_beyond_the_border_nothing_is_read_and_on_this_side_all_is_real():
-    border = Border(LiveBytes())
-    with border.fake:
+def test_fake_part_reads_no_values_and_the_rest_is_real():
+    fakes = FakeTensors(MemoryTracker())
+    with fakes.fake:
         layer = nn.Linear(3, 5)
-    run = border.across(lambda x, scale, absent=None: {"y": layer(x["x"]).half() * scale, "absent": absent, "n": 7})
+    run = fakes.faked(lambda x, scale, absent=None: {"y": layer(x["x"]).half() * scale, "absent": absent, "n": 7})
     for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
         with mode():
             found = run({"x": torch.ones(2, 3)}, 2.0)
@@ -213,9 +213,9 @@ def test_beyond_the_border_nothing_is_read_and_on_this_side_all_is_real():
 @pytest.mark.parametrize(("heads", "width"), [(8, 40), (8, 80), (8, 160), (10, 64), (1, 512)])
 def test_attention_keeps_no_square_of_the_length(dtype, heads, width):
     """As kernels on a GPU do; with a square, all figures would be far too large."""
-    tracker, length = LiveBytes(), 1024
-    border = Border(tracker)
-    with border.fake, tracker:
+    tracker, length = MemoryTracker(), 1024
+    fakes = FakeTensors(tracker)
+    with fakes.fake, tracker:
         q, k, v = (torch.zeros(2, heads, length, width, dtype=dtype, requires_grad=True) for _ in range(3))
         out = F.scaled_dot_product_attention(q, k, v)
         assert tracker.now == 4 * 2 * heads * length * width * 2 + 2 * heads * length * 4  # q, k, v, out; a sum a row

@@ -1,4 +1,4 @@
-"""The scripts run from end to end and say what they promise; figures are not judged, for machines differ."""
+"""The scripts run from end to end and print what they promise; the figures depend on the machine and are not tested."""
 
 import json
 

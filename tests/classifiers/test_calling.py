@@ -1,4 +1,4 @@
-"""A classifier called with images of any kind, and its interface of a fitted scikit-learn classifier."""
+"""A classifier called with any kind of images, and its scikit-learn interface."""
 
 import numpy as np
 import pytest

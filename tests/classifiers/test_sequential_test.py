@@ -1,4 +1,4 @@
-"""The sequential test, against scipy and against what it promises on errors that follow its model."""
+"""The sequential test, against scipy and against its promises on errors that follow its model."""
 
 import math
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""An answer that is none of the classes, and classes that are called unknown."""
+"""The answer "unknown", and classes with this name."""
 
 import json
 from dataclasses import replace

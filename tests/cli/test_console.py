@@ -1,4 +1,4 @@
-"""What a person sees while a command runs."""
+"""Progress bars and messages of a running command."""
 
 import sys
 

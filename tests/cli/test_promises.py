@@ -1,4 +1,4 @@
-"""What SECURITY.md promises, as far as it can be read in the source."""
+"""Promises of SECURITY.md that can be checked in the source."""
 
 import ast
 import re
@@ -157,7 +157,7 @@ def test_limits_in_security_are_those_of_the_code():
         f"a text in a graph | {limits.MAX_MARKS} |",
         f"for which a logistic probe is fitted | {limits.MAX_LOGITS:,} |",
         f"| a token name | {names.MAX_NAME_BYTES} bytes |",
-        f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('unfinished', '_MAX_STORED')} |",
+        f"saved training | {limits.MAX_TRAINING_BYTES // 2**30} GiB; ComfyUI keeps {_constant('checkpoints', '_MAX_STORED')} |",
         f"model folder | {model_folders._MAX_BYTES // 2**20} MiB, {model_folders._MAX_DEPTH} levels; sizes of "
         f"{model_folders._MAX_SETTING:,} (words, steps and labels {model_folders._MAX_COUNT:,}), "
         f"{model_folders._MAX_LAYERS['num_hidden_layers']} hidden layers, {model_folders._MAX_BLOCKS} layers or blocks elsewhere |",

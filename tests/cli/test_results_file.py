@@ -159,14 +159,14 @@ def test_starting_over_drops_everything(results):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe"])
-def test_a_mark_that_is_damaged_is_told(results, content):
+def test_a_mark_that_is_damaged_is_reported(results, content):
     run(results, 1, 1)
     (results.path.parent / "answers.jsonl.unfinished").write_bytes(content)
     with pytest.raises(ResumeError, match="--restart"):
         results.begin(resume=True)
 
 
-def test_nothing_is_lost_unasked(results):
+def test_nothing_is_lost_without_consent(results):
     path = results.path
     refuse_to_lose(path, resume=False, restart=False)
     refuse_to_lose(path, resume=True, restart=False)
@@ -184,7 +184,7 @@ def test_nothing_is_lost_unasked(results):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_parts_without_a_mark_are_not_lost_unasked(results, resume):
+def test_parts_without_a_mark_are_not_lost_without_consent(results, resume):
     run(results, 2, 6)
     results.path.with_name("answers.jsonl.unfinished").unlink()
     results.path.unlink(missing_ok=True)

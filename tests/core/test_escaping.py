@@ -1,4 +1,4 @@
-"""Labels and file names of others in our lines."""
+"""Labels and file names from others in printed lines."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What import-linter cannot state: light to load, and no drawers. Layers, and where other packages are imported, are in pyproject.toml."""
+"""Rules that import-linter cannot state: a light import, and no catch-all modules. Layers, and the places where other packages are imported, are in pyproject.toml."""
 
 import ast
 import subprocess

@@ -75,7 +75,7 @@ class TestFolder:
         with pytest.raises(ExamplesError, match=r"'cafe\\u0301' and 'caf\\xe9'.*into one folder"):
             FewShotDataset.from_folder(folder)
 
-    def test_classes_without_letters_are_told_apart(self, tmp_path):
+    def test_classes_without_letters_are_distinguished(self, tmp_path):
         for name in ("!", "+"):
             _picture(tmp_path / name / "x.png")
         assert FewShotDataset.from_folder(tmp_path).classes == ("!", "+")

@@ -92,7 +92,7 @@ class TestUnused:
         assert report(photos) == ""
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-    def test_links_pipes_and_folders_with_names_of_images_are_told(self, photos):
+    def test_links_pipes_and_folders_with_names_of_images_are_reported(self, photos):
         os.mkfifo(photos / "cat" / "pipe.png")
         (photos / "cat" / "panorama.jpg").mkdir()
         (photos / "cat" / "gone.png").symlink_to(photos / "nowhere.png")
@@ -105,7 +105,7 @@ class TestUnused:
         assert "1 .png file skipped: not a regular file" in told
         assert [path.name for path in find_images(photos / "cat")] == ["0.png", "1.png", "linked.png"]
 
-    def test_images_beside_the_class_folders_are_told(self, photos):
+    def test_images_beside_the_class_folders_are_reported(self, photos):
         PICTURE.save(photos / "group.png")
         assert "1 image skipped: not in a class folder" in report(photos)
 
@@ -146,7 +146,7 @@ class TestFolders:
         PICTURE.save(photos / name / "x.png")
         assert labels(photos) == ["cat", "dog"]
 
-    def test_empty_class_folders_are_told(self, photos):
+    def test_empty_class_folders_are_reported(self, photos):
         for name in ("a", "b"):
             (photos / name).mkdir()
         assert "2 folders skipped: empty" in report(photos)
@@ -196,7 +196,7 @@ class TestFolders:
         (photos / "z" / "photo.crdownload").touch()
         assert "1 .crdownload file skipped: not an image" in report(photos)
 
-    def test_file_in_place_of_the_folder_is_told(self, photos):
+    def test_file_in_place_of_the_folder_is_reported(self, photos):
         (photos / "x.zip").touch()
         with pytest.raises(ExamplesError, match=r"x\.zip is a file; unpack it if it is an archive"):
             find_class_folders(photos / "x.zip")
@@ -219,7 +219,7 @@ class TestFolders:
         ("names", "why"),
         [(("10_cat", "dog"), "but others are not"), (("1_cat", "2_cat"), "two classes would have one label")],
     )
-    def test_folder_of_kohya_whose_whole_name_is_the_label_is_told(self, tmp_path, names, why):
+    def test_folder_of_kohya_whose_whole_name_is_the_label_is_reported(self, tmp_path, names, why):
         for name in names:
             (tmp_path / name).mkdir()
             PICTURE.save(tmp_path / name / "x.png")

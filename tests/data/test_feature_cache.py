@@ -130,7 +130,7 @@ def test_labels_count(build, folder):
     assert after.fingerprint != before.fingerprint
 
 
-def test_damaged_results_are_computed_again(build, tmp_path):
+def test_damaged_results_are_recomputed(build, tmp_path):
     first, _ = build()
     (path,) = (tmp_path / "kept").iterdir()
     path.write_bytes(path.read_bytes()[:100])
@@ -276,7 +276,7 @@ def test_a_file_that_only_one_process_sees_is_computed_by_all(tiny_host, dataset
         {"thumbnails": torch.zeros(4, 2, 1)}, {"latents": torch.full((4, 2, 4, 8, 8), 1e30)}, {"latents": torch.zeros(4, 2, 4, 8, 8).half()},
     ],
 )  # fmt: skip
-def test_kept_features_that_cannot_be_of_these_models_are_computed_again(build, tmp_path, other):
+def test_kept_features_that_cannot_be_of_these_models_are_recomputed(build, tmp_path, other):
     cache, _ = build()
     (path,) = (tmp_path / "kept").iterdir()
     save_file({**load_file(path), **other}, path, metadata={"format": "mcti-features"})

@@ -51,7 +51,7 @@ def test_the_folder_one_is_in(folder, monkeypatch):
     assert list(find_image_paths(["."])) == [str(path) for path in find_images(".")]
 
 
-def test_what_is_not_there_is_told(folder, tmp_path):
+def test_what_is_not_there_is_reported(folder, tmp_path):
     with pytest.raises(ExamplesError, match="nowhere"):
         find_image_paths([folder, tmp_path / "nowhere"])
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
@@ -156,7 +156,7 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_what_is_not_classified_is_told(photos):
+def test_what_is_not_classified_is_reported(photos):
     for name in ("a.mov", "b.txt"):
         (photos / "cat" / name).touch()
     (photos / "cat" / "more").mkdir()

@@ -1,4 +1,4 @@
-"""Tables of labels: what is written is read back, no cell is a formula, and corrections change the examples as they say."""
+"""Label tables: reading gives back what was written, no cell is a formula, and corrections change the examples."""
 
 import csv
 import io

@@ -14,9 +14,9 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.data.near_duplicates import (
     across_classes,
     across_split,
+    describe_across_classes,
     example_names,
     first_alike,
-    tell_across_classes,
     thumbnails,
 )
 from mcti_core.errors import HostError
@@ -112,7 +112,7 @@ def test_tell_across_classes_names_files_and_images_in_memory(tmp_path):
         picture(1).save(tmp_path / name / "same.png")
     names = example_names(FewShotDataset.from_folder(tmp_path))
     assert names == ["cat/same.png", "dog/same.png"]
-    sentence = tell_across_classes(torch.tensor([0, 0]), torch.tensor([0, 1]), names)
+    sentence = describe_across_classes(torch.tensor([0, 0]), torch.tensor([0, 1]), names)
     assert "1 image is in more than one class" in sentence
     assert "cat/same.png and dog/same.png" in sentence
     images = torch.rand(2, 3, 8, 8)

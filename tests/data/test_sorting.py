@@ -1,4 +1,4 @@
-"""Folders of labels stay inside, whatever a label says; names that are taken are not used."""
+"""Label folders stay inside the target for any label, and existing names are not reused."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders that may not be read, or are gone meanwhile: one sentence each."""
+"""Folders that cannot be read, or disappear meanwhile, give one-sentence errors."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Kill real trainings at random moments, go on with each until it is done, and compare with one that was left alone.
+"""Kill real trainings at random moments, resume each until it is finished, and compare with an undisturbed one.
 
     python -m tests.end_to_end.kill_and_resume --kills 100
 

@@ -1,4 +1,4 @@
-"""What each of several processes does in ``test_processes.py``: all commands one after the other, for starting takes long.
+"""Commands that each process of ``test_processes.py`` runs, one after the other, since starting takes long.
 
 accelerate launch --multi_gpu --num_processes 2 tests/end_to_end/run_processes.py FOLDER OUT
 """

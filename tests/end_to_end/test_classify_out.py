@@ -1,4 +1,4 @@
-"""``mcti classify --output``: answers to very many images, interrupted and resumed."""
+"""``mcti classify --output``: answers for very many images, interrupted and resumed."""
 
 import io
 import json
@@ -150,7 +150,7 @@ def test_answers_for_images_that_are_not_in_the_list_are_not_resumed(classify, b
     assert "--restart" in line
 
 
-def test_it_is_not_overwritten_unasked(classify, broken, tmp_path, capsys):
+def test_it_is_not_overwritten_without_consent(classify, broken, tmp_path, capsys):
     before = broken.read_bytes()
     capsys.readouterr()
     assert classify() == 1

@@ -1,4 +1,4 @@
-"""A command line that cannot be meant is answered in a sentence, before a model is loaded or anything is written."""
+"""Invalid command lines are refused in one sentence, before a model is loaded or a file is written."""
 
 import os
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, 
         ("convert two.safetensors --format set --output new.pt", "a token set is written as .safetensors only; name new.safetensors"),
         ("convert two.safetensors --format set --output new --layout diffusers", "--layout is of embeddings"),
         ("train photos --output-dir=", "must be a path, got ''"),
-        ("train photos --output-dir=~nobody-of-this-name/x", "the home folder of a user who is not there"),
+        ("train photos --output-dir=~nobody-of-this-name/x", "the home folder of an unknown user"),
         ("train photos --output-dir new --device gpu", "the device 'gpu' is not known; give auto, cpu, cuda"),
         ("train photos --output-dir new --model file", "file is not a checkpoint; give a diffusers folder, or a file that ends in"),
         ("add photos --tokens two.safetensors --output-dir new", "the set already has a, b"),

@@ -1,4 +1,4 @@
-"""Every command with labels and paths in letters that the console's encoding lacks: what cannot be printed is escaped, and nothing ends."""
+"""Every command with labels and paths that the console's encoding lacks: unprintable characters are escaped, and no command fails."""
 
 import io
 import os

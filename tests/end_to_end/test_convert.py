@@ -1,4 +1,4 @@
-"""``mcti convert``: the order of options, sets and embeddings that do not go together, files that cannot be read, docs' own examples."""
+"""``mcti convert``: order of options, incompatible sets and embeddings, unreadable files, and the docs' examples."""
 
 import os
 import re
@@ -114,7 +114,7 @@ class TestSharedLabels:
         said = refused(capsys, "a.safetensors", "--rename", "heron=ibis")
         assert "share a token name ('ibis': 'a.safetensors:ibis' and 'a.safetensors:heron')" in said
 
-    def test_convert_a_set_given_twice_is_told(self, two, capsys):
+    def test_convert_a_set_given_twice_is_reported(self, two, capsys):
         assert "a.safetensors is given twice; give it once" in refused(capsys, "a.safetensors", "a.safetensors")
 
 
@@ -195,7 +195,7 @@ class TestFolders:
         save_tokens(made("yew", count=2), "own")
         assert "cannot be in one set: 'yew' has 2 vectors" in refused(capsys, "own.safetensors", "dl")
 
-    def test_convert_bad_files_stop_no_other_and_are_told_at_the_end(self, mixed, capsys):
+    def test_convert_bad_files_stop_no_other_and_are_reported_at_the_end(self, mixed, capsys):
         Path("dl/html.safetensors").write_text("<html>")
         Path("dl/broken.bin").write_bytes(b"PK\x03\x04 and no more")
         Path("dl/code.pt").write_bytes(b"\x80\x02c")
@@ -217,7 +217,7 @@ class TestFolders:
         assert convert("dl", "--format", "embeddings", "--output", "out") == 0
         assert "1 .md not read" in capsys.readouterr().err
 
-    def test_convert_bad_files_are_told_where_the_rest_is_refused(self, mixed, capsys):
+    def test_convert_bad_files_are_reported_where_the_rest_is_refused(self, mixed, capsys):
         Path("dl/broken.pt").write_bytes(b"x")
         said = refused(capsys, "dl", "--labels", "a", "b")
         assert "7 classes" in said
@@ -258,7 +258,7 @@ def test_convert_a_folder_with_a_set_and_other_embeddings_makes_one_set(folder):
 
 
 class TestNames:
-    def test_convert_words_of_clip_are_told_with_a_prefix_that_helps(self, folder, capsys):
+    def test_convert_words_of_clip_are_reported_with_a_prefix_that_helps(self, folder, capsys):
         save_tokens(made("zebra", "lamp", "my cat", "3", "qzxv"), "set")
         assert convert("set.safetensors", "--format", "embeddings", "--output", "out") == 0
         (line,) = capsys.readouterr().err.splitlines()

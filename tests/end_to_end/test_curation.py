@@ -1,4 +1,4 @@
-"""``mcti classify`` sorts, captions and lets review; ``mcti undo`` puts back; corrections come back as CSV."""
+"""``mcti classify`` sorts, writes captions and review pages; ``mcti undo`` moves files back; corrections are read from CSV."""
 
 import csv
 import html

@@ -1,4 +1,4 @@
-"""Every command in the README and the docs is run here, or is named with the reason why not; its options are parsed by the program it calls."""
+"""Runs every command in the README and the docs, or lists it with the reason why not; checks its options with the program that it calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts and graphs in docs/examples do what their page says."""
+"""The scripts and graphs in docs/examples do what their page describes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes a measurement worth less than it looks is told; what cannot be measured is refused before the work."""
+"""Measurements that are worth less than they look are reported, and impossible ones are refused before the work."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The command line replaces and removes only what it wrote itself, and says so before anything slow."""
+"""The command line replaces and removes only its own files, and refuses others before slow work."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two real processes, started by Hugging Face Accelerate, do what one does."""
+"""Two real processes, started by Hugging Face Accelerate, give the results of one."""
 
 import json
 import os

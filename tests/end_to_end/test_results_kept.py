@@ -1,4 +1,4 @@
-"""No result is replaced unasked, none is lost by a break, and what cannot be written is found before the work."""
+"""No result is replaced without --overwrite or lost by an interruption, and unwritable outputs are found before the work."""
 
 import os
 import re
@@ -172,10 +172,10 @@ def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos
     renamed = write_photos(tmp_path / "renamed", "kitten", "dog")
     assert run("train", photos, "--output-dir", tmp_path / "out", *SHORT) == 0
     said = told(capsys)
-    assert "not of this set" not in said
+    assert "of other sets" not in said
     assert "cat, dog: words of CLIP's vocabulary" in said
     assert run("train", renamed, "--output-dir", tmp_path / "out", *SHORT, "--overwrite") == 0
-    assert "embeddings that are not of this set: cat; move them away" in told(capsys)
+    assert "embeddings of other sets: cat; move them away" in told(capsys)
     assert (tmp_path / "out" / "embeddings" / "cat.safetensors").exists()
 
 

@@ -1,4 +1,4 @@
-"""``mcti train --resume``, and what a real process leaves behind when it is ended."""
+"""``mcti train --resume``, and the files that an ended process leaves."""
 
 import os
 import re
@@ -82,7 +82,7 @@ def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, 
     )
 
 
-def test_it_is_not_overwritten_unasked(folder, broken, whole, capsys):
+def test_it_is_not_overwritten_without_consent(folder, broken, whole, capsys):
     before = (broken / "training.safetensors").read_bytes()
     assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS]) == 1
     (line,) = told(capsys)
@@ -123,7 +123,7 @@ def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_pat
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
-def test_a_damaged_file_is_told(folder, broken, capsys):
+def test_a_damaged_file_is_reported(folder, broken, capsys):
     path = broken / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--resume"]) == 1
@@ -155,7 +155,7 @@ def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp
     assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 1
     error = capsys.readouterr().err
     assert "not written by MC-TI" in error
-    assert "training.safetensors: mend this, and continue with --resume" in error
+    assert "training.safetensors; fix this, and continue with --resume" in error
     monkeypatch.undo()
     assert (tmp_path / "tokens.safetensors").read_text() == "mine"
     (tmp_path / "tokens.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""Every data set in its real layout on disk, with a handful of images whose grey level says which class they are of."""
+"""Every data set in its real layout on disk, with a few images whose grey level encodes the class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many evaluations the diffusion classifier makes at once, and what it does where numbers or memory run out."""
+"""Batch size of the diffusion classifier's evaluations, also if memory runs out or numbers are not finite."""
 
 from dataclasses import replace
 
@@ -46,14 +46,14 @@ def test_what_did_not_fit_is_not_tried_again(tiny_host, tokens, cache):
     assert max(small.sizes) == 9
 
 
-def test_memory_for_not_even_one_is_told(tiny_host, tokens, cache):
+def test_memory_for_not_even_one_is_reported(tiny_host, tokens, cache):
     classifier = DiffusionClassifier(replace(tiny_host, denoiser=Small(tiny_host.denoiser, 0)), tokens, num_trials=4)
     with pytest.raises(HostError, match="a single evaluation of the diffusion model does not fit into memory"):
         classifier.score_latents(cache.latents[:3, 0])
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
-def test_numbers_that_are_not_finite_are_told_and_not_answered(tiny_host, tokens, cache, wrong, monkeypatch):
+def test_numbers_that_are_not_finite_are_reported_and_not_answered(tiny_host, tokens, cache, wrong, monkeypatch):
     monkeypatch.setattr(tiny_host.denoiser, "denoise", lambda noised, *rest: torch.full_like(noised, wrong))
     with pytest.raises(HostError, match="not finite numbers; use a wider number format"):
         DiffusionClassifier(tiny_host, tokens, num_trials=4).score_latents(cache.latents[:3, 0])

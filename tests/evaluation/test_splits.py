@@ -1,4 +1,4 @@
-"""Splits of examples: nothing is learned from that is tested on, and everything that should be tested is."""
+"""Splits of examples: training and test images are disjoint, and every test image is tested."""
 
 import pytest
 import torch

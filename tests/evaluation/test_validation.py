@@ -67,13 +67,13 @@ def test_accuracy_is_that_of_the_classifier_on_the_held_out_images(tiny_host, to
     assert looking.accuracies == {1: sum(a == b for a, b in zip(labels, ["c", "c", "a", "a"], strict=True)) / 4}
 
 
-def test_sample_that_fails_is_told_once_and_costs_nothing(tiny_host, cache, tokens, monkeypatch):
+def test_sample_that_fails_is_reported_once_and_costs_nothing(tiny_host, cache, tokens, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr("mcti_core.evaluation.validation.generate", fail)
     told = []
-    looking = Validation(tiny_host, 1, ("{}",), tell=told.append)
+    looking = Validation(tiny_host, 1, ("{}",), log=told.append)
     result = train(tiny_host, cache, tokens, CONFIG, on_step=looking.on_step)
     assert told == ["validation failed, training continues: no memory"]
     assert result.stop_reason == "max_steps"

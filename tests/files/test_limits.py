@@ -1,4 +1,4 @@
-"""What a file claims is held against limits before memory or time is spent on it."""
+"""A file's claims are checked against limits before memory or time is spent."""
 
 import os
 import time

@@ -18,7 +18,7 @@ def test_check_writable_of_a_good_folder_leaves_nothing(tmp_path, folder):
 def test_check_writable_where_a_file_is_names_the_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(FileError, match=r"a file is where a folder is meant"):
+        with pytest.raises(FileError, match=r"part of the path is a file, not a folder"):
             check_writable(folder)
     assert (tmp_path / "file").read_text() == "mine"
 

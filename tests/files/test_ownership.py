@@ -1,4 +1,4 @@
-"""Files of others are neither replaced nor removed."""
+"""Foreign files are neither replaced nor removed."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A file is marked as ours where ours have their mark, and nowhere else."""
+"""A file counts as ours only if our mark is in its place."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Opening a file of others never waits, whatever it is or becomes meanwhile."""
+"""Opening a foreign file never blocks, whatever it is or becomes."""
 
 import os
 import shutil

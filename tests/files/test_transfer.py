@@ -1,4 +1,4 @@
-"""Files are moved and copied so that nothing is replaced, nothing is lost, and everything can be undone."""
+"""Moving and copying files replaces nothing, loses nothing, and can be undone."""
 
 import json
 import os

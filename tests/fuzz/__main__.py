@@ -1,4 +1,4 @@
-"""Feed damaged and hostile inputs to all that reads files, settings, names, prompts and options or writes outputs, and stop at the first that is not refused in order.
+"""Feed damaged and hostile inputs to every reader of files, settings, names, prompts and options and every writer of outputs; stop at the first that is not refused properly.
 
     python -m tests.fuzz --token-files 10000 --images 2000 --settings 1000 --prompts 2000 --folders 1000 --options 2000 --outputs 2000
 

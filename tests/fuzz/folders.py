@@ -1,4 +1,4 @@
-"""Folders of examples as people and systems leave them, and what must hold of reading them."""
+"""Example folders as people and systems leave them, and properties of reading them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged and hostile files, made of whole ones by a seeded generator: the same seed makes the same file."""
+"""Damaged and hostile files, mutated from valid ones by a seeded generator: the same seed gives the same file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KEYS = [
     "label",
     "name",
     "steps",
-    "begun",
+    "identity",
     "losses",
     "batches",
     "again",

@@ -1,4 +1,4 @@
-"""One option of a command line at a time, with anything as its value: taken as what it means, or refused by name."""
+"""Random values of one command-line option at a time: accepted with their meaning, or refused with the option's name."""
 
 from __future__ import annotations
 

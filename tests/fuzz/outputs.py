@@ -1,4 +1,4 @@
-"""The law of output places: before its work, a command changes nothing, and none begins where a result would be lost."""
+"""Properties of outputs: a command changes nothing before its work, and does not start if a result would be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts of any kind, and names in every spelling that means the same: what is written is found, or refused in a sentence."""
+"""Random prompts, and names in every equivalent spelling: each is found, or refused in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of every input: a result or an ``MCTIError``, and nothing done that was not asked for."""
+"""Properties of every input: a result or an ``MCTIError``, and no side effects."""
 
 from __future__ import annotations
 
@@ -410,8 +410,8 @@ def _run(command: Callable[[], int]) -> None:
 
 def _training(random: Random, path: Path) -> None:
     stored = load_checkpoint(path)
-    begun = stored.begun if random.random() < 0.3 else {"settings": "lr 0.2"}
-    describe_differences(stored.begun, begun)
+    identity = stored.identity if random.random() < 0.3 else {"settings": "lr 0.2"}
+    describe_differences(stored.identity, identity)
     if stored.step < 0:
         raise Broken("no training")
 

@@ -1,4 +1,4 @@
-"""Inputs in a process of their own, so that hangs and crashes are seen, with its time and memory measured."""
+"""Run inputs in a separate process to see hangs and crashes, and measure its time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole files of every kind that is read here: what the damaged ones are made of."""
+"""Valid files of every supported kind, from which damaged ones are made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def training() -> TrainState:
     vectors = {"clip_l": rows(16, 3).reshape(3, 1, 16)}
     moments = {0: {"exp_avg": rows(16, 3), "exp_avg_sq": rows(16, 3) ** 2, "step": torch.tensor(2.0)}}
     return TrainState(
-        begun={"examples": "abc", "settings": "lr 0.1"}, history=({"loss": 1.0, "ldm": 0.5}, {"loss": 0.9, "ldm": 0.4}),
+        identity={"examples": "abc", "settings": "lr 0.1"}, history=({"loss": 1.0, "ldm": 0.5}, {"loss": 0.9, "ldm": 0.4}),
         vectors=vectors, moments=moments, generators=(torch.Generator().get_state(),), batches={"queue": [1, 0, 2]},
         best=(0.5, 1),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A few hundred inputs of ``python -m tests.fuzz``, and each mistake that it has found."""
+"""A few hundred inputs of ``python -m tests.fuzz``, and every mistake that it has found."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def test_a_result_or_a_refusal(kind, count, tmp_path):
     assert fuzz(kind, "tests", list(range(count)), tmp_path / "kept")
 
 
-def test_a_broken_law_is_told_and_the_file_kept(tmp_path, capfd, monkeypatch):
+def test_a_broken_law_is_reported_and_the_file_kept(tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules[fuzz.__module__].MEBIBYTES, "token files", -1)
     assert not fuzz("token files", "tests", [5], tmp_path / "kept")
     assert "token files 5 of seed tests: took" in capfd.readouterr().err
@@ -148,7 +148,7 @@ def test_seeds_that_no_generator_takes(line, seed, capsys):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("begun", 3), ("begun", {"model": 3}), ("losses", {}),
+        ("identity", 3), ("identity", {"model": 3}), ("losses", {}),
         ("batches", []), ("batches", {"turn": 3}), ("batches", {"turn": ["a"]}),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Train, sample and classify inside ComfyUI by one of its loaders, in situations that move weights about.
+"""Train, sample and classify inside ComfyUI with one of its loaders, while weights are moved.
 
 Usage: python dynamic_vram_in_comfyui.py COMFYUI_FOLDER FOLDER FAMILY static|dynamic
 

@@ -1,4 +1,4 @@
-"""Learn tokens for a family of which the text encoders are not only CLIP, inside ComfyUI, and compare with its stock nodes.
+"""Learn tokens for a family with text encoders beyond CLIP inside ComfyUI, and compare with its stock nodes.
 
 Usage: python encoders_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER NAME
 

@@ -1,4 +1,4 @@
-"""A device that is not the CPU, for machines that have no other: it computes there, but nobody may notice.
+"""A simulated device on the CPU that behaves as another device, for machines that have none.
 
 Its tensors hold one on the CPU each and say that they are elsewhere. As on a GPU, an operation on tensors of two devices
 is an error, and what makes the host wait for the device, or copies to it, is written down.

@@ -1,4 +1,4 @@
-"""Learn tokens for one family of checkpoints inside ComfyUI, and compare what the adapter computes with the host's own way.
+"""Learn tokens for one family of checkpoints inside ComfyUI, and compare the adapter's numbers with the host's own.
 
 Usage: python families_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER NAME
 

@@ -1,4 +1,4 @@
-"""Build families at their real sizes, without data, by ComfyUI's own classes.
+"""Build families at their real sizes, without data, with ComfyUI's own classes.
 
 Usage: python family_sizes_in_comfyui.py COMFYUI_FOLDER
 

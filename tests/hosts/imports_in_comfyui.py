@@ -1,4 +1,4 @@
-"""Load the pack as ComfyUI does and tell which packages that brought in, beside those that ComfyUI has in any case.
+"""Load the pack as ComfyUI does and report the packages that it imports beyond ComfyUI's own.
 
 Usage: python imports_in_comfyui.py COMFYUI_FOLDER
 

@@ -1,4 +1,4 @@
-"""What the scripts share that run inside ComfyUI, each in a process of its own.
+"""Shared parts of the scripts that run inside ComfyUI, each in its own process.
 
 ComfyUI reads its command line, warns as it likes and has modules with names as common as ours. A script prints one line of
 JSON at its end; the test beside it says what should be in it.
@@ -122,9 +122,9 @@ def prompt_rows(host: Any, prompts: list[str], tokens: Any = None) -> dict[str, 
 
 def read_by(denoiser: Any, rows: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """Context and pooled vector of prompts, as the stock node names them, from what a denoiser reads."""
-    from mcti_core.hosts.comfy.denoiser import _of_towers
+    from mcti_core.hosts.comfy.denoiser import _combined_towers
 
-    found = rows["prompt"].named if "prompt" in rows else _of_towers(rows)
+    found = rows["prompt"].named if "prompt" in rows else _combined_towers(rows)
     return found["cross_attn"], found.get("pooled_output")
 
 

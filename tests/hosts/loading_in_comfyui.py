@@ -1,4 +1,4 @@
-"""Save and load token files beside those of other sets, damaged ones, and ones in the wrong folder.
+"""Save and load token files beside other sets' files, damaged files, and files in the wrong folder.
 
 Usage: python loading_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
 

@@ -1,4 +1,4 @@
-"""Copies among examples and tests, and the images that Evaluate Tokens tests on, with the pocket checkpoint inside ComfyUI.
+"""Copies among examples and test images, and the images that Evaluate Tokens chooses, with the pocket checkpoint inside ComfyUI.
 
 Usage: python measuring_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
 

@@ -1,4 +1,4 @@
-"""Memory that a server takes on the card: a custom node of ComfyUI's for tests, with one route and no nodes.
+"""Memory of a server on the card: a custom node for tests, with one route and no nodes.
 
 ``GET /memory_probe`` returns the peaks since the last request, in bytes: of PyTorch's allocator, of what dynamic VRAM maps, and
 of all that is taken on the card; what is free now; and whether dynamic VRAM is on. The card is read every 20 ms.

@@ -1,4 +1,4 @@
-"""Train, classify and draw on the CPU and on a device that is not the CPU, and tell how far apart they are, as JSON.
+"""Train, classify and draw on the CPU and on another device, and print the differences as JSON.
 
 Usage: python -m tests.hosts.on_another_device MODEL CLIP elsewhere|cuda
 

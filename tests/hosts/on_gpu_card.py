@@ -1,4 +1,4 @@
-"""The graphics card of ``on_gpu``, most of which can be taken."""
+"""The graphics card of ``on_gpu``, of which most memory can be reserved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of ``on_gpu`` that loads models in its own way."""
+"""A server of ``on_gpu`` with its own way of loading models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take names away from a running ComfyUI, and see what a session says.
+"""Remove names from a running ComfyUI, and report the errors of a session.
 
 Usage: python private_names_in_comfyui.py COMFYUI_FOLDER
 """

@@ -1,4 +1,4 @@
-"""Tokens in memory against tokens in files of an embeddings folder, in prompts as ComfyUI's CLIP Text Encode takes them.
+"""Tokens in memory compared with embedding files in a folder, in prompts of ComfyUI's CLIP Text Encode.
 
 Usage: python prompts_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
 

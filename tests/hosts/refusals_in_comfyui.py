@@ -1,4 +1,4 @@
-"""Give the adapter what it cannot use inside ComfyUI, and a CLIP file that it can.
+"""Give the adapter unusable models inside ComfyUI, and a CLIP file that it can use.
 
 Usage: python refusals_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
 

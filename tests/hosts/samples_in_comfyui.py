@@ -1,4 +1,4 @@
-"""What Train MC-TI Tokens gives and keeps if the samples, or other work after the training, fail.
+"""Outputs and files of Train MC-TI Tokens if the samples, or other work after the training, fail.
 
 Usage: python samples_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER
 

@@ -1,4 +1,4 @@
-"""A real ComfyUI server with this pack in it, to be used from tests.
+"""A real ComfyUI server with this pack, for tests.
 
     with Server(comfyui_folder, empty_folder) as server:
         run = server.run(graph("1_pocket_quick_start"))

@@ -1,4 +1,4 @@
-"""Break trainings inside ComfyUI off in every way, and compare its models before and after.
+"""Interrupt trainings inside ComfyUI in every way, and compare its models before and after.
 
 Usage: python sessions_in_comfyui.py COMFYUI_FOLDER
 

@@ -1,4 +1,4 @@
-"""Run a synthetic checkpoint through ComfyUI's stock nodes and tell how the model was seen and what it answers.
+"""Run a synthetic checkpoint through ComfyUI's stock nodes, and print the detected model and its outputs.
 
 Usage: python synthetic_in_comfyui.py COMFYUI_FOLDER EMPTY_FOLDER NAME
 

@@ -1,4 +1,4 @@
-"""The CPU's numbers on another device: a simulated one, and the machine's GPU where it has one."""
+"""Another device gives the CPU's numbers: a simulated one, and a GPU if the machine has one."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the same gradient from less that is kept."""
+"""Gradient checkpointing: the same gradients from fewer saved tensors."""
 
 import pytest
 import torch

@@ -178,7 +178,7 @@ def test_the_unet_is_called_as_the_pipeline_calls_it(plain, pipeline, size):
         assert torch.allclose(told["text_embeds"], options["added_cond_kwargs"]["text_embeds"], atol=1e-5)
 
 
-def test_everything_the_unet_is_told_matters(plain):
+def test_everything_the_unet_is_reported_matters(plain):
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     sigma, text = plain.denoiser.sigmas[[500]], features(plain, ["a photo of a dog"])
     other = features(plain, ["a red cat"])

@@ -1,4 +1,4 @@
-"""Under ComfyUI's dynamic VRAM, tokens, images and answers are those of its static loader, wherever weights are just now.
+"""ComfyUI's dynamic VRAM gives the static loader's tokens, images and answers, wherever the weights are.
 
 Dynamic VRAM is imitated on the CPU (``dynamic_vram.py``).
 """

@@ -71,7 +71,7 @@ def test_flow_models_train_at_logit_normal_times_of_the_hosts_schedule(family, f
     assert noise == pytest.approx(1.0, abs=0.01)  # half a step apart
 
 
-def test_classes_are_told_by_the_error_under_their_prompts(found):
+def test_classes_are_reported_by_the_error_under_their_prompts(found):
     assert found["classified"] == found["labels"]
 
 

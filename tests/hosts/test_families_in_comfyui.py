@@ -1,4 +1,4 @@
-"""Tokens are learned for every family of checkpoints inside the real ComfyUI, through the host's own numbers."""
+"""Tokens are learned for every family of checkpoints inside the real ComfyUI, with the host's own numbers."""
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_encoding_text_does_not_wait_for_the_device(family, found):
     assert found["lists"]["ours"] == (2 * found["lists"]["theirs"] if family == "sd3" else 0)
 
 
-def test_blocks_are_computed_again_one_by_one(family, found):
+def test_blocks_are_recomputed_one_by_one(family, found):
     """Not a row of ten, as in SDXL, of which all would be in memory at once."""
     assert found["checkpointed"]["blocks"] == (
         ["JointBlock"] if family == "sd3" else ["BasicTransformerBlock", "ResBlock"]

@@ -1,4 +1,4 @@
-"""Gradients in half precision are those in full precision, up to its rounding."""
+"""Gradients in half precision equal those in full precision up to rounding."""
 
 from dataclasses import replace
 

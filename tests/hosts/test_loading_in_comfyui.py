@@ -1,4 +1,4 @@
-"""Token files beside those of other sets, damaged ones, and ones in the wrong folder: none is lost, and each is named."""
+"""Token files beside other sets' files, damaged files, and files in the wrong folder: none is lost, and each is named."""
 
 import pytest
 

@@ -36,6 +36,6 @@ def test_every_other_patch_has_another():
     assert len({lora_fingerprint(patches, "") for patches in [*others, swapped]}) == 6
 
 
-def test_what_cannot_be_told_apart_goes_by_the_hosts_own_id():
+def test_what_cannot_be_distinguished_goes_by_the_hosts_own_id():
     patches = {"a.weight": [(1.0, ("diff", (torch.ones(3),)), 1.0, None, lambda weight: weight)]}
     assert lora_fingerprint(patches, "the id") == "the id"

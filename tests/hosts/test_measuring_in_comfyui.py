@@ -1,4 +1,4 @@
-"""What makes a measurement worth less than it looks is told by the nodes, too."""
+"""The nodes, too, report measurements that are worth less than they look."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A model folder chooses among fixed classes, and nothing in it is run."""
+"""A model folder selects fixed classes, and no code in it runs."""
 
 import json
 import re

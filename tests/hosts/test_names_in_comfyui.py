@@ -1,4 +1,4 @@
-"""Names of tokens in ComfyUI's prompts and nodes, in all spellings that the library takes."""
+"""Token names in ComfyUI's prompts and nodes, in every supported spelling."""
 
 import json
 import unicodedata
@@ -54,7 +54,7 @@ def test_route_takes_labels_and_names_in_any_form_and_no_unrecognised_image_for_
 
 def test_route_logs_a_wanted_name_that_no_image_has(named):
     messages = {wanted: [text.rpartition("; ")[2] for text in said] for wanted, said in named["routed"].items()}
-    yr, fox, none = "did you mean Ýr?", "did you mean fox?", "Route lets through {}, and no image is called so"
+    yr, fox, none = "did you mean Ýr?", "did you mean fox?", "Route Images By Class: no image has the label {}"
     assert [[unicodedata.normalize("NFC", text) for text in said] for said in messages.values()] == [
         [yr], [fox, yr], [], [], [none.format("fax")], [], [none.format("nobody, no one")],
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_labels_of_two_systems_are_one_class(named):
     assert named["nodes"]["accuracy"] == named["nodes"]["right"]
 
 
-def test_second_set_with_a_name_of_the_first_is_used_and_told(named):
+def test_second_set_with_a_name_of_the_first_is_used_and_reported(named):
     """Not where it is the same set again, or has no name of the first."""
     fox, upper, both, others, again = named["twins"].values()
     assert (others, again) == ([[], [6]], [[], [6]])

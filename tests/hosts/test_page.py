@@ -1,4 +1,4 @@
-"""ComfyUI's own page in a browser: the sample workflows load and are the graphs of ``api/``; search and cancelling work."""
+"""ComfyUI's page in a browser: the sample workflows load and equal the graphs of ``api/``; search and cancelling work."""
 
 from __future__ import annotations
 

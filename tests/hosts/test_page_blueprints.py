@@ -1,4 +1,4 @@
-"""Subgraph blueprints in ComfyUI's page: they are offered, come onto the canvas from its search, and run by a click."""
+"""Subgraph blueprints in ComfyUI's page: the search lists them, adds them to the canvas, and they run with one click."""
 
 from __future__ import annotations
 

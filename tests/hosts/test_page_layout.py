@@ -1,4 +1,4 @@
-"""The sample workflows as the page of today draws them, on the classic canvas and in Nodes 2.0: nothing hides anything."""
+"""Layout of the sample workflows on the classic canvas and in Nodes 2.0: nothing overlaps."""
 
 from __future__ import annotations
 

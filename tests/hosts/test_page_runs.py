@@ -1,4 +1,4 @@
-"""Each sample workflow runs by a click on Run, on the classic canvas and in Nodes 2.0, and nothing hides anything then."""
+"""Each sample workflow runs with one click on the classic canvas and in Nodes 2.0, and nothing overlaps afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loaded pipeline gives the host that its folder gives, stays as it is, and draws learned tokens."""
+"""A loaded pipeline gives the same host as its folder, does not change, and draws learned tokens."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The pocket checkpoint inside the real ComfyUI gives the numbers that it gives in diffusers."""
+"""The pocket checkpoint gives the same numbers inside the real ComfyUI as in diffusers."""
 
 import pytest
 

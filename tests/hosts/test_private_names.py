@@ -1,4 +1,4 @@
-"""What ComfyUI does not promise stands in one file, and its absence is a sentence."""
+"""One file lists ComfyUI's private names, and a missing one gives a one-sentence error."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Learned tokens in ComfyUI's prompts: in memory they are what files in an embeddings folder are, and more forgiving."""
+"""Learned tokens in ComfyUI's prompts: tokens in memory equal embedding files, and accept more spellings."""
 
 import pytest
 

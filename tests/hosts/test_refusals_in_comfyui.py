@@ -1,4 +1,4 @@
-"""What cannot be used inside ComfyUI is refused in a sentence; a CLIP file that fits teaches tokens to tell images apart."""
+"""Unusable models inside ComfyUI are refused in one sentence; with a fitting CLIP file, tokens learn to separate images."""
 
 import pytest
 

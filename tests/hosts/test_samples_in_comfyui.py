@@ -1,4 +1,4 @@
-"""A training is never lost to the work that follows it."""
+"""Work after a training never loses its result."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The pack in a running server: how it starts, and what it refuses in words before anything runs."""
+"""The pack in a running server: its start, and inputs that it refuses before any work."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def test_an_absolute_path_is_refused_until_it_is_opened(server: Server, tmp_path
     opened = server.base / "user" / "mcti_folders.txt"
     for wrong in ("photos", f"- {tmp_path / 'photos'}"):  # each is logged as it is written
         opened.write_text(f"# mine\n{wrong}\n", encoding="utf-8")
-        with pytest.raises(RefusedError, match=r"mcti_folders\.txt, where line 2 opens no folder"):
+        with pytest.raises(RefusedError, match=r"mcti_folders\.txt, where line 2 is not the path of a folder"):
             server.submit(reading(str(tmp_path / "photos")))
-        assert f"opens no folder: {wrong!r}" in server.log()
+        assert f"is not the path of a folder: {wrong!r}" in server.log()
     opened.write_text(f"# mine\n{tmp_path / 'photos'}\n", encoding="utf-8")
     assert server.run(reading(str(tmp_path / "photos"))).succeeded
     assert str(tmp_path / "photos") in choices(server)

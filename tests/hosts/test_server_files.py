@@ -1,4 +1,4 @@
-"""Tokens on disk in a running server: written, read in prompts by the host itself, changed, and in the way of others."""
+"""Token files in a running server: written, read by the host's own nodes, changed, and in place of other files."""
 
 from __future__ import annotations
 

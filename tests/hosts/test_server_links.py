@@ -1,4 +1,4 @@
-"""Values through links, which the host does not hold against a widget's limits: each ends in a sentence, and the server goes on."""
+"""Values through links, which the host does not check against a widget's limits: one sentence each, and the server keeps running."""
 
 from __future__ import annotations
 

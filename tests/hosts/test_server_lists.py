@@ -1,4 +1,4 @@
-"""Chains with the host's own nodes for data sets: lists of images and texts, the loss plot, training of a LoRA."""
+"""Graphs with the host's own nodes for data sets: lists of images and texts, the loss plot, training of a LoRA."""
 
 from __future__ import annotations
 

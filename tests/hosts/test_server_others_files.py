@@ -1,4 +1,4 @@
-"""Files of others in a running server's folders: beside what is saved, where links lead, and among kept trainings."""
+"""Foreign files in a running server's folders: beside saved files, behind links, and among stored trainings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rarely used settings: advanced inputs of Train MC-TI Tokens, and the node of before, in a running server."""
+"""Rarely used settings in a running server: advanced inputs of Train MC-TI Tokens, and the deprecated node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training in a running server: cancelled, continued, gone wrong; and what it leaves of the models it borrowed."""
+"""Training in a running server: cancelled, resumed, failed; and the state of the models afterwards."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def no_numbers(server: Server) -> Graph:
     return with_examples(nodes, "a")
 
 
-def test_mistakes_are_told_in_a_sentence(server: Server) -> None:
+def test_mistakes_are_reported_in_a_sentence(server: Server) -> None:
     plain = {"i": node("EmptyImage", width=64, height=64, batch_size=2, color=0x40A0F0)}
     plain["a"] = node("MCTI_AddExamples", label="x", images=["i", 0])
     told_plainly(server.run(with_examples(plain, "a")), "only the class x")

@@ -1,4 +1,4 @@
-"""The sample workflows, as graphs of the API, do in a running server what they say."""
+"""The sample workflows, as API graphs, give their described results in a running server."""
 
 from __future__ import annotations
 

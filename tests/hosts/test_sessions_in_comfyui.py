@@ -1,4 +1,4 @@
-"""Whatever is done with ComfyUI's models, they are afterwards what they were: object by object, bit by bit."""
+"""ComfyUI's models are the same before and after any session, object by object and bit by bit."""
 
 import pytest
 

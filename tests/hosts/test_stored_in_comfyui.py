@@ -1,4 +1,4 @@
-"""Weights in eight or four bits train as the numbers that they stand for; parts loaded one by one train as their checkpoint."""
+"""Weights stored in eight or four bits train like the numbers that they encode; parts loaded one by one train like their checkpoint."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""ComfyUI's stock nodes take the synthetic checkpoints for the real models, and what they answer can be told apart."""
+"""ComfyUI's stock nodes load the synthetic checkpoints like real models, with distinguishable outputs."""
 
 from pathlib import Path
 

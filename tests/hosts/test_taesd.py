@@ -1,4 +1,4 @@
-"""Widening changes the shape of the autoencoder and not what it computes."""
+"""Widening changes the shapes of the autoencoder, not its outputs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""ComfyUI's own loader and ours see the same vectors in the same files: ours, and those of other programs.
+"""ComfyUI's loader and ours read the same vectors from the same files: ours, and those of other programs.
 
 That prompts then say the same is held in ``test_prompts_in_comfyui.py``.
 """

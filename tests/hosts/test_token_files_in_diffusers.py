@@ -1,4 +1,4 @@
-"""diffusers' own reader takes the embeddings that are written here, and its prompts then say what ours say."""
+"""diffusers' reader loads the written embeddings, and its prompts then give the same features as ours."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The law of values through links, over random values on every input of every node."""
+"""Random values on every input of every node, as links may give them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Give every input of every node values of all kinds, as links may, and look at what passes.
+"""Give every input of every node values of all kinds, as links may, and record the results.
 
 Usage: python values_in_comfyui.py COMFYUI_FOLDER COUNT
 

@@ -1,4 +1,4 @@
-"""Run the host tests on several versions of ComfyUI, and write a table of what passed.
+"""Run the host tests on several versions of ComfyUI, and write a table of the results.
 
     python -m tests.hosts.versions ~/ComfyUI --output docs/hosts.md
 

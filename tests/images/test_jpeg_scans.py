@@ -1,4 +1,4 @@
-"""Passes over a JPEG's pixels are counted without being made."""
+"""Passes over a JPEG's pixels are counted without decoding."""
 
 import io
 import time

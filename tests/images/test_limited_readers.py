@@ -1,4 +1,4 @@
-"""Image files that make a reader loop, or make room, for what they only say."""
+"""Image files whose claims make a reader loop or allocate memory."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Which image files are read, how, and which are refused before they cost anything."""
+"""Supported image files, and those refused before they cost time or memory."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What the nodes' source says of their schemas. Read, not imported: the nodes need a running ComfyUI."""
+"""The nodes' schemas, read from the source, since importing the nodes needs a running ComfyUI."""
 
 from __future__ import annotations
 

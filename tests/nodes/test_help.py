@@ -1,4 +1,4 @@
-"""The help pages say what there is. ComfyUI looks for docs/<node>/<language>.md, then for docs/<node>.md: that one is English."""
+"""The help pages match the nodes. ComfyUI looks for docs/<node>/<language>.md, then for docs/<node>.md, which is English."""
 
 from __future__ import annotations
 

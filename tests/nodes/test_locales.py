@@ -1,4 +1,4 @@
-"""Names and tooltips in three languages: all that there are, and nothing else."""
+"""Names and tooltips in three languages: complete, and without extra entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sample workflows and subgraph blueprints are whole, fit the nodes as they are, and are the graphs that the host tests run."""
+"""The sample workflows and subgraph blueprints are complete, fit the current nodes, and are the graphs that the host tests run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data sets that the project makes for the benchmark."""
+"""Synthetic data sets of the benchmark."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The pocket checkpoint's recipe: shapes, and stages that go on where they were stopped."""
+"""The pocket checkpoint's recipe: shapes, and stages that can be resumed."""
 
 import json
 import unicodedata

@@ -41,7 +41,7 @@ def test_a_token_that_is_a_word_gives_the_words_prompt(tiny_host, encoder, text_
     ids, theirs = _own_forward(text_model, [template.format("cat") for template in templates])
     assert torch.allclose(ours.hidden, theirs, atol=1e-5)
     assert torch.equal(ours.context, ours.hidden)
-    assert torch.equal(prompts.token, (ids == word).int().argmax(1))
+    assert torch.equal(prompts.token_position, (ids == word).int().argmax(1))
     assert torch.equal(prompts.end, (ids == encoder.end).int().argmax(1))
 
 
@@ -62,7 +62,7 @@ def test_a_named_prompt_is_the_prompt_with_the_words(tiny_host, encoder, text_mo
         ours = encode_prompts(tiny_host, {"clip_l": prompts}, {"clip_l": vectors})["clip_l"]
     _, theirs = _own_forward(text_model, ["a cat and a dog", "cat, dog", "no token here"])
     assert torch.allclose(ours.hidden, theirs, atol=1e-5)
-    assert prompts.token[2] == prompts.end[2]
+    assert prompts.token_position[2] == prompts.end[2]
 
 
 def test_frozen_weights_stay_as_they_were(tiny_host, encoder):
@@ -83,11 +83,11 @@ def test_splice_puts_each_rows_vectors_at_its_spots(encoder):
     plain = encoder.embed(prompts.ids)
     for row in range(2):
         for place in range(encoder.length):
-            spot = int(prompts.spots[row, place])
+            spot = int(prompts.slots[row, place])
             expected = vectors[row, spot] if spot >= 0 else plain[row, place]
             assert torch.equal(embedded[row, place], expected)
-    assert prompts.spots.max() == 1
-    assert (prompts.spots >= 0).sum(1).tolist() == [2, 2]
+    assert prompts.slots.max() == 1
+    assert (prompts.slots >= 0).sum(1).tolist() == [2, 2]
 
 
 def test_gradients_flow_to_the_vectors_and_nowhere_else(encoder):
@@ -97,7 +97,7 @@ def test_gradients_flow_to_the_vectors_and_nowhere_else(encoder):
     (splice(encoder, prompts, vectors) * weights).sum().backward()
     for row in range(3):
         for spot in range(2):
-            place = (prompts.spots[row] == spot).nonzero().item()
+            place = (prompts.slots[row] == spot).nonzero().item()
             assert torch.equal(vectors.grad[row, spot], weights[row, place])
     assert encoder.table.weight.grad is None
 
@@ -169,7 +169,7 @@ def test_text_features_do_not_need_the_padding(tiny_host, encoder, pooling):
     for laid_out in (prompts, short):
         own = vectors.clone().requires_grad_()
         hidden = encode_prompts(tiny_host, {"clip_l": laid_out}, {"clip_l": own})["clip_l"].hidden
-        feature = hidden[torch.arange(3), laid_out.pooled_at(pooling)]
+        feature = hidden[torch.arange(3), laid_out.pooling_position(pooling)]
         (feature * torch.linspace(-1, 1, feature.shape[1])).sum().backward()
         found.append((feature.detach(), own.grad))
     for whole, cut in zip(*found, strict=True):

@@ -1,4 +1,4 @@
-"""Images with an embedding in them, made as AUTOMATIC1111's web UI makes them.
+"""Images that contain an embedding, as AUTOMATIC1111's web UI writes them.
 
 Read in AUTOMATIC1111/stable-diffusion-webui, ``modules/textual_inversion/image_embedding.py``: ``embedding_to_b64`` and
 ``insert_image_data_embed``. Its own ``test_embedding.png`` was read by hand, both ways.

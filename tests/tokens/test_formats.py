@@ -300,7 +300,7 @@ class TestHostileFiles:
         path = written(tmp_path / f"x{suffix}", {"emb_params": ROWS})
         with open(path, "r+b") as file:
             file.truncate(MAX_EMBEDDING_BYTES + 1)  # takes no room on the disk
-        with pytest.raises(TokenError, match="32 MiB, so this is something else"):
+        with pytest.raises(TokenError, match="32 MiB, so this is another kind of file"):
             read_embedding(path)
 
     def test_archives_that_unpack_to_much_are_refused(self, tmp_path):

@@ -1,4 +1,4 @@
-"""A set's folder and its model card, and the same on the Hub, up to the request."""
+"""A set's folder and model card, and the same on the Hub, up to the request."""
 
 import json
 import re

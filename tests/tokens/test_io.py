@@ -336,7 +336,7 @@ class TestMetadata:
         assert (values["label"], values["labels"]) == ("b", ["a", "b", "c"])
         assert (values["templates"], values["pooling"]) == (list(tokens.templates), tokens.pooling)
 
-    def test_our_files_are_told_apart(self, tokens, tmp_path):
+    def test_our_files_are_distinguished(self, tokens, tmp_path):
         whole, single, other = (
             save_tokens(tokens, tmp_path / "set"),
             export_embedding(tokens, 0, tmp_path),
@@ -385,7 +385,7 @@ class TestImport:
         assert import_embeddings([c, a]).labels == ("c", "a")
         assert import_embeddings([c, b, a]).labels == ("a", "b", "c")
 
-    def test_files_from_before_more_was_told(self, tokens, tmp_path):
+    def test_files_from_before_more_was_reported(self, tokens, tmp_path):
         path = _damaged(export_embedding(tokens, "b", tmp_path), labels=None, training=None)
         again = import_embeddings([path])
         assert (again.labels, again.pooling, again.training) == (("b",), tokens.pooling, {})

@@ -1,4 +1,4 @@
-"""Names of large sets in texts: the same that plain loops find, and at once."""
+"""Names of large sets in texts: the results of plain loops, in linear time."""
 
 import difflib
 import random

@@ -109,7 +109,7 @@ def test_slow_saves_become_rare(tiny_host, cache, tokens, tmp_path, monkeypatch)
 def test_a_full_disk_does_not_end_a_training(tiny_host, cache, tokens, tmp_path, monkeypatch):
     told, path = [], tmp_path / "training.safetensors"
     monkeypatch.setattr(autosave, "save_checkpoint", FullDisk(room=2))
-    result, kept = run(tiny_host, cache, tokens, path, every=0, tell=told.append)
+    result, kept = run(tiny_host, cache, tokens, path, every=0, log=told.append)
     assert (result.stop_reason, result.steps) == ("max_steps", 4)
     assert told == ["the disk is full"]
     assert load_checkpoint(path).step == 2

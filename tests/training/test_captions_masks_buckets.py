@@ -1,4 +1,4 @@
-"""What captions, masks and buckets change in a training, and that they change nothing where they say nothing."""
+"""Effects of captions, masks and buckets on a training, and no effects without them."""
 
 from dataclasses import replace
 

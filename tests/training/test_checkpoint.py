@@ -40,7 +40,7 @@ def trainings(draw):
     losses = draw(st.lists(words, unique=True, min_size=1, max_size=3))
     row = st.fixed_dictionaries(dict.fromkeys(losses, st.floats()))
     return TrainState(
-        begun=draw(st.dictionaries(words, words, max_size=3)),
+        identity=draw(st.dictionaries(words, words, max_size=3)),
         history=tuple(draw(st.lists(row, max_size=5))),
         vectors=draw(st.dictionaries(words, tensors(), max_size=2)),
         moments=draw(
@@ -150,7 +150,7 @@ def test_other_files_are_refused(tmp_path, tokens):
         ("format_version", 2, "update it"),
         ("format_version", float("nan"), "damaged"),
         ("format_version", "1", "damaged"),
-        ("begun", [1], "damaged"),
+        ("identity", [1], "damaged"),
         ("losses", ["loss"], "damaged"),
     ],
 )
@@ -186,7 +186,7 @@ def test_numbers_that_no_training_has_are_refused(states, tmp_path, name, change
         load_checkpoint(path)
 
 
-def test_a_place_that_cannot_be_written_is_told(states, tmp_path):
+def test_a_place_that_cannot_be_written_is_reported(states, tmp_path):
     (tmp_path / "file").write_text("here first")
-    with pytest.raises(FileError, match="is no folder or is not open for writing"):
+    with pytest.raises(FileError, match="is not a folder or is not writable"):
         save_checkpoint(states[0][0], tmp_path / "file" / "training.safetensors")

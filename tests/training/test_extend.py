@@ -98,7 +98,7 @@ def old(cache):
     ]
 
 
-def test_it_is_told_what_was_added(trained, longer, tiny_host):
+def test_it_is_reported_what_was_added(trained, longer, tiny_host):
     (added,) = longer.tokens.training["added"]
     assert added["labels"] == ["d"]
     assert added["shots"] == 2

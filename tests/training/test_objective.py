@@ -39,7 +39,7 @@ def test_a_text_feature_is_the_same_whatever_else_its_prompt_serves(tiny_host, t
         )  # fmt: skip
         whole = encode_prompts(tiny_host, {"clip_l": own}, tokens.vectors)["clip_l"]
     assert found.pooled.keys() == {"clip_l"}
-    assert torch.allclose(found.pooled["clip_l"], hidden_at(whole.hidden, own.pooled_at(pooling)), atol=1e-5)
+    assert torch.allclose(found.pooled["clip_l"], hidden_at(whole.hidden, own.pooling_position(pooling)), atol=1e-5)
     assert found.text.keys() == ({"clip_l"} if conditioning else set())
     if conditioning:
         context = found.context(torch.tensor(conditioning))["clip_l"].context

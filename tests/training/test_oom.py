@@ -108,7 +108,7 @@ def test_where_one_image_is_too_much_its_gradients_are_checkpointed(tiny_host, c
     _close(train(tiny_host, cache, tokens, CONFIG), result)
 
 
-def test_memory_for_no_image_at_all_is_told(tiny_host, cache, tokens):
+def test_memory_for_no_image_at_all_is_reported(tiny_host, cache, tokens):
     host = replace(tiny_host, denoiser=SmallMemory(tiny_host.denoiser, 0))
     with pytest.raises(HostError, match="a single image or prompt does not fit"):
         train(host, cache, tokens, CONFIG)

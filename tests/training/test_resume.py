@@ -17,7 +17,7 @@ def test_every_difference_is_listed(tiny_host, cache, tokens):
     }  # fmt: skip
 
 
-def test_differences_are_told_by_name():
+def test_differences_are_reported_by_name():
     assert describe_differences({"lr": "1", "seed": "2"}, {"seed": "2", "lr": "1"}) == ""
     assert describe_differences({"lr": "1"}, {"lr": "2"}) == "lr was 1, is 2"
     assert describe_differences({}, {"lr": "2"}) == "lr was None, is 2"

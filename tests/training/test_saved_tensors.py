@@ -1,4 +1,4 @@
-"""What autograd saves is compared with what it reads."""
+"""Tensors that autograd saved are compared with those that it reads."""
 
 import gc
 import weakref

@@ -33,7 +33,7 @@ def run(host, cache, tokens, folder, names=("csv",), config=CONFIG, stop_after=0
         if info.step == stop_after:
             raise StopTraining
 
-    with Trackers(names, folder, config, tell=(told if told is not None else []).append) as trackers:
+    with Trackers(names, folder, config, log=(told if told is not None else []).append) as trackers:
         return train(host, cache, tokens, config, on_step=on_step, **options)
 
 
@@ -75,7 +75,7 @@ def test_resumed_training_logs_each_step_once_from_the_first(tiny_host, cache, t
 def test_tensorboard_gets_the_same_values_and_images_and_tokens_stay_to_the_bit(tiny_host, cache, tokens, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     told = []
-    with Trackers(("tensorboard", "csv"), tmp_path, CONFIG, tell=told.append) as trackers:
+    with Trackers(("tensorboard", "csv"), tmp_path, CONFIG, log=told.append) as trackers:
         image = torch.full((3, 8, 8), 0.5)
         result = train(
             tiny_host, cache, tokens, CONFIG,
@@ -110,7 +110,7 @@ def test_wandb_gets_steps_in_order_with_accuracies_and_images(tiny_host, cache, 
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setattr(PartialState, "_shared_state", {})
     told, image = [], torch.rand(3, 8, 6)
-    with Trackers(("wandb",), tmp_path / "run", CONFIG, tell=told.append) as trackers:
+    with Trackers(("wandb",), tmp_path / "run", CONFIG, log=told.append) as trackers:
         look = lambda info: (0.5, {"a {}": [image]}) if info.step == 2 else ()  # noqa: E731
         result = train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: trackers.on_step(info, *look(info)))
     assert told == []
@@ -122,7 +122,7 @@ def test_wandb_gets_steps_in_order_with_accuracies_and_images(tiny_host, cache, 
 
 
 @pytest.mark.parametrize("when", ["opening", "logging", "finishing"])
-def test_tracker_that_fails_is_told_once_and_the_training_is_the_same(
+def test_tracker_that_fails_is_reported_once_and_the_training_is_the_same(
     tiny_host, cache, tokens, tmp_path, monkeypatch, when
 ):
     def fail(*_, **__):

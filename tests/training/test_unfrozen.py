@@ -1,4 +1,4 @@
-"""A host that a program builds on models that still ask for gradients."""
+"""A host on models whose weights still require gradients."""
 
 from dataclasses import replace
 

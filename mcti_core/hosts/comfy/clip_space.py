@@ -44,7 +44,7 @@ class ClipFile:
     """Some token embeddings of its own text tower, by token id; empty without a text tower."""
     name: str
     path: str = ""
-    """Where it was read; empty for one that was made in memory."""
+    """Path of the file; empty if it was built in memory."""
 
     @cached_property
     def text_tower(self) -> Any:
@@ -115,7 +115,7 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
     """The CLIP space of the text encoder that the file fits.
 
     Raises:
-        HostError: the file fits no encoder: its width or token table is another one.
+        HostError: the file fits no encoder: width or token table differ.
     """
     width = file.text_projection.shape[1]
     fitting = [name for name, encoder in encoders.items() if encoder.width == width]
@@ -123,11 +123,11 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
     if not fitting:
         raise HostError(f"{file.name} is for a text encoder of width {width}, this CLIP's {widths}; {_ADVICE}")
     name = fitting[0]
-    likeness = _likeness(file.rows, encoders[name])
-    if likeness < _MIN_SIMILARITY:
+    similarity = _similarity(file.rows, encoders[name])
+    if similarity < _MIN_SIMILARITY:
         raise HostError(
             f"{file.name} belongs to another text encoder than this checkpoint's {name}: the similarity of their words is "
-            f"{likeness:.2f}, where 1 is identical; {_ADVICE}"
+            f"{similarity:.2f}, where 1 is identical; {_ADVICE}"
         )
     return ComfyClipSpace(file, name, device)
 
@@ -136,7 +136,7 @@ def twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, Com
     """The file's own text tower, and its CLIP space, for a model without CLIP among its text encoders.
 
     Raises:
-        HostError: the file contains no text tower, or one that this ComfyUI loads as something else.
+        HostError: the file contains no text tower, or this ComfyUI loads it as another model.
     """
     towers = text_encoders(file.text_tower, device)
     fitting = [tower for tower in towers.values() if isinstance(tower, ComfyTextEncoder)]
@@ -153,7 +153,7 @@ def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
     return {}
 
 
-def _likeness(rows: Mapping[int, Tensor], encoder: ComfyTextEncoder) -> float:
+def _similarity(rows: Mapping[int, Tensor], encoder: ComfyTextEncoder) -> float:
     ids = [i for i in rows if i < encoder.vocabulary]
     if not ids:
         return 0.0 if rows else 1.0

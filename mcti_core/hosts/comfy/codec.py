@@ -15,7 +15,7 @@ __all__ = ["ComfyCodec"]
 
 class ComfyCodec:
     """A ``comfy.sd.VAE``, with latents in this MODEL's format. The VAE chooses its own batch size, and tiles if necessary.
-    It passes no gradients.
+    Gradients do not flow through it.
 
     Args:
         vae: VAE.
@@ -27,16 +27,16 @@ class ComfyCodec:
     """
 
     def __init__(self, vae: Any, latent_format: Any, residency: Residency):
-        made, taken = (
+        given, expected = (
             (each.latent_channels, dimensions)
             for each, dimensions in ((vae, vae.latent_dim), (latent_format, latent_format.latent_dimensions))
         )
-        if made != taken:
+        if given != expected:
             raise HostError(
-                f"the VAE makes latents of {made[0]} channels in {made[1]} dimensions, the MODEL takes "
-                f"{taken[0]} in {taken[1]}; connect the VAE of the same checkpoint"
+                f"the VAE makes latents of {given[0]} channels in {given[1]} dimensions, the MODEL takes "
+                f"{expected[0]} in {expected[1]}; connect the VAE of the same checkpoint"
             )
-        self._video = made[1] == 3
+        self._video = given[1] == 3
         self._vae, self._format, self._residency = vae, latent_format, residency
         self.downscale = int(vae.spacial_compression_encode())
         self.channels = int(latent_format.latent_channels)
@@ -44,7 +44,7 @@ class ComfyCodec:
     def encode(self, images: Tensor) -> Tensor:
         with self._residency.interlude(), torch.no_grad():
             pixels = images.movedim(1, -1).cpu()
-            # a video's VAE takes a batch for its frames
+            # a video VAE takes the batch for frames of one video
             parts = pixels.split(1 if self._video else max(1, len(pixels)))
             latents = torch.cat([self._vae.encode(part) for part in parts])
         latents = self._format.process_in(latents.float())

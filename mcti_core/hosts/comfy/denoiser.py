@@ -26,7 +26,7 @@ class ComfyDenoiser:
 
     Args:
         patcher: MODEL, with its LoRA, attention and sampling patches.
-        pixels: of a latent element, 8.
+        pixels: side of a latent element in pixels.
 
     Raises:
         HostError: an inpainting model or another model that needs more than a prompt, or another kind of prediction.
@@ -42,7 +42,7 @@ class ComfyDenoiser:
             )
         self.is_flow = isinstance(self._sampling, comfy.model_sampling.CONST)
         self._frames = self._model.latent_format.latent_dimensions - 2
-        """Axes between channels and height: 1 for models whose latents are videos, here of one frame."""
+        """Number of axes between channels and height: 1 for video models, whose latents have one frame here."""
         if self._frames < 0:
             raise HostError(f"the MODEL, {type(self._model).__name__}, makes no images; connect a text-to-image model")
         if self._takes_an_image():
@@ -58,7 +58,7 @@ class ComfyDenoiser:
         noise = torch.zeros(1, channels, *[1] * self._frames, 16, 16)
         try:
             return model.concat_cond(noise=noise, device=noise.device) is not None
-        except Exception:  # of any type, for want of the image
+        except Exception:  # a missing image may raise any type
             return True
 
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -66,15 +66,15 @@ class ComfyDenoiser:
 
     def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, Any]) -> Tensor:
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
-        text, enlarged = scale_gradients(text, dtype)
+        text, unscale = scale_gradients(text, dtype)
         noised = noised.unflatten(1, (-1, *[1] * self._frames))  # (B, c, 1, h, w) of videos
         whole = text.get(WHOLE)
         if isinstance(whole, Conditioning):
-            # one by one, as the host: what it makes of a mask or a length is not always right for several prompts
+            # one prompt at a time, as ComfyUI does: its masks and lengths are not always right for several prompts
             rows = [self._conditions(noised[i : i + 1], **whole.single(i)) for i in range(len(noised))]
-            groups, within = _alike(rows), out_of_place if torch.is_grad_enabled() else nullcontext
+            groups, within = _batchable_groups(rows), out_of_place if torch.is_grad_enabled() else nullcontext
         else:
-            rows, groups, within = [self._conditions(noised, **_of_towers(text))], [[0]], nullcontext
+            rows, groups, within = [self._conditions(noised, **_combined_towers(text))], [[0]], nullcontext
         with within():
             if len(groups) == 1:
                 estimate = self._apply(noised, sigma, rows)
@@ -85,10 +85,10 @@ class ComfyDenoiser:
                     for part, group in zip(parts, groups, strict=True)
                 ]
                 estimate = torch.cat(estimates)[torch.cat(parts).argsort()]
-        return enlarged(estimate.flatten(1, -3) if self._frames else estimate)
+        return unscale(estimate.flatten(1, -3) if self._frames else estimate)
 
     def _conditions(self, noised: Tensor, **encoded: Tensor | None) -> dict[str, Any]:
-        """What the host makes of a prompt for its model: its ``CONDRegular`` and the like by name."""
+        """Conditions that ComfyUI derives from an encoded prompt for its model (``CONDRegular`` and the like), by name."""
         height, width = (self._pixels * side for side in noised.shape[-2:])
         found: dict[str, Any] = self._model.extra_conds(
             noise=noised, device=noised.device, width=width, height=height, prompt_type="positive", **encoded
@@ -117,14 +117,14 @@ class ComfyDenoiser:
         return (sigma / float(self._sampling.sigma_data)).square() + 1
 
 
-def _of_towers(text: Mapping[str, Features]) -> dict[str, Tensor | None]:
+def _combined_towers(text: Mapping[str, Features]) -> dict[str, Tensor | None]:
     """Combine features as the CLIP of Stable Diffusion 1.x, 2.x and SDXL does: context (B, L, d_ctx), and the last pooled vector."""
     features = [each for each in text.values() if isinstance(each, TextFeatures)]
     return {"cross_attn": torch.cat([each.context for each in features], -1), "pooled_output": features[-1].pooled}
 
 
-def _alike(rows: list[dict[str, Any]]) -> list[list[int]]:
-    """Numbers of the rows that the host would put into one batch, of each such batch."""
+def _batchable_groups(rows: list[dict[str, Any]]) -> list[list[int]]:
+    """Group the indices of rows that ComfyUI would put into one batch."""
     groups: list[list[int]] = []
     for number, row in enumerate(rows):
         group = next((each for each in groups if comfy.samplers.cond_equal_size(rows[each[0]], row)), None)

@@ -47,7 +47,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     widths = {name: encoder.width for name, encoder in encoders.items()}
     denoiser, patchers = None, {"text": clip.patcher}
     if model is not None:
-        _refuse_another_family(model, clip, encoders, whole)
+        _check_family(model, clip, encoders, whole)
         denoiser = ComfyDenoiser(model)
         patchers["denoiser"] = model
     used = [model_fingerprint(part) for part in (clip.patcher, model, vae and vae.patcher) if part is not None]
@@ -87,7 +87,7 @@ def _name(clip: Any, model: Any, family: str) -> str:
     return title if path is None else f"{title} ({Path(path).name})"
 
 
-def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyTokenTable], whole: bool) -> None:
+def _check_family(model: Any, clip: Any, encoders: dict[str, ComfyTokenTable], whole: bool) -> None:
     """Raise if MODEL and CLIP are of different families."""
     config, kind = model.model.model_config, type(model.model).__name__
     takes = config.unet_config.get("context_dim")
@@ -101,7 +101,7 @@ def _refuse_another_family(model: Any, clip: Any, encoders: dict[str, ComfyToken
         return
     try:
         wanted = config.clip_target().tokenizer
-    except Exception as error:  # of any type, or there is none
+    except Exception as error:  # clip_target may be missing or raise any type
         raise HostError(
             f"tokens cannot be trained for the MODEL, {kind}: ComfyUI names no text encoder for it"
         ) from error

@@ -71,7 +71,7 @@ def _plain(name: str, weight: Any, dtype: torch.dtype | None) -> Iterator[tuple[
         few = flat[:: max(1, len(flat) // 256)]
         few = (
             torch.zeros(len(few), dtype=few.dtype) if few.is_meta else few
-        )  # the file has none, and ComfyUI fills it with zeros
+        )  # missing in the file; ComfyUI fills it with zeros
         yield f"{name} {tuple(weight.shape)}", few if dtype is None else few.to(dtype)
         return
     inner, _ = weight.__tensor_flatten__()

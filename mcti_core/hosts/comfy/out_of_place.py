@@ -2,7 +2,7 @@
 
 CLIP's and T5's layers and the blocks of most diffusion transformers write ``x += ...``, those of Llama, Qwen, Gemma and Mistral
 ``torch.add(..., out=...)``. Python binds the result of ``+=`` to the name and ``torch.add`` returns it, so a new tensor serves
-as well. A call such as ``x.add_(y)``, of which nobody may take the result, stays as it is.
+as well. A call such as ``x.add_(y)``, whose result may be ignored, is not replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WITH_OUT = (torch.add, torch.sub, torch.mul, torch.div)
 
 
 class out_of_place(TorchFunctionMode):  # noqa: N801 - used as a function
-    """Context in which ``x += y`` and ``torch.add(x, y, out=z)`` make new tensors, where gradients are recorded. Numbers are the same."""
+    """Context in which ``x += y`` and ``torch.add(x, y, out=z)`` create new tensors while gradients are recorded. The values are the same."""
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         options = options or {}

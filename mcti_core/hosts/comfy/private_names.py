@@ -74,10 +74,10 @@ def check_host() -> None:
         try:
             found = import_module(module)
         except ImportError as error:
-            raise _gone(module) from error
+            raise _missing(module) from error
         for name in names:
             if not hasattr(found, name):
-                raise _gone(f"{module}.{name}")
+                raise _missing(f"{module}.{name}")
 
 
 def check_patcher(patcher: Any) -> None:
@@ -90,15 +90,15 @@ def check_patcher(patcher: Any) -> None:
     check_host()
     for name in PATCHER:
         if not hasattr(patcher, name):
-            raise _gone(f"ModelPatcher.{name}")
+            raise _missing(f"ModelPatcher.{name}")
     if not _is_dynamic(patcher):
         return
     modules = list(patcher.model.modules())
     if not any(is_paged(module) for module in modules):
-        raise _gone(f"{PAGE} of operations under dynamic VRAM", "; starting it with --disable-dynamic-vram helps")
+        raise _missing(f"{PAGE} of operations under dynamic VRAM", "; starting it with --disable-dynamic-vram helps")
     for module in modules:
         if is_paged(module) and not all(hasattr(module, name) for name in OPERATION):
-            raise _gone(
+            raise _missing(
                 f"weight_function of {type(module).__name__}", "; starting it with --disable-dynamic-vram helps"
             )
 
@@ -120,9 +120,9 @@ def _is_dynamic(patcher: Any) -> bool:
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
 
-def _gone(name: str, remedy: str = "") -> HostError:
+def _missing(name: str, remedy: str = "") -> HostError:
     return HostError(
-        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was seen to work with ComfyUI {OLDEST_TESTED} to "
+        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was tested with ComfyUI {OLDEST_TESTED} to "
         f"{NEWEST_TESTED}{remedy}"
     )
 

@@ -1,7 +1,8 @@
 """Any CLIP of ComfyUI as an encoder of whole prompts: its own templates, padding and masks, with learned vectors in place of names.
 
-ComfyUI tokenizes a prompt that names embedding files and puts their vectors into the rows of tokens. Here these files hold
-numbers that say which vector belongs there. Its encoders take any tensors in these places, and gradients flow through them.
+ComfyUI tokenizes a prompt that names embedding files and puts their vectors into the rows of tokens. Here these files contain
+markers that say which learned vector belongs there. The vectors replace the markers before ComfyUI encodes the rows, and gradients
+flow to them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ComfyPromptEncoder:
     Args:
         clip: with its LoRA patches and clip-skip.
         widths: width of a vector by encoder, in any order.
-        device: where the conditioning is put.
+        device: device of the conditioning.
 
     Raises:
         HostError: an encoder's tokenizer ignores embedding files.
@@ -80,10 +81,10 @@ class ComfyPromptEncoder:
         return Conditioning.of(found)
 
     def _encode(self, tokens: Mapping[str, Any], own: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What the stock node makes of a prompt, as keyword arguments of the model's ``extra_conds``."""
+        """Encode a prompt as the stock node does; the result is keyword arguments of the model's ``extra_conds``."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         filled = {key: [[_filled(entry, own) for entry in row] for row in rows] for key, rows in tokens.items()}
-        with out_of_place(), _options_kept(self._clip.cond_stage_model):
+        with out_of_place(), _options_restored(self._clip.cond_stage_model):
             encoded = self._clip.encode_from_tokens(filled, return_pooled=True, return_dict=True)
         found = {}
         for name, value in encoded.items():
@@ -92,7 +93,7 @@ class ComfyPromptEncoder:
                 found["cross_attn" if name == "cond" else name] = value.to(self._device)
             elif value is not None and name != "hooks":
                 raise HostError(
-                    f"the CLIP connected here adds {name} to a prompt, which is no tensor; tokens cannot be trained for it"
+                    f"the CLIP connected here adds {name} to a prompt, which is not a tensor; tokens cannot be trained for it"
                 )
         return found
 
@@ -112,7 +113,7 @@ def _slots(index: int, num_vectors: int) -> range:
 
 
 def _mark(vector: Tensor) -> tuple[int, int]:
-    """Encoder and slot of a mark."""
+    """Encoder and slot of a marker vector."""
     return int(vector[1]), int(vector[0])
 
 
@@ -129,7 +130,7 @@ def _filled(entry: tuple[Any, ...], own: Sequence[Tensor]) -> tuple[Any, ...]:
 
 
 def _text(row: Sequence[tuple[str | int, float]], names: Sequence[str]) -> str:
-    """A prompt in ComfyUI's own writing."""
+    """A prompt in ComfyUI's syntax."""
     text = ""
     for piece, weight in row:
         words = piece.replace("(", "\\(").replace(")", "\\)") if isinstance(piece, str) else f"embedding:{names[piece]}"
@@ -140,7 +141,7 @@ def _text(row: Sequence[tuple[str | int, float]], names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _options_kept(model: nn.Module) -> Iterator[None]:
+def _options_restored(model: nn.Module) -> Iterator[None]:
     """Restore the options that ComfyUI leaves on its text encoders."""
     parts = [module for module in model.modules() if isinstance(module, SDClipModel)]
     before = [{name: value for name, value in vars(part).items() if not name.startswith("_")} for part in parts]

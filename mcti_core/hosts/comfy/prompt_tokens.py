@@ -65,15 +65,19 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
         )
     files = _TokenFiles(tokens)
     places = [place for key, place in tokenizer_places(clip.tokenizer).items() if key in tokens.vectors]
-    _tell_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()))
-    knowing = clip.clone()
-    knowing.tokenizer = copy.copy(clip.tokenizer)
+    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()))
+    copied_clip = clip.clone()
+    copied_clip.tokenizer = copy.copy(clip.tokenizer)
     for place in places:
-        setattr(knowing.tokenizer, place, _knowing(getattr(clip.tokenizer, place), files, logs=place == places[0]))
-    return knowing
+        setattr(
+            copied_clip.tokenizer,
+            place,
+            _tokenizer_with(getattr(clip.tokenizer, place), files, logs=place == places[0]),
+        )
+    return copied_clip
 
 
-def _tell_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
+def _warn_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
     """Warn about tokens that an earlier set has under the same name with other vectors."""
     replaced = []
     for index, name in enumerate(tokens.names):
@@ -109,7 +113,7 @@ class _TokenFiles:
         self._id = digest.hexdigest()[:16]
         self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE_PREFIX}tokens-{self._id}"
 
-    def referred(self, text: str, logs: bool) -> str:
+    def with_file_names(self, text: str, logs: bool) -> str:
         """The prompt with each token's name replaced by its file's name between spaces."""
         parts, done = [], 0
         for found in EMBEDDING.finditer(text):
@@ -128,13 +132,13 @@ class _TokenFiles:
                 )
         return "".join(parts) + text[done:]
 
-    def meant(self, name: str) -> str | None:
+    def nearest_name(self, name: str) -> str | None:
         """The token whose name is close to this one."""
         index = nearest(name, self.known)
         return None if index is None else self.tokens.names[index]
 
-    def as_words(self, text: str) -> list[str]:
-        """The tokens that a text names without ``embedding:``, in a form that words do not have."""
+    def bare_names(self, text: str) -> list[str]:
+        """The tokens that a text names without ``embedding:``, in a form that ordinary words do not have."""
         return list(dict.fromkeys(self.tokens.names[index] for _, index in names_as_words(text, self.known)))
 
     def _file(self, token: int) -> str:
@@ -147,17 +151,17 @@ class _TokenFiles:
         return name
 
 
-def _knowing(tokenizer: Any, files: _TokenFiles, logs: bool) -> Any:
+def _tokenizer_with(tokenizer: Any, files: _TokenFiles, logs: bool) -> Any:
     copied = copy.copy(tokenizer)
-    if not isinstance(copied, _Knowing):
-        copied.__class__ = type(type(tokenizer).__name__, (_Knowing, type(tokenizer)), {})
+    if not isinstance(copied, _TokenizerWithTokens):
+        copied.__class__ = type(type(tokenizer).__name__, (_TokenizerWithTokens, type(tokenizer)), {})
     copied.mcti_files, copied.mcti_logs = (files, *copied.mcti_files), logs
     before = copied.embedding_directory or []
     copied.embedding_directory = [str(files.folder), *([before] if isinstance(before, str) else before)]
     return copied
 
 
-class _Knowing:
+class _TokenizerWithTokens:
     """A tokenizer of ComfyUI with sets of tokens; the set added last takes precedence."""
 
     mcti_files: tuple[_TokenFiles, ...] = ()
@@ -171,7 +175,7 @@ class _Knowing:
         if EMBEDDING.search(text):
             text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
             for files in self.mcti_files:
-                text = files.referred(text, self.mcti_logs)
+                text = files.with_file_names(text, self.mcti_logs)
             text = _NAMELESS.sub("", text)
         if self.mcti_logs:
             self._log_others(text)
@@ -180,18 +184,18 @@ class _Knowing:
 
     def _log_others(self, text: str) -> None:
         """Log unknown names that are close to a token's, and names without ``embedding:``."""
-        nobody = known_forms((), ())
-        names = (reference_at(text, found.end(), (), (), nobody).name for found in EMBEDDING.finditer(text))
+        no_forms = known_forms((), ())
+        names = (reference_at(text, found.end(), (), (), no_forms).name for found in EMBEDDING.finditer(text))
         for name in islice(dict.fromkeys(names), _MAX_COMPARED_NAMES):
-            meant = next(filter(None, (files.meant(name) for files in self.mcti_files)), None)
-            if meant is not None and not _is_file(name, self.embedding_directory):
+            suggestion = next(filter(None, (files.nearest_name(name) for files in self.mcti_files)), None)
+            if suggestion is not None and not _is_file(name, self.embedding_directory):
                 _LOG.warning(
                     "a prompt names embedding:%s, which is neither a token nor a file, and is ignored; did you mean embedding:%s?",
-                    escaped(name), meant,
+                    escaped(name), suggestion,
                 )  # fmt: skip
 
         for files in self.mcti_files:
-            for name in files.as_words(text):
+            for name in files.bare_names(text):
                 _LOG.warning("a prompt contains %s as words; write embedding:%s for the learned token", name, name)
 
 
@@ -199,7 +203,7 @@ class _Vector(Tensor):
     """A vector in a row of tokens that is unequal to every token: some of ComfyUI's tokenizers, such as Qwen-Image's, compare all
     entries of a row with a number."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # what is computed of it is a plain tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # operations on it return plain tensors
 
     @staticmethod
     def of(entry: Any) -> Any:

@@ -36,38 +36,38 @@ class Residency:
         self._patchers = patchers
         self._open: list[tuple[frozenset[str], bool, bool]] = []
         """Parts, gradients and checkpointing of every session, the outermost first."""
-        self._borrowed = ExitStack()
-        self._held = False
+        self._contexts = ExitStack()
+        self._acquired = False
 
     @contextmanager
     def session(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
         """``hosts.base.Session``. The codec is not a part, since ComfyUI's VAE loads itself."""
         wanted = frozenset((*parts, *([TWIN] if "text" in parts else []))) & self._patchers.keys()
-        here, trained, saved = self._needed()
+        loaded, trained, saved = self._needed()
         self._open.append((wanted, gradients, checkpointing))
         try:
-            if not wanted <= here or (gradients and not trained) or (checkpointing and not saved):
-                self._give_back()
-                self._take()
+            if not wanted <= loaded or (gradients and not trained) or (checkpointing and not saved):
+                self._release()
+                self._acquire()
             yield
         finally:
             self._open.pop()
             if not self._open:
-                self._give_back()
+                self._release()
                 if gradients:
-                    comfy.model_management.soft_empty_cache()  # ComfyUI may need the memory of the backward pass for its next node
-            elif not self._held:  # this session's models could not be loaded: restore those of the outer sessions
-                self._take()
+                    comfy.model_management.soft_empty_cache()  # the next node may need the memory of the backward pass
+            elif not self._acquired:  # this session's models could not be loaded: restore those of the outer sessions
+                self._acquire()
 
     @contextmanager
     def interlude(self) -> Iterator[None]:
         """Restore all models while ComfyUI does something that may move models."""
-        self._give_back()
+        self._release()
         try:
             yield
         finally:
             if self._open:
-                self._take()
+                self._acquire()
 
     def _needed(self) -> tuple[frozenset[str], bool, bool]:
         parts = frozenset[str]().union(*(wanted for wanted, _, _ in self._open))
@@ -77,7 +77,7 @@ class Residency:
             any(checkpointing for _, _, checkpointing in self._open),
         )
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         parts, gradients, checkpointing = self._needed()
         patchers = [self._patchers[part] for part in sorted(parts)]
         with torch.inference_mode():  # as ComfyUI itself loads them
@@ -85,24 +85,24 @@ class Residency:
                 patchers, memory_required=_ALL_MEMORY if gradients else 0, force_full_load=gradients
             )
         if gradients:
-            self._borrowed.enter_context(_in_training())
+            self._contexts.enter_context(_in_training())
         for patcher in patchers:
             patcher.pre_run()
-            self._borrowed.callback(patcher.cleanup)
+            self._contexts.callback(patcher.cleanup)
             if gradients:
                 check_patcher(patcher)
-                self._borrowed.enter_context(trainable_through(patcher.model, patcher.load_device))
+                self._contexts.enter_context(trainable_through(patcher.model, patcher.load_device))
             if checkpointing:
-                self._borrowed.enter_context(checkpointed(_blocks(patcher.model), out_of_place))
-        self._held = True
+                self._contexts.enter_context(checkpointed(_blocks(patcher.model), out_of_place))
+        self._acquired = True
 
-    def _give_back(self) -> None:
-        self._held = False
-        self._borrowed.close()
+    def _release(self) -> None:
+        self._acquired = False
+        self._contexts.close()
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """A UNet's by their names; of another diffusion model, those in its lists, which are its layers."""
+    """The blocks to checkpoint: in a UNet by class name; in other diffusion models the elements of module lists, which are the layers."""
     network = getattr(model, "diffusion_model", None)
     if network is None:
         return []

@@ -28,7 +28,7 @@ def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTokenTable]
     """The encoders of a ``comfy.sd.CLIP`` by the name that it looks up in embedding files; features are on ``device``.
 
     Raises:
-        HostError: the CLIP has an encoder of which the tokenizer reads no embedding files, or none.
+        HostError: the CLIP has no encoder, or one whose tokenizer reads no embedding files.
     """
     keys = {place: key for key, place in tokenizer_places(clip.tokenizer).items()}
     found: dict[str, ComfyTokenTable] = {}
@@ -52,7 +52,7 @@ def tokenizer_places(tokenizer: Any) -> dict[str, str]:
 
 
 def only_towers(clip: Any) -> bool:
-    """Whether it is the CLIP of Stable Diffusion 1.x, 2.x or SDXL: its prompts are what one or two text towers make of 77 tokens."""
+    """Whether it is the CLIP of Stable Diffusion 1.x, 2.x or SDXL: its prompts are encoded by one or two text towers of 77 tokens alone."""
     model = clip.cond_stage_model
     towers = {name for name, part in model.named_children() if isinstance(part, SDClipModel)}
     return isinstance(model, (SD1ClipModel, SDXLClipModel)) and towers in _COMBINATIONS

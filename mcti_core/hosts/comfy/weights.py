@@ -41,7 +41,7 @@ def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     with ExitStack() as changes:
         for module in model.modules():
-            if _casts(module) and _comes_when_asked(module, device):
+            if _casts(module) and _is_moved_on_use(module, device):
                 changes.enter_context(_private_copies(module))
                 changes.enter_context(_aliased(module, but=("weight", "bias")))
             else:
@@ -54,7 +54,7 @@ def _casts(module: nn.Module) -> bool:
     return hasattr(module, "weight_function") and hasattr(module, "bias_function")
 
 
-def _comes_when_asked(module: Any, device: torch.device) -> bool:
+def _is_moved_on_use(module: Any, device: torch.device) -> bool:
     if is_paged(module):
         return True
     weights = [

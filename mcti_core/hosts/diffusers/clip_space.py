@@ -1,4 +1,4 @@
-"""A transformers ``CLIPModel`` as the CLIP space beside a diffusers model."""
+"""A transformers ``CLIPModel`` as the CLIP space of a diffusers model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import HostError
 from ..clip_preprocess import CLIP_MEAN, CLIP_STD, clip_preprocess
-from .loading import DTYPES, first_line, refuse_unstored, whole
+from .loading import DTYPES, check_no_missing_keys, first_line, refuse_unstored
 from .model_folders import check_component, read_settings
 
 __all__ = ["ClipModelSpace", "load_clip_space"]
@@ -39,7 +39,7 @@ def load_clip_space(
     check_component(Path(folder))
     try:
         refuse_unstored(CLIPModel, Path(folder))
-        model = whole(
+        model = check_no_missing_keys(
             CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True),
             ("vision_model.", "visual_projection.", "text_projection."),
         )

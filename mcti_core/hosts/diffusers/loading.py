@@ -19,12 +19,12 @@ __all__ = [
     "DTYPES",
     "Parts",
     "by_name",
+    "check_no_missing_keys",
     "first_line",
     "load_parts",
     "quiet_libraries",
     "refuse_others",
     "refuse_unstored",
-    "whole",
 ]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,20 +86,22 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     autoencoder = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[parts["vae"]]
-    told = {"local_files_only": True, "output_loading_info": True}
+    options = {"local_files_only": True, "output_loading_info": True}
 
     def text(tower: Any, suffix: str = "") -> tuple[Any, Any]:
         _need_tokenizer(path, f"tokenizer{suffix}")
         refuse_unstored(tower, path / f"text_encoder{suffix}")
         return (
-            whole(tower.from_pretrained(path, subfolder=f"text_encoder{suffix}", **told)),
+            check_no_missing_keys(tower.from_pretrained(path, subfolder=f"text_encoder{suffix}", **options)),
             CLIPTokenizer.from_pretrained(path, subfolder=f"tokenizer{suffix}", local_files_only=True),
         )
 
     return Parts(
         by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if _is_xl(parts) else None),
-        whole(UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **told)),
-        whole(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **told)),
+        check_no_missing_keys(
+            UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **options)
+        ),
+        check_no_missing_keys(autoencoder.from_pretrained(path, subfolder="vae", torch_dtype=dtype, **options)),
         DDPMScheduler.from_pretrained(path, subfolder="scheduler", local_files_only=True),
     )
 
@@ -179,13 +181,13 @@ def _is_xl_file(path: Path, config: str | Path | None) -> bool:
         raise HostError(f"{path} ({next(fitting, 'unknown family')}) has no UNet; {ONLY_STABLE_DIFFUSION}")
     if config is None:
         return xl
-    told = _is_xl(_parts_of(Path(config)))
-    if (xl and not told) or (older and told):
+    config_is_xl = _is_xl(_parts_of(Path(config)))
+    if (xl and not config_is_xl) or (older and config_is_xl):
         kind = {True: "Stable Diffusion XL", False: "Stable Diffusion 1.x or 2.x"}
         raise HostError(
-            f"{path} is {kind[xl]}, its config {config} is of {kind[told]}; give a folder of the file's family"
+            f"{path} is {kind[xl]}, its config {config} is of {kind[config_is_xl]}; give a folder of the file's family"
         )
-    return told
+    return config_is_xl
 
 
 def _tensor_names(path: Path) -> list[str]:
@@ -233,7 +235,7 @@ def refuse_unstored(tower: Any, folder: Path) -> None:
         )
 
 
-def whole(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:
+def check_no_missing_keys(loaded: tuple[Any, Mapping[str, Any]], prefixes: tuple[str, ...] = ("",)) -> Any:
     """The model of (model, loading info); raises if a weight with one of these prefixes is missing in the file."""
     model, info = loaded
     missing = sorted(name for name in info["missing_keys"] if name.startswith(prefixes))

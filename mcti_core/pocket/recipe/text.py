@@ -47,11 +47,11 @@ _ISOMETRY = torch.linalg.qr(torch.randn(TEXT_WIDTH, TEXT_WIDTH, generator=_fixed
 assert [len(c) for c in _CODES] == [len(SIZES), len(SLANTS), len(INKS), 3, len(PAPERS)]
 
 
-def attribute_code(styles: Styles, told: Tensor | None = None) -> Tensor:
-    """(B, 16) sum of the attributes' codes; ``told`` (B, 5) in {0, 1} selects attributes."""
+def attribute_code(styles: Styles, mentioned: Tensor | None = None) -> Tensor:
+    """(B, 16) sum of the attributes' codes; ``mentioned`` (B, 5) in {0, 1} selects attributes."""
     picked = (styles.size, styles.slant, styles.ink, styles.pen.clamp(max=2), styles.paper)
     codes = torch.stack([table[index] for table, index in zip(_CODES, picked, strict=True)], dim=1)  # (B, 5, 16)
-    return _ATTRIBUTE_WEIGHT * (codes if told is None else codes * told[..., None]).sum(1)
+    return _ATTRIBUTE_WEIGHT * (codes if mentioned is None else codes * mentioned[..., None]).sum(1)
 
 
 def target_feature(identity: Tensor, attributes: Tensor) -> Tensor:
@@ -103,15 +103,16 @@ class Captions:
         """ids (B, 77) with ``GENERIC_WORD`` as the word, and the mentioned attributes (B, 5) in {0, 1}."""
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         count = len(styles.ink)
-        told = (random.random((count, 5)) < 0.5) & (random.random((count, 1)) >= plain)
+        mentioned = (random.random((count, 5)) < 0.5) & (random.random((count, 1)) >= plain)
         order = np.tile(np.arange(4), (count, 1))
         shuffled = random.random(count) < 0.5
         order[shuffled] = random.permuted(order[shuffled], axis=1)
         templates = random.integers(len(POCKET_TEMPLATES), size=count)
         texts = [
-            caption(GENERIC_WORD, POCKET_TEMPLATES[templates[i]], styles, i, told[i], order[i]) for i in range(count)
+            caption(GENERIC_WORD, POCKET_TEMPLATES[templates[i]], styles, i, mentioned[i], order[i])
+            for i in range(count)
         ]
-        return self.ids(texts), torch.from_numpy(told).float()
+        return self.ids(texts), torch.from_numpy(mentioned).float()
 
     def embed(self, clip: CLIPModel, ids: Tensor, vectors: Tensor, generic: Tensor) -> Tensor:
         """Embed ids (B, 77) as (B, 77, 96), with ``vectors`` (B, 96) at the word except where ``generic`` (B,) is true."""
@@ -160,11 +161,11 @@ def train_text(
         identity = F.normalize((1 - mixed) * prototypes[label] + mixed * beside, dim=1)
         length = (1 + 0.3 * torch.randn(batch_size, 1)).clamp(0.5, 2)
         vectors = word_vectors(identity) * length + 0.02 * torch.randn(batch_size, TEXT_WIDTH)
-        ids, told = captions.sample(styles, plain=0.4)
+        ids, mentioned = captions.sample(styles, plain=0.4)
         feature = text_features(
             clip, ids, captions.embed(clip, ids, vectors, torch.zeros(batch_size, dtype=torch.bool))
         )
-        loss = (1 - (feature * target_feature(identity, attribute_code(styles, told))).sum(1)).mean()
+        loss = (1 - (feature * target_feature(identity, attribute_code(styles, mentioned))).sum(1)).mean()
         optimizer.zero_grad()
         loss.backward()
         table.grad[untouched] = 0

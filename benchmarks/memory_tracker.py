@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["LiveBytes", "gpu_workspace"]
+__all__ = ["MemoryTracker", "gpu_workspace"]
 
 Workspace = Callable[[Any, list[Tensor], list[Tensor]], int]
 """(operation, input tensors, output tensors) -> bytes of workspace that its kernel uses while it runs."""
 
 
-class LiveBytes(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Inside ``with``, ``now`` is the number of live bytes and ``peak`` its maximum.
 
     A storage counts from the first operation that uses or creates it until nothing refers to it, once for all of its

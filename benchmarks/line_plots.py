@@ -28,7 +28,7 @@ class Panel:
     series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     """Name -> points (x, y), sorted by x."""
     logarithmic: bool = False
-    """Of x."""
+    """Whether the horizontal axis is logarithmic."""
     low: float = 0.0
     """Start of the vertical axis."""
 

@@ -19,7 +19,7 @@ from ..mcti_core.escaping import escaped
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Reporter", "plainly", "working"]
+__all__ = ["ProgressReporter", "node_context", "user_errors"]
 
 _PREVIEW_SECONDS = 1.5
 _LOG_SECONDS = 15.0
@@ -27,14 +27,14 @@ _PREVIEW_PIXELS = 768
 
 
 @contextmanager
-def working() -> Iterator[None]:
+def node_context() -> Iterator[None]:
     """Leave inference mode, in which ComfyUI runs nodes and which does not allow a backward pass."""
-    with plainly(), torch.inference_mode(False), torch.no_grad():
+    with user_errors(), torch.inference_mode(False), torch.no_grad():
         yield
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Convert an ``MCTIError`` to a ``ValueError`` without the library's stack frames, and free the tensors of what failed."""
     try:
         yield
@@ -54,7 +54,7 @@ def _clear_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-class Reporter:
+class ProgressReporter:
     """Progress bar and live preview of a node.
 
     Args:

@@ -16,26 +16,26 @@ from mcti_core.hosts.diffusers.host import ClipTextEncoder, SDXLDenoiser, Sessio
 from mcti_core.hosts.diffusers.loading import DTYPES
 
 from . import models
-from .shapes_only import Border
+from .fake_models import FakeTensors
 
-__all__ = ["shapes_host"]
+__all__ = ["fake_host"]
 
 
-def shapes_host(name: str, dtype: str, border: Border) -> tuple[Host, dict[str, list[nn.Module]]]:
+def fake_host(name: str, dtype: str, fakes: FakeTensors) -> tuple[Host, dict[str, list[nn.Module]]]:
     """One of ``models.MODELS`` as a host like ``load_host``'s, but without data; and its modules by part."""
     layout = models.MODELS[name]
     assert layout is not None
-    modules = _modules(layout, dtype, border)
+    modules = _modules(layout, dtype, fakes)
     towers = dict(zip(("clip_l", "clip_g"), modules["text"], strict=False))
     (unet,), (vae,), (clip,) = modules["denoiser"], modules["codec"], modules["clip"]
     text = {key: ClipTextEncoder(tower, Words(), penultimate=layout.xl) for key, tower in towers.items()}
     codec, space = VaeCodec(vae), ClipModelSpace(clip, "clip_l", layout.vision["image_size"], CLIP_MEAN, CLIP_STD)
     denoiser = SDXLDenoiser(unet, _scheduler(), codec.downscale) if layout.xl else UNetDenoiser(unet, _scheduler())
     for encoder in text.values():
-        _move(border, encoder, "embed", "encode")
-    _move(border, denoiser, "denoise")
-    _move(border, codec, "encode", "decode")
-    _move(border, space, "image_features", "project_text")
+        _fake_methods(fakes, encoder, "embed", "encode")
+    _fake_methods(fakes, denoiser, "denoise")
+    _fake_methods(fakes, codec, "encode", "decode")
+    _fake_methods(fakes, space, "image_features", "project_text")
     session = Sessions([module for part in modules.values() for module in part], unet)
     return Host(text, denoiser, codec, space, name=name, image_size=layout.size, session=session), modules
 
@@ -49,10 +49,10 @@ class Words:
         return {"input_ids": [len(word) for word in text.split()]}
 
 
-def _modules(layout: models.Layout, dtype: str, border: Border) -> dict[str, list[Any]]:
+def _modules(layout: models.Layout, dtype: str, fakes: FakeTensors) -> dict[str, list[Any]]:
     """Modules by part, in the dtypes and the memory layout of ``load_host``."""
     wide, text = DTYPES[dtype], torch.float32 if dtype == "fp16" else DTYPES[dtype]
-    with border.fake:
+    with fakes.fake:
         with _default(text):
             towers = _towers(layout.xl)
         with _default(wide):
@@ -95,9 +95,9 @@ def _channels_last(model: nn.Module) -> None:
                 setattr(module, name, nn.Parameter(turned, requires_grad=False))
 
 
-def _move(border: Border, owner: Any, *methods: str) -> None:
+def _fake_methods(fakes: FakeTensors, owner: Any, *methods: str) -> None:
     for method in methods:
-        setattr(owner, method, border.across(getattr(owner, method)))
+        setattr(owner, method, fakes.faked(getattr(owner, method)))
 
 
 @contextmanager

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..mcti_core.training.state import TrainState
 
 __all__ = [
+    "discard",
     "finished_tokens_kept",
-    "give_up",
     "keep_tokens",
     "tokens_so_far",
     "unfinished_path",
@@ -43,14 +43,14 @@ _MAX_STORED = 8
 
 
 def unfinished_path(identity: Mapping[str, str]) -> Path:
-    """Path for a training with this ``run_identity``; makes room for it."""
+    """Path for a training with this ``run_identity``. Deletes the oldest stored trainings beyond the limit."""
     user = Path(folder_paths.get_user_directory())
     folder = user / _FOLDER
     name = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.safetensors"
     refuse_foreign(path, lambda file: True, root=user)  # checks the path; the content is checked next
     if path.is_file() and not is_training(path):
-        _set_aside(path, "it is no training that was kept here")
+        _set_aside(path, "it is not a training saved by MC-TI")
     refuse_foreign(path, is_training, root=user)
     others = [file for file in folder.glob("*.safetensors") if file != path and is_training(file)]
     for file in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[_MAX_STORED - 1 :]:
@@ -58,7 +58,7 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
     return path
 
 
-def give_up(path: Path, error: ResumeError) -> None:
+def discard(path: Path, error: ResumeError) -> None:
     """Set an unusable training aside, to make room for the next one."""
     if path.is_file():
         _set_aside(path, str(error))
@@ -75,7 +75,7 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
     except ResumeError as error:
         _set_aside(path, str(error))
         return None
-    return state if state.begun == identity else None
+    return state if state.identity == identity else None
 
 
 def tokens_so_far(info: Any) -> TokenSet:
@@ -87,7 +87,7 @@ def tokens_so_far(info: Any) -> TokenSet:
 
 
 def keep_tokens(tokens: TokenSet, training: Path, steps: int, config: TrainConfig) -> None:
-    """Save the tokens of the unfinished training whose ``unfinished_path`` is given, for use as they are."""
+    """Save the tokens of an unfinished training, given its ``unfinished_path``, so that they can be used without resuming it."""
     logging.info(
         "MC-TI: interrupted after %d of %d steps. The tokens so far are in %s; queue the same graph again to continue.",
         steps, config.classification_only_steps + config.steps, _kept(tokens, training),
