@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.ldm.chroma.model
 import comfy.ldm.flux.model
 import comfy.ldm.wan.vae
 import comfy.model_management
@@ -93,8 +94,10 @@ def small_family(
     """
     weights = dtype if stored else torch.float32
     kind, unet, encoders = FAMILIES[name]
-    if "txt_ids_dims" not in {field.name for field in dataclasses.fields(comfy.ldm.flux.model.FluxParams)}:
-        unet = {key: value for key, value in unet.items() if key != "txt_ids_dims"}  # of older versions
+    if kind in ("Flux", "Chroma"):  # of which older versions have fewer parameters
+        params = comfy.ldm.flux.model.FluxParams if kind == "Flux" else comfy.ldm.chroma.model.ChromaParams
+        known = {"image_model", *(field.name for field in dataclasses.fields(params))}
+        unet = {key: value for key, value in unet.items() if key in known}
     config = getattr(supported, kind)(dict(unet))
     config.set_inference_dtype(weights, None if weights == torch.float32 else torch.float32)
     with weights_at_once():

@@ -90,6 +90,10 @@ class ComfyDenoiser:
     def _conditions(self, noised: Tensor, **encoded: Tensor | None) -> dict[str, Any]:
         """Conditions that ComfyUI derives from an encoded prompt for its model (``CONDRegular`` and the like), by name."""
         height, width = (self._pixels * side for side in noised.shape[-2:])
+        encoded = {
+            "pooled_output": None,
+            **encoded,
+        }  # which every prompt of the host has, and Chroma asked for in 0.3.64
         found: dict[str, Any] = self._model.extra_conds(
             noise=noised, device=noised.device, width=width, height=height, prompt_type="positive", **encoded
         )
