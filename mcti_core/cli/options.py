@@ -113,5 +113,8 @@ def features_of(
             host, dataset, hflip=hflip_of(arguments), folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
             latents=latents, progress=progress, processes=processes,
         )  # fmt: skip
+    if cache.masks is not None and bool((cache.masks == 1).all()):
+        reason = "no image has transparent parts" if str(arguments.masks) == "alpha" else "every mask is white"
+        say(f"--masks changes nothing: {reason}", shown=processes.is_main)
     say(describe_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
     return cache

@@ -104,6 +104,19 @@ def test_training_says_what_it_did(folder, tmp_path, capsys):
     assert (tokens.training["gamma"], tokens.training["shots"]) == (0.0, 2)
 
 
+def test_masks_that_leave_nothing_out_are_reported(folder, tmp_path, capsys):
+    options = ["--steps", "1", "--batch-size", "2", "--masks", "alpha"]
+    assert main(["train", str(folder), "--output-dir", str(tmp_path / "opaque"), *options]) == 0
+    assert "mcti: --masks changes nothing: no image has transparent parts" in capsys.readouterr().err
+    shutil.copytree(folder, there := tmp_path / "photos")
+    image = next(there.glob("*/*.png"))
+    picture = Image.open(image).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (0, 0, picture.width // 2, picture.height))
+    picture.save(image)
+    assert main(["train", str(there), "--output-dir", str(tmp_path / "cut-out"), *options]) == 0
+    assert "changes nothing" not in capsys.readouterr().err
+
+
 def test_a_cache_gives_the_same_tokens(folder, tmp_path, trained):
     for run in ("first", "second"):
         options = ["--steps", "3", "--batch-size", "3", "--seed", "5", "--cache", str(tmp_path / "cache")]
