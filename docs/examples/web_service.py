@@ -33,5 +33,5 @@ async def classify(request: Request) -> dict:
             async with one_at_a_time:
                 (answer,) = await run_in_threadpool(classifier, file.name, top=3)
         except MCTIError as error:
-            raise HTTPException(400, str(error)) from error
+            raise HTTPException(400, str(error).replace(file.name, "the file")) from error
     return answer.record()

@@ -61,7 +61,8 @@ def test_web_service_answers_names_and_refuses(learned, monkeypatch):
     answer = client.post("/classify", content=photo).json()
     assert answer["label"] == "3"
     assert len(answer["top"]) == 3
-    assert client.post("/classify", content=b"no image").status_code == 400
+    refused = client.post("/classify", content=b"no image")
+    assert (refused.status_code, refused.json()["detail"][:15]) == (400, "the file cannot")
     monkeypatch.setitem(names["classify"].__globals__, "MAX_IMAGE_BYTES", 10)
     assert client.post("/classify", content=photo).status_code == 413
 
