@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageDraw
 
 from mcti_core.viz.axes import FAINT, LINE, TICK_SIZE, Ticks, nice_ticks
-from mcti_core.viz.text import INK, PAPER, SOFT, text_width, write
+from mcti_core.viz.text import INK, PAPER, SOFT, draw_text, text_width
 
 __all__ = ["Panel", "draw_panels"]
 
@@ -23,7 +23,7 @@ class Panel:
     """One pair of axes."""
 
     title: str
-    across: str
+    x_label: str
     """Label of the horizontal axis."""
     series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     """Name -> points (x, y), sorted by x."""
@@ -78,7 +78,7 @@ class _Frame:
         self.corner, self.width = corner, _WIDTH - (self.left - corner[0])
 
     def draw(self) -> None:
-        write(self.ink, self._fine(*self.corner), self.panel.title, _SUPERSAMPLE * _TITLE, INK, "la")
+        draw_text(self.ink, self._fine(*self.corner), self.panel.title, _SUPERSAMPLE * _TITLE, INK, "la")
         for value, text in self.heights:
             y = self._place(self.low_x, value, raw=True)[1]
             self.ink.line(
@@ -86,14 +86,14 @@ class _Frame:
                 fill=FAINT,
                 width=2 * _SUPERSAMPLE,
             )
-            write(self.ink, (_SUPERSAMPLE * (self.left - 10), y), text, _SUPERSAMPLE * TICK_SIZE, SOFT, "rm")
+            draw_text(self.ink, (_SUPERSAMPLE * (self.left - 10), y), text, _SUPERSAMPLE * TICK_SIZE, SOFT, "rm")
         self._draw_foot()
         for number, points in enumerate(self.panel.series.values()):
             self._draw_series(_COLOURS[number % len(_COLOURS)], points)
         for row, names in enumerate(_legend(self.panel)):
             for number, x, name in names:
                 place = self._fine(self.corner[0] + x, self.corner[1] + 42 + _LINE * row)
-                write(self.ink, place, name, _SUPERSAMPLE * _TEXT, _COLOURS[number % len(_COLOURS)], "lm")
+                draw_text(self.ink, place, name, _SUPERSAMPLE * _TEXT, _COLOURS[number % len(_COLOURS)], "lm")
 
     def _draw_foot(self) -> None:
         bottom = _SUPERSAMPLE * (self.top + _HEIGHT)
@@ -105,9 +105,9 @@ class _Frame:
         for value, text in self._ticks():
             x = self._place(value, self.low, raw=True)[0]
             self.ink.line((x, bottom, x, bottom + 6 * _SUPERSAMPLE), fill=LINE, width=2 * _SUPERSAMPLE)
-            write(self.ink, (x, bottom + 22 * _SUPERSAMPLE), text, _SUPERSAMPLE * TICK_SIZE, SOFT, "mm")
+            draw_text(self.ink, (x, bottom + 22 * _SUPERSAMPLE), text, _SUPERSAMPLE * TICK_SIZE, SOFT, "mm")
         middle = _SUPERSAMPLE * (self.left + self.width / 2)
-        write(self.ink, (middle, bottom + 54 * _SUPERSAMPLE), self.panel.across, _SUPERSAMPLE * _TEXT, SOFT, "mm")
+        draw_text(self.ink, (middle, bottom + 54 * _SUPERSAMPLE), self.panel.x_label, _SUPERSAMPLE * _TEXT, SOFT, "mm")
 
     def _ticks(self) -> Ticks:
         """On a logarithmic axis 1, 2 and 5 of each power of ten."""

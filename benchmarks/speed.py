@@ -96,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer steps and sizes: to see that it runs")
     parser.add_argument("--steps", type=int, help="optimizer steps of the recipe per turn; ours gets as many images")
-    parser.add_argument("--rounds", type=int, help="turns that count")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes")
+    parser.add_argument("--rounds", type=int, help="number of measured rounds")
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile, which takes minutes")
     parser.add_argument(
-        "--no-memory", action="store_true", help="leave peak memory out, which loads the models once per case"
+        "--no-memory", action="store_true", help="skip peak memory, which loads the models once per case"
     )
     parser.add_argument("--models", type=Path, help="folder of the synthetic models; by default a temporary one")
     options = parsed(parser, arguments)

@@ -66,7 +66,7 @@ class Measurement:
     def class_table(self) -> list[str]:
         """Lines of a Markdown table with one row per class."""
         rows = [
-            (escaped(row.label), str(row.images), percent(row.precision), percent(row.recall), escaped(row.taken_for or ""))
+            (escaped(row.label), str(row.images), percent(row.precision), percent(row.recall), escaped(row.most_confused_with or ""))
             for row in per_class_table(self.predicted, self.labels, self.classes)
         ]  # fmt: skip
         return aligned_table(("class", "images", "precision", "recall", "most often taken for"), rows)

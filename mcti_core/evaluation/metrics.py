@@ -31,7 +31,7 @@ class ClassRow:
     """True positives per image classified as this class; nan without such images."""
     recall: float
     """True positives per image of this class; nan without images."""
-    taken_for: str | None
+    most_confused_with: str | None
     """Most frequent wrong prediction for its images; None without errors."""
 
 
@@ -86,9 +86,9 @@ def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> 
     for index, name in enumerate(names):
         right, count, others = int(matrix[index, index]), int(images[index]), matrix[index].clone()
         others[index] = 0
-        taken_for = names[int(others.argmax())] if others.any() else None
+        most_confused_with = names[int(others.argmax())] if others.any() else None
         precision, recall = (right / n if n else float("nan") for n in (int(matrix[:, index].sum()), count))
-        rows.append(ClassRow(name, count, precision, recall, taken_for))
+        rows.append(ClassRow(name, count, precision, recall, most_confused_with))
     return rows
 
 

@@ -45,7 +45,7 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
     missing = [above for above in lock.parents if not os.path.lexists(above)]
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _opened(lock, path)
+        descriptor = _open_locked(lock, path)
     except OSError as error:
         raise FileError(f"{path} cannot be written ({error.strerror}); choose another place") from error
     try:
@@ -64,7 +64,7 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
                 made.rmdir()
 
 
-def _opened(lock: Path, path: Path) -> int:
+def _open_locked(lock: Path, path: Path) -> int:
     """The locked file's descriptor."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)

@@ -23,7 +23,7 @@ WIDTHS: Mapping[str, tuple[int, ...]] = {
 ``t5xxl`` too, and ERNIE-Image its Ministral 3, 3072 wide, ``mistral3_24b``."""
 
 ONETRAINER_KEYS = {"t5xxl": "t5", "gemma2_2b": "gemma"}
-"""Encoders that OneTrainer, and diffusers' training scripts, call otherwise."""
+"""Encoders that OneTrainer, and diffusers' training scripts, name differently."""
 
 TWIN = "clip_twin"
 """Key of the vectors for the CLIP space's own text tower, where no CLIP is among a model's text encoders: for classifying by CLIP

@@ -25,9 +25,9 @@ class History:
     def __init__(self, vectors: Mapping[str, Tensor]):
         self.rows: list[Mapping[str, float]] = []
         """The rows that have been read."""
-        self.broken: int | None = None
+        self.first_nonfinite_step: int | None = None
         """The first step, from 0, with a number that is not finite, among those that have been read."""
-        self.finite = {name: v.detach().clone() for name, v in vectors.items()}
+        self.last_finite = {name: v.detach().clone() for name, v in vectors.items()}
         """The vectors before that step."""
         self._vectors = vectors
         self._sound = torch.ones((), dtype=torch.bool, device=next(iter(vectors.values())).device)
@@ -45,7 +45,9 @@ class History:
                 adaptive.
         """
         good = torch.stack([self._sound, _finite(self._vectors.values())]).all()
-        self.finite = {name: torch.where(good, v.detach(), self.finite[name]) for name, v in self._vectors.items()}
+        self.last_finite = {
+            name: torch.where(good, v.detach(), self.last_finite[name]) for name, v in self._vectors.items()
+        }
         self._sound = torch.stack([good, _finite([terms["loss"], *gradients(self._vectors)])]).all()
         absent = torch.full_like(terms["loss"], math.nan)
         losses = [terms.get(name, absent).detach() for name in TERMS]
@@ -58,8 +60,8 @@ class History:
         fetched = torch.stack(self._unread)
         fetched[-1, -1] *= _finite(self._vectors.values())
         *losses, sound = fetched.T.tolist()
-        if self.broken is None and not all(sound):
-            self.broken = len(self.rows) + sound.index(0)
+        if self.first_nonfinite_step is None and not all(sound):
+            self.first_nonfinite_step = len(self.rows) + sound.index(0)
         read = [dict(zip(TERMS, row, strict=True)) for row in zip(*losses, strict=True)]
         self.rows, self._unread = [*self.rows, *read], []
 

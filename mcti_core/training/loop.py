@@ -170,8 +170,8 @@ def _train(
         def read_losses() -> None:
             """Wait for the device; raise a ``TrainingError`` if a number was not finite."""
             history.read()
-            if history.broken is not None:
-                raise _not_finite(history.broken, learned(history.finite))
+            if history.first_nonfinite_step is not None:
+                raise _not_finite(history.first_nonfinite_step, learned(history.last_finite))
 
         def after_reading(call: Callable[[], _T]) -> Callable[[], _T]:
             def read_and_call() -> _T:
@@ -192,7 +192,7 @@ def _train(
                     stop_reason = "early_stop"
                     break
                 take_step(step)
-                state = after_reading(progress.keeper())
+                state = after_reading(progress.snapshot())
                 asked |= _asks_to_stop(on_step, StepInfo(step + 1, total, losses_so_far, tokens_so_far, state))
                 reads = (step + 1) % _READ_EVERY == 0
                 if reads:

@@ -22,7 +22,7 @@ from ..prompts.splicing import AnyPrompts, Prompts, encode_prompts
 from .config import TrainConfig
 from .micro_batches import in_micro_batches
 
-__all__ = ["ClassPrompts", "discriminative_loss", "encode_classes", "encode_in_parts", "reconstruction_loss"]
+__all__ = ["ClassPrompts", "batch_classification_loss", "encode_classes", "encode_in_parts", "reconstruction_loss"]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _noise_errors(
     return losses(slice(None), text)
 
 
-def discriminative_loss(
+def batch_classification_loss(
     host: Host, cache: FeatureCache, prompts: ClassPrompts, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
     """L_cls (S,) float32: one prompt of each of S classes against one random image of every class."""

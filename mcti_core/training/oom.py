@@ -70,7 +70,7 @@ def with_less_memory(
         config = replace(config, **smaller)
         resume = last.state() if last is not None else resume
         empty_caches()
-        _LOG.info("Out of memory; the training goes on with %s", _in_words(config))
+        _LOG.info("Out of memory; training continues with %s", _in_words(config))
 
 
 def _in_words(config: TrainConfig) -> str:

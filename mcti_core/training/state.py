@@ -75,8 +75,8 @@ class Progress:
     total: int = MAX_STEPS
     """Number of steps of the whole training."""
 
-    def keeper(self) -> Callable[[], TrainState]:
-        """Take a snapshot of the state, which stays valid whatever happens later.
+    def snapshot(self) -> Callable[[], TrainState]:
+        """Take a snapshot of the state, which later steps do not change.
 
         Tensors are copied on their device. The returned function copies them to the CPU, which waits for the device.
         """
@@ -119,7 +119,7 @@ class Progress:
             raise ResumeError(f"the stopped training cannot be resumed: its content does not fit ({error})") from error
 
     def _refuse_unfit(self, state: TrainState) -> None:
-        """Check what would otherwise fail in a later step. Raises: ValueError."""
+        """Check the values that would otherwise fail in a later step. Raises: ValueError."""
         if len(state.history) > self.total:
             raise ValueError(f"it has {len(state.history):,} steps of {self.total:,}")
         if any(row.keys() != set(TERMS) for row in state.history):

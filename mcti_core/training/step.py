@@ -16,7 +16,7 @@ from ..prompts.splicing import AnyPrompts
 from .caption_prompts import CaptionPrompts
 from .config import TrainConfig
 from .history import gradients
-from .objective import discriminative_loss, encode_classes, reconstruction_loss
+from .objective import batch_classification_loss, encode_classes, reconstruction_loss
 from .saved_tensors import saved_tensors_verified
 from .schedules import gamma_of_step, learning_rate
 from .state import Progress
@@ -87,7 +87,7 @@ class TrainStep:
                 )
                 terms["reconstruction"] = errors.sum() / len(images)
             if gamma:
-                losses = discriminative_loss(host, cache, prompts, config, classification_generator)
+                losses = batch_classification_loss(host, cache, prompts, config, classification_generator)
                 terms["classification"] = losses.mean() / self.processes.count
             self._backward(terms, gamma)
         progress.history.add(terms)

@@ -92,7 +92,7 @@ class Trackers:
         self.config, self.log, self.open = config, log, dict[str, Any]()
         self._logged, self._last = 0, list[StepInfo]()
         for name in names:
-            self._try(name, lambda name: self.open.update({name: _opened(name, folder, config)}))
+            self._try(name, lambda name: self.open.update({name: _open_tracker(name, folder, config)}))
 
     def __enter__(self) -> Trackers:
         return self
@@ -146,7 +146,7 @@ class Trackers:
             self.log(f"the tracker {name} is no longer used: {str(error)[:300] or type(error).__name__}")
 
 
-def _opened(name: str, folder: Path, config: TrainConfig) -> Any:
+def _open_tracker(name: str, folder: Path, config: TrainConfig) -> Any:
     if name == CsvTracker.name:
         return CsvTracker(folder)
     from accelerate import PartialState

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import ImageDraw
 
-from .text import SOFT, write
+from .text import SOFT, draw_text
 
 __all__ = ["FAINT", "LINE", "TICK_SIZE", "Axes", "Ticks", "nice_ticks"]
 
@@ -68,12 +68,12 @@ class Axes:
         for value, text in values:
             y = round(float(self.y(value)))
             draw.line((self.left, y, right, y), fill=FAINT, width=2)
-            write(draw, (self.left - 10, y), text, TICK_SIZE, SOFT, "rm")
+            draw_text(draw, (self.left - 10, y), text, TICK_SIZE, SOFT, "rm")
         draw.line((self.left, self.bottom, right, self.bottom), fill=LINE, width=2)
         for step, text in steps:
             x = round(float(self.x(step)))
             draw.line((x, self.bottom, x, self.bottom + 6), fill=LINE, width=2)
-            write(draw, (x, self.bottom + 22), text, TICK_SIZE, SOFT, "mm")
+            draw_text(draw, (x, self.bottom + 22), text, TICK_SIZE, SOFT, "mm")
 
     def draw_curve(self, draw: ImageDraw.ImageDraw, values: Sequence[float], colour: str, width: int) -> None:
         """Draw the values (N,) of steps 1 to N; values that are not finite are gaps, and single values between gaps are dots."""

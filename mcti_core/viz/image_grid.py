@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..errors import ConfigError
-from .text import INK, PAPER, SOFT, fitted, text_width, write
+from .text import INK, PAPER, SOFT, draw_text, text_width, truncate
 
 __all__ = ["image_grid", "to_pil"]
 
@@ -38,8 +38,8 @@ def image_grid(
     height = max(picture.height for row in pictures for picture in row)
     size = round(min(26, max(12, 9 + height / 28)))
     gap, margin = max(3, size // 4), size
-    names = [fitted(name, size, max(12 * size, width)) for name in row_labels]
-    heads = [fitted(name, size, width) for name in column_labels or ()]
+    names = [truncate(name, size, max(12 * size, width)) for name in row_labels]
+    heads = [truncate(name, size, width) for name in column_labels or ()]
     left = margin + max((text_width(name, size) + margin for name in names if name), default=0)
     top = margin + (2 * size if any(heads) else 0)
     sheet = Image.new(
@@ -50,10 +50,10 @@ def image_grid(
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(heads[:columns]):
         middle = left + column * (width + gap) + width // 2
-        write(draw, (middle, top - size // 2), name, size, SOFT, "mb")
+        draw_text(draw, (middle, top - size // 2), name, size, SOFT, "mb")
     for row, line in enumerate(pictures):
         y = top + row * (height + gap)
-        write(draw, (left - margin, y + height // 2), names[row], size, INK, "rm")
+        draw_text(draw, (left - margin, y + height // 2), names[row], size, INK, "rm")
         for column, picture in enumerate(line):
             x = left + column * (width + gap)
             sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .axes import FAINT, LINE, TICK_SIZE, Axes, nice_ticks
-from .text import INK, PAPER, SOFT, fitted, text_width, write
+from .text import INK, PAPER, SOFT, draw_text, text_width, truncate
 
 __all__ = ["confusion_plot", "loss_curves", "score_bars"]
 
@@ -52,9 +52,9 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
         left = _MARGIN + place * _PANEL + gutter
         last = max(2, *(len(values) for values, _ in shown.values()))
         axes = Axes(left, top + 46, _PANEL - gutter - 34, _PLOT_HEIGHT, last, *limits[place])
-        write(draw, (left, top), fitted(term, _TITLE, axes.width), _TITLE, INK, "la")
+        draw_text(draw, (left, top), truncate(term, _TITLE, axes.width), _TITLE, INK, "la")
         axes.draw_frame(draw, heights[place], nice_ticks(0, last, 7, whole=True))
-        write(draw, (left + axes.width / 2, axes.bottom + 54), "step", _TEXT, SOFT, "mm")
+        draw_text(draw, (left + axes.width / 2, axes.bottom + 54), "step", _TEXT, SOFT, "mm")
         for number, (values, _) in shown.items():
             axes.draw_curve(draw, values, _pale(_colour(number)), 1)
         for number, (_, smooth) in shown.items():
@@ -78,7 +78,7 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
         )
     cell = max(1, round(min(1440, max(374, 60 * count)) / count))
     side, every = cell * count, math.ceil(count / 40)
-    rows = [fitted(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
+    rows = [truncate(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
     columns = rows
     if max(text_width(name, TICK_SIZE) for name in rows) + 12 > cell * every:  # names do not fit side by side
         columns = [str(number) for number in range(1, count + 1, every)]
@@ -89,10 +89,10 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
     _draw_cells(picture, (left, top), matrix, cell)
     for place, row, column in zip(range(0, count, every), rows, columns, strict=True):
         middle = cell * place + cell // 2
-        write(draw, (left - 10, top + middle), row, TICK_SIZE, SOFT, "rm")
-        write(draw, (left + middle, top + side + 19), column, TICK_SIZE, SOFT, "mm")
-    write(draw, (left - 10, _MARGIN + 10), "true", _TEXT, SOFT, "rm")
-    write(draw, (left + side / 2, top + side + 54), "predicted", _TEXT, SOFT, "mm")
+        draw_text(draw, (left - 10, top + middle), row, TICK_SIZE, SOFT, "rm")
+        draw_text(draw, (left + middle, top + side + 19), column, TICK_SIZE, SOFT, "mm")
+    draw_text(draw, (left - 10, _MARGIN + 10), "true", _TEXT, SOFT, "rm")
+    draw_text(draw, (left + side / 2, top + side + 54), "predicted", _TEXT, SOFT, "mm")
     return picture
 
 
@@ -109,7 +109,7 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
             f"score bars need as many confidences in [0, 1] as labels, got {len(values)} and {len(labels)}"
         )
     best = values.argsort(descending=True, stable=True)[:12].tolist()
-    names = [fitted(labels[index], _TEXT, _LABEL_WIDTH) for index in best]
+    names = [truncate(labels[index], _TEXT, _LABEL_WIDTH) for index in best]
     left, full, thick, pitch = _MARGIN + 12 + max(text_width(name, _TEXT) for name in names), 540, 31, 50
     picture = Image.new("RGB", (left + full + 64 + _MARGIN, pitch * len(best) - pitch + thick + 2 * _MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -120,8 +120,8 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
             end = left + max(2, round(full * value)) - 1
             draw.rectangle((left, y, end, y + thick - 1), fill=_OTHER if row else _ACCENT)
         middle = y + thick / 2
-        write(draw, (left - 12, middle), name, _TEXT, INK, "rm")
-        write(draw, (left + full + 12, middle), _percent(value), _TEXT, INK, "lm")
+        draw_text(draw, (left - 12, middle), name, _TEXT, INK, "rm")
+        draw_text(draw, (left + full + 12, middle), _percent(value), _TEXT, INK, "lm")
     return picture
 
 
@@ -151,7 +151,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], left: int, rig
     for number, name in enumerate(names):
         x, y = left + room * number, _MARGIN + 10
         draw.line((x, y, x + 24, y), fill=_colour(number), width=4)
-        write(draw, (x + 36, y), fitted(name, _TEXT, max(1, room - 60)), _TEXT, INK, "lm")
+        draw_text(draw, (x + 36, y), truncate(name, _TEXT, max(1, room - 60)), _TEXT, INK, "lm")
 
 
 def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, cell: int) -> None:
@@ -171,7 +171,7 @@ def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, c
     for row, column in matrix.nonzero().tolist() if count <= 25 else ():
         number, colour = str(int(matrix[row, column])), PAPER if shades[row, column] > 0.6 else INK
         size = min(TICK_SIZE, max(6, TICK_SIZE * (cell - 6) // text_width(number, TICK_SIZE)))
-        write(draw, (left + (column + 0.5) * cell, top + (row + 0.5) * cell), number, size, colour, "mm")
+        draw_text(draw, (left + (column + 0.5) * cell, top + (row + 0.5) * cell), number, size, colour, "mm")
 
 
 def _smoothed(values: Any) -> Any:

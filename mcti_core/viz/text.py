@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import ImageDraw, ImageFont
 
-__all__ = ["INK", "PAPER", "SOFT", "fitted", "text_width", "write"]
+__all__ = ["INK", "PAPER", "SOFT", "draw_text", "text_width", "truncate"]
 
 INK, SOFT, PAPER = "#1f2328", "#59636e", "#ffffff"
 _FONT_FILES = (
@@ -26,7 +26,7 @@ _UNSUPPORTED_LETTER = "\U0010fffe"
 """A character that no font has; fonts draw it, like every letter that they lack, as an empty box."""
 
 
-def write(
+def draw_text(
     draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, colour: str, anchor: str
 ) -> None:
     """Draw one line of text. ``anchor`` is the point of the text at ``place``, as in Pillow: "lm" is the middle of the left edge."""
@@ -40,7 +40,7 @@ def text_width(text: str, size: int) -> int:
     return max(1, math.ceil(_font(text, size).getlength(text)))
 
 
-def fitted(text: str, size: int, width: int) -> str:
+def truncate(text: str, size: int, width: int) -> str:
     """The text in one line, shortened with an ellipsis to ``width`` pixels."""
     shown = text = _one_line(text)
     if len(text) > width:  # no letter is narrower than a pixel
@@ -56,7 +56,7 @@ def _one_line(text: str) -> str:
 
 
 def _font(text: str, size: int) -> Any:
-    return _opened(None if text.isascii() else _best_font(text[:_SAMPLE_LETTERS]), size)
+    return _open_font(None if text.isascii() else _best_font(text[:_SAMPLE_LETTERS]), size)
 
 
 @lru_cache(maxsize=1024)
@@ -64,7 +64,7 @@ def _best_font(text: str) -> str | None:
     """The font that has most of the letters; None for Pillow's own."""
 
     def letters_known(name: str | None) -> int:
-        font = _opened(name, 16)
+        font = _open_font(name, 16)
         unknown = bytes(font.getmask(_UNSUPPORTED_LETTER))
         return sum(bytes(font.getmask(letter)) != unknown for letter in set(text))
 
@@ -77,12 +77,13 @@ def _installed() -> tuple[str, ...]:
     found = []
     for name in _FONT_FILES:
         with suppress(OSError):
-            _opened(name, 16)
+            _open_font(name, 16)
             found.append(name)
     return tuple(found)
 
 
 @lru_cache(maxsize=64)
-def _opened(name: str | None, size: int) -> Any:
-    """Pillow looks for a bare name in the current folder first, which may be anyone's; for one in a missing folder, in the system's."""
+def _open_font(name: str | None, size: int) -> Any:
+    """Load a font; None is Pillow's own. Pillow searches a bare name in the current folder first, whose files may be anyone's, but a
+    path in a missing folder only in the system's folders."""
     return ImageFont.load_default(size) if name is None else ImageFont.truetype(os.path.join(_NO_FOLDER, name), size)

@@ -12,7 +12,7 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.prompts.splicing import encode_prompts, template_prompts
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.objective import ClassPrompts, discriminative_loss, reconstruction_loss
+from mcti_core.training.objective import ClassPrompts, batch_classification_loss, reconstruction_loss
 
 SETTINGS = PlainSettings(steps=3, hflip=False, templates=("a cropped photo of the {}",))
 
@@ -103,7 +103,7 @@ def test_its_loss_is_ours_of_the_same_draws(recipe, tiny_model, dataset, label, 
         fixed = replace(host, denoiser=_Told(host.denoiser, draws))
         ours = (
             reconstruction_loss(fixed, cache, torch.tensor([label]), context, torch.Generator()).mean(),
-            discriminative_loss(host, cache, prompts, config, torch.Generator()).mean(),
+            batch_classification_loss(host, cache, prompts, config, torch.Generator()).mean(),
         )
         own = torch.autograd.grad(sum(ours), vector)[0].view(-1)
     assert [x.item() for x in ours] == pytest.approx([x.item() for x in theirs], rel=1e-4, abs=1e-5)

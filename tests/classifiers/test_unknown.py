@@ -28,7 +28,7 @@ def test_a_class_called_unknown_is_counted_like_any_other():
     predicted, labels = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
     first, second = per_class_table(predicted, labels, ("unknown", "b"))
     assert accuracy(predicted, labels) == 2 / 3
-    assert (first.label, first.recall, second.taken_for) == ("unknown", 1.0, "unknown")
+    assert (first.label, first.recall, second.most_confused_with) == ("unknown", 1.0, "unknown")
 
 
 def test_no_class_can_be_called_as_the_answer_of_none(tokens):

@@ -177,7 +177,7 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
 
     monkeypatch.setattr(train, "progress_bar", bar)
     if not steps_done:
-        monkeypatch.setattr(step, "discriminative_loss", interrupt)
+        monkeypatch.setattr(step, "batch_classification_loss", interrupt)
     assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 130
     captured = capsys.readouterr()
     assert f"interrupted after {steps_done} steps" in captured.out
@@ -196,13 +196,13 @@ def test_ctrl_c_elsewhere_ends_quietly(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_diverged_training_keeps_the_last_finite_tokens(folder, tmp_path, monkeypatch, capsys):
-    plain, steps = step.discriminative_loss, []
+    plain, steps = step.batch_classification_loss, []
 
     def diverge(*arguments):
         steps.append(1)
         return plain(*arguments) * (torch.nan if len(steps) == 3 else 1)
 
-    monkeypatch.setattr(step, "discriminative_loss", diverge)
+    monkeypatch.setattr(step, "batch_classification_loss", diverge)
     assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 1
     assert "the loss of step 3 is not a finite number" in capsys.readouterr().err
     assert load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"].isfinite().all()

@@ -42,7 +42,7 @@ def test_unknown_is_wrong_and_in_no_column():
     assert accuracy(predicted, labels) == pytest.approx(2 / 3)
     assert confusion_matrix(predicted, labels, 2).tolist() == [[1, 0], [0, 1]]
     first, second = per_class_table(predicted, labels, ["a", "b"])
-    assert (first.recall, first.precision, first.taken_for) == (0.5, 1.0, None)
+    assert (first.recall, first.precision, first.most_confused_with) == (0.5, 1.0, None)
     assert second.recall == 1.0
 
 
@@ -50,9 +50,9 @@ def test_table():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
     predicted = torch.tensor([0, 0, 1, 1, 1, 0, 1])
     a, b, c, d = per_class_table(predicted, labels, ["a", "b", "c", "d"])
-    assert (a.label, a.images, a.precision, a.recall, a.taken_for) == ("a", 4, 2 / 3, 0.5, "b")
-    assert (b.images, b.precision, b.recall, b.taken_for) == (2, 0.25, 0.5, "a")
-    assert (c.recall, c.taken_for) == (0.0, "b")
+    assert (a.label, a.images, a.precision, a.recall, a.most_confused_with) == ("a", 4, 2 / 3, 0.5, "b")
+    assert (b.images, b.precision, b.recall, b.most_confused_with) == (2, 0.25, 0.5, "a")
+    assert (c.recall, c.most_confused_with) == (0.0, "b")
     assert math.isnan(c.precision)
     assert math.isnan(d.recall)
     assert d.images == 0

@@ -21,7 +21,7 @@ from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.early_stopping import ValidationLoss
 from mcti_core.training.loop import TrainConfig, train
-from mcti_core.training.objective import discriminative_loss, encode_classes, reconstruction_loss
+from mcti_core.training.objective import batch_classification_loss, encode_classes, reconstruction_loss
 
 SHORT = TrainConfig(
     steps=2, batch_size=3, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}", "a drawing of the {}")
@@ -217,7 +217,7 @@ def terms(host, cache, tokens, names):
         "reconstruction": lambda: reconstruction_loss(
             host, cache, every, prompts.context(cache.labels[every]), generator
         ),
-        "classification": lambda: discriminative_loss(host, cache, prompts, SHORT, generator),
+        "classification": lambda: batch_classification_loss(host, cache, prompts, SHORT, generator),
     }
     return {name: losses[name]().mean() for name in names}, vectors, prompts
 

@@ -30,7 +30,7 @@ def test_what_was_added_is_read_in_order():
     assert columns["classification"] == (0, 0.5, 1, 1.5, 2)
     assert all(math.isnan(value) for value in columns["reconstruction"])
     assert tuple(columns) == TERMS
-    assert history.broken is None
+    assert history.first_nonfinite_step is None
 
 
 @pytest.mark.parametrize("reads", [(), (0, 1, 2, 3, 4, 5), (3,)])
@@ -46,11 +46,11 @@ def test_the_first_number_that_is_not_finite_and_the_vectors_before_it(wrong, re
         history.add({"loss": torch.tensor(math.nan if wrong == "loss" and bad else 1.0)})
         if step in reads:
             history.read()
-    assert reads or history.broken is None  # nobody has looked
+    assert reads or history.first_nonfinite_step is None  # nobody has looked
     history.read()
-    assert history.broken == 2
+    assert history.first_nonfinite_step == 2
     expected = 1.0 if wrong == "vectors" else 2.0  # the loss and the gradient came from vectors that were finite
-    assert torch.equal(history.finite["clip_l"], torch.full((2, 1, 3), expected))
+    assert torch.equal(history.last_finite["clip_l"], torch.full((2, 1, 3), expected))
 
 
 def test_a_last_step_to_vectors_that_are_not_finite_is_seen_too():
@@ -61,8 +61,8 @@ def test_a_last_step_to_vectors_that_are_not_finite_is_seen_too():
     with torch.no_grad():
         vectors["clip_l"].fill_(math.inf)  # as an optimizer with a huge learning rate may
     history.read()
-    assert history.broken == 2
-    assert torch.equal(history.finite["clip_l"], torch.ones(2, 1, 3))
+    assert history.first_nonfinite_step == 2
+    assert torch.equal(history.last_finite["clip_l"], torch.ones(2, 1, 3))
 
 
 def test_vectors_without_a_gradient_are_passed_over():
@@ -71,4 +71,4 @@ def test_vectors_without_a_gradient_are_passed_over():
     history = History(vectors)
     history.add(_step(0))
     history.read()
-    assert history.broken is None
+    assert history.first_nonfinite_step is None

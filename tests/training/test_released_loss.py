@@ -19,7 +19,7 @@ from mcti_core.prompts.splicing import encode_prompts, template_prompts
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
-from mcti_core.training.objective import ClassPrompts, discriminative_loss, reconstruction_loss
+from mcti_core.training.objective import ClassPrompts, batch_classification_loss, reconstruction_loss
 
 TEMPLATE = "a cropped photo of the {} on paper"
 
@@ -117,7 +117,7 @@ def test_same_losses_and_same_gradient(released, tiny_host, cache, image, seed):
         prompts = ClassPrompts(torch.tensor([label]), pooled, torch.tensor([label]), text)
         context = prompts.context(torch.tensor([label]))
         ours_noise = reconstruction_loss(tiny_host, cache, torch.tensor([image]), context, generator)
-        ours_class = discriminative_loss(tiny_host, cache, prompts, config, generator)
+        ours_class = batch_classification_loss(tiny_host, cache, prompts, config, generator)
         ours = [torch.autograd.grad(loss.mean(), vector, retain_graph=True)[0] for loss in (ours_noise, ours_class)]
 
     assert ours_noise.item() == pytest.approx(noise_loss, rel=1e-5, abs=1e-5)

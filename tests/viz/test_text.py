@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from mcti_core.viz import text as lettering
-from mcti_core.viz.text import fitted, text_width, write
+from mcti_core.viz.text import draw_text, text_width, truncate
 
 SIZE = 20
 
@@ -16,7 +16,7 @@ SIZE = 20
 def _ink(text, anchor="lm"):
     """(200, 400) darkness of a text at the middle of a sheet."""
     sheet = Image.new("RGB", (400, 200), "white")
-    write(ImageDraw.Draw(sheet), (200, 100), text, SIZE, "black", anchor)
+    draw_text(ImageDraw.Draw(sheet), (200, 100), text, SIZE, "black", anchor)
     return _darkness(sheet)
 
 
@@ -41,7 +41,7 @@ def test_the_anchor_is_where_the_text_is():
 @pytest.mark.parametrize("text", ["a long name of a thing", "y" * 300, "x"])
 @pytest.mark.parametrize("width", [30, 90, 4000])
 def test_fitted_text_fits_and_is_as_long_as_can_be(text, width):
-    shown = fitted(text, SIZE, width)
+    shown = truncate(text, SIZE, width)
     assert text_width(shown, SIZE) <= width
     if shown == text:
         return
@@ -52,14 +52,14 @@ def test_fitted_text_fits_and_is_as_long_as_can_be(text, width):
 
 
 def test_every_text_is_one_line():
-    assert fitted(" a\n b\tc ", SIZE, 1000) == "a b c"
+    assert truncate(" a\n b\tc ", SIZE, 1000) == "a b c"
     assert np.array_equal(_ink("a\nb"), _ink("a b"))
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(exclude_categories=[]), max_size=30))
 def test_any_text_can_be_written(text):
-    assert 1 <= text_width(fitted(text, SIZE, 100), SIZE) <= 100
+    assert 1 <= text_width(truncate(text, SIZE, 100), SIZE) <= 100
     _ink(text)
 
 
@@ -90,7 +90,7 @@ def test_where_no_font_has_a_letter_boxes_are_drawn(monkeypatch):
 
 def test_fitted_takes_no_time_for_a_label_of_very_many_letters():
     begun = time.process_time()
-    assert fitted("".join(map(chr, range(0x4E00, 0x4E00 + 1000))), 11, 200).endswith("…")
+    assert truncate("".join(map(chr, range(0x4E00, 0x4E00 + 1000))), 11, 200).endswith("…")
     assert time.process_time() - begun < 2
 
 
@@ -110,7 +110,7 @@ def test_fonts_in_the_current_folder_are_not_opened(tmp_path, monkeypatch, kind)
     monkeypatch.chdir(tmp_path)
     opened = []
     monkeypatch.setattr(lettering.ImageFont.core, "getfont", recorded(lettering.ImageFont.core.getfont, opened))
-    for cached in (lettering._opened, lettering._best_font, lettering._installed):
+    for cached in (lettering._open_font, lettering._best_font, lettering._installed):
         cached.cache_clear()
     assert lettering._installed() == known
     assert text_width("é", SIZE) > 1
