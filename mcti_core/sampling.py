@@ -52,7 +52,7 @@ def generate(
 
     Raises:
         ConfigError: no list of prompts; no prompts or steps, ``batch_size`` below 1; guidance that is not finite, or a size that is not a multiple of the VAE's.
-        TokenError: a prompt names an unknown token, or is too long.
+        TokenError: a prompt names an unknown token, is too long, or is the index of no class.
         HostError: not even one image fits into memory; images contain NaN.
 
     References:

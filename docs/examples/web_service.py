@@ -5,10 +5,11 @@ Ask it:   curl --data-binary @photo.jpg http://127.0.0.1:8000/classify
 """
 
 import asyncio
+import json
 import os
 from tempfile import NamedTemporaryFile
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from mcti_core import MCTIError, calibrated_classifier, load_pocket, load_tokens
@@ -21,7 +22,7 @@ one_at_a_time = asyncio.Lock()  # the model uses every core already
 
 
 @app.post("/classify")
-async def classify(request: Request) -> dict:
+async def classify(request: Request) -> Response:
     """The best three labels with their confidences. 413: the image is too large, 400: it cannot be read."""
     with NamedTemporaryFile() as file:  # a file is read with the limits for untrusted images
         async for part in request.stream():
@@ -34,4 +35,5 @@ async def classify(request: Request) -> dict:
                 (answer,) = await run_in_threadpool(classifier, file.name, top=3)
         except MCTIError as error:
             raise HTTPException(400, str(error).replace(file.name, "the file")) from error
-    return answer.record()
+    # in ASCII, since a label from a folder whose name is not UTF-8 has half a character
+    return Response(json.dumps(answer.record()), media_type="application/json")

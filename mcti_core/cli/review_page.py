@@ -43,7 +43,7 @@ input { font: inherit; width: 100%; padding: 3px 6px; border: 1px solid var(--li
 _SCRIPT = """
 const fields = [...document.querySelectorAll("input")], button = document.querySelector("button");
 const label = field => field.value.trim() || field.placeholder;
-const first = new Map(fields.map(field => [field, field.value]));
+const first = new Map(fields.map(field => [field, label(field)]));
 const changed = () => fields.filter(field => label(field) !== first.get(field));
 const state = () => JSON.stringify(fields.map(label));
 let saved = state();

@@ -140,6 +140,8 @@ def host_prompts(
 def _pieces(
     texts: Sequence[str | int], names: Sequence[str], labels: Sequence[str], template: str
 ) -> list[Sequence[Piece]]:
+    if wrong := [text for text in texts if isinstance(text, int) and not 0 <= text < len(names)]:
+        raise TokenError(f"there is no class {wrong[0]}; the tokens have {len(names)}, counted from 0")
     return [
         _filled(template, text) if isinstance(text, int) else parse_prompt(text, tuple(names), tuple(labels))
         for text in texts
@@ -174,7 +176,7 @@ def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors:
             at += own or [_NO_VECTOR] * len(new)
             weighed += [weight] * len(new)
         if len(line) >= encoder.length:
-            raise TokenError(f"prompt {texts[i]!r} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
+            raise TokenError(f"prompt {texts[i]!r:.120} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
         ids[i, : len(line)] = torch.tensor(line)
         ids[i, len(line)] = encoder.end
         slots[i, : len(line)] = torch.tensor(at)

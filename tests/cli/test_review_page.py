@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def page(tmp_path: Path):
-    """Five images to review: two cats, a dog, one that is nothing, and one whose name a spreadsheet would take for a formula."""
+    """Six images to review: two cats, a dog, one that is nothing, and one whose name a spreadsheet would take for a formula."""
     driver = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
@@ -31,6 +31,7 @@ def page(tmp_path: Path):
             ("a, b.png", "dog"),
             ("3.png", UNKNOWN),
             ("4.png", "dog"),
+            ("5.png", " bird "),  # as a folder may be called; no correction by itself
         )
     ]
     for item in items:
@@ -53,7 +54,7 @@ def field(page, name: str):
 
 
 def test_the_button_downloads_the_changed_labels(page, tmp_path):
-    assert page.locator("figure > img").count() == 5
+    assert page.locator("figure > img").count() == 6
     assert page.get_by_role("button").is_disabled()
     field(page, "0.png").click()
     page.keyboard.type("dog")

@@ -199,6 +199,15 @@ def test_generate_of_class_indices_draws_the_classes_in_the_first_template(tiny_
     assert torch.equal(by_index, by_name)
 
 
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_generate_of_an_index_of_no_class_is_refused(tiny_host, tokens, wrong):
+    """-1 drew an image without any token."""
+    with pytest.raises(TokenError, match=f"no class {wrong}; the tokens have 3"):
+        generate(tiny_host, [0, wrong], tokens)
+    with pytest.raises(TokenError, match="no class 0"):
+        generate(tiny_host, [0])
+
+
 @pytest.mark.parametrize(
     "template", ["a [{}]", "a {} AND b", "a __x__ {}", "a {}++", "{}:1.2", "{} {cat}", "a {} (b", "a {} :)"]
 )

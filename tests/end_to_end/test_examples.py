@@ -14,7 +14,7 @@ import pytest
 import mcti_core
 import mcti_core.pocket
 from mcti_core.pocket import digits
-from mcti_core.tokens.io import load_tokens
+from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.viz.image_grid import to_pil
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,16 @@ def test_web_service_answers_names_and_refuses(learned, monkeypatch):
     assert (refused.status_code, refused.json()["detail"][:15]) == (400, "the file cannot")
     monkeypatch.setitem(names["classify"].__globals__, "MAX_IMAGE_BYTES", 10)
     assert client.post("/classify", content=photo).status_code == 413
+
+
+def test_web_service_answers_a_label_with_half_a_character(learned, tmp_path, monkeypatch):
+    testclient = pytest.importorskip("fastapi.testclient")
+    labels = tuple(f"{digit}\udce9" for digit in "0123456789")
+    save_tokens(replace(load_tokens(learned / "learned.safetensors"), labels=labels), tmp_path / "tokens.safetensors")
+    monkeypatch.setenv("TOKENS", str(tmp_path / "tokens.safetensors"))
+    client = testclient.TestClient(runpy.run_path(str(EXAMPLES / "web_service.py"))["app"])
+    answer = client.post("/classify", content=(learned / "inbox" / "a.png").read_bytes())
+    assert answer.json()["label"] == "3\udce9"
 
 
 @pytest.mark.parametrize(("graph", "number"), [("pocket", 1), ("classify", 4), ("generate-and-check", 5)])

@@ -110,6 +110,17 @@ def test_undo_keeps_what_was_changed_meanwhile_and_the_list(place):
     assert listed.is_file()
 
 
+def test_undo_goes_on_after_a_path_with_half_a_character(place):
+    root, pairs, captions = place
+    listed = transfer(pairs, captions, root / "sorted", move=True)
+    record = json.loads(listed.read_text())
+    record["files"][0][0] = "\ud800.png"
+    listed.write_text(json.dumps(record))
+    assert undo(listed)[0] == len(pairs)
+    assert pairs[0][1].is_file()
+    assert all(source.is_file() for source, _ in pairs[1:])
+
+
 def test_undo_of_copies_whose_originals_are_gone_keeps_them(place):
     root, pairs, _ = place
     listed = transfer(pairs, {}, root / "sorted", move=False)

@@ -129,6 +129,12 @@ def test_length_is_checked_to_the_token(encoder):
         template_prompts(encoder, ["a " * longest + "{}"], 2)
 
 
+def test_a_message_quotes_only_the_begin_of_a_long_prompt(encoder):
+    with pytest.raises(TokenError) as told:
+        template_prompts(encoder, ["{}" + " a" * 900], 1)
+    assert len(str(told.value)) < 250
+
+
 @pytest.mark.parametrize("text", ["a {bird}", "embedding:bird", "{}"])
 def test_unknown_names_list_the_known(encoder, text):
     with pytest.raises(TokenError, match="cat, dog"):
