@@ -31,7 +31,7 @@ def test_time_to_accuracy(tmp_path):
     time_to_accuracy.main(["--quick", "--output-json", str(file), "--plot", str(picture)])
     found = json.loads(file.read_text())
     assert {row["method"] for row in found["curves"]} == {
-        time_to_accuracy.OURS, time_to_accuracy.SINGLE_PROCESS, "usual recipe, pocket's settings"
+        time_to_accuracy.OURS, time_to_accuracy.ONE_CLASS_AT_A_TIME, "usual recipe, pocket's settings"
     }  # fmt: skip
     seconds = [row["seconds"] for row in found["curves"] if row["method"] == time_to_accuracy.OURS]
     assert seconds == sorted(seconds)
