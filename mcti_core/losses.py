@@ -20,11 +20,11 @@ DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
 
 def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error of the predicted noise, computed from a denoised estimate.
+    """Mean squared error of the prediction, computed from a denoised estimate: the mean of ((x0 - x0_hat) / sigma)^2.
 
-    For any x, the predicted noise is (x - x0_hat) / sigma and the true noise (x - x0) / sigma; their difference is
-    (x0 - x0_hat) / sigma. For x = x0 + sigma * eps this is the epsilon error of DDPM (Ho et al. 2020, eq. 14), also if the
-    model predicts v. For a rectified flow, x = (1 - sigma) * x0 + sigma * eps, it is the velocity's error.
+    For x = x0 + sigma * eps, (x - x0_hat) / sigma is the predicted noise, so this is the epsilon error of DDPM (Ho et al.
+    2020, eq. 14), also if the model predicts v. For a rectified flow, x = (1 - sigma) * x0 + sigma * eps, it is the
+    velocity's error. ``Denoiser.weight`` is a factor for models that are trained with another weighting.
 
     Args:
         latents: (B, c, h, w) the clean x0.

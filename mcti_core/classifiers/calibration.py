@@ -7,8 +7,9 @@ rho = cos(t, m), then without x in training the cosine of x and the token would 
 
     cos(x, t) - rho * (cos(x, m) - cos(x, m'))
 
-This is exact if t = m. The classification term uses examples in other ways too, so a small optimism remains. The class
-means would have none, but their cosines with images are larger than those of texts, and so is the fitted temperature.
+This is exact if t = m. The classification term uses examples in other ways too, so a small optimism remains. Fitting
+to the class means in place of the tokens would avoid it, but their cosines with images are larger than those of texts,
+so that the fitted temperature would not suit tokens.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def calibrated_classifier(
 
     Args:
         method: one of ``METHODS``.
-        calibrate_threshold: keep the threshold for "unknown" that calibration finds.
+        calibrate_threshold: require that calibration can find a threshold for "unknown", and log it.
 
     Raises:
         ConfigError: an unknown method, or a threshold that cannot be found.

@@ -17,8 +17,10 @@ from .base import Classifier, Scores, no_evaluations, numbers
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
-_IMAGES_PER_BATCH, _PIXELS_PER_BATCH = 16, 16 * 512 * 512
-"""Images per batch of the vision tower, or pixels if they are small. With ViT-L this keeps a GPU busy, and fits on a 4 GB card beside SD 1.5."""
+_IMAGES_PER_BATCH = 16
+"""Least number of images per batch of the vision tower. With ViT-L this keeps a GPU busy, and fits on a 4 GB card beside SD 1.5."""
+_PIXELS_PER_BATCH = _IMAGES_PER_BATCH * 512 * 512
+"""Of images smaller than 512 x 512, as many as have so many pixels."""
 _TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that other programs use"
 
 
@@ -50,10 +52,8 @@ class ClipClassifier(Classifier):
 
 def image_features(host: Host, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> CLIP image features (B, p) float32 on the CPU, not normalised."""
-    clip, at_once = (
-        host.require_clip(),
-        max(_IMAGES_PER_BATCH, _PIXELS_PER_BATCH // (images.shape[-1] * images.shape[-2])),
-    )
+    clip = host.require_clip()
+    at_once = max(_IMAGES_PER_BATCH, _PIXELS_PER_BATCH // (images.shape[-1] * images.shape[-2]))
     with torch.inference_mode(), host.session("clip"):
         features = in_parts_that_fit(
             lambda part: clip.image_features(images[part].to(host.device)).cpu(), len(images), at_once, _TOO_LARGE

@@ -30,9 +30,7 @@ def bucket_sizes(size: int, downscale: int) -> list[tuple[int, int]]:
     """
     step = min(_STEP, size // 4)
     if not step or step % downscale:
-        raise ConfigError(
-            f"the image size {size} is too small for aspect ratio buckets; give {4 * downscale} or a multiple of it"
-        )
+        raise ConfigError(f"aspect ratio buckets need an image size that is a multiple of {4 * downscale}, got {size}")
     sides = [(height, size**2 // height // step * step) for height in range(step, 2 * size + 1, step)]
     kept = [pair for pair in sides if size <= 2 * min(pair) and max(pair) <= 2 * size]
     return sorted({*kept, *((width, height) for height, width in kept)})

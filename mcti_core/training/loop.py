@@ -83,9 +83,9 @@ def train(
 ) -> TrainResult:  # fmt: skip
     """Learn token vectors; the model stays frozen.
 
-    Each step encodes one random template per class once, for both terms: its context conditions the denoiser on a
-    class-balanced batch of noised latents (L_ldm), and its pooled feature is classified against one random image feature
-    of every class (L_cls). If memory runs out, training continues from the last finished step with smaller parts of a
+    Each step encodes one random template for each of up to ``max_classes_per_step`` classes once, for both terms: its
+    context conditions the denoiser on a class-balanced batch of noised latents (L_ldm; images with captions use theirs
+    instead), and its pooled feature is classified against one random image feature of every class (L_cls). If memory runs out, training continues from the last finished step with smaller parts of a
     batch at a time (``oom.py``).
 
     Args:
@@ -135,7 +135,7 @@ def _train(
         optimizer = torch.optim.AdamW(
             vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
         )
-        # One generator per term, so that gamma does not change the draws of L_ldm.
+        # The second draws the images of L_cls, so that gamma does not change what the first draws: batches, prompts, noise.
         generators = tuple(torch.Generator().manual_seed(config.seed) for _ in range(2))
         batches = ClassBalancedBatchSampler(cache.labels, active.tolist(), config.batch_size, generators[0])
         history, best = History(vectors), EarlyStopping(config.patience)
@@ -197,7 +197,7 @@ def _train(
                 reads = (step + 1) % _READ_EVERY == 0
                 if reads:
                     read_losses()
-                if (reads or processes.count == 1) and processes.any(asked):
+                if (reads or processes.count == 1) and processes.any(asked):  # several agree after reads only
                     stop_reason = "interrupted"
                     break
         except KeyboardInterrupt:

@@ -58,8 +58,8 @@ def encode_classes(
     """Encode the chosen classes, each in a random template, which is the same for all encoders.
 
     The denoiser needs the features of all encoders, including padding. Prompts for the classification term alone are
-    encoded by the CLIP space's encoder only (usually the smaller one of SDXL's two), and without padding: an eighth of
-    the length, with the same text feature.
+    encoded by the CLIP space's encoder only (usually the smaller one of SDXL's two), and without padding: usually
+    much shorter, with the same text feature.
 
     Args:
         prompts: all K templates, by ``host_templates``.
@@ -121,7 +121,7 @@ def reconstruction_loss(
     host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, Features], generator: torch.Generator, *,
     micro_batch_size: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
-    """L_ldm: the noise error of the images' latents with their classes' prompts, at random time steps of the family's density.
+    """L_ldm: the weighted noise error of the images' latents with their classes' prompts, at random time steps of the family's density.
 
     Args:
         images: (B,) int64 indices into the cache; of each, the image or its mirror image is drawn.

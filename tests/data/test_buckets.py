@@ -31,7 +31,7 @@ def test_bucket_of_an_image_is_the_nearest_in_aspect_ratio(height, width):
 
 
 def test_bucket_sizes_of_too_small_images_are_refused():
-    with pytest.raises(ConfigError, match="too small for aspect ratio buckets"):
+    with pytest.raises(ConfigError, match="need an image size that is a multiple of"):
         bucket_sizes(24, 8)
 
 
