@@ -28,13 +28,18 @@ reading removes."""
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> str:
-    r"""Rows as CSV, in UTF-8 without surrogates: of a path that is not UTF-8, a byte 0xE9 becomes ``\udce9``."""
+    r"""Rows as CSV, in UTF-8 without surrogates: of a path that is not UTF-8, a byte 0xE9 becomes ``\udce9``, and NUL ``\x00``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     for row in rows:
-        cells = [cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell for cell in row]
+        cells = [_plain(cell) if isinstance(cell, str) else cell for cell in row]
         writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in cells])
     return text.getvalue()
+
+
+def _plain(cell: str) -> str:
+    """Without surrogates, and without NUL, which Python 3.10 refuses to write."""
+    return cell.encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")
 
 
 def read_corrections(path: Path) -> dict[str, str]:

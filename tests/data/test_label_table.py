@@ -20,7 +20,10 @@ from mcti_core.errors import ExamplesError, FileError, TokenError
 PATHS = st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=9)
 
 
-@given(st.dictionaries(PATHS.map(lambda name: f"/in/{name}"), st.text(max_size=9).filter(lambda x: x == x.strip())))
+LABELS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)
+
+
+@given(st.dictionaries(PATHS.map(lambda name: f"/in/{name}"), LABELS.filter(lambda x: x == x.strip())))
 def test_corrections_round_trip(tmp_path_factory, wanted):
     path = tmp_path_factory.getbasetemp() / "corrections.csv"
     path.write_bytes(csv_lines([("image", "label"), *wanted.items()]).encode())
@@ -31,6 +34,10 @@ def test_corrections_round_trip(tmp_path_factory, wanted):
 def test_no_cell_begins_as_a_formula(rows):
     for row in csv.reader(io.StringIO(csv_lines(rows), newline="")):
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
+
+
+def test_nul_is_escaped():
+    assert csv_lines([("a\0b", "\0")]) == "a\\x00b,\\x00\r\n"
 
 
 def test_path_that_is_not_utf8_round_trips(tmp_path):
