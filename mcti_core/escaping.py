@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["UNSEEN", "escaped", "has_surrogates"]
+__all__ = ["UNSEEN", "escaped", "has_surrogates", "without_surrogates"]
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the display order of the rest of the line."""
@@ -32,6 +32,15 @@ def escaped(text: str) -> str:
 def has_surrogates(text: str) -> bool:
     """Whether the text holds half a character, as command lines have it for bytes that are not UTF-8; no tokenizer takes it."""
     return any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def without_surrogates(text: str) -> str:
+    r"""The text as UTF-8 can store it: half a character becomes its escape.
+
+    >>> without_surrogates("caf\udce9")
+    'caf\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _escape(character: str) -> str:

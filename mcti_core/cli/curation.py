@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import counted
-from ..escaping import escaped
+from ..escaping import escaped, without_surrogates
 from .console import progress_bar, say
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _caption(template: str, label: str, tokens: TokenSet) -> str:
     index = find_class(label, tokens.labels, tokens.names)
     values = {"label": label, "token": safe_names([label])[0] if index is None else tokens.names[index]}
     whole = " ".join(re.sub(r"\{(label|token)\}", lambda found: values[found[1]], template).split())
-    return whole.encode("utf-8", "backslashreplace").decode()  # of half a character, an escape
+    return without_surrogates(whole)
 
 
 def _review(

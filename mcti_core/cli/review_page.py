@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..data.label_table import FORMULA
 from ..errors import ExamplesError, counted
-from ..escaping import escaped
+from ..escaping import escaped, without_surrogates
 from ..files.provenance import GENERATOR, write_text
 from ..images.reading import load_square
 from ..tokens.token_set import UNKNOWN
@@ -139,5 +139,5 @@ def _image(path: str | Path, side: int) -> str:
 
 def _text(text: str) -> str:
     """Escape text for HTML; line ends are kept by character references, and surrogates are written as escapes."""
-    whole = text.encode("utf-8", "backslashreplace").decode()
+    whole = without_surrogates(text)
     return html.escape(whole).replace("\r", "&#13;").replace("\n", "&#10;")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ExamplesError, FileError
+from ..escaping import without_surrogates
 from ..files.limits import MAX_LABEL
 from ..files.regular import open_regular
 from ..tokens.normal_form import normal_form
@@ -39,7 +40,7 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> str:
 
 def _plain(cell: str) -> str:
     """Without surrogates, and without NUL, which Python 3.10 refuses to write."""
-    return cell.encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")
+    return without_surrogates(cell).replace("\0", r"\x00")
 
 
 def read_corrections(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ..files.provenance import is_marked, write_json
 from ..training.resume import describe_differences
 from .cells import RUNS, Cell
 
-__all__ = ["Results", "merge_parts", "part_path", "parts_of", "read_results"]
+__all__ = ["Figures", "Results", "merge_parts", "part_path", "parts_of", "read_results"]
 
 _MAX_BYTES = 2**26
 _MAX_COUNT = 10**9
@@ -44,20 +45,30 @@ class Results:
     def save(self, path: Path) -> None:
         write_json(asdict(self), path)
 
+    def figures(self) -> Figures:
+        return Figures(self.cells)
+
+
+class Figures:
+    """The figures of cells, found by data set and number of shots."""
+
+    def __init__(self, cells: Iterable[dict[str, Any]]):
+        self._cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for cell in cells:
+            self._cells.setdefault((cell["data"], cell["shots"]), []).append(cell)
+
+    @property
+    def shots(self) -> list[int]:
+        """Numbers of shots, ascending, without the 0 of ``reference``."""
+        return sorted({shots for _, shots in self._cells} - {0})
+
+    def has(self, data: str, shots: int) -> bool:
+        return (data, shots) in self._cells
+
     def values(self, data: str, shots: int, method: str, measure: str = "accuracy") -> dict[int, float]:
         """Values by seed. The figures of ``reference``, saved as 0 shots, are those of any number of shots."""
-        cells = [*self.at(data, 0), *(self.at(data, shots) if shots else ())]
+        cells = [cell for count in {0, shots} for cell in self._cells.get((data, count), ())]
         return {c["seed"]: c["figures"][method][measure] for c in cells if measure in c["figures"].get(method, {})}
-
-    def at(self, data: str, shots: int) -> list[dict[str, Any]]:
-        """Cells of a data set and number of shots."""
-        cells, count, found = self.__dict__.get("_index", (None, 0, {}))
-        if cells is not self.cells or count != len(self.cells):
-            found = {}
-            for cell in self.cells:
-                found.setdefault((cell["data"], cell["shots"]), []).append(cell)
-            self.__dict__["_index"] = self.cells, len(self.cells), found
-        return found.get((data, shots), [])
 
 
 def read_results(path: Path) -> Results:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..escaping import escaped
 from .cells import METHODS, REAL
-from .results import Results
+from .results import Figures, Results
 
 __all__ = ["comparison", "plot", "report"]
 
@@ -31,18 +31,19 @@ def report(results: Results) -> str:
     lines += _table(["data set", "classes", "training images", "test images", "a test part of its own"], rows)
     lines += [_plain(f"\nLeft out: {name}: {why}") for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
-    for shots in _shots(results):
-        names = [name for name in results.data if results.at(name, shots)]
+    figures = results.figures()
+    for shots in figures.shots:
+        names = [name for name in results.data if figures.has(name, shots)]
         rows = [["chance", *(f"{chance[name]:.1f}" for name in names)]]
-        rows += [[m, *(_cell(results, name, shots, m, "accuracy", 100) for name in names)] for m in METHODS]
+        rows += [[m, *(_cell(figures, name, shots, m, "accuracy", 100) for name in names)] for m in METHODS]
         if len(names) > 1:
             means = [f"{statistics.mean(chance[name] for name in names):.1f}"]
-            means += [_mean(results, names, shots, method) for method in METHODS]
+            means += [_mean(figures, names, shots, method) for method in METHODS]
             rows = [[*row, mean] for row, mean in zip(rows, means, strict=True)]
         lines += ["", f"Accuracy in %, {_counted(shots)}:", ""]
         lines += _table(["method", *names, *["mean"] * (len(names) > 1)], rows)
         rows = [
-            [f"{method}: {title}", *(_cell(results, n, shots, method, key, 100 if "%" in title else 1) for n in names)]
+            [f"{method}: {title}", *(_cell(figures, n, shots, method, key, 100 if "%" in title else 1) for n in names)]
             for key, title in _DRAWN.items()
             for method in ("TI", "MC-TI", REAL)
         ]
@@ -53,11 +54,11 @@ def report(results: Results) -> str:
 
 def comparison(results: Results, other: Results) -> str:
     """Paired accuracy differences to ``other`` in points: mean and standard deviation over the seeds that both have."""
-    lines = []
-    for shots in _shots(results):
-        rows, names = [], [name for name in results.data if results.at(name, shots)]
+    lines, figures, others = [], results.figures(), other.figures()
+    for shots in figures.shots:
+        rows, names = [], [name for name in results.data if figures.has(name, shots)]
         for method in METHODS:
-            pairs = [[each.values(n, shots, method) for each in (results, other)] for n in names]
+            pairs = [[each.values(n, shots, method) for each in (figures, others)] for n in names]
             gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
             rows.append([method, *(_spread(values, "+.1f") for values in gains)])
         lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *names], rows)]
@@ -80,14 +81,15 @@ def _plot(results: Results) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shots, names = _shots(results), list(results.data)[:_PANELS]
+    figures = results.figures()
+    shots, names = figures.shots, list(results.data)[:_PANELS]
     columns = min(4, max(1, len(names)))
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(4 * columns, 3.4 * rows + 0.8), dpi=110, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, name in zip(panels, names, strict=False):
         for number, method in enumerate(METHODS):
-            values = {k: list(results.values(name, k, method).values()) for k in shots}
+            values = {k: list(figures.values(name, k, method).values()) for k in shots}
             if known := [
                 (k, 100 * statistics.mean(v), 100 * statistics.stdev(v) if len(v) > 1 else 0.0)
                 for k, v in values.items()
@@ -111,22 +113,18 @@ def _plot(results: Results) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _shots(results: Results) -> list[int]:
-    return sorted({cell["shots"] for cell in results.cells} - {0})
-
-
 def _counted(shots: int) -> str:
     return f"{shots} shot{'s' * (shots > 1)}"
 
 
-def _cell(results: Results, name: str, shots: int, method: str, measure: str, factor: int) -> str:
-    values = results.values(name, shots, method, measure).values()
+def _cell(figures: Figures, name: str, shots: int, method: str, measure: str, factor: int) -> str:
+    values = figures.values(name, shots, method, measure).values()
     return _spread([factor * value for value in values], ".1f" if factor > 1 else ".3f")
 
 
-def _mean(results: Results, names: Sequence[str], shots: int, method: str) -> str:
+def _mean(figures: Figures, names: Sequence[str], shots: int, method: str) -> str:
     """Mean over the data sets; empty if one of them lacks the method."""
-    found = [results.values(name, shots, method).values() for name in names]
+    found = [figures.values(name, shots, method).values() for name in names]
     return f"{100 * statistics.mean(map(statistics.mean, found)):.1f}" if all(found) else ""
 
 

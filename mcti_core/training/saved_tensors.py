@@ -45,7 +45,7 @@ def saved_tensors_verified() -> Iterator[None]:
 
     with torch.autograd.graph.saved_tensors_hooks(save, read):
         yield
-    # autograd saves tensors of both devices: a text encoder's vectors are there, indices and sizes may be on the CPU
+    # autograd saves tensors of both devices: a number by which the model multiplies may be on the CPU
     by_device = {each.device: [flag for flag in overwritten if flag.device == each.device] for each in overwritten}
     wrong = sum(int(torch.stack(flags).sum()) for flags in by_device.values())
     if wrong:

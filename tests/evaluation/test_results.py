@@ -38,8 +38,8 @@ def test_saved_results_are_read_again(tmp_path):
     found = read_results(tmp_path / "results.json")
     assert found == results(0, 3)
     assert found.done() == [Cell("toy", 1, 0, "TI"), Cell("toy", 1, 3, "TI")]
-    assert found.values("toy", 1, "TI") == {0: 0.5, 3: 0.5}
-    assert found.values("toy", 2, "TI") == found.values("toy", 1, "MC-TI") == {}
+    assert found.figures().values("toy", 1, "TI") == {0: 0.5, 3: 0.5}
+    assert found.figures().values("toy", 2, "TI") == found.figures().values("toy", 1, "MC-TI") == {}
 
 
 @pytest.mark.parametrize(
