@@ -21,7 +21,7 @@ _NAMES = {
     "logistic_probe": ("Logistic regression on the image features", "baseline"),
     "ti_clip": ("Textual inversion, CLIP", "tokens"),
     "mcti_clip": ("MC-TI, CLIP", "tokens"),
-    "mcti_hybrid": ("MC-TI and class mean together", "tokens + examples"),
+    "mcti_hybrid": ("MC-TI hybrid: tokens, class means and logistic probe", "tokens + examples"),
     "ti_diffusion": ("Textual inversion, diffusion classifier", "tokens, no CLIP"),
     "mcti_diffusion": ("MC-TI, diffusion classifier", "tokens, no CLIP"),
 }
