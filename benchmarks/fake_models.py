@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import register_dataclass, tree_flatten, tree_unflatten
 
-from mcti_core.hosts.base import TextFeatures
+from mcti_core.hosts.features import TextFeatures
 
 from .memory_tracker import MemoryTracker
 

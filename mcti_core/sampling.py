@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, HostError
-from .hosts.base import Features, Host
+from .hosts.base import Host
+from .hosts.features import Features
 from .hosts.out_of_memory import in_parts_that_fit
 from .prompts.splicing import conditioning, host_prompts
 from .tokens.token_set import TokenSet

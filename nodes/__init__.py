@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["comfy_entrypoint"]
+__all__ = ["MCTIExtension", "comfy_entrypoint"]
 
 
 class MCTIExtension(ComfyExtension):

@@ -151,7 +151,7 @@ def _image(name: str, value: Any) -> Tensor:
 def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
     own: Mapping[str, type] = _OWN_TYPES
     if kind == "MCTI_CLIP_SPACE":
-        from ..mcti_core.hosts.comfy.host import ClipFile
+        from ..mcti_core.hosts.comfy.clip_space import ClipFile
 
         own = {kind: ClipFile}
     right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN_TYPES)

@@ -25,14 +25,7 @@ if TYPE_CHECKING:
     from ..mcti_core.training.config import TrainConfig
     from ..mcti_core.training.state import TrainState
 
-__all__ = [
-    "discard",
-    "finished_tokens_kept",
-    "keep_tokens",
-    "tokens_so_far",
-    "unfinished_path",
-    "unfinished_state",
-]
+__all__ = ["discard", "finished_tokens_kept", "keep_tokens", "tokens_so_far", "unfinished_path", "unfinished_state"]
 
 _FOLDER = "mcti_unfinished"
 _MAX_TRIES = 100

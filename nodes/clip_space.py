@@ -27,7 +27,7 @@ class LoadClipSpace(Node):
 
     @classmethod
     def execute(cls, clip_file: str) -> io.NodeOutput:
-        from ..mcti_core.hosts.comfy.host import load_clip_file
+        from ..mcti_core.hosts.comfy.clip_space import load_clip_file
 
         path = folder_paths.get_full_path("clip_vision", clip_file)
         if path is None:

@@ -30,7 +30,7 @@ from .lists import only
 from .schema import advanced, node_schema
 from .types import Examples, ExamplesType, images_in, picture_out
 
-__all__ = ["AddExamples", "ExamplesFromFolder"]
+__all__ = ["AddExamples", "ExamplesFromFolder", "sheet", "split", "summary"]
 
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_PIXELS = 8, 20, 96
 

@@ -18,7 +18,15 @@ from ..mcti_core.tokens.names import safe_parts
 from ..mcti_core.tokens.references import without_suffix
 from .checking import checked_text
 
-__all__ = ["TOKEN_SETS", "class_folders", "example_folder", "register_token_folder", "token_set_path", "token_set_root"]
+__all__ = [
+    "TOKEN_SETS",
+    "class_folders",
+    "example_folder",
+    "refuse_outside",
+    "register_token_folder",
+    "token_set_path",
+    "token_set_root",
+]
 
 TOKEN_SETS = "mcti_tokens"
 """ComfyUI's model folder for token sets."""

@@ -10,12 +10,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..mcti_core.classifiers.base import UNKNOWN
 from ..mcti_core.errors import ConfigError, listed
 from ..mcti_core.escaping import escaped
 from ..mcti_core.tokens.names import safe_names
 from ..mcti_core.tokens.normal_form import normal_form
 from ..mcti_core.tokens.references import plain_letters
+from ..mcti_core.tokens.token_set import UNKNOWN
 from .checking import Node
 from .lists import only
 from .schema import node_schema

@@ -113,7 +113,7 @@ class LoadTokens(Node):
 
     @classmethod
     def execute(cls, file: str, clip: Any) -> io.NodeOutput:
-        from ..mcti_core.hosts.comfy.host import clip_with_tokens
+        from ..mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
 
         tokens = read_choice(file)
         return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))

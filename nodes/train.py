@@ -27,7 +27,7 @@ from .schema import advanced, node_schema
 from .train_settings import rare_settings, settings_of
 from .types import ClipSpaceType, Examples, ExamplesType, Settings, SettingsType, TokensType, picture_out
 
-__all__ = ["TrainTokens"]
+__all__ = ["AUTO_GAMMA", "TrainTokens"]
 
 _DEFAULT = TrainConfig()
 _SAMPLES_PER_ROW = 5
@@ -85,7 +85,8 @@ class TrainTokens(Node):
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.data.feature_cache import FeatureCache
         from ..mcti_core.data.near_duplicates import describe_across_classes, example_names
-        from ..mcti_core.hosts.comfy.host import clip_with_tokens, comfy_host
+        from ..mcti_core.hosts.comfy.host import comfy_host
+        from ..mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
         from ..mcti_core.training.initial import new_tokens
 
         chosen = settings or settings_of(**rare)

@@ -14,7 +14,7 @@ from .checking import Node
 from .schema import node_schema
 from .types import Settings, SettingsType
 
-__all__ = ["TrainingSettings", "rare_settings", "settings_of"]
+__all__ = ["TrainingSettings", "number", "rare_settings", "settings_of"]
 
 _DEFAULT = TrainConfig()
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}

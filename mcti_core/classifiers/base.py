@@ -16,7 +16,7 @@ from ..errors import ConfigError, HostError
 from ..images.tensors import images_in, square_batches
 from ..tokens.token_set import UNKNOWN
 
-__all__ = ["UNKNOWN", "Classifier", "Prediction", "Scores", "predictions"]
+__all__ = ["Classifier", "Prediction", "Scores", "confidences", "no_evaluations", "numbers", "predictions"]
 
 
 @dataclass(frozen=True)

@@ -34,18 +34,15 @@ from .hybrid import HybridClassifier, left_out_gain
 from .methods import METHODS
 
 __all__ = [
-    "METHODS",
     "Calibration",
     "answered_share",
     "calibrate",
     "calibrated_classifier",
     "check_threshold_examples",
     "fit_temperature",
-    "left_out_gain",
     "resolved",
     "unknown_threshold",
 ]
-
 
 _LOG = logging.getLogger(__name__)
 

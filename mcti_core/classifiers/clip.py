@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hosts.base import Host, hidden_at, on_device
+from ..hosts.base import Host
+from ..hosts.features import hidden_at, on_device
 from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..images.tensors import as_batch
 from ..prompts.splicing import encode_prompts, template_prompts

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, HostError
-from ..hosts.base import Features, Host, joined
+from ..hosts.base import Host
+from ..hosts.features import Features, joined
 from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..images.tensors import as_batch
 from ..losses import noise_error
@@ -18,7 +19,7 @@ from ..tokens.token_set import TokenSet
 from .base import Classifier, Scores
 from .sequential_test import best_class, sequential_elimination
 
-__all__ = ["DiffusionClassifier"]
+__all__ = ["DiffusionClassifier", "evaluations_at_once"]
 
 _VAE_PIXELS = 4 * 512 * 512
 """Pixels per batch of the VAE."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..evaluation.tasks import Protocol, Task
     from ..hosts.base import Host
 
-__all__ = ["run_benchmark"]
+__all__ = ["BUILT_IN", "run_benchmark"]
 
 BUILT_IN = ("digits", "characters", "textures")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .argument_types import add_overwriting, path, path_text
 
-__all__ = ["add_converting"]
+__all__ = ["LAYOUTS", "add_converting"]
 
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")
 """``tokens.io.LAYOUTS``, without what that imports."""

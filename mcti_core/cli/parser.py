@@ -33,7 +33,7 @@ from .train import INTERRUPTED, run_train
 from .train_arguments import add_reading, add_steps, add_training, add_validation
 from .undo import run_undo
 
-__all__ = ["main"]
+__all__ = ["SHARED", "main"]
 
 SHARED = (run_train, run_evaluate, run_benchmark, run_classify)
 """Commands that can run as several processes."""

@@ -9,7 +9,7 @@ from typing import Any
 from ..files.limits import MAX_STEPS
 from .argument_types import count, gamma, number, path, seed, whole
 
-__all__ = ["add_reading", "add_steps", "add_training", "add_validation"]
+__all__ = ["MASKS", "TRACKERS", "add_reading", "add_steps", "add_training", "add_validation"]
 
 MASKS = ("masklabel", "alpha")
 """The choices of ``data.masks``, repeated because that module imports PyTorch."""

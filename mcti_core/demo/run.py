@@ -30,7 +30,7 @@ from ..training.loop import StepInfo, train
 from .judge import DigitJudge, colours
 from .results import EDIT, PLAIN, SAMPLES, Demo
 
-__all__ = ["refuse_foreign_results", "run_demo"]
+__all__ = ["DIFFUSION_PAIRS", "DIFFUSION_QUERIES", "Progress", "refuse_foreign_results", "run_demo"]
 
 DIFFUSION_QUERIES, DIFFUSION_PAIRS = 200, 32
 """Number of images for the diffusion classifier, and half its usual number of pairs, so that the demo takes minutes."""

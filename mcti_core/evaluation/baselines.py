@@ -11,7 +11,8 @@ from torch import Tensor
 from ..classifiers.hybrid import class_means
 from ..classifiers.logistic import LogisticRegression
 from ..errors import ConfigError
-from ..hosts.base import Host, hidden_at
+from ..hosts.base import Host
+from ..hosts.features import hidden_at
 from ..prompts.splicing import encode_prompts, plain_prompts
 from ..tokens.token_set import Support
 

@@ -26,7 +26,7 @@ from .metrics import accuracy
 from .recipes import config_of, learn
 from .splits import Split
 
-__all__ = ["Row", "evaluate", "markdown_table"]
+__all__ = ["Row", "as_json", "evaluate", "markdown_table"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..data.dataset import FewShotDataset
 from ..errors import ExamplesError, MCTIError
 from .ucf101 import ucf101_part
 
-__all__ = ["DATA_SETS", "ImageSet", "at_most", "load_folder", "load_known", "split_by_thirds"]
+__all__ = ["DATA_SETS", "ImageSet", "Part", "at_most", "load_folder", "load_known", "split_by_thirds"]
 
 Part = tuple[Sequence[Any], Tensor]
 """N images (paths, arrays or tensors), and their class indices (N,) int64."""

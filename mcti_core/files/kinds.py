@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
-__all__ = ["IMAGE_SUFFIXES", "READ_KINDS", "kind_of", "reader_hint", "suffix_reason", "webp_size"]
+__all__ = ["IMAGE_SUFFIXES", "READ_KINDS", "UNKNOWN_KIND", "kind_of", "reader_hint", "suffix_reason", "webp_size"]
 
 READ_KINDS = {
     "PNG": ("PIL.PngImagePlugin", "PngImageFile"),

@@ -12,10 +12,7 @@ from uuid import uuid4
 
 from ..errors import FileError
 
-__all__ = [
-    "check_writable",
-    "refuse_to_replace",
-]
+__all__ = ["check_writable", "refuse_to_replace"]
 
 _REASONS = {
     errno.ENOTDIR: "part of the path is a file, not a folder",

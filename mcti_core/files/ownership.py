@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import FileError
 from .atomic import write_atomically
 
-__all__ = ["delete_own", "refuse_foreign", "refuse_foreign_twins", "set_aside", "write_own"]
+__all__ = ["IsOwn", "delete_own", "refuse_foreign", "refuse_foreign_twins", "set_aside", "write_own"]
 
 IsOwn = Callable[[Path], bool]
 """Whether this program wrote a file, by its content."""

@@ -11,27 +11,20 @@ import torch
 from torch import Tensor
 
 from ..errors import HostError
-from .features import Conditioning, Features, TextFeatures, hidden_at, joined, on_device
+from .features import Conditioning, TextFeatures
 
 __all__ = [
     "WHOLE",
     "ClipSpace",
-    "Conditioning",
     "Denoiser",
-    "Features",
     "Host",
     "HostPrompts",
     "LatentCodec",
     "PromptEncoder",
     "Session",
     "TextEncoder",
-    "TextFeatures",
     "TokenTable",
-    "hidden_at",
-    "joined",
-    "on_device",
 ]
-
 
 WHOLE = "prompt"
 """Key of the prompts that a host tokenizes and encodes itself, beside the keys of text encoders."""

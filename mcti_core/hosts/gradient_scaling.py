@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .base import Conditioning, TextFeatures
+from .features import Conditioning, TextFeatures
 
 __all__ = ["scale_gradients"]
 

@@ -22,8 +22,17 @@ from .memory_budget import image_budget, memory_of
 from .tiff_claims import jpeg_places
 
 __all__ = [
-    "UnreadableError", "image_size", "load_image", "load_mask", "load_square", "load_squares", "one_error", "open_image", "to_size", "to_square",
-]  # fmt: skip
+    "UnreadableError",
+    "image_size",
+    "load_image",
+    "load_mask",
+    "load_square",
+    "load_squares",
+    "one_error",
+    "open_image",
+    "to_size",
+    "to_square",
+]
 
 _MAX_FULL_SIZE_PIXELS = 50_000_000
 """Number of pixels above which an image is read at half its width and height."""

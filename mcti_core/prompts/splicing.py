@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import TokenError
 from ..escaping import has_surrogates
-from ..hosts.base import WHOLE, Features, Host, HostPrompts, TextEncoder, TextFeatures, on_device
+from ..hosts.base import WHOLE, Host, HostPrompts, TextEncoder
+from ..hosts.features import Features, TextFeatures, on_device
 from ..tokens.encoders import TWIN
 from .syntax import Piece, parse_prompt
 

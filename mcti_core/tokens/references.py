@@ -14,7 +14,23 @@ from .name_search import KnownForms, letters_of
 from .names import find_class
 from .normal_form import index_of, normal_form
 
-__all__ = ["EMBEDDING", "SUFFIXES", "Reference", "behind_suffix", "class_called", "continues_name", "forms_as_words", "is_of_a_name", "known_forms", "loose_weight", "names_as_words", "nearest", "plain_letters", "reference_at", "without_suffix"]  # fmt: skip
+__all__ = [
+    "EMBEDDING",
+    "SUFFIXES",
+    "Reference",
+    "behind_suffix",
+    "class_called",
+    "continues_name",
+    "forms_as_words",
+    "is_of_a_name",
+    "known_forms",
+    "loose_weight",
+    "names_as_words",
+    "nearest",
+    "plain_letters",
+    "reference_at",
+    "without_suffix",
+]
 
 EMBEDDING = re.compile(r"(?:embedding\s*[:：]\s*)+", re.IGNORECASE)
 """Prefix of a name; written twice, as in a template that has it already, it is still one."""

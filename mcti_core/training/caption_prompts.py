@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..hosts.base import Features, Host, on_device
+from ..hosts.base import Host
+from ..hosts.features import Features, on_device
 from ..prompts.splicing import host_templates
 from .objective import encode_in_parts
 

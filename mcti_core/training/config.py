@@ -12,7 +12,7 @@ from ..losses import DIRECTIONS
 from ..templates import OBJECT_TEMPLATES
 from ..tokens.token_set import POOLINGS
 
-__all__ = ["ADAPTIVE", "TrainConfig"]
+__all__ = ["ADAPTIVE", "SCHEDULES", "TrainConfig"]
 
 ADAPTIVE = "auto"
 

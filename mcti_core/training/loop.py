@@ -36,7 +36,7 @@ from .step import TrainStep
 from .validation import check_training
 from .vector_norms import vocabulary_norm
 
-__all__ = ["StepInfo", "TrainConfig", "TrainResult", "run_identity", "train"]
+__all__ = ["StepInfo", "TrainResult", "run_identity", "train"]
 
 _T = TypeVar("_T")
 _READ_EVERY = 16

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..hosts.base import Features
+from ..hosts.features import Features
 
-__all__ = ["in_micro_batches"]
+__all__ = ["Losses", "in_micro_batches"]
 
 Losses = Callable[[slice, Mapping[str, Features]], Tensor]
 """Rows of the batch, and their text features -> one loss per row."""

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.buckets import rows_by_size
 from ..data.feature_cache import FeatureCache
-from ..hosts.base import Denoiser, Features, Host, TextFeatures, hidden_at, joined, on_device
+from ..hosts.base import Denoiser, Host
+from ..hosts.features import Features, TextFeatures, hidden_at, joined, on_device
 from ..losses import class_logits, classification_loss, noise_error
 from ..noise_levels import random_steps
 from ..prompts.splicing import AnyPrompts, Prompts, encode_prompts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import HostError
 
-__all__ = ["saved_tensors_verified"]
+__all__ = ["Sample", "saved_tensors_verified"]
 
 _SAMPLE = 256
 """Number of compared values per tensor, evenly spread."""

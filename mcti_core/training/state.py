@@ -21,7 +21,6 @@ from .resume import differences
 
 __all__ = ["Progress", "TrainState"]
 
-
 _MAX_NORM, _MAX_LOSS = 1e12, 1e30
 """The second also limits gamma, which is large if the classification term has no gradient."""
 _MIN_MEAN = 1e-15

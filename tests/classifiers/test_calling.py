@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from mcti_core.classifiers.base import UNKNOWN, Classifier, Scores
+from mcti_core.classifiers.base import Classifier, Scores
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.errors import ConfigError, ExamplesError
 from mcti_core.images.reading import load_square, to_square
+from mcti_core.tokens.token_set import UNKNOWN
 
 
 class Brightness(Classifier):

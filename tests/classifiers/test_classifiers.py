@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mcti_core.classifiers import diffusion
-from mcti_core.classifiers.base import UNKNOWN, Classifier, Scores, predictions
+from mcti_core.classifiers.base import Classifier, Scores, predictions
 from mcti_core.classifiers.calibration import calibrate
 from mcti_core.classifiers.cascade import CascadeClassifier
 from mcti_core.classifiers.clip import ClipClassifier
@@ -16,12 +16,13 @@ from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.classifiers.hybrid import HybridClassifier
 from mcti_core.classifiers.logistic import LogisticRegression
 from mcti_core.errors import ConfigError, HostError, TokenError
-from mcti_core.hosts.base import Host, TextFeatures
+from mcti_core.hosts.base import Host
+from mcti_core.hosts.features import TextFeatures
 from mcti_core.noise_levels import spread_sigmas
 from mcti_core.pocket import load_pocket
 from mcti_core.pocket.recipe.quality import word_tokens
 from mcti_core.sampling import generate
-from mcti_core.tokens.token_set import Support, TokenSet
+from mcti_core.tokens.token_set import UNKNOWN, Support, TokenSet
 
 SHORT = {"num_trials": 6, "alpha": 0.3}
 """A small budget for the diffusion classifier."""

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcti_core.classifiers.base import UNKNOWN, Scores, predictions
+from mcti_core.classifiers.base import Scores, predictions
 from mcti_core.cli.classify import record_of
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.errors import ExamplesError, TokenError
 from mcti_core.evaluation.metrics import accuracy, per_class_table
+from mcti_core.tokens.token_set import UNKNOWN
 
 
 @pytest.mark.parametrize("label", ["unknown", "Unknown", "none", "null", "-1", ""])

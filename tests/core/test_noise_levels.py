@@ -56,8 +56,8 @@ def test_host_noise_error_is_the_schedulers(tiny_model, tiny_host):
     """The host's denoiser against diffusers' own UNet call and scheduler, for every prediction type it knows."""
     from diffusers import DDPMScheduler
 
-    from mcti_core.hosts.base import TextFeatures
     from mcti_core.hosts.diffusers.host import UNetDenoiser
+    from mcti_core.hosts.features import TextFeatures
 
     generator = torch.Generator().manual_seed(1)
     clean, noise = torch.randn(2, 4, 4, 8, 8, generator=generator)

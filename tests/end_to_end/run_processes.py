@@ -9,14 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+__all__ = ["CLASSIFY", "EVALUATE", "TRAIN", "commands"]
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # a launcher runs a file without the folder that it was started in
 
 TRAIN = ["--steps", "4", "--batch-size", "5", "--seed", "5", "--classification-only-steps", "1"]
 EVALUATE = ["--shots", "1", "2", "--seeds", "2", "--steps", "1", "--batch-size", "2"]
 CLASSIFY = ["--top", "2", "--batch-size", "2"]
-
-__all__ = ["CLASSIFY", "EVALUATE", "TRAIN", "commands"]
 
 
 def commands(folder: Path, out: Path) -> dict[str, list[str]]:

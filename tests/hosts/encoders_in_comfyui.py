@@ -177,7 +177,8 @@ def train_with_clip(model: Any, clip: Any, vae: Any, folder: Path, side: int) ->
     from mcti_core.classifiers.clip import ClipClassifier
     from mcti_core.classifiers.diffusion import DiffusionClassifier
     from mcti_core.data.feature_cache import FeatureCache
-    from mcti_core.hosts.comfy.host import comfy_host, load_clip_file
+    from mcti_core.hosts.comfy.clip_space import load_clip_file
+    from mcti_core.hosts.comfy.host import comfy_host
     from mcti_core.tokens.io import export_embedding, import_embedding, load_tokens, save_tokens
     from mcti_core.training.initial import new_tokens
     from mcti_core.training.loop import TrainConfig, train

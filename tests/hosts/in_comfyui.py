@@ -18,7 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["changes", "gap", "generator", "load_checkpoint", "load_nodes", "logged", "patched", "prompt_rows", "read_by", "snapshot", "start", "tell"]  # fmt: skip
+__all__ = [
+    "changes",
+    "gap",
+    "generator",
+    "load_checkpoint",
+    "load_nodes",
+    "logged",
+    "patched",
+    "prompt_rows",
+    "read_by",
+    "snapshot",
+    "start",
+    "tell",
+]
 
 REPO = Path(__file__).resolve().parents[2]
 LAYERS = 3

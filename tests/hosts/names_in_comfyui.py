@@ -65,7 +65,7 @@ def main(comfyui: str, folder: Path) -> None:
     folder_paths.set_temp_directory(str(folder / "temp"))
     assert asyncio.run(nodes.load_custom_node(str(REPO)))
     pack = next(name for name in sys.modules if name.endswith(".mcti_core"))
-    clip_with_tokens = import_module(f"{pack}.hosts.comfy.host").clip_with_tokens
+    clip_with_tokens = import_module(f"{pack}.hosts.comfy.prompt_tokens").clip_with_tokens
     load_pocket_parts = import_module(f"{pack}.hosts.comfy.pocket").load_pocket_parts
     export_embeddings = import_module(f"{pack}.tokens.io").export_embeddings
     TokenSet = import_module(f"{pack}.tokens.token_set").TokenSet  # noqa: N806 - a class of the pack, not of this project's path

@@ -53,7 +53,7 @@ def main(comfyui: str, folder: Path) -> None:
 
 
 def compare(load: Any, folder: Path) -> dict[str, Any]:
-    from mcti_core.hosts.comfy.host import clip_with_tokens
+    from mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
     from mcti_core.tokens.io import export_embeddings
 
     folder.mkdir()
@@ -105,7 +105,7 @@ def encoded(clip: Any, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def compare_sets(clip: Any, tokens: Any, others: Any, reading: Any) -> dict[str, Any]:
-    from mcti_core.hosts.comfy.host import clip_with_tokens
+    from mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
 
     knowing = clip_with_tokens(clip, tokens)
     chained, apart = clip_with_tokens(knowing, others), clip_with_tokens(clip, others)
@@ -140,7 +140,7 @@ def refusals(clip: Any, tokens: Any) -> dict[str, str]:
     from dataclasses import replace
 
     from mcti_core.errors import TokenError
-    from mcti_core.hosts.comfy.host import clip_with_tokens
+    from mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
 
     narrow = {name: vectors[..., :64] for name, vectors in tokens.vectors.items()}
     more = {**tokens.vectors, "clip_h": torch.zeros(2, 2, 1024)}

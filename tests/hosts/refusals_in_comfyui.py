@@ -50,7 +50,8 @@ def said(call: Any, *args: Any) -> str:
 
 
 def refuse_files(folder: Path, sd15: Any) -> dict[str, str]:
-    from mcti_core.hosts.comfy.host import comfy_host, load_clip_file
+    from mcti_core.hosts.comfy.clip_space import load_clip_file
+    from mcti_core.hosts.comfy.host import comfy_host
 
     write_clip(folder / "whole.bin")
     weights = torch.load(folder / "whole.bin")["state_dict"]
@@ -74,7 +75,8 @@ def refuse_files(folder: Path, sd15: Any) -> dict[str, str]:
 
 def use_clip_file(folder: Path, sd15: Any) -> dict[str, Any]:
     """The file whose words are the checkpoint's own, and one without words."""
-    from mcti_core.hosts.comfy.host import comfy_host, load_clip_file
+    from mcti_core.hosts.comfy.clip_space import load_clip_file
+    from mcti_core.hosts.comfy.host import comfy_host
 
     weights = torch.load(folder / "whole.bin")["state_dict"]
     own = torch.load(folder / "sd15.ckpt")["state_dict"][f"cond_stage_model.transformer.text_model.{WORDS}"]
@@ -123,7 +125,7 @@ def train_a_little(host: Any, clip: Any, file: Any) -> dict[str, Any]:
 
 def compare_layouts(folder: Path) -> dict[str, float]:
     """The same model as transformers writes it and as OpenCLIP does."""
-    from mcti_core.hosts.comfy.host import load_clip_file
+    from mcti_core.hosts.comfy.clip_space import load_clip_file
 
     files = []
     for name, weights in zip(("theirs.bin", "open.bin"), in_both_layouts(folder), strict=True):

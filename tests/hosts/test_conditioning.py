@@ -2,8 +2,8 @@
 
 import torch
 
-from mcti_core.hosts.base import Conditioning
 from mcti_core.hosts.comfy.out_of_place import out_of_place
+from mcti_core.hosts.features import Conditioning
 
 
 def prompts():

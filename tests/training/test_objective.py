@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcti_core.hosts.base import hidden_at
+from mcti_core.hosts.features import hidden_at
 from mcti_core.prompts.splicing import encode_prompts, template_prompts
 from mcti_core.training.objective import _one_of_each, encode_classes
 

@@ -20,7 +20,7 @@ from ...tokens.encoders import TWIN
 from ..clip_preprocess import clip_preprocess
 from .text import ComfyTextEncoder, text_encoders
 
-__all__ = ["ClipFile", "ComfyClipSpace", "load_clip_file"]
+__all__ = ["ClipFile", "ComfyClipSpace", "clip_space_for", "load_clip_file", "twin_of"]
 
 _ADVICE = (
     "for Stable Diffusion 1.x and SDXL take model.safetensors of openai/clip-vit-large-patch14, for 2.x of "

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
-from ..base import WHOLE, Conditioning, Features, TextFeatures, on_device
+from ..base import WHOLE
+from ..features import Conditioning, Features, TextFeatures, on_device
 from ..gradient_scaling import scale_gradients
 from .out_of_place import out_of_place
 

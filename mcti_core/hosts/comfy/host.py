@@ -10,17 +10,16 @@ import torch
 from ...errors import HostError
 from ...tokens.encoders import TWIN
 from ..base import ClipSpace, Host
-from .clip_space import ClipFile, clip_space_for, load_clip_file, twin_of
+from .clip_space import ClipFile, clip_space_for, twin_of
 from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
 from .model_fingerprint import model_fingerprint
 from .private_names import check_host, checkpoint_file
 from .prompt_encoder import ComfyPromptEncoder
-from .prompt_tokens import clip_with_tokens
 from .session import Residency
 from .text import ComfyTextEncoder, ComfyTokenTable, only_towers, text_encoders
 
-__all__ = ["ClipFile", "clip_with_tokens", "comfy_host", "load_clip_file"]
+__all__ = ["comfy_host"]
 
 _IMAGE_SIZES = {"SD15": 512, "SD20": 768}
 """Default image size by ComfyUI's name of the family. It calls 2.x-base, which was trained at 512 px, SD20 as well."""

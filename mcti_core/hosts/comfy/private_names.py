@@ -14,7 +14,20 @@ from torch import nn
 
 from ...errors import HostError
 
-__all__ = ["NEWEST_TESTED", "OLDEST_TESTED", "check_host", "check_patcher", "checkpoint_file", "is_paged"]
+__all__ = [
+    "LOADER",
+    "MODULES",
+    "NEWEST_TESTED",
+    "OLDEST_TESTED",
+    "OPERATION",
+    "OPTIONAL",
+    "PAGE",
+    "PATCHER",
+    "check_host",
+    "check_patcher",
+    "checkpoint_file",
+    "is_paged",
+]
 
 OLDEST_TESTED, NEWEST_TESTED = "0.3.64", "0.33.0"
 """The oldest and the newest version in which the host tests passed."""

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ...errors import HostError, TokenError
 from ...tokens.token_set import TokenSet
-from ..base import Conditioning, HostPrompts
+from ..base import HostPrompts
 from ..checkpointing import blocks_of, checkpointed
+from ..features import Conditioning
 from .out_of_place import out_of_place
 from .prompt_tokens import clip_with_tokens
 

@@ -15,7 +15,7 @@ from comfy.sdxl_clip import SDXLClipModel
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ..base import TextFeatures, hidden_at
+from ..features import TextFeatures, hidden_at
 from .out_of_place import out_of_place
 from .private_names import is_paged
 

@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import HostError
-from ..base import Host, TextFeatures, hidden_at, on_device
+from ..base import Host
 from ..checkpointing import checkpointed
+from ..features import TextFeatures, hidden_at, on_device
 from ..fingerprint import fingerprint
 from ..gradient_scaling import scale_gradients
 from .clip_space import load_clip_space
 from .loading import DTYPES, Parts, load_parts
 from .text_encoder import forward_with_embeds
 
-__all__ = ["host_of_parts", "load_host"]
+__all__ = ["ClipTextEncoder", "SDXLDenoiser", "Sessions", "UNetDenoiser", "VaeCodec", "host_of_parts", "load_host"]
 
 _PIXELS_PER_CALL = 512 * 512
 """Pixels per call of the autoencoder; Stable Diffusion's needs 0.4 GB for them (docs/performance.md)."""

@@ -13,7 +13,7 @@ from .optimizer import MuonWithAdamW
 from .shapes import Glyphs
 from .stage import Stage
 
-__all__ = ["LATENT_CHANNELS", "make_autoencoder", "train_autoencoder"]
+__all__ = ["LATENT_CHANNELS", "make_autoencoder", "psnr", "standardise", "train_autoencoder"]
 
 LATENT_CHANNELS = 4
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .strokes import thinned
 
-__all__ = ["LETTERS", "letter_lines"]
+__all__ = ["FEWEST_FONTS", "LETTERS", "MOST_FONTS", "letter_lines"]
 
 LETTERS = {
     "Latin": "ACDEFJKLMPQRTVY",

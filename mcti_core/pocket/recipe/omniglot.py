@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["HELD_OUT", "omniglot_lines", "words_for"]
+__all__ = ["DRAWERS", "HELD_OUT", "omniglot_lines", "words_for"]
 
 HELD_OUT = "Early_Aramaic"
 """The alphabet on which no part of the pocket checkpoint is trained."""

@@ -14,7 +14,7 @@ from .letters import letter_lines
 from .omniglot import HELD_OUT, omniglot_lines
 from .strokes import random_bend
 
-__all__ = ["Glyphs", "held_out_images", "load_shapes", "nearest_mean_accuracy"]
+__all__ = ["TURNS", "Glyphs", "held_out_images", "load_shapes", "nearest_mean_accuracy"]
 
 TURNS = 4
 _TEST_SHARE = 0.1

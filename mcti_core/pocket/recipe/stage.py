@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Stage", "Tick"]
+__all__ = ["Stage", "Stateful", "Tick"]
 
 _SAVE_EVERY = 150.0
 

@@ -17,6 +17,7 @@ from .vocabulary import GENERIC_WORD, MAX_TOKENS, POCKET_TEMPLATES
 
 __all__ = [
     "PROJECTION_DIM",
+    "TEXT_WIDTH",
     "Captions",
     "attribute_code",
     "identities_of",

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from ...templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..glyphs import INKS, PAPERS, PENS, SIZES, SLANTS
 
-__all__ = ["GENERIC_WORD", "POCKET_TEMPLATES", "write_tokenizer"]
+__all__ = ["GENERIC_WORD", "MAX_TOKENS", "POCKET_TEMPLATES", "write_tokenizer"]
 
 GENERIC_WORD = "glyph"
 """The word for any class, whose embedding initialises tokens, as "object" does for photos."""
