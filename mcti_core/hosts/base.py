@@ -14,7 +14,7 @@ from ..errors import HostError
 from .features import Conditioning, TextFeatures
 
 __all__ = [
-    "WHOLE",
+    "WHOLE_PROMPT",
     "ClipSpace",
     "Denoiser",
     "Host",
@@ -26,7 +26,7 @@ __all__ = [
     "TokenTable",
 ]
 
-WHOLE = "prompt"
+WHOLE_PROMPT = "prompt"
 """Key of the prompts that a host tokenizes and encodes itself, beside the keys of text encoders."""
 
 
@@ -65,7 +65,7 @@ class TokenTable(Protocol):
     vocabulary: int
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids without begin, end or padding."""
+        """Token ids without begin-of-text, end-of-text or padding."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """(...) int64 -> (..., d) float32 rows of the token table, without positions."""
@@ -76,10 +76,9 @@ class TextEncoder(TokenTable, Protocol):
 
     length: int
     """L, number of tokens in a padded prompt."""
-    begin: int
-    end: int
-    pad: int
-    """Ids of the begin, end-of-text and padding tokens."""
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         """(B, L) ids and their (B, L, d) embeddings -> features. At a learned vector, the id is any valid one.
@@ -179,7 +178,7 @@ class Host:
     @property
     def conditioned_by(self) -> tuple[str, ...]:
         """Keys of the features that the denoiser reads."""
-        return tuple(self.text) if self.prompts is None else (WHOLE,)
+        return tuple(self.text) if self.prompts is None else (WHOLE_PROMPT,)
 
     def require_denoiser(self) -> Denoiser:
         if self.denoiser is None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import TokenError
 from ..escaping import has_surrogates
-from ..hosts.base import WHOLE, Host, HostPrompts, TextEncoder
+from ..hosts.base import WHOLE_PROMPT, Host, HostPrompts, TextEncoder
 from ..hosts.features import Features, TextFeatures, on_device
-from ..tokens.encoders import TWIN
+from ..tokens.encoders import CLIP_TWIN
 from .syntax import Piece, parse_prompt
 
 __all__ = [
@@ -120,7 +120,9 @@ def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> di
     """
     check_templates(templates)
     own = (
-        {} if host.prompts is None else {WHOLE: host.prompts.tokenize([_filled(t, 0) for t in templates], num_vectors)}
+        {}
+        if host.prompts is None
+        else {WHOLE_PROMPT: host.prompts.tokenize([_filled(t, 0) for t in templates], num_vectors)}
     )
     names = list(host.text) if host.prompts is None else [] if host.clip is None else [host.clip.encoder]
     return {**own, **{name: template_prompts(host.text[name], templates, num_vectors) for name in names}}
@@ -135,7 +137,7 @@ def host_prompts(
             name: named_prompts(encoder, texts, names, num_vectors, labels, template=template)
             for name, encoder in host.text.items()
         }
-    return {WHOLE: host.prompts.tokenize(_pieces(texts, names, labels, template), num_vectors)}
+    return {WHOLE_PROMPT: host.prompts.tokenize(_pieces(texts, names, labels, template), num_vectors)}
 
 
 def _pieces(
@@ -164,22 +166,22 @@ def _filled(template: str, index: int) -> list[Piece]:
 
 
 def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors: int, texts: Sequence[str]) -> Prompts:
-    ids = torch.full((len(rows), encoder.length), encoder.pad)
+    ids = torch.full((len(rows), encoder.length), encoder.pad_token_id)
     slots = torch.full_like(ids, _NO_VECTOR)
     weights = torch.ones(ids.shape)
     end = torch.zeros(len(rows), dtype=torch.long)
     for i, row in enumerate(rows):
-        line, at, weighed = [encoder.begin], [_NO_VECTOR], [1.0]
+        line, at, weighed = [encoder.bos_token_id], [_NO_VECTOR], [1.0]
         for piece, weight in row:
             own = list(range(piece * num_vectors, (piece + 1) * num_vectors)) if isinstance(piece, int) else None
-            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.begin] * num_vectors
+            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.bos_token_id] * num_vectors
             line += new
             at += own or [_NO_VECTOR] * len(new)
             weighed += [weight] * len(new)
         if len(line) >= encoder.length:
             raise TokenError(f"prompt {texts[i]!r:.120} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
         ids[i, : len(line)] = torch.tensor(line)
-        ids[i, len(line)] = encoder.end
+        ids[i, len(line)] = encoder.eos_token_id
         slots[i, : len(line)] = torch.tensor(at)
         weights[i, : len(line)] = torch.tensor(weighed)
         end[i] = len(line)
@@ -221,7 +223,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     """Features of the same B prompts from each encoder in ``prompts``; other encoders do not run.
 
     Args:
-        prompts: by encoder, and ``WHOLE`` for the host's own encoding. A denoiser needs ``Host.conditioned_by``; a text feature
+        prompts: by encoder, and ``WHOLE_PROMPT`` for the host's own encoding. A denoiser needs ``Host.conditioned_by``; a text feature
             is read only from the CLIP space's encoder.
         vectors: by encoder, for all encoders; as in ``splice``.
 
@@ -231,13 +233,15 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Raises:
         TokenError: the vectors are for other text encoders.
     """
-    unread = () if TWIN in prompts else (TWIN,)  # the twin's vectors are only for classifying
+    unread = () if CLIP_TWIN in prompts else (CLIP_TWIN,)  # the twin's vectors are only for classifying
     ours = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
     theirs = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
     if ours != theirs:
         raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
     whole = (
-        {} if host.prompts is None or WHOLE not in prompts else {WHOLE: host.prompts.encode(prompts[WHOLE], vectors)}
+        {}
+        if host.prompts is None or WHOLE_PROMPT not in prompts
+        else {WHOLE_PROMPT: host.prompts.encode(prompts[WHOLE_PROMPT], vectors)}
     )
     return whole | {
         name: _weighed(encoder, prompts[name], _encode(host, encoder, prompts[name], vectors[name]), host)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..errors import TokenError
 
-__all__ = ["ONETRAINER_KEYS", "TWIN", "WIDTHS", "describe_widths", "encoder_named", "encoder_of_width"]
+__all__ = ["CLIP_TWIN", "ONETRAINER_KEYS", "WIDTHS", "describe_widths", "encoder_named", "encoder_of_width"]
 
 WIDTHS: Mapping[str, tuple[int, ...]] = {
     "clip_l": (768,), "clip_h": (1024,), "clip_g": (1280,),
@@ -25,7 +25,7 @@ WIDTHS: Mapping[str, tuple[int, ...]] = {
 ONETRAINER_KEYS = {"t5xxl": "t5", "gemma2_2b": "gemma"}
 """Encoders that OneTrainer, and diffusers' training scripts, name differently."""
 
-TWIN = "clip_twin"
+CLIP_TWIN = "clip_twin"
 """Key of the vectors for the CLIP space's own text tower, where no CLIP is among a model's text encoders: for classifying by CLIP
 alone, in token sets and not in embedding files. Only the classification term trains them."""
 

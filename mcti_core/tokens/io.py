@@ -22,7 +22,7 @@ from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
 from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
 from .embedding_cards import CARD_SUFFIXES
-from .encoders import ONETRAINER_KEYS, TWIN
+from .encoders import CLIP_TWIN, ONETRAINER_KEYS
 from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
 from .modelspec import embedding_metadata
 from .names import safe_names
@@ -132,7 +132,9 @@ def export_embedding(
     """
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
-    vectors = {encoder: _plain(v[index]) for encoder, v in tokens.vectors.items() if encoder != TWIN}  # each (V, d)
+    vectors = {
+        encoder: _plain(v[index]) for encoder, v in tokens.vectors.items() if encoder != CLIP_TWIN
+    }  # each (V, d)
     if not vectors:
         raise TokenError(f"{label!r} has only vectors for classifying (the twin), and none for prompts")
     tensors = _by_key(vectors, layout, name)

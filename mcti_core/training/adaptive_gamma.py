@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..distributed import DistributedContext
-from ..tokens.encoders import TWIN
+from ..tokens.encoders import CLIP_TWIN
 
 __all__ = ["AdaptiveGamma"]
 
@@ -77,7 +77,7 @@ class AdaptiveGamma:
         largest = torch.maximum(self.norms[2], averages[1])
         self.norms = torch.stack([*averages, largest])
         gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * largest).clamp(min=_MIN_NORM)
-        if TWIN in vectors:  # no vector is reached by both terms, so there is nothing to balance
+        if CLIP_TWIN in vectors:  # no vector is reached by both terms, so there is nothing to balance
             gamma = torch.ones_like(gamma)
         for index, gradient in zip(reached, classification, strict=True):
             reconstruction[index] = reconstruction[index] + gamma * gradient

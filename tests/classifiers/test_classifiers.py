@@ -45,9 +45,9 @@ class WordlessEncoder:
     width: int = 1
     length: int = 8
     vocabulary: int = 4
-    begin: int = 1
-    end: int = 2
-    pad: int = 3
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 3
 
     def tokenize(self, text):
         return []

@@ -66,8 +66,8 @@ def test_reference_cell_is_clip_with_names_and_real_images(task):
     encoder, clip = task.host.text["clip_l"], task.host.clip
     rows = []
     for name in task.names:
-        ids = torch.full((1, encoder.length), encoder.pad)
-        line = [encoder.begin, *encoder.tokenize(f"a photo of a {name}"), encoder.end]
+        ids = torch.full((1, encoder.length), encoder.pad_token_id)
+        line = [encoder.bos_token_id, *encoder.tokenize(f"a photo of a {name}"), encoder.eos_token_id]
         ids[0, : len(line)] = torch.tensor(line)
         with torch.no_grad():
             hidden = encoder.encode(ids, encoder.embed(ids)).hidden[0, len(line) - 1]

@@ -60,7 +60,7 @@ def compare(parts, theirs, tokens, references) -> dict[str, float]:
 
 def compare_facts(ours, theirs) -> dict[str, float]:
     a, b = ours.text["clip_l"], theirs.text["clip_l"]
-    facts = ("width", "length", "vocabulary", "begin", "end", "pad")
+    facts = ("width", "length", "vocabulary", "bos_token_id", "eos_token_id", "pad_token_id")
     texts = ("a glyph, on paper.", "GLYPH's  (red)", "")
     different = [fact for fact in facts if getattr(a, fact) != getattr(b, fact)]
     different += [text for text in texts if a.tokenize(text) != b.tokenize(text)]

@@ -12,7 +12,7 @@ def _step(host):
     generator = torch.Generator().manual_seed(0)
     x, sigma = torch.randn(3, 4, 8, 8, generator=generator), torch.tensor([0.5, 2.0, 8.0])
     encoder = host.text["clip_l"]
-    ids = torch.full((3, 77), encoder.begin)
+    ids = torch.full((3, 77), encoder.bos_token_id)
     embeds = torch.randn(3, 77, 32, generator=generator).requires_grad_()
     kept = {}
 

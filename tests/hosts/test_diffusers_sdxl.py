@@ -105,7 +105,10 @@ def encode_prompt(pipeline, texts):
 def test_two_text_encoders_by_name_and_in_order(plain):
     assert {name: encoder.width for name, encoder in plain.text.items()} == WIDTHS
     assert list(plain.text) == ["clip_l", "clip_g"]
-    assert (plain.text["clip_l"].pad, plain.text["clip_g"].pad) == (plain.text["clip_l"].end, 0)
+    assert (plain.text["clip_l"].pad_token_id, plain.text["clip_g"].pad_token_id) == (
+        plain.text["clip_l"].eos_token_id,
+        0,
+    )
     assert (plain.image_size, plain.codec.scale) == (32, 0.13025)
 
 
@@ -401,7 +404,7 @@ def test_a_single_file_is_the_same_model(xl_model, single_file):
     folder, single = load_host(xl_model, xl_model / "clip_g"), load_host(checkpoint, xl_model / "clip_g", config=family)
     assert torch.equal(single.denoiser.sigmas, folder.denoiser.sigmas)
     assert list(single.text) == list(folder.text)
-    assert single.text["clip_g"].pad == 0
+    assert single.text["clip_g"].pad_token_id == 0
     texts = [features(host, ["a photo of a dog"]) for host in (folder, single)]
     assert torch.allclose(context(texts[0]), context(texts[1]), atol=1e-5)
     assert torch.allclose(texts[0]["clip_g"].pooled, texts[1]["clip_g"].pooled, atol=1e-5)

@@ -42,7 +42,7 @@ def test_a_token_that_is_a_word_gives_the_words_prompt(tiny_host, encoder, text_
     assert torch.allclose(ours.hidden, theirs, atol=1e-5)
     assert torch.equal(ours.context, ours.hidden)
     assert torch.equal(prompts.token_position, (ids == word).int().argmax(1))
-    assert torch.equal(prompts.end, (ids == encoder.end).int().argmax(1))
+    assert torch.equal(prompts.end, (ids == encoder.eos_token_id).int().argmax(1))
 
 
 def test_two_vectors_that_are_two_words(tiny_host, encoder, text_model):

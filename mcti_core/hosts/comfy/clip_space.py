@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
-from ...tokens.encoders import TWIN
+from ...tokens.encoders import CLIP_TWIN
 from ..clip_preprocess import clip_preprocess
 from .text import ComfyTextEncoder, text_encoders
 
-__all__ = ["ClipFile", "ComfyClipSpace", "clip_space_for", "load_clip_file", "twin_of"]
+__all__ = ["ClipFile", "ComfyClipSpace", "clip_space_for", "clip_twin_of", "load_clip_file"]
 
 _ADVICE = (
     "for Stable Diffusion 1.x and SDXL take model.safetensors of openai/clip-vit-large-patch14, for 2.x of "
@@ -132,7 +132,7 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
     return ComfyClipSpace(file, name, device)
 
 
-def twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, ComfyClipSpace]:
+def clip_twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, ComfyClipSpace]:
     """The file's own text tower, and its CLIP space, for a model without CLIP among its text encoders.
 
     Raises:
@@ -142,7 +142,7 @@ def twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, Com
     fitting = [tower for tower in towers.values() if isinstance(tower, ComfyTextEncoder)]
     if len(fitting) != 1 or fitting[0].width != file.text_projection.shape[1]:
         raise HostError(f"ComfyUI loads no fitting text tower from {file.name}; {_ADVICE}")
-    return fitting[0], ComfyClipSpace(file, TWIN, device)
+    return fitting[0], ComfyClipSpace(file, CLIP_TWIN, device)
 
 
 def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:

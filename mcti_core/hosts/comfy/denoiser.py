@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import HostError
-from ..base import WHOLE
+from ..base import WHOLE_PROMPT
 from ..features import Conditioning, Features, TextFeatures, on_device
 from ..gradient_scaling import scale_gradients
 from .out_of_place import out_of_place
@@ -69,7 +69,7 @@ class ComfyDenoiser:
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         text, unscale = scale_gradients(text, dtype)
         noised = noised.unflatten(1, (-1, *[1] * self._frames))  # (B, c, 1, h, w) of videos
-        whole = text.get(WHOLE)
+        whole = text.get(WHOLE_PROMPT)
         if isinstance(whole, Conditioning):
             # one prompt at a time, as ComfyUI does: its masks and lengths are not always right for several prompts
             rows = [self._conditions(noised[i : i + 1], **whole.single(i)) for i in range(len(noised))]

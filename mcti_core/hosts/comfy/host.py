@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ...errors import HostError
-from ...tokens.encoders import TWIN
+from ...tokens.encoders import CLIP_TWIN
 from ..base import ClipSpace, Host
-from .clip_space import ClipFile, clip_space_for, twin_of
+from .clip_space import ClipFile, clip_space_for, clip_twin_of
 from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
 from .model_fingerprint import model_fingerprint
@@ -54,9 +54,9 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         patchers["clip"] = clip_file.vision.patcher
         used.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
         if not towers:
-            encoders[TWIN], space = twin_of(clip_file, device)
-            patchers[TWIN] = clip_file.text_tower.patcher
-            used.append(model_fingerprint(patchers[TWIN]))
+            encoders[CLIP_TWIN], space = clip_twin_of(clip_file, device)
+            patchers[CLIP_TWIN] = clip_file.text_tower.patcher
+            used.append(model_fingerprint(patchers[CLIP_TWIN]))
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__

@@ -27,7 +27,7 @@ from ...errors import TokenError, listed
 from ...escaping import escaped
 from ...files.atomic import write_atomically
 from ...files.limits import MAX_MARKS, has_many_marks
-from ...tokens.encoders import TWIN
+from ...tokens.encoders import CLIP_TWIN
 from ...tokens.normal_form import index_of
 from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
@@ -55,7 +55,7 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
         TokenError: the tokens are for other text encoders.
     """
     encoders = text_encoders(clip, clip.patcher.load_device)
-    ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items() if name != TWIN}
+    ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items() if name != CLIP_TWIN}
     theirs = {name: encoder.width for name, encoder in encoders.items()}
     if ours != theirs:
         such_as = f", such as {listed([tokens.base_model])}" if tokens.base_model else ""

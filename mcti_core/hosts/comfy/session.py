@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from torch import nn
 
-from ...tokens.encoders import TWIN
+from ...tokens.encoders import CLIP_TWIN
 from ..checkpointing import checkpointed
 from .out_of_place import out_of_place
 from .private_names import check_patcher
@@ -29,7 +29,7 @@ class Residency:
     """The ComfyUI models that are currently needed, over nested sessions.
 
     Args:
-        patchers: ComfyUI's ``ModelPatcher`` of each part: "text", "denoiser", "clip", and ``TWIN``, which is loaded with "text".
+        patchers: ComfyUI's ``ModelPatcher`` of each part: "text", "denoiser", "clip", and ``CLIP_TWIN``, which is loaded with "text".
     """
 
     def __init__(self, patchers: Mapping[str, Any]):
@@ -42,7 +42,7 @@ class Residency:
     @contextmanager
     def session(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
         """``hosts.base.Session``. The codec is not a part, since ComfyUI's VAE loads itself."""
-        wanted = frozenset((*parts, *([TWIN] if "text" in parts else []))) & self._patchers.keys()
+        wanted = frozenset((*parts, *([CLIP_TWIN] if "text" in parts else []))) & self._patchers.keys()
         loaded, trained, saved = self._needed()
         self._open.append((wanted, gradients, checkpointing))
         try:

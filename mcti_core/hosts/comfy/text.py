@@ -95,12 +95,12 @@ class ComfyTextEncoder(ComfyTokenTable):
     def __init__(self, clip: Any, name: str, model: Any, device: torch.device):
         super().__init__(clip, name, model, device)
         self._layer = _layer(self._model, clip.layer_idx)
-        self.begin, self.end = int(self._tokenizer.start_token), int(self._tokenizer.end_token)
-        self.pad, self.length = int(self._tokenizer.pad_token), int(self._tokenizer.max_length)
+        self.bos_token_id, self.eos_token_id = int(self._tokenizer.start_token), int(self._tokenizer.end_token)
+        self.pad_token_id, self.length = int(self._tokenizer.pad_token), int(self._tokenizer.max_length)
 
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
+        end = (ids[:, 1:] == self.eos_token_id).int().argmax(1) + 1  # the first one: padding may be the same id
         positions = self._model.transformer.text_model.embeddings.position_embedding
         with _positions(positions, ids.shape[1]), out_of_place() if torch.is_grad_enabled() else nullcontext():
             last, middle, _, _ = self._model.transformer(

@@ -106,8 +106,8 @@ class ClipTextEncoder:
         self.table: nn.Embedding = tower.get_input_embeddings()  # type: ignore[operator]
         self.vocabulary, self.width = self.table.weight.shape
         self.length = int(tower.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
-        self.begin, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
-        self.pad = int(tokenizer.pad_token_id)
+        self.bos_token_id, self.eos_token_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.pad_token_id = int(tokenizer.pad_token_id)
 
     def tokenize(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
@@ -123,7 +123,7 @@ class ClipTextEncoder:
         projection = getattr(self.tower, "text_projection", None)
         if projection is None:
             return TextFeatures(context, hidden)
-        end = (ids[:, 1:] == self.end).int().argmax(1) + 1  # the first one: padding may be the same id
+        end = (ids[:, 1:] == self.eos_token_id).int().argmax(1) + 1  # the first one: padding may be the same id
         return TextFeatures(context, hidden, projection(hidden_at(hidden, end)))
 
 
