@@ -15,7 +15,7 @@ import folder_paths
 
 from ..mcti_core.errors import FileError, ResumeError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.files.ownership import delete_own, refuse_foreign, set_aside
+from ..mcti_core.files.writing import delete_own, refuse_foreign, set_aside
 from ..mcti_core.training.checkpoint import is_training
 from ..mcti_core.training.errors import TrainingError
 from .folders import token_set_path, token_set_root

@@ -26,7 +26,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     """Train only the new classes. Learned tokens are saved even if the training is interrupted or fails."""
     from ..data.near_duplicates import example_names
     from ..files.output_lock import lock_output
-    from ..files.outputs import refuse_to_replace
+    from ..files.writing import refuse_to_replace
     from ..tokens.io import load_tokens
     from ..tokens.names import safe_names
     from ..tokens.ops import select

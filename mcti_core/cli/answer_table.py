@@ -19,7 +19,7 @@ def write_answer_table(records: Iterable[Mapping[str, Any]], top: int, path: Pat
         FileError: a foreign file is there.
     """
     from ..data.label_table import csv_lines
-    from ..files.ownership import write_own
+    from ..files.writing import write_own
 
     def write(file: Path) -> None:
         more = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]

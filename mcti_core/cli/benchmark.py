@@ -37,9 +37,8 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     from ..evaluation.results import parts_of, read_results
     from ..evaluation.tables import comparison, plot, report
     from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable
-    from ..files.ownership import delete_own, refuse_foreign
     from ..files.provenance import TEXT_MARK, is_marked, write_png, write_text
+    from ..files.writing import check_writable, delete_own, refuse_foreign
 
     _check_matplotlib()
     other = None if arguments.compare is None else read_results(arguments.compare)

@@ -32,8 +32,7 @@ __all__ = ["classified", "record_of", "run_classify"]
 
 def run_classify(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable
-    from ..files.ownership import refuse_foreign
+    from ..files.writing import check_writable, refuse_foreign
     from .answer_table import is_answer_table
     from .curation import check_curation
     from .results_file import refuse_to_lose

@@ -103,7 +103,7 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
 
 def _check_outputs(paths: Sequence[Path], arguments: argparse.Namespace) -> None:
     """Raise a ``FileError`` if a foreign file or an earlier result is there, or a file cannot be written."""
-    from ..files.outputs import check_writable, refuse_to_replace
+    from ..files.writing import check_writable, refuse_to_replace
     from ..tokens.io import refuse_foreign_tokens
 
     refuse_foreign_tokens(paths, sets=arguments.format == "set")

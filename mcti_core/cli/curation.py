@@ -40,8 +40,8 @@ def check_curation(arguments: argparse.Namespace) -> dict[str, str]:
         FileError: a folder cannot be written to, a page already exists, or the corrections cannot be read.
     """
     from ..data.label_table import read_corrections
-    from ..files.outputs import check_writable
     from ..files.provenance import check_outputs
+    from ..files.writing import check_writable
 
     if root := arguments.move_to or arguments.copy_to:
         check_writable(root)
@@ -117,7 +117,7 @@ def _sort(
 
 def _write_captions(captions: Mapping[Path, str]) -> None:
     """Write captions next to the images; existing captions are kept."""
-    from ..files.ownership import write_own
+    from ..files.writing import write_own
 
     new = {text: caption for path, caption in captions.items() if not os.path.lexists(text := path.with_suffix(".txt"))}
     for path, caption in new.items():

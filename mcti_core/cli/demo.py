@@ -14,7 +14,7 @@ __all__ = ["run_demo"]
 def run_demo(arguments: argparse.Namespace) -> int:
     from ..demo.run import refuse_foreign_results, run_demo
     from ..files.output_lock import lock_output
-    from ..files.outputs import check_writable, refuse_to_replace
+    from ..files.writing import check_writable, refuse_to_replace
     from ..hosts.diffusers.loading import quiet_libraries
 
     results = [arguments.output_dir / name for name in ("report.html", "metrics.json", "tokens.safetensors")]

@@ -27,7 +27,7 @@ __all__ = ["run_evaluate"]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from ..files.outputs import check_writable
+    from ..files.writing import check_writable
     from .json_output import json_output
 
     alone = run_evaluate_tokens if arguments.tokens else run_label_errors if arguments.label_errors else None

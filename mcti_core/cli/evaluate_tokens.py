@@ -31,9 +31,8 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.measure import class_indices
     from ..files.output_lock import lock_output
-    from ..files.outputs import refuse_to_replace
-    from ..files.ownership import delete_own
     from ..files.provenance import check_outputs, is_marked, write_json, write_png
+    from ..files.writing import delete_own, refuse_to_replace
     from ..tokens.io import load_tokens
     from ..viz.plots import confusion_plot
 

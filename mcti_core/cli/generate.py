@@ -22,8 +22,8 @@ _BATCH_SIZE, _POCKET_BATCH_SIZE = 4, 8
 
 def run_generate(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
-    from ..files.outputs import refuse_to_replace
     from ..files.provenance import check_outputs, is_marked, write_png
+    from ..files.writing import refuse_to_replace
     from ..prompts.syntax import parse_prompt
     from ..sampling import generate
     from ..tokens.io import load_tokens

@@ -20,8 +20,8 @@ def json_output(
         FileError: a foreign file or an earlier result is there, another run holds the lock, or the folder is not writable.
     """
     from ..files.output_lock import lock_output
-    from ..files.outputs import refuse_to_replace
     from ..files.provenance import check_outputs, write_json
+    from ..files.writing import refuse_to_replace
 
     if path is None or not shown:
         yield lambda content: None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResumeError
-from ..files.ownership import delete_own, refuse_foreign, write_own
+from ..files.writing import delete_own, refuse_foreign, write_own
 from ..training.resume import describe_differences
 from .json_line import json_line
 

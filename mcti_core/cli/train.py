@@ -146,9 +146,8 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_ve
     Raises:
         FileError: a foreign file would be replaced, a folder cannot be written to, or disk space is too low.
     """
-    from ..files.outputs import check_writable
-    from ..files.ownership import refuse_foreign
     from ..files.provenance import is_marked
+    from ..files.writing import check_writable, refuse_foreign
     from ..tokens.io import refuse_foreign_tokens
     from ..training.checkpoint import is_training
 
@@ -175,7 +174,7 @@ def _unfinished(
         FileError: a result would be replaced.
         ResumeError: a checkpoint exists without --resume or --restart, is damaged, or is not shared by all processes.
     """
-    from ..files.outputs import refuse_to_replace
+    from ..files.writing import refuse_to_replace
 
     if not path.exists():  # otherwise the results are those of the unfinished training
         refuse_to_replace([*outputs, *earlier_logs(arguments)], overwrite=arguments.overwrite)

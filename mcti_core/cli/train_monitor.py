@@ -55,8 +55,7 @@ def check_monitoring(arguments: argparse.Namespace, labels: Sequence[str], names
         FileError: the log would replace a foreign file, or the samples' folder cannot be written to.
     """
     from ..evaluation.validation import class_prompts
-    from ..files.outputs import check_writable
-    from ..files.ownership import refuse_foreign
+    from ..files.writing import check_writable, refuse_foreign
     from ..training.trackers import check_trackers, is_log
 
     prompts = arguments.validation_prompt

@@ -20,8 +20,8 @@ from torch import Tensor
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError, ExamplesError, HostError
 from ..files.limits import MAX_HEADER_BYTES, MAX_NUMBER
-from ..files.ownership import set_aside, write_own
 from ..files.safe_load import format_of
+from ..files.writing import set_aside, write_own
 from ..hosts.base import Host, LatentCodec
 from ..hosts.out_of_memory import in_parts_that_fit
 from ..images.reading import one_error

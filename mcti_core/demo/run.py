@@ -18,8 +18,8 @@ from ..data.dataset import few_shot_split
 from ..data.feature_cache import FeatureCache
 from ..evaluation.baselines import class_mean, logistic_probe
 from ..evaluation.metrics import accuracy, confusion_matrix
-from ..files.ownership import refuse_foreign
 from ..files.provenance import is_marked, write_json
+from ..files.writing import refuse_foreign
 from ..hosts.base import Host
 from ..pocket import POCKET_CONFIG, load_pocket
 from ..pocket.digits import digit_dataset, digit_masks

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, ResumeError
-from ..files.ownership import delete_own
 from ..files.provenance import is_marked, write_json
+from ..files.writing import delete_own
 from ..training.resume import describe_differences
 from .cells import RUNS, Cell
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MCTIError
-from ..files.atomic import write_atomically
+from ..files.writing import write_atomically
 
 __all__ = ["middle_frame", "ucf101_part"]
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import FileError
-from .ownership import refuse_foreign
+from .writing import refuse_foreign
 
 __all__ = ["lock_output"]
 

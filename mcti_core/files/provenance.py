@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError
-from .outputs import check_writable, refuse_to_replace
-from .ownership import refuse_foreign, write_own
 from .regular import open_regular
+from .writing import check_writable, refuse_foreign, refuse_to_replace, write_own
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,9 +18,9 @@ from typing import Any
 
 from ..errors import FileError
 from .kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of
-from .ownership import delete_own, refuse_foreign, write_own
 from .provenance import is_marked, write_json
 from .regular import open_regular
+from .writing import delete_own, refuse_foreign, write_own
 
 __all__ = ["transfer", "undo"]
 

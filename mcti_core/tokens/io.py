@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..errors import FileError, TokenError
 from ..files.limits import MAX_CLASSES
-from ..files.ownership import refuse_foreign, refuse_foreign_twins, write_own
 from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
+from ..files.writing import refuse_foreign, refuse_foreign_twins, write_own
 from .embedding_cards import CARD_SUFFIXES
 from .encoders import CLIP_TWIN, ONETRAINER_KEYS
 from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
@@ -224,7 +224,7 @@ def is_own_file(path: str | Path) -> bool:
 def refuse_foreign_tokens(
     paths: Iterable[Path], *, sets: bool, root: Path | None = None, twins: Iterable[Path] = ()
 ) -> None:
-    """``files.ownership.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
+    """``files.writing.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
 
     Programs read embeddings with any of ``SUFFIXES``, so a foreign file with another suffix is a twin too.
 

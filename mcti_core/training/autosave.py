@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from ..files.atomic import remove_leftovers
-from ..files.ownership import delete_own
+from ..files.writing import delete_own, remove_leftovers
 from .checkpoint import is_training, save_checkpoint
 from .errors import TrainingError
 from .loop import StepInfo

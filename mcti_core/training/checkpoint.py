@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..errors import ResumeError
 from ..files.limits import MAX_STEPS, MAX_TRAINING_BYTES
-from ..files.ownership import write_own
 from ..files.regular import name_of, open_regular
 from ..files.safe_load import format_of
+from ..files.writing import write_own
 from .state import TrainState
 
 __all__ = ["is_training", "load_checkpoint", "save_checkpoint"]

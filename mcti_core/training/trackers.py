@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..files.ownership import write_own
 from ..files.regular import open_regular
+from ..files.writing import write_own
 from .config import TrainConfig
 from .errors import TrainingError
 from .loop import StepInfo

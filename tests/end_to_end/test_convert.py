@@ -326,7 +326,7 @@ def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, mon
         raise OSError(28, "No space left on device")
 
     save_tokens(made("ibis", "heron"), "set")
-    monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
+    monkeypatch.setattr("mcti_core.files.writing.open", full, raising=False)
     assert convert("set.safetensors", "--format", "embeddings", "--output", "place/in") == 1
     assert "in cannot be written to (No space left on device)" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["set.safetensors"]

@@ -129,7 +129,7 @@ def test_command_whose_output_cannot_be_written_does_no_work(
         def full(*arguments, **options):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("mcti_core.files.outputs.open", full, raising=False)
+        monkeypatch.setattr("mcti_core.files.writing.open", full, raising=False)
     before = content(tmp_path)
     error = refused(capsys, *lines(photos, learned, out)[command])
     assert re.search(

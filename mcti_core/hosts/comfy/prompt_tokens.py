@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ...errors import TokenError, listed
 from ...escaping import escaped
-from ...files.atomic import write_atomically
 from ...files.limits import MAX_MARKS, has_many_marks
+from ...files.writing import write_atomically
 from ...tokens.encoders import CLIP_TWIN
 from ...tokens.normal_form import index_of
 from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
