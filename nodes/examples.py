@@ -21,7 +21,7 @@ from ..mcti_core.data.masks import ALPHA, MASKLABEL, find_masks
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.images.reading import load_squares
-from ..mcti_core.tokens.normal_form import index_of
+from ..mcti_core.tokens.names import index_of
 from ..mcti_core.viz.image_grid import image_grid
 from .checking import Node, checked_text
 from .context import user_errors

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..mcti_core.errors import ConfigError, listed
 from ..mcti_core.escaping import escaped
-from ..mcti_core.tokens.names import safe_names
-from ..mcti_core.tokens.normal_form import normal_form
+from ..mcti_core.tokens.names import normal_form, safe_names
 from ..mcti_core.tokens.references import plain_letters
 from ..mcti_core.tokens.token_set import UNKNOWN
 from .checking import Node

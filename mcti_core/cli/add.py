@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..escaping import escaped
-from ..tokens.normal_form import index_of
+from ..tokens.names import index_of
 from ..training.errors import TrainingError
 from .console import progress_bar, say
 from .figures import OUTCOMES

@@ -34,7 +34,7 @@ def held_out_of(
         ConfigError: a class is not in training, or there is no CLIP space.
     """
     from ..data.dataset import FewShotDataset
-    from ..tokens.normal_form import index_of
+    from ..tokens.names import index_of
 
     if arguments.validation_folder is None:
         return others if arguments.validation_steps or arguments.validation_prompt else None

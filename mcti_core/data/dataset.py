@@ -28,8 +28,7 @@ from ..images.reading import (
     to_square,
 )
 from ..images.tensors import as_image
-from ..tokens.names import safe_names
-from ..tokens.normal_form import normal_form
+from ..tokens.names import normal_form, safe_names
 from ..tokens.token_set import UNKNOWN
 from .captions import find_captions
 from .dataset_items import item_image, labels_of

@@ -15,7 +15,7 @@ from ..files.kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of, reader_hint, suff
 from ..files.provenance import is_marked
 from ..files.safe_load import format_of
 from ..images.reading import open_image
-from ..tokens.normal_form import label_of_folder
+from ..tokens.names import label_of_folder
 
 __all__ = ["ClassFolder", "Skipped", "find_class_folders", "find_images", "holds_images", "is_foreign", "list_folder"]
 

@@ -16,7 +16,7 @@ from ..errors import ExamplesError, FileError
 from ..escaping import without_surrogates
 from ..files.limits import MAX_LABEL
 from ..files.regular import open_regular
-from ..tokens.normal_form import normal_form
+from ..tokens.names import normal_form
 from ..tokens.token_set import UNKNOWN
 from .dataset import FewShotDataset
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..escaping import UNSEEN
-from ..tokens.names import DEVICES, MAX_NAME_BYTES, safe_names
-from ..tokens.normal_form import normal_form
+from ..tokens.names import DEVICES, MAX_NAME_BYTES, normal_form, safe_names
 from ..tokens.token_set import UNKNOWN
 from .example_files import is_foreign
 

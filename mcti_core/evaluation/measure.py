@@ -22,7 +22,7 @@ from ..errors import ExamplesError, listed
 from ..escaping import escaped
 from ..hosts.base import Host
 from ..images.reading import load_squares, one_error
-from ..tokens.normal_form import index_of
+from ..tokens.names import index_of
 from ..tokens.token_set import TokenSet
 from .metrics import (
     CalibrationBin,

@@ -14,7 +14,7 @@ from ..data.feature_cache import FeatureCache
 from ..hosts.base import Host
 from ..prompts.syntax import parse_prompt
 from ..sampling import generate
-from ..tokens.normal_form import index_of
+from ..tokens.names import index_of
 from ..tokens.token_set import TokenSet
 from ..training.loop import StepInfo
 from ..viz.image_grid import image_grid

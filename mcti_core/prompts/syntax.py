@@ -20,7 +20,7 @@ from ..errors import TokenError
 from ..escaping import has_surrogates
 from ..files.limits import MAX_BRACKETS, MAX_MARKS, MAX_PROMPT, has_many_marks
 from ..tokens.name_search import letters_of
-from ..tokens.normal_form import normal_form
+from ..tokens.names import normal_form
 from ..tokens.references import (
     EMBEDDING,
     behind_suffix,

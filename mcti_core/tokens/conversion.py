@@ -12,8 +12,7 @@ from ..errors import TokenError, counted
 from .embedding_cards import CARD_SUFFIXES, has_card
 from .formats import SUFFIXES
 from .io import SUFFIX, import_embedding, in_set_order, is_token_set, load_tokens
-from .names import find_classes, safe_names
-from .normal_form import normal_form
+from .names import find_classes, normal_form, safe_names
 from .ops import rename
 from .token_set import TokenSet
 

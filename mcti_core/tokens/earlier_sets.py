@@ -12,7 +12,7 @@ from ..files.limits import check_counts
 from ..files.safe_load import header_of
 from .encoders import encoder_named
 from .io import SUFFIX, is_own_file
-from .normal_form import normal_form
+from .names import normal_form
 from .token_set import TokenSet
 
 __all__ = ["refuse_other_sets", "stale_embeddings"]

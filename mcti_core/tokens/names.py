@@ -1,17 +1,29 @@
-"""Token names that are safe in a prompt, in a file name on any system, and in a line of text."""
+"""Names of tokens and classes: safe in a prompt, in a file name on any system, and in a line of text; and how they are compared."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..errors import TokenError
 from ..escaping import UNSEEN, escaped
-from .normal_form import indices_of, normal_form
 
-__all__ = ["DEVICES", "MAX_NAME_BYTES", "check_name", "find_class", "find_classes", "safe_names", "safe_parts"]
+__all__ = [
+    "DEVICES",
+    "MAX_NAME_BYTES",
+    "check_name",
+    "find_class",
+    "find_classes",
+    "index_of",
+    "label_of_folder",
+    "normal_form",
+    "safe_names",
+    "safe_parts",
+]
 
 MAX_NAME_BYTES = 120
 """Maximum length in UTF-8; with a number and a suffix, a name stays below the 255 bytes of common file systems."""
@@ -57,6 +69,42 @@ def _wrong(name: str) -> str:
     return "is reserved by Windows for a device" if name.split(".")[0].upper() in DEVICES else ""
 
 
+def normal_form(text: str) -> str:
+    """The form in which names and labels are compared everywhere: composed letters (NFC), and no case.
+
+    Systems store the same name in different ways: a Mac writes é as two code points, most others as one.
+
+    >>> normal_form("Cafe\\u0301") == normal_form("CAFÉ")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def index_of(wanted: str, texts: Sequence[str]) -> int | None:
+    """Index of a text among others, preferably an exact match, otherwise in normal form; None without a match."""
+    return next(iter(_indices_of(wanted, texts)), None)
+
+
+def _indices_of(wanted: str, texts: Sequence[str]) -> list[int]:
+    if exact := [index for index, text in enumerate(texts) if text == wanted]:
+        return exact
+    return list(_by_form(tuple(texts)).get(normal_form(wanted), ()))
+
+
+@lru_cache(maxsize=8)
+def _by_form(texts: tuple[str, ...]) -> dict[str, list[int]]:
+    """Normal form -> indices; cached, since many texts are looked up in one set."""
+    places: dict[str, list[int]] = {}
+    for index, text in enumerate(texts):
+        places.setdefault(normal_form(text), []).append(index)
+    return places
+
+
+def label_of_folder(name: str) -> str:
+    r"""A folder's name as a label that every encoding can carry: of one that is not UTF-8, a byte 0xE9 becomes ``\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
     """The class that a label or a token name refers to, also with other separators, such as ``my_cat`` for ``my cat``.
 
@@ -68,12 +116,11 @@ def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int 
 
 def find_classes(wanted: str, labels: Sequence[str], names: Sequence[str]) -> list[int]:
     """``find_class`` for several sets that may share a label: all equally good matches."""
-
     for text in (wanted, wanted.strip()):
         for known in (labels, names):
-            if found := indices_of(text, known):
+            if found := _indices_of(text, known):
                 return found
-    return indices_of(safe_names([wanted])[0], names) if wanted.strip() else []
+    return _indices_of(safe_names([wanted])[0], names) if wanted.strip() else []
 
 
 def safe_names(labels: Sequence[str]) -> tuple[str, ...]:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import TokenError, listed
-from .names import find_class, safe_names
-from .normal_form import normal_form
+from .names import find_class, normal_form, safe_names
 from .token_set import Support, TokenSet
 
 __all__ = ["class_index", "merge", "rename", "select"]

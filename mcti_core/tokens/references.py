@@ -11,8 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .name_search import KnownForms, letters_of
-from .names import find_class
-from .normal_form import index_of, normal_form
+from .names import find_class, index_of, normal_form
 
 __all__ = [
     "EMBEDDING",

@@ -14,8 +14,7 @@ from ..errors import TokenError
 from ..files.limits import check_counts
 from ..templates import OBJECT_TEMPLATES
 from .hub import HubMethods
-from .names import check_name, safe_names
-from .normal_form import normal_form
+from .names import check_name, normal_form, safe_names
 
 __all__ = ["POOLINGS", "UNKNOWN", "Support", "TokenSet"]
 

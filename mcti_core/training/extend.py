@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.feature_cache import FeatureCache
 from ..errors import ConfigError, TokenError
 from ..hosts.base import Host
-from ..tokens.normal_form import index_of
+from ..tokens.names import index_of
 from ..tokens.ops import merge
 from ..tokens.token_set import TokenSet
 from .config import TrainConfig

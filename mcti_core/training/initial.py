@@ -12,8 +12,7 @@ from torch import Tensor
 from ..errors import TokenError, listed
 from ..escaping import has_surrogates
 from ..hosts.base import Host
-from ..tokens.names import safe_names
-from ..tokens.normal_form import index_of
+from ..tokens.names import index_of, safe_names
 from ..tokens.token_set import TokenSet
 
 __all__ = ["initial_vectors", "names_like", "new_tokens", "take_over"]

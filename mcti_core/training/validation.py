@@ -8,7 +8,7 @@ from ..data.feature_cache import FeatureCache
 from ..errors import ConfigError, HostError, listed
 from ..files.limits import check_counts
 from ..hosts.base import Host
-from ..tokens.normal_form import normal_form
+from ..tokens.names import normal_form
 from ..tokens.token_set import TokenSet
 from .config import TrainConfig
 

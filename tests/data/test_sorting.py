@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcti_core.data.sorting import class_folders, free_targets
-from mcti_core.tokens.normal_form import normal_form
+from mcti_core.tokens.names import normal_form
 from mcti_core.tokens.token_set import UNKNOWN
 
 HOSTILE = ["../up", "/etc", "..", ".", "a/b", "a\\b", "C:\\x", "nul", "NUL.txt", "x\ny", "x\0y", " x", "x.", ".hidden", "@eaDir", UNKNOWN, "é", "E\u0301", "\u3164", "a" * 300, "a:b", "\ud800"]  # fmt: skip

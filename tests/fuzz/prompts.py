@@ -8,8 +8,7 @@ import unicodedata
 from random import Random
 
 from mcti_core.prompts.syntax import parse_prompt
-from mcti_core.tokens.names import find_class, safe_names
-from mcti_core.tokens.normal_form import normal_form
+from mcti_core.tokens.names import find_class, normal_form, safe_names
 from mcti_core.tokens.references import known_forms, nearest, reference_at
 
 from .mutations import TEXTS

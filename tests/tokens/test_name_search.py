@@ -8,7 +8,7 @@ import pytest
 
 from mcti_core.prompts.syntax import parse_prompt
 from mcti_core.tokens.name_search import KnownForms, letters_of
-from mcti_core.tokens.normal_form import normal_form
+from mcti_core.tokens.names import normal_form
 from mcti_core.tokens.references import known_forms, nearest, plain_letters
 
 ALPHABETS = ("ab", "aB-_ ", "éeE\u0301", "ßsẞ", "猫犬", "İi\u0307ı", "น้ำ", "ﬁfi")

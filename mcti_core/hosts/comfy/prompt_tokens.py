@@ -28,7 +28,7 @@ from ...escaping import escaped
 from ...files.limits import MAX_MARKS, has_many_marks
 from ...files.writing import write_atomically
 from ...tokens.encoders import CLIP_TWIN
-from ...tokens.normal_form import index_of
+from ...tokens.names import index_of
 from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
 from .text import text_encoders, tokenizer_places
