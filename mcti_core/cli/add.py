@@ -34,7 +34,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     from .signals import signals_as_keyboard_interrupt
 
     before = tokens = load_tokens(arguments.tokens)
-    dataset = examples_of(arguments, alone=True)
+    dataset = examples_of(arguments, min_classes=1)
     if arguments.replace:
         kept = [label for label in before.labels if index_of(label, dataset.classes) is None]
         if not kept:

@@ -168,7 +168,7 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
     from ..data.feature_cache import FeatureCache
     from ..images.reading import load_squares
 
-    dataset = FewShotDataset.from_folder(arguments.examples, alone=True)
+    dataset = FewShotDataset.from_folder(arguments.examples, min_classes=1)
     with progress_bar("examples", "image") as progress:
         cache = FeatureCache.build(host, dataset, hflip=False, latents=False, progress=progress)
     assert cache.features is not None  # ensured by option_checks

@@ -59,7 +59,7 @@ def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
     split: Split = partial(few_shot_split, labels, classes)
     usual = [max(counts)]
     if arguments.train:
-        test = examples_of(arguments, arguments.test, alone=True)
+        test = examples_of(arguments, arguments.test, min_classes=1)
         dataset, count = joined(dataset, test, class_indices(test.classes, classes)), len(dataset)
         split = given_split(dataset.labels, classes, count)
     elif arguments.folds:

@@ -37,7 +37,7 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
     from ..viz.plots import confusion_plot
 
     tokens = load_tokens(arguments.tokens)
-    dataset = examples_of(arguments, alone=True)
+    dataset = examples_of(arguments, min_classes=1)
     classes = class_indices(dataset.classes, tokens.labels)
     out = arguments.output_dir
     outputs = [] if out is None else [out / name for name in ("evaluation.json", "confusion.png", "wrong.png")]

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["check_device", "config_of", "examples_of", "features_of", "hflip_of", "host_of", "processes_of"]
 
 
-def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, alone: bool = False) -> FewShotDataset:
+def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, min_classes: int = 2) -> FewShotDataset:
     """The examples in a folder, by default the command's own. Skipped files are reported by the first process."""
     from ..data.dataset import FewShotDataset
 
     beside = {name: value for name in ("captions", "masks") if (value := getattr(arguments, name, None))}
-    dataset = FewShotDataset.from_folder(folder or arguments.folder, alone=alone, **beside)
+    dataset = FewShotDataset.from_folder(folder or arguments.folder, min_classes=min_classes, **beside)
     say(dataset.skipped, shown=os.environ.get("RANK", "0") == "0")
     return dataset
 

@@ -40,7 +40,7 @@ def held_out_of(
         return others if arguments.validation_steps or arguments.validation_prompt else None
     if arguments.model is not None and arguments.clip is None:
         raise ConfigError("--validation-folder measures by image features; give a CLIP space with --clip")
-    held_out = FewShotDataset.from_folder(arguments.validation_folder, alone=True)
+    held_out = FewShotDataset.from_folder(arguments.validation_folder, min_classes=1)
     if unknown := [name for name in held_out.classes if index_of(name, classes) is None]:
         raise ConfigError(f"--validation-folder has classes that are not in training: {listed(unknown)}; remove them")
     return held_out

@@ -46,13 +46,13 @@ class FewShotDataset:
         classes: (C,) labels in label order.
         images: (N,) paths, which are read when needed, or images for ``images.tensors.as_image``.
         labels: (N,) int64 class of each image.
-        alone: allow a single class, for example to add to a token set.
+        min_classes: 1 allows a single class, for example to add to a token set.
         skipped: one line about unused files in the folder, with reasons; "" if all are used.
         captions: image -> caption file (``data.captions``).
         masks: image -> mask file (``data.masks``).
 
     Raises:
-        ExamplesError: fewer than two classes, two labels for the same class, a class without images, or an image that
+        ExamplesError: too few classes, two labels for the same class, a class without images, or an image that
             ``as_image`` refuses.
         TokenError: too many or too long classes (``files.limits.check_counts``).
     """
@@ -60,7 +60,7 @@ class FewShotDataset:
     classes: tuple[str, ...]
     images: tuple[Path | Tensor, ...]
     labels: Tensor
-    alone: bool = False
+    min_classes: int = 2
     skipped: str = ""
     captions: Mapping[Path, Path] = field(default_factory=dict)
     masks: Mapping[Path, Path] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class FewShotDataset:
         object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
         if len(self.images) != len(self.labels):
             raise ExamplesError(f"{len(self.images)} images but {len(self.labels)} labels")
-        if len(self.classes) < (1 if self.alone else 2):
+        if len(self.classes) < self.min_classes:
             raise ExamplesError(
                 f"there is only the class {', '.join(self.classes) or '(none)'}; telling things apart needs at least two"
             )
@@ -80,44 +80,41 @@ class FewShotDataset:
         for index, name in enumerate(self.classes):
             if not (self.labels == index).any():
                 raise ExamplesError(f"class {name!r} has no images; give it at least one")
-        images = (
-            image if isinstance(image, Path) else as_image(image, f"image {index}")
-            for index, image in enumerate(self.images)
-        )
+        images = (i if isinstance(i, Path) else as_image(i, f"image {row}") for row, i in enumerate(self.images))
         object.__setattr__(self, "images", tuple(images))
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, *, alone: bool = False, captions: bool = False, masks: str | Path | None = None
+        cls, folder: str | Path, *, min_classes: int = 2, captions: bool = False, masks: str | Path | None = None
     ) -> FewShotDataset:
         """Read ``folder/<class>/<image>``; classes and images are sorted by name. ``skipped`` describes unused files.
 
         Args:
-            alone: allow a single class folder.
+            min_classes: 1 allows a single class folder.
             captions: use caption files (``data.captions``).
             masks: source of masks, ``where`` of ``data.masks.find_masks``.
 
         Raises:
-            ExamplesError: the folder is missing, there are fewer than two class folders, or a class folder has unusable images;
-                there are no captions or masks although they are requested.
+            ExamplesError: the folder is missing, there are too few class folders, a class folder has unusable images, or no image has
+                a caption or mask although they are requested.
         """
         classes, skipped = find_class_folders(folder)
-        every = [image for each in classes for image in each.images]
-        texts = find_captions(every) if captions else {}
-        if captions and every and not texts:
-            raise ExamplesError(f"no image has a caption; {every[0].with_suffix('.txt')} would be the first one's")
-        masked = find_masks(every, masks) if masks and every else {}
+        images = [image for each in classes for image in each.images]
+        texts = find_captions(images) if captions else {}
+        if captions and images and not texts:
+            raise ExamplesError(f"no image has a caption; {images[0].with_suffix('.txt')} would be the first one's")
+        masked = find_masks(images, masks) if masks and images else {}
         skipped.forget([*texts.values(), *masked.values()])
         report = skipped.report()
-        if len(classes) < (1 if alone else 2):
+        if len(classes) < min_classes:
             found = f"only the class folder {classes[0].label!r}" if classes else "no class folders with images"
             raise ExamplesError(
                 f"{folder} contains {found}{f' ({report})' * bool(report)}; put the images of at least "
-                f"{'one class' if alone else 'two classes'} into a folder of their own there"
+                f"{'one class' if min_classes == 1 else 'two classes'} into a folder of their own there"
             )
-        labels = [index for index, each in enumerate(classes) for _ in each.images]
-        own = tuple(each.label for each in classes)
-        return cls(own, tuple(every), torch.tensor(labels), alone, report, texts, masked)
+        labels = torch.tensor([index for index, each in enumerate(classes) for _ in each.images])
+        names = tuple(each.label for each in classes)
+        return cls(names, tuple(images), labels, min_classes, report, texts, masked)
 
     @classmethod
     def from_images(cls, images: Mapping[str, Sequence[Any] | Tensor]) -> FewShotDataset:
@@ -133,12 +130,11 @@ class FewShotDataset:
             raise ExamplesError(
                 f"from_images takes a mapping of labels to images, got {type(images).__name__}; from_folder reads a folder"
             )
-        flat = [
-            (index, as_image(image, f"an image of class {label!r}"))
-            for index, (label, batch) in enumerate(images.items())
-            for image in _each(batch, label)
-        ]
-        return cls(tuple(images), tuple(image for _, image in flat), torch.tensor([index for index, _ in flat]))
+        found, labels = list[Tensor](), list[int]()
+        for index, (label, batch) in enumerate(images.items()):
+            found += (as_image(image, f"an image of class {label!r}") for image in _each(batch, label))
+            labels += [index] * (len(found) - len(labels))
+        return cls(tuple(images), tuple(found), torch.tensor(labels))
 
     @classmethod
     def from_dataset(
@@ -184,9 +180,9 @@ class FewShotDataset:
 
     def pick(self, index: Tensor | Sequence[int]) -> FewShotDataset:
         """The images at these indices; at least one per class must remain."""
-        chosen = torch.as_tensor(index, dtype=torch.long)
-        images = tuple(self.images[i] for i in chosen.tolist())
-        return replace(self, images=images, labels=self.labels[chosen], skipped="")
+        rows = torch.as_tensor(index, dtype=torch.long)
+        images = tuple(self.images[row] for row in rows.tolist())
+        return replace(self, images=images, labels=self.labels[rows], skipped="")
 
     def load(self, size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
         """Yield each image, or those in the given rows, as (3, size, size) float32 in [0, 1]."""
@@ -219,8 +215,8 @@ class FewShotDataset:
         errors = []
         for row, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
             try:
-                for each in (image, *filter(None, self.sidecars(row))):
-                    _digest(each, label, digest)
+                for content in (image, *filter(None, self.sidecars(row))):
+                    _digest(content, label, digest)
             except UnreadableError as error:
                 errors.append(error)
             except OSError as error:
@@ -248,24 +244,21 @@ def few_shot_split(
     for index, name in enumerate(classes):
         members = order[labels[order] == index]
         if len(members) < shots + least_left:
-            if not least_left:
-                raise ExamplesError(
-                    f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')}"
-                )
+            test = " and at least one to test on" if least_left else ""
             raise ExamplesError(
-                f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')} and at least one to test on"
+                f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')}{test}"
             )
         support[members[:shots]] = True
     return support.nonzero()[:, 0], (~support).nonzero()[:, 0]
 
 
-def _digest(image: Path | Tensor, label: int, digest: Any) -> None:
+def _digest(content: Path | Tensor, label: int, digest: Any) -> None:
     """Feed an image's content to a hash in parts."""
-    if isinstance(image, Tensor):
-        content = f"{tuple(image.shape)}".encode() + image.numpy().tobytes()
-        digest.update(f"{label}:{len(content)}:".encode() + content)
+    if isinstance(content, Tensor):
+        numbers = f"{tuple(content.shape)}".encode() + content.numpy().tobytes()
+        digest.update(f"{label}:{len(numbers)}:".encode() + numbers)
         return
-    with open_image(image) as file:
+    with open_image(content) as file:
         digest.update(f"{label}:{os.fstat(file.fileno()).st_size}:".encode())
         while part := file.read(2**20):
             digest.update(part)
@@ -282,15 +275,14 @@ def _each(images: Sequence[Any] | Tensor, label: str) -> Sequence[Any] | Tensor:
     return [images] if single else images
 
 
-def _refuse_twins(classes: Iterable[str]) -> None:
-    classes = list(classes)
+def _refuse_twins(classes: Sequence[str]) -> None:
     if UNKNOWN in classes:
         raise ExamplesError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
-    alone = [normal_form(safe_names([name])[0]) for name in classes]
-    for index, name in enumerate(alone):
-        nameless = name == "token" and classes[index] not in classes[:index]  # such as "!" and "?", which get numbers
-        if name in alone[:index] and not nameless:
-            twin, label = classes[alone.index(name)], classes[index]
+    names = [normal_form(safe_names([label])[0]) for label in classes]
+    for index, (label, name) in enumerate(zip(classes, names, strict=True)):
+        nameless = name == "token" and label not in classes[:index]  # such as "!" and "?", which get numbers
+        if name in names[:index] and not nameless:
+            twin = classes[names.index(name)]
             if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", label):
                 raise ExamplesError(
                     f"two classes are called {label!r}, written with other characters ({twin!a} and {label!a}), as a Mac "

@@ -26,7 +26,7 @@ def test_paths_inside_a_folder_that_may_not_be_read_are_answered(tmp_path):
             find_class_folders,
             lambda path: find_image_paths([path]),
             load_tokens,
-            lambda path: FewShotDataset.from_folder(path, alone=True),
+            lambda path: FewShotDataset.from_folder(path, min_classes=1),
         ):
             with pytest.raises(MCTIError):
                 read(tmp_path / "locked" / "a")

@@ -44,7 +44,7 @@ def digits(*labels: str) -> FewShotDataset:
     few = digit_dataset().split(2, seed=0)[0]
     chosen = [(few.labels == few.classes.index(label)).nonzero()[:, 0].tolist() for label in labels]
     images = tuple(few.images[index] for part in chosen for index in part)
-    return FewShotDataset(labels, images, torch.arange(len(labels)).repeat_interleave(2), alone=True)
+    return FewShotDataset(labels, images, torch.arange(len(labels)).repeat_interleave(2), min_classes=1)
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def check_folder(folder: Path) -> str:
     if names is not None and len(names) < used:
         return f"{used} images to learn from, {len(names)} to classify"
     try:
-        dataset = FewShotDataset.from_folder(folder, alone=True)
+        dataset = FewShotDataset.from_folder(folder, min_classes=1)
         list(dataset.load(8))
     except ExamplesError:
         return ""

@@ -30,7 +30,7 @@ def trained(tiny_host, cache):
 @pytest.fixture(scope="module")
 def one_more(tiny_host):
     images = images_of("d")["d"]
-    return FeatureCache.build(tiny_host, FewShotDataset(("d",), tuple(images), torch.zeros(2), alone=True))
+    return FeatureCache.build(tiny_host, FewShotDataset(("d",), tuple(images), torch.zeros(2), min_classes=1))
 
 
 @pytest.fixture(scope="module")
