@@ -26,8 +26,7 @@ from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.cli.classify import classified, record_of
 from mcti_core.cli.results_file import ResultsFile, append_records
 from mcti_core.data.dataset import FewShotDataset
-from mcti_core.data.image_stream import find_image_paths, read_ahead
-from mcti_core.data.num_workers import default_num_workers
+from mcti_core.data.image_stream import default_num_workers, find_image_paths, read_ahead
 from mcti_core.images.reading import load_square
 from mcti_core.pocket import load_pocket
 from mcti_core.pocket.digits import digit_masks, draw_digits, write_class_folders

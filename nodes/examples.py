@@ -14,10 +14,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..mcti_core.data.captions import find_captions
 from ..mcti_core.data.dataset import FewShotDataset, few_shot_split
 from ..mcti_core.data.example_files import find_images
-from ..mcti_core.data.masks import ALPHA, MASKLABEL, find_masks
+from ..mcti_core.data.sidecars import ALPHA, MASKLABEL, find_captions, find_masks
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.images.reading import load_squares

@@ -12,7 +12,7 @@ import folder_paths
 from ..mcti_core.data.example_files import holds_images, is_foreign
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.files.regular import open_regular
+from ..mcti_core.files.regular import read_limited
 from ..mcti_core.files.written_paths import decoded_lines, folder_of
 from ..mcti_core.tokens.names import safe_parts
 from ..mcti_core.tokens.references import without_suffix
@@ -180,12 +180,8 @@ def _read_settings() -> tuple[list[Path], list[int]]:
     try:
         if not file.is_file():
             return [], []
-        with open_regular(file) as settings:
-            content = settings.read(_MAX_BYTES + 1) or b""
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES // 1024} KiB")
-        lines = decoded_lines(content)
-    except (OSError, ValueError) as error:
+        lines = decoded_lines(read_limited(file, _MAX_BYTES))
+    except OSError as error:
         _log_once(f"{file} cannot be read ({error}); its folders cannot be used")
         return [], []
     opened, useless = list[Path](), list[int]()

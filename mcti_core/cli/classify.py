@@ -109,8 +109,7 @@ def _answers(
     paths: Iterable[str], host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: int = 1
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
     """Batches of (path, prediction or error), in order. ``processes``: number of processes on this machine."""
-    from ..data.image_stream import read_ahead
-    from ..data.num_workers import default_num_workers
+    from ..data.image_stream import default_num_workers, read_ahead
     from ..images.reading import load_square
 
     num_workers = arguments.num_workers or default_num_workers(processes)

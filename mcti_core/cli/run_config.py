@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..escaping import has_surrogates
 from ..files.limits import MAX_TEMPLATES
-from ..files.regular import open_regular
+from ..files.regular import read_limited
 from .console import say
 
 if TYPE_CHECKING:
@@ -87,11 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
         except ModuleNotFoundError as error:
             raise ConfigError("--config needs Python 3.11 or the package tomli; install one of them") from error
     try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_BYTES + 1) or b""
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        text = content.decode()
+        text = read_limited(path, _MAX_BYTES).decode()
         if _LONG_KEY.search(text):
             raise ValueError("a key has more than 16 parts")
         return tomllib.loads(text)

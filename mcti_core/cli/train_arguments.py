@@ -12,7 +12,7 @@ from .argument_types import count, gamma, number, path, seed, whole
 __all__ = ["MASKS", "TRACKERS", "add_reading", "add_steps", "add_training", "add_validation"]
 
 MASKS = ("masklabel", "alpha")
-"""The choices of ``data.masks``, repeated because that module imports PyTorch."""
+"""The choices of ``data.sidecars``, repeated because that module imports PyTorch."""
 TRACKERS = ("tensorboard", "wandb", "csv")
 """The choices of ``training.trackers``, repeated because that module imports PyTorch."""
 

@@ -30,10 +30,9 @@ from ..images.reading import (
 from ..images.tensors import as_image
 from ..tokens.names import normal_form, safe_names
 from ..tokens.token_set import UNKNOWN
-from .captions import find_captions
 from .dataset_items import item_image, labels_of
 from .example_files import find_class_folders
-from .masks import find_masks
+from .sidecars import find_captions, find_masks
 
 __all__ = ["FewShotDataset", "few_shot_split"]
 
@@ -48,8 +47,8 @@ class FewShotDataset:
         labels: (N,) int64 class of each image.
         min_classes: 1 allows a single class, for example to add to a token set.
         skipped: one line about unused files in the folder, with reasons; "" if all are used.
-        captions: image -> caption file (``data.captions``).
-        masks: image -> mask file (``data.masks``).
+        captions: image -> caption file (``data.sidecars``).
+        masks: image -> mask file (``data.sidecars``).
 
     Raises:
         ExamplesError: too few classes, two labels for the same class, a class without images, or an image that
@@ -91,8 +90,8 @@ class FewShotDataset:
 
         Args:
             min_classes: 1 allows a single class folder.
-            captions: use caption files (``data.captions``).
-            masks: source of masks, ``where`` of ``data.masks.find_masks``.
+            captions: use caption files (``data.sidecars``).
+            masks: source of masks, ``where`` of ``data.sidecars.find_masks``.
 
         Raises:
             ExamplesError: the folder is missing, there are too few class folders, a class folder has unusable images, or no image has

@@ -27,12 +27,10 @@ from ..hosts.out_of_memory import in_parts_that_fit
 from ..images.reading import one_error
 from ..tokens.token_set import Support
 from .buckets import bucket_of, bucket_sizes, padded
-from .captions import read_caption
 from .dataset import FewShotDataset
-from .image_stream import read_ahead
-from .masks import latent_mask
+from .image_stream import default_num_workers, read_ahead
 from .near_duplicates import THUMBNAIL, example_names, first_alike, thumbnails
-from .num_workers import default_num_workers
+from .sidecars import latent_mask, read_caption
 
 __all__ = ["FeatureCache"]
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from ..errors import ExamplesError
 from .example_files import Skipped, is_foreign, list_folder
 
-__all__ = ["ImagePaths", "find_image_paths", "read_ahead"]
+__all__ = ["ImagePaths", "default_num_workers", "find_image_paths", "read_ahead"]
 
 _T = TypeVar("_T")
+_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,13 @@ def read_ahead(
                 yield [(item, image.result()) for item, image in waiting.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def default_num_workers(processes: int = 1) -> int:
+    """Number of threads that prefetch images: the number of cores per process on this machine, at most 8.
+
+    Args:
+        processes: number of processes on this machine only, since each machine has its own cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MAX_WORKERS, cores // processes))

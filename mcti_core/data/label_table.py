@@ -15,7 +15,7 @@ import torch
 from ..errors import ExamplesError, FileError
 from ..escaping import without_surrogates
 from ..files.limits import MAX_LABEL
-from ..files.regular import open_regular
+from ..files.regular import read_limited
 from ..tokens.names import normal_form
 from ..tokens.token_set import UNKNOWN
 from .dataset import FewShotDataset
@@ -53,11 +53,7 @@ def read_corrections(path: Path) -> dict[str, str]:
         FileError: the file is missing, too large, or not such a table.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_BYTES + 1) or b""
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES >> 20} MiB")
-        text = content.decode("utf-8-sig")
+        text = read_limited(path, _MAX_BYTES).decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = ";" if ";" in first and "," not in first else ","
         return _corrections(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), path)

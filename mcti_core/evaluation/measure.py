@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 from ..classifiers.base import Classifier
 from ..classifiers.clip import ClipClassifier, image_features
 from ..classifiers.hybrid import HybridClassifier
-from ..data.image_stream import read_ahead
-from ..data.num_workers import default_num_workers
+from ..data.image_stream import default_num_workers, read_ahead
 from ..errors import ExamplesError, listed
 from ..escaping import escaped
 from ..hosts.base import Host

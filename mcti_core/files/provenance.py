@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError
-from .regular import open_regular
+from .regular import read_start
 from .writing import check_writable, refuse_foreign, refuse_to_replace, write_own
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def library_versions() -> dict[str, str]:
 def is_marked(path: Path) -> bool:
     """Whether a file has this program's mark: in the first key or line, the head of the page, or a text before the pixels."""
     try:
-        with open_regular(path) as file:
-            begin = file.read(_HEAD_BYTES) or b""
+        begin = read_start(path, _HEAD_BYTES)
     except OSError:  # not this program's file to replace
         return False
     return (b"tEXt", _TEXT) in _chunks(begin) or any(re.match(mark, begin) for mark in _MARKS)

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-__all__ = ["name_of", "open_regular"]
+__all__ = ["name_of", "open_regular", "read_limited", "read_start"]
 
 _NOT_A_FILE = (
     (stat.S_ISDIR, "it is a folder"),
@@ -41,6 +41,21 @@ def name_of(file: IO[bytes], path: str | Path) -> str:
     """A path to the open file in /proc, for libraries that open it again; without /proc, the file's own path."""
     name = f"/proc/self/fd/{file.fileno()}"
     return name if os.path.exists(name) else str(path)
+
+
+def read_start(path: str | Path, count: int) -> bytes:
+    """The first ``count`` bytes of a regular file, or all of a shorter one; raises as ``open_regular``."""
+    with open_regular(path) as file:
+        return file.read(count) or b""
+
+
+def read_limited(path: str | Path, most: int) -> bytes:
+    """All bytes of a regular file. Raises an ``OSError`` as ``open_regular``, or if there are more than ``most``."""
+    content = read_start(path, most + 1)
+    if len(content) > most:
+        limit = f"{most >> 20} MiB" if most >= 2**20 else f"{most >> 10} KiB"
+        raise OSError(f"it is larger than {limit}")
+    return content
 
 
 def _refuse_irregular(mode: int) -> None:

@@ -24,7 +24,7 @@ from torch.nn import ParameterDict
 from ..errors import TokenError
 from .kinds import READ_KINDS, UNKNOWN_KIND, kind_of
 from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
-from .regular import name_of, open_regular
+from .regular import name_of, open_regular, read_start
 
 __all__ = [
     "MAX_EMBEDDING_BYTES",
@@ -101,8 +101,7 @@ def read_safetensors(
 
 def _content(path: Path) -> str:
     """Description of a file that is not a tensor file, such as a web page; empty if unknown."""
-    with open_regular(path) as file:
-        kind = kind_of(file.read(64) or b"")
+    kind = kind_of(read_start(path, 64))
     if kind in READ_KINDS:
         return f"it contains an image, {kind}"
     what, _, advice = kind.partition(", ")
@@ -238,8 +237,7 @@ def _not_plain(reason: str) -> str:
 
 def _begin(path: Path) -> bytes:
     try:
-        with open_regular(path) as file:
-            return file.read(9) or b""
+        return read_start(path, 9)
     except FileNotFoundError as error:
         raise TokenError("there is no such token file") from error
     except OSError as error:

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import FileError
 from .kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of
 from .provenance import is_marked, write_json
-from .regular import open_regular
+from .regular import read_limited, read_start
 from .writing import delete_own, refuse_foreign, write_own
 
 __all__ = ["transfer", "undo"]
@@ -109,11 +109,9 @@ def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *
         return "its old and new path are the same"
     if target.is_symlink() or not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(root)):
         return f"it is a link, or outside {root}"
-    with open_regular(target) as file:
-        begin = file.read(64) or b""
     is_caption = target.suffix == ".txt"
-    is_image = target.suffix.lower() in ("", *IMAGE_SUFFIXES) and kind_of(begin) in READ_KINDS
-    if not is_caption and not is_image:
+    has_image_suffix = target.suffix.lower() in ("", *IMAGE_SUFFIXES)
+    if not is_caption and not (has_image_suffix and kind_of(read_start(target, 64)) in READ_KINDS):
         return "it is not an image"
     if text is not None:
         written = text.encode("utf-8", "surrogatepass")
@@ -150,8 +148,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Read and validate the list of transfers. It is untrusted; it must contain the inode number of its folder, which the author
     of a foreign list does not know."""
     try:
-        with open_regular(path) as file:
-            record = json.loads(file.read(_MAX_LIST_BYTES + 1) or b"")
+        record = json.loads(read_limited(path, _MAX_LIST_BYTES))
         own = record["folder"] == path.parent.stat().st_ino
         known = record["undo"] in ("moved", "copied") and all(
             isinstance(pair, list)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcti_core.data.captions import find_captions, read_caption
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.data.sidecars import find_captions, read_caption
 from mcti_core.errors import ExamplesError
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.data.masks import find_masks, latent_mask
+from mcti_core.data.sidecars import find_masks, latent_mask
 from mcti_core.errors import ExamplesError
 
 

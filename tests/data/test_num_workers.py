@@ -5,7 +5,7 @@ import pytest
 
 from mcti_core.data import image_stream
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.data.num_workers import default_num_workers
+from mcti_core.data.image_stream import default_num_workers
 from mcti_core.distributed import DistributedContext
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HostError
-from ...files.regular import open_regular
+from ...files.regular import read_limited
 
 __all__ = ["CLASSES", "ONLY_STABLE_DIFFUSION", "check_component", "named_classes", "read_settings"]
 
@@ -104,11 +104,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         HostError: the file cannot be read, is larger than 1 MiB, or contains something else.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(_MAX_BYTES + 1) or b""
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
-        settings = json.loads(content.decode("utf-8"))
+        settings = json.loads(read_limited(path, _MAX_BYTES).decode("utf-8"))
         if not isinstance(settings, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:

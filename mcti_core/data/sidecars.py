@@ -1,26 +1,62 @@
-"""Masks that limit the reconstruction term to their white part, in the layouts of kohya's scripts and OneTrainer."""
+"""Files beside images: captions as kohya's scripts and OneTrainer read them, and masks that limit the reconstruction term."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ExamplesError
+from ..errors import ExamplesError, TokenError
 from ..files.kinds import IMAGE_SUFFIXES
+from ..files.limits import check_counts
+from ..files.regular import read_limited
+from ..files.written_paths import decoded_lines
 from ..images.reading import UnreadableError, image_size, load_mask, to_size
-from .captions import existing
+from ..prompts.splicing import check_templates
 
-__all__ = ["ALPHA", "MASKLABEL", "find_masks", "latent_mask"]
+__all__ = ["ALPHA", "MASKLABEL", "find_captions", "find_masks", "latent_mask", "read_caption"]
 
+_CAPTION_SUFFIXES = (".txt", ".caption")
+_MAX_CAPTION_BYTES = 2**16
 MASKLABEL = "masklabel"
-"""OneTrainer's layout: ``cat-masklabel.png`` in the same folder as ``cat.jpg``."""
+"""OneTrainer's layout of masks: ``cat-masklabel.png`` in the same folder as ``cat.jpg``."""
 ALPHA = "alpha"
-"""kohya's alpha_mask: the image's alpha channel."""
-_ASPECT = 1.02
+"""kohya's alpha_mask: the image's alpha channel is the mask."""
+_MAX_ASPECT_RATIO = 1.02
 """Maximum ratio between the aspect ratios of mask and image, since sides are whole pixels."""
+
+
+def find_captions(images: Iterable[Path]) -> dict[Path, Path]:
+    """Image -> its .txt or .caption file; images without one are left out."""
+    return _first_files({image: [image.with_suffix(suffix) for suffix in _CAPTION_SUFFIXES] for image in images})
+
+
+def read_caption(path: Path) -> str:
+    """Read the first nonempty line as a template, with ``{}`` for the token; "{}, " is prepended to a line without it.
+
+    Returns:
+        The template; "" for an empty file.
+
+    Raises:
+        ExamplesError: the file cannot be read, or the line is too long or not a template (``prompts.splicing.check_templates``).
+    """
+    try:
+        content = read_limited(path, _MAX_CAPTION_BYTES)
+    except OSError as error:
+        raise ExamplesError(f"the caption {path} cannot be read ({error}); replace or remove it") from error
+    caption = next(filter(None, map(str.strip, decoded_lines(content))), "")
+    if not caption:
+        return ""
+    caption = caption if "{}" in caption else f"{{}}, {caption}"
+    try:
+        check_counts((), [caption])
+        check_templates([caption])
+    except TokenError as error:
+        raise ExamplesError(f"the caption {path} cannot be used: {error}") from error
+    return caption
 
 
 def find_masks(images: Sequence[Path], where: str | Path) -> dict[Path, Path]:
@@ -40,7 +76,7 @@ def find_masks(images: Sequence[Path], where: str | Path) -> dict[Path, Path]:
     else:
         likes = {image: Path(where) / image.parent.name / image.name for image in images}
         candidates = {i: [like, *map(like.with_suffix, IMAGE_SUFFIXES)] for i, like in likes.items()}
-    found = existing(candidates)
+    found = _first_files(candidates)
     if not found:
         expected = next(iter(candidates.values()), [Path(where)])[0]
         raise ExamplesError(f"no image has a mask; {expected} would be the first one's")
@@ -61,9 +97,14 @@ def latent_mask(image: Path, mask: Path, pixels: tuple[int, int], latents: tuple
     """
     content = load_mask(mask, alpha=mask == image)
     ratios = [height / width for height, width in (content.shape[1:], image_size(image))]
-    if max(ratios) > _ASPECT * min(ratios):
+    if max(ratios) > _MAX_ASPECT_RATIO * min(ratios):
         raise UnreadableError(mask, f"as a mask it needs the aspect ratio of {image}")
     weights = F.interpolate(to_size(content, *pixels)[None], latents, mode="area")[0, 0]
     if not weights.any():
         raise UnreadableError(mask, "as a mask it leaves nothing to learn: white is learned, black is not")
     return weights
+
+
+def _first_files(candidates: Mapping[Path, Iterable[Path]]) -> dict[Path, Path]:
+    """Image -> the first of its candidates that is a file; images without one are left out."""
+    return {image: path for image, paths in candidates.items() if (path := next(filter(os.path.isfile, paths), None))}
