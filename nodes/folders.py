@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..mcti_core.data.example_files import holds_images, is_foreign
+from ..mcti_core.data.example_files import holds_images, is_system_folder
 from ..mcti_core.errors import ExamplesError, MCTIError
 from ..mcti_core.escaping import escaped
 from ..mcti_core.files.regular import read_limited
@@ -162,7 +162,7 @@ def token_set_root() -> Path:
 def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]:
     """Folders down to ``depth`` below the root with at least two folders of images; unreadable folders are skipped."""
     try:
-        inner = [path for path in root.iterdir() if path.is_dir() and not is_foreign(path.name)]
+        inner = [path for path in root.iterdir() if path.is_dir() and not is_system_folder(path.name)]
         here = [root] if itself and sum(map(holds_images, inner)) > 1 else []
     except (OSError, ValueError):
         return []

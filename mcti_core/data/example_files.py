@@ -13,27 +13,36 @@ from pathlib import Path
 from ..errors import ExamplesError
 from ..files.kinds import IMAGE_SUFFIXES, READ_KINDS, kind_of, reader_hint, suffix_reason
 from ..files.provenance import is_marked
+from ..files.regular import read_start
 from ..files.safe_load import format_of
-from ..images.reading import open_image
 from ..tokens.names import label_of_folder
 
-__all__ = ["ClassFolder", "Skipped", "find_class_folders", "find_images", "holds_images", "is_foreign", "list_folder"]
+__all__ = [
+    "ClassFolder",
+    "Skipped",
+    "find_class_folders",
+    "find_images",
+    "holds_images",
+    "is_system_folder",
+    "list_folder",
+]
 
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "zbthumbnail.info", "picasa.ini"}
 """Names of files that operating systems create, in lower case."""
-_FOREIGN_FOLDERS = {
+_SYSTEM_FOLDERS = {
     "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@synoresource", "__macosx", "$recycle.bin",
     "system volume information", "lost+found", "found.000", "__pycache__", "network trash folder", "temporary items", "recycler",
     "recycled",
 }  # fmt: skip
 """Names of folders that operating systems and NAS devices create, in lower case."""
 _KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
+"""A folder of kohya's scripts, after its number of repeats; ``2021_rome`` is none."""
 _MAX_DEPTH = 4
 """Maximum depth of the search for class folders, for an error message."""
-_FOLDER, _NO_IMAGE, _OWN = "folder", "not an image", "written by MC-TI"
-_MASK = "-masklabel.png"
-"""Suffix of OneTrainer's masks, after the stem of the image."""
-_IS_MASK = "mask", "masks are not enabled"
+_FOLDER, _NOT_AN_IMAGE, _WRITTEN_HERE = "folder", "not an image", "written by MC-TI"
+_MASK_ENDING = "-masklabel.png"
+"""End of the name of OneTrainer's masks, after the stem of the image."""
+_UNUSED_MASK = "mask", "masks are not enabled"
 
 
 @dataclass
@@ -52,9 +61,9 @@ class Skipped:
 
     def forget(self, used: Sequence[Path]) -> None:
         """Remove captions and masks that are in use."""
-        self.counts.subtract(
-            _IS_MASK if path.name.endswith(_MASK) else (f"{path.suffix.lower()} file", _NO_IMAGE) for path in used
-        )
+        for path in used:
+            is_mask = path.name.endswith(_MASK_ENDING)
+            self.counts[_UNUSED_MASK if is_mask else (f"{path.suffix.lower()} file", _NOT_AN_IMAGE)] -= 1
         self.counts = +self.counts
 
     def update(self, other: Skipped) -> None:
@@ -64,7 +73,7 @@ class Skipped:
 
     def has_lost_images(self) -> bool:
         """Whether some of these files are probably intended as images."""
-        return any(kind != _FOLDER and reason not in (_NO_IMAGE, _OWN) for kind, reason in self.counts)
+        return any(kind != _FOLDER and reason not in (_NOT_AN_IMAGE, _WRITTEN_HERE) for kind, reason in self.counts)
 
     def report(self) -> str:
         """One line for a message, the most frequent kind first; empty if everything is used."""
@@ -103,12 +112,12 @@ def holds_images(folder: Path) -> bool:
         )
 
 
-def is_foreign(name: str) -> bool:
+def is_system_folder(name: str) -> bool:
     """Whether a folder is hidden, or has a name that operating systems use."""
-    return name.startswith(".") or name.lower() in _FOREIGN_FOLDERS
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
-def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> tuple[list[str], list[str]]:
+def list_folder(folder: str | Path, skipped: Skipped, *, generated: bool = False) -> tuple[list[str], list[str]]:
     """Sorted names of the images and of the subfolders in a folder.
 
     Links are followed. Hidden files and folders, and system files, are ignored silently.
@@ -116,7 +125,7 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
     Args:
         folder: path of the folder; "" is the current folder.
         skipped: counts all other files.
-        own: include images that this program wrote, except its loss curves.
+        generated: include images that this program wrote, except its loss curves.
 
     Raises:
         ExamplesError: the folder cannot be read.
@@ -129,21 +138,20 @@ def list_folder(folder: str | Path, skipped: Skipped, *, own: bool = False) -> t
                     continue
                 if os.path.isdir(entry.path):
                     folders.append(entry.name)
-                elif reason := _reason(entry, own):
+                elif reason := _reason(entry, generated):
                     skipped.add(*reason, os.path.join(folder, entry.name))
                 else:
                     images.append(entry.name)
     except OSError as error:
         raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); check its permissions") from error
-    if masks := {name for name in images if name.endswith(_MASK)}:
-        stems = {os.path.splitext(name)[0] for name in images}
-        masks = {name for name in masks if name.removesuffix(_MASK) in stems}
-        for name in sorted(masks):
-            skipped.add(*_IS_MASK, os.path.join(folder, name))
+    masks = {name for name in images if name.endswith(_MASK_ENDING)}
+    masks &= {os.path.splitext(name)[0] + _MASK_ENDING for name in images if masks}
+    for name in sorted(masks):
+        skipped.add(*_UNUSED_MASK, os.path.join(folder, name))
     return sorted(set(images) - masks), sorted(folders)
 
 
-def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
+def _reason(entry: os.DirEntry[str], generated: bool) -> tuple[str, str] | None:
     """Kind of a file, and the reason why it is not a usable image; None if it is."""
     suffix = os.path.splitext(entry.name)[1].lower()
     kind = f"{suffix} file" if len(suffix) > 1 else "file without suffix"
@@ -152,29 +160,19 @@ def _reason(entry: os.DirEntry[str], own: bool) -> tuple[str, str] | None:
         return kind, "a link that leads nowhere" if leads_nowhere else "not a regular file"
     reason = suffix_reason(suffix)
     if reason is None:
-        reason = _NO_IMAGE if len(suffix) > 1 and suffix[1:].isalnum() else _by_content(entry.path)
-    if reason:
-        return kind, reason
-    if suffix == ".png" and (not own or entry.name == "loss.png") and _is_own_picture(entry.path):
-        return kind, _OWN
-    return None
+        reason = _NOT_AN_IMAGE if len(suffix) > 1 and suffix[1:].isalnum() else _reason_by_content(entry.path)
+    if not reason and suffix == ".png" and (not generated or entry.name == "loss.png") and is_marked(Path(entry.path)):
+        reason = _WRITTEN_HERE
+    return (kind, reason) if reason else None
 
 
-def _is_own_picture(path: str) -> bool:
+def _reason_by_content(path: str) -> str:
+    """The reason for a file without a suffix; "" for an image."""
     try:
-        return is_marked(Path(path))
-    except OSError:  # the reader reports the problem
-        return False
-
-
-def _by_content(path: str) -> str:
-    """Reason why a file without a suffix is not a usable image; "" if it is."""
-    try:
-        with open_image(path) as file:
-            kind = kind_of(file.read(64))
-    except (ExamplesError, OSError):
+        kind = kind_of(read_start(path, 64))
+    except OSError:
         return "cannot be read"
-    return reader_hint(kind) if kind in READ_KINDS else _NO_IMAGE
+    return reader_hint(kind) if kind in READ_KINDS else _NOT_AN_IMAGE
 
 
 def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
@@ -191,53 +189,49 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
     """
     root = Path(root)
     if not os.path.isdir(root):  # unlike Path.is_dir, no error in an unreadable folder
-        wrong = (
-            f"{root} is a file; unpack it if it is an archive, and"
-            if os.path.isfile(root)
-            else f"there is no folder {root};"
-        )
+        is_file = os.path.isfile(root)
+        wrong = f"{root} is a file; unpack it if it is an archive, and" if is_file else f"there is no folder {root};"
         raise ExamplesError(f"{wrong} give a folder that contains one folder of images per class")
-    skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[str, list[str]]]()
+    skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[Path, list[str]]]()
     loose, names = list_folder(root, Skipped())
     for name in loose:
         skipped.add("image", "not in a class folder", str(root / name))
     for name in names:
         path, found = root / name, Skipped()
-        if is_foreign(name):
+        if is_system_folder(name):
             skipped.add(_FOLDER, "system folder", str(path))
             continue
         images, inner = list_folder(path, found)
-        inner = [each for each in inner if not is_foreign(each)]
+        inner = [each for each in inner if not is_system_folder(each)]
         if set(images) <= {"loss.png"} and _holds_results(path):
-            skipped.add(_FOLDER, _OWN, str(path))
+            skipped.add(_FOLDER, _WRITTEN_HERE, str(path))
             continue
         if images:
             classes.append(ClassFolder(label_of_folder(name), tuple(path / image for image in images)))
             for each in inner:
                 found.add(_FOLDER, "folders in a class folder are ignored", str(path / each))
-        elif holding := [each for each in inner if list_folder(path / each, Skipped())[0]]:
-            deeper.append((name, holding))
+        elif image_folders := [each for each in inner if list_folder(path / each, Skipped())[0]]:
+            deeper.append((path, image_folders))
         elif found.has_lost_images():
             raise ExamplesError(f"class {name!r} has no image that can be used: {found.report()}")
-        elif inner and not found.counts:
-            skipped.add(_FOLDER, "no images in it or one level down", str(path))
         else:
-            skipped.add(_FOLDER, "no images" if found.counts else "empty", str(path))
+            empty = "no images in it or one level down" if inner else "empty"
+            skipped.add(_FOLDER, "no images" if found.counts else empty, str(path))
         skipped.update(found)
     if deeper:
-        raise ExamplesError(_one_level_down(root, deeper, bool(classes)))
+        raise ExamplesError(_images_too_deep(deeper, bool(classes)))
     if not classes and (levels := list(islice(_levels(root, _MAX_DEPTH), 3))):
         raise ExamplesError(
             f"the folders in {root} contain no images, but deeper folders do; give the level above those: "
             f"{' or '.join(map(str, levels))}"
         )
-    return _without_repeats(classes, skipped), skipped
+    return _without_kohya_repeats(classes, skipped), skipped
 
 
 def _levels(folder: Path, depth: int) -> Iterator[Path]:
     """Yield folders down to this depth that contain at least two folders of images, by file suffixes."""
     try:
-        inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_foreign(entry.name)]
+        inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_system_folder(entry.name)]
         if sum(map(holds_images, inner)) > 1:
             yield folder
             return
@@ -250,41 +244,39 @@ def _levels(folder: Path, depth: int) -> Iterator[Path]:
 def _holds_results(folder: Path) -> bool:
     """Whether this program wrote tokens, a checkpoint, features or a report to the folder."""
     try:
-        paths = sorted(folder.iterdir())
+        return any(
+            "mcti-" in (format_of(path) or "")
+            if path.suffix == ".safetensors"
+            else path.suffix in (".json", ".html", ".png") and is_marked(path)
+            for path in folder.iterdir()
+        )
     except OSError:  # removed in the meantime
         return False
-    for path in paths:
-        if path.suffix == ".safetensors" and path.is_file() and "mcti-" in (format_of(path) or ""):
-            return True
-        if path.suffix in (".json", ".html", ".png") and _is_own_picture(str(path)):
-            return True
-    return False
 
 
-def _without_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
-    """Remove repeats of kohya's scripts: ``10_cat`` becomes ``cat`` if all folders have them; ``2021_rome`` has none."""
-    matches = [_KOHYA.fullmatch(each.label) for each in classes]
-    labels = [match[1] for match in matches if match]
-    if not classes or len(set(labels)) < len(classes):
-        if example := next((each.label for each, match in zip(classes, matches, strict=True) if match), None):
-            why = "two classes would have one label" if len(labels) == len(classes) else "others are not"
-            skipped.notes.append(f"{example!r} is named as for kohya's scripts, but {why}: the whole name is the label")
+def _without_kohya_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
+    """Remove the number of repeats of kohya's scripts from the labels, if all have one: ``10_cat`` becomes ``cat``."""
+    matches = [match for each in classes if (match := _KOHYA.fullmatch(each.label))]
+    if not matches:
+        return classes
+    labels, example = [match[1] for match in matches], matches[0][0]
+    if len(set(labels)) < len(classes):
+        why = "two classes would have one label" if len(labels) == len(classes) else "others are not"
+        skipped.notes.append(f"{example!r} is named as for kohya's scripts, but {why}: the whole name is the label")
         return classes
     skipped.notes.append(
-        f"the folders are named as for kohya's scripts, so the label of {classes[0].label!r} is {labels[0]!r}; the number of "
+        f"the folders are named as for kohya's scripts, so the label of {example!r} is {labels[0]!r}; the number of "
         "repeats is not used, since each class is drawn equally often"
     )
     return [ClassFolder(label, each.images) for label, each in zip(labels, classes, strict=True)]
 
 
-def _one_level_down(root: Path, deeper: Sequence[tuple[str, list[str]]], mixed: bool) -> str:
-    levels = [] if mixed else [(name, inner) for name, inner in deeper if len(inner) > 1]
-    name, inner = (levels or deeper)[0]
+def _images_too_deep(deeper: Sequence[tuple[Path, list[str]]], has_classes: bool) -> str:
+    """Message about folders without images, each with the folders of images in it."""
+    levels = [] if has_classes else [(folder, inner) for folder, inner in deeper if len(inner) > 1]
+    folder, inner = (levels or deeper)[0]
     shown = ", ".join(inner[:4]) + (", ..." if len(inner) > 4 else "")
-    if not levels:
-        return (
-            f"the class folder {root / name} has no images of its own, but the folders in it do ({shown}); move those images up "
-            "into it"
-        )
-    choices = " or ".join(str(root / each) for each, _ in levels[:3])
-    return f"{root / name} contains no images but folders of images ({shown}); give the level above them: {choices}"
+    if levels:
+        choices = " or ".join(str(level) for level, _ in levels[:3])
+        return f"{folder} contains no images but folders of images ({shown}); give the level above them: {choices}"
+    return f"the class folder {folder} contains its images only in folders ({shown}); move the images up into {folder}"

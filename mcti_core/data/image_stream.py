@@ -15,7 +15,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ..errors import ExamplesError
-from .example_files import Skipped, is_foreign, list_folder
+from .example_files import Skipped, is_system_folder, list_folder
 
 __all__ = ["ImagePaths", "default_num_workers", "find_image_paths", "read_ahead"]
 
@@ -85,11 +85,11 @@ def _in_folder(
             skipped.add("folder", "read already under another name", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
-        names, inner = list_folder(folder, skipped, own=True)
+        names, inner = list_folder(folder, skipped, generated=True)
         yield folder, names
         for name in inner:
             path = os.path.join(folder, name)
-            if is_foreign(name):
+            if is_system_folder(name):
                 skipped.add("folder", "system folder", path)
             elif recursive:
                 deeper.append(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..escaping import UNSEEN
 from ..tokens.names import DEVICES, MAX_NAME_BYTES, normal_form, safe_names
 from ..tokens.token_set import UNKNOWN
-from .example_files import is_foreign
+from .example_files import is_system_folder
 
 __all__ = ["class_folders", "free_targets"]
 
@@ -55,6 +55,6 @@ def _is_plain(label: str) -> bool:
         and 0 < len(label.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
         and label == label.strip(" .")
         and label.split(".")[0].strip().upper() not in DEVICES
-        and not is_foreign(label)
+        and not is_system_folder(label)
         and label != UNKNOWN
     )
