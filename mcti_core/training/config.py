@@ -23,6 +23,12 @@ _KINDS: dict[str, tuple[type, str]] = {
     "str": (str, "a word"),
     "bool": (bool, "true or false"),
 }
+_AT_LEAST_1 = ("steps", "batch_size", "max_classes_per_step", "patience")
+_NOT_NEGATIVE = (
+    "micro_batch_size", "lr_warmup_steps", "weight_decay", "reconstruction_weight", "gamma", "classification_only_steps",
+    "eval_steps", "seed",
+)  # fmt: skip
+_ABOVE_0 = ("lr", "logit_scale", "gradient_ratio", "gamma_end")
 _MAX_NUMBER = 2**64
 """Upper bound of all numbers, which seeds have in PyTorch."""
 _MAX_LR, _MAX_DECAY = 1e30, 1e6
@@ -78,37 +84,21 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._refuse_other_kinds()
         object.__setattr__(self, "templates", tuple(self.templates))
-        positive = ("steps", "batch_size", "max_classes_per_step", "patience")
-        not_negative = (
-            "micro_batch_size",
-            "lr_warmup_steps",
-            "weight_decay",
-            "reconstruction_weight",
-            *(() if self.adaptive else ("gamma",)),
-            "classification_only_steps",
-            "eval_steps",
-            "seed",
-        )
-        for name in positive:
+        for name in _AT_LEAST_1:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in not_negative:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.gradient_ratio < math.inf:
-            raise ConfigError(f"gradient_ratio must be above 0, got {self.gradient_ratio}")
-        if self.adaptive and (self.reconstruction_weight == 0 or self.gamma_end is not None):
-            raise ConfigError(
-                "gamma 'auto' depends on the gradients of both terms: set reconstruction_weight above 0 and gamma_end to None, or set gamma to a number"
-            )
-        if not (0 < self.lr < math.inf and 0 < self.logit_scale < math.inf):
-            raise ConfigError(f"lr and logit_scale must be above 0, got {self.lr} and {self.logit_scale}")
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            if value != ADAPTIVE and not 0 <= value < math.inf:
+                raise ConfigError(f"{name} must not be negative, got {value}")
+        for name in _ABOVE_0:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be above 0, got {value}")
         if self.lr > _MAX_LR or self.weight_decay > _MAX_DECAY:  # the optimizer computes in float32
             raise ConfigError(
                 f"lr must be at most {_MAX_LR:g} and weight_decay at most {_MAX_DECAY:g}, got {self.lr} and {self.weight_decay}"
             )
-        if self.gamma_end is not None and not 0 < self.gamma_end < math.inf:
-            raise ConfigError(f"gamma_end must be above 0 or None, got {self.gamma_end}")
         for name, allowed in (("direction", DIRECTIONS), ("pooling", POOLINGS), ("lr_schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
@@ -118,6 +108,14 @@ class TrainConfig:
             check_counts((), self.templates)
         except TokenError as error:  # now rather than when the tokens are created
             raise ConfigError(str(error)) from error
+        if self.adaptive and self.reconstruction_weight == 0:
+            raise ConfigError(
+                "gamma 'auto' needs the gradient of L_ldm; set reconstruction_weight above 0, or gamma to a number"
+            )
+        if self.adaptive and self.gamma_end is not None:
+            raise ConfigError(
+                "gamma_end cannot be used with an automatic gamma; set gamma to a number from 0 up, or leave gamma_end out (0 in ComfyUI)"
+            )
         if self.reconstruction_weight == 0 and self.gamma == 0:
             raise ConfigError("reconstruction_weight and gamma are both 0: nothing would be learned")
         if self.classification_only_steps and self.gamma == 0:
