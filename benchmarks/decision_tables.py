@@ -26,7 +26,8 @@ from mcti_core.pocket.glyphs import pen_masks
 from mcti_core.pocket.recipe.omniglot import HELD_OUT, omniglot_lines
 from mcti_core.pocket.recipe.shapes import held_out_images
 from mcti_core.training.initial import new_tokens
-from mcti_core.training.loop import run_identity, train
+from mcti_core.training.loop import train
+from mcti_core.training.resume import run_identity
 
 __all__ = ["ALPHABET", "DIGITS", "TUNING", "Table", "Task", "make_table"]
 

@@ -1,6 +1,6 @@
 """The loss of MC-TI: L = L_ldm + gamma * L_cls. Pure functions, one value per sample; the caller takes the mean.
 
-``noise_error`` is L_ldm, ``classification_loss`` is L_cls, and ``gamma_at`` is the schedule of gamma.
+``noise_error`` is L_ldm, and ``classification_loss`` is L_cls; ``training/schedules.py`` has the schedule of gamma.
 
 References:
     "Multi-Class Textual-Inversion Secretly Yields a Semantic-Agnostic Classifier", WACV 2025, arXiv 2410.22317.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import ConfigError
 
-__all__ = ["DIRECTIONS", "class_logits", "classification_loss", "gamma_at", "noise_error"]
+__all__ = ["DIRECTIONS", "class_logits", "classification_loss", "noise_error"]
 
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
@@ -46,7 +46,7 @@ def class_logits(text: Tensor, images: Tensor, scale: float) -> Tensor:
     return scale * F.normalize(text, dim=-1) @ F.normalize(images, dim=-1).T
 
 
-def classification_loss(logits: Tensor, classes: Tensor, direction: str = "text_to_image") -> Tensor:
+def classification_loss(logits: Tensor, classes: Tensor, direction: str) -> Tensor:
     """L_cls, the cross-entropy over classes.
 
     The released procedure trains one class per run: one text row against one image of every class (``text_to_image``).
@@ -69,14 +69,3 @@ def classification_loss(logits: Tensor, classes: Tensor, direction: str = "text_
     own_columns = logits[:, classes].T  # (S images, S texts)
     by_image = F.cross_entropy(own_columns, torch.arange(len(classes), device=logits.device), reduction="none")
     return by_image if direction == "image_to_text" else (by_text + by_image) / 2
-
-
-def gamma_at(step: int, steps: int, gamma: float, gamma_end: float | None = None) -> float:
-    """gamma at a step: constant, or gamma * (gamma_end / gamma) ** (t / T), exponential from gamma to gamma_end.
-
-    >>> gamma_at(500, 1000, 1.0, 1e-4)
-    0.01
-    """
-    if gamma_end is None or gamma == 0:
-        return gamma
-    return float(gamma * (gamma_end / gamma) ** (step / max(1, steps)))

@@ -157,7 +157,8 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validat
         The result, and the ``AutoSaver``, which keeps the checkpoint until ``remove`` is called.
     """
     from ..mcti_core.training.autosave import AutoSaver
-    from ..mcti_core.training.loop import StepInfo, run_identity, train
+    from ..mcti_core.training.loop import StepInfo, train
+    from ..mcti_core.training.resume import run_identity
 
     identity, report = run_identity(host, cache, tokens, config), ProgressReporter("training")
     comfy.model_management.throw_exception_if_processing_interrupted()

@@ -71,8 +71,7 @@ def _run_train(
     outputs: Sequence[Path], processes: DistributedContext,
 ) -> int:  # fmt: skip
     from ..training.initial import new_tokens, take_over
-    from ..training.loop import run_identity
-    from ..training.resume import describe_differences
+    from ..training.resume import describe_differences, run_identity
     from .signals import signals_as_keyboard_interrupt, stop_on_signals
 
     path = arguments.output_dir / UNFINISHED

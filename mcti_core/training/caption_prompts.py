@@ -31,38 +31,33 @@ class CaptionPrompts:
 
     def __init__(self, host: Host, captions: Sequence[str], templates: Sequence[str], num_vectors: int):
         texts = [*templates, *filter(None, captions)]
-        self.host, self.templates = host, len(templates)
-        laid_out = host_templates(replace(host, clip=None), texts, num_vectors)
-        self.prompts = {name: laid_out[name] for name in host.conditioned_by}
-        has_one = torch.tensor([bool(caption) for caption in captions])
-        self.row = torch.where(has_one, len(templates) - 1 + has_one.cumsum(0), -1)
+        self.host, self.template_count = host, len(templates)
+        layouts = host_templates(replace(host, clip=None), texts, num_vectors)
+        self.prompts = {name: layouts[name] for name in host.conditioned_by}
+        captioned = torch.tensor([bool(caption) for caption in captions])
+        self.row = torch.where(captioned, len(templates) - 1 + captioned.cumsum(0), -1)
         """(N,) int64 index of each example's prompt; -1 without a caption."""
 
     def encode(
-        self,
-        images: Tensor,
-        share: slice,
-        places: Tensor,
-        vectors: Mapping[str, Tensor],
-        generator: torch.Generator,
-        at_once: int,
-    ) -> dict[str, Features]:
+        self, images: Tensor, share: slice, class_rows: Tensor, vectors: Mapping[str, Tensor], generator: torch.Generator,
+        prompts_per_part: int,
+    ) -> dict[str, Features]:  # fmt: skip
         """Conditioning of the denoiser for this process's images.
 
         Args:
             images: (B,) int64 indices of examples. Templates are drawn for all of them, so that processes agree.
             share: this process's rows of the batch.
-            places: (B,) int64 row of each image's class in ``vectors``.
+            class_rows: (B,) int64 row of each image's class in ``vectors``.
             vectors: encoder -> (A, V, d).
             generator: draws the templates.
-            at_once: maximum number of prompts per pass, as in ``encode_classes``.
+            prompts_per_part: maximum number of prompts per pass, as in ``encode_classes``.
 
         Returns:
             Encoder -> features of this process's images.
         """
-        drawn = torch.randint(0, self.templates, (len(images),), generator=generator)
-        rows = torch.where(self.row[images] < 0, drawn, self.row[images])[share]
-        picked = {name: prompts.rows(rows) for name, prompts in self.prompts.items()}
-        own = {name: v[on_device(places[share], v.device)] for name, v in vectors.items()}
-        encoded = encode_in_parts(self.host, picked, own, at_once)
+        template = torch.randint(0, self.template_count, (len(images),), generator=generator)
+        rows = torch.where(self.row[images] < 0, template, self.row[images])[share]
+        prompts = {name: layout.rows(rows) for name, layout in self.prompts.items()}
+        image_vectors = {name: v[on_device(class_rows[share], v.device)] for name, v in vectors.items()}
+        encoded = encode_in_parts(self.host, prompts, image_vectors, prompts_per_part)
         return {name: features.conditioning() for name, features in encoded.items()}

@@ -24,12 +24,13 @@ class EarlyStopping:
     """Counts evaluations without improvement."""
 
     def __init__(self, patience: int):
-        self.patience, self.least, self.waited = patience, math.inf, 0
+        self.patience, self.best_loss, self.wait_count = patience, math.inf, 0
 
-    def is_over(self, error: float) -> bool:
-        improved = error < self.least
-        self.least, self.waited = min(self.least, error), 0 if improved else self.waited + 1
-        return self.waited >= self.patience
+    def should_stop(self, loss: float) -> bool:
+        """Count an evaluation; return whether ``patience`` of them in a row brought no improvement."""
+        self.wait_count = 0 if loss < self.best_loss else self.wait_count + 1
+        self.best_loss = min(self.best_loss, loss)
+        return self.wait_count >= self.patience
 
 
 class ValidationLoss:
@@ -40,52 +41,47 @@ class ValidationLoss:
         active: (A,) int64, the classes in training.
         prompts: all templates, by ``host_templates``, of which the first is used.
         num_samples: number of images, each with its own noise level and noise.
-        at_once: images per pass of the denoiser.
+        batch_size: images per pass of the denoiser.
         processes: each computes its share; all get the same error.
     """
 
     def __init__(
         self, host: Host, cache: FeatureCache, active: Tensor, prompts: Mapping[str, AnyPrompts], num_samples: int = 32, *,
-        at_once: int = 32, processes: DistributedContext = SINGLE_PROCESS,
+        batch_size: int = 32, processes: DistributedContext = SINGLE_PROCESS,
     ):  # fmt: skip
         assert cache.latents is not None
-        generator = torch.Generator().manual_seed(0)
-        images = next(ClassBalancedBatchSampler(cache.labels, active.tolist(), num_samples, generator))
         self.host, self.denoiser = host, host.require_denoiser()
         self.num_samples, self.processes = num_samples, processes
+        generator = torch.Generator().manual_seed(0)
+        images = next(ClassBalancedBatchSampler(cache.labels, active.tolist(), num_samples, generator))
+        sigmas = stratified_sigmas(self.denoiser.sigmas.cpu(), num_samples, generator, host.logit_normal)
         latents = cache.latents[images, 0]
-        sigma = stratified_sigmas(self.denoiser.sigmas.cpu(), num_samples, generator, host.logit_normal)
-        drawn = (
-            torch.searchsorted(active, cache.labels[images]),
-            latents,
-            torch.randn(latents.shape, generator=generator),
-            sigma,
-        )
-        own = torch.arange(num_samples)[processes.share(num_samples)]
-        drawn_classes, rows = drawn[0][own].unique(return_inverse=True)
-        self.classes = drawn_classes.to(host.device)
+        noises = torch.randn(latents.shape, generator=generator)
+        share = processes.share(num_samples)
+        images, latents, noises, sigmas = (each[share] for each in (images, latents, noises, sigmas))
+        classes, rows = torch.searchsorted(active, cache.labels[images]).unique(return_inverse=True)
+        self.classes = classes.to(host.device)
         """(U,) rows of the vectors whose prompts are encoded."""
-        drawn = (rows, *(each[own] for each in drawn[1:]))
-        sizes = torch.tensor([latents.shape[-2:]] * len(own)) if cache.sizes is None else cache.sizes[images][own]
-        masks = None if cache.masks is None else cache.masks[images, 0][own]
-        self.parts = []
-        """Rows of the prompts, and latents, noises, noise levels and masks on the device."""
-        for (height, width), alike in rows_by_size(sizes.view(-1, 2)):
-            for part in alike.split(at_once):
-                clean, noise, level = (each[part].to(host.device) for each in drawn[1:])
+        self.prompts = {name: p.rows(torch.zeros_like(classes)) for name, p in prompts.items()}
+        sizes = torch.tensor(latents.shape[-2:]).expand(len(images), 2) if cache.sizes is None else cache.sizes[images]
+        masks = None if cache.masks is None else cache.masks[images, 0]
+        self.batches = []
+        """Rows of the prompts, and latents, noises, noise levels and masks on the device; one size of images per batch."""
+        for (height, width), bucket in rows_by_size(sizes):
+            for part in bucket.split(batch_size):
+                x0, noise, sigma = (each[part].to(host.device) for each in (latents, noises, sigmas))
                 mask = None if masks is None else masks[part][..., :height, :width].to(host.device)
-                self.parts.append((rows[part], clean[..., :height, :width], noise[..., :height, :width], level, mask))
-        self.prompts = {name: p.rows(torch.zeros_like(drawn_classes)) for name, p in prompts.items()}
+                self.batches.append((rows[part], x0[..., :height, :width], noise[..., :height, :width], sigma, mask))
 
     @torch.no_grad()
     def error(self, vectors: Mapping[str, Tensor]) -> float:
         """The mean over the samples."""
         total = torch.zeros((), device=self.host.device)
-        own_vectors = {name: v[self.classes] for name, v in vectors.items()}
-        text = conditioning(self.host, self.prompts, own_vectors) if self.parts else {}
-        for rows, latents, noise, sigma, mask in self.parts:
-            own = {name: features.rows(rows) for name, features in text.items()}
-            estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, own)
+        class_vectors = {name: v[self.classes] for name, v in vectors.items()}
+        text = conditioning(self.host, self.prompts, class_vectors) if self.batches else {}
+        for rows, latents, noise, sigma, mask in self.batches:
+            text_rows = {name: features.rows(rows) for name, features in text.items()}
+            estimate = self.denoiser.denoise(self.denoiser.noised(latents, noise, sigma), sigma, text_rows)
             total += noise_error(latents, estimate, sigma, mask).sum() / self.num_samples
         self.processes.all_reduce_sum([total])
         return float(total)

@@ -6,12 +6,11 @@ terms, ``losses.py`` has their formulas, and ``state.py`` all that changes from 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,30 +19,24 @@ from torch.nn import Parameter
 from ..data.feature_cache import FeatureCache
 from ..data.samplers import ClassBalancedBatchSampler
 from ..distributed import SINGLE_PROCESS, DistributedContext
-from ..errors import ConfigError
 from ..hosts.base import Host
-from ..prompts.splicing import host_templates
 from ..tokens.token_set import TokenSet
 from .adaptive_gamma import AdaptiveGamma
-from .caption_prompts import CaptionPrompts
+from .checks import check_training
 from .config import TrainConfig
 from .early_stopping import EarlyStopping, ValidationLoss
 from .errors import StopTraining, TrainingError
 from .history import History
-from .oom import with_less_memory
+from .less_memory import with_less_memory
+from .resume import run_identity
 from .state import Progress, TrainState
 from .step import TrainStep
-from .validation import check_training
-from .vector_norms import vocabulary_norm
 
-__all__ = ["StepInfo", "TrainResult", "run_identity", "train"]
+__all__ = ["StepInfo", "TrainResult", "train"]
 
-_T = TypeVar("_T")
 _READ_EVERY = 16
 """Number of steps between reads of the losses, each of which waits for the device. At the same steps, several processes
 agree on whether to stop, since all must leave the loop after the same step."""
-_FOR_MEMORY = ("micro_batch_size", "gradient_checkpointing")
-"""Settings that change what fits into memory, not what is learned."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +78,8 @@ def train(
 
     Each step encodes one random template for each of up to ``max_classes_per_step`` classes once, for both terms: its
     context conditions the denoiser on a class-balanced batch of noised latents (L_ldm; images with captions use theirs
-    instead), and its pooled feature is classified against one random image feature of every class (L_cls). If memory runs out, training continues from the last finished step with smaller parts of a
-    batch at a time (``oom.py``).
+    instead), and its pooled feature is classified against one random image feature of every class (L_cls). If memory runs
+    out, training continues from the last finished step with smaller parts of a batch at a time (``less_memory.py``).
 
     Args:
         host: provides text encoders and denoiser, and for gamma > 0 a CLIP space.
@@ -111,151 +104,123 @@ def train(
             computed from; or a single image does not fit into memory.
     """
     active = torch.arange(len(tokens)) if classes is None else torch.tensor(sorted(classes), dtype=torch.long)
-    check_training(host, cache, tokens, config, active.tolist())
-    if config.reconstruction_weight and config.batch_size < processes.count:
-        raise ConfigError(
-            f"{processes.count} processes need a batch of as many images at least, got {config.batch_size}"
-        )
-
-    def attempt(config: TrainConfig, on_step: Callable[[StepInfo], object], resume: TrainState | None) -> TrainResult:
-        return _train(host, cache, tokens, config, active, on_step, resume, processes)
-
+    check_training(host, cache, tokens, config, active.tolist(), processes.count)
+    attempt = partial(_train, host, cache, tokens, active, processes)
     return with_less_memory(attempt, config, on_step, resume, processes.count)
 
 
 def _train(
-    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Tensor,
-    on_step: Callable[[StepInfo], object], resume: TrainState | None, processes: DistributedContext,
+    host: Host, cache: FeatureCache, tokens: TokenSet, active: Tensor, processes: DistributedContext,
+    config: TrainConfig, on_step: Callable[[StepInfo], object], resume: TrainState | None,
 ) -> TrainResult:  # fmt: skip
-    started, total = time.monotonic(), config.classification_only_steps + config.steps
-    parts = ("text", "denoiser") if config.reconstruction_weight else ("text",)
-    with host.session(*parts, gradients=True, checkpointing=config.gradient_checkpointing), torch.enable_grad():
-        vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
-        templates = host_templates(host, config.templates, tokens.vectors_per_token)
-        optimizer = torch.optim.AdamW(
-            vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
-        )
-        # The second draws the images of L_cls, so that gamma does not change what the first draws: batches, prompts, noise.
-        generators = tuple(torch.Generator().manual_seed(config.seed) for _ in range(2))
-        batches = ClassBalancedBatchSampler(cache.labels, active.tolist(), config.batch_size, generators[0])
-        history, best = History(vectors), EarlyStopping(config.patience)
-        adaptive = AdaptiveGamma(config.gradient_ratio, host.device) if config.adaptive else None
-        identity = run_identity(host, cache, tokens, config, active)
-        progress = Progress(identity, history, vectors, optimizer, generators, batches, best, adaptive, total)
+    started, stop_reason, stop_requested = time.monotonic(), "max_steps", False
+    models = ("text", "denoiser") if config.reconstruction_weight else ("text",)
+    with host.session(*models, gradients=True, checkpointing=config.gradient_checkpointing), torch.enable_grad():
+        progress = _first_state(host, cache, tokens, active, config)
         if resume is not None:
             progress.restore(resume)
-        evaluation = None
+        take_step = TrainStep(host, cache, tokens, active, config, progress, processes)
+        validation = None
         if config.eval_steps and config.reconstruction_weight:
-            evaluation = ValidationLoss(
-                host,
-                cache,
-                active,
-                templates,
-                at_once=config.micro_batch_size or config.batch_size,
-                processes=processes,
+            batch_size = config.micro_batch_size or config.batch_size
+            validation = ValidationLoss(
+                host, cache, active, take_step.templates, batch_size=batch_size, processes=processes
             )
-        lengths = {}
-        if config.keep_norm:
-            lengths = {name: vocabulary_norm(encoder, host.device) for name, encoder in host.text.items()}
-        captions = None
-        if config.reconstruction_weight and cache.captions:
-            captions = CaptionPrompts(host, cache.captions, config.templates, tokens.vectors_per_token)
-        take_step = TrainStep(
-            host, cache, config, templates, captions, active, lengths, progress, processes, first=len(history)
-        )
-
-        def learned(vectors: Mapping[str, Tensor] = vectors) -> TokenSet:
-            return _learned(tokens, vectors, active, cache, config, host, history)
-
-        def read_losses() -> None:
-            """Wait for the device; raise a ``TrainingError`` if a number was not finite."""
-            history.read()
-            if history.first_nonfinite_step is not None:
-                raise _not_finite(history.first_nonfinite_step, learned(history.last_finite))
-
-        def after_reading(call: Callable[[], _T]) -> Callable[[], _T]:
-            def read_and_call() -> _T:
-                read_losses()
-                return call()
-
-            return read_and_call
-
-        losses_so_far, tokens_so_far = after_reading(history.columns), after_reading(learned)
-        stop_reason, asked = "max_steps", False
+        early_stopping = progress.early_stopping
+        results = _Results(progress, _with_record(tokens, host, cache, config), active)
         try:
-            for step in range(take_step.first, total):
-                if (
-                    evaluation is not None
-                    and _evaluation_is_due(step, config)
-                    and best.is_over(evaluation.error(vectors))
-                ):
+            for step in range(len(progress.history), progress.total):
+                evaluates = step > config.classification_only_steps and step % (config.eval_steps or 1) == 0
+                if validation and evaluates and early_stopping.should_stop(validation.error(progress.vectors)):
                     stop_reason = "early_stop"
                     break
                 take_step(step)
-                state = after_reading(progress.snapshot())
-                asked |= _asks_to_stop(on_step, StepInfo(step + 1, total, losses_so_far, tokens_so_far, state))
+                try:
+                    on_step(StepInfo(step + 1, progress.total, results.history, results.tokens, results.snapshot()))
+                except StopTraining:
+                    stop_requested = True
                 reads = (step + 1) % _READ_EVERY == 0
                 if reads:
-                    read_losses()
-                if (reads or processes.count == 1) and processes.any(asked):  # several agree after reads only
+                    results.check()
+                if (reads or processes.count == 1) and processes.any(stop_requested):  # several agree after reads only
                     stop_reason = "interrupted"
                     break
         except KeyboardInterrupt:
             stop_reason = "interrupted"
-        read_losses()
-        return TrainResult(learned(), history.columns(), stop_reason, len(history), time.monotonic() - started)
+        learned, history = results.tokens(), results.history()
+        return TrainResult(learned, history, stop_reason, len(progress.history), time.monotonic() - started)
 
 
-def _evaluation_is_due(step: int, config: TrainConfig) -> bool:
-    return step > config.classification_only_steps and step % config.eval_steps == 0
-
-
-def _learned(
-    tokens: TokenSet, vectors: Mapping[str, Tensor], active: Tensor, cache: FeatureCache, config: TrainConfig, host: Host,
-    history: History,
-) -> TokenSet:  # fmt: skip
-    merged = {name: v.clone() for name, v in tokens.vectors.items()}
-    for name, parameter in vectors.items():
-        merged[name][active] = parameter.detach().float().cpu()
-    shots = int(torch.bincount(cache.labels).min())
-    trained = {**config.describe(), "shots": shots, "base_fingerprint": host.fingerprint}
-    used = {"captions": bool(cache.captions), "masks": cache.masks is not None, "buckets": cache.sizes is not None}
-    trained |= {name: True for name, value in used.items() if value}
-    if history.rows and math.isfinite(history.rows[-1]["gamma"]):
-        trained["gamma_last"] = history.rows[-1]["gamma"]
-    return replace(
-        tokens, vectors=merged,
-        templates=config.templates, pooling=config.pooling, base_model=host.name, training=trained, support=cache.support(),
-    )  # fmt: skip
-
-
-def run_identity(
-    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Tensor | None = None
-) -> dict[str, str]:
-    """Everything that a training's result depends on, by name. A training can only continue one with the same identity.
-
-    Args:
-        active: (A,) int64, the classes in training; by default all.
-    """
-    active = torch.arange(len(tokens)) if active is None else active
-    first = b"".join(v[active].numpy().tobytes() for v in tokens.vectors.values())
-    return {
-        "model": host.fingerprint or host.name,
-        "set of examples": cache.fingerprint,
-        "set of first tokens": f"{active.tolist()} {hashlib.sha256(first).hexdigest()}",
-        **{name: repr(value) for name, value in config.describe().items() if name not in _FOR_MEMORY},
-    }
-
-
-def _not_finite(step: int, last: TokenSet) -> TrainingError:
-    return TrainingError(
-        f"the loss of step {step + 1} is not a finite number; try a lower learning rate or a wider number format", last
+def _first_state(host: Host, cache: FeatureCache, tokens: TokenSet, active: Tensor, config: TrainConfig) -> Progress:
+    vectors = {name: Parameter(v[active].clone().to(host.device)) for name, v in tokens.vectors.items()}
+    optimizer = torch.optim.AdamW(
+        vectors.values(), lr=config.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=config.weight_decay
+    )
+    # The second draws the images of L_cls, so that gamma does not change what the first draws: batches, prompts, noise.
+    generators = tuple(torch.Generator().manual_seed(config.seed) for _ in range(2))
+    return Progress(
+        identity=run_identity(host, cache, tokens, config, active),
+        total=config.classification_only_steps + config.steps,
+        history=History(vectors),
+        vectors=vectors,
+        optimizer=optimizer,
+        generators=generators,
+        batches=ClassBalancedBatchSampler(cache.labels, active.tolist(), config.batch_size, generators[0]),
+        early_stopping=EarlyStopping(config.patience),
+        adaptive_gamma=AdaptiveGamma(config.gradient_ratio, host.device) if config.adaptive else None,
     )
 
 
-def _asks_to_stop(on_step: Callable[[StepInfo], object], info: StepInfo) -> bool:
-    try:
-        on_step(info)
-    except StopTraining:
-        return True
-    return False
+def _with_record(tokens: TokenSet, host: Host, cache: FeatureCache, config: TrainConfig) -> TokenSet:
+    """The initial tokens with the record of this training."""
+    used = {"captions": bool(cache.captions), "masks": cache.masks is not None, "buckets": cache.sizes is not None}
+    shots = int(torch.bincount(cache.labels).min())
+    training = {**config.describe(), "shots": shots, "base_fingerprint": host.fingerprint}
+    training |= {name: True for name, value in used.items() if value}
+    return replace(
+        tokens, templates=config.templates, pooling=config.pooling, base_model=host.name, training=training,
+        support=cache.support(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Reads losses, tokens and states of a running training from the device, and checks that they are finite."""
+
+    progress: Progress
+    initial: TokenSet
+    active: Tensor
+
+    def check(self) -> None:
+        """Wait for the device; raise a ``TrainingError`` if a number was not finite."""
+        history = self.progress.history
+        history.read()
+        if history.first_nonfinite_step is not None:
+            raise TrainingError(
+                f"the loss of step {history.first_nonfinite_step + 1} is not a finite number; try a lower learning rate or a wider number format",
+                self._tokens(history.last_finite),
+            )
+
+    def history(self) -> dict[str, tuple[float, ...]]:
+        self.check()
+        return self.progress.history.columns()
+
+    def tokens(self) -> TokenSet:
+        self.check()
+        return self._tokens(self.progress.vectors)
+
+    def snapshot(self) -> Callable[[], TrainState]:
+        """A function that reads the state after this step; it can be called after later steps."""
+        return partial(self._state, self.progress.snapshot())
+
+    def _state(self, snapshot: Callable[[], TrainState]) -> TrainState:
+        self.check()
+        return snapshot()
+
+    def _tokens(self, vectors: Mapping[str, Tensor]) -> TokenSet:
+        merged = {name: v.clone() for name, v in self.initial.vectors.items()}
+        for name, vector in vectors.items():
+            merged[name][self.active] = vector.detach().float().cpu()
+        rows = self.progress.history.rows
+        gamma = {"gamma_last": rows[-1]["gamma"]} if rows and math.isfinite(rows[-1]["gamma"]) else {}
+        return replace(self.initial, vectors=merged, training={**self.initial.training, **gamma})

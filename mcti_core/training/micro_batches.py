@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..hosts.features import Features
 
-__all__ = ["Losses", "in_micro_batches"]
+__all__ = ["in_micro_batches"]
 
-Losses = Callable[[slice, Mapping[str, Features]], Tensor]
+_Losses = Callable[[slice, Mapping[str, Features]], Tensor]
 """Rows of the batch, and their text features -> one loss per row."""
 
 
-def in_micro_batches(losses: Losses, text: Mapping[str, Features], size: int) -> Tensor:
+def in_micro_batches(losses: _Losses, text: Mapping[str, Features], size: int) -> Tensor:
     """``losses(slice(None), text)`` and its gradient, with at most ``size`` rows in memory at a time.
 
     A row's loss does not depend on other rows' features. So each part's gradient is computed in the forward pass,
@@ -30,33 +30,25 @@ def in_micro_batches(losses: Losses, text: Mapping[str, Features], size: int) ->
     Returns:
         (B,) float32.
     """
-    names, rows = _rows(text)
-    result: Tensor = _InParts.apply(losses, text, names, size, *rows)  # type: ignore[no-untyped-call]
+    tensors = [tensor for features in text.values() for tensor in features.tensors().values()]
+    result: Tensor = _InParts.apply(losses, text, size, *tensors)  # type: ignore[no-untyped-call]
     return result
-
-
-def _rows(text: Mapping[str, Features]) -> tuple[list[tuple[str, str]], list[Tensor]]:
-    """The tensors that gradients flow to, with their keys and names."""
-    there = {(key, name): tensor for key, features in text.items() for name, tensor in features.tensors().items()}
-    return list(there), list(there.values())
 
 
 class _InParts(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        losses: Losses,
-        text: Mapping[str, Features],
-        names: list[tuple[str, str]],
-        size: int,
-        *rows: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, losses: _Losses, text: Mapping[str, Features], size: int, *tensors: Tensor) -> Tensor:
         values, gradients = [], []
-        for start in range(0, len(rows[0]), size):
+        for start in range(0, len(tensors[0]), size):
             part = slice(start, start + size)
-            leaves = [row[part].detach().requires_grad_() for row in rows]
+            leaves = [tensor[part].detach().requires_grad_() for tensor in tensors]
+            unused = iter(leaves)
+            part_text = {
+                key: features.rows(part).with_tensors({name: next(unused) for name in features.tensors()})
+                for key, features in text.items()
+            }
             with torch.enable_grad():
-                loss = losses(part, _with(text, part, names, leaves))
+                loss = losses(part, part_text)
                 found = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
             values.append(loss.detach())
             gradients.append([torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)])
@@ -66,15 +58,4 @@ class _InParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = upstream  # (B,)
-        weighed = (g * weight.view(-1, *[1] * (g.ndim - 1)) for g in ctx.saved_tensors)
-        return None, None, None, None, *weighed
-
-
-def _with(
-    text: Mapping[str, Features], part: slice, names: list[tuple[str, str]], leaves: list[Tensor]
-) -> dict[str, Features]:
-    """The part's features, with the leaves as their tensors."""
-    own: dict[str, dict[str, Tensor]] = {key: {} for key in text}
-    for (key, name), leaf in zip(names, leaves, strict=True):
-        own[key][name] = leaf
-    return {key: features.rows(part).with_tensors(own[key]) for key, features in text.items()}
+        return None, None, None, *(g * weight.view(-1, *[1] * (g.ndim - 1)) for g in ctx.saved_tensors)

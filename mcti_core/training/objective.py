@@ -32,160 +32,154 @@ class ClassPrompts:
 
     classes: Tensor
     """(S,) int64, ascending."""
-    pooled: Mapping[str, Tensor]
-    """The encoder of the CLIP space, if there is one -> (S, d) hidden states at the position of the text feature."""
-    conditioning: Tensor
-    """(U,) int64, ascending: the classes in ``text``."""
-    text: Mapping[str, Features]
-    """Conditioning from their prompts, U rows; empty if U is 0."""
+    pooled: Tensor | None
+    """(S, d) hidden states of the CLIP space's encoder at the position of the text feature; None without a CLIP space."""
+    conditioning_classes: Tensor
+    """(U,) int64, ascending: the classes that condition the denoiser."""
+    conditioning: Mapping[str, Features]
+    """Encoder -> features of their prompts, U rows; empty if U is 0."""
 
-    def context(self, labels: Tensor) -> dict[str, Features]:
-        """Labels (B,), each in ``conditioning`` -> features of their prompts, B rows."""
-        row = torch.searchsorted(self.conditioning, labels)
-        return {name: features.rows(row) for name, features in self.text.items()}
+    def conditioning_of(self, labels: Tensor) -> dict[str, Features]:
+        """Labels (B,), each in ``conditioning_classes`` -> features of their prompts, B rows."""
+        rows = torch.searchsorted(self.conditioning_classes, labels)
+        return {name: features.rows(rows) for name, features in self.conditioning.items()}
 
 
 def encode_classes(
-    host: Host,
-    prompts: Mapping[str, AnyPrompts],
-    vectors: Mapping[str, Tensor],
-    active: Tensor,
-    chosen: Tensor,
-    conditioning: Tensor,
-    pooling: str,
-    generator: torch.Generator,
-    at_once: int = 0,
-) -> ClassPrompts:
-    """Encode the chosen classes, each in a random template, which is the same for all encoders.
+    host: Host, templates: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor], active: Tensor, classes: Tensor,
+    conditioning_classes: Tensor, pooling: str, generator: torch.Generator, prompts_per_part: int = 0,
+) -> ClassPrompts:  # fmt: skip
+    """Encode each class in a random template, which is the same for all encoders.
 
     The denoiser needs the features of all encoders, including padding. Prompts for the classification term alone are
     encoded by the CLIP space's encoder only (usually the smaller one of SDXL's two), and without padding: usually
     much shorter, with the same text feature.
 
     Args:
-        prompts: all K templates, by ``host_templates``.
+        templates: all K templates, by ``host_templates``.
         vectors: encoder -> (A, V, d) vectors of the active classes.
         active: (A,) int64, ascending.
-        chosen: (S,) int64, ascending; a subset of the active classes.
-        conditioning: (U,) int64, ascending; the subset of the chosen classes whose prompts condition the denoiser.
+        classes: (S,) int64, ascending; a subset of the active classes.
+        conditioning_classes: (U,) int64, ascending; the subset of ``classes`` whose prompts condition the denoiser.
         pooling: ``"eot"`` or ``"token"``.
-        at_once: maximum number of prompts whose graph is in memory, by re-encoding them in the backward pass; 0 for all.
+        prompts_per_part: maximum number of prompts whose graph is in memory, by re-encoding them in the backward pass; 0
+            for all.
     """
-    templates = len(next(iter(prompts.values())))
-    row = torch.searchsorted(active, chosen)
+    rows = torch.searchsorted(active, classes)  # (S,) of ``vectors``
     # drawn for all active classes, so that later draws do not depend on the choice of classes
-    template = torch.randint(0, templates, (len(active),), generator=generator)[row]
-    whole = torch.isin(chosen, conditioning)
-    text: dict[str, Features] = {}
-    pooled: dict[str, list[Tensor]] = {} if host.clip is None else {host.clip.encoder: []}
-    for part, conditions in ((whole, True), (~whole, False)):
+    template_count = len(next(iter(templates.values())))
+    template = torch.randint(0, template_count, (len(active),), generator=generator)[rows]
+    conditions = torch.isin(classes, conditioning_classes)
+    conditioning: dict[str, Features] = {}
+    pooled, order = [], []
+    for part, encoders in ((conditions, host.conditioned_by), (~conditions, ())):
         if not part.any():
             continue
-        read = host.conditioned_by if conditions else ()
-        picked = {name: prompts[name].rows(template[part]) for name in dict.fromkeys((*read, *pooled))}
-        picked = {n: p.without_padding() if isinstance(p, Prompts) and n not in read else p for n, p in picked.items()}
-        own = {name: v[on_device(row[part], v.device)] for name, v in vectors.items()}
-        features = encode_in_parts(host, picked, own, at_once)
-        text |= {name: features[name].conditioning() for name in read}
-        for name, rows in pooled.items():
-            of_clip, laid_out = features[name], picked[name]
-            assert isinstance(of_clip, TextFeatures)
-            assert isinstance(laid_out, Prompts)
-            rows.append(hidden_at(of_clip.hidden, laid_out.pooling_position(pooling)))
-    order = torch.cat([whole.nonzero(), (~whole).nonzero()])[:, 0].argsort()
-    in_order = {name: torch.cat(parts)[on_device(order, parts[0].device)] for name, parts in pooled.items() if parts}
-    return ClassPrompts(chosen, in_order, conditioning, text)
+        clip_encoder = () if host.clip is None else (host.clip.encoder,)
+        prompts = {name: templates[name].rows(template[part]) for name in dict.fromkeys((*encoders, *clip_encoder))}
+        for name, layout in prompts.items():
+            if isinstance(layout, Prompts) and name not in encoders:
+                prompts[name] = layout.without_padding()
+        class_vectors = {name: v[on_device(rows[part], v.device)] for name, v in vectors.items()}
+        features = encode_in_parts(host, prompts, class_vectors, prompts_per_part)
+        conditioning |= {name: features[name].conditioning() for name in encoders}
+        order.append(part.nonzero()[:, 0])
+        for name in clip_encoder:
+            text, layout = features[name], prompts[name]
+            assert isinstance(text, TextFeatures)
+            assert isinstance(layout, Prompts)
+            pooled.append(hidden_at(text.hidden, layout.pooling_position(pooling)))
+    ascending = torch.cat(pooled)[on_device(torch.cat(order).argsort(), pooled[0].device)] if pooled else None
+    return ClassPrompts(classes, ascending, conditioning_classes, conditioning)
 
 
 def encode_in_parts(
-    host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor], at_once: int
+    host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor], prompts_per_part: int
 ) -> dict[str, Features]:
-    """``encode_prompts`` with one row of vectors per prompt, in checkpointed parts of ``at_once`` rows."""
+    """``encode_prompts`` with one row of vectors per prompt, in checkpointed parts."""
     rows = torch.arange(len(next(iter(vectors.values()))))
-    if not 0 < at_once < len(rows):
+    if not 0 < prompts_per_part < len(rows):
         return encode_prompts(host, prompts, vectors)
-    parts = [
-        checkpoint(
-            encode_prompts,
-            host,
-            {name: p.rows(part) for name, p in prompts.items()},
-            {name: v[part[0] : part[-1] + 1] for name, v in vectors.items()},
-            use_reentrant=False,
-            preserve_rng_state=False,
+    parts = []
+    for part in rows.split(prompts_per_part):
+        part_prompts = {name: layout.rows(part) for name, layout in prompts.items()}
+        part_vectors = {name: v[part[0] : part[-1] + 1] for name, v in vectors.items()}
+        parts.append(
+            checkpoint(encode_prompts, host, part_prompts, part_vectors, use_reentrant=False, preserve_rng_state=False)
         )
-        for part in rows.split(at_once)
-    ]
     return joined(parts)
 
 
 def reconstruction_loss(
-    host: Host, cache: FeatureCache, images: Tensor, text: Mapping[str, Features], generator: torch.Generator, *,
+    host: Host, cache: FeatureCache, images: Tensor, conditioning: Mapping[str, Features], generator: torch.Generator, *,
     micro_batch_size: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
     """L_ldm: the weighted noise error of the images' latents with their classes' prompts, at random time steps of the family's density.
 
     Args:
         images: (B,) int64 indices into the cache; of each, the image or its mirror image is drawn.
-        text: features of the prompts of the share's images.
+        conditioning: features of the prompts of the share's images.
         micro_batch_size: images per pass of the denoiser; 0 for all.
         share: this process's rows of the batch, at least one. Random draws are for the whole batch.
 
     Returns:
         (rows of the share,) float32.
     """
-    denoiser, view = host.require_denoiser(), _random_view(cache.latents, images, generator)
+    denoiser = host.require_denoiser()
     assert cache.latents is not None  # checked by check_training
+    view = _random_view(cache.latents, images, generator)
     latents = cache.latents[images, view]
     step = random_steps(len(denoiser.sigmas), len(images), generator, host.logit_normal)
     noise = torch.randn(latents.shape, generator=generator)
-    latents, step, noise = (on_device(drawn[share], host.device) for drawn in (latents, step, noise))
+    latents, step, noise = (on_device(draw[share], host.device) for draw in (latents, step, noise))
     sigma = denoiser.sigmas[step]
     mask = None if cache.masks is None else on_device(cache.masks[images, view][share], host.device)
     if cache.sizes is None:
-        return _noise_errors(denoiser, latents, noise, sigma, mask, text, micro_batch_size)
-    parts, order = [], []
+        return _noise_errors(denoiser, latents, noise, sigma, mask, conditioning, micro_batch_size)
+    errors, order = [], []
     for (height, width), rows in rows_by_size(cache.sizes[images][share]):
         order.append(rows)
-        here = on_device(rows, host.device)
-        clean, eps = (each[here][..., :height, :width] for each in (latents, noise))
-        weights = None if mask is None else mask[here][..., :height, :width]
-        own = {name: features.rows(rows) for name, features in text.items()}
-        parts.append(_noise_errors(denoiser, clean, eps, sigma[here], weights, own, micro_batch_size))
-    return torch.cat(parts)[on_device(torch.cat(order).argsort(), host.device)]
+        on_host = on_device(rows, host.device)
+        bucket_latents, bucket_noise = (each[on_host][..., :height, :width] for each in (latents, noise))
+        bucket_mask = None if mask is None else mask[on_host][..., :height, :width]
+        text = {name: features.rows(rows) for name, features in conditioning.items()}
+        errors.append(
+            _noise_errors(denoiser, bucket_latents, bucket_noise, sigma[on_host], bucket_mask, text, micro_batch_size)
+        )
+    return torch.cat(errors)[on_device(torch.cat(order).argsort(), host.device)]
 
 
 def _noise_errors(
     denoiser: Denoiser, latents: Tensor, noise: Tensor, sigma: Tensor, mask: Tensor | None,
-    text: Mapping[str, Features], micro_batch_size: int,
+    conditioning: Mapping[str, Features], micro_batch_size: int,
 ) -> Tensor:  # fmt: skip
     """(B,) losses of images of one size."""
 
-    def losses(part: slice, text: Mapping[str, Features]) -> Tensor:
-        clean, level = latents[part], sigma[part]
-        estimate = denoiser.denoise(denoiser.noised(clean, noise[part], level), level, text)
-        error = noise_error(clean, estimate, level, None if mask is None else mask[part])
-        return denoiser.weight(level) * error
+    def losses(part: slice, conditioning: Mapping[str, Features]) -> Tensor:
+        x0, level = latents[part], sigma[part]
+        estimate = denoiser.denoise(denoiser.noised(x0, noise[part], level), level, conditioning)
+        return denoiser.weight(level) * noise_error(x0, estimate, level, None if mask is None else mask[part])
 
     if 0 < micro_batch_size < len(latents):
-        return in_micro_batches(losses, text, micro_batch_size)
-    return losses(slice(None), text)
+        return in_micro_batches(losses, conditioning, micro_batch_size)
+    return losses(slice(None), conditioning)
 
 
 def batch_classification_loss(
     host: Host, cache: FeatureCache, prompts: ClassPrompts, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
     """L_cls (S,) float32: one prompt of each of S classes against one random image of every class."""
-    clip = host.require_clip()
     assert cache.features is not None  # checked by check_training
+    assert prompts.pooled is not None
     images = _one_of_each(cache, generator)
-    features = on_device(cache.features[images, _random_view(cache.features, images, generator)], host.device)
-    logits = class_logits(clip.project_text(prompts.pooled[clip.encoder]), features, config.logit_scale)  # (S, C)
+    image_features = cache.features[images, _random_view(cache.features, images, generator)]  # (C, p)
+    text_features = host.require_clip().project_text(prompts.pooled)  # (S, p)
+    logits = class_logits(text_features, on_device(image_features, host.device), config.logit_scale)  # (S, C)
     return classification_loss(logits, on_device(prompts.classes, host.device), config.direction)
 
 
-def _random_view(stored: Tensor | None, images: Tensor, generator: torch.Generator) -> Tensor:
+def _random_view(stored: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
     """(B,) int64: for each image, 0 for the image or 1 for its mirror image."""
-    assert stored is not None  # checked by check_training
     return torch.randint(0, stored.shape[1], (len(images),), generator=generator)
 
 
@@ -193,5 +187,5 @@ def _one_of_each(cache: FeatureCache, generator: torch.Generator) -> Tensor:
     """(C,) indices of one random image of every class, drawn in label order."""
     images, first, counts = cache.by_class
     # consecutive classes with equally many images are drawn together, with the same result as one by one
-    alike = [torch.randint(0, count, (len(list(run)),), generator=generator) for count, run in groupby(counts)]
-    return images[first + torch.cat(alike)]
+    draws = [torch.randint(0, count, (len(list(run)),), generator=generator) for count, run in groupby(counts)]
+    return images[first + torch.cat(draws)]

@@ -64,33 +64,34 @@ class Progress:
     """The parts of a running training that change from step to step."""
 
     identity: Mapping[str, str]
+    total: int
+    """Number of steps of the whole training."""
     history: History
     vectors: Mapping[str, Parameter]
     optimizer: torch.optim.Optimizer
     generators: tuple[torch.Generator, ...]
     batches: ClassBalancedBatchSampler
-    best: EarlyStopping
-    adaptive: AdaptiveGamma | None = None
-    total: int = MAX_STEPS
-    """Number of steps of the whole training."""
+    early_stopping: EarlyStopping
+    adaptive_gamma: AdaptiveGamma | None
 
     def snapshot(self) -> Callable[[], TrainState]:
         """Take a snapshot of the state, which later steps do not change.
 
         Tensors are copied on their device. The returned function copies them to the CPU, which waits for the device.
         """
+        steps, best = len(self.history), (self.early_stopping.best_loss, self.early_stopping.wait_count)
         generators, batches = tuple(generator.get_state() for generator in self.generators), self.batches.state()
-        done, best = len(self.history), (self.best.least, self.best.waited)
-        norms = None if self.adaptive is None else self.adaptive.norms  # replaced in each step, never changed in place
         vectors = {name: vector.detach().clone() for name, vector in self.vectors.items()}
-        stood = self.optimizer.state_dict()["state"]
-        moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in stood.items()}
+        adamw = self.optimizer.state_dict()["state"]
+        moments = {i: {name: value.clone() for name, value in moment.items()} for i, moment in adamw.items()}
+        # replaced in each step, never changed in place
+        norms = None if self.adaptive_gamma is None else self.adaptive_gamma.norms
 
-        def keep() -> TrainState:
+        def read() -> TrainState:
             self.history.read()
             return TrainState(
                 identity=self.identity,
-                history=tuple(dict(row) for row in self.history.rows[:done]),
+                history=tuple(dict(row) for row in self.history.rows[:steps]),
                 vectors={name: _copy(vector) for name, vector in vectors.items()},
                 moments={i: {name: _copy(value) for name, value in moment.items()} for i, moment in moments.items()},
                 generators=generators,
@@ -99,7 +100,7 @@ class Progress:
                 gradient_norms=None if norms is None else _copy(norms),
             )
 
-        return keep
+        return read
 
     def restore(self, state: TrainState) -> None:
         """Continue from a state.
@@ -112,12 +113,12 @@ class Progress:
         if differing:
             raise ConfigError(f"the stopped training cannot be resumed: different {', '.join(differing)}")
         try:
-            self._refuse_unfit(state)
+            self._check(state)
             self._restore(state)
         except (ValueError, LookupError, TypeError, RuntimeError) as error:
             raise ResumeError(f"the stopped training cannot be resumed: its content does not fit ({error})") from error
 
-    def _refuse_unfit(self, state: TrainState) -> None:
+    def _check(self, state: TrainState) -> None:
         """Check the values that would otherwise fail in a later step. Raises: ValueError."""
         if len(state.history) > self.total:
             raise ValueError(f"it has {len(state.history):,} steps of {self.total:,}")
@@ -132,7 +133,7 @@ class Progress:
         if not all(map(_is_generator_state, state.generators)):
             raise ValueError("its random generators have states that no generator has")
         norms = state.gradient_norms
-        if (norms is None) != (self.adaptive is None):
+        if (norms is None) != (self.adaptive_gamma is None):
             raise ValueError("gamma is adaptive in only one of the two")
         if norms is not None and not (
             norms.shape == (3,) and norms.dtype == torch.float32 and ((norms >= 0) & (norms <= _MAX_NORM)).all()
@@ -165,13 +166,13 @@ class Progress:
         # copies, since the optimizer changes its moments in place
         moments = {i: {name: _copy(value) for name, value in moment.items()} for i, moment in state.moments.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        for generator, stood in zip(self.generators, state.generators, strict=True):
-            generator.set_state(stood)
+        for generator, generator_state in zip(self.generators, state.generators, strict=True):
+            generator.set_state(generator_state)
         self.history.rows[:] = [dict(row) for row in state.history]
-        if self.adaptive is not None and state.gradient_norms is not None:
-            self.adaptive.norms = state.gradient_norms.to(self.adaptive.norms)
+        if self.adaptive_gamma is not None and state.gradient_norms is not None:
+            self.adaptive_gamma.norms = state.gradient_norms.to(self.adaptive_gamma.norms)
         self.batches.restore(state.batches)
-        self.best.least, self.best.waited = state.best
+        self.early_stopping.best_loss, self.early_stopping.wait_count = state.best
 
 
 def _is_generator_state(state: Tensor) -> bool:

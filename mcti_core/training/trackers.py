@@ -22,7 +22,7 @@ from ..files.writing import write_own
 from .config import TrainConfig
 from .errors import TrainingError
 from .loop import StepInfo
-from .schedules import gamma_of_step, learning_rate
+from .schedules import gamma_at, learning_rate
 
 __all__ = ["TRACKERS", "CsvTracker", "Trackers", "check_trackers", "is_log"]
 
@@ -127,7 +127,7 @@ class Trackers:
             values = {name: column[step] for name, column in history.items()}
             values["learning_rate"] = learning_rate(self.config, step)
             if not self.config.adaptive:
-                values["gamma"] = gamma_of_step(self.config, step)
+                values["gamma"] = gamma_at(self.config, step)
             if accuracy is not None and step == steps - 1:
                 values["accuracy"] = accuracy
             computed = {name: value for name, value in values.items() if math.isfinite(value)}

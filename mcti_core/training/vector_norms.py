@@ -44,6 +44,6 @@ def rescale_(vectors: Mapping[str, Tensor], norms: Mapping[str, float]) -> None:
     Zero vectors have no direction and stay. A training may start from one, as with the pocket checkpoint's generic word,
     and its vectors get the norm after the first step.
     """
-    for name, vector in vectors.items():
-        lengths = vector.norm(dim=-1, keepdim=True)
-        vector.mul_(torch.where(lengths > 0, norms[name] / lengths, torch.ones_like(lengths)))
+    for name, target in norms.items():
+        norm = vectors[name].norm(dim=-1, keepdim=True)
+        vectors[name].mul_(torch.where(norm > 0, target / norm, torch.ones_like(norm)))

@@ -1,12 +1,11 @@
 import math
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
 
 from mcti_core.errors import ConfigError
-from mcti_core.losses import DIRECTIONS, class_logits, classification_loss, gamma_at
+from mcti_core.losses import DIRECTIONS, class_logits, classification_loss
 
 
 @pytest.fixture
@@ -72,18 +71,3 @@ def test_least_where_texts_point_at_their_own_images():
 def test_unknown_direction(logits):
     with pytest.raises(ConfigError, match="text_to_image, image_to_text, symmetric"):
         classification_loss(logits, torch.arange(5), "sideways")
-
-
-def test_gamma_at_its_ends():
-    assert gamma_at(0, 3000, 0.7, 1e-4) == pytest.approx(0.7)
-    assert gamma_at(3000, 3000, 0.7, 1e-4) == pytest.approx(1e-4)
-    assert gamma_at(1500, 3000, 1.0, 1e-4) == pytest.approx(1e-2)
-    assert gamma_at(123, 3000, 0.7) == 0.7
-    assert gamma_at(123, 3000, 0.0, 1e-4) == 0.0
-    assert gamma_at(0, 0, 0.7, 1e-4) == 0.7
-
-
-def test_gamma_falls_by_equal_factors():
-    values = [gamma_at(step, 100, 2.0, 0.02) for step in range(101)]
-    factors = [b / a for a, b in pairwise(values)]
-    assert factors == pytest.approx([0.01 ** (1 / 100)] * 100)

@@ -219,7 +219,7 @@ def check_gradients(
     def loss(vectors: dict[str, Tensor]) -> Tensor:
         random = generator(5)
         prompts = encode_classes(host, laid_out, vectors, both, both, both, "eot", random)
-        return reconstruction_loss(host, cache, both, prompts.context(both), random).mean()
+        return reconstruction_loss(host, cache, both, prompts.conditioning_of(both), random).mean()
 
     def slopes() -> tuple[dict[str, Tensor], int]:
         """By encoder, and the bytes that are kept for backward."""

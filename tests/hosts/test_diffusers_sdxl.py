@@ -218,7 +218,7 @@ def terms(host, cache, tokens, names):
     prompts = encode_classes(host, templates, vectors, every, every, every, "eot", generator)
     losses = {
         "reconstruction": lambda: reconstruction_loss(
-            host, cache, every, prompts.context(cache.labels[every]), generator
+            host, cache, every, prompts.conditioning_of(cache.labels[every]), generator
         ),
         "classification": lambda: batch_classification_loss(host, cache, prompts, SHORT, generator),
     }
@@ -227,9 +227,9 @@ def terms(host, cache, tokens, names):
 
 def test_the_noise_error_gives_gradients_to_both_encoders(host, cache, tokens):
     loss, vectors, prompts = terms(host, cache, tokens, ["reconstruction"])
-    prompts.text["clip_g"].pooled.retain_grad()
+    prompts.conditioning["clip_g"].pooled.retain_grad()
     loss["reconstruction"].backward()
-    for gradient in (vectors["clip_l"].grad, vectors["clip_g"].grad, prompts.text["clip_g"].pooled.grad):
+    for gradient in (vectors["clip_l"].grad, vectors["clip_g"].grad, prompts.conditioning["clip_g"].pooled.grad):
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 0
 
@@ -251,8 +251,7 @@ def test_classification_is_in_the_space_of_the_encoder_that_the_clip_model_fits(
     own = host.clip.encoder
     clip = CLIPModel.from_pretrained(xl_model / own)
     loss, vectors, prompts = terms(host, cache, tokens, ["classification"])
-    pooled = prompts.pooled[own]
-    assert torch.allclose(host.clip.project_text(pooled), clip.text_projection(pooled), atol=1e-5)
+    assert torch.allclose(host.clip.project_text(prompts.pooled), clip.text_projection(prompts.pooled), atol=1e-5)
     assert cache.features.shape[-1] == clip.config.projection_dim
     loss["classification"].backward()
     (other,) = set(vectors) - {own}

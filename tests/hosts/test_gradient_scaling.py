@@ -21,7 +21,9 @@ def _gradient(host, labels, latents):
         host, templates, vectors, torch.arange(2), torch.arange(2), torch.arange(2), "eot", generator
     )
     cache = FeatureCache(("a", "b"), labels, latents, None, "")
-    loss = reconstruction_loss(host, cache, torch.arange(len(labels)), prompts.context(labels), generator).mean()
+    loss = reconstruction_loss(
+        host, cache, torch.arange(len(labels)), prompts.conditioning_of(labels), generator
+    ).mean()
     loss.backward()
     return vectors["clip_l"].grad
 

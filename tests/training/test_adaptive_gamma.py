@@ -12,8 +12,8 @@ from mcti_core.tokens.encoders import CLIP_TWIN
 from mcti_core.training.adaptive_gamma import AdaptiveGamma
 from mcti_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
-from mcti_core.training.loop import run_identity, train
-from mcti_core.training.resume import describe_differences
+from mcti_core.training.loop import train
+from mcti_core.training.resume import describe_differences, run_identity
 from mcti_core.viz.plots import loss_curves
 
 from ..fake_processes import together
@@ -185,7 +185,7 @@ def test_another_ratio_is_another_training(tiny_host, cache, tokens):
     [
         ({"gamma": "much"}, "gamma must be a number or 'auto', got 'much'"),
         ({"gamma": "auto", "reconstruction_weight": 0.0}, "set reconstruction_weight above 0"),
-        ({"gamma": "auto", "gamma_end": 0.1}, "gamma_end to None"),
+        ({"gamma": "auto", "gamma_end": 0.1}, "cannot be used with an automatic gamma"),
         ({"gamma": "auto", "gradient_ratio": 0.0}, "gradient_ratio must be above 0"),
     ],
 )

@@ -113,7 +113,7 @@ def test_probe_counts_only_the_part_in_the_bucket(tiny_host, cache, tokens, size
         beyond[row, :, :, height:] = 1e3
         beyond[row, :, :, :, width:] = 1e3
     first, other = (
-        ValidationLoss(tiny_host, replace(cache, latents=latents, sizes=sizes), torch.arange(3), prompts, at_once=3)
+        ValidationLoss(tiny_host, replace(cache, latents=latents, sizes=sizes), torch.arange(3), prompts, batch_size=3)
         for latents in (cache.latents, beyond)
     )
     assert first.error(tokens.vectors) == other.error(tokens.vectors)

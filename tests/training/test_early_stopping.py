@@ -30,10 +30,12 @@ def prompts(tiny_host):
     return {"clip_l": template_prompts(tiny_host.text["clip_l"], ("a photo of a {}",), 2)}
 
 
-@pytest.mark.parametrize(("at_once", "sizes"), [(32, [10]), (4, [4, 4, 2])])
-def test_no_more_at_once_than_a_training_step_takes(tiny_host, cache, tokens, prompts, at_once, sizes):
+@pytest.mark.parametrize(("batch_size", "sizes"), [(32, [10]), (4, [4, 4, 2])])
+def test_no_more_at_once_than_a_training_step_takes(tiny_host, cache, tokens, prompts, batch_size, sizes):
     host = replace(tiny_host, denoiser=Counting(tiny_host.denoiser))
-    found = ValidationLoss(host, cache, torch.arange(3), prompts, num_samples=10, at_once=at_once).error(tokens.vectors)
+    found = ValidationLoss(host, cache, torch.arange(3), prompts, num_samples=10, batch_size=batch_size).error(
+        tokens.vectors
+    )
     whole = ValidationLoss(tiny_host, cache, torch.arange(3), prompts, num_samples=10).error(tokens.vectors)
     assert host.denoiser.sizes == sizes
     assert found == pytest.approx(whole, rel=1e-5)
@@ -57,5 +59,5 @@ def test_several_processes_share_it_and_come_to_one_error(tiny_host, cache, toke
 
 
 def test_patience_ends_after_so_many_looks_without_gain():
-    best = EarlyStopping(2)
-    assert [best.is_over(error) for error in (3.0, 2.0, 2.5, 1.0, 1.0, 1.5)] == [False] * 5 + [True]
+    stopping = EarlyStopping(2)
+    assert [stopping.should_stop(error) for error in (3.0, 2.0, 2.5, 1.0, 1.0, 1.5)] == [False] * 5 + [True]

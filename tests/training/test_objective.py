@@ -38,11 +38,10 @@ def test_a_text_feature_is_the_same_whatever_else_its_prompt_serves(tiny_host, t
             torch.Generator().manual_seed(7),
         )  # fmt: skip
         whole = encode_prompts(tiny_host, {"clip_l": own}, tokens.vectors)["clip_l"]
-    assert found.pooled.keys() == {"clip_l"}
-    assert torch.allclose(found.pooled["clip_l"], hidden_at(whole.hidden, own.pooling_position(pooling)), atol=1e-5)
-    assert found.text.keys() == ({"clip_l"} if conditioning else set())
+    assert torch.allclose(found.pooled, hidden_at(whole.hidden, own.pooling_position(pooling)), atol=1e-5)
+    assert found.conditioning.keys() == ({"clip_l"} if conditioning else set())
     if conditioning:
-        context = found.context(torch.tensor(conditioning))["clip_l"].context
+        context = found.conditioning_of(torch.tensor(conditioning))["clip_l"].context
         assert torch.allclose(context, whole.context[conditioning], atol=1e-5)
 
 
@@ -50,5 +49,5 @@ def test_without_a_clip_space_no_text_feature_is_read(tiny_host, tokens):
     templates, every = {"clip_l": template_prompts(tiny_host.text["clip_l"], TEMPLATES, 2)}, torch.arange(3)
     bare, random = replace(tiny_host, clip=None), torch.Generator().manual_seed(0)
     found = encode_classes(bare, templates, tokens.vectors, every, every, every, "eot", random)
-    assert found.pooled == {}
-    assert found.text["clip_l"].context.shape == (3, 77, 32)
+    assert found.pooled is None
+    assert found.conditioning["clip_l"].context.shape == (3, 77, 32)

@@ -113,9 +113,9 @@ def test_same_losses_and_same_gradient(released, tiny_host, cache, image, seed):
     with tiny_host.session():
         layout = template_prompts(tiny_host.text["clip_l"], [TEMPLATE], 1)
         text = encode_prompts(tiny_host, {"clip_l": layout}, {"clip_l": vector})
-        pooled = {"clip_l": text["clip_l"].hidden[0, layout.token_position]}
+        pooled = text["clip_l"].hidden[0, layout.token_position]
         prompts = ClassPrompts(torch.tensor([label]), pooled, torch.tensor([label]), text)
-        context = prompts.context(torch.tensor([label]))
+        context = prompts.conditioning_of(torch.tensor([label]))
         ours_noise = reconstruction_loss(tiny_host, cache, torch.tensor([image]), context, generator)
         ours_class = batch_classification_loss(tiny_host, cache, prompts, config, generator)
         ours = [torch.autograd.grad(loss.mean(), vector, retain_graph=True)[0] for loss in (ours_noise, ours_class)]

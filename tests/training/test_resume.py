@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from mcti_core.training.loop import TrainConfig, run_identity
-from mcti_core.training.resume import describe_differences
+from mcti_core.training.config import TrainConfig
+from mcti_core.training.resume import describe_differences, run_identity
 
 CONFIG = TrainConfig(steps=3, batch_size=2, lr=1e-2, templates=("a photo of a {}",))
 

@@ -10,7 +10,7 @@ from mcti_core.cli.train_arguments import TRACKERS as ARGUMENTS
 from mcti_core.errors import ConfigError, FileError
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import TrainConfig, train
-from mcti_core.training.schedules import gamma_of_step, learning_rate
+from mcti_core.training.schedules import gamma_at, learning_rate
 from mcti_core.training.trackers import TRACKERS, CsvTracker, Trackers, check_trackers, is_log
 
 CONFIG = TrainConfig(
@@ -44,7 +44,7 @@ def test_csv_has_losses_learning_rate_and_gamma_of_every_step(tiny_host, cache, 
     for name in ("loss", "reconstruction", "classification"):
         assert [float(row[name]) for row in found] == list(result.history[name])
     assert [float(row["learning_rate"]) for row in found] == [learning_rate(CONFIG, step) for step in range(4)]
-    assert [float(row["gamma"]) for row in found] == [gamma_of_step(CONFIG, step) for step in range(4)]
+    assert [float(row["gamma"]) for row in found] == [gamma_at(CONFIG, step) for step in range(4)]
     assert {row["accuracy"] for row in found} == {""}
 
 

@@ -16,12 +16,13 @@ __all__ = ["check_training"]
 
 
 def check_training(
-    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int]
+    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int], processes: int
 ) -> None:
     """Check a training's inputs before anything is computed.
 
     Args:
         active: the classes in training.
+        processes: number of processes that share a batch.
 
     Raises:
         ConfigError: cache, tokens, settings and host do not fit together.
@@ -49,6 +50,8 @@ def check_training(
         host.require_denoiser()
         if cache.latents is None:
             raise ConfigError("the examples have no latents; build the cache with a VAE")
+        if config.batch_size < processes:
+            raise ConfigError(f"{processes} processes need a batch of as many images at least, got {config.batch_size}")
     if config.gamma:
         if len(active) == 1 and config.direction != "text_to_image":
             raise ConfigError("with a single class in training, direction must be 'text_to_image'")

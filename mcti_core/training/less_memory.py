@@ -1,4 +1,4 @@
-"""Retry a training with smaller parts of a batch when memory runs out."""
+"""Continue a training with smaller parts of a batch when memory runs out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_less_memory(
     last: StepInfo | None = None
     in_callback = False
 
-    def remembering(info: StepInfo) -> None:
+    def remember(info: StepInfo) -> None:
         nonlocal last, in_callback
         last, in_callback = info, True
         if on_step is not None:
@@ -54,7 +54,7 @@ def with_less_memory(
 
     while True:
         try:
-            return attempt(config, remembering, resume)
+            return attempt(config, remember, resume)
         except (RuntimeError, MemoryError) as error:
             if in_callback or not is_out_of_memory(error):
                 raise
@@ -70,10 +70,10 @@ def with_less_memory(
         config = replace(config, **smaller)
         resume = last.state() if last is not None else resume
         empty_caches()
-        _LOG.info("Out of memory; training continues with %s", _in_words(config))
+        _LOG.info("Out of memory; training continues with %s", _described(config))
 
 
-def _in_words(config: TrainConfig) -> str:
+def _described(config: TrainConfig) -> str:
     size = config.micro_batch_size
     checkpointing = " and gradient checkpointing" if config.gradient_checkpointing else ""
     memory = ""
