@@ -10,16 +10,33 @@ from ..errors import ConfigError
 from ..escaping import escaped
 from ..tokens.names import index_of
 from ..training.errors import TrainingError
-from .console import progress_bar, say
-from .figures import OUTCOMES
+from . import argument_types as types
+from .console import INTERRUPTED, progress_bar, say
 from .option_checks import check_new_tokens
-from .options import examples_of, features_of, host_of
-from .train import INTERRUPTED, UNFINISHED, check_outputs, config_for, outputs_of, write_tokens
+from .options import add_cache, add_model, add_output_dir, examples_of, features_of, host_of
+from .train import config_for
+from .train_arguments import add_reading, add_steps
+from .train_outputs import OUTCOMES, UNFINISHED, check_outputs, outputs_of, write_tokens
 
 if TYPE_CHECKING:
     from ..tokens.token_set import TokenSet
 
-__all__ = ["run_add"]
+__all__ = ["add_add", "run_add"]
+
+
+def add_add(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``mcti add``."""
+    option = command.add_argument
+    option("folder", type=types.path, help="one folder of images per new class; existing classes are allowed too")
+    option("--tokens", type=types.path, required=True, help="the token set: the file, or its folder")
+    add_output_dir(command, "folder for the new tokens.safetensors and embeddings/")
+    option("--replace", action="store_true", help="retrain classes that the set already has")
+    add_model(command)
+    add_steps(command)
+    add_reading(command)
+    add_cache(command)
+    # these settings come from the set
+    command.set_defaults(direction=None, pooling=None, templates=None, template=None)
 
 
 def run_add(arguments: argparse.Namespace) -> int:

@@ -9,35 +9,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = [
-    "add_overwriting",
-    "confidence",
-    "count",
-    "file_path",
-    "folder_path",
-    "gamma",
-    "number",
-    "path",
-    "path_text",
-    "seed",
-    "whole",
-]
+__all__ = ["confidence", "count", "file_path", "folder_path", "gamma", "number", "path", "path_text", "seed", "whole"]
 
 _MAX_NUMBER = 10**6
 _FILE_SUFFIXES = (
-    ".safetensors",
-    ".pt",
-    ".bin",
-    ".json",
-    ".jsonl",
-    ".csv",
-    ".txt",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".html",
-)
+    ".safetensors", ".pt", ".bin", ".json", ".jsonl", ".csv", ".txt", ".png", ".jpg", ".jpeg", ".webp", ".html",
+)  # fmt: skip
 """Suffixes of names that can only be files."""
 
 
@@ -147,12 +124,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def add_overwriting(parser: argparse.ArgumentParser) -> None:
-    """Add ``--overwrite`` to a command that writes results."""
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace the results of an earlier run; without it they are never replaced",
-    )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ExamplesError, MCTIError, ResumeError, listed
 from ..escaping import escaped
+from . import argument_types as types
 from .console import progress_bar, say
-from .options import host_of, processes_of
+from .curation import add_curation, check_curation, curate, is_curated
+from .options import add_method, add_model, host_of, processes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,14 +29,39 @@ if TYPE_CHECKING:
     from ..hosts.base import Host
     from .results_file import ResultsFile
 
-__all__ = ["classified", "record_of", "run_classify"]
+__all__ = ["add_classify", "classified", "record_of", "run_classify"]
+
+
+def add_classify(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``mcti classify``."""
+    option = command.add_argument
+    option("images", type=types.path, nargs="+", help="images, or folders of images")
+    option("--recursive", action="store_true", help="include images in subfolders")
+    option("--tokens", type=types.path, required=True, help="a token set: the file, or its folder")
+    add_method(command)
+    option("--top", type=types.count, default=1, help="number of classes to report per image")
+    either = command.add_mutually_exclusive_group()
+    unknown = "answer '(unknown)' below a confidence that 95%% of new images of the classes should reach"
+    either.add_argument("--reject-unknown", action="store_true", help=unknown)
+    either.add_argument("--threshold", type=types.confidence, help="answer '(unknown)' below this confidence")
+    option("--json", action="store_true", help="print one JSON object per line")
+    option("--batch-size", type=types.count, default=32, help="images per batch")
+    workers = "threads that read images; by default one per core, at most 8"
+    option("--num-workers", type=types.whole(1, 256), help=workers)
+    group = command.add_argument_group("very many images")
+    written = "write one JSON object per line to this file instead of printing; .csv: also write a table"
+    group.add_argument("--output", "-o", type=types.file_path("answers.jsonl"), help=written)
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="resume an interrupted run from --output")
+    either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --output")
+    add_curation(command)
+    add_model(command)
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
     from ..files.writing import check_writable, refuse_foreign
-    from .answer_table import is_answer_table
-    from .curation import check_curation
+    from .answer_formats import is_answer_table
     from .results_file import refuse_to_lose
 
     if arguments.output is None and (arguments.resume or arguments.restart):
@@ -65,8 +92,7 @@ def _classify(
     from ..classifiers.calibration import calibrated_classifier, check_threshold_examples
     from ..data.image_stream import find_image_paths
     from ..tokens.io import load_tokens
-    from .answer_table import write_answer_table
-    from .curation import curate, is_curated
+    from .answer_formats import write_answer_table
     from .results_file import read_records
     from .signals import signals_as_keyboard_interrupt
 
@@ -121,8 +147,7 @@ def _print(
     names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace
 ) -> tuple[int, list[dict[str, Any]]]:
     """Print the answers. Returns the exit code and, for curation, the records."""
-    from .curation import is_curated
-    from .json_line import json_line
+    from .answer_formats import json_line
 
     failed, records, kept = 0, list[dict[str, Any]](), is_curated(arguments)
     for batch in _answers(names, host, classifier, arguments):

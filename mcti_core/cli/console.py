@@ -13,7 +13,10 @@ from typing import Any
 from ..errors import ConfigError, listed
 from ..escaping import escaped
 
-__all__ = ["check_progress_bars", "new_bar", "progress_bar", "say", "set_up_streams"]
+__all__ = ["INTERRUPTED", "check_progress_bars", "new_bar", "progress_bar", "say", "set_up_streams"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def set_up_streams() -> None:

@@ -6,16 +6,63 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..escaping import escaped
+from . import argument_types as types
 from .console import say
+from .options import add_overwriting
 
 if TYPE_CHECKING:
     from ..tokens.conversion import SourceClass
 
-__all__ = ["run_convert"]
+__all__ = ["add_convert", "run_convert"]
+
+LAYOUTS = ("comfyui", "diffusers", "onetrainer")
+"""``tokens.io.LAYOUTS``, without what that imports."""
+
+
+def add_convert(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``mcti convert``."""
+    option = command.add_argument
+    known = "token sets, embeddings (.safetensors, .pt, .bin, images of the A1111 web UI), folders of them"
+    option("inputs", type=types.path, nargs="+", metavar="IN", help=known)
+    option("--output", "-o", type=types.path_text, required=True, help="the set's file, or the embeddings' folder")
+    kinds = ("set", "embeddings")
+    option("--format", choices=kinds, required=True, help="one file for all classes, or one file per class")
+    option(
+        "--layout",
+        choices=LAYOUTS,
+        help=f"of the embeddings of SD 1.x and 2.x; {LAYOUTS[0]} if not given, the only one that InvokeAI recognises",
+    )
+    for name, metavar, what in (
+        ("select", "LABEL", "only these classes, in this order"),
+        ("labels", "LABEL", "new labels for all classes, in their order"),
+        ("rename", "OLD=NEW", "new labels for some classes"),
+    ):
+        option(
+            f"--{name}", nargs="+", action=_InOrder, metavar=metavar, dest="operations", default=argparse.SUPPRESS,
+            help=f"{what}; FILE:LABEL is the class that FILE calls LABEL; --select, --labels and --rename act in the order written",
+        )  # fmt: skip
+    option("--prefix", default="", help="put this before every token's name, as in my-; labels stay")
+    add_overwriting(command)
+    command.set_defaults(operations=())
+
+
+class _InOrder(argparse.Action):
+    """Options that act one after the other: (option, what was written behind it) of each."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        kind, before = str(option).lstrip("-"), list(namespace.operations)
+        for value in values:
+            if kind == "rename" and "=" not in value:
+                raise argparse.ArgumentError(self, f"must be OLD=NEW, got {value!r}")
+        if before and before[-1][0] == kind == "select":  # --select a --select b is --select a b
+            values = [*before.pop()[1], *values]
+        namespace.operations = (*before, (kind, tuple(values)))
 
 
 def run_convert(arguments: argparse.Namespace) -> int:

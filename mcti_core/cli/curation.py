@@ -1,4 +1,4 @@
-"""Sort, caption and review classified images."""
+"""Sort, caption and review classified images; ``mcti undo``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,50 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import counted
 from ..escaping import escaped, without_surrogates
+from . import argument_types as types
 from .console import progress_bar, say
+from .options import add_overwriting
 
 if TYPE_CHECKING:
     from ..hosts.base import Host
     from ..tokens.token_set import TokenSet
 
-__all__ = ["check_curation", "curate", "is_curated"]
+__all__ = ["add_curation", "add_undo", "check_curation", "curate", "is_curated", "run_undo"]
 
 _MAX_REVIEWED = 1000
 """Maximum number of images on the review page."""
 _NUM_NEIGHBOURS = 3
 """Number of nearest examples per image."""
+
+
+def add_curation(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("curating a folder", "images classified as '(unknown)' are not changed")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--copy-to", type=types.folder_path, help="copy images to one folder per class inside this folder"
+    )
+    either.add_argument("--move-to", type=types.folder_path, help="move images instead; mcti undo moves them back")
+    template = "write a .txt caption per image from this template; {label} and {token} are replaced by the class's own"
+    group.add_argument("--caption", type=_caption_template, help=template)
+    page = "write an HTML page to review and correct the answers, least confident first"
+    group.add_argument("--review", type=types.file_path("review.html"), help=page)
+    group.add_argument(
+        "--examples", type=types.path, help="with --review: class folders; the nearest examples of each image are shown"
+    )
+    table = "a CSV file with columns image and label; its labels replace the answers"
+    group.add_argument("--corrections", type=types.path, help=table)
+    add_overwriting(command)
+
+
+def add_undo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=types.path, help="the undo-NUMBER.json in the folder with the sorted images")
+
+
+def _caption_template(text: str) -> str:
+    """A caption template that contains at least one placeholder."""
+    if "{label}" not in text and "{token}" not in text:
+        raise argparse.ArgumentTypeError(f"must contain {{label}} or {{token}}, got {text[:40]!r}")
+    return text
 
 
 def is_curated(arguments: argparse.Namespace) -> bool:
@@ -179,3 +211,16 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
     likeness = normalize(torch.cat(features), dim=1) @ cache.features[:, 0].T
     best = likeness.topk(min(_NUM_NEIGHBOURS, len(dataset)), dim=1).indices.tolist()
     return [[path for index in row if isinstance(path := dataset.images[index], Path)] for row in best]
+
+
+def run_undo(arguments: argparse.Namespace) -> int:
+    """``mcti undo``: revert the sorting of images."""
+    from ..files.output_lock import lock_output
+    from ..files.transfer import undo
+
+    with lock_output(arguments.file.parent, folder=True):
+        done, problems = undo(arguments.file)
+    for problem in problems:
+        say(problem)
+    print(escaped(f"{counted(done, 'file')} put back or removed; {len(problems)} stay"))
+    return 1 if problems else 0

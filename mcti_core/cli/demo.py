@@ -6,9 +6,18 @@ import argparse
 from typing import Any
 
 from ..escaping import escaped
+from . import argument_types as types
 from .console import new_bar
+from .options import add_output_dir
 
-__all__ = ["run_demo"]
+__all__ = ["add_demo", "run_demo"]
+
+
+def add_demo(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``mcti demo``."""
+    add_output_dir(command, "folder for report.html, metrics.json and tokens.safetensors")
+    command.add_argument("--seed", type=types.seed, default=0, help="seed of the example selection and of the training")
+    command.add_argument("--shots", type=types.count, default=5, help="examples per digit")
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from ..distributed import started
 from ..errors import ConfigError, counted
+from ..escaping import escaped
+from . import argument_types as types
 from .console import say
 from .evaluate_tokens import run_evaluate_tokens
-from .label_errors import run_label_errors
+from .json_output import json_output
 from .option_checks import check_new_tokens
-from .options import config_of, examples_of, features_of, host_of, processes_of
+from .options import (  # fmt: skip
+    add_cache,
+    add_method,
+    add_model,
+    add_overwriting,
+    config_of,
+    examples_of,
+    features_of,
+    host_of,
+    processes_of,
+)
+from .train_arguments import add_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,14 +36,46 @@ if TYPE_CHECKING:
     from ..distributed import DistributedContext
     from ..evaluation.splits import Split
 
-__all__ = ["run_evaluate"]
+__all__ = ["add_evaluate", "run_evaluate"]
+
+
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``mcti evaluate``."""
+    option = command.add_argument
+    option("folder", type=types.path, nargs="?", help="one folder of images per class, to split or to test on")
+    option(
+        "--output-json", type=types.file_path("accuracies.json"), help="file for all measurements; updated after each"
+    )
+    add_overwriting(command)
+    group = command.add_argument_group("a trained set")
+    given = "a token set (the file, or its folder) to test on FOLDER, without training"
+    group.add_argument("--tokens", type=types.path, help=given)
+    add_method(group)
+    written = "with --tokens: folder for evaluation.json, confusion.png and wrong.png"
+    group.add_argument("--output-dir", "-o", type=types.folder_path, help=written)
+    group = command.add_argument_group("training and testing on splits")
+    option = group.add_argument
+    usual = "training images per class; by default those of 1, 2, 4 and 8 that leave one for testing, or all of --train"
+    option("--shots", type=types.count, nargs="+", help=usual)
+    option("--seeds", type=types.count, help="number of random splits or trainings; by default 3, or 1 with --folds")
+    option("--first-seed", type=types.seed, default=0, help="seed of the first split; the next ones increase by 1")
+    option("--folds", type=types.whole(2), help="number of folds for cross-validation")
+    option("--train", type=types.path, help="a folder of class folders to train on, instead of FOLDER")
+    option("--test", type=types.path, help="with --train: a folder of class folders to test on")
+    group = command.add_argument_group("label errors")
+    ranked = "rank the images of FOLDER by how likely their label is wrong, by leave-one-out on their image features"
+    group.add_argument("--label-errors", action="store_true", help=ranked)
+    page = "with --label-errors: write an HTML page to review and correct them"
+    group.add_argument("--review", type=types.file_path("review.html"), help=page)
+    add_cache(command)
+    add_model(command)
+    add_training(command, gammas=True)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from ..files.writing import check_writable
-    from .json_output import json_output
 
-    alone = run_evaluate_tokens if arguments.tokens else run_label_errors if arguments.label_errors else None
+    alone = run_evaluate_tokens if arguments.tokens else _label_errors if arguments.label_errors else None
     if alone is not None:
         if started() > 1:
             raise ConfigError("--tokens and --label-errors are for one process; start it without a launcher")
@@ -43,6 +88,38 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         check_writable(arguments.cache)
     with json_output(arguments.output_json, overwrite=arguments.overwrite, shown=processes.is_main) as write:
         return _evaluate(arguments, dataset, split, processes, write)
+
+
+def _label_errors(arguments: argparse.Namespace) -> int:
+    from ..evaluation.label_errors import rank_label_errors
+    from ..files.provenance import check_outputs
+    from .review_page import Item, write_review
+
+    dataset, page = examples_of(arguments), arguments.review
+    if page is not None:
+        check_outputs([page], overwrite=arguments.overwrite)
+    with json_output(arguments.output_json, overwrite=arguments.overwrite) as write:
+        cache = features_of(arguments, host_of(arguments), dataset, latents=False)
+        records: list[dict[str, Any]] = [
+            {
+                "image": str(dataset.images[error.index]),
+                "label": dataset.classes[error.label],
+                "suggested": dataset.classes[error.suggested],
+                "confidence": round(error.confidence, 6),
+            }
+            for error in rank_label_errors(cache)
+        ]
+        write({"folder": arguments.folder.name, "images": len(dataset), "likely_label_errors": records})
+    items = [
+        Item(each["image"], each["label"], f"looks like {each['suggested']} ({100 * each['confidence']:.1f} %)")
+        for each in records
+    ]
+    if page is not None:
+        write_review(items, dataset.classes, page)
+    for item in items:
+        print("\t".join(map(escaped, (item.image, item.label, item.note))))
+    print(f"{counted(len(records), 'likely label error')} among {counted(len(dataset), 'image')}")
+    return 0
 
 
 def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
@@ -77,8 +154,6 @@ def _evaluate(
     from ..evaluation.benchmark import Row, as_json, evaluate, markdown_table
 
     host, config = host_of(arguments, processes), config_of(arguments)
-    if host.clip is None:
-        raise ConfigError("to evaluate, the examples need image features; give a CLIP space with --clip")
     check_new_tokens(host, config, arguments.num_vectors, arguments.initializer_token)
     cache = features_of(arguments, host, dataset, processes)
     if processes.is_main:

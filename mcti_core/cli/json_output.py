@@ -1,4 +1,4 @@
-"""Output of ``--json FILE``: measurements in a locked file that replaces no foreign file."""
+"""``--output-json FILE``: measurements in a locked file that replaces no foreign file."""
 
 from __future__ import annotations
 

@@ -48,12 +48,10 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 def _check_model(arguments: argparse.Namespace) -> None:
     model, clip, config = arguments.model, arguments.clip, arguments.model_config
+    if model is None and (clip or config):
+        option = "--clip" if clip else "--model-config"
+        raise ConfigError(f"{option} goes with --model; the pocket checkpoint brings its own")
     if model is None:
-        if clip or config:
-            option = "--clip" if clip else "--model-config"
-            raise ConfigError(
-                f"{option} goes with --model; the pocket checkpoint, which is used without it, brings its own"
-            )
         return
     if not model.exists():
         raise HostError(f"no model at {model}; give a diffusers folder or a single-file checkpoint")
@@ -168,7 +166,7 @@ def check_new_tokens(host: Host, config: TrainConfig, num_vectors: int, initiali
     from ..prompts.splicing import template_prompts
     from ..training.initial import new_tokens
 
-    def refusal(count: int) -> TokenError | None:
+    def misfit(count: int) -> TokenError | None:
         try:
             for encoder in host.text.values():
                 template_prompts(encoder, config.templates, count)
@@ -177,10 +175,8 @@ def check_new_tokens(host: Host, config: TrainConfig, num_vectors: int, initiali
         return None
 
     new_tokens(host, ("x",), num_vectors=num_vectors, initializer_token=initializer_token)
-    if error := refusal(num_vectors):
-        most = min(num_vectors, *(encoder.length for encoder in host.text.values()))
-        fitting = bisect(
-            range(1, most), 0, key=lambda count: refusal(count) is not None
-        )  # first count that does not fit
-        more = f"; --num-vectors {fitting} is the most that fits" if fitting else "; give shorter templates"
+    if error := misfit(num_vectors):
+        longest = min(num_vectors, *(encoder.length for encoder in host.text.values()))
+        most = bisect(range(1, longest), 0, key=lambda count: misfit(count) is not None)
+        more = f"; --num-vectors {most} is the most that fits" if most else "; give shorter templates"
         raise TokenError(f"{error}{more}") from error

@@ -1,4 +1,4 @@
-"""Create the host, configuration, examples, features and process context from command-line arguments."""
+"""Options that several commands share, and what is made of them: host, configuration, examples, features, processes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from ..classifiers.methods import METHODS
 from ..distributed import SINGLE_PROCESS
 from ..errors import ConfigError
+from . import argument_types as types
 from .console import progress_bar, say
 
 if TYPE_CHECKING:
@@ -20,7 +22,44 @@ if TYPE_CHECKING:
     from ..hosts.base import Host
     from ..training.config import TrainConfig
 
-__all__ = ["check_device", "config_of", "examples_of", "features_of", "hflip_of", "host_of", "processes_of"]
+__all__ = [
+    "add_cache", "add_method", "add_model", "add_output_dir", "add_overwriting", "check_device", "config_of", "examples_of", "features_of", "hflip_of",
+    "host_of", "processes_of",
+]  # fmt: skip
+
+
+def add_output_dir(command: argparse.ArgumentParser, contents: str) -> None:
+    command.add_argument("--output-dir", "-o", type=types.folder_path, required=True, help=contents)
+    add_overwriting(command)
+
+
+def add_overwriting(command: argparse.ArgumentParser) -> None:
+    replace = "replace the results of an earlier run; without it they are never replaced"
+    command.add_argument("--overwrite", action="store_true", help=replace)
+
+
+def add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cache", type=types.folder_path, help="folder that caches image features between runs")
+
+
+def add_method(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    auto = "auto is clip if there is a CLIP space, otherwise diffusion"
+    group.add_argument("--method", choices=METHODS, default="auto", help=auto)
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument_group("model").add_argument
+    model = "a diffusers folder or single-file checkpoint; by default the pocket checkpoint"
+    option("--model", type=types.path, help=model)
+    option("--clip", type=types.path, help="a folder with the CLIP model of the checkpoint's text encoder")
+    option(
+        "--model-config",
+        type=types.path,
+        help="for a single-file checkpoint, offline: a diffusers folder of its family",
+    )
+    option("--device", default="auto", help="auto (the first available of cuda, xpu, mps, cpu), cpu, cuda, ...")
+    dtype = "number format of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
+    option("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=dtype)
 
 
 def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, min_classes: int = 2) -> FewShotDataset:

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import ResumeError
 from ..files.writing import delete_own, refuse_foreign, write_own
 from ..training.resume import describe_differences
-from .json_line import json_line
+from .answer_formats import json_line
 
 __all__ = ["ResultsFile", "append_records", "read_records", "refuse_to_lose"]
 

@@ -1,25 +1,33 @@
-"""``mcti train``, and the outputs and configuration it shares with other commands that train."""
+"""``mcti train``."""
 
 from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..distributed import SINGLE_PROCESS
 from ..errors import FileError, MCTIError, ResumeError
 from ..escaping import escaped
 from ..training.errors import StopTraining, TrainingError
-from .console import progress_bar, say
-from .figures import OUTCOMES, training_figures
+from .console import INTERRUPTED, progress_bar, say
 from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
 from .run_config import RUN_CONFIG, write_run_config
 from .train_monitor import check_monitoring, earlier_logs, held_out_of, monitored, remove_samples
+from .train_outputs import (
+    OUTCOMES,
+    UNFINISHED,
+    check_outputs,
+    outputs_of,
+    training_figures,
+    write_loss_curve,
+    write_tokens,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ..data.dataset import FewShotDataset
@@ -30,15 +38,7 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
     from ..training.state import TrainState
 
-__all__ = ["INTERRUPTED", "UNFINISHED", "check_outputs", "config_for", "outputs_of", "run_train", "write_tokens"]
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-_DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
-UNFINISHED = "training.safetensors"
-"""Checkpoint in ``--output-dir``, removed when training is finished."""
-_MIN_FREE_BYTES, _BYTES_PER_VECTOR = 2**20, 8 * 2**13
-"""Disk space in bytes. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and exists twice during replacement."""
+__all__ = ["config_for", "run_train"]
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -80,13 +80,8 @@ def _run_train(
     config = config_for(host, arguments, processes)
     check_new_tokens(host, config, arguments.num_vectors, arguments.initializer_token)
     cache = features_of(arguments, host, dataset, processes)
-    tokens = new_tokens(
-        host,
-        dataset.classes,
-        num_vectors=arguments.num_vectors,
-        initializer_token=arguments.initializer_token,
-        seed=config.seed,
-    )
+    start = {"num_vectors": arguments.num_vectors, "initializer_token": arguments.initializer_token}
+    tokens = new_tokens(host, dataset.classes, seed=config.seed, **start)
     tokens = tokens if trained is None else take_over(tokens, trained)
     if state is not None:
         if differences := describe_differences(state.identity, run_identity(host, cache, tokens, config)):
@@ -126,44 +121,6 @@ def config_for(
     return replace(config, gamma=0.0, classification_only_steps=0)
 
 
-def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
-    """Results of a training in ``--output-dir``: token set, one embedding per name, and their descriptions."""
-    from ..tokens.io import SUFFIX
-
-    out = arguments.output_dir
-    embeddings = (out / "embeddings" / f"{name}{SUFFIX}" for name in names)
-    return [out / f"tokens{SUFFIX}", *embeddings, *(out / name for name in _DESCRIPTIONS)]
-
-
-def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_vectors: int) -> None:
-    """Check that a training can write to ``--output-dir`` and ``--cache``, before the model is loaded.
-
-    Args:
-        outputs: the paths of ``outputs_of``.
-        num_vectors: number of vectors per token.
-
-    Raises:
-        FileError: a foreign file would be replaced, a folder cannot be written to, or disk space is too low.
-    """
-    from ..files.provenance import is_marked
-    from ..files.writing import check_writable, refuse_foreign
-    from ..tokens.io import refuse_foreign_tokens
-    from ..training.checkpoint import is_training
-
-    tokens = outputs[: -len(_DESCRIPTIONS)]
-    refuse_foreign(arguments.output_dir / UNFINISHED, is_training)
-    for path in outputs[-len(_DESCRIPTIONS) :]:
-        refuse_foreign(path, is_marked)
-    refuse_foreign_tokens(tokens[:1], sets=True)
-    refuse_foreign_tokens(tokens[1:], sets=False)
-    check_writable(
-        arguments.output_dir, [UNFINISHED], room=_MIN_FREE_BYTES + len(tokens) * num_vectors * _BYTES_PER_VECTOR
-    )
-    check_writable(arguments.output_dir / "embeddings", (path.name for path in tokens))
-    if arguments.cache is not None:
-        check_writable(arguments.cache)
-
-
 def _unfinished(
     path: Path, arguments: argparse.Namespace, outputs: Sequence[Path], processes: DistributedContext
 ) -> TrainState | None:
@@ -174,36 +131,28 @@ def _unfinished(
         ResumeError: a checkpoint exists without --resume or --restart, is damaged, or is not shared by all processes.
     """
     from ..files.writing import refuse_to_replace
+    from ..training.checkpoint import load_checkpoint
 
-    if not path.exists():  # otherwise the results are those of the unfinished training
+    exists = path.exists()
+    if not exists:  # otherwise the results are those of the unfinished training
         refuse_to_replace([*outputs, *earlier_logs(arguments)], overwrite=arguments.overwrite)
-    stored = _stored(path, arguments, processes)
+        beginning = f"no unfinished training in {path.parent}; starting from the beginning"
+        say(beginning, shown=arguments.resume and processes.is_main)
+    elif not arguments.resume and not arguments.restart:
+        raise ResumeError(
+            f"{path} holds an unfinished training; continue with --resume, start over with --restart, or choose another --output-dir"
+        )
+    try:
+        state = load_checkpoint(path) if exists and arguments.resume else None
+    except ResumeError as error:
+        raise ResumeError(f"{error}; start over with --restart, or choose another --output-dir") from error
     # also a barrier: no process writes before all have read
-    read = processes.gather(None if stored is None else stored.step)
-    if any(step != read[0] for step in read):
+    steps = processes.gather(None if state is None else state.step)
+    if any(step != steps[0] for step in steps):
         raise ResumeError(
             f"the processes do not read the same {path}; choose a folder that all machines share for --output-dir"
         )
-    return stored
-
-
-def _stored(path: Path, arguments: argparse.Namespace, processes: DistributedContext) -> TrainState | None:
-    from ..training.checkpoint import load_checkpoint
-
-    if arguments.restart:
-        return None
-    if not path.exists():
-        if arguments.resume:
-            say(f"no unfinished training in {path.parent}; starting from the beginning", shown=processes.is_main)
-        return None
-    if arguments.resume:
-        try:
-            return load_checkpoint(path)
-        except ResumeError as error:
-            raise ResumeError(f"{error}; start over with --restart, or choose another --output-dir") from error
-    raise ResumeError(
-        f"{path} holds an unfinished training; continue with --resume, start over with --restart, or choose another --output-dir"
-    )
+    return state
 
 
 def _train(
@@ -243,7 +192,7 @@ def _train(
         return INTERRUPTED if result.stop_reason == "interrupted" else 0
     try:
         write_tokens(result.tokens, out, training_figures(host, result))
-        _write_loss_curve(result.history, out)
+        write_loss_curve(result.history, out)
         write_run_config(arguments, config, out / RUN_CONFIG)
     except (MCTIError, OSError) as error:  # for example a new foreign file, or a full disk
         if not path.exists():
@@ -261,30 +210,3 @@ def _train(
         return INTERRUPTED
     autosave.remove()
     return 0
-
-
-def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
-    """Write the token set, its embeddings and its model card; report embeddings of an earlier run in the same folder."""
-    from ..tokens.clip_words import describe_words
-    from ..tokens.earlier_sets import stale_embeddings
-
-    path = tokens.save_pretrained(folder, figures=figures)
-    remedy = f"mcti convert {path} --format embeddings --prefix my- --output FOLDER makes names of their own"
-    say(describe_words(tokens.names, remedy))
-    if stale := stale_embeddings(folder / "embeddings", tokens.names):
-        say(
-            f"{folder / 'embeddings'} also contains embeddings of other sets: {', '.join(stale)}; move them away, since "
-            "programs read all of a folder"
-        )
-
-
-def _write_loss_curve(history: Any, folder: Path) -> None:
-    from ..files.provenance import write_png
-    from ..viz.plots import loss_curves
-
-    try:
-        picture = loss_curves({"": history})
-    except MCTIError as error:  # no step is finished
-        say(f"no loss.png: {error}")
-        return
-    write_png(picture, folder / "loss.png")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..classifiers.hybrid import class_means
 from ..classifiers.logistic import LogisticRegression
-from ..errors import ConfigError
 from ..hosts.base import Host
 from ..hosts.features import hidden_at
 from ..prompts.splicing import encode_prompts, plain_prompts
@@ -39,8 +38,6 @@ def k_nearest(support: Support, query: Tensor, classes: int, k: int = 3) -> Tens
 
     Arguments and result as in ``class_mean``; ``k`` is clipped to the number of examples.
     """
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
     k = min(k, len(support.features))
     similarity, nearest = (F.normalize(query, dim=-1) @ support.features.T).topk(k, dim=1)  # (Q, k)
     # Sums of k cosines are between -k and k: divided by more than 2k they only break ties.
@@ -55,8 +52,8 @@ def logistic_probe(support: Support, query: Tensor, classes: int) -> Tensor:
     return probe.logits(F.normalize(query, dim=-1)).argmax(1)
 
 
-def cache_model(support: Support, query: Tensor, classes: int, sharpness: float = 5.5) -> Tensor:
-    """Tip-Adapter's cache model without its zero-shot term: examples vote with exp(-sharpness * (1 - cosine)).
+def cache_model(support: Support, query: Tensor, classes: int) -> Tensor:
+    """Tip-Adapter's cache model without its zero-shot term: examples vote with exp(-5.5 * (1 - cosine)).
 
     Arguments and result as in ``class_mean``.
 
@@ -64,7 +61,7 @@ def cache_model(support: Support, query: Tensor, classes: int, sharpness: float 
         Zhang et al., "Tip-Adapter", ECCV 2022, arXiv 2111.03930; 5.5 is the paper's initial sharpness.
     """
     affinity = F.normalize(query, dim=-1) @ support.features.T  # (Q, N)
-    return (torch.exp(-sharpness * (1 - affinity)) @ F.one_hot(support.labels, classes).float()).argmax(1)
+    return (torch.exp(-5.5 * (1 - affinity)) @ F.one_hot(support.labels, classes).float()).argmax(1)
 
 
 BASELINES: dict[str, Callable[[Support, Tensor, int], Tensor]] = {

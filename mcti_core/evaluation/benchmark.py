@@ -18,7 +18,7 @@ from ..data.dataset import few_shot_split
 from ..data.feature_cache import FeatureCache
 from ..data.near_duplicates import across_split
 from ..distributed import SINGLE_PROCESS, DistributedContext
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..hosts.base import Host
 from ..training.config import TrainConfig
 from .baselines import BASELINES
@@ -133,7 +133,7 @@ def _predictions(
 def markdown_table(rows: Sequence[Row], chance: float) -> str:
     """Markdown table of methods (rows) and shots (columns): mean and standard deviation over seeds, in percent."""
     shots = sorted({row.shots for row in rows})
-    lines = ["| method | " + " | ".join(f"{count} shot{'s' * (count > 1)}" for count in shots) + " |"]
+    lines = ["| method | " + " | ".join(counted(count, "shot") for count in shots) + " |"]
     lines.append("|---" * (len(shots) + 1) + "|")
     lines.append("| chance | " + " | ".join(f"{100 * chance:.1f}" for _ in shots) + " |")
     if any(row.copies for row in rows):

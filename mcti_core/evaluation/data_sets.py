@@ -118,7 +118,13 @@ def _part(kind: str, root: Path, options: dict[str, Any]) -> tuple[tuple[str, ..
     """Class names and images of one part of a data set."""
     images: Sequence[Any]
     if kind:
-        found = getattr(_torchvision_datasets(), kind)(str(root), **options)
+        try:
+            from torchvision import datasets
+        except ImportError as error:
+            raise MCTIError(
+                "this data set needs torchvision; install it with: pip install 'mcti[benchmark]'"
+            ) from error
+        found = getattr(datasets, kind)(str(root), **options)
         names = getattr(found, "categories", None) or found.classes
         images, numbers = _images_of(found)
     else:
@@ -143,11 +149,3 @@ def _images_of(found: Any) -> tuple[Sequence[Any], Any]:
         for names in (("_image_files", "_images", "data"), ("_labels", "targets", "labels"))
     )
     return images, labels
-
-
-def _torchvision_datasets() -> Any:
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise MCTIError("this data set needs torchvision; install it with: pip install 'mcti[benchmark]'") from error
-    return datasets

@@ -23,19 +23,16 @@ from ..hosts.base import Host
 from ..images.reading import load_squares, one_error
 from ..tokens.names import index_of
 from ..tokens.token_set import TokenSet
-from .metrics import (
-    CalibrationBin,
-    accuracy,
-    calibration_bins,
-    confusion_matrix,
-    expected_calibration_error,
-    per_class_table,
-)
+from .metrics import accuracy, calibration_bins, confusion_matrix, expected_calibration_error, per_class_table
 
 __all__ = ["Measurement", "aligned_table", "class_indices", "count_learned", "percent", "score_images"]
 
 _COPY_SIMILARITY = 0.9995
 """Cosine of two images' features. With the pocket checkpoint, no two different digits exceed 0.979; the same image reaches 0.999999."""
+
+
+_MAX_LISTED = 20
+"""Maximum number of wrong predictions in a record."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +69,10 @@ class Measurement:
 
     def calibration_error(self) -> float:
         """The expected calibration error, in [0, 1]."""
-        return expected_calibration_error(self.calibration())
+        return expected_calibration_error(calibration_bins(self.confidences.amax(1), self.predicted == self.labels))
 
-    def calibration(self) -> list[CalibrationBin]:
-        """Accuracy per confidence bin."""
-        return calibration_bins(self.confidences.amax(1), self.predicted == self.labels)
-
-    def record(self, images: Sequence[str], most_wrong: int = 20) -> dict[str, Any]:
-        """All metrics as JSON-serialisable values.
-
-        Args:
-            images: (N,) names.
-            most_wrong: maximum number of wrong predictions to list.
-        """
+    def record(self, images: Sequence[str]) -> dict[str, Any]:
+        """All metrics of the images with these names, as JSON-serialisable values."""
         best = self.confidences.amax(1)
         return {
             "images": len(self.labels),
@@ -92,7 +80,7 @@ class Measurement:
             "chance": 1 / len(self.classes),
             "accuracy": accuracy(self.predicted, self.labels),
             "expected_calibration_error": self.calibration_error(),
-            "calibration": [asdict(each) for each in self.calibration()],
+            "calibration": [asdict(each) for each in calibration_bins(best, self.predicted == self.labels)],
             "per_class": [
                 {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(row).items()}
                 for row in per_class_table(self.predicted, self.labels, self.classes)
@@ -105,7 +93,7 @@ class Measurement:
                     "predicted": self.classes[self.predicted[index]],
                     "confidence": round(float(best[index]), 6),
                 }
-                for index in self.confidently_wrong(most_wrong)
+                for index in self.confidently_wrong(_MAX_LISTED)
             ],
         }  # fmt: skip
 

@@ -11,14 +11,8 @@ from torch import Tensor
 from ..errors import ConfigError
 
 __all__ = [
-    "CalibrationBin",
-    "ClassRow",
-    "accuracy",
-    "calibration_bins",
-    "confusion_matrix",
-    "expected_calibration_error",
-    "per_class_table",
-]
+    "CalibrationBin", "ClassRow", "accuracy", "calibration_bins", "confusion_matrix", "expected_calibration_error", "per_class_table",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,6 @@ class Results:
     def save(self, path: Path) -> None:
         write_json(asdict(self), path)
 
-    def figures(self) -> Figures:
-        return Figures(self.cells)
-
 
 class Figures:
     """The figures of cells, found by data set and number of shots."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from ..errors import counted
 from ..escaping import escaped
 from .cells import METHODS, REAL
 from .results import Figures, Results
@@ -31,7 +32,7 @@ def report(results: Results) -> str:
     lines += _table(["data set", "classes", "training images", "test images", "a test part of its own"], rows)
     lines += [_plain(f"\nLeft out: {name}: {why}") for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
-    figures = results.figures()
+    figures = Figures(results.cells)
     for shots in figures.shots:
         names = [name for name in results.data if figures.has(name, shots)]
         rows = [["chance", *(f"{chance[name]:.1f}" for name in names)]]
@@ -40,7 +41,7 @@ def report(results: Results) -> str:
             means = [f"{statistics.mean(chance[name] for name in names):.1f}"]
             means += [_mean(figures, names, shots, method) for method in METHODS]
             rows = [[*row, mean] for row, mean in zip(rows, means, strict=True)]
-        lines += ["", f"Accuracy in %, {_counted(shots)}:", ""]
+        lines += ["", f"Accuracy in %, {counted(shots, 'shot')}:", ""]
         lines += _table(["method", *names, *["mean"] * (len(names) > 1)], rows)
         rows = [
             [f"{method}: {title}", *(_cell(figures, n, shots, method, key, 100 if "%" in title else 1) for n in names)]
@@ -48,20 +49,20 @@ def report(results: Results) -> str:
             for method in ("TI", "MC-TI", REAL)
         ]
         if any(any(row[1:]) for row in rows):
-            lines += ["", f"Drawings, {_counted(shots)}:", "", *_table(["tokens", *names], rows)]
+            lines += ["", f"Drawings, {counted(shots, 'shot')}:", "", *_table(["tokens", *names], rows)]
     return _text(lines)
 
 
 def comparison(results: Results, other: Results) -> str:
     """Paired accuracy differences to ``other`` in points: mean and standard deviation over the seeds that both have."""
-    lines, figures, others = [], results.figures(), other.figures()
+    lines, figures, others = [], Figures(results.cells), Figures(other.cells)
     for shots in figures.shots:
         rows, names = [], [name for name in results.data if figures.has(name, shots)]
         for method in METHODS:
             pairs = [[each.values(n, shots, method) for each in (figures, others)] for n in names]
             gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
             rows.append([method, *(_spread(values, "+.1f") for values in gains)])
-        lines += ["", f"Difference in points, {_counted(shots)}:", "", *_table(["method", *names], rows)]
+        lines += ["", f"Difference in points, {counted(shots, 'shot')}:", "", *_table(["method", *names], rows)]
     return _text(lines)
 
 
@@ -81,7 +82,7 @@ def _plot(results: Results) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figures = results.figures()
+    figures = Figures(results.cells)
     shots, names = figures.shots, list(results.data)[:_PANELS]
     columns = min(4, max(1, len(names)))
     rows = max(1, -(-len(names) // columns))
@@ -111,10 +112,6 @@ def _plot(results: Results) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _counted(shots: int) -> str:
-    return f"{shots} shot{'s' * (shots > 1)}"
 
 
 def _cell(figures: Figures, name: str, shots: int, method: str, measure: str, factor: int) -> str:

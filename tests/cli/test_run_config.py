@@ -68,7 +68,7 @@ def test_file_says_any_option_as_the_command_line_does(path):
 def test_command_line_wins_over_the_file(path):
     text = 'folder = "photos"\noutput-dir = "a"\nsteps = 7\ntemplate = ["a {}"]\nhflip = true\n'
     arguments = parsed(
-        *expanded(path, text, "others", "--output-dir", "b", "--ste", "9", "--templates", "style", "--no-hflip")
+        *expanded(path, text, "others", "--output-dir", "b", "--steps", "9", "--templates", "style", "--no-hflip")
     )
     assert (arguments.folder, arguments.output_dir, arguments.steps) == (Path("others"), Path("b"), 9)
     assert (arguments.template, arguments.templates, arguments.hflip) == (None, "style", False)

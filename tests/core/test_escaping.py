@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from mcti_core.cli.json_line import json_line
+from mcti_core.cli.answer_formats import json_line
 from mcti_core.escaping import escaped
 
 

@@ -166,7 +166,7 @@ def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_p
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_json_line_never_holds_what_is_no_json(value):
-    from mcti_core.cli.json_line import json_line
+    from mcti_core.cli.answer_formats import json_line
 
     for encoding in ("utf-8", "ascii"):
         with pytest.raises(ValueError, match="JSON compliant"):

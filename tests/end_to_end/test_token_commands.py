@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcti_core.cli.parser import main
-from mcti_core.cli.train import write_tokens
+from mcti_core.cli.train_outputs import write_tokens
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.pocket import POCKET_CONFIG, load_pocket

@@ -5,7 +5,7 @@ import pytest
 
 from mcti_core.errors import FileError, ResumeError
 from mcti_core.evaluation.cells import Cell
-from mcti_core.evaluation.results import Results, merge_parts, part_path, parts_of, read_results
+from mcti_core.evaluation.results import Figures, Results, merge_parts, part_path, parts_of, read_results
 
 FACTS = {
     "classes": 4,
@@ -38,8 +38,8 @@ def test_saved_results_are_read_again(tmp_path):
     found = read_results(tmp_path / "results.json")
     assert found == results(0, 3)
     assert found.done() == [Cell("toy", 1, 0, "TI"), Cell("toy", 1, 3, "TI")]
-    assert found.figures().values("toy", 1, "TI") == {0: 0.5, 3: 0.5}
-    assert found.figures().values("toy", 2, "TI") == found.figures().values("toy", 1, "MC-TI") == {}
+    assert Figures(found.cells).values("toy", 1, "TI") == {0: 0.5, 3: 0.5}
+    assert Figures(found.cells).values("toy", 2, "TI") == Figures(found.cells).values("toy", 1, "MC-TI") == {}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from mcti_core.cli.json_line import json_line
+from mcti_core.cli.answer_formats import json_line
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""What ``mcti train`` and ``mcti add`` write."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MCTIError
+from .console import say
+from .run_config import RUN_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ..hosts.base import Host
+    from ..tokens.token_set import TokenSet
+    from ..training.loop import TrainResult
+
+__all__ = [
+    "OUTCOMES",
+    "UNFINISHED",
+    "check_outputs",
+    "outputs_of",
+    "training_figures",
+    "write_loss_curve",
+    "write_tokens",
+]
+
+OUTCOMES = {"max_steps": "finished", "early_stop": "stopped early", "interrupted": "interrupted"}
+"""Words of the last line, by ``TrainResult.stop_reason``."""
+UNFINISHED = "training.safetensors"
+"""Checkpoint in ``--output-dir``, removed when training is finished."""
+_DESCRIPTIONS = ("loss.png", "README.md", RUN_CONFIG)
+_MIN_FREE_BYTES, _BYTES_PER_VECTOR = 2**20, 8 * 2**13
+"""Disk space in bytes. A checkpoint holds four copies of a vector, 8 KiB each for SDXL, and exists twice during replacement."""
+
+
+def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+    """Results of a training in ``--output-dir``: token set, one embedding per name, and their descriptions."""
+    from ..tokens.io import SUFFIX
+
+    out = arguments.output_dir
+    embeddings = (out / "embeddings" / f"{name}{SUFFIX}" for name in names)
+    return [out / f"tokens{SUFFIX}", *embeddings, *(out / name for name in _DESCRIPTIONS)]
+
+
+def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_vectors: int) -> None:
+    """Check that a training can write to ``--output-dir`` and ``--cache``, before the model is loaded.
+
+    Args:
+        outputs: the paths of ``outputs_of``.
+        num_vectors: number of vectors per token.
+
+    Raises:
+        FileError: a foreign file would be replaced, a folder cannot be written to, or disk space is too low.
+    """
+    from ..files.provenance import is_marked
+    from ..files.writing import check_writable, refuse_foreign
+    from ..tokens.io import refuse_foreign_tokens
+    from ..training.checkpoint import is_training
+
+    tokens = outputs[: -len(_DESCRIPTIONS)]
+    refuse_foreign(arguments.output_dir / UNFINISHED, is_training)
+    for path in outputs[-len(_DESCRIPTIONS) :]:
+        refuse_foreign(path, is_marked)
+    refuse_foreign_tokens(tokens[:1], sets=True)
+    refuse_foreign_tokens(tokens[1:], sets=False)
+    check_writable(
+        arguments.output_dir, [UNFINISHED], room=_MIN_FREE_BYTES + len(tokens) * num_vectors * _BYTES_PER_VECTOR
+    )
+    check_writable(arguments.output_dir / "embeddings", (path.name for path in tokens))
+    if arguments.cache is not None:
+        check_writable(arguments.cache)
+
+
+def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
+    """Write the token set, its embeddings and its model card; report embeddings of an earlier run in the same folder."""
+    from ..tokens.clip_words import describe_words
+    from ..tokens.earlier_sets import stale_embeddings
+
+    path = tokens.save_pretrained(folder, figures=figures)
+    remedy = f"mcti convert {path} --format embeddings --prefix my- --output FOLDER makes names of their own"
+    say(describe_words(tokens.names, remedy))
+    if stale := stale_embeddings(folder / "embeddings", tokens.names):
+        say(
+            f"{folder / 'embeddings'} also contains embeddings of other sets: {', '.join(stale)}; move them away, since "
+            "programs read all of a folder"
+        )
+
+
+def write_loss_curve(history: Any, folder: Path) -> None:
+    from ..files.provenance import write_png
+    from ..viz.plots import loss_curves
+
+    try:
+        picture = loss_curves({"": history})
+    except MCTIError as error:  # no step is finished
+        say(f"no loss.png: {error}")
+        return
+    write_png(picture, folder / "loss.png")
+
+
+def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
+    """Name -> value: steps, mean losses of the last tenth, and the number of examples that leave-one-out recognises."""
+    from ..classifiers.calibration import calibrate
+    from ..classifiers.clip import ClipClassifier
+
+    if not result.steps:
+        return {}
+    figures = {"steps": str(result.steps)}
+    for name in ("reconstruction", "classification"):
+        last = [value for value in result.history.get(name, ())[-max(1, result.steps // 10) :] if math.isfinite(value)]
+        if last:
+            figures[f"{name} loss, mean of the last {len(last)} steps"] = f"{sum(last) / len(last):.4g}"
+    with suppress(MCTIError):  # a measurement must not prevent saving the set
+        found = calibrate(ClipClassifier(host, result.tokens), result.tokens)
+        if found.num_samples:
+            figures["examples recognised by CLIP, each judged as if it were new"] = (
+                f"{found.recognised} of {found.num_samples}"
+            )
+    return figures
