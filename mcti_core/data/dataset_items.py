@@ -30,9 +30,7 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
         ExamplesError: not a map-style data set, a missing column, or a label without a class name.
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise ExamplesError(
-            f"a {type(dataset).__name__} has no numbered items; give a map-style data set, not a stream or a loader"
-        )
+        raise ExamplesError(f"a {type(dataset).__name__} has no numbered items; give a map-style data set")
     columns = getattr(dataset, "column_names", None)
     if columns and label is None:
         label = next((key for key in _LABEL_KEYS if key in columns), None)
@@ -48,9 +46,7 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
     names = classes if classes is not None else _own_names(dataset, label)
     if names is None:
         if len({isinstance(value, str) for value in values}) > 1:
-            raise ExamplesError(
-                "some labels of the data set are texts and others numbers; pass their names as classes="
-            )
+            raise ExamplesError("some labels of the data set are texts and others numbers; name them as classes=")
         names = list(map(str, sorted(set(values))))
         values = list(map(str, values))
     texts = [
@@ -58,9 +54,7 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
         for value in values
     ]
     if unnamed := [value for value, text in zip(values, texts, strict=True) if text not in names]:
-        raise ExamplesError(
-            f"labels such as {unnamed[0]!r} are none of the {len(names)} classes; pass their names as classes="
-        )
+        raise ExamplesError(f"labels such as {unnamed[0]!r} are none of the {len(names)} classes; give classes=")
     present = set(texts)
     used = tuple(name for name in names if name in present)
     number = {name: index for index, name in enumerate(used)}
@@ -72,9 +66,7 @@ def _plain_label(value: Any) -> str | int | float:
     with suppress(TypeError, ValueError, RuntimeError):  # an array of several numbers
         value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, str | int | float):
-        raise ExamplesError(
-            f"a label of the data set is of type {type(value).__name__}; labels are texts or whole numbers"
-        )
+        raise ExamplesError(f"a label is of type {type(value).__name__}; labels are texts or whole numbers")
     return value
 
 
@@ -92,9 +84,7 @@ def _item_label(item: Any, label: str | None) -> Any:
             return item[key]
     elif isinstance(item, list | tuple) and len(item) > 1:
         return item[1]
-    raise ExamplesError(
-        "an item of the data set has no label; give pairs of image and label, or name the key as label="
-    )
+    raise ExamplesError("an item of the data set has no label; give pairs of image and label, or its key as label=")
 
 
 def _own_names(dataset: Any, label: str | None) -> Sequence[str] | None:

@@ -70,9 +70,7 @@ def _corrections(rows: Iterator[list[str]], path: Path) -> dict[str, str]:
             row[place[name]] if place.get(name, len(row)) < len(row) else None for name in ("image", "label")
         )
         if not image or label is None or len(label) > MAX_LABEL:
-            raise FileError(
-                f"row {number} of {path} has no image or no label; a table of corrections has the columns image and label"
-            )
+            raise FileError(f"row {number} of {path} has no image or no label; the columns are image and label")
         label = "" if label == UNKNOWN else label.removeprefix("'").strip()
         found[os.path.abspath(_path(image.removeprefix("'")))] = label
     return found

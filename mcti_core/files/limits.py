@@ -90,9 +90,7 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
                 size = f"one of {len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
                 raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
     if crowded := next(filter(has_many_marks, (*labels, *templates)), None):
-        raise TokenError(
-            f"the label or template {crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it"
-        )
+        raise TokenError(f"{crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it")
     if len(labels) * len(templates) > MAX_ENCODED:
         raise TokenError(
             f"{len(labels):,} classes in {len(templates):,} templates are {len(labels) * len(templates):,} prompts; at most "

@@ -78,9 +78,7 @@ def _open_locked(lock: Path, path: Path) -> int:
                 return descriptor
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise FileError(
-                f"another run{holder} is writing to {path}; wait until it ends, or choose another place"
-            ) from None
+            raise FileError(f"another run{holder} is writing to {path}; wait for it, or choose another place") from None
         os.close(descriptor)  # its previous holder has removed it
 
 

@@ -109,6 +109,4 @@ def _write(path: Path, write: Callable[[Path], object]) -> Path:
     try:
         return write_own(path, write, is_marked)
     except OSError as error:
-        raise FileError(
-            f"{path} cannot be written ({error.strerror or error}); make room, or choose another place"
-        ) from error
+        raise FileError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error

@@ -53,9 +53,7 @@ def transfer(
     texts = [[str(path.relative_to(root)), text] for path, text in captions.items()]
     record = {"undo": "moved" if move else "copied", "folder": root.stat().st_ino, "files": places, "captions": texts}
     if len(json.dumps(record, indent=1)) > _MAX_LIST_BYTES:
-        raise FileError(
-            f"the list of {len(files):,} files would be larger than {_MAX_LIST_BYTES >> 20} MiB; sort fewer at once"
-        )
+        raise FileError(f"the list of {len(files):,} files exceeds {_MAX_LIST_BYTES >> 20} MiB; sort fewer at once")
     free = next(path for number in count(1) if not os.path.lexists(path := root / f"undo-{number}.json"))
     listed = write_json(record, free)
     for number, (source, target) in enumerate(files, 1):
@@ -159,11 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
-        raise FileError(
-            f"{path} is not a list of transfers; name the undo-NUMBER.json in the folder that was sorted into"
-        )
+        raise FileError(f"{path} is not a list of transfers; name the undo-NUMBER.json in the sorted folder")
     if not own:
-        raise FileError(
-            f"{path} is a list of transfers into another folder, or into one that was copied since; move the files by hand"
-        )
+        raise FileError(f"{path} was written for another folder, or for one that was copied; move the files by hand")
     return record  # type: ignore[no-any-return]

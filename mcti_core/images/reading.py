@@ -274,9 +274,7 @@ def _white(image: Image.Image) -> float | None:
     whites = (1.0,) if floating else (255.0, 4095.0, 65535.0)
     if not (low >= 0 and high <= whites[-1]):
         kind = "floating-point" if floating else "32-bit"
-        raise ValueError(
-            f"its {kind} values from {low:g} to {high:g} have no known black and white, save it with 8 or 16 bits"
-        )
+        raise ValueError(f"its {kind} values from {low:g} to {high:g} have no known white; save it with 8 or 16 bits")
     return next(white for white in whites if high <= white)
 
 

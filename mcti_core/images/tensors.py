@@ -113,9 +113,7 @@ def images_in(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         if key := next((key for key in IMAGE_KEYS if key in batch), None):
             return batch[key]
-        raise ExamplesError(
-            f"the batch has the keys {listed(list(batch))}; images are read from {', '.join(IMAGE_KEYS)}, so pass them alone"
-        )
+        raise ExamplesError(f"the batch has keys {listed(list(batch))}; images are read from {', '.join(IMAGE_KEYS)}")
     first = batch[0] if isinstance(batch, list | tuple) and batch else None
     return first if isinstance(first, Tensor | np.ndarray) and first.ndim == 4 else batch
 
@@ -139,9 +137,7 @@ def _stacked(images: list[Tensor]) -> Tensor:
     sizes = sorted({(image.shape[2], image.shape[1]) for image in images})
     if len(sizes) != 1:
         found = " and ".join(f"{width} x {height}" for width, height in (sizes[0], sizes[-1])) if sizes else "none"
-        raise ExamplesError(
-            f"a list of images must have images of one size, got {found}; resize them, or pass each separately"
-        )
+        raise ExamplesError(f"images of a list must have one size, got {found}; resize them, or pass each separately")
     return torch.stack(images)
 
 

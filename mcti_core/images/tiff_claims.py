@@ -48,9 +48,7 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
             entry = file.read(4 + 2 * inline)
             tag, kind, values = unpack(form, entry[: 4 + inline])
             if values > _MAX_VALUES and kind not in _AS_BYTES:
-                raise ValueError(
-                    f"tag {tag} has {values:,} values; at most {_MAX_VALUES:,} are read, save it with larger strips"
-                )
+                raise ValueError(f"tag {tag} has {values:,} values; at most {_MAX_VALUES:,} are read")
             if tag in (_COMPRESSION, *_STRIPS, *_TILES):
                 if tag not in once:
                     raise ValueError(f"tag {tag} occurs twice; save it again as PNG or TIFF")

@@ -153,7 +153,7 @@ def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operat
         elif kind == "labels":
             if len(values) != len(now):
                 raise TokenError(
-                    f"there are {len(now)} classes ({_labels(now)}) and {len(values)} labels; give one each"
+                    f"{len(now)} classes ({_labels(now)}) and {len(values)} labels; give one label per class"
                 )
             now = [_renamed(one, label) for one, label in zip(now, values, strict=True)]
         else:

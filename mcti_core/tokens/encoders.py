@@ -52,9 +52,7 @@ def encoder_of_width(width: int) -> str:
             "rename its tensor to the right one"
         )
     if not clip:
-        raise TokenError(
-            f"its vectors are {width} wide; supported are {describe_widths()}, and others whose key names them"
-        )
+        raise TokenError(f"its vectors are {width} wide; without the encoder's name, {describe_widths()} are supported")
     return clip[0]
 
 

@@ -88,9 +88,7 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
     if len(encoders) == len(tensors) == 1:
         keyed = dict(zip(encoders, tensors.values(), strict=True))
     if set(keyed) != set(encoders) or len(keyed) < len(tensors):
-        raise TokenError(
-            f"it should contain {_listed(encoders)}, it contains {_listed(tensors)}; save or copy the file again"
-        )
+        raise TokenError(f"it contains {_listed(tensors)} instead of {_listed(encoders)}; save or copy the file again")
     return Embedding(_equal({name: _checked(keyed[name], name) for name in encoders}), "MC-TI", metadata=metadata)
 
 
@@ -149,9 +147,7 @@ def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Vectors of a token whose keys name its encoders, in the order of ``WIDTHS``; the keys are ``encoder_named``'s."""
     keys = {encoder_named(key): key for key in tensors}
     if len(keys) < len(tensors):
-        raise TokenError(
-            f"it contains {_listed(tensors)}, some of which are names of the same text encoder; remove one"
-        )
+        raise TokenError(f"it contains {_listed(tensors)}, two of which name the same text encoder; remove one")
     return _equal({name: _of_width(tensors[keys[name]], name) for name in WIDTHS if name in keys})
 
 
@@ -187,9 +183,7 @@ def _checked(tensor: Any, what: str) -> Tensor:
         raise TokenError(f"{what} claims {rows.numel():,} numbers, and does not store as many; the file is damaged")
     vectors = rows.float().contiguous().clone()
     if not vectors.abs().max() <= MAX_NUMBER:
-        raise TokenError(
-            f"{what} contains numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the embedding is broken"
-        )
+        raise TokenError(f"{what} contains numbers beyond {MAX_NUMBER:,.0f} or not finite; the embedding is broken")
     return vectors
 
 

@@ -96,9 +96,7 @@ def load_tokens(path: str | Path) -> TokenSet:
     """
     path = Path(path)
     if os.path.isdir(path):  # unlike its own method, not an error in a folder that may not be read
-        raise TokenError(
-            f"{path} cannot be read, since it is a folder; name the token set's file, as in {path / 'tokens.safetensors'}"
-        )
+        raise TokenError(f"{path} is a folder, not a token set; name the file, as in {path / 'tokens.safetensors'}")
     if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and os.path.isfile(path) and not is_token_set(path):
         raise TokenError(
             f"{path} is not a token set; make one from embeddings with: mcti convert EMBEDDINGS --format set --output FILE"

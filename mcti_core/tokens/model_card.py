@@ -74,9 +74,7 @@ def model_card(
         TokenError: the licence is not a valid identifier.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", license):
-        raise TokenError(
-            f"the licence {license[:80]!r} is no identifier; write for example cc-by-4.0, other or unknown"
-        )
+        raise TokenError(f"the licence {license[:80]!r} is no identifier; write for example cc-by-4.0 or unknown")
     counts = [""] * len(tokens)
     if tokens.support is not None:
         counts = list(map(str, torch.bincount(tokens.support.labels, minlength=len(tokens)).tolist()))

@@ -76,9 +76,7 @@ def _tensor(tensors: Mapping[str, Tensor], key: str, dimensions: int, dtype: tor
             f"tensor {key!r} must be {dtype} with {dimensions} dimensions and not empty, got {tensor.dtype} {tuple(tensor.shape)}"
         )
     if not tensor.abs().max() <= MAX_NUMBER:
-        raise TokenError(
-            f"tensor {key!r} contains numbers beyond {MAX_NUMBER:,.0f} or that are not finite; the file is damaged"
-        )
+        raise TokenError(f"tensor {key!r} contains numbers beyond {MAX_NUMBER:,.0f} or not finite; it is damaged")
     return tensor
 
 

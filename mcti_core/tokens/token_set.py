@@ -87,9 +87,7 @@ class TokenSet(HubMethods):
         for name in self.names:
             check_name(name)
         if len(self.names) != len(self.labels) or len(set(map(normal_form, self.names))) != len(self.names):
-            raise TokenError(
-                f"there must be one token name per class, unique also in lower case, got {list(self.names)!s:.300}"
-            )
+            raise TokenError(f"one token name per class is needed, unique in lower case, got {list(self.names)!s:.300}")
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")
         if any(
@@ -102,7 +100,7 @@ class TokenSet(HubMethods):
         if len(counts) != 1 or counts.pop()[0] != len(self.labels) or any(v.ndim != 3 for v in self.vectors.values()):
             shapes = {name: tuple(vectors.shape) for name, vectors in self.vectors.items()}
             raise TokenError(
-                f"vectors must be (classes, vectors, width) with {len(self.labels)} classes and equal counts, got {shapes}"
+                f"vectors must be ({len(self.labels)} classes, vectors, width), equal for all, got {shapes}"
             )
         if not all(vectors.isfinite().all() for vectors in self.vectors.values()):
             raise TokenError("token vectors must be finite numbers")

@@ -73,9 +73,7 @@ def confusion_plot(matrix: Tensor, labels: Sequence[str]) -> Image.Image:
     """
     count = len(labels)
     if not count or tuple(matrix.shape) != (count, count):
-        raise ConfigError(
-            f"a confusion matrix of {count} classes must be ({count}, {count}), got {tuple(matrix.shape)}"
-        )
+        raise ConfigError(f"a confusion matrix of {count} classes is ({count}, {count}), got {tuple(matrix.shape)}")
     cell = max(1, round(min(1440, max(374, 60 * count)) / count))
     side, every = cell * count, math.ceil(count / 40)
     rows = [truncate(label, TICK_SIZE, _LABEL_WIDTH) for label in labels[::every]]
@@ -105,9 +103,7 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
     """
     values = torch.as_tensor(confidences, dtype=torch.double).flatten()
     if not len(labels) or len(values) != len(labels) or not ((values >= 0) & (values <= 1)).all():
-        raise ConfigError(
-            f"score bars need as many confidences in [0, 1] as labels, got {len(values)} and {len(labels)}"
-        )
+        raise ConfigError(f"score bars need a confidence in [0, 1] per label, got {len(values)} and {len(labels)}")
     best = values.argsort(descending=True, stable=True)[:12].tolist()
     names = [truncate(labels[index], _TEXT, _LABEL_WIDTH) for index in best]
     left, full, thick, pitch = _MARGIN + 12 + max(text_width(name, _TEXT) for name in names), 540, 31, 50

@@ -236,7 +236,7 @@ class TestDepth:
     )  # fmt: skip
     def test_values_without_a_known_white_are_refused(self, array, tmp_path):
         Image.fromarray(array).save(tmp_path / "x.tif")
-        assert "no known black and white, save it with 8 or 16 bits" in refused(tmp_path / "x.tif")
+        assert "no known white; save it with 8 or 16 bits" in refused(tmp_path / "x.tif")
 
     def test_turned_tiff_is_upright(self, tmp_path):
         exif = Image.Exif()

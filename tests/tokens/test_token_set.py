@@ -47,7 +47,7 @@ class TestTokenSet:
             ({"vectors": {}}, "at least one text encoder"),
             ({"pooling": "mean"}, "pooling"),
             ({"vectors": {"clip_l": torch.zeros(2, 1, 4)}}, "3 classes"),
-            ({"vectors": {"clip_l": torch.zeros(3, 1, 4), "clip_g": torch.zeros(3, 2, 4)}}, "equal counts"),
+            ({"vectors": {"clip_l": torch.zeros(3, 1, 4), "clip_g": torch.zeros(3, 2, 4)}}, "equal for all"),
             ({"vectors": {"clip_l": torch.zeros(3, 4)}}, "classes, vectors, width"),
             ({"vectors": {"clip_l": torch.full((3, 1, 4), torch.inf)}}, "finite"),
         ],
