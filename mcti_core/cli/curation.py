@@ -190,27 +190,24 @@ def _review(
 
 def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], host: Host) -> list[list[Path]]:
     """Per image, the examples with the most similar image features; none without ``--examples``."""
-    if arguments.examples is None:
+    if arguments.examples is None or not images:
         return [[] for _ in images]
     import torch
-    from torch.nn.functional import normalize
 
-    from ..classifiers.clip import image_features
     from ..data.dataset import FewShotDataset
     from ..data.feature_cache import FeatureCache
-    from ..images.reading import load_squares
 
-    dataset = FewShotDataset.from_folder(arguments.examples, min_classes=1)
-    with progress_bar("examples", "image") as progress:
-        cache = FeatureCache.build(host, dataset, hflip=False, latents=False, progress=progress)
-    assert cache.features is not None  # ensured by option_checks
-    features = [
-        image_features(host, torch.stack(load_squares(images[start : start + 32], host.image_size)))
-        for start in range(0, len(images), 32)
-    ]
-    likeness = normalize(torch.cat(features), dim=1) @ cache.features[:, 0].T
-    best = likeness.topk(min(_NUM_NEIGHBOURS, len(dataset)), dim=1).indices.tolist()
-    return [[path for index in row if isinstance(path := dataset.images[index], Path)] for row in best]
+    def features(dataset: FewShotDataset, description: str) -> torch.Tensor:
+        with progress_bar(description, "image") as progress:
+            cache = FeatureCache.build(host, dataset, hflip=False, latents=False, progress=progress)
+        assert cache.features is not None  # ensured by option_checks
+        return cache.features[:, 0]
+
+    examples = FewShotDataset.from_folder(arguments.examples, min_classes=1)
+    answered = FewShotDataset(("image",), tuple(images), torch.zeros(len(images), dtype=torch.long), min_classes=1)
+    similarity = features(answered, "images to review") @ features(examples, "examples").T
+    nearest = similarity.topk(min(_NUM_NEIGHBOURS, len(examples)), dim=1).indices.tolist()
+    return [[path for index in row if isinstance(path := examples.images[index], Path)] for row in nearest]
 
 
 def run_undo(arguments: argparse.Namespace) -> int:

@@ -190,6 +190,12 @@ def test_review_page_shows_every_answer_and_the_nearest_examples(there, capsys):
     assert Path("r.html").read_text(encoding="utf-8") != page
 
 
+def test_review_of_unreadable_images_is_an_empty_page(there):
+    line = ["--tokens", "tokens.safetensors", "--review", "r.html", "--examples", "examples"]
+    assert main(["classify", "inbox/5.png", *line]) == 1
+    assert "0 images to review" in Path("r.html").read_text(encoding="utf-8")
+
+
 HOSTILE = '"><script>alert(1)</script>\n<!--'
 
 
