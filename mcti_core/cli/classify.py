@@ -125,9 +125,7 @@ def classified(
 
     for batch in batches:
         images = [image for _, image in batch if isinstance(image, torch.Tensor)]
-        answers: Iterator[Prediction] = iter(())
-        if images:
-            answers = iter(classifier(torch.stack(images), top=top))
+        answers = iter(classifier(torch.stack(images), top=top) if images else ())
         yield [(path, next(answers) if isinstance(image, torch.Tensor) else image) for path, image in batch]
 
 

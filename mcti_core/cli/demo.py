@@ -21,13 +21,13 @@ def add_demo(command: argparse.ArgumentParser) -> None:
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    from ..demo.run import refuse_foreign_results, run_demo
+    from ..demo.run import refuse_foreign_results, run_stages
     from ..files.output_lock import lock_output
     from ..files.writing import check_writable, refuse_to_replace
     from ..hosts.diffusers.loading import quiet_libraries
 
-    results = [arguments.output_dir / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
-
+    out = arguments.output_dir
+    results = [out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
     bars: dict[str, Any] = {}
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -37,14 +37,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
         if done >= total:
             bars[stage].close()
 
-    refuse_foreign_results(arguments.output_dir)
-    check_writable(arguments.output_dir, (path.name for path in results))
-    with lock_output(arguments.output_dir, folder=True):
+    with lock_output(out, folder=True):
+        refuse_foreign_results(out)
         refuse_to_replace(results, overwrite=arguments.overwrite)
+        check_writable(out, (path.name for path in results))
         quiet_libraries()
-        demo = run_demo(arguments.output_dir, shots=arguments.shots, seed=arguments.seed, progress=progress)
+        demo = run_stages(out, shots=arguments.shots, seed=arguments.seed, progress=progress)
     print(f"chance {100 / len(demo.classes):.1f}%")
     for name, share in demo.accuracy.items():
         print(f"{name} {100 * share:.1f}%")
-    print(escaped(f"report: {arguments.output_dir / 'report.html'}"))
+    print(escaped(f"report: {out / 'report.html'}"))
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import counted
@@ -13,8 +15,6 @@ from .options import examples_of, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from PIL.Image import Image
 
     from ..data.dataset import FewShotDataset
     from ..evaluation.measure import Measurement
@@ -27,13 +27,13 @@ _NUM_MISTAKES = 12
 
 
 def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
-    from contextlib import nullcontext
-
     from ..evaluation.measure import class_indices
     from ..files.output_lock import lock_output
     from ..files.provenance import check_outputs, is_marked, write_json, write_png
-    from ..files.writing import delete_own, refuse_to_replace
+    from ..files.writing import delete_own
+    from ..images.reading import load_squares
     from ..tokens.io import load_tokens
+    from ..viz.image_grid import image_grid
     from ..viz.plots import confusion_plot
 
     tokens = load_tokens(arguments.tokens)
@@ -41,26 +41,30 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
     classes = class_indices(dataset.classes, tokens.labels)
     out = arguments.output_dir
     outputs = [] if out is None else [out / name for name in ("evaluation.json", "confusion.png", "wrong.png")]
-    if outputs:
-        check_outputs(outputs, overwrite=True)
     with (
         nullcontext() if out is None else lock_output(out, folder=True),
         json_output(arguments.output_json, overwrite=arguments.overwrite) as write,
     ):
-        refuse_to_replace(outputs, overwrite=arguments.overwrite)
+        if outputs:
+            check_outputs(outputs, overwrite=arguments.overwrite)
         measured = _measured(arguments, tokens, dataset, classes)
         record = {"tokens": str(arguments.tokens), **measured.record([str(image) for image in dataset.images])}
+        mistakes = record["most_confidently_wrong"][:_NUM_MISTAKES]
         write(record)
         if outputs:
             table, confusion, wrong = outputs
             write_json(record, table)
             write_png(confusion_plot(measured.confusion(), tokens.labels), confusion)
-            if picture := _wrong_picture(measured, dataset):
-                write_png(picture, wrong)
+            if mistakes:
+                labels = [
+                    f"{each['label']}, taken for {each['predicted']} ({each['confidence']:.0%})" for each in mistakes
+                ]
+                pictures = load_squares([Path(each["image"]) for each in mistakes], 128)
+                write_png(image_grid([[picture] for picture in pictures], labels), wrong)
             else:
                 delete_own(wrong, is_marked)  # of an earlier run
     print("\n".join([*measured.class_table(), ""]))
-    for each in record["most_confidently_wrong"][:_NUM_MISTAKES]:
+    for each in mistakes:
         answer = f"{each['label']}, taken for {each['predicted']} ({100 * each['confidence']:.1f} %)"
         print(escaped(f"{each['image']}: {answer}"))
     print(
@@ -88,18 +92,3 @@ def _measured(
             "too high, so test on other images"
         )
     return Measurement(tokens.labels, torch.tensor(classes)[dataset.labels], confidences)
-
-
-def _wrong_picture(measured: Measurement, dataset: FewShotDataset) -> Image | None:
-    """Grid of the most confidently wrong images, each with its label and the answer; None without any."""
-    from ..images.reading import load_squares
-    from ..viz.image_grid import image_grid
-
-    if not (rows := measured.confidently_wrong(_NUM_MISTAKES)):
-        return None
-    best = measured.confidences.amax(1)
-    labels = [
-        f"{measured.classes[measured.labels[row]]}, taken for {measured.classes[measured.predicted[row]]} ({best[row]:.0%})"
-        for row in rows
-    ]
-    return image_grid([[image] for image in load_squares([dataset.images[row] for row in rows], 128)], labels)

@@ -39,7 +39,6 @@ def add_generate(command: argparse.ArgumentParser) -> None:
 def run_generate(arguments: argparse.Namespace) -> int:
     from ..files.output_lock import lock_output
     from ..files.provenance import check_outputs, is_marked, write_png
-    from ..files.writing import refuse_to_replace
     from ..prompts.syntax import parse_prompt
     from ..sampling import generate
     from ..tokens.io import load_tokens
@@ -52,34 +51,32 @@ def run_generate(arguments: argparse.Namespace) -> int:
     # parsed before the model is loaded, so that an invalid prompt is an error at once
     texts = dict.fromkeys((*prompts, arguments.negative_prompt))
     pieces = [piece for text in texts for piece, _ in parse_prompt(text, tokens.names, tokens.labels)]
+    hint = f"'{{}}' draws every class, '{{{tokens.names[0]}}}' this one"
     if not any(isinstance(piece, int) for piece in pieces):
-        say(
-            f"the prompt names no token of the set, so none is drawn; '{{}}' draws every class, '{{{tokens.names[0]}}}' this one"
-        )
+        say(f"the prompt names no token of the set, so none is drawn; {hint}")
     stems = [f"{name or 'image'}-{number:02d}" for name in fillings for number in range(arguments.num_images)]
-    paths = [arguments.output_dir / f"{stem}.png" for stem in stems]
-    check_outputs(paths, overwrite=True)  # before the model is loaded
+    out, images = arguments.output_dir, counted(len(stems), "image")
+    paths = [out / f"{stem}.png" for stem in stems]
     written = []
 
     def on_image(number: int, image: Tensor) -> None:
         written.append(write_png(to_pil(image), paths[number]))
 
-    with lock_output(arguments.output_dir, folder=True), signals_as_keyboard_interrupt():
-        refuse_to_replace(paths, overwrite=arguments.overwrite)
+    with lock_output(out, folder=True), signals_as_keyboard_interrupt():
+        check_outputs(paths, overwrite=arguments.overwrite)
         host = host_of(arguments)
         try:
             with progress_bar("generating", "image") as progress:
                 generate(
-                    host, prompts, tokens, negative_prompt=arguments.negative_prompt, num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
-                    seed=arguments.seed, batch_size=_BATCH_SIZE if arguments.model else _POCKET_BATCH_SIZE, progress=progress, on_image=on_image,
+                    host, prompts, tokens, negative_prompt=arguments.negative_prompt, seed=arguments.seed, progress=progress, on_image=on_image,
+                    num_inference_steps=arguments.num_inference_steps, guidance_scale=arguments.guidance_scale,
+                    batch_size=_BATCH_SIZE if arguments.model else _POCKET_BATCH_SIZE,
                 )  # fmt: skip
         except KeyboardInterrupt:
-            print(
-                escaped(f"interrupted: {len(written)} of {counted(len(paths), 'image')} are in {arguments.output_dir}")
-            )
+            print(escaped(f"interrupted: {len(written)} of {images} are in {out}"))
             return INTERRUPTED
-    print(escaped(f"{counted(len(paths), 'image')} in {arguments.output_dir}"))
-    earlier = [path.name for path in sorted(set(arguments.output_dir.glob("*.png")) - set(paths)) if is_marked(path)]
+    print(escaped(f"{images} in {out}"))
+    earlier = [path.name for path in sorted(set(out.glob("*.png")) - set(paths)) if is_marked(path)]
     if arguments.overwrite and earlier:
-        say(f"{arguments.output_dir} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")
+        say(f"{out} also holds {counted(len(earlier), 'image')} of an earlier run: {listed(earlier)}")
     return 0

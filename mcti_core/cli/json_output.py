@@ -21,12 +21,10 @@ def json_output(
     """
     from ..files.output_lock import lock_output
     from ..files.provenance import check_outputs, write_json
-    from ..files.writing import refuse_to_replace
 
     if path is None or not shown:
         yield lambda content: None
         return
-    check_outputs([path], overwrite=True)
     with lock_output(path, folder=False):
-        refuse_to_replace([path], overwrite=overwrite)
+        check_outputs([path], overwrite=overwrite)
         yield lambda content: write_json(content, path)

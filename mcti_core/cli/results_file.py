@@ -67,14 +67,13 @@ class ResultsFile:
     def refuse_others(self) -> None:
         """Raise a ``ResumeError`` unless the existing answers have this run's identity."""
         try:
-            with open(_mark(self.path), "rb") as file:
-                then = json.loads(file.read(_MAX_MARK))
+            then = _read_mark(_mark(self.path))
         except (OSError, ValueError, RecursionError) as error:
             raise ResumeError(
                 f"{_mark(self.path)} cannot be read ({error}); start over with --restart; several machines need an --output "
                 "in a folder that all of them share"
             ) from error
-        if changed := describe_differences(then if isinstance(then, dict) else {}, self.identity):
+        if changed := describe_differences(then, self.identity):
             raise ResumeError(
                 f"the answers in {self.path} belong to a different run ({changed}); give the same images, tokens and options "
                 "to resume it, start over with --restart, or choose another --output"
@@ -90,11 +89,9 @@ class ResultsFile:
             end = 0
             with open(file, "rb+") as lines:
                 for line in iter(lambda: lines.readline(_MAX_LINE), b""):
-                    record = _record(line)
-                    if record is None or not line.endswith(b"\n"):
+                    record = _record(line) if line.endswith(b"\n") else None
+                    if record is None or (end == 0 and record["image"] in images):  # finish() was interrupted
                         break
-                    if file != self.path and end == 0 and record["image"] in images:
-                        break  # already joined: finish() was interrupted
                     images.add(record["image"])
                     count, errors = count + 1, errors + ("error" in record)
                     end += len(line)
@@ -225,14 +222,17 @@ def _is_cut(line: bytes) -> bool:
 
 
 def _is_mark(path: Path) -> bool:
-    if not path.is_file():
-        return False
     try:
-        with open(path, "rb") as file:
-            named = json.loads(file.read(_MAX_MARK))
+        identity = _read_mark(path) if path.is_file() else {}
     except (ValueError, RecursionError):
         return False
-    return isinstance(named, dict) and "list of images" in named and all(isinstance(v, str) for v in named.values())
+    return "list of images" in identity and all(isinstance(value, str) for value in identity.values())
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        identity = json.loads(file.read(_MAX_MARK))
+    return identity if isinstance(identity, dict) else {}
 
 
 def _mark(path: Path) -> Path:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from ..files.provenance import GENERATOR, write_text
 from ..viz.image_grid import image_grid
 from ..viz.plots import confusion_plot, loss_curves
-from .results import EDIT, PLAIN, Demo
+from .results import EDIT, PLAIN, PROMPTS, Demo
 
 __all__ = ["write_report"]
 
@@ -51,41 +53,29 @@ code { background: #f2f4f7; border-radius: 4px; padding: 1px 5px; font-size: 14p
 
 def write_report(demo: Demo, path: Path) -> None:
     """Write the report of a finished demo."""
-    page = "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-            GENERATOR,
-            f"<title>MC-TI demo</title><style>{_STYLE}</style></head><body>",
-            *_opening(demo),
-            *_examples(demo),
-            *_accuracy(demo),
-            *_training(demo),
-            *_generation(demo),
-            *_closing(demo),
-            "</body></html>",
-        ]
-    )
-    write_text(page, path)
+    head = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+{GENERATOR}
+<title>MC-TI demo</title><style>{_STYLE}</style></head><body>"""
+    sections = (_opening, _examples, _accuracy, _training, _generation, _closing)
+    write_text("\n".join([head, *(line for section in sections for line in section(demo)), "</body></html>"]), path)
 
 
 def _opening(demo: Demo) -> list[str]:
     images = len(demo.classes) * demo.shots
     seconds = demo.seconds["train mcti"]
     drawn = {name: sum(kinds.values()) / len(kinds) for name, kinds in demo.agreement.items()}
-    chance = _percent(1 / len(demo.classes))
+    recognised = f"of held-out digits recognised by CLIP; chance is {_percent(1 / len(demo.classes))}"
     cards = [
-        (
-            demo.accuracy["ti_clip"],
-            demo.accuracy["mcti_clip"],
-            f"of held-out digits recognised by CLIP; chance is {chance}",
-        ),
+        (demo.accuracy["ti_clip"], demo.accuracy["mcti_clip"], recognised),
         (drawn["ti"], drawn["mcti"], "of drawn digits are the right one, in two prompts"),
     ]
     boxes = "".join(
         f'<div class="card"><b>{_percent(ti)} &rarr; {_percent(mcti)}</b><span>{text}</span></div>'
         for ti, mcti, text in cards
     )
+    rows = [(f"{title}, {kind}", f"{name} {kind}") for kind in PROMPTS for name, title in _TITLES.items()]
+    first = [demo.samples[key][:, 0] for _, key in rows]
     return [
         "<h1>Ten unnamed things, learned at once</h1>",
         f'<p class="lead">{images} example images, {demo.shots} of each class and no class names, taught a frozen '
@@ -93,73 +83,52 @@ def _opening(demo: Demo) -> list[str]:
         "that were held out, and generate new ones.</p>",
         "<p>Textual inversion (TI) &rarr; multi-class textual inversion (MC-TI), which adds a classification term to its loss:</p>",
         f'<div class="cards">{boxes}</div>',
-        *_side_by_side(demo),
-        *_behind(demo),
-    ]
-
-
-def _side_by_side(demo: Demo) -> list[str]:
-    """The first drawing of each class in each prompt by TI, and by MC-TI below it."""
-    rows = [(f"{title}, {kind}", f"{name} {kind}") for kind in ("plain", "edit") for name, title in _TITLES.items()]
-    picture = image_grid(
-        [list(demo.samples[key][:, 0]) for _, key in rows], [label for label, _ in rows], list(demo.classes)
-    )
-    return [
-        _image(picture, "one drawing of each digit by TI and by MC-TI in two prompts", pixelated=True),
+        _grid(demo, first, "one drawing of each digit by TI and by MC-TI in two prompts", [label for label, _ in rows]),
         f'<p class="note">The first drawing of each class in <code>{html.escape(PLAIN)}</code> (plain) and '
         f"<code>{html.escape(EDIT)}</code> (edit), not chosen.</p>",
+        _behind(demo),
     ]
 
 
-def _behind(demo: Demo) -> list[str]:
+def _behind(demo: Demo) -> str:
     """Figures in which MC-TI is behind a baseline or TI."""
-    accuracy = demo.accuracy
-    compared = [
-        (
-            "by CLIP",
-            accuracy["mcti_clip"],
-            [("the class mean", "class_mean"), ("the logistic probe", "logistic_probe")],
-        ),
-        (
-            "with its examples (hybrid)",
-            accuracy["mcti_hybrid"],
-            [("the class mean", "class_mean"), ("the logistic probe", "logistic_probe")],
-        ),
-        ("by the diffusion model", accuracy["mcti_diffusion"], [("TI", "ti_diffusion")]),
-    ]
+    accuracy, baselines = demo.accuracy, {"class_mean": "the class mean", "logistic_probe": "the logistic probe"}
     behind = [
-        f"{name} recognises {100 * (accuracy[key] - own):.1f} points more than MC-TI {how}"
-        for how, own, others in compared
-        for name, key in others
-        if accuracy[key] > own
+        f"{name} recognises {100 * (accuracy[key] - accuracy[own]):.1f} points more than MC-TI {how}"
+        for own, how, others in (
+            ("mcti_clip", "by CLIP", baselines),
+            ("mcti_hybrid", "with its examples (hybrid)", baselines),
+            ("mcti_diffusion", "by the diffusion model", {"ti_diffusion": "TI"}),
+        )
+        for key, name in others.items()
+        if accuracy[key] > accuracy[own]
     ]
-    for kind in ("plain", "edit"):
-        for measure, what in (
-            (demo.agreement, "draws the right digit more often"),
-            (demo.similarity, "draws more like the examples"),
-        ):
-            if measure["ti"][kind] > measure["mcti"][kind]:
-                behind.append(f"TI {what} ({kind} prompt)")
+    measures = ((demo.agreement, "the right digit more often"), (demo.similarity, "more like the examples"))
+    behind += [
+        f"TI draws {what} ({kind} prompt)"
+        for kind in PROMPTS
+        for measure, what in measures
+        if measure["ti"][kind] > measure["mcti"][kind]
+    ]
     if not behind:
-        return ["<p>MC-TI is behind TI and the baselines in none of the figures below.</p>"]
-    return [f"<p>Where MC-TI is behind: {'; '.join(behind)}.</p>"]
+        return "<p>MC-TI is behind TI and the baselines in none of the figures below.</p>"
+    return f"<p>Where MC-TI is behind: {'; '.join(behind)}.</p>"
 
 
 def _examples(demo: Demo) -> list[str]:
     assert demo.support is not None
-    columns = list(demo.support.transpose(0, 1))  # shots of (C, 3, H, W)
-    picture = image_grid([list(column) for column in columns], [""] * len(columns), list(demo.classes))
     return [
         "<h2>What was shown</h2>",
         "<p>Real handwriting (scikit-learn's <code>load_digits</code>), drawn in random ink on random paper. "
         "The model was trained on other scripts and has never seen a digit; the names above the columns are for you.</p>",
-        _image(picture, "the examples, one column per class", pixelated=True),
+        _grid(demo, demo.support.transpose(0, 1), "the examples, one column per class"),
     ]
 
 
 def _accuracy(demo: Demo) -> list[str]:
+    chance = _percent(1 / len(demo.classes))
     rows = [
-        f"<tr><td>Chance</td><td></td><td class='n'>{_percent(1 / len(demo.classes))}</td><td></td><td class='n'></td><td class='n'></td></tr>"
+        f"<tr><td>Chance</td><td></td><td class='n'>{chance}</td><td></td><td class='n'></td><td class='n'></td></tr>"
     ]
     for key, (name, kind) in _NAMES.items():
         share = demo.accuracy[key]
@@ -180,7 +149,7 @@ def _accuracy(demo: Demo) -> list[str]:
 
 
 def _training(demo: Demo) -> list[str]:
-    curves = loss_curves({"TI": demo.histories["ti"], "MC-TI": demo.histories["mcti"]})
+    curves = loss_curves({title: demo.histories[name] for name, title in _TITLES.items()})
     return [
         "<h2>Training</h2>",
         "<p>Both runs predict noise under a random prompt with the class's token (reconstruction). MC-TI adds a "
@@ -190,29 +159,27 @@ def _training(demo: Demo) -> list[str]:
 
 
 def _generation(demo: Demo) -> list[str]:
-    pieces = ["<h2>Generating</h2>"]
-    head = "<tr><th>tokens</th><th>prompt</th><th class='n'>right digit</th><th class='n'>colours as asked</th><th class='n'>likeness to the examples</th></tr>"
-    rows = []
+    rows = ""
     for name, title in _TITLES.items():
-        for kind, prompt in (("plain", PLAIN), ("edit", EDIT)):
-            right = demo.colours_right[name].get(kind)
-            rows.append(
+        for kind, prompt in PROMPTS.items():
+            colours = _percent(demo.colours_right[name][kind]) if kind in demo.colours_right[name] else ""
+            rows += (
                 f"<tr><td>{title}</td><td>{html.escape(prompt)}</td><td class='n'>{_percent(demo.agreement[name][kind])}</td>"
-                f"<td class='n'>{'' if right is None else _percent(right)}</td><td class='n'>{demo.similarity[name][kind]:.3f}</td></tr>"
+                f"<td class='n'>{colours}</td><td class='n'>{demo.similarity[name][kind]:.3f}</td></tr>"
             )
-    pieces.append(f"<table>{head}{''.join(rows)}</table>")
-    pieces.append(
+    pieces = [
+        "<h2>Generating</h2>",
+        "<table><tr><th>tokens</th><th>prompt</th><th class='n'>right digit</th><th class='n'>colours as asked</th>"
+        f"<th class='n'>likeness to the examples</th></tr>{rows}</table>",
         f'<p class="note">The judge is a support vector machine on ink shapes, trained on digits outside the examples; it is right on '
         f"{_percent(demo.judge_accuracy)} of unseen real ones. Likeness is the cosine of CLIP image features to the mean of the class's "
-        "examples: a judge alone would reward caricature.</p>"
-    )
-    for kind, prompt in (("plain", PLAIN), ("edit", EDIT)):
+        "examples: a judge alone would reward caricature.</p>",
+    ]
+    for kind, prompt in PROMPTS.items():
         pieces.append(f"<p><code>{html.escape(prompt)}</code></p>")
         for name, title in (("mcti", "MC-TI"), ("ti", "plain textual inversion")):
             samples = demo.samples[f"{name} {kind}"].transpose(0, 1)[:4]  # four rows, one column per class
-            picture = image_grid([list(row) for row in samples], [""] * len(samples), list(demo.classes))
-            pieces.append(f'<p class="note">{title}</p>')
-            pieces.append(_image(picture, f"samples of {title}, {kind}", pixelated=True))
+            pieces += [f'<p class="note">{title}</p>', _grid(demo, samples, f"samples of {title}, {kind}")]
     return pieces
 
 
@@ -229,11 +196,17 @@ def _closing(demo: Demo) -> list[str]:
     ]
 
 
-def _image(picture: Image.Image, description: str, *, pixelated: bool = False) -> str:
+def _grid(demo: Demo, rows: Iterable[Tensor], description: str, labels: Sequence[str] = ()) -> str:
+    """Rows of images, one column per class."""
+    images = [list(row) for row in rows]
+    return _image(image_grid(images, labels or [""] * len(images), demo.classes), description, "pixel")
+
+
+def _image(picture: Image.Image, description: str, style: str = "plot") -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img{" class=pixel" if pixelated else ""} alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
+    return f'<img class="{style}" alt="{html.escape(description)}" src="data:image/png;base64,{data}">'
 
 
 def _percent(share: float) -> str:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..tokens.token_set import TokenSet
 
-__all__ = ["EDIT", "PLAIN", "SAMPLES", "Demo"]
+__all__ = ["EDIT", "PLAIN", "PROMPTS", "SAMPLES", "Demo"]
 
 PLAIN = "a drawing of a {}"
 EDIT = "a drawing of a red thick {} on yellow paper"
+PROMPTS = {"plain": PLAIN, "edit": EDIT}
 SAMPLES = 8
 """Number of images generated per class and prompt."""
 

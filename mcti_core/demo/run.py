@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from ..data.dataset import few_shot_split
 from ..data.feature_cache import FeatureCache
 from ..evaluation.baselines import class_mean, logistic_probe
 from ..evaluation.metrics import accuracy, confusion_matrix
+from ..evaluation.recipes import config_of
 from ..files.provenance import is_marked, write_json
 from ..files.writing import refuse_foreign
 from ..hosts.base import Host
@@ -25,32 +25,28 @@ from ..pocket import POCKET_CONFIG, load_pocket
 from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
 from ..tokens.io import refuse_foreign_tokens, save_tokens
+from ..training.config import TrainConfig
 from ..training.initial import new_tokens
 from ..training.loop import StepInfo, train
 from .judge import DigitJudge, colours
-from .results import EDIT, PLAIN, SAMPLES, Demo
+from .report import write_report
+from .results import PLAIN, PROMPTS, SAMPLES, Demo
 
-__all__ = ["DIFFUSION_PAIRS", "DIFFUSION_QUERIES", "Progress", "refuse_foreign_results", "run_demo"]
+__all__ = ["DIFFUSION_PAIRS", "DIFFUSION_QUERIES", "Progress", "refuse_foreign_results", "run_stages"]
 
 DIFFUSION_QUERIES, DIFFUSION_PAIRS = 200, 32
 """Number of images for the diffusion classifier, and half its usual number of pairs, so that the demo takes minutes."""
-
-
 Progress = Callable[[str, int, int], object]
 """Called with the name of a stage, finished steps, and all steps."""
 
 
-def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = lambda stage, done, total: None) -> Demo:
+def run_stages(out: Path, *, shots: int, seed: int, progress: Progress) -> Demo:
     """Train TI and MC-TI tokens on ``shots`` examples of each digit, evaluate them, and write the results to ``out``.
 
     Writes ``report.html``, ``metrics.json`` and ``tokens.safetensors`` (the MC-TI tokens).
     """
-    from .report import write_report
-
     torch.manual_seed(seed)
     started = time.monotonic()
-    refuse_foreign_results(out)
-    out.mkdir(parents=True, exist_ok=True)
     demo = Demo(shots, seed)
     with demo.stage("load"):
         host, dataset = load_pocket(), digit_dataset()
@@ -63,9 +59,9 @@ def run_demo(out: Path, *, shots: int = 5, seed: int = 0, progress: Progress = l
         support, query = cache.pick(few), cache.pick(others)
         by_class = [[dataset.images[i] for i in few[support.labels == c].tolist()] for c in range(len(dataset.classes))]
         demo.support = torch.stack([torch.stack(images) for images in by_class])  # type: ignore[arg-type]
-    for name, gamma in (("ti", 0.0), ("mcti", POCKET_CONFIG.gamma)):
+    for name, recipe in (("ti", "TI"), ("mcti", "MC-TI")):
         with demo.stage(f"train {name}"):
-            _train(demo, host, support, name, gamma, progress)
+            _train(demo, host, support, name, config_of(recipe, POCKET_CONFIG, seed), progress)
     with demo.stage("classify by features"):
         _classify_features(demo, host, support, query)
     with demo.stage("classify by diffusion"):
@@ -87,12 +83,10 @@ def refuse_foreign_results(out: Path) -> None:
     refuse_foreign_tokens([out / "tokens.safetensors"], sets=True)
 
 
-def _train(demo: Demo, host: Host, support: FeatureCache, name: str, gamma: float | str, progress: Progress) -> None:
+def _train(demo: Demo, host: Host, support: FeatureCache, name: str, config: TrainConfig, progress: Progress) -> None:
     def on_step(info: StepInfo) -> None:
         progress(f"train {name}", info.step, info.total)
 
-    alone = POCKET_CONFIG.classification_only_steps if gamma else 0
-    config = replace(POCKET_CONFIG, gamma=gamma, classification_only_steps=alone, seed=demo.seed)
     result = train(host, support, new_tokens(host, support.classes), config, on_step=on_step)
     demo.tokens[name], demo.histories[name] = result.tokens, result.history
 
@@ -110,26 +104,28 @@ def _classify_features(demo: Demo, host: Host, support: FeatureCache, query: Fea
         "mcti_hybrid": HybridClassifier(host, demo.tokens["mcti"]).logits(features).argmax(1),
     }
     for name, predicted in answers.items():
-        demo.accuracy[name], demo.queries[name] = accuracy(predicted, query.labels), len(query)
-        demo.evaluations[name] = 0.0
+        demo.accuracy[name], demo.queries[name], demo.evaluations[name] = (
+            accuracy(predicted, query.labels),
+            len(query),
+            0.0,
+        )
     demo.confusion = confusion_matrix(answers["mcti_clip"], query.labels, classes)
 
 
 def _classify_diffusion(demo: Demo, host: Host, query: FeatureCache, progress: Progress) -> None:
     """Classify the same balanced random subset of the queries with both token sets."""
     assert query.latents is not None
-    chosen, _ = few_shot_split(query.labels, demo.classes, DIFFUSION_QUERIES // len(demo.classes), demo.seed)
+    subset, _ = few_shot_split(query.labels, demo.classes, DIFFUSION_QUERIES // len(demo.classes), demo.seed)
     for name in ("ti", "mcti"):
         classifier = DiffusionClassifier(host, demo.tokens[name], num_trials=DIFFUSION_PAIRS, template=PLAIN)
         predicted, evaluations = [], []
-        for part in chosen.split(25):
+        for part in subset.split(25):
             scores = classifier.score_latents(query.latents[part, 0])
             predicted.append(scores.logits.argmax(1))
             evaluations.append(scores.evaluations)
-            progress(f"diffusion classifier {name}", 25 * len(predicted), len(chosen))
+            progress(f"diffusion classifier {name}", 25 * len(predicted), len(subset))
         key = f"{name}_diffusion"
-        demo.accuracy[key] = accuracy(torch.cat(predicted), query.labels[chosen])
-        demo.queries[key] = len(chosen)
+        demo.accuracy[key], demo.queries[key] = accuracy(torch.cat(predicted), query.labels[subset]), len(subset)
         demo.evaluations[key] = torch.cat(evaluations).float().mean().item()
 
 
@@ -143,9 +139,8 @@ def _generate(demo: Demo, host: Host, support: FeatureCache, few: Tensor, progre
     means = class_means(support.features[:, 0], support.labels, len(demo.classes))
     wanted = torch.arange(len(demo.classes)).repeat_interleave(SAMPLES)
     for name in ("ti", "mcti"):
-        for measure in (demo.agreement, demo.similarity, demo.colours_right):
-            measure[name] = {}
-        for kind, template in (("plain", PLAIN), ("edit", EDIT)):
+        demo.agreement[name], demo.similarity[name], demo.colours_right[name] = {}, {}, {}
+        for kind, template in PROMPTS.items():
             tokens = demo.tokens[name]
             prompts = [template.replace("{}", f"embedding:{tokens.names[c]}") for c in wanted.tolist()]
             images = generate(host, prompts, tokens, seed=demo.seed)

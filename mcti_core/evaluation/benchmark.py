@@ -45,20 +45,11 @@ class Row:
 
 
 def evaluate(
-    host: Host,
-    cache: FeatureCache,
-    shots: Sequence[int],
-    seeds: Sequence[int],
-    base: TrainConfig,
-    recipes: Sequence[str] = ("TI", "MC-TI"),
-    *,
-    gammas: Sequence[float | str] = (),
-    num_vectors: int = 1,
-    initializer_token: str | None = None,
-    split: Split | None = None,
-    on_row: Callable[[Row], object] | None = None,
+    host: Host, cache: FeatureCache, shots: Sequence[int], seeds: Sequence[int], base: TrainConfig,
+    recipes: Sequence[str] = ("TI", "MC-TI"), *, gammas: Sequence[float | str] = (), num_vectors: int = 1,
+    initializer_token: str | None = None, split: Split | None = None, on_row: Callable[[Row], object] | None = None,
     processes: DistributedContext = SINGLE_PROCESS,
-) -> list[Row]:
+) -> list[Row]:  # fmt: skip
     """Train and test TI, MC-TI and baselines on every split.
 
     Args:
@@ -82,30 +73,25 @@ def evaluate(
     split = split or partial(few_shot_split, cache.labels, cache.classes)
     for count in shots:
         split(count, seeds[0])
-    splits = list(product(shots, seeds))
     runs: list[tuple[str, str, dict[str, Any]]] = []
     for recipe in recipes:
         if recipe == "MC-TI" and gammas:
             runs += [(f"MC-TI, gamma {gamma}", recipe, {"gamma": gamma}) for gamma in gammas if gamma]
         else:
             runs.append((recipe, recipe, {}))
-    measured: dict[int, list[Row]] = {}
-    for number in range(processes.index, len(splits), processes.count):
-        count, seed = splits[number]
+    measured: list[tuple[int, list[dict[str, Any]]]] = []
+    for number, (count, seed) in list(enumerate(product(shots, seeds)))[processes.index :: processes.count]:
         few, others = split(count, seed)
         copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
-        measured[number] = []
-        support, query, labels = cache.pick(few), cache.pick(others), cache.labels[others]
-        for method, predicted, seconds in _predictions(
-            host, support, query, seed, base, runs, num_vectors, initializer_token
-        ):
-            row = Row(method, count, seed, accuracy(predicted, labels), len(labels), seconds, copies)
-            measured[number].append(row)
+        support, query, rows = cache.pick(few), cache.pick(others), list[Row]()
+        predictions = _predictions(host, support, query, seed, base, runs, num_vectors, initializer_token)
+        for method, predicted, seconds in predictions:
+            rows.append(Row(method, count, seed, accuracy(predicted, query.labels), len(query), seconds, copies))
             if on_row is not None:
-                on_row(row)
-    gathered = processes.gather([(number, as_json(rows)) for number, rows in measured.items()])
-    ordered = sorted((number, rows) for part in gathered for number, rows in part)
-    return [Row(**row) for _, rows in ordered for row in rows]
+                on_row(rows[-1])
+        measured.append((number, as_json(rows)))
+    by_split = sorted(each for part in processes.gather(measured) for each in part)
+    return [Row(**row) for _, rows in by_split for row in rows]
 
 
 def _predictions(

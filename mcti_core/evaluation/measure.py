@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -81,10 +80,7 @@ class Measurement:
             "accuracy": accuracy(self.predicted, self.labels),
             "expected_calibration_error": self.calibration_error(),
             "calibration": [asdict(each) for each in calibration_bins(best, self.predicted == self.labels)],
-            "per_class": [
-                {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(row).items()}
-                for row in per_class_table(self.predicted, self.labels, self.classes)
-            ],
+            "per_class": [asdict(row) for row in per_class_table(self.predicted, self.labels, self.classes)],
             "confusion_matrix": self.confusion().tolist(),
             "most_confidently_wrong": [
                 {
@@ -167,6 +163,6 @@ def aligned_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> lis
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share in percent; empty for nan."""
-    return "" if math.isnan(share) else f"{100 * share:.{digits}f} %"
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share in percent; empty for None."""
+    return "" if share is None else f"{100 * share:.{digits}f} %"

@@ -21,10 +21,10 @@ class ClassRow:
 
     label: str
     images: int
-    precision: float
-    """True positives per image classified as this class; nan without such images."""
-    recall: float
-    """True positives per image of this class; nan without images."""
+    precision: float | None
+    """True positives per image classified as this class; None without such images."""
+    recall: float | None
+    """True positives per image of this class; None without images."""
     most_confused_with: str | None
     """Most frequent wrong prediction for its images; None without errors."""
 
@@ -81,7 +81,7 @@ def per_class_table(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> 
         right, count, others = int(matrix[index, index]), int(images[index]), matrix[index].clone()
         others[index] = 0
         most_confused_with = names[int(others.argmax())] if others.any() else None
-        precision, recall = (right / n if n else float("nan") for n in (int(matrix[:, index].sum()), count))
+        precision, recall = (right / n if n else None for n in (int(matrix[:, index].sum()), count))
         rows.append(ClassRow(name, count, precision, recall, most_confused_with))
     return rows
 
