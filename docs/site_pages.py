@@ -76,7 +76,7 @@ def cli_page() -> str:
 
 def api_page() -> str:
     """The docstrings of every name that ``mcti_core`` exports."""
-    from mcti_core import _HOMES
+    from mcti_core import _MODULES
 
-    entries = [f"::: mcti_core.{home}.{name}\n" for name, home in _HOMES.items()]
+    entries = [f"::: mcti_core.{module}.{name}\n" for name, module in _MODULES.items()]
     return "# API reference\n\nEvery name is imported from `mcti_core`.\n\n" + "\n".join(entries)

@@ -5,45 +5,12 @@ The names below load on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "MCTIError": "errors",
-    "StopTraining": "training.errors",
-    "Host": "hosts.base",
-    "load_host": "hosts.diffusers.host",
-    "host_from_pipeline": "hosts.diffusers.pipelines",
-    "add_to_pipeline": "hosts.diffusers.pipelines",
-    "load_pocket": "pocket",
-    "FewShotDataset": "data.dataset",
-    "FeatureCache": "data.feature_cache",
-    "TrainConfig": "training.config",
-    "TrainResult": "training.loop",
-    "new_tokens": "training.initial",
-    "train": "training.loop",
-    "add_classes": "training.extend",
-    "TokenSet": "tokens.token_set",
-    "save_tokens": "tokens.io",
-    "load_tokens": "tokens.io",
-    "import_embeddings": "tokens.io",
-    "export_embeddings": "tokens.io",
-    "merge": "tokens.ops",
-    "select": "tokens.ops",
-    "rename": "tokens.ops",
-    "Classifier": "classifiers.base",
-    "Prediction": "classifiers.base",
-    "calibrated_classifier": "classifiers.calibration",
-    "ClipClassifier": "classifiers.clip",
-    "DiffusionClassifier": "classifiers.diffusion",
-    "CascadeClassifier": "classifiers.cascade",
-    "HybridClassifier": "classifiers.hybrid",
-    "generate": "sampling",
-    "evaluate": "evaluation.benchmark",
-    "TrainableClassifier": "evaluation.estimator",
-}
 
 if TYPE_CHECKING:
     from .classifiers.base import Classifier as Classifier
@@ -79,13 +46,18 @@ if TYPE_CHECKING:
     from .training.loop import TrainResult as TrainResult
     from .training.loop import train as train
 
-__all__ = ["__version__", *_HOMES]
+# Type checkers read these imports as Python; at run time, they are the list of the public names and their modules.
+_MODULES = {
+    name: module
+    for module, name in re.findall(r"from \.(\S+) import (\w+) as", Path(__file__).read_text(encoding="utf-8"))
+}
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

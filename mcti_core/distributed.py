@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SINGLE_PROCESS", "DistributedContext", "launched", "shut_down", "started"]
 
-_PATIENCE, _LONG_PATIENCE = timedelta(minutes=30), timedelta(days=1)
+_TIMEOUT, _LONG_TIMEOUT = timedelta(minutes=30), timedelta(days=1)
 """Collective timeouts. A crash is noticed at once on the same machine, only after the timeout on another."""
 
 
@@ -64,17 +63,14 @@ class DistributedContext:
         return bool(flags.item() > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in their order, in every process.
-
-        Args:
-            value: JSON types: numbers, texts, lists, dicts. Nothing that needs code to be read.
-        """
+        """The values of all processes, in their order, in every process."""
         if self.count == 1:
             return [value]
         import torch
 
-        sent = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
-        return [json.loads(bytes(part.numpy())) for part in self._gather_bytes(sent)]
+        values = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def all_gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) rows of each process -> the rows of all, in the processes' order, on the CPU; one dtype, n may be 0."""
@@ -82,29 +78,12 @@ class DistributedContext:
             return rows
         import torch
 
-        rows = rows.detach().cpu().contiguous()
-        shapes = self.gather(list(rows.shape))
-        parts = self._gather_bytes(rows.reshape(-1).view(torch.uint8))
-        some = next((shape for shape in shapes if shape[0]), shapes[0])
-        full = [part.view(rows.dtype).view(shape[0], *some[1:]) for part, shape in zip(parts, shapes, strict=True)]
-        return torch.cat(full)
+        parts = self.gather(rows.detach().cpu())
+        return torch.cat([part for part in parts if len(part)] or parts)
 
     def barrier(self) -> None:
         """Wait until all processes arrive."""
         self.any(False)
-
-    def _gather_bytes(self, own: Tensor) -> list[Tensor]:
-        """(n,) uint8 of each process -> those of all processes, on the CPU."""
-        import torch
-
-        lengths = torch.zeros(self.count, dtype=torch.int64, device=self.device)
-        lengths[self.index] = len(own)
-        torch.distributed.all_reduce(lengths)
-        padded = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=self.device)  # all must be as long
-        padded[: len(own)] = own.to(self.device)
-        received = [torch.empty_like(padded) for _ in range(self.count)]
-        torch.distributed.all_gather(received, padded)
-        return [part[:length].cpu() for part, length in zip(received, lengths.tolist(), strict=True)]
 
 
 SINGLE_PROCESS = DistributedContext()
@@ -133,16 +112,20 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
             "pip install 'mcti[processes]' or 'accelerate', or start a single process"
         ) from error
     cpu = cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
-    patience = _LONG_PATIENCE if uneven else _PATIENCE
+    timeout = _LONG_TIMEOUT if uneven else _TIMEOUT
     try:
-        state = PartialState(cpu=cpu, timeout=patience, **({"backend": "gloo"} if cpu else {}))
+        state = PartialState(cpu=cpu, timeout=timeout, **({"backend": "gloo"} if cpu else {}))
     except ValueError as error:
         raise ConfigError(
             f"the launcher's variables are inconsistent ({error}); start with accelerate launch, or unset WORLD_SIZE, RANK and LOCAL_RANK"
         ) from error
-    here = os.environ.get("LOCAL_WORLD_SIZE", "")
-    device = "cpu" if cpu else str(state.device)
-    return DistributedContext(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)
+    local_count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return DistributedContext(
+        state.process_index,
+        state.num_processes,
+        device="cpu" if cpu else str(state.device),
+        local_count=int(local_count) if local_count.isdecimal() else 1,
+    )
 
 
 def started() -> int:
@@ -151,13 +134,13 @@ def started() -> int:
     Raises:
         ConfigError: a launcher's variables are not numbers, or not those of one of its processes.
     """
-    place = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]
-    if not all(place):  # a launcher sets all three
+    values = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")]
+    if not all(values):  # a launcher sets all three
         return 1
-    count, *ranks = (int(value) if re.fullmatch("[0-9]{1,6}", value) else -1 for value in place)
+    count, *ranks = (int(value) if re.fullmatch("[0-9]{1,6}", value) else -1 for value in values)
     if not all(0 <= rank < count for rank in ranks):
         raise ConfigError(
-            f"WORLD_SIZE, RANK and LOCAL_RANK are {listed(place)}, which no launcher sets; start with accelerate launch, or unset them"
+            f"WORLD_SIZE, RANK and LOCAL_RANK are {listed(values)}, which no launcher sets; start with accelerate launch, or unset them"
         )
     return count
 

@@ -17,19 +17,15 @@ __all__ = [
 ]
 
 _MAX_NAME, _MAX_MESSAGE = 60, 4000
-"""Maximum length of a message, in characters."""
+"""Maximum lengths in characters of a listed name and of a message."""
 
 
 class MCTIError(Exception):
     """Base of every error that this project raises on purpose. Long messages, as from quoted file content, are cut."""
 
     def __str__(self) -> str:
-        message = super().__str__()
-        return (
-            message
-            if len(message) <= _MAX_MESSAGE
-            else f"{message[: _MAX_MESSAGE // 2]} ... {message[-_MAX_MESSAGE // 2 :]}"
-        )
+        message, half = super().__str__(), _MAX_MESSAGE // 2
+        return message if len(message) <= _MAX_MESSAGE else f"{message[:half]} ... {message[-half:]}"
 
 
 class ExamplesError(MCTIError):
@@ -62,9 +58,8 @@ def listed(items: Sequence[object], most: int = 12) -> str:
     >>> listed(["cat", "dog", "bird"], most=2)
     'cat, dog and 1 more'
     """
-    shown = ", ".join(
-        text if len(text := str(item)) <= _MAX_NAME else f"{text[:_MAX_NAME]}..." for item in items[:most]
-    )
+    texts = map(str, items[:most])
+    shown = ", ".join(text if len(text) <= _MAX_NAME else f"{text[:_MAX_NAME]}..." for text in texts)
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 

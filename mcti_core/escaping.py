@@ -25,7 +25,10 @@ def escaped(text: str) -> str:
     if text.isprintable() and UNSEEN.isdisjoint(text):
         return text
     return "".join(
-        _escape(c) if unicodedata.category(c) in _CATEGORIES or c in _DIRECTIONS or c in UNSEEN else c for c in text
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in _CATEGORIES or c in _DIRECTIONS | UNSEEN
+        else c
+        for c in text
     )
 
 
@@ -41,7 +44,3 @@ def without_surrogates(text: str) -> str:
     'caf\\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -52,7 +52,7 @@ _ALLOWED_NAMES = {
     *(f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
     *(
         f"torch {name}Storage"
-        for name in (
+        for name in [
             "Double",
             "Float",
             "Half",
@@ -64,7 +64,7 @@ _ALLOWED_NAMES = {
             "Byte",
             "Bool",
             "ComplexFloat",
-        )
+        ]
     ),
 }
 """Names allowed in a pickle. PyTorch's reader allows more, such as ``bytearray``, which allocates as much memory as the file says."""
