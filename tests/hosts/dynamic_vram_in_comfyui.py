@@ -9,6 +9,7 @@ prints a line of JSON: fingerprints, pages, and what was said where weights were
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def moved_about(parts: Parts, adapted: Parts) -> tuple[dict[str, Any], dict[str,
         made["trained"]["too little memory"] = train(*parts)
         made["trained"]["too little memory, checkpointing"] = train(*parts, gradient_checkpointing=True)
         made["trained in micro-batches"]["too little memory"] = train(*parts, micro_batch_size=1)
+        with running_out():
+            made["trained in micro-batches"]["a weight's copy ran out of memory"] = train(*parts)
+        made["sampled"]["a weight's copy ran out of memory"] = sample(*parts)
         made["trained with LoRA"]["too little memory"] = train(*adapted)
         made["sampled"]["too little memory"] = sample(*parts)
         made["classified"]["too little memory"] = classify(*parts)
@@ -75,7 +79,8 @@ def moved_about(parts: Parts, adapted: Parts) -> tuple[dict[str, Any], dict[str,
         said = unprotected(parts)
     fingerprints.append(fingerprint(*parts))
     made["trained"]["afterwards"] = train(*parts)
-    return made, {"fingerprints": fingerprints, "unprotected": said, **moves}
+    pinned = sum(sum(one.pins.values()) for one in Vram.alive())
+    return made, {"fingerprints": fingerprints, "unprotected": said, "pinned": pinned, **moves}
 
 
 def load(folder: Path, family: str, precise: bool = False) -> Parts:
@@ -189,6 +194,25 @@ def too_little_memory() -> Iterator[None]:
         yield
     finally:
         mcti_core.training.step.reconstruction_loss, Vram.budget = stock, MUCH
+
+
+@contextmanager
+def running_out() -> Iterator[None]:
+    """Twice, memory runs out while an operation that found no page gets its own copy of a weight."""
+    import mcti_core.hosts.comfy.weights as weights
+
+    copy, copies = weights._private_copy, count()
+
+    def failing(weight: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and next(copies) in (20, 60):
+            raise torch.OutOfMemoryError("out of memory")
+        return copy(weight)
+
+    weights._private_copy = failing
+    try:
+        yield
+    finally:
+        weights._private_copy = copy
 
 
 def unprotected(parts: Parts) -> str:

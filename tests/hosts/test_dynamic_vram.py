@@ -53,6 +53,11 @@ def test_training_under_dynamic_vram_gives_the_static_loaders_tokens(kind, found
         assert apart(tokens, numbers["static"][kind]) <= TOLERANCE, situation
 
 
+def test_no_page_stays_pinned(found):
+    said, _ = found
+    assert said["dynamic"]["pinned"] == 0
+
+
 def test_a_lora_moves_the_tokens(found):
     _, numbers = found
     assert apart(numbers["static"]["trained with LoRA"], numbers["static"]["trained"]) > 1e-3

@@ -23,6 +23,7 @@ __all__ = [
     "OPTIONAL",
     "PAGE",
     "PATCHER",
+    "TRANSFER",
     "check_host",
     "check_patcher",
     "checkpoint_file",
@@ -72,6 +73,8 @@ OPERATION = ("weight_function", "bias_function")
 """Attributes of ComfyUI's operations (``comfy.ops``), in all versions from 0.3.64 on."""
 PAGE = "_v"
 """Attribute of an operation under dynamic VRAM, from 0.16.0 on: its place in an address range."""
+TRANSFER = "_prefetch"
+"""Attribute of an operation under dynamic VRAM while its weights are transferred, from 0.28.0 on."""
 LOADER = "cached_patcher_init"
 """Attribute of a ``ModelPatcher``, from 0.16.0 on: the function that loaded it and its arguments. Used only in messages."""
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...tokens.encoders import CLIP_TWIN
 from ..checkpointing import checkpointed
+from .failed_transfers import failed_transfers_forgotten
 from .out_of_place import out_of_place
 from .private_names import check_patcher
 from .weights import trainable_through
@@ -89,6 +90,7 @@ class Residency:
         for patcher in patchers:
             patcher.pre_run()
             self._contexts.callback(patcher.cleanup)
+            self._contexts.enter_context(failed_transfers_forgotten(patcher.model))
             if gradients:
                 check_patcher(patcher)
                 self._contexts.enter_context(trainable_through(patcher.model, patcher.load_device))
