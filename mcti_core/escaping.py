@@ -24,12 +24,8 @@ def escaped(text: str) -> str:
     """
     if text.isprintable() and UNSEEN.isdisjoint(text):
         return text
-    return "".join(
-        c.encode("unicode_escape").decode()
-        if unicodedata.category(c) in _CATEGORIES or c in _DIRECTIONS | UNSEEN
-        else c
-        for c in text
-    )
+    unsafe = {c for c in text if unicodedata.category(c) in _CATEGORIES or c in _DIRECTIONS or c in UNSEEN}
+    return "".join(c.encode("unicode_escape").decode() if c in unsafe else c for c in text)
 
 
 def has_surrogates(text: str) -> bool:

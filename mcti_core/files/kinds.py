@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -92,11 +93,11 @@ def reader_hint(kind: str) -> str:
     if kind in ("AVIF", "WEBP"):
         from PIL import features
 
-        try:
+        with suppress(ImportError, ValueError):  # Pillow knows no such reader or feature
             import_module(READ_KINDS[kind][0])
-            return "" if features.check(kind.lower()) else "update Pillow, or convert to JPEG"
-        except (ImportError, ValueError):
-            return "update Pillow, or convert to JPEG"
+            if features.check(kind.lower()):
+                return ""
+        return "update Pillow, or convert to JPEG"
     return ""
 
 

@@ -8,32 +8,11 @@ from collections.abc import Sequence
 from ..errors import TokenError
 
 __all__ = [
-    "IMAGE_MEMORY",
-    "MAX_BRACKETS",
-    "MAX_CLASSES",
-    "MAX_ENCODED",
-    "MAX_HEADER_BYTES",
-    "MAX_IMAGE_BYTES",
-    "MAX_IMAGE_PIXELS",
-    "MAX_IMAGE_READS",
-    "MAX_IMAGE_SIDE",
-    "MAX_LABEL",
-    "MAX_LOGITS",
-    "MAX_MARKS",
-    "MAX_METADATA_BYTES",
-    "MAX_NUMBER",
-    "MAX_PROMPT",
-    "MAX_SCANNED_PIXELS",
-    "MAX_SCANS",
-    "MAX_SET_BYTES",
-    "MAX_STEPS",
-    "MAX_TEMPLATE",
-    "MAX_TEMPLATES",
-    "MAX_TRAINING_BYTES",
-    "MAX_WIDTH",
-    "check_counts",
-    "has_many_marks",
-]
+    "IMAGE_MEMORY", "MAX_BRACKETS", "MAX_CLASSES", "MAX_ENCODED", "MAX_HEADER_BYTES", "MAX_IMAGE_BYTES", "MAX_IMAGE_PIXELS",
+    "MAX_IMAGE_READS", "MAX_IMAGE_SIDE", "MAX_LABEL", "MAX_LOGITS", "MAX_MARKS", "MAX_METADATA_BYTES", "MAX_NUMBER", "MAX_PROMPT",
+    "MAX_SCANNED_PIXELS", "MAX_SCANS", "MAX_SET_BYTES", "MAX_STEPS", "MAX_TEMPLATE", "MAX_TEMPLATES", "MAX_TRAINING_BYTES", "MAX_WIDTH",
+    "check_counts", "has_many_marks",
+]  # fmt: skip
 
 MAX_CLASSES = 4096
 MAX_LABEL = 1000
@@ -91,10 +70,11 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
                 raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
     if crowded := next(filter(has_many_marks, (*labels, *templates)), None):
         raise TokenError(f"{crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it")
-    if len(labels) * len(templates) > MAX_ENCODED:
+    prompts = len(labels) * len(templates)
+    if prompts > MAX_ENCODED:
+        counts = f"{len(labels):,} classes in {len(templates):,} templates"
         raise TokenError(
-            f"{len(labels):,} classes in {len(templates):,} templates are {len(labels) * len(templates):,} prompts; at most "
-            f"{MAX_ENCODED:,} are encoded, so use fewer of either"
+            f"{counts} are {prompts:,} prompts; at most {MAX_ENCODED:,} are encoded, so use fewer of either"
         )
 
 

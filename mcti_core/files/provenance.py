@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,17 +43,13 @@ _MARKS = (
 """First bytes of tables and reports."""
 _HEAD_BYTES = 1024
 
-_LIBRARIES = ("mcti", "torch", "transformers", "diffusers", "safetensors")
-
 
 def library_versions() -> dict[str, str]:
     """Name -> version of the installed libraries that a training depends on."""
     found = {}
-    for name in _LIBRARIES:
-        try:
+    for name in ("mcti", "torch", "transformers", "diffusers", "safetensors"):
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

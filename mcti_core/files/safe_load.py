@@ -109,11 +109,7 @@ def _content(path: Path) -> str:
 
 
 def _checked(file: IO[bytes], path: Path) -> Any:
-    """Map the file into memory after checking its sizes.
-
-    Raises:
-        TokenError: the file is larger than a token set can be.
-    """
+    """Map the file into memory after checking that it is not larger than a token set can be."""
     refuse_large(file.fileno(), MAX_SET_BYTES)
     length = int.from_bytes(file.read(8) or b"", "little")
     if MAX_HEADER_BYTES < length <= os.fstat(file.fileno()).st_size:
@@ -206,14 +202,10 @@ def _copied(file: IO[bytes]) -> io.BytesIO:
 
 
 def _refuse_unusual(content: bytes) -> None:
-    """Raise for content that the reader for plain data accepts, but that no embedding has.
+    """Raise a ``TokenError`` for content that the reader for plain data accepts, but that no embedding has.
 
     A tuple of two references to a tuple, repeated many times, is a key whose hash never ends; tuples nested a hundred
     thousand deep crash the process.
-
-    Raises:
-        TokenError: the pickle contains something of this kind.
-        ValueError: not a pickle.
     """
     kept: set[object] = set()
     tuples, last = 0, ""

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def transfer(
         _transfer(source, target, root, move=move)
         progress(number, len(files))
     for path, text in captions.items():
-        _create(path, lambda file, text=text: file.write_text(text, encoding="utf-8"), root)  # type: ignore[misc]
+        write_own(path, partial(Path.write_text, data=text, encoding="utf-8"), _never_own, root=root)
     return listed
 
 
@@ -124,22 +125,22 @@ def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *
 
 
 def _transfer(source: Path, target: Path, root: Path, *, move: bool) -> None:
-    refuse_foreign(target, lambda _: False, root=root)
+    refuse_foreign(target, _never_own, root=root)
     target.parent.mkdir(exist_ok=True)
+    linked = False
     if move:
-        try:
+        with suppress(OSError):  # another disk, or a file system without hard links
             os.link(source, target, follow_symlinks=False)
-        except FileExistsError:
-            raise
-        except OSError:  # another disk, or a file system without hard links
-            _create(target, lambda file: shutil.copy2(source, file), root)
+            linked = True
+    if not linked:
+        write_own(target, partial(shutil.copy2, source), _never_own, root=root)
+    if move:
         source.unlink()
-    else:
-        _create(target, lambda file: shutil.copy2(source, file), root)
 
 
-def _create(path: Path, write: Callable[[Path], object], root: Path) -> None:
-    write_own(path, write, lambda _: False, root=root)
+def _never_own(path: Path) -> bool:
+    """No existing file is replaced, not even one of this program."""
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:
