@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from ..files.kinds import READ_KINDS
 from ..files.limits import MAX_IMAGE_READS, MAX_METADATA_BYTES
-from .tiff_claims import refuse_tiff_claims
+from .claims import refuse_tiff_claims
 
 __all__ = ["MeteredFile", "bytes_to_open", "open_metered"]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -16,10 +17,9 @@ from ..errors import ExamplesError
 from ..files.kinds import READ_KINDS, kind_of, reader_hint, webp_size
 from ..files.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE, MAX_SCANNED_PIXELS, MAX_SCANS
 from ..files.regular import open_regular
-from .jpeg_scans import count_most_scans
+from .claims import count_scans, jpeg_places
 from .limited_readers import bytes_to_open, open_metered
 from .memory_budget import image_budget, memory_of
-from .tiff_claims import jpeg_places
 
 __all__ = [
     "UnreadableError",
@@ -54,7 +54,7 @@ _UPRIGHT: dict[int, Callable[[Any], Any]] = {
 }
 """EXIF orientation -> function that rotates (H, W, 3) pixels upright."""
 _Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-_Seen = Callable[[Image.Image, float | None], Image.Image]
+_ToRGB = Callable[[Image.Image, float | None], Image.Image]
 """(rows of an image, its value of white) -> the rows as RGB of eight bits per channel."""
 
 
@@ -77,9 +77,7 @@ def one_error(errors: Sequence[ExamplesError]) -> ExamplesError:
         return errors[0]
     named = [f"{e.path} ({e.reason})" if isinstance(e, UnreadableError) else str(e) for e in errors[:_MAX_LISTED_FILES]]
     more = f" and {len(errors) - _MAX_LISTED_FILES} more" if len(errors) > _MAX_LISTED_FILES else ""
-    return ExamplesError(
-        f"{len(errors)} images cannot be read: {', '.join(named)}{more}; replace them or take them out"
-    )
+    return ExamplesError(f"{len(errors)} images cannot be read: {', '.join(named)}{more}; replace or remove them")
 
 
 def load_image(path: str | Path) -> Tensor:
@@ -150,10 +148,9 @@ def to_size(image: Tensor, height: int, width: int) -> Tensor:
     part = image[(slice(None), *_middle(*image.shape[1:], height, width))]
     if part.shape[1:] == (height, width):
         return part.clone()
-    resized = torch.nn.functional.interpolate(
-        part[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False
+    return F.interpolate(part[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0].clamp(
+        0, 1
     )
-    return resized[0].clamp(0, 1)
 
 
 def open_image(path: str | Path) -> IO[bytes]:
@@ -168,18 +165,19 @@ def open_image(path: str | Path) -> IO[bytes]:
         raise UnreadableError(path, _reason(error)) from error
 
 
-def _read(path: str | Path, use: Callable[[_Pixels], Tensor], see: _Seen | None = None) -> Tensor:
+def _read(path: str | Path, use: Callable[[_Pixels], Tensor], to_rgb: _ToRGB | None = None) -> Tensor:
     """Apply ``use`` to the (H, W, 3) uint8 pixels; any problem with the file becomes an ``UnreadableError``."""
     try:
         with open_image(path) as file:
-            return _used(file, use, see or _in_colour)
+            return _read_checked(file, use, to_rgb or _on_white)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow raises exceptions of many types for damaged metadata, such as struct.error
         raise UnreadableError(path, _reason(error)) from error
 
 
-def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor], see: _Seen) -> Tensor:
+def _read_checked(file: IO[bytes], use: Callable[[_Pixels], Tensor], to_rgb: _ToRGB) -> Tensor:
+    """``use`` of the pixels of a file that keeps all limits; each is checked before its cost arises."""
     kind, size = kind_of(beginning := file.read(64)), os.fstat(file.fileno()).st_size
     if kind not in READ_KINDS:
         raise ValueError(kind)
@@ -200,9 +198,11 @@ def _used(file: IO[bytes], use: Callable[[_Pixels], Tensor], see: _Seen) -> Tens
     if memory > image_budget.total:
         most = image_budget.total / 2**30
         raise ValueError(f"reading it takes {memory / 2**30:.1f} GiB of memory; at most {most:.0f} GiB are used")
-    _refuse_scans(file, pixels, jpegs)
+    most_scans = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
+    if any(count_scans(file, most_scans, *place) > most_scans for place in jpegs):
+        raise ValueError(f"a JPEG of more than {most_scans} passes over its pixels; save it as a plain JPEG")
     with image_budget.reserved(memory):
-        return use(_decoded(file, kind, factor, see))
+        return use(_decoded(file, kind, factor, to_rgb))
 
 
 def _refuse_large(width: int, height: int) -> None:
@@ -212,13 +212,7 @@ def _refuse_large(width: int, height: int) -> None:
         )
 
 
-def _refuse_scans(file: IO[bytes], pixels: int, jpegs: Iterable[tuple[int, int]]) -> None:
-    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, pixels))
-    if count_most_scans(file, jpegs, most) > most:
-        raise ValueError(f"a JPEG of more than {most} passes over its pixels; save it as a plain JPEG")
-
-
-def _decoded(file: IO[bytes], kind: str, factor: int, see: _Seen) -> _Pixels:
+def _decoded(file: IO[bytes], kind: str, factor: int, to_rgb: _ToRGB) -> _Pixels:
     """Decode to upright (H, W, 3) pixels at 1 / factor of the size, and free Pillow's memory."""
     with open_metered(file, kind)[0] as image:
         if factor > 1 and kind == "JPEG" and image.draft(None, (image.width // factor, image.height // factor)):
@@ -232,13 +226,19 @@ def _decoded(file: IO[bytes], kind: str, factor: int, see: _Seen) -> _Pixels:
         rows = max(1, min(_STRIP, _STRIP_PIXELS // image.width) // factor) * factor
         size = (-(-image.height // factor), -(-image.width // factor), 3)
         pixels = np.empty(size, dtype=np.uint8)
-        for top in range(0, image.height, rows):  # in strips, so that only one full copy of a large image is in memory
-            strip = see(image.crop((0, top, image.width, min(top + rows, image.height))), white)
+        for top, part in _strips(image, rows):  # so that only one full copy of a large image is in memory
+            strip = to_rgb(part, white)
             pixels[top // factor : (top + rows) // factor] = np.asarray(strip.reduce(factor) if factor > 1 else strip)
     return _UPRIGHT.get(orientation, lambda p: p)(pixels)
 
 
-def _in_colour(image: Image.Image, white: float | None) -> Image.Image:
+def _strips(image: Image.Image, rows: int) -> Iterator[tuple[int, Image.Image]]:
+    """The image in parts of so many rows, each with its first row's number."""
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _on_white(image: Image.Image, white: float | None) -> Image.Image:
     """Convert to eight bits per channel, red, green and blue, on white."""
     if white is not None:
         image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / white)).round().astype(np.uint8))
@@ -265,15 +265,12 @@ def _white(image: Image.Image) -> float | None:
     """
     if not image.mode.startswith(("I", "F")):
         return None
-    low, high = 0.0, 0.0
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+    low = high = 0.0
+    for _, part in _strips(image, max(1, _STRIP_PIXELS // image.width)):
+        strip = np.asarray(part)
         low, high = float(np.minimum(low, strip.min())), float(np.maximum(high, strip.max()))  # these propagate NaN
-    floating = image.mode == "F"
-    whites = (1.0,) if floating else (255.0, 4095.0, 65535.0)
+    kind, whites = ("floating-point", (1.0,)) if image.mode == "F" else ("32-bit", (255.0, 4095.0, 65535.0))
     if not (low >= 0 and high <= whites[-1]):
-        kind = "floating-point" if floating else "32-bit"
         raise ValueError(f"its {kind} values from {low:g} to {high:g} have no known white; save it with 8 or 16 bits")
     return next(white for white in whites if high <= white)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -39,9 +40,8 @@ def as_image(image: Any, name: str) -> Tensor:
     if isinstance(image, np.ndarray):
         image = _of_numpy(image, name)
     if not isinstance(image, Tensor):
-        raise ExamplesError(
-            f"{name} is of type {type(image).__name__}; give a tensor (3, H, W), a NumPy array (H, W, 3) or a Pillow image"
-        )
+        kinds = "a tensor (3, H, W), a NumPy array (H, W, 3) or a Pillow image"
+        raise ExamplesError(f"{name} is of type {type(image).__name__}; give {kinds}")
     _refuse_unusual(image, name)
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ExamplesError(f"{name} has the shape {tuple(image.shape)}; give a tensor (3, H, W){_grey(image.shape)}")
@@ -75,14 +75,14 @@ def as_batch(images: Any) -> Tensor:
     return in_range(images, "the batch of images")
 
 
-def square_batches(images: Any, size: int | None, at_once: int = 32) -> Iterator[Tensor]:
+def square_batches(images: Any, size: int | None, batch_size: int = 32) -> Iterator[Tensor]:
     """Images of any size as batches (B, 3, size, size), floating-point in [0, 1], cropped and resized as examples are.
 
     Args:
         images: as ``as_batch`` takes them; or the path of an image; or any list, iterator or column of images and paths, which is
             read bit by bit.
         size: side of the squares. None leaves images as they are, which then must have one size.
-        at_once: images of a list that are in memory together.
+        batch_size: number of images of a list that are in memory together.
 
     Raises:
         ExamplesError: as ``as_batch``, or files that cannot be read as images.
@@ -97,8 +97,11 @@ def square_batches(images: Any, size: int | None, at_once: int = 32) -> Iterator
         yield batch if fits else torch.stack([to_square(image.float(), size) for image in batch])  # type: ignore[arg-type]
         return
     rows, number = iter(images), 0
-    while (part := list(islice(rows, at_once))) or not number:
-        given = [_path_or_image(image, number + index) for index, image in enumerate(part)]
+    while (part := list(islice(rows, batch_size))) or not number:
+        given = [
+            Path(image) if isinstance(image, str | os.PathLike) else as_image(image, f"image {row}")
+            for row, image in enumerate(part, number)
+        ]
         read = load_squares(given, size) if size else [i if isinstance(i, Tensor) else load_image(i) for i in given]
         yield _stacked(read)
         number += len(part)
@@ -116,10 +119,6 @@ def images_in(batch: Any) -> Any:
         raise ExamplesError(f"the batch has keys {listed(list(batch))}; images are read from {', '.join(IMAGE_KEYS)}")
     first = batch[0] if isinstance(batch, list | tuple) and batch else None
     return first if isinstance(first, Tensor | np.ndarray) and first.ndim == 4 else batch
-
-
-def _path_or_image(image: Any, number: int) -> Path | Tensor:
-    return Path(image) if isinstance(image, str | os.PathLike) else as_image(image, f"image {number}")
 
 
 def _refuse_unusual(images: Tensor, name: str) -> None:
@@ -156,18 +155,13 @@ def in_range(pixels: Tensor, name: str, beyond: float = _ROUNDING) -> Tensor:
     if not pixels.is_floating_point() or pixels.element_size() < 2:
         raise ExamplesError(f"{name} is of the type {pixels.dtype}; give uint8 from 0 to 255, or float in [0, 1]")
     low, high = (float(value) for value in pixels.detach().aminmax())
-    if not -beyond <= low <= high <= 1 + beyond:  # with NaN, both are NaN
-        remedy = (
-            "map values from -1 to 1 by x / 2 + 0.5"
-            if -1.5 < low < 0 and high < 1.5
-            else "divide values from 0 to 255 by 255"
-        )
-        raise ExamplesError(
-            f"{name} has values from {low:.4g} to {high:.4g}, outside [0, 1]; {remedy}"
-            if low - low == high - high == 0
-            else f"{name} has values that are not finite numbers; give values in [0, 1]"
-        )
-    return pixels
+    if -beyond <= low <= high <= 1 + beyond:
+        return pixels
+    if not math.isfinite(low) or not math.isfinite(high):  # with NaN, both are NaN
+        raise ExamplesError(f"{name} has values that are not finite numbers; give values in [0, 1]")
+    is_signed = -1.5 < low < 0 and high < 1.5
+    remedy = "map values from -1 to 1 by x / 2 + 0.5" if is_signed else "divide values from 0 to 255 by 255"
+    raise ExamplesError(f"{name} has values from {low:.4g} to {high:.4g}, outside [0, 1]; {remedy}")
 
 
 def _of_numpy(pixels: np.ndarray[Any, Any], name: str) -> Tensor:

@@ -143,7 +143,7 @@ def test_limits_in_security_are_those_of_the_code():
     from mcti_core.evaluation import results
     from mcti_core.files import limits, safe_load, transfer
     from mcti_core.hosts.diffusers import model_folders
-    from mcti_core.images import limited_readers, tiff_claims
+    from mcti_core.images import claims, limited_readers
     from mcti_core.tokens import embedding_cards, formats, names
 
     told = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def test_limits_in_security_are_those_of_the_code():
         f"a list of moves | {label_table._MAX_BYTES >> 20} MiB; {transfer._MAX_LIST_BYTES >> 20} MiB |",
         f"| an image | {limits.MAX_IMAGE_PIXELS // 10**6} million pixels, {limits.MAX_IMAGE_SIDE:,} on a side, {limits.MAX_IMAGE_BYTES // 2**30} GiB |",
         f"{limits.MAX_METADATA_BYTES // 2**20} MiB; {limited_readers._MAX_READS_TO_OPEN:,} reads of the file, {limits.MAX_IMAGE_READS:,} for the pixels |",
-        f"| {tiff_claims._MAX_TAGS:,}; {tiff_claims._MAX_VALUES:,}; {tiff_claims._MAX_TILE_BEYOND:,} |",
+        f"| {claims._MAX_TAGS:,}; {claims._MAX_VALUES:,}; {claims._MAX_TILE_BEYOND:,} |",
         f"a BMP with run lengths | {limited_readers._MAX_DECODED_IN_PYTHON // 10**6} million |",
         f"a JPEG | {limits.MAX_SCANS}, and {limits.MAX_SCANNED_PIXELS / 10**9} billion pixels times passes |",
         f"read at once | {limits.IMAGE_MEMORY // 2**30} GiB |",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mcti_core.images import limited_readers, reading
-from mcti_core.images.jpeg_scans import count_scans
+from mcti_core.images.claims import count_scans
 from mcti_core.images.limited_readers import MeteredFile
 from mcti_core.images.reading import UnreadableError, load_image
 

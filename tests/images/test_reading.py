@@ -268,6 +268,6 @@ def test_one_message_names_all_files_that_cannot_be_read(tmp_path):
         load_squares([*paths, torch.rand(3, 4, 4)], 8)
     with pytest.raises(UnreadableError, match=r"empty\.png cannot be read as an image"):
         load_squares(paths[:2], 8)
-    with pytest.raises(ExamplesError, match=r"^30 images .* and 10 more; replace them or take them out$"):
+    with pytest.raises(ExamplesError, match=r"^30 images .* and 10 more; replace or remove them$"):
         load_squares([paths[1]] * 30, 8)
     assert [square.shape for square in load_squares([paths[0], torch.rand(3, 4, 4)], 8)] == [(3, 8, 8)] * 2

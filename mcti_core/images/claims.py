@@ -1,15 +1,25 @@
-"""Check a TIFF file's claims about its strips and tiles before a reader allocates memory for them."""
+"""Check what TIFF and JPEG files claim about their pixels, before a reader allocates memory or time for it."""
 
 from __future__ import annotations
 
+import re
+import sys
 from struct import error as StructError
 from struct import unpack
 from typing import IO, Any
 
-__all__ = ["jpeg_places", "refuse_tiff_claims"]
+__all__ = ["count_scans", "jpeg_places", "refuse_tiff_claims"]
 
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_BARE_MARKERS = (0x01, 0xD8)
+"""JPEG markers without a length."""
+_SCAN, _END = 0xDA, 0xD9
+_BLOCK = 2**20
+_MAX_SEGMENTS = 4096
+"""Maximum per JPEG; photos have a few dozen."""
 _MAX_TAGS, _MAX_VALUES = 4096, 2**18
-"""Maximum number of tags per image, and of values per tag except bytes and text: each becomes a number, a fraction, or a strip with its own reader."""
+"""Maximum number of tags per TIFF image, and of values per tag except bytes and text: each becomes a number, a fraction, or a strip with
+its own reader."""
 _MAX_TILE_BEYOND = 2**23
 """Number of pixels by which a tile may exceed its image; a tile is decompressed as a whole."""
 _AS_BYTES = (1, 2, 6, 7)
@@ -22,11 +32,39 @@ _INTEGERS = {3: 2, 4: 4, 16: 8}
 """Type -> its size in bytes."""
 
 
-def refuse_tiff_claims(file: IO[bytes]) -> None:
-    """Check the first image's tags.
+def count_scans(file: IO[bytes], most: int, begin: int = 0, length: int = sys.maxsize) -> int:
+    """Number of scans of the first image in a JPEG, counted up to one more than ``most``: each is a pass over all pixels.
+
+    A JPEG with too many segments counts as one with too many scans. Images and videos that phones append do not count.
 
     Args:
-        file: read from its beginning; its final position is undefined.
+        file: read block by block; its final position is undefined.
+        begin, length: the JPEG's position in the file, in bytes.
+    """
+    file.seek(begin)
+    scans = segments = start = 0
+    resume, rest = 2, b""
+    while block := file.read(min(_BLOCK, length - start - len(rest))):
+        data = rest + block  # begins at ``start`` of the JPEG
+        for found in _MARKER.finditer(data, 0, len(data) - 2):  # a length of two bytes follows each of them
+            if (place := start + found.start()) < resume:
+                continue
+            marker, behind = found.group()[1], found.end()
+            if marker == _END:
+                return scans
+            if marker in _BARE_MARKERS:
+                continue
+            scans, segments = scans + (marker == _SCAN), segments + 1
+            if scans > most or segments > _MAX_SEGMENTS:
+                return most + 1
+            resume = place + 2 + max(2, int.from_bytes(data[behind : behind + 2], "big"))
+        rest = data[-3:]
+        start += len(data) - len(rest)
+    return scans
+
+
+def refuse_tiff_claims(file: IO[bytes]) -> None:
+    """Check the first image's tags. The file's final position is undefined.
 
     Raises:
         ValueError: not a TIFF file, or one with more tags or values, or larger tiles, than images have, or with two
@@ -63,10 +101,9 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
                 claims[tag] = min(claims[tag], value) if least else max(claims[tag], value)
     except (StructError, OverflowError) as error:
         raise ValueError("its tags are truncated") from error
-    if claims[_TILE_WIDTH] * claims[_TILE_HEIGHT] > claims[_WIDTH] * claims[_HEIGHT] + _MAX_TILE_BEYOND:
-        raise ValueError(
-            f"its tiles of {claims[_TILE_WIDTH]} x {claims[_TILE_HEIGHT]} pixels are larger than the image; save it with smaller ones"
-        )
+    width, height, tile_width, tile_height = claims.values()
+    if tile_width * tile_height > width * height + _MAX_TILE_BEYOND:
+        raise ValueError(f"its tiles of {tile_width} x {tile_height} pixels are larger than the image; save it again")
 
 
 def jpeg_places(image: Any, size: int) -> set[tuple[int, int]]:
@@ -82,9 +119,8 @@ def jpeg_places(image: Any, size: int) -> set[tuple[int, int]]:
     tags = image.tag_v2
     if tags.get(_COMPRESSION) not in _JPEG:
         return set()
-    places = {
-        place for offsets, counts in (_STRIPS, _TILES) for place in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=True)
-    }  # fmt: skip
-    if not places or not all(count > 0 for _, count in places) or sum(count for _, count in places) > size:
+    pairs = (zip(tags.get(starts, ()), tags.get(lengths, ()), strict=True) for starts, lengths in (_STRIPS, _TILES))
+    places = {place for pair in pairs for place in pair}
+    if not places or not all(length > 0 for _, length in places) or sum(length for _, length in places) > size:
         raise ValueError("its strips are empty or overlap; save it again as PNG or JPEG")
     return places
