@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..mcti_core.classifiers.base import Prediction
-from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolved
+from ..mcti_core.classifiers.calibration import METHODS, calibrated_classifier, resolve_method
 from ..mcti_core.errors import ConfigError, ExamplesError
 from ..mcti_core.evaluation.measure import (
     Measurement,
@@ -157,7 +157,7 @@ class Evaluate(Node):
         )
         measured = Measurement(tokens.labels, labels, confidences)
         share = accuracy(measured.predicted, labels)
-        rows = [("tokens, " + resolved(method, host), share)]
+        rows = [("tokens, " + resolve_method(method, host), share)]
         rows += [] if features is None else _baselines(tokens, features, labels)
         chart = confusion_plot(measured.confusion(), tokens.labels)
         text = _report(rows, measured, count_learned(tokens, features))

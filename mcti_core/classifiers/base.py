@@ -16,7 +16,7 @@ from ..errors import ConfigError, HostError
 from ..images.tensors import images_in, square_batches
 from ..tokens.token_set import UNKNOWN
 
-__all__ = ["Classifier", "Prediction", "Scores", "confidences", "no_evaluations", "numbers", "predictions"]
+__all__ = ["Classifier", "Prediction", "Scores", "confidences", "predictions", "reject_nan"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Scores:
     """(B,) int64 number of denoiser evaluations per image."""
 
     def __post_init__(self) -> None:
-        numbers(self.logits)
+        reject_nan(self.logits)
 
 
 class Classifier(ABC):
@@ -171,7 +171,7 @@ def predictions(
 
     Raises:
         ConfigError: the scores have another number of classes, or ``temperature``, ``threshold`` or ``top`` is out of range.
-        HostError: a score is NaN, or all scores of an image are infinite.
+        HostError: all scores of an image are infinite.
     """
     if scores.logits.ndim != 2 or scores.logits.shape[1] != len(labels):
         raise ConfigError(
@@ -196,15 +196,15 @@ def confidences(scores: Scores, temperature: float = 1.0) -> Tensor:
     """(B, C) float32 softmax of the logits divided by the temperature, on the CPU.
 
     Raises:
-        HostError: a score is NaN, or all scores of an image are infinite.
+        HostError: all scores of an image are infinite.
     """
-    shares = (numbers(scores.logits).float() / temperature).softmax(1).cpu()
+    shares = (scores.logits.float() / temperature).softmax(1).cpu()
     if shares.isnan().any():
         raise HostError("the model's scores are infinite; load it in another number format (bf16 or fp32)")
     return shares
 
 
-def numbers(logits: Tensor) -> Tensor:
+def reject_nan(logits: Tensor) -> Tensor:
     """The logits unchanged. NaN is an error because argmax would select it.
 
     Raises:
@@ -213,7 +213,3 @@ def numbers(logits: Tensor) -> Tensor:
     if logits.isnan().any():
         raise HostError("the model's scores are not numbers; load it in another number format (bf16 or fp32)")
     return logits
-
-
-def no_evaluations(count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.long)

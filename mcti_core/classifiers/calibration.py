@@ -40,7 +40,7 @@ __all__ = [
     "calibrated_classifier",
     "check_threshold_examples",
     "fit_temperature",
-    "resolved",
+    "resolve_method",
     "unknown_threshold",
 ]
 
@@ -72,7 +72,7 @@ class Calibration:
         )
 
 
-def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
+def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
     """Set a classifier's temperature and threshold by leave-one-out on the tokens' examples: on all of them or, if examples times
     classes exceed ``MAX_LOGITS``, on evenly spaced ones.
 
@@ -80,7 +80,7 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
     hybrid the sum of its weights, by which its logits are larger), and the threshold is 0, which always names a class.
 
     Args:
-        classifier: a classifier of these tokens, which is changed.
+        classifier: a CLIP or hybrid classifier of these tokens, which is changed.
         tokens: a set with support features.
         accept: share of new images of these classes that are to get a class rather than ``UNKNOWN``;
             ``Calibration.describe`` says how well the examples can determine it.
@@ -100,11 +100,12 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
         raise ConfigError(
             f"the classifier's classes ({listed(classifier.labels)}) are not the tokens' ({listed(tokens.labels)})"
         )
-    text = classifier.tokens.text if isinstance(classifier, HybridClassifier) else classifier.text
-    support = tokens.support.of_width(text.shape[1])
-    usable = torch.bincount(support.labels)[support.labels] > 1
-    rows = _spread(len(usable), max(1, MAX_LOGITS // len(tokens)))
-    logits, labels, usable = _left_out_logits(classifier, support, rows), support.labels[rows], usable[rows]
+    support = tokens.support.of_width(classifier.text.shape[1])
+    count, max_count = len(support.labels), max(1, MAX_LOGITS // len(tokens))
+    rows = torch.arange(count) if count <= max_count else torch.arange(max_count) * count // max_count
+    labels = support.labels[rows]
+    usable = torch.bincount(support.labels)[labels] > 1
+    logits = _left_out_logits(classifier, support, rows)
     if usable.any():
         temperature = fit_temperature(logits[usable], labels[usable])
         confidences = (logits[usable] / temperature).softmax(1).amax(1)
@@ -118,7 +119,7 @@ def calibrate(classifier: ClipClassifier | HybridClassifier, tokens: TokenSet, a
     return Calibration(temperature, threshold, int(usable.sum()), reached, recognised)
 
 
-def resolved(method: str, host: Host) -> str:
+def resolve_method(method: str, host: Host) -> str:
     """The method, with ``"auto"`` replaced by the one that the host supports.
 
     Raises:
@@ -144,7 +145,7 @@ def calibrated_classifier(
         ConfigError: an unknown method, or a threshold that cannot be found.
         HostError: the host does not have the models that the method needs.
     """
-    method = resolved(method, host)
+    method = resolve_method(method, host)
     if calibrate_threshold and method in ("diffusion", "cascade"):
         raise ConfigError(
             "a threshold is found with image features of the examples, which the diffusion classifier does not use; "
@@ -242,18 +243,12 @@ def answered_share(reached: int, count: int) -> tuple[float, float, float]:
     return reached / (count + 1), low, high
 
 
-def _spread(count: int, most: int) -> Tensor:
-    """All indices below ``count``, or ``most`` evenly spaced ones."""
-    return torch.arange(count) if count <= most else torch.arange(most) * count // most
-
-
-def _left_out_logits(classifier: ClipClassifier | HybridClassifier, support: Support, rows: Tensor) -> Tensor:
+def _left_out_logits(classifier: ClipClassifier, support: Support, rows: Tensor) -> Tensor:
     """(n, C) logits of the examples at these indices, estimated for tokens and class means without the example itself."""
     if isinstance(classifier, HybridClassifier):
-        clip, logits, weight = classifier.tokens, classifier.left_out_logits(rows), float(classifier.weights[0])
+        logits, weight = classifier.left_out_logits(rows), float(classifier.weights[0])
     else:
-        clip, logits, weight = classifier, classifier.logits(support.features[rows]), 1.0
-    logits = logits.clone()
-    gain = weight * clip.logit_scale * left_out_gain(clip.text, support)
+        logits, weight = classifier.logits(support.features[rows]), 1.0
+    gain = weight * classifier.logit_scale * left_out_gain(classifier.text, support)
     logits[torch.arange(len(logits)), support.labels[rows]] -= gain[rows]
     return logits

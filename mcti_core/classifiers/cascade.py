@@ -10,11 +10,10 @@ from ..images.tensors import as_batch
 from .base import Classifier, Scores
 from .clip import ClipClassifier
 from .diffusion import DiffusionClassifier
-from .hybrid import HybridClassifier
 
-__all__ = ["MARGIN", "SHORTLIST", "WEIGHT", "CascadeClassifier"]
+__all__ = ["MARGIN", "SHORTLIST", "CascadeClassifier"]
 
-SHORTLIST, MARGIN, WEIGHT = 3, 5.0, 2.0
+SHORTLIST, MARGIN = 3, 5.0
 
 
 class CascadeClassifier(Classifier):
@@ -24,7 +23,7 @@ class CascadeClassifier(Classifier):
     errors. Classes outside the shortlist get the second logit of its worst class, so they cannot pass any of it.
 
     Args:
-        first: classifier by CLIP features; calibrate it first, since its temperature is used.
+        first: CLIP or hybrid classifier; calibrate it first, since its temperature is used.
         second: classifier by noise errors.
         shortlist: number of classes that the second classifier compares.
         margin: lead of the best class over the next, in log-probability, from which the first classifier decides alone.
@@ -34,29 +33,24 @@ class CascadeClassifier(Classifier):
     """
 
     def __init__(
-        self,
-        first: ClipClassifier | HybridClassifier,
-        second: DiffusionClassifier,
-        *,
-        shortlist: int = SHORTLIST,
-        margin: float = MARGIN,
-        weight: float = WEIGHT,
-    ):
+        self, first: ClipClassifier, second: DiffusionClassifier, *, shortlist: int = SHORTLIST,
+        margin: float = MARGIN, weight: float = 2.0,
+    ):  # fmt: skip
         self.first, self.second, self.labels = first, second, second.labels
         self.image_size = second.image_size
         self.shortlist, self.margin, self.weight = min(shortlist, len(second.labels)), margin, weight
 
     def scores(self, images: Any) -> Scores:
         images = as_batch(images)
-        fast = self.first.scores(images)
-        logits, evaluations = fast.logits / self.first.temperature, fast.evaluations.clone()
+        first = self.first.scores(images)
+        logits, evaluations = first.logits / self.first.temperature, first.evaluations.clone()
         if self.shortlist < 2:
             return Scores(logits, evaluations)
         values, order = logits.topk(self.shortlist, dim=1)
         doubtful = values[:, 0] - values[:, 1] < self.margin
         if doubtful.any():
-            listed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order, True)
-            slow = self.second.scores(images[doubtful], listed[doubtful])
-            logits[doubtful] += self.weight * (slow.logits - slow.logits.amax(1, keepdim=True))
-            evaluations[doubtful] += slow.evaluations
+            candidates = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order, True)
+            second = self.second.scores(images[doubtful], candidates[doubtful])
+            logits[doubtful] += self.weight * (second.logits - second.logits.amax(1, keepdim=True))
+            evaluations[doubtful] += second.evaluations
         return Scores(logits, evaluations)

@@ -14,7 +14,7 @@ from ..hosts.out_of_memory import TEXT_TOO_LARGE, in_parts_that_fit
 from ..images.tensors import as_batch
 from ..prompts.splicing import encode_prompts, template_prompts
 from ..tokens.token_set import TokenSet
-from .base import Classifier, Scores, no_evaluations, numbers
+from .base import Classifier, Scores, reject_nan
 
 __all__ = ["ClipClassifier", "class_text_features", "image_features"]
 
@@ -44,11 +44,11 @@ class ClipClassifier(Classifier):
 
     def scores(self, images: Any) -> Scores:
         images = as_batch(images)
-        return Scores(self.logits(image_features(self.host, images)), no_evaluations(len(images)))
+        return Scores(self.logits(image_features(self.host, images)), torch.zeros(len(images), dtype=torch.long))
 
     def logits(self, features: Tensor) -> Tensor:
         """(B, p) image features -> (B, C). Raises: HostError: values that are not numbers."""
-        return numbers(self.logit_scale * F.normalize(features.float(), dim=-1) @ self.text.T)
+        return reject_nan(self.logit_scale * F.normalize(features.float(), dim=-1) @ self.text.T)
 
 
 def image_features(host: Host, images: Tensor) -> Tensor:
@@ -72,15 +72,15 @@ def class_text_features(
     prompts = template_prompts(host.text[clip.encoder], templates, tokens.vectors_per_token).without_padding()
     rows = torch.cartesian_prod(torch.arange(len(tokens)), torch.arange(len(templates))).view(-1, 2)  # (C * K, 2)
 
-    def encoded(part: slice) -> Tensor:
+    def encode(part: slice) -> Tensor:
         classes, template = rows[part].T
-        picked = prompts.rows(template)
+        part_prompts = prompts.rows(template)
         vectors = {name: on_device(v[classes], host.device) for name, v in tokens.vectors.items()}
-        text = encode_prompts(host, {clip.encoder: picked}, vectors)[clip.encoder]
-        pooled = hidden_at(text.hidden, picked.pooling_position(tokens.pooling))
+        text = encode_prompts(host, {clip.encoder: part_prompts}, vectors)[clip.encoder]
+        pooled = hidden_at(text.hidden, part_prompts.pooling_position(tokens.pooling))
         return F.normalize(clip.project_text(pooled), dim=-1).cpu()
 
     with torch.inference_mode(), host.session("text"):
-        parts = in_parts_that_fit(encoded, len(rows), batch_size, TEXT_TOO_LARGE)
+        parts = in_parts_that_fit(encode, len(rows), batch_size, TEXT_TOO_LARGE)
     features = torch.cat(parts).view(len(tokens), len(templates), -1).mean(1)  # (C, p)
     return F.normalize(features, dim=-1).clone()

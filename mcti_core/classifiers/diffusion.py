@@ -83,7 +83,7 @@ class DiffusionClassifier(Classifier):
         self.denoiser, self.codec = host.require_denoiser(), host.require_codec()
         self.num_trials, self.alpha = num_trials, alpha
         self.logit_scale, self.batch_size, self.seed = logit_scale, batch_size, seed
-        self._fits: int | None = None  # batch size found after memory ran out
+        self._batch_size_that_fits: int | None = None  # found after memory ran out
         self.t_min, self.t_max = t_min, t_max
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
@@ -103,10 +103,10 @@ class DiffusionClassifier(Classifier):
         if candidates is None:
             candidates = torch.ones(len(latents), len(self.labels), dtype=torch.bool)
         logits, evaluations = [], []
-        for part, tried in zip(latents.split(_IMAGES_PER_CHUNK), candidates.split(_IMAGES_PER_CHUNK), strict=True):
-            errors, seen = self.compare(part, tried)
-            logits.append(-self.logit_scale * _aligned(errors, seen))
-            evaluations.append(seen.sum(1))
+        for chunk in zip(latents.split(_IMAGES_PER_CHUNK), candidates.split(_IMAGES_PER_CHUNK), strict=True):
+            errors, counts = self.compare(*chunk)
+            logits.append(-self.logit_scale * _aligned(errors, counts))
+            evaluations.append(counts.sum(1))
         return Scores(torch.cat(logits), torch.cat(evaluations))
 
     @torch.inference_mode()
@@ -115,11 +115,11 @@ class DiffusionClassifier(Classifier):
 
         The errors of all images are kept in memory, so pass at most a few hundred images.
         """
-        clean = latents.to(self.host.device, torch.float32)
+        x0 = latents.to(self.host.device, torch.float32)
         sigmas, noises = self._pairs(latents.shape[1:])
 
-        def evaluate(going: Tensor, start: int, end: int) -> Tensor:
-            return self._errors(clean, going, sigmas[start:end], noises[start:end])
+        def evaluate(undecided: Tensor, start: int, end: int) -> Tensor:
+            return self._errors(x0, undecided, sigmas[start:end], noises[start:end])
 
         with self.host.session("denoiser"):
             return sequential_elimination(evaluate, candidates, self.num_trials, self.alpha)
@@ -131,33 +131,32 @@ class DiffusionClassifier(Classifier):
         noises = torch.randn(self.num_trials, *shape, generator=generator)
         return sigmas.to(self.host.device), noises.to(self.host.device)
 
-    def _errors(self, latents: Tensor, going: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
+    def _errors(self, latents: Tensor, undecided: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
         """(J, n) float32 noise errors of J remaining combinations of image and class on n pairs, in full batches across images."""
-        image, label = going.nonzero(as_tuple=True)
+        image, label = undecided.nonzero(as_tuple=True)
         image = image.to(latents.device)
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
-        at_once = self._fits or self.batch_size or evaluations_at_once(latents[0, 0].numel(), latents.device)
+        at_once = (
+            self._batch_size_that_fits or self.batch_size or evaluations_at_once(latents[0, 0].numel(), latents.device)
+        )
 
-        def evaluated(part: slice) -> Tensor:  # nothing here waits for the device
-            which, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)
-            clean, sigma = latents[image[which]], sigmas[pair]
-            text = self._contexts_of(label[torch.arange(part.start, part.stop) // len(sigmas)])
-            estimate = self.denoiser.denoise(self.denoiser.noised(clean, noises[pair], sigma), sigma, text)
-            return noise_error(clean, estimate, sigma)
+        def evaluate(part: slice) -> Tensor:  # nothing here waits for the device
+            combination, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)
+            x0, sigma = latents[image[combination]], sigmas[pair]
+            labels = label[torch.arange(part.start, part.stop) // len(sigmas)]
+            text = {name: features.rows(labels).to(self.host.device) for name, features in self.text.items()}
+            estimate = self.denoiser.denoise(self.denoiser.noised(x0, noises[pair], sigma), sigma, text)
+            return noise_error(x0, estimate, sigma)
 
-        parts = in_parts_that_fit(evaluated, len(jobs), at_once, _EVALUATION_TOO_LARGE)
+        parts = in_parts_that_fit(evaluate, len(jobs), at_once, _EVALUATION_TOO_LARGE)
         if len(parts) > -(-len(jobs) // at_once):
-            self._fits = len(parts[-2])
-        fetched = torch.cat(parts).view(len(image), len(sigmas)).cpu()
-        if not fetched.isfinite().all():
+            self._batch_size_that_fits = len(parts[-2])
+        errors = torch.cat(parts).view(len(image), len(sigmas)).cpu()
+        if not errors.isfinite().all():
             raise HostError(
                 "the diffusion model's noise errors are not finite numbers; use a wider number format (bf16 or fp32)"
             )
-        return fetched
-
-    def _contexts_of(self, label: Tensor) -> dict[str, Features]:
-        """Conditioning of these classes' prompts (n,), on the device."""
-        return {name: features.rows(label).to(self.host.device) for name, features in self.text.items()}
+        return errors
 
 
 def evaluations_at_once(area: int, device: torch.device) -> int:
@@ -165,14 +164,12 @@ def evaluations_at_once(area: int, device: torch.device) -> int:
     elements = _MIN_LATENT_ELEMENTS
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own cache
-        elements = max(
-            elements, (free + kept) // 2 // _BYTES_PER_ELEMENT
-        )  # half of it, since other programs use the device too
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own cache
+        elements = max(elements, free // 2 // _BYTES_PER_ELEMENT)  # half, since other programs use the device too
     return max(1, min(_MAX_BATCH, elements // area))
 
 
-def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
+def _aligned(errors: Tensor, counts: Tensor) -> Tensor:
     """(B, C) mean errors, comparable between classes that were evaluated on different numbers of pairs.
 
     Mean errors over different pairs cannot be compared, but differences over the same pairs can: a class gets the
@@ -181,32 +178,32 @@ def _aligned(errors: Tensor, seen: Tensor) -> Tensor:
 
     Args:
         errors: (B, C, P).
-        seen: (B, C) number of pairs of each class.
+        counts: (B, C) number of pairs of each class.
     """
-    mean, count = errors.sum(2) / seen.clamp(min=1), seen[..., None]
-    rows, best = torch.arange(len(errors)), best_class(errors, seen)
-    both = torch.arange(errors.shape[2]) < count  # (B, C, P); the winner has every pair that another class has
-    apart = (errors - errors[rows, best][:, None]).masked_fill(~both, 0.0).sum(2) / seen.clamp(min=1)
-    aligned = mean[rows, best][:, None] + apart
+    mean = errors.sum(2) / counts.clamp(min=1)
+    rows, best = torch.arange(len(errors)), best_class(errors, counts)
+    common = torch.arange(errors.shape[2]) < counts[..., None]  # (B, C, P); the winner has every pair of another class
+    difference = (errors - errors[rows, best][:, None]).masked_fill(~common, 0.0).sum(2) / counts.clamp(min=1)
+    aligned = mean[rows, best][:, None] + difference
     worst = torch.full_like(mean[:, :1], -torch.inf)  # of the classes that were eliminated later
-    for pairs in seen.unique().flip(0).tolist():
-        here = seen == pairs
-        aligned = torch.where(here, aligned.maximum(worst), aligned)
-        worst = aligned.masked_fill(~here, -torch.inf).amax(1, keepdim=True).maximum(worst)
+    for count in counts.unique().flip(0).tolist():
+        group = counts == count
+        aligned = torch.where(group, aligned.maximum(worst), aligned)
+        worst = aligned.masked_fill(~group, -torch.inf).amax(1, keepdim=True).maximum(worst)
     return aligned
 
 
 def _class_contexts(host: Host, tokens: TokenSet, template: str) -> dict[str, Features]:
     """Conditioning of each class's prompt, C rows; for many classes on the CPU, since the device may lack the memory."""
     prompts = host_templates(host, [template], tokens.vectors_per_token)
-    place = host.device if len(tokens) <= _MAX_CLASSES_ON_DEVICE else torch.device("cpu")
+    device = host.device if len(tokens) <= _MAX_CLASSES_ON_DEVICE else torch.device("cpu")
 
-    def encoded(part: slice) -> dict[str, Features]:
+    def encode(part: slice) -> dict[str, Features]:
         vectors = {name: v[part].to(host.device) for name, v in tokens.vectors.items()}
         first = torch.zeros(len(next(iter(vectors.values()))), dtype=torch.long)
         text = conditioning(host, {name: p.rows(first) for name, p in prompts.items()}, vectors)
-        return {name: features.to(place) for name, features in text.items()}
+        return {name: features.to(device) for name, features in text.items()}
 
     with torch.inference_mode(), host.session("text"):
-        parts = in_parts_that_fit(encoded, len(tokens), _PROMPTS_PER_BATCH, TEXT_TOO_LARGE)
+        parts = in_parts_that_fit(encode, len(tokens), _PROMPTS_PER_BATCH, TEXT_TOO_LARGE)
     return joined(parts)

@@ -52,14 +52,14 @@ def looks(num_trials: int) -> tuple[int, ...]:
 
 
 def sequential_elimination(
-    evaluate: Callable[[Tensor, int, int], Tensor], tried: Tensor, num_trials: int, alpha: float
+    evaluate: Callable[[Tensor, int, int], Tensor], candidates: Tensor, num_trials: int, alpha: float
 ) -> tuple[Tensor, Tensor]:
     """Evaluate classes on more and more pairs until each image has one class left, or all pairs are used.
 
     Args:
-        evaluate: ``evaluate(going, start, end)`` returns the errors (J, end - start) of the J remaining combinations
-            of image and class, (B, C) bool, on these pairs, in the order of ``going.nonzero()``.
-        tried: (B, C) bool, the candidate classes, at least one per image.
+        evaluate: ``evaluate(undecided, start, end)`` returns the errors (J, end - start) of the J combinations of image
+            and class that remain, (B, C) bool, on these pairs, in the order of ``undecided.nonzero()``.
+        candidates: (B, C) bool, at least one class per image.
         num_trials: P.
         alpha: level of the test, about the probability that early elimination changes an image's answer; 0 eliminates
             no class early.
@@ -67,33 +67,32 @@ def sequential_elimination(
     Returns:
         Errors (B, C, P) float32, 0 where not evaluated, and the number of evaluated pairs (B, C).
     """
-    errors, seen = torch.zeros(*tried.shape, num_trials), torch.zeros(tried.shape, dtype=torch.long)
-    alive, rivals, done = tried.clone(), (tried.sum(1) - 1).clamp(min=1), 0
+    errors, counts = torch.zeros(*candidates.shape, num_trials), torch.zeros(candidates.shape, dtype=torch.long)
+    remaining, rivals, done = candidates.clone(), (candidates.sum(1) - 1).clamp(min=1), 0
     for look in looks(num_trials):
-        going = alive & (
-            (alive.sum(1, keepdim=True) > 1) | (done == 0)
-        )  # a single candidate is evaluated once, to have a score
-        if not going.any():
+        # a single candidate is evaluated once, to have a score
+        undecided = remaining & ((remaining.sum(1, keepdim=True) > 1) | (done == 0))
+        if not undecided.any():
             break
-        errors[..., done:look][going] = evaluate(going, done, look)
-        seen[going], done = look, look
+        errors[..., done:look][undecided] = evaluate(undecided, done, look)
+        counts[undecided], done = look, look
         bound = t_quantile(alpha / rivals.double(), done - 1 + BORROWED)
-        alive &= ~eliminated(errors[..., :done], going, num_trials, bound)
-    return errors, seen
+        remaining &= ~eliminated(errors[..., :done], undecided, num_trials, bound)
+    return errors, counts
 
 
-def best_class(errors: Tensor, seen: Tensor) -> Tensor:
+def best_class(errors: Tensor, counts: Tensor) -> Tensor:
     """(B,) the class with the smallest mean error among those with the most pairs; arguments as ``sequential_elimination`` returns them."""
-    mean = errors.sum(2) / seen.clamp(min=1)
-    return mean.masked_fill(seen < seen.amax(1, keepdim=True), torch.inf).argmin(1)
+    mean = errors.sum(2) / counts.clamp(min=1)
+    return mean.masked_fill(counts < counts.amax(1, keepdim=True), torch.inf).argmin(1)
 
 
-def eliminated(errors: Tensor, alive: Tensor, num_trials: int, bound: Tensor) -> Tensor:
+def eliminated(errors: Tensor, remaining: Tensor, num_trials: int, bound: Tensor) -> Tensor:
     """The classes that the test eliminates after n pairs.
 
     Args:
-        errors: (B, C, n) float32 errors on the first n pairs, n at least 2; rows of classes that are not alive are ignored.
-        alive: (B, C) bool, at least one class per image.
+        errors: (B, C, n) float32 errors on the first n pairs, n at least 2; rows of other classes are ignored.
+        remaining: (B, C) bool, at least one class per image.
         num_trials: P, at least n.
         bound: (B,) critical values, the ``t_quantile`` of each image's level.
 
@@ -102,23 +101,23 @@ def eliminated(errors: Tensor, alive: Tensor, num_trials: int, bound: Tensor) ->
     """
     n = errors.shape[2]
     errors = errors.double()
-    leader = errors.mean(2).masked_fill(~alive, torch.inf).argmin(1)  # (B,)
+    leader = errors.mean(2).masked_fill(~remaining, torch.inf).argmin(1)  # (B,)
     rows = torch.arange(len(errors), device=errors.device)
-    apart = errors - errors[rows, leader][:, None]  # (B, C, n)
-    rival = alive.clone()
-    rival[rows, leader] = False
+    difference = errors - errors[rows, leader][:, None]  # (B, C, n)
+    rivals = remaining.clone()
+    rivals[rows, leader] = False
     if n == num_trials:
-        return rival
-    variance = apart.var(2)  # (B, C)
-    shared = variance.masked_fill(~rival, 0.0).sum(1) / rival.sum(1).clamp(min=1)  # (B,)
-    variance = (BORROWED * shared[:, None] + (n - 1) * variance) / (BORROWED + n - 1)
+        return rivals
+    variance = difference.var(2)  # (B, C)
+    mean_variance = variance.masked_fill(~rivals, 0.0).sum(1) / rivals.sum(1).clamp(min=1)  # (B,)
+    variance = (BORROWED * mean_variance[:, None] + (n - 1) * variance) / (BORROWED + n - 1)
     # without a division, since errors that do not differ have variance 0
-    return rival & (apart.mean(2) * math.sqrt(n) > bound[:, None] * (variance * (1 - n / num_trials)).sqrt())
+    return rivals & (difference.mean(2) * math.sqrt(n) > bound[:, None] * (variance * (1 - n / num_trials)).sqrt())
 
 
-def t_quantile(chance: Tensor, freedom: int) -> Tensor:
-    """The value that Student's t with ``freedom`` degrees of freedom exceeds with probability ``chance`` (B,), in [0, 0.5]; infinite for 0."""
+def t_quantile(probability: Tensor, degrees: int) -> Tensor:
+    """The value that Student's t with so many degrees of freedom exceeds with this probability (B,), in [0, 0.5]; infinite for 0."""
     from scipy.special import stdtrit
 
-    bound = -torch.from_numpy(stdtrit(freedom, chance.double().numpy())).float()
-    return bound.masked_fill(chance == 0, torch.inf)
+    bound = -torch.from_numpy(stdtrit(degrees, probability.double().numpy())).float()
+    return bound.masked_fill(probability == 0, torch.inf)

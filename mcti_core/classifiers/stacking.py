@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .logistic import LogisticRegression
 
 __all__ = ["held_out_logits", "stacking_weights"]
 
@@ -16,30 +18,27 @@ _PRIOR_STRENGTH = 3.0
 """Cost of doubling or halving a weight, in nats, so that few examples change the weights little."""
 
 
-def held_out_logits(
-    features: Tensor, labels: Tensor, classes: int, fit: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
-) -> Tensor:
-    """Logits of each example by a classifier that was fitted without it, and without one example of each other class.
+def held_out_logits(features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Logits of each example by a logistic regression fitted without it, and without one example of each other class.
 
     Args:
         features: (N, p) features of the examples.
         labels: (N,) int64.
         classes: C.
-        fit: returns, for features (M, p) and labels (M,), a function from features (B, p) to logits (B, C).
 
     Returns:
         (N, C) float32; NaN for the only example of a class.
     """
-    place = torch.empty_like(labels)  # each example's position in its class
+    position = torch.empty_like(labels)  # each example's position in its class
     for label in labels.unique():
-        own = labels == label
-        place[own] = torch.arange(int(own.sum()))
+        members = labels == label
+        position[members] = torch.arange(int(members.sum()))
     usable = torch.bincount(labels, minlength=classes)[labels] > 1
-    fold = place % _MAX_FOLDS  # a class of two or more is never in one fold
+    fold = position % _MAX_FOLDS  # a class of two or more is never in one fold
     logits = torch.full((len(labels), classes), torch.nan)
     for number in fold[usable].unique():
         out = usable & (fold == number)
-        logits[out] = fit(features[~out], labels[~out])(features[out]).float()
+        logits[out] = LogisticRegression(features[~out], labels[~out], classes).logits(features[out])
     return logits
 
 
@@ -60,11 +59,11 @@ def stacking_weights(parts: Sequence[Tensor], labels: Tensor, first: Sequence[fl
         Wolpert 1992, "Stacked generalization".
     """
     known = torch.stack([part.isfinite().all(1) for part in parts]).all(0)
-    usable, wanted = [part[known] for part in parts], labels[known]
-    tried = torch.cartesian_prod(*[_FACTORS] * len(parts)).view(-1, len(parts))
-    cost, tried = _PRIOR_STRENGTH * tried.log2().square().sum(1), tried * torch.tensor(first)
-    if len(wanted):
-        for number, weights in enumerate(tried):
-            mixed = torch.stack([weight * part for weight, part in zip(weights, usable, strict=True)]).sum(0)
-            cost[number] += F.cross_entropy(mixed, wanted, reduction="sum")
-    return tried[cost.argmin()]
+    parts, labels = [part[known] for part in parts], labels[known]
+    factors = torch.cartesian_prod(*[_FACTORS] * len(parts)).view(-1, len(parts))
+    cost, candidates = _PRIOR_STRENGTH * factors.log2().square().sum(1), factors * torch.tensor(first)
+    if len(labels):
+        for number, weights in enumerate(candidates):
+            logits = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)
+            cost[number] += F.cross_entropy(logits, labels, reduction="sum")
+    return candidates[cost.argmin()]

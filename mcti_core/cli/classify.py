@@ -224,12 +224,12 @@ def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
 
 def _identity(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> dict[str, str]:
     """Everything that the answers depend on; it must not change when a run is resumed."""
-    from ..classifiers.calibration import resolved
+    from ..classifiers.calibration import resolve_method
 
     return {
         "set of tokens": hashlib.sha256(arguments.tokens.read_bytes()).hexdigest(),
         "model": f"{host.name} {host.fingerprint}",
-        "method": resolved(arguments.method, host),
+        "method": resolve_method(arguments.method, host),
         "threshold": repr(classifier.threshold),
         "top": str(arguments.top),
         "number of images": str(len(names)),

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..classifiers.calibration import fit_temperature
-from ..classifiers.logistic import LogisticRegression
 from ..classifiers.stacking import held_out_logits
 from ..data.feature_cache import FeatureCache
 from ..errors import ConfigError
@@ -47,9 +46,7 @@ def rank_label_errors(cache: FeatureCache) -> list[LabelError]:
     if cache.features is None:
         raise ConfigError("to find label errors, the examples need image features; give a CLIP space")
     features, labels, count = cache.features[:, 0], cache.labels, len(cache.classes)
-    logits = held_out_logits(
-        features, labels, count, lambda some, theirs: LogisticRegression(some, theirs, count).logits
-    )
+    logits = held_out_logits(features, labels, count)
     judged = logits.isfinite().all(1).nonzero()[:, 0]
     if not len(judged):
         raise ConfigError("every class has one image, and to judge it a class needs two; add images")

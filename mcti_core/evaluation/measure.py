@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 
 from ..classifiers.base import Classifier
 from ..classifiers.clip import ClipClassifier, image_features
-from ..classifiers.hybrid import HybridClassifier
 from ..data.image_stream import default_num_workers, read_ahead
 from ..errors import ExamplesError, listed
 from ..escaping import escaped
@@ -122,7 +121,7 @@ def score_images(
         squares = torch.stack([image for _, image in found if isinstance(image, Tensor)])
         if host.clip is not None:
             features.append(image_features(host, squares))
-        if isinstance(classifier, ClipClassifier | HybridClassifier) and features:
+        if isinstance(classifier, ClipClassifier) and features:
             logits.append(classifier.logits(features[-1]))
         else:
             logits.append(classifier.scores(squares).logits.cpu())

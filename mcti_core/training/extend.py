@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..data.feature_cache import FeatureCache
 from ..errors import ConfigError, TokenError
@@ -29,14 +28,9 @@ _COPY_SIMILARITY = 0.9999
 
 
 def add_classes(
-    host: Host,
-    cache: FeatureCache,
-    tokens: TokenSet,
-    config: TrainConfig = TrainConfig(),
-    *,
-    initializer_token: str | None = None,
-    on_step: Callable[[StepInfo], object] | None = None,
-) -> TrainResult:
+    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig = TrainConfig(), *,
+    initializer_token: str | None = None, on_step: Callable[[StepInfo], object] | None = None,
+) -> TrainResult:  # fmt: skip
     """Learn tokens for the cache's classes that the set does not have, distinguished from those that it has.
 
     The classification term of the new tokens compares them with the old classes' example features, which the set
@@ -61,23 +55,23 @@ def add_classes(
     """
     added = new_labels(cache.classes, tokens)
     _check_record(tokens)
-    first = new_tokens(
+    new = new_tokens(
         host, added, num_vectors=tokens.vectors_per_token, initializer_token=initializer_token, seed=config.seed
     )
-    whole = merge(replace(tokens, support=None), replace(first, templates=tokens.templates, pooling=tokens.pooling))
-    share = max(1, round(config.batch_size * len(added) / len(whole)))
-    own = replace(
-        config, templates=tokens.templates, pooling=tokens.pooling, direction="text_to_image", batch_size=share
-    )
-    everything = _with_old_classes(cache, tokens, whole.labels, needed=bool(config.gamma))
-    new = range(len(tokens), len(whole))
+    new = replace(new, templates=tokens.templates, pooling=tokens.pooling)
+    combined = merge(replace(tokens, support=None), new)
+    config = replace(
+        config, templates=tokens.templates, pooling=tokens.pooling, direction="text_to_image",
+        batch_size=max(1, round(config.batch_size * len(added) / len(combined))),
+    )  # fmt: skip
+    examples = _with_old_classes(cache, tokens, combined.labels, features_needed=bool(config.gamma))
     shots = min(int((cache.labels == cache.classes.index(label)).sum()) for label in added)
-    how = {"labels": added, "shots": shots}
+    record = {"labels": added, "shots": shots}
     try:
-        result = train(host, everything, whole, own, on_step=on_step, classes=list(new))
+        result = train(host, examples, combined, config, on_step=on_step, classes=range(len(tokens), len(combined)))
     except TrainingError as error:
-        raise TrainingError(str(error), _with_record(error.tokens, tokens, how)) from error
-    return replace(result, tokens=_with_record(result.tokens, tokens, how))
+        raise TrainingError(str(error), _with_record(error.tokens, tokens, record)) from error
+    return replace(result, tokens=_with_record(result.tokens, tokens, record))
 
 
 def new_labels(classes: Sequence[str], tokens: TokenSet) -> list[str]:
@@ -101,13 +95,12 @@ def describe_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequen
     support, features = tokens.support, cache.features
     if support is None or features is None or features.shape[-1] != support.features.shape[1]:
         return ""
-    likeness, which = (F.normalize(features[:, 0].float(), dim=1) @ support.features.float().T).max(1)
+    similarity, nearest = (F.normalize(features[:, 0].float(), dim=1) @ support.features.float().T).max(1)
     copies = []
-    for name, label, same, old in zip(
-        names, cache.labels.tolist(), likeness >= _COPY_SIMILARITY, support.labels[which].tolist(), strict=True
-    ):
-        if same and index_of(cache.classes[label], tokens.labels) != old:
-            copies.append(f"{name} of {tokens.labels[old]}")
+    for row in (similarity >= _COPY_SIMILARITY).nonzero()[:, 0].tolist():
+        old = int(support.labels[nearest[row]])
+        if index_of(cache.classes[int(cache.labels[row])], tokens.labels) != old:
+            copies.append(f"{names[row]} of {tokens.labels[old]}")
     if not copies:
         return ""
     shown = "; ".join(copies[:3]) + "; ..." * (len(copies) > 3)
@@ -117,38 +110,33 @@ def describe_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequen
     )
 
 
-def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], needed: bool) -> FeatureCache:
-    """The examples in the label order of the whole set, with the stored features of the other classes."""
-    own = torch.tensor([index_of(label, labels) for label in cache.classes])[cache.labels]
-    missing = [index for index, label in enumerate(tokens.labels) if index_of(label, cache.classes) is None]
-    stored, of = _stored(tokens, missing, cache.features, needed)
-    key = f"{cache.fingerprint}:{labels}:{of.tolist()}:{hashlib.sha256(stored.numpy().tobytes()).hexdigest()}"
+def _with_old_classes(
+    cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], features_needed: bool
+) -> FeatureCache:
+    """The examples in the label order of the combined set, with the stored features of the classes without examples."""
+    own_labels = torch.tensor([index_of(label, labels) for label in cache.classes])[cache.labels]
+    absent = [index for index, label in enumerate(tokens.labels) if index_of(label, cache.classes) is None]
+    support, features, stored_labels = tokens.support, cache.features, cache.labels[:0]
+    stored = torch.zeros(0) if features is None else features[:0]  # (n, M, p)
+    if absent and support is not None and features is not None:
+        rows = torch.isin(support.labels, torch.tensor(absent))
+        stored = support.of_width(features.shape[2]).features[rows][:, None].expand(-1, features.shape[1], -1)
+        stored_labels = support.labels[rows]
+    lacking = [tokens.labels[index] for index in absent if not (stored_labels == index).any()]
+    if lacking and features_needed:
+        raise ConfigError(
+            f"the set has no example features of {', '.join(lacking)}; give images of these classes too, or set gamma to 0"
+        )
+    stored_hash = hashlib.sha256(stored.numpy().tobytes()).hexdigest()
+    key = f"{cache.fingerprint}:{labels}:{stored_labels.tolist()}:{stored_hash}"
     return replace(  # latents, masks and captions of the examples come first, and only these are used
         cache,
         classes=labels,
-        labels=torch.cat([own, of]),
-        features=None if cache.features is None else torch.cat([cache.features, stored]),
+        labels=torch.cat([own_labels, stored_labels]),
+        features=None if features is None else torch.cat([features, stored]),
         fingerprint=hashlib.sha256(key.encode()).hexdigest()[:32],
         thumbnails=None,
     )
-
-
-def _stored(tokens: TokenSet, classes: list[int], like: Tensor | None, needed: bool) -> tuple[Tensor, Tensor]:
-    """The set's features (n, M, p) of these classes, and their labels (n,)."""
-    views = (1, 1) if like is None else tuple(like.shape[1:])
-    support = tokens.support
-    if support is None or like is None or not classes:
-        if classes and needed:
-            raise ConfigError(
-                f"the set has no features of its examples; give images of its classes too ({', '.join(tokens.labels)}), or set gamma to 0"
-            )
-        return torch.zeros(0, *views), torch.zeros(0, dtype=torch.long)
-    chosen = torch.isin(support.labels, torch.tensor(classes))
-    lacking = [tokens.labels[index] for index in classes if not (support.labels == index).any()]
-    if lacking and needed:
-        raise ConfigError(f"the set has no features of {', '.join(lacking)}; give images of these too")
-    features = support.of_width(views[1]).features[chosen]
-    return features[:, None].expand(-1, *views).clone(), support.labels[chosen]
 
 
 def _check_record(tokens: TokenSet) -> None:
@@ -166,7 +154,7 @@ def _check_record(tokens: TokenSet) -> None:
 
 def _with_record(learned: TokenSet, before: TokenSet, added: dict[str, object]) -> TokenSet:
     """Add an entry to the set's record of its training, and drop support features that are not of all classes."""
-    how = {**before.training, "added": [*before.training.get("added", []), {**learned.training, **added}]}
+    training = {**before.training, "added": [*before.training.get("added", []), {**learned.training, **added}]}
     support = learned.support
     complete = support is not None and len(support.labels.unique()) == len(learned)
-    return replace(learned, training=how, support=support if complete else None)
+    return replace(learned, training=training, support=support if complete else None)

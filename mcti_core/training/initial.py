@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ..errors import TokenError, listed
 from ..escaping import has_surrogates
@@ -15,7 +14,7 @@ from ..hosts.base import Host
 from ..tokens.names import index_of, safe_names
 from ..tokens.token_set import TokenSet
 
-__all__ = ["initial_vectors", "names_like", "new_tokens", "take_over"]
+__all__ = ["names_like", "new_tokens", "take_over"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,33 +26,42 @@ def new_tokens(
 
     Args:
         host: the host whose text encoders the tokens are for.
-        labels: the classes.
+        labels: C classes.
         num_vectors: V, the number of vectors per token.
-        initializer_token: a word, ``"mean"`` or ``"random"``; by default the host's generic word.
+        initializer_token: a word of one token, or of V for one each; ``"mean"`` of the vocabulary, or ``"random"`` with its
+            mean and standard deviation. By default the host's generic word.
         seed: seed of random vectors.
 
     Raises:
-        TokenError: ``labels`` is a single text, or ``initializer_token`` is empty or not valid text; also see ``initial_vectors``.
+        TokenError: ``labels`` is a single text, V is below 1, or ``initializer_token`` is empty, not valid text or of
+            another number of tokens.
     """
     if isinstance(labels, str):
         raise TokenError(f"labels must be a list of texts, got {labels!r} alone; write [{labels!r}]")
-    by_default = initializer_token is None
-    initializer_token = host.generic_word if initializer_token is None else initializer_token
-    if not initializer_token.strip() or has_surrogates(initializer_token):
+    if num_vectors < 1:
+        raise TokenError(f"a token needs at least one vector, got {num_vectors}")
+    word = host.generic_word if initializer_token is None else initializer_token
+    if not word.strip() or has_surrogates(word):
         raise TokenError(
-            f"the initial word {initializer_token!r} is empty or contains half a character; give a word, 'mean' or 'random'"
+            f"the initial word {word!r} is empty or contains half a character; give a word, 'mean' or 'random'"
         )
-    first = {}
+    vectors = {}
     for name, encoder in host.text.items():
-        word = [] if initializer_token in ("mean", "random") else encoder.tokenize(initializer_token)
-        kind = initializer_token if initializer_token in ("mean", "random") else "mean"
-        # only the word's own rows: the table of a large encoder has a quarter of a gigabyte
-        ids = torch.tensor(word) if word else torch.arange(encoder.vocabulary)
-        table = encoder.embed(ids.to(host.device))
-        if by_default and len(word) > 1:  # a vocabulary may have no such word
-            table, word = table.mean(0, keepdim=True), word[:1]
-        first[name] = initial_vectors(table, len(labels), num_vectors, word=range(len(word)), kind=kind, seed=seed)
-    return TokenSet(tuple(labels), first, base_model=host.name)
+        # of a word only its own rows: the table of a large encoder has a quarter of a gigabyte
+        word_ids = [] if word in ("mean", "random") else encoder.tokenize(word)
+        ids = torch.tensor(word_ids) if word_ids else torch.arange(encoder.vocabulary)
+        rows = encoder.embed(ids.to(host.device)).detach().float().cpu()  # (n, d)
+        if word == "random":
+            noise = torch.randn(len(labels), num_vectors, encoder.width, generator=torch.Generator().manual_seed(seed))
+            vectors[name] = rows.mean(0) + rows.std(0) * noise
+            continue
+        if not word_ids or initializer_token is None:  # a vocabulary may not have the generic word as one token
+            rows = rows.mean(0, keepdim=True)
+        if len(rows) not in (1, num_vectors):
+            several = f" or, for {num_vectors} vectors, {num_vectors}" if num_vectors > 1 else ""
+            raise TokenError(f"the initial word has {len(rows)} tokens; use one that has 1{several}")
+        vectors[name] = rows.expand(len(labels), num_vectors, -1).clone()
+    return TokenSet(tuple(labels), vectors, base_model=host.name)
 
 
 def names_like(labels: Sequence[str], trained: TokenSet | None) -> tuple[str, ...]:
@@ -93,39 +101,3 @@ def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
 def _described(tokens: TokenSet) -> str:
     sizes = " and ".join(f"{' x '.join(map(str, v.shape[1:]))} numbers ({name})" for name, v in tokens.vectors.items())
     return f"{sizes} for {listed(tokens.labels)}"
-
-
-def initial_vectors(
-    table: Tensor, classes: int, count: int, *, word: Sequence[int] = (), kind: str = "mean", seed: int = 0
-) -> Tensor:
-    """Initial vectors of a training.
-
-    Args:
-        table: (vocabulary, d) token embeddings.
-        classes, count: C and V.
-        word: token ids of a generic word ("object"): one id for all V vectors, or V ids for one each.
-        kind: without a word, ``"mean"`` of the vocabulary, or ``"random"`` with its mean and standard deviation.
-        seed: seed of random vectors.
-
-    Returns:
-        (C, V, d) float32 on the CPU.
-
-    Raises:
-        TokenError: V is below 1, the word does not have one or V tokens, or ``kind`` is unknown.
-    """
-    if count < 1:
-        raise TokenError(f"a token needs at least one vector, got {count}")
-    table = table.detach().float().cpu()
-    if len(word):
-        if len(word) not in (1, count):
-            several = f" or, for {count} vectors, {count}" if count > 1 else ""
-            raise TokenError(f"the initial word has {len(word)} tokens; use one that has 1{several}")
-        rows = table[torch.tensor(list(word))]  # (1 or V, d)
-        return rows.expand(classes, count, -1).clone()
-    mean = table.mean(0)
-    if kind == "mean":
-        return mean.expand(classes, count, -1).clone()
-    if kind == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return mean + table.std(0) * torch.randn(classes, count, table.shape[1], generator=generator)
-    raise TokenError(f"initial vectors {kind!r} are not known; use a word, 'mean' or 'random'")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mcti_core.errors import TokenError
 from mcti_core.tokens.names import safe_names
 from mcti_core.tokens.token_set import Support, TokenSet
-from mcti_core.training.initial import initial_vectors, new_tokens
+from mcti_core.training.initial import new_tokens
 
 
 @given(st.lists(st.text(), max_size=8))
@@ -88,42 +88,47 @@ class TestTokenSet:
         assert (len(made), made.vectors_per_token) == (2, 3)
 
 
-class TestInitialVectors:
-    TABLE = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) + 3
+class TestNewTokens:
+    @pytest.fixture
+    def table(self, tiny_host):
+        encoder = tiny_host.text["clip_l"]
+        return encoder.embed(torch.arange(encoder.vocabulary))
 
-    def test_one_word_serves_all(self):
-        vectors = initial_vectors(self.TABLE, 4, 3, word=[7])
-        assert vectors.shape == (4, 3, 8)
-        assert (vectors == self.TABLE[7]).all()
+    @staticmethod
+    def made(host, init, classes=2, num_vectors=2, seed=0):
+        labels = [f"class {number}" for number in range(classes)]
+        return new_tokens(host, labels, num_vectors=num_vectors, initializer_token=init, seed=seed).vectors["clip_l"]
 
-    def test_as_many_words_as_vectors(self):
-        vectors = initial_vectors(self.TABLE, 4, 2, word=[7, 9])
-        assert all(torch.equal(row, self.TABLE[[7, 9]]) for row in vectors)
+    @pytest.mark.parametrize(("word", "count"), [("cat", 1), ("cat", 3), ("dog bowl", 2)])
+    def test_words_give_their_embeddings(self, tiny_host, table, word, count):
+        rows = table[torch.tensor(tiny_host.text["clip_l"].tokenize(word))]
+        vectors = self.made(tiny_host, word, 4, count)
+        assert vectors.shape == (4, count, 32)
+        assert all(torch.equal(row, rows.expand(count, -1)) for row in vectors)
 
-    def test_mean(self):
-        assert torch.allclose(initial_vectors(self.TABLE, 2, 2), self.TABLE.mean(0).expand(2, 2, 8))
+    def test_mean_is_the_vocabularys(self, tiny_host, table):
+        assert torch.allclose(self.made(tiny_host, "mean"), table.mean(0).expand(2, 2, -1))
 
-    def test_random_has_the_tables_statistics(self):
-        vectors = initial_vectors(self.TABLE, 500, 20, kind="random").view(-1, 8)
-        assert torch.allclose(vectors.mean(0), self.TABLE.mean(0), atol=0.05)
-        assert torch.allclose(vectors.std(0), self.TABLE.std(0), atol=0.05)
-        one, two = (initial_vectors(self.TABLE, 3, 1, kind="random", seed=seed) for seed in (1, 2))
-        assert torch.equal(one, initial_vectors(self.TABLE, 3, 1, kind="random", seed=1))
+    def test_random_has_the_tables_statistics(self, tiny_host, table):
+        vectors = self.made(tiny_host, "random", 500, 20).view(-1, 32)
+        assert torch.allclose(vectors.mean(0), table.mean(0), atol=0.1)
+        assert torch.allclose(vectors.std(0), table.std(0), rtol=0.05)
+        one, two = (self.made(tiny_host, "random", seed=seed) for seed in (1, 2))
+        assert torch.equal(one, self.made(tiny_host, "random", seed=1))
         assert not torch.equal(one, two)
 
-    @pytest.mark.parametrize("options", [{"word": [7]}, {"kind": "mean"}, {"kind": "random"}])
-    def test_vectors_are_their_own(self, options):
-        table = self.TABLE.clone()
-        vectors = initial_vectors(table, 3, 2, **options)
+    @pytest.mark.parametrize("init", ["cat", "mean", "random"])
+    def test_vectors_are_their_own(self, tiny_host, table, init):
+        vectors = self.made(tiny_host, init)
         vectors[0, 0] = 0
         assert vectors[1, 0].abs().sum() > 0
-        assert torch.equal(table, self.TABLE)
+        assert torch.equal(table, tiny_host.text["clip_l"].embed(torch.arange(len(table))))
 
-    def test_refusals(self):
-        with pytest.raises(TokenError, match="has 3 tokens"):
-            initial_vectors(self.TABLE, 2, 2, word=[1, 2, 3])
-        with pytest.raises(TokenError, match="'median'"):
-            initial_vectors(self.TABLE, 2, 2, kind="median")
+    def test_refusals(self, tiny_host):
+        with pytest.raises(TokenError, match="has 3 tokens; use one that has 1 or, for 2 vectors, 2"):
+            self.made(tiny_host, "cat dog bowl")
+        with pytest.raises(TokenError, match="at least one vector, got 0"):
+            self.made(tiny_host, "cat", num_vectors=0)
 
     @pytest.mark.parametrize(
         ("labels", "init", "sentence"), [("abc", None, r"write \['abc'\]"), (["a"], " ", "is empty")]

@@ -116,12 +116,10 @@ def test_refusals(tiny_host, trained, one_more, cache):
     with pytest.raises(ConfigError, match="the set already has a, b, c"):
         add_classes(tiny_host, cache, trained, CONFIG)
     bare = replace(trained, support=None)
-    with pytest.raises(
-        ConfigError, match=r"has no features of its examples; give images of its classes too \(a, b, c\)"
-    ):
+    with pytest.raises(ConfigError, match="no example features of a, b, c; give images of these classes too"):
         add_classes(tiny_host, one_more, bare, CONFIG)
     part = Support(trained.support.features[:5], trained.support.labels[:5])
-    with pytest.raises(ConfigError, match="has no features of c"):
+    with pytest.raises(ConfigError, match="has no example features of c;"):
         add_classes(tiny_host, one_more, replace(trained, support=part), CONFIG)
     wide = replace(trained, support=Support(torch.ones(9, 5), trained.support.labels))
     with pytest.raises(TokenError, match="5 wide, this CLIP space's are 16"):
