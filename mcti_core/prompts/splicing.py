@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ __all__ = [
     "encode_prompts",
     "host_prompts",
     "host_templates",
-    "named_prompts",
     "plain_prompts",
     "splice",
     "template_prompts",
@@ -97,21 +96,6 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], num_vectors
     return _lay_out(encoder, [_filled(template, 0) for template in templates], num_vectors, templates)
 
 
-def named_prompts(
-    encoder: TextEncoder, texts: Sequence[str | int], names: Sequence[str], num_vectors: int, labels: Sequence[str] = (),
-    *, template: str = "",
-) -> Prompts:  # fmt: skip
-    """Free prompts with tokens of the set and weighted words, see ``prompts.syntax.parse_prompt``.
-
-    An index instead of a text is that class in ``template``, which is plain words. Slots index all C * V vectors.
-
-    Raises:
-        TokenError: as ``parse_prompt``, or a prompt is too long for the encoder.
-    """
-    rows = _pieces(texts, names, labels, template)
-    return _lay_out(encoder, rows, num_vectors, [template if isinstance(text, int) else text for text in texts])
-
-
 def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> dict[str, AnyPrompts]:
     """One prompt per template for each of the host's text encoders, or for the host's own encoding and the CLIP space's encoder.
 
@@ -119,36 +103,36 @@ def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> di
         TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
     """
     check_templates(templates)
-    own = (
-        {}
-        if host.prompts is None
-        else {WHOLE_PROMPT: host.prompts.tokenize([_filled(t, 0) for t in templates], num_vectors)}
-    )
-    names = list(host.text) if host.prompts is None else [] if host.clip is None else [host.clip.encoder]
-    return {**own, **{name: template_prompts(host.text[name], templates, num_vectors) for name in names}}
+    if host.prompts is None:
+        return {name: template_prompts(encoder, templates, num_vectors) for name, encoder in host.text.items()}
+    prompts: dict[str, AnyPrompts] = {
+        WHOLE_PROMPT: host.prompts.tokenize([_filled(t, 0) for t in templates], num_vectors)
+    }
+    if host.clip is not None:
+        prompts[host.clip.encoder] = template_prompts(host.text[host.clip.encoder], templates, num_vectors)
+    return prompts
 
 
 def host_prompts(
     host: Host, texts: Sequence[str | int], names: Sequence[str], num_vectors: int, labels: Sequence[str] = (), *, template: str = ""
 ) -> dict[str, AnyPrompts]:  # fmt: skip
-    """Free prompts for ``conditioning``; see ``named_prompts``."""
-    if host.prompts is None:
-        return {
-            name: named_prompts(encoder, texts, names, num_vectors, labels, template=template)
-            for name, encoder in host.text.items()
-        }
-    return {WHOLE_PROMPT: host.prompts.tokenize(_pieces(texts, names, labels, template), num_vectors)}
+    """Free prompts for ``conditioning``, with tokens of the set and weighted words, see ``prompts.syntax.parse_prompt``.
 
+    An index instead of a text is that class in ``template``, which is plain words. Slots index all C * V vectors.
 
-def _pieces(
-    texts: Sequence[str | int], names: Sequence[str], labels: Sequence[str], template: str
-) -> list[Sequence[Piece]]:
-    if wrong := [text for text in texts if isinstance(text, int) and not 0 <= text < len(names)]:
-        raise TokenError(f"there is no class {wrong[0]}; the tokens have {len(names)}, counted from 0")
-    return [
+    Raises:
+        TokenError: as ``parse_prompt``, there is no such class, or a prompt is too long for the encoder.
+    """
+    if unknown := [text for text in texts if isinstance(text, int) and not 0 <= text < len(names)]:
+        raise TokenError(f"there is no class {unknown[0]}; the tokens have {len(names)}, counted from 0")
+    pieces = [
         _filled(template, text) if isinstance(text, int) else parse_prompt(text, tuple(names), tuple(labels))
         for text in texts
     ]
+    if host.prompts is not None:
+        return {WHOLE_PROMPT: host.prompts.tokenize(pieces, num_vectors)}
+    written = [template if isinstance(text, int) else text for text in texts]
+    return {name: _lay_out(encoder, pieces, num_vectors, written) for name, encoder in host.text.items()}
 
 
 def plain_prompts(encoder: TextEncoder, texts: Sequence[str]) -> Prompts:
@@ -171,20 +155,22 @@ def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors:
     weights = torch.ones(ids.shape)
     end = torch.zeros(len(rows), dtype=torch.long)
     for i, row in enumerate(rows):
-        line, at, weighed = [encoder.bos_token_id], [_NO_VECTOR], [1.0]
+        row_ids, row_slots, row_weights = [encoder.bos_token_id], [_NO_VECTOR], [1.0]
         for piece, weight in row:
-            own = list(range(piece * num_vectors, (piece + 1) * num_vectors)) if isinstance(piece, int) else None
-            new = encoder.tokenize(piece) if isinstance(piece, str) else [encoder.bos_token_id] * num_vectors
-            line += new
-            at += own or [_NO_VECTOR] * len(new)
-            weighed += [weight] * len(new)
-        if len(line) >= encoder.length:
-            raise TokenError(f"prompt {texts[i]!r:.120} has {len(line) - 1} tokens; at most {encoder.length - 2} fit")
-        ids[i, : len(line)] = torch.tensor(line)
-        ids[i, len(line)] = encoder.eos_token_id
-        slots[i, : len(line)] = torch.tensor(at)
-        weights[i, : len(line)] = torch.tensor(weighed)
-        end[i] = len(line)
+            if isinstance(piece, str):
+                piece_ids = encoder.tokenize(piece)
+                row_slots += [_NO_VECTOR] * len(piece_ids)
+            else:
+                piece_ids = [encoder.bos_token_id] * num_vectors
+                row_slots += range(piece * num_vectors, (piece + 1) * num_vectors)
+            row_ids += piece_ids
+            row_weights += [weight] * len(piece_ids)
+        end[i] = length = len(row_ids)
+        if length >= encoder.length:
+            raise TokenError(f"prompt {texts[i]!r:.120} has {length - 1} tokens; at most {encoder.length - 2} fit")
+        ids[i, : length + 1] = torch.tensor([*row_ids, encoder.eos_token_id])
+        slots[i, :length] = torch.tensor(row_slots)
+        weights[i, :length] = torch.tensor(row_weights)
     return Prompts(ids, slots, end, weights if (weights != 1).any() else None)
 
 
@@ -200,26 +186,18 @@ def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
     """
     table = encoder.embed(on_device(prompts.ids, vectors.device))
     slots = on_device(prompts.slots, vectors.device)
-    rows = vectors.expand(len(slots), -1, -1)
-    chosen = rows.gather(1, slots.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1]))  # (B, L, d)
-    return torch.where((slots > _NO_VECTOR)[..., None], chosen, table)
+    index = slots.clamp(min=0)[..., None].expand(-1, -1, vectors.shape[-1])
+    spliced = vectors.expand(len(slots), -1, -1).gather(1, index)  # (B, L, d)
+    return torch.where((slots > _NO_VECTOR)[..., None], spliced, table)
 
 
 def conditioning(host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor]) -> dict[str, Features]:
     """Conditioning of the denoiser for B prompts; arguments as of ``encode_prompts``."""
-    own = {name: prompts[name] for name in host.conditioned_by}
-    return {name: features.conditioning() for name, features in encode_prompts(host, own, vectors).items()}
+    read = {name: prompts[name] for name in host.conditioned_by}
+    return {name: features.conditioning() for name, features in encode_prompts(host, read, vectors).items()}
 
 
-@overload
-def encode_prompts(
-    host: Host, prompts: Mapping[str, Prompts], vectors: Mapping[str, Tensor]
-) -> dict[str, TextFeatures]: ...
-@overload
-def encode_prompts(
-    host: Host, prompts: Mapping[str, AnyPrompts], vectors: Mapping[str, Tensor]
-) -> dict[str, Features]: ...
-def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> Any:
+def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Features of the same B prompts from each encoder in ``prompts``; other encoders do not run.
 
     Args:
@@ -228,45 +206,43 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
         vectors: by encoder, for all encoders; as in ``splice``.
 
     Returns:
-        By encoder, in the host's order.
+        ``TextFeatures`` by encoder in the host's order, and ``Conditioning`` for ``WHOLE_PROMPT``.
 
     Raises:
         TokenError: the vectors are for other text encoders.
     """
     unread = () if CLIP_TWIN in prompts else (CLIP_TWIN,)  # the twin's vectors are only for classifying
-    ours = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
-    theirs = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
-    if ours != theirs:
-        raise TokenError(f"the tokens are for {_widths(ours)}; this model has {_widths(theirs)}")
-    whole = (
-        {}
-        if host.prompts is None or WHOLE_PROMPT not in prompts
-        else {WHOLE_PROMPT: host.prompts.encode(prompts[WHOLE_PROMPT], vectors)}
-    )
-    return whole | {
-        name: _weighed(encoder, prompts[name], _encode(host, encoder, prompts[name], vectors[name]), host)
-        for name, encoder in host.text.items()
-        if name in prompts
-    }
+    token_widths = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
+    model_widths = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
+    if token_widths != model_widths:
+        raise TokenError(f"the tokens are for {_widths(token_widths)}; this model has {_widths(model_widths)}")
+    features: dict[str, Any] = {}
+    if host.prompts is not None and WHOLE_PROMPT in prompts:
+        features[WHOLE_PROMPT] = host.prompts.encode(prompts[WHOLE_PROMPT], vectors)
+    for name, encoder in host.text.items():
+        if name in prompts:
+            text = _encode(host, encoder, prompts[name], vectors[name])
+            features[name] = _weighed(host, encoder, prompts[name], text)
+    return features
 
 
 def _encode(host: Host, encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> TextFeatures:
     return encoder.encode(on_device(prompts.ids, host.device), splice(encoder, prompts, vectors))
 
 
-def _weighed(encoder: TextEncoder, prompts: Prompts, features: TextFeatures, host: Host) -> TextFeatures:
+def _weighed(host: Host, encoder: TextEncoder, prompts: Prompts, features: TextFeatures) -> TextFeatures:
     """Scale the difference of the context from the empty prompt's context at each weighted position.
 
     References: ``ClipTokenWeightEncoder.encode_token_weights`` in ComfyUI's comfy/sd1_clip.py.
     """
     if prompts.weights is None:
         return features
-    empty = _lay_out(encoder, [()], 1, [""])
     length = prompts.ids.shape[1]
-    cut = Prompts(empty.ids[:, :length], empty.slots[:, :length], empty.end)
-    nothing = _encode(host, encoder, cut, torch.zeros(1, 1, encoder.width, device=host.device)).context
+    empty_prompt = _lay_out(encoder, [()], 1, [""])
+    empty_prompt = Prompts(empty_prompt.ids[:, :length], empty_prompt.slots[:, :length], empty_prompt.end)
+    empty = _encode(host, encoder, empty_prompt, torch.zeros(1, 1, encoder.width, device=host.device)).context
     weights = on_device(prompts.weights, host.device)[..., None]
-    context = torch.where(weights == 1, features.context, (features.context - nothing) * weights + nothing)
+    context = torch.where(weights == 1, features.context, (features.context - empty) * weights + empty)
     return replace(features, context=context)
 
 

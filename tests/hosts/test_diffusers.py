@@ -13,7 +13,7 @@ from mcti_core.errors import HostError
 from mcti_core.hosts.diffusers.clip_space import load_clip_space
 from mcti_core.hosts.diffusers.host import UNetDenoiser, load_host
 from mcti_core.losses import noise_error
-from mcti_core.prompts.splicing import encode_prompts, named_prompts
+from mcti_core.prompts.splicing import encode_prompts, host_prompts
 from mcti_core.training.loop import TrainConfig, train
 
 SHORT = TrainConfig(steps=2, batch_size=3, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}",))
@@ -74,7 +74,7 @@ def widen(folder: Path, channels: int) -> None:
 
 
 def prompt(host, text="a photo of a dog"):
-    prompts = {name: named_prompts(encoder, [text], (), 1) for name, encoder in host.text.items()}
+    prompts = host_prompts(host, [text], (), 1)
     return prompts, encode_prompts(host, prompts, {name: torch.zeros(1, 1, e.width) for name, e in host.text.items()})
 
 

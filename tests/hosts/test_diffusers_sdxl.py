@@ -15,7 +15,7 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import HostError
 from mcti_core.hosts.diffusers.clip_space import load_clip_space
 from mcti_core.hosts.diffusers.host import load_host
-from mcti_core.prompts.splicing import encode_prompts, named_prompts, template_prompts
+from mcti_core.prompts.splicing import encode_prompts, host_prompts, template_prompts
 from mcti_core.sampling import generate
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
@@ -86,7 +86,7 @@ def single_file(xl_model, plain, tmp_path_factory):
 
 
 def features(host, texts, vectors=None, names=()):
-    prompts = {name: named_prompts(encoder, texts, names, 1) for name, encoder in host.text.items()}
+    prompts = host_prompts(host, texts, names, 1)
     vectors = vectors or {name: torch.zeros(1, 1, encoder.width) for name, encoder in host.text.items()}
     with torch.no_grad():
         return encode_prompts(host, prompts, vectors)

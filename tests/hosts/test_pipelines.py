@@ -96,15 +96,13 @@ def test_pipelines_that_are_no_host_are_refused(pipe):
 @pytest.mark.parametrize("count", [1, 3])
 def test_tokens_in_a_pipeline_condition_it_as_they_condition_the_host(pipe, count):
     """Drawn by diffusers' own loop, and compared by its context; a host from before still draws the same."""
-    from mcti_core.prompts.splicing import encode_prompts, named_prompts
+    from mcti_core.prompts.splicing import encode_prompts, host_prompts
 
     host = host_from_pipeline(pipe)
     tokens = set_of(host, count)
     words = add_to_pipeline(pipe, tokens)
     assert words == {"my dog": "<my-dog>", "猫": "<猫>"}
-    prompts = {
-        "clip_l": named_prompts(host.text["clip_l"], ["a {my dog} and a {猫}"], tokens.names, count, tokens.labels)
-    }
+    prompts = host_prompts(host, ["a {my dog} and a {猫}"], tokens.names, count, tokens.labels)
     with torch.inference_mode():
         expected = encode_prompts(host, prompts, {"clip_l": tokens.vectors["clip_l"].flatten(0, 1)[None]})[
             "clip_l"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcti_core.prompts.splicing import encode_prompts, named_prompts
+from mcti_core.prompts.splicing import encode_prompts, host_prompts
 from mcti_core.tokens.io import export_embedding, export_embeddings, import_embeddings
 from mcti_core.tokens.token_set import TokenSet
 
@@ -29,7 +29,7 @@ def tokens(request, tiny_host):
 
 def contexts_here(host, tokens):
     texts = [prompt.replace("{}", f"{{{name}}}") for prompt in PROMPTS for name in tokens.names]
-    prompts = {"clip_l": named_prompts(host.text["clip_l"], texts, tokens.names, tokens.vectors_per_token)}
+    prompts = host_prompts(host, texts, tokens.names, tokens.vectors_per_token)
     with torch.inference_mode():
         return encode_prompts(host, prompts, {"clip_l": tokens.vectors["clip_l"].flatten(0, 1)[None]})["clip_l"].context
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcti_core.errors import TokenError
-from mcti_core.prompts.splicing import encode_prompts, named_prompts, splice, template_prompts
+from mcti_core.prompts.splicing import encode_prompts, host_prompts, splice, template_prompts
 from mcti_core.templates import OBJECT_TEMPLATES
 
 
@@ -57,7 +57,7 @@ def test_a_named_prompt_is_the_prompt_with_the_words(tiny_host, encoder, text_mo
     words = torch.tensor([encoder.tokenize("cat"), encoder.tokenize("dog")])  # (C, V)
     vectors = encoder.embed(words).view(1, 2, -1)  # (1, C * V, d)
     texts = ["a cat and a {Your-Dog}", "embedding:my-cat, {your-dog}", "no token here"]
-    prompts = named_prompts(encoder, texts, ["my-cat", "your-dog"], 1)
+    prompts = host_prompts(tiny_host, texts, ["my-cat", "your-dog"], 1)["clip_l"]
     with torch.no_grad():
         ours = encode_prompts(tiny_host, {"clip_l": prompts}, {"clip_l": vectors})["clip_l"]
     _, theirs = _own_forward(text_model, ["a cat and a dog", "cat, dog", "no token here"])
@@ -136,13 +136,13 @@ def test_a_message_quotes_only_the_begin_of_a_long_prompt(encoder):
 
 
 @pytest.mark.parametrize("text", ["a {bird}", "embedding:bird", "{}"])
-def test_unknown_names_list_the_known(encoder, text):
+def test_unknown_names_list_the_known(tiny_host, text):
     with pytest.raises(TokenError, match="cat, dog"):
-        named_prompts(encoder, [text], ["cat", "dog"], 1)
+        host_prompts(tiny_host, [text], ["cat", "dog"], 1)
 
 
 def test_vectors_for_other_text_encoders_are_refused(tiny_host):
-    prompts = {"clip_l": named_prompts(tiny_host.text["clip_l"], ["{a}"], ["a"], 1)}
+    prompts = host_prompts(tiny_host, ["{a}"], ["a"], 1)
     for vectors, message in (
         ({"clip_l": torch.zeros(1, 1, 768)}, "for clip_l, 768 wide; this model has clip_l, 32 wide"),
         ({"clip_h": torch.zeros(1, 1, 32)}, "for clip_h, 32 wide; this model has clip_l, 32 wide"),
