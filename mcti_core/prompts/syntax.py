@@ -95,17 +95,15 @@ class _Parser:
         text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
         for escape, literal in _LITERAL.items():
             text = text.replace(escape, literal)
-        marked = self._marked(text)
-        self._refuse_words_of_others(marked)  # a class may be called BREAK
+        marked = self._mark_references(text)
+        self._refuse_foreign_syntax(marked)  # a class may be called BREAK
         self._refuse_leftovers(marked)
-        marked = self._bare(marked)
-        found: list[Piece] = []
-        for part, weight in self._weighted(marked, 1.0):
-            found += [(piece, weight) for piece in _split(part)]
-        self._refuse_weights_outside(found)
-        return found
+        marked = self._mark_bare_names(marked)
+        pieces = [(piece, weight) for part, weight in self._split_weights(marked, 1.0) for piece in _split_marks(part)]
+        self._refuse_weights_outside(pieces)
+        return pieces
 
-    def _marked(self, text: str) -> str:
+    def _mark_references(self, text: str) -> str:
         """Replace every reference by one character."""
         parts, at = [], 0
         while at < len(text):
@@ -138,47 +136,49 @@ class _Parser:
         index = class_called(name, self.labels, self.names)
         if index is not None:
             return index
-        weighed = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
-        if weighed and class_called(weighed[1], self.labels, self.names) is not None:
-            self._refuse(f"contains {written!r}", f"write a weight as ({{{weighed[1].strip()}}}:1.2)")
+        weight = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
+        if weight and class_called(weight[1], self.labels, self.names) is not None:
+            self._refuse(f"contains {written!r}", f"write a weight as ({{{weight[1].strip()}}}:1.2)")
         if "|" in name:
             self._refuse(f"contains {written!r}", f"write one name, such as {self._example()}")
         if not name:
             self._refuse(f"contains {written!r}, which is not a token", f"there are: {self._listed()}")
         close = nearest(name, self.known)
-        meant = "" if close is None else f"; did you mean {{{self.names[close]}}}?"
-        self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{meant}")
+        question = "" if close is None else f"; did you mean {{{self.names[close]}}}?"
+        self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{question}")
 
-    def _bare(self, text: str) -> str:
+    def _mark_bare_names(self, text: str) -> str:
         """Resolve names without reference syntax: a token if it can be nothing else; otherwise words, which is logged."""
         known, (letters, starts, places) = forms_as_words(self.known), letters_of(text)
-        free = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
-        left = _MAX_CANDIDATES
-        for each in known.within(letters, starts):
-            form, index = known.pairs[each]
-            distinct, inside = "-" in form or "_" in form or not form.isascii(), _without_spaces(form)
-            start = letters.find(known.letters[each])
-            while start >= 0 and left > 0:
-                left -= 1
-                at, end = places[start], places[start + len(known.letters[each])]
-                begins = at >= 0 <= end and not (at and is_of_a_name(text[at - 1]))
+        beginnings = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
+        tries = _MAX_CANDIDATES
+        for index in known.within(letters, starts):
+            (form, class_index), form_letters = known.pairs[index], known.letters[index]
+            is_no_word = "-" in form or "_" in form or not form.isascii()
+            spaceless = _is_spaceless(form)
+            start = letters.find(form_letters)
+            while start >= 0 and tries > 0:
+                tries -= 1
+                at, end = places[start], places[start + len(form_letters)]
+                whole_characters = at >= 0 <= end
                 end = behind_suffix(text, end)
-                alone = begins and not continues_name(text, end)
-                if alone and distinct:  # replacements keep their length until all names are found
-                    text = f"{text[:at]}{chr(_MARK + index)}{_PLACEHOLDER * (end - at - 1)}{text[end:]}"
+                begins = whole_characters and not (at and is_of_a_name(text[at - 1]))
+                is_name = begins and not continues_name(text, end)
+                if is_name and is_no_word:  # replacements keep their length until all names are found
+                    text = f"{text[:at]}{chr(_MARK + class_index)}{_PLACEHOLDER * (end - at - 1)}{text[end:]}"
                     letters = f"{letters[:start]}{_PLACEHOLDER * (starts[end] - start)}{letters[starts[end] :]}"
-                elif alone or (inside and at >= 0 <= end):
+                elif is_name or (spaceless and whole_characters):
                     _LOG.warning(
                         "prompt %r: %r is treated as a word; write {%s} for the learned token",
-                        self.prompt[:120], text[at:end], self.names[index],
+                        self.prompt[:120], text[at:end], self.names[class_index],
                     )  # fmt: skip
                     break
-                later = bisect_right(free, start)
-                following = start + 1 if inside else free[later] if later < len(free) else len(letters)
-                start = letters.find(known.letters[each], following)
+                later = bisect_right(beginnings, start)
+                after = start + 1 if spaceless else beginnings[later] if later < len(beginnings) else len(letters)
+                start = letters.find(form_letters, after)
         return text.replace(_PLACEHOLDER, "")
 
-    def _weighted(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
+    def _split_weights(self, text: str, weight: float) -> Iterator[tuple[str, float]]:
         """(text, weight) of every part: ``(x)`` multiplies the weight by 1.1; ``(x:w)`` sets it to w, regardless of outer brackets.
 
         References: ``token_weights`` in ComfyUI's comfy/sd1_clip.py.
@@ -195,7 +195,7 @@ class _Parser:
             elif character == ")":
                 depth -= 1
                 if depth == 0:
-                    yield from self._bracket(text[start:at], weight)
+                    yield from self._split_bracket(text[start:at], weight)
                     start = at + 1
             if depth < 0:
                 break
@@ -207,20 +207,20 @@ class _Parser:
             )
         yield text[start:], weight
 
-    def _bracket(self, inside: str, weight: float) -> Iterator[tuple[str, float]]:
+    def _split_bracket(self, inside: str, weight: float) -> Iterator[tuple[str, float]]:
         words, colon, number = inside.rpartition(":")
         try:
-            own = float(number) if colon and words else None
+            own_weight = float(number) if colon and words else None
         except ValueError:
-            own = None
-        if own is None:
-            yield from self._weighted(inside, weight * _WEIGHT)
+            own_weight = None
+        if own_weight is None:
+            yield from self._split_weights(inside, weight * _WEIGHT)
             return
-        if not math.isfinite(own):
+        if not math.isfinite(own_weight):
             self._refuse(f"has the weight {number.strip()!r}", "a weight is a number such as 1.2")
-        yield from self._weighted(words, own)
+        yield from self._split_weights(words, own_weight)
 
-    def _refuse_words_of_others(self, text: str) -> None:
+    def _refuse_foreign_syntax(self, text: str) -> None:
         if part := re.search(r"\b(BREAK|AND)\b", text):
             self._refuse(
                 f"contains {part[0]}, which starts another part in other programs",
@@ -233,7 +233,7 @@ class _Parser:
             )
         if brackets := re.search(r"\[[^\[\]]*\]", text):
             self._refuse(
-                f"contains {self._unmarked(brackets[0])[:40]!r}, which is syntax of other programs",
+                f"contains {self._unmark(brackets[0])[:40]!r}, which is syntax of other programs",
                 "write a lower weight as (words:0.9), and a plain bracket as \\[",
             )
 
@@ -258,7 +258,7 @@ class _Parser:
                 name = self.names[piece]
                 self._refuse(f"has a weight after {name!r} without closing brackets", f"write ({{{name}}}:1.2)")
 
-    def _unmarked(self, marked: str) -> str:
+    def _unmark(self, marked: str) -> str:
         return "".join(f"{{{self.names[ord(c) - _MARK]}}}" if ord(c) in range(_MARK, 0xFFFF0) else c for c in marked)
 
     def _example(self) -> str:
@@ -277,10 +277,10 @@ class _Parser:
         raise TokenError(f"prompt {shown!r} {wrong}; {remedy}")
 
 
-def _split(text: str) -> Iterator[str | int]:
+def _split_marks(text: str) -> Iterator[str | int]:
     """Split a marked text into texts and classes."""
-    for literal, plain in ((literal, escape[1]) for escape, literal in _LITERAL.items()):
-        text = text.replace(literal, plain)
+    for escape, literal in _LITERAL.items():
+        text = text.replace(literal, escape[1])
     for part in re.split(r"([\U000f0000-\U000fffef])", text):
         if part:
             yield ord(part) - _MARK if len(part) == 1 and ord(part) >= _MARK else part
@@ -291,6 +291,6 @@ def _may_begin(text: str, at: int) -> bool:
     return not (text[at - 1 : at] and text[at : at + 1] and is_of_a_name(text[at - 1]) and is_of_a_name(text[at]))
 
 
-def _without_spaces(form: str) -> bool:
+def _is_spaceless(form: str) -> bool:
     """Whether a name's script has no spaces between words, so that the name can be inside of other words."""
     return unicodedata.name(form[0], "").startswith(_SPACELESS)

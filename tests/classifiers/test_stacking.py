@@ -4,41 +4,43 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mcti_core.classifiers import stacking
 from mcti_core.classifiers.stacking import held_out_logits, stacking_weights
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])
 
 
-def test_no_example_is_judged_by_a_part_that_has_seen_it():
-    features, seen = torch.arange(7.0)[:, None], []
+@pytest.fixture
+def fits(monkeypatch):
+    """(features, labels) of each fit. The first logit is the feature."""
+    seen = []
 
-    def fit(some, labels):
-        seen.append((set(some.flatten().tolist()), labels.tolist()))
-        return lambda rest: torch.stack([rest[:, 0], rest[:, 0] * 0 + len(some)], 1).repeat(1, 2)
+    class Fit:
+        def __init__(self, features, labels, classes):
+            seen.append((features.flatten().tolist(), labels))
+            self.logits = lambda rest: rest[:, :1].expand(-1, classes)
 
-    logits = held_out_logits(features, LABELS, 4, fit)
+    monkeypatch.setattr(stacking, "LogisticRegression", Fit)
+    return seen
+
+
+def test_no_example_is_judged_by_a_part_that_has_seen_it(fits):
+    logits = held_out_logits(torch.arange(7.0)[:, None], LABELS, 4)
     single = torch.tensor([3, 6])
     known = [i for i in range(7) if i not in single]
     assert logits[single].isnan().all()
     assert logits[known, 0].tolist() == known
-    out = [set(range(7)) - some for some, _ in seen]
-    assert sorted(i for fold in out for i in fold) == known
-    for fold, (_, labels) in zip(out, seen, strict=True):
+    folds = [set(range(7)) - set(features) for features, _ in fits]
+    assert sorted(i for fold in folds for i in fold) == known
+    for fold, (_, labels) in zip(folds, fits, strict=True):
         assert len({int(LABELS[int(i)]) for i in fold}) == len(fold)  # one of a class at most
-        assert set(labels) == {0, 1, 2, 3}
+        assert set(labels.tolist()) == {0, 1, 2, 3}
 
 
-def test_many_examples_need_no_more_than_ten_fits():
-    calls = []
-    labels = torch.arange(2).repeat_interleave(25)
-
-    def fit(some, theirs):
-        calls.append(torch.bincount(theirs).tolist())
-        return lambda rest: torch.zeros(len(rest), 2)
-
-    assert held_out_logits(torch.zeros(50, 1), labels, 2, fit).isfinite().all()
-    assert len(calls) == 10
-    assert min(min(counts) for counts in calls) == 22
+def test_many_examples_need_no_more_than_ten_fits(fits):
+    assert held_out_logits(torch.zeros(50, 1), torch.arange(2).repeat_interleave(25), 2).isfinite().all()
+    assert len(fits) == 10
+    assert min(int(torch.bincount(labels).min()) for _, labels in fits) == 22
 
 
 def test_weights_have_the_least_cost_of_all():
@@ -58,17 +60,13 @@ def test_weights_have_the_least_cost_of_all():
 def test_a_part_that_knows_nothing_counts_less_than_one_that_knows():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(4).repeat(20)
-    knows, noise = (
-        3.0 * F.one_hot(labels, 4) + torch.randn(80, 4, generator=generator),
-        torch.randn(80, 4, generator=generator),
-    )
+    noises = torch.randn(2, 80, 4, generator=generator)
+    knows, noise = 3.0 * F.one_hot(labels, 4) + noises[0], noises[1]
     for parts, first in (((knows, noise), 0), ((noise, knows), 1)):
         weights = stacking_weights(parts, labels, (1.0, 1.0))
         assert weights[first] >= 4 * weights[1 - first]
 
 
 def test_without_known_examples_the_first_weights_stay():
-    nothing = torch.full((3, 4), torch.nan)
-    assert stacking_weights(
-        [torch.zeros(3, 4), nothing], torch.tensor([0, 1, 2]), (1.0, 0.3)
-    ).tolist() == pytest.approx([1.0, 0.3])
+    parts = [torch.zeros(3, 4), torch.full((3, 4), torch.nan)]
+    assert stacking_weights(parts, torch.tensor([0, 1, 2]), (1.0, 0.3)).tolist() == pytest.approx([1.0, 0.3])
