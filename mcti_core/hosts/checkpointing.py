@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from .patching import patched
 
 __all__ = ["blocks_of", "checkpointed"]
 
@@ -26,16 +28,10 @@ def checkpointed(
     References:
         Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
     """
-    stock = [(block, vars(block).get("forward")) for block in blocks]
-    try:
-        for block, _ in stock:
-            block.forward = _recomputed(block.forward, within)  # type: ignore[method-assign]
+    with ExitStack() as patches:
+        for block in blocks:
+            patches.enter_context(patched(vars(block), "forward", _recomputed(block.forward, within)))
         yield
-    finally:
-        for block, own in stock:
-            vars(block).pop("forward", None)
-            if own is not None:
-                block.forward = own  # type: ignore[method-assign]
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
@@ -53,11 +49,14 @@ def _recomputed(forward: Callable[..., Any], within: Callable[[], AbstractContex
         if not torch.is_grad_enabled():
             return forward(*arguments, **options)
         # ComfyUI passes one dict from block to block and writes into it; the recomputation needs its original content
-        arguments, options = tuple(map(_own, arguments)), {name: _own(value) for name, value in options.items()}
+        arguments, options = (
+            tuple(map(_shallow_copy, arguments)),
+            {name: _shallow_copy(value) for name, value in options.items()},
+        )
         return checkpoint(computed, *arguments, use_reentrant=False, preserve_rng_state=False, **options)
 
     return wrapped
 
 
-def _own(value: Any) -> Any:
+def _shallow_copy(value: Any) -> Any:
     return dict(value) if isinstance(value, dict) else value

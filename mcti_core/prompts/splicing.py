@@ -14,7 +14,7 @@ from ..errors import TokenError
 from ..escaping import has_surrogates
 from ..hosts.base import WHOLE_PROMPT, Host, HostPrompts, TextEncoder
 from ..hosts.features import Features, TextFeatures, on_device
-from ..tokens.encoders import CLIP_TWIN
+from ..tokens.encoders import CLIP_TWIN, describe_encoders
 from .syntax import Piece, parse_prompt
 
 __all__ = [
@@ -215,7 +215,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     token_widths = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
     model_widths = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
     if token_widths != model_widths:
-        raise TokenError(f"the tokens are for {_widths(token_widths)}; this model has {_widths(model_widths)}")
+        raise TokenError(f"the tokens are for {describe_encoders(token_widths)}; this model has {describe_encoders(model_widths)}")
     features: dict[str, Any] = {}
     if host.prompts is not None and WHOLE_PROMPT in prompts:
         features[WHOLE_PROMPT] = host.prompts.encode(prompts[WHOLE_PROMPT], vectors)
@@ -244,7 +244,3 @@ def _weighed(host: Host, encoder: TextEncoder, prompts: Prompts, features: TextF
     weights = on_device(prompts.weights, host.device)[..., None]
     context = torch.where(weights == 1, features.context, (features.context - empty) * weights + empty)
     return replace(features, context=context)
-
-
-def _widths(encoders: Mapping[str, int]) -> str:
-    return " and ".join(f"{name}, {width} wide" for name, width in encoders.items())

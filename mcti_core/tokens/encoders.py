@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 from ..errors import TokenError
 
-__all__ = ["CLIP_TWIN", "ONETRAINER_KEYS", "WIDTHS", "describe_widths", "encoder_named", "encoder_of_width"]
+__all__ = [
+    "CLIP_TWIN",
+    "ONETRAINER_KEYS",
+    "WIDTHS",
+    "describe_encoders",
+    "describe_widths",
+    "encoder_named",
+    "encoder_of_width",
+]
 
 WIDTHS: Mapping[str, tuple[int, ...]] = {
     "clip_l": (768,), "clip_h": (1024,), "clip_g": (1280,),
@@ -54,6 +62,11 @@ def encoder_of_width(width: int) -> str:
     if not clip:
         raise TokenError(f"its vectors are {width} wide; without the encoder's name, {describe_widths()} are supported")
     return clip[0]
+
+
+def describe_encoders(widths: Mapping[str, int]) -> str:
+    """Encoders and their widths, for a message."""
+    return " and ".join(f"{name}, {width} wide" for name, width in widths.items())
 
 
 def describe_widths(encoder: str = "") -> str:

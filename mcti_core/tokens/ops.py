@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import TokenError, listed
+from .encoders import describe_encoders
 from .names import find_class, normal_form, safe_names
 from .token_set import Support, TokenSet
 
@@ -121,7 +122,7 @@ def _shape(tokens: TokenSet) -> dict[str, tuple[int, ...]]:
 
 
 def _described(tokens: TokenSet) -> str:
-    widths = " and ".join(f"{name}, {v.shape[2]} wide" for name, v in tokens.vectors.items())
+    widths = describe_encoders({name: vectors.shape[-1] for name, vectors in tokens.vectors.items()})
     count = tokens.vectors_per_token
     return f"{tokens.labels[0]!r} has {count} vector{'s' * (count > 1)} for {widths}"
 

@@ -118,11 +118,10 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
         HostError: the file fits no encoder: width or token table differ.
     """
     width = file.text_projection.shape[1]
-    fitting = [name for name, encoder in encoders.items() if encoder.width == width]
-    widths = " and ".join(f"{name} is {encoder.width} wide" for name, encoder in encoders.items())
-    if not fitting:
+    name = next((name for name, encoder in encoders.items() if encoder.width == width), None)
+    if name is None:
+        widths = " and ".join(f"{name} is {encoder.width} wide" for name, encoder in encoders.items())
         raise HostError(f"{file.name} is for a text encoder of width {width}, this CLIP's {widths}; {_ADVICE}")
-    name = fitting[0]
     similarity = _similarity(file.rows, encoders[name])
     if similarity < _MIN_SIMILARITY:
         raise HostError(
@@ -138,11 +137,10 @@ def clip_twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder
     Raises:
         HostError: the file contains no text tower, or this ComfyUI loads it as another model.
     """
-    towers = text_encoders(file.text_tower, device)
-    fitting = [tower for tower in towers.values() if isinstance(tower, ComfyTextEncoder)]
-    if len(fitting) != 1 or fitting[0].width != file.text_projection.shape[1]:
+    towers = [each for each in text_encoders(file.text_tower, device).values() if isinstance(each, ComfyTextEncoder)]
+    if len(towers) != 1 or towers[0].width != file.text_projection.shape[1]:
         raise HostError(f"ComfyUI loads no fitting text tower from {file.name}; {_ADVICE}")
-    return fitting[0], ComfyClipSpace(file, CLIP_TWIN, device)
+    return towers[0], ComfyClipSpace(file, CLIP_TWIN, device)
 
 
 def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:

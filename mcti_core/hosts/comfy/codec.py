@@ -27,10 +27,8 @@ class ComfyCodec:
     """
 
     def __init__(self, vae: Any, latent_format: Any, residency: Residency):
-        given, expected = (
-            (each.latent_channels, dimensions)
-            for each, dimensions in ((vae, vae.latent_dim), (latent_format, latent_format.latent_dimensions))
-        )
+        given = vae.latent_channels, vae.latent_dim
+        expected = latent_format.latent_channels, latent_format.latent_dimensions
         if given != expected:
             raise HostError(
                 f"the VAE makes latents of {given[0]} channels in {given[1]} dimensions, the MODEL takes "

@@ -91,10 +91,7 @@ class ComfyDenoiser:
     def _conditions(self, noised: Tensor, **encoded: Tensor | None) -> dict[str, Any]:
         """Conditions that ComfyUI derives from an encoded prompt for its model (``CONDRegular`` and the like), by name."""
         height, width = (self._pixels * side for side in noised.shape[-2:])
-        encoded = {
-            "pooled_output": None,
-            **encoded,
-        }  # which every prompt of the host has, and Chroma asked for in 0.3.64
+        encoded = {"pooled_output": None, **encoded}  # in every prompt of ComfyUI; Chroma in 0.3.64 fails without it
         found: dict[str, Any] = self._model.extra_conds(
             noise=noised, device=noised.device, width=width, height=height, prompt_type="positive", **encoded
         )

@@ -17,7 +17,7 @@ from .model_fingerprint import model_fingerprint
 from .private_names import check_host, checkpoint_file
 from .prompt_encoder import ComfyPromptEncoder
 from .session import Residency
-from .text import ComfyTextEncoder, ComfyTokenTable, only_towers, text_encoders
+from .text import ComfyTextEncoder, ComfyTokenTable, has_only_clip_towers, text_encoders
 
 __all__ = ["comfy_host"]
 
@@ -41,34 +41,33 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     device = clip.patcher.load_device if model is None else model.load_device
     encoders = text_encoders(clip, device)
     towers = {name: encoder for name, encoder in encoders.items() if isinstance(encoder, ComfyTextEncoder)}
-    whole = not only_towers(clip)
     space: ClipSpace | None = None if clip_file is None or not towers else clip_space_for(clip_file, towers, device)
     widths = {name: encoder.width for name, encoder in encoders.items()}
     denoiser, patchers = None, {"text": clip.patcher}
     if model is not None:
-        _check_family(model, clip, encoders, whole)
+        _check_family(model, clip, encoders)
         denoiser = ComfyDenoiser(model)
         patchers["denoiser"] = model
-    used = [model_fingerprint(part) for part in (clip.patcher, model, vae and vae.patcher) if part is not None]
+    fingerprints = [model_fingerprint(part) for part in (clip.patcher, model, vae and vae.patcher) if part is not None]
     if clip_file is not None:
         patchers["clip"] = clip_file.vision.patcher
-        used.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
+        fingerprints.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
         if not towers:
             encoders[CLIP_TWIN], space = clip_twin_of(clip_file, device)
             patchers[CLIP_TWIN] = clip_file.text_tower.patcher
-            used.append(model_fingerprint(patchers[CLIP_TWIN]))
+            fingerprints.append(model_fingerprint(patchers[CLIP_TWIN]))
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
     return Host(
         text=encoders,  # type: ignore[arg-type]
-        prompts=ComfyPromptEncoder(clip, widths, device) if whole else None,
+        prompts=None if has_only_clip_towers(clip) else ComfyPromptEncoder(clip, widths, device),
         denoiser=denoiser,
         codec=codec,
         clip=space,
         device=torch.device(device),
         name=_name(clip, model, family),
-        fingerprint=":".join(used),
+        fingerprint=":".join(fingerprints),
         image_size=getattr(
             clip.cond_stage_model, "image_size", 512 if model is None else _IMAGE_SIZES.get(family, 1024)
         ),
@@ -86,26 +85,25 @@ def _name(clip: Any, model: Any, family: str) -> str:
     return title if path is None else f"{title} ({Path(path).name})"
 
 
-def _check_family(model: Any, clip: Any, encoders: dict[str, ComfyTokenTable], whole: bool) -> None:
+def _check_family(model: Any, clip: Any, encoders: dict[str, ComfyTokenTable]) -> None:
     """Raise if MODEL and CLIP are of different families."""
-    config, kind = model.model.model_config, type(model.model).__name__
-    takes = config.unet_config.get("context_dim")
-    if not whole and takes is not None:
-        gives = sum(encoder.width for encoder in encoders.values())
-        if takes != gives:
+    config, kind, names = model.model.model_config, type(model.model).__name__, " and ".join(encoders)
+    expected, width = config.unet_config.get("context_dim"), sum(encoder.width for encoder in encoders.values())
+    if has_only_clip_towers(clip) and expected is not None:
+        if expected != width:
             raise HostError(
-                f"the MODEL needs prompts of width {takes}, the CLIP ({' and '.join(encoders)}) gives {gives}; "
-                "connect MODEL and CLIP of the same checkpoint"
+                f"the CLIP ({names}) makes text features {width} wide, the MODEL needs them {expected} wide; connect MODEL and CLIP "
+                "of the same checkpoint"
             )
         return
     try:
-        wanted = config.clip_target().tokenizer
+        tokenizer = config.clip_target().tokenizer
     except Exception as error:  # clip_target may be missing or raise any type
         raise HostError(
             f"tokens cannot be trained for the MODEL, {kind}: ComfyUI names no text encoder for it"
         ) from error
-    if not isinstance(clip.tokenizer, wanted):
+    if not isinstance(clip.tokenizer, tokenizer):
         raise HostError(
-            f"the MODEL, {kind}, takes prompts of {wanted.__name__}, the CLIP connected here ({' and '.join(encoders)}) makes those of "
-            f"{type(clip.tokenizer).__name__}; connect MODEL and CLIP of the same family, and choose its type in Load CLIP"
+            f"the CLIP connected here ({names}) is of another model family than the MODEL, {kind}; connect the CLIP of the same "
+            "checkpoint, or choose this family as the type in Load CLIP"
         )

@@ -6,16 +6,15 @@ It does not depend on the current state of the weights: in a file, on the CPU or
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..fingerprint import sample
-from .lora_fingerprint import lora_fingerprint
 
-__all__ = ["model_fingerprint"]
+__all__ = ["lora_fingerprint", "model_fingerprint"]
 
 _UNINITIALISED_WEIGHT = "clip_l.transformer.text_projection.weight"
 """A weight that is ignored: checkpoints of SD 1.x and SDXL do not contain it, ComfyUI leaves it uninitialised, and it is not used here."""
@@ -55,25 +54,65 @@ def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Ten
             full = f"{path}.{name}" if path else name
             if full == _UNINITIALISED_WEIGHT or path == _SAMPLING:
                 continue
-            yield from _plain(full, loaded.get(full, weight), _format(module, name) or dtype)
+            yield from _plain_tensors(full, loaded.get(full, weight), _loaded_dtype(module, name) or dtype)
 
 
-def _format(module: nn.Module, name: str) -> torch.dtype | None:
+def _loaded_dtype(module: nn.Module, name: str) -> torch.dtype | None:
     """The dtype that a static loader casts the weight to; since v0.16.0, a dynamic loader keeps the file's dtype."""
     found = getattr(module, f"{name}_comfy_model_dtype", None)
     return found if isinstance(found, torch.dtype) else None
 
 
-def _plain(name: str, weight: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+def _plain_tensors(name: str, weight: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     """The plain tensors of a quantised tensor; a few numbers of other tensors, cast."""
     if type(weight) in (Tensor, nn.Parameter):
         flat = weight.detach().flatten()
         few = flat[:: max(1, len(flat) // 256)]
-        few = (
-            torch.zeros(len(few), dtype=few.dtype) if few.is_meta else few
-        )  # missing in the file; ComfyUI fills it with zeros
+        if few.is_meta:  # missing in the file; ComfyUI fills it with zeros
+            few = torch.zeros(len(few), dtype=few.dtype)
         yield f"{name} {tuple(weight.shape)}", few if dtype is None else few.to(dtype)
         return
     inner, _ = weight.__tensor_flatten__()
     for part in inner:
-        yield from _plain(f"{name}.{part}", getattr(weight, part), None)
+        yield from _plain_tensors(f"{name}.{part}", getattr(weight, part), None)
+
+
+def lora_fingerprint(patches: Mapping[str, Any], patches_uuid: object) -> str:
+    """Equal for the same patches, such as LoRAs, at the same strengths in the same order.
+
+    Args:
+        patches: of a ``ModelPatcher``: weight name -> list of (strength, patch, strength of the model, offset, function).
+        patches_uuid: ComfyUI's own id, random in each server process, for patches that do not consist only of numbers.
+
+    Returns:
+        16 hexadecimal digits or the id; "" without patches.
+    """
+    if not patches:
+        return ""
+    digest = hashlib.sha256()
+    try:
+        for name in sorted(patches):
+            digest.update(repr(name).encode())
+            for part in _bytes_of(patches[name]):
+                digest.update(part)
+    except TypeError:
+        return str(patches_uuid)
+    return digest.hexdigest()[:16]
+
+
+def _bytes_of(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        yield sample(value)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        yield f"{value!r};".encode()
+    elif isinstance(value, (list, tuple)):
+        yield f"{len(value)}(".encode()
+        for inner in value:
+            yield from _bytes_of(inner)
+    elif isinstance(value, Mapping):
+        yield from _bytes_of([part for name in sorted(value) for part in (name, value[name])])
+    elif hasattr(value, "calculate_weight") and hasattr(value, "weights"):  # comfy.weight_adapter.WeightAdapterBase
+        yield type(value).__name__.encode()
+        yield from _bytes_of(value.weights)
+    else:
+        raise TypeError("a patch contains something that cannot be compared, such as a function")

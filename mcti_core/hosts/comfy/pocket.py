@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def load_pocket_parts(folder: Path, embeddings: Any = None) -> PocketParts:
         folder: with ``text_encoder``, ``tokenizer``, ``unet``, ``vae`` and ``clip``.
         embeddings: folders to search for ``embedding:<name>`` in prompts.
     """
-    return PocketParts(
-        _model(folder / "unet"), _clip(folder, embeddings), _vae(folder / "vae"), _clip_file(folder / "clip")
-    )
+    autoencoder = widen_to_taesd(_weights(folder / "vae" / "diffusion_pytorch_model.safetensors"))
+    vae = comfy.sd.VAE(sd=autoencoder, dtype=torch.float32)
+    return PocketParts(_model(folder / "unet"), _clip(folder, embeddings), vae, _clip_file(folder / "clip"))
 
 
 def _model(folder: Path, disable_dynamic: bool = False) -> Any:
@@ -85,14 +86,6 @@ def _clip(folder: Path, embeddings: Any) -> Any:
     config = _config(folder / "text_encoder")
     special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
 
-    class Tokenizer(SDTokenizer):
-        def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None):
-            super().__init__(
-                tokenizer_path=str(folder / "tokenizer"),
-                embedding_directory=embedding_directory,
-                embedding_size=config["hidden_size"],
-            )
-
     class TextModel(SDClipModel):
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None):
             super().__init__(
@@ -107,10 +100,11 @@ def _clip(folder: Path, embeddings: Any) -> Any:
     class Model(SD1ClipModel):
         title, image_size, generic_word = "MC-TI pocket checkpoint", 64, "glyph"
 
+    tokenizer = partial(SDTokenizer, str(folder / "tokenizer"), embedding_size=config["hidden_size"])
     clip = comfy.sd.CLIP(
         ClipTarget(SD1Tokenizer, Model),
         embedding_directory=embeddings,
-        tokenizer_data={"clip_l_tokenizer_class": Tokenizer},
+        tokenizer_data={"clip_l_tokenizer_class": tokenizer},
         model_options={"clip_l_class": TextModel, "dtype": torch.float32},
     )
     weights = _weights(folder / "text_encoder" / "model.safetensors")
@@ -119,11 +113,6 @@ def _clip(folder: Path, embeddings: Any) -> Any:
     named["text_projection.weight"] = torch.eye(config["hidden_size"])
     clip.load_sd(named)
     return clip
-
-
-def _vae(folder: Path) -> Any:
-    wide = widen_to_taesd(_weights(folder / "diffusion_pytorch_model.safetensors"))
-    return comfy.sd.VAE(sd=wide, dtype=torch.float32)
 
 
 def _clip_file(folder: Path) -> ClipFile:

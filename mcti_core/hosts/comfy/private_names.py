@@ -107,16 +107,17 @@ def check_patcher(patcher: Any) -> None:
     for name in PATCHER:
         if not hasattr(patcher, name):
             raise _missing(f"ModelPatcher.{name}")
-    if not _is_dynamic(patcher):
+    if not getattr(patcher, "is_dynamic", lambda: False)():  # from 0.16.0 on
         return
-    modules = list(patcher.model.modules())
-    if not any(is_paged(module) for module in modules):
-        raise _missing(f"{PAGE} of operations under dynamic VRAM", "; starting it with --disable-dynamic-vram helps")
-    for module in modules:
-        if is_paged(module) and not all(hasattr(module, name) for name in OPERATION):
-            raise _missing(
-                f"weight_function of {type(module).__name__}", "; starting it with --disable-dynamic-vram helps"
-            )
+    paged, remedy = (
+        [each for each in patcher.model.modules() if is_paged(each)],
+        "; start it with --disable-dynamic-vram",
+    )
+    if not paged:
+        raise _missing(f"{PAGE} of operations under dynamic VRAM", remedy)
+    for module in paged:
+        if not all(hasattr(module, name) for name in OPERATION):
+            raise _missing(f"weight_function of {type(module).__name__}", remedy)
 
 
 def is_paged(module: nn.Module) -> bool:
@@ -130,10 +131,6 @@ def checkpoint_file(patcher: Any) -> str | None:
     path = loader[1][0] if isinstance(loader, tuple) and len(loader) > 1 and loader[1] else None
     path = path[0] if isinstance(path, (list, tuple)) and path else path
     return path if isinstance(path, str) else None
-
-
-def _is_dynamic(patcher: Any) -> bool:
-    return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
 
 def _missing(name: str, remedy: str = "") -> HostError:

@@ -52,82 +52,75 @@ class ComfyPromptEncoder:
 
     def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], num_vectors: int) -> HostPrompts:
         count = 1 + max((piece for row in prompts for piece, _ in row if isinstance(piece, int)), default=0)
-        marks = _marks(self._widths, count, num_vectors)
-        known = clip_with_tokens(self._clip, marks)
-        found = []
+        markers = _markers(self._widths, count, num_vectors)
+        clip = clip_with_tokens(self._clip, markers)
+        tokenized = []
         for row in prompts:
-            text = _text(row, marks.names)
-            tokens = known.tokenize(text)
-            own = [slot for piece, _ in row if isinstance(piece, int) for slot in _slots(piece, num_vectors)]
+            tokens = clip.tokenize(_text(row, markers.names))
+            entries = (entry[0] for rows in tokens.values() for encoded in rows for entry in encoded)
+            read = [_marked_slot(entry) for entry in entries if isinstance(entry, Tensor)]
+            slots = [piece * num_vectors + v for piece, _ in row if isinstance(piece, int) for v in range(num_vectors)]
             for number, name in enumerate(self._widths):
-                read = [slot for encoder, slot in map(_mark, _entries(tokens)) if encoder == number]
-                if read != own:
+                own = [slot for encoder, slot in read if encoder == number]
+                if own != slots:
                     words = "".join(piece if isinstance(piece, str) else "{}" for piece, _ in row)
                     raise TokenError(
-                        f"the text encoder {name} reads {len(read)} of the {len(own)} vectors in the prompt {words!r:.120}; "
+                        f"the text encoder {name} reads {len(own)} of the {len(slots)} vectors in the prompt {words!r:.120}; "
                         "a prompt may be too long for it, or name too many tokens"
                     )
-            found.append(tokens)
-        return HostPrompts(tuple(found))
+            tokenized.append(tokens)
+        return HostPrompts(tuple(tokenized))
 
     def encode(self, prompts: HostPrompts, vectors: Mapping[str, Tensor]) -> Conditioning:
-        found = []
+        conditionings = []
         training = torch.is_grad_enabled() and any(each.requires_grad for each in vectors.values())
         # ComfyUI casts each weight to float32 for its operation; autograd would keep the casts of a whole encoder, 20 GB of T5-XXL
         blocks = blocks_of(self._clip.cond_stage_model) if training else ()
         with checkpointed(blocks, out_of_place):
             for number, tokens in enumerate(prompts.tokenized):
                 own = [vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths]  # (M, d) each
-                found.append(self._encode(tokens, own))
-        return Conditioning.of(found)
+                conditionings.append(self._encode(tokens, own))
+        return Conditioning.of(conditionings)
 
     def _encode(self, tokens: Mapping[str, Any], own: Sequence[Tensor]) -> dict[str, Tensor]:
         """Encode a prompt as the stock node does; the result is keyword arguments of the model's ``extra_conds``."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        filled = {key: [[_filled(entry, own) for entry in row] for row in rows] for key, rows in tokens.items()}
+        filled = {key: [[_spliced(entry, own) for entry in row] for row in rows] for key, rows in tokens.items()}
         with out_of_place(), _options_restored(self._clip.cond_stage_model):
             encoded = self._clip.encode_from_tokens(filled, return_pooled=True, return_dict=True)
-        found = {}
+        conditioning = {}
         for name, value in encoded.items():
             if isinstance(value, Tensor):
                 value = value.float() if value.is_floating_point() else value
-                found["cross_attn" if name == "cond" else name] = value.to(self._device)
+                conditioning["cross_attn" if name == "cond" else name] = value.to(self._device)
             elif value is not None and name != "hooks":
                 raise HostError(
                     f"the CLIP connected here adds {name} to a prompt, which is not a tensor; tokens cannot be trained for it"
                 )
-        return found
+        return conditioning
 
 
-def _marks(widths: Mapping[str, int], classes: int, num_vectors: int) -> TokenSet:
-    """Tokens whose vectors begin with their own number and the number of their encoder."""
+def _markers(widths: Mapping[str, int], classes: int, num_vectors: int) -> TokenSet:
+    """Tokens whose vectors begin with their slot and the number of their encoder."""
     slots = torch.arange(classes * num_vectors, dtype=torch.float32).view(classes, num_vectors)
-    marked = {}
+    vectors = {}
     for number, (name, width) in enumerate(widths.items()):
-        marked[name] = torch.zeros(classes, num_vectors, width)
-        marked[name][..., 0], marked[name][..., 1] = slots, number
-    return TokenSet(tuple(f"mctislot{index}" for index in range(classes)), marked)
+        vectors[name] = torch.zeros(classes, num_vectors, width)
+        vectors[name][..., 0], vectors[name][..., 1] = slots, number
+    return TokenSet(tuple(f"mctislot{index}" for index in range(classes)), vectors)
 
 
-def _slots(index: int, num_vectors: int) -> range:
-    return range(index * num_vectors, (index + 1) * num_vectors)
+def _marked_slot(marker: Tensor) -> tuple[int, int]:
+    """Encoder and slot that a marker stands for."""
+    return int(marker[1]), int(marker[0])
 
 
-def _mark(vector: Tensor) -> tuple[int, int]:
-    """Encoder and slot of a marker vector."""
-    return int(vector[1]), int(vector[0])
-
-
-def _entries(tokens: Mapping[str, Any]) -> Iterator[Tensor]:
-    """The vectors in rows of (token or vector, weight, ...)."""
-    return (entry[0] for rows in tokens.values() for row in rows for entry in row if isinstance(entry[0], Tensor))
-
-
-def _filled(entry: tuple[Any, ...], own: Sequence[Tensor]) -> tuple[Any, ...]:
+def _spliced(entry: tuple[Any, ...], vectors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """A row's entry (token or marker, weight, ...) with the learned vector in place of a marker."""
     if not isinstance(entry[0], Tensor):
         return entry
-    encoder, slot = _mark(entry[0])
-    return own[encoder][slot], *entry[1:]
+    encoder, slot = _marked_slot(entry[0])
+    return vectors[encoder][slot], *entry[1:]
 
 
 def _text(row: Sequence[tuple[str | int, float]], names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ...errors import TokenError, listed
 from ...escaping import escaped
 from ...files.limits import MAX_MARKS, has_many_marks
 from ...files.writing import write_atomically
-from ...tokens.encoders import CLIP_TWIN
+from ...tokens.encoders import CLIP_TWIN, describe_encoders
 from ...tokens.names import index_of
 from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
@@ -60,7 +60,7 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     if ours != theirs:
         such_as = f", such as {listed([tokens.base_model])}" if tokens.base_model else ""
         raise TokenError(
-            f"the tokens are for {_widths(ours)}, the CLIP connected here has {_widths(theirs)}; connect the CLIP of a checkpoint "
+            f"the tokens are for {describe_encoders(ours)}, the CLIP connected here has {describe_encoders(theirs)}; connect the CLIP of a checkpoint "
             f"of their family{such_as}"
         )
     files = _TokenFiles(tokens)
@@ -69,11 +69,8 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     copied_clip = clip.clone()
     copied_clip.tokenizer = copy.copy(clip.tokenizer)
     for place in places:
-        setattr(
-            copied_clip.tokenizer,
-            place,
-            _tokenizer_with(getattr(clip.tokenizer, place), files, logs=place == places[0]),
-        )
+        tokenizer = _tokenizer_with(getattr(clip.tokenizer, place), files, logs=place == places[0])
+        setattr(copied_clip.tokenizer, place, tokenizer)
     return copied_clip
 
 
@@ -82,9 +79,9 @@ def _warn_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
     replaced = []
     for index, name in enumerate(tokens.names):
         for files in before:
-            twin = index_of(name, files.tokens.names)
-            if twin is not None and any(
-                not torch.equal(vectors[index], files.tokens.vectors[encoder][twin])
+            same = index_of(name, files.tokens.names)
+            if same is not None and any(
+                not torch.equal(vectors[index], files.tokens.vectors[encoder][same])
                 for encoder, vectors in tokens.vectors.items()
             ):
                 replaced.append(f"embedding:{name}")
@@ -132,15 +129,6 @@ class _TokenFiles:
                 )
         return "".join(parts) + text[done:]
 
-    def nearest_name(self, name: str) -> str | None:
-        """The token whose name is close to this one."""
-        index = nearest(name, self.known)
-        return None if index is None else self.tokens.names[index]
-
-    def bare_names(self, text: str) -> list[str]:
-        """The tokens that a text names without ``embedding:``, in a form that ordinary words do not have."""
-        return list(dict.fromkeys(self.tokens.names[index] for _, index in names_as_words(text, self.known)))
-
     def _file(self, token: int) -> str:
         """The name of the token's file without the suffix; writes the file if necessary."""
         name = f"{_FILE_PREFIX}{self._id}-{token}"
@@ -180,14 +168,17 @@ class _TokenizerWithTokens:
         if self.mcti_logs:
             self._log_others(text)
         rows = super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
-        return [[(_Vector.of(entry[0]), *entry[1:]) for entry in row] for row in rows]
+        return [
+            [(e[0].as_subclass(_Vector) if isinstance(e[0], Tensor) else e[0], *e[1:]) for e in row] for row in rows
+        ]
 
     def _log_others(self, text: str) -> None:
         """Log unknown names that are close to a token's, and names without ``embedding:``."""
         no_forms = known_forms((), ())
         names = (reference_at(text, found.end(), (), (), no_forms).name for found in EMBEDDING.finditer(text))
         for name in islice(dict.fromkeys(names), _MAX_COMPARED_NAMES):
-            suggestion = next(filter(None, (files.nearest_name(name) for files in self.mcti_files)), None)
+            near = ((files, nearest(name, files.known)) for files in self.mcti_files)
+            suggestion = next((files.tokens.names[index] for files, index in near if index is not None), None)
             if suggestion is not None and not _is_file(name, self.embedding_directory):
                 _LOG.warning(
                     "a prompt names embedding:%s, which is neither a token nor a file, and is ignored; did you mean embedding:%s?",
@@ -195,7 +186,7 @@ class _TokenizerWithTokens:
                 )  # fmt: skip
 
         for files in self.mcti_files:
-            for name in files.bare_names(text):
+            for name in dict.fromkeys(files.tokens.names[index] for _, index in names_as_words(text, files.known)):
                 _LOG.warning("a prompt contains %s as words; write embedding:%s for the learned token", name, name)
 
 
@@ -204,10 +195,6 @@ class _Vector(Tensor):
     entries of a row with a number."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # operations on it return plain tensors
-
-    @staticmethod
-    def of(entry: Any) -> Any:
-        return entry.as_subclass(_Vector) if isinstance(entry, Tensor) else entry
 
     def __eq__(self, other: object) -> Any:
         return super().__eq__(other) if isinstance(other, Tensor) else False  # type: ignore[no-untyped-call]
@@ -226,7 +213,3 @@ def _is_file(name: str, folders: list[str]) -> bool:
                 return True
             seen.add(real)
     return False
-
-
-def _widths(encoders: Mapping[str, int]) -> str:
-    return " and ".join(f"{name}, {width} wide" for name, width in encoders.items())

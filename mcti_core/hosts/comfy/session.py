@@ -12,6 +12,7 @@ from torch import nn
 
 from ...tokens.encoders import CLIP_TWIN
 from ..checkpointing import checkpointed
+from ..patching import patched
 from .failed_transfers import failed_transfers_forgotten
 from .out_of_place import out_of_place
 from .private_names import check_patcher
@@ -71,12 +72,9 @@ class Residency:
                 self._acquire()
 
     def _needed(self) -> tuple[frozenset[str], bool, bool]:
-        parts = frozenset[str]().union(*(wanted for wanted, _, _ in self._open))
-        return (
-            parts,
-            any(gradients for _, gradients, _ in self._open),
-            any(checkpointing for _, _, checkpointing in self._open),
-        )
+        """Parts, gradients and checkpointing over all open sessions."""
+        parts, gradients, checkpointing = zip(*self._open, strict=True) if self._open else ((), (), ())
+        return frozenset[str]().union(*parts), any(gradients), any(checkpointing)
 
     def _acquire(self) -> None:
         parts, gradients, checkpointing = self._needed()
@@ -85,8 +83,9 @@ class Residency:
             comfy.model_management.load_models_gpu(
                 patchers, memory_required=_ALL_MEMORY if gradients else 0, force_full_load=gradients
             )
-        if gradients:
-            self._contexts.enter_context(_in_training())
+        if gradients and hasattr(comfy.model_management, "in_training"):
+            # since v0.16.0: ComfyUI's models then avoid operations without backward
+            self._contexts.enter_context(patched(vars(comfy.model_management), "in_training", True))
         for patcher in patchers:
             patcher.pre_run()
             self._contexts.callback(patcher.cleanup)
@@ -111,17 +110,3 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     if hasattr(network, "input_blocks"):
         return [module for module in network.modules() if type(module).__name__ in _UNET_BLOCKS]
     return [block for own in network.children() if isinstance(own, nn.ModuleList) for block in own]
-
-
-@contextmanager
-def _in_training() -> Iterator[None]:
-    """Set ComfyUI's training flag, since v0.16.0: its models then avoid operations without backward."""
-    before = getattr(comfy.model_management, "in_training", None)
-    if before is None:
-        yield
-        return
-    comfy.model_management.in_training = True
-    try:
-        yield
-    finally:
-        comfy.model_management.in_training = before

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import comfy.clip_model
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 
 from ...errors import HostError
 from ..features import TextFeatures, hidden_at
+from ..patching import patched
 from .out_of_place import out_of_place
 from .private_names import is_paged
 
-__all__ = ["ComfyTextEncoder", "ComfyTokenTable", "only_towers", "text_encoders", "tokenizer_places"]
+__all__ = ["ComfyTextEncoder", "ComfyTokenTable", "has_only_clip_towers", "text_encoders", "tokenizer_places"]
 
 _COMBINATIONS = ({"clip_l"}, {"clip_h"}, {"clip_l", "clip_g"})
 
@@ -48,11 +48,11 @@ def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTokenTable]
 
 def tokenizer_places(tokenizer: Any) -> dict[str, str]:
     """Attributes of a CLIP's tokenizer that are tokenizers, by the name that they look up in embedding files."""
-    return {own.embedding_key: place for place, own in vars(tokenizer).items() if isinstance(own, SDTokenizer)}
+    return {part.embedding_key: place for place, part in vars(tokenizer).items() if isinstance(part, SDTokenizer)}
 
 
-def only_towers(clip: Any) -> bool:
-    """Whether it is the CLIP of Stable Diffusion 1.x, 2.x or SDXL: its prompts are encoded by one or two text towers of 77 tokens alone."""
+def has_only_clip_towers(clip: Any) -> bool:
+    """Whether it is the CLIP of Stable Diffusion 1.x, 2.x or SDXL, whose prompts only CLIP's text towers of 77 tokens encode."""
     model = clip.cond_stage_model
     towers = {name for name, part in model.named_children() if isinstance(part, SDClipModel)}
     return isinstance(model, (SD1ClipModel, SDXLClipModel)) and towers in _COMBINATIONS
@@ -73,11 +73,9 @@ class ComfyTokenTable:
         self.vocabulary, self.width = self._table.weight.shape
 
     def tokenize(self, text: str) -> list[int]:
-        own = self._tokenizer
-        return [
-            int(i)
-            for i in own.tokenizer(text)["input_ids"][own.tokens_start : -1 if own.tokenizer_adds_end_token else None]
-        ]
+        tokenizer = self._tokenizer
+        end = -1 if tokenizer.tokenizer_adds_end_token else None
+        return [int(i) for i in tokenizer.tokenizer(text)["input_ids"][tokenizer.tokens_start : end]]
 
     def embed(self, ids: Tensor) -> Tensor:
         # dynamic VRAM would cast the whole table on the CPU at each lookup
@@ -101,8 +99,7 @@ class ComfyTextEncoder(ComfyTokenTable):
     def encode(self, ids: Tensor, embeds: Tensor) -> TextFeatures:
         comfy.model_management.throw_exception_if_processing_interrupted()
         end = (ids[:, 1:] == self.eos_token_id).int().argmax(1) + 1  # the first one: padding may be the same id
-        positions = self._model.transformer.text_model.embeddings.position_embedding
-        with _positions(positions, ids.shape[1]), out_of_place() if torch.is_grad_enabled() else nullcontext():
+        with self._positions(ids.shape[1]), out_of_place() if torch.is_grad_enabled() else nullcontext():
             last, middle, _, _ = self._model.transformer(
                 ids,  # only to find the end of text: a list of positions would make a GPU sync
                 None,
@@ -120,30 +117,23 @@ class ComfyTextEncoder(ComfyTokenTable):
             pooled=pooled.float().to(self.device),
         )
 
-
-@contextmanager
-def _positions(embedding: nn.Module, length: int) -> Iterator[None]:
-    """Shorten the tower's position table to the prompts' length during a call, since ComfyUI's tower adds all positions."""
-    whole: Any = embedding.weight
-    if length == len(whole):
-        yield
-        return
-    embedding._parameters["weight"] = nn.Parameter(whole[:length], requires_grad=False)
-    try:
-        yield
-    finally:
-        embedding._parameters["weight"] = whole
+    def _positions(self, length: int) -> AbstractContextManager[None]:
+        """Shorten the position table to the prompts' length, since ComfyUI's tower adds all positions."""
+        parameters = self._model.transformer.text_model.embeddings.position_embedding._parameters
+        if length == len(parameters["weight"]):
+            return nullcontext()
+        return patched(parameters, "weight", nn.Parameter(parameters["weight"][:length], requires_grad=False))
 
 
 def _layer(model: Any, clip_skip: int | None) -> int | None:
     """The layer that the denoiser attends to, as ComfyUI chooses it; None for the last.
 
-    A copy on the same weights is queried, since ComfyUI's versions differ if a model has no such layer.
+    A copy on the same weights is queried, since ComfyUI's versions differ where a model has no such layer.
     """
-    asked = copy.copy(model)
-    asked.reset_clip_options()
+    probe = copy.copy(model)
+    probe.reset_clip_options()
     if clip_skip is not None:
-        asked.set_clip_options({"layer": clip_skip})
-    if hasattr(asked, "execution_device"):
-        asked.set_clip_options({"execution_device": None})
-    return asked.layer_idx if asked.layer == "hidden" else None
+        probe.set_clip_options({"layer": clip_skip})
+    if hasattr(probe, "execution_device"):
+        probe.set_clip_options({"execution_device": None})
+    return probe.layer_idx if probe.layer == "hidden" else None

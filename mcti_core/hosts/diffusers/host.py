@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +149,11 @@ class UNetDenoiser:
         s = sigma.view(-1, 1, 1, 1)
         scaled = noised / (s.square() + 1).sqrt()  # x_t of DDPM: sqrt(alpha_bar) * x
         step = (self._log_sigmas[None] - sigma.log()[:, None]).abs().argmin(1)
-        text, enlarged = scale_gradients(text, self.dtype)
+        text, unscale = scale_gradients(text, self.dtype)
         context = torch.cat([features.context for features in text.values()], dim=-1).to(self.dtype)
-        output = enlarged(
-            self.unet(
-                scaled.to(self.dtype),
-                step,
-                encoder_hidden_states=context,
-                added_cond_kwargs=self.added(noised, text),
-            ).sample
-        )
+        added = self.added(noised, text)
+        output = self.unet(scaled.to(self.dtype), step, encoder_hidden_states=context, added_cond_kwargs=added).sample
+        output = unscale(output)
         if self.prediction == "epsilon":
             return noised - s * output
         return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v
@@ -238,21 +233,18 @@ class Sessions:
 
     @contextmanager
     def __call__(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(_frozen(self._weights))
-            if checkpointing:
-                stack.enter_context(checkpointed(self._blocks))
+        with _frozen(self._weights), checkpointed(self._blocks if checkpointing else ()):
             yield
 
 
 @contextmanager
 def _frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
     """Context in which no weight requires gradients; each is restored afterwards."""
-    asking = [weight for weight in weights if weight.requires_grad]
-    for weight in asking:
+    trainable = [weight for weight in weights if weight.requires_grad]
+    for weight in trainable:
         weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in asking:
+        for weight in trainable:
             weight.requires_grad_()

@@ -73,8 +73,8 @@ def load_parts(path: Path, config: str | Path | None, dtype: torch.dtype) -> Par
     except HostError:
         raise
     except Exception as error:  # libraries raise any type for an unusable file
-        alone = path.is_file() and config is None
-        hint = "; without network access, give a diffusers folder of its family as config" if alone else ""
+        needs_config = path.is_file() and config is None
+        hint = "; without network access, give a diffusers folder of its family as config" if needs_config else ""
         message = f"{path} cannot be loaded as a Stable Diffusion 1.x, 2.x or XL model: {first_line(error)}{hint}"
         raise HostError(message) from error
 
@@ -97,7 +97,7 @@ def _load_folder(path: Path, dtype: torch.dtype) -> Parts:
         )
 
     return Parts(
-        by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if _is_xl(parts) else None),
+        by_name(text(CLIPTextModel), text(CLIPTextModelWithProjection, "_2") if "text_encoder_2" in parts else None),
         check_no_missing_keys(
             UNet2DConditionModel.from_pretrained(path, subfolder="unet", torch_dtype=dtype, **options)
         ),
@@ -165,10 +165,6 @@ def _parts_of(folder: Path) -> dict[str, str]:
     return parts
 
 
-def _is_xl(parts: Mapping[str, str]) -> bool:
-    return "text_encoder_2" in parts
-
-
 def _is_xl_file(path: Path, config: str | Path | None) -> bool:
     """Whether a single file is SDXL, by a folder of its family, or else by its own tensor names if it is safetensors."""
     names = _tensor_names(path)
@@ -181,7 +177,7 @@ def _is_xl_file(path: Path, config: str | Path | None) -> bool:
         raise HostError(f"{path} ({next(fitting, 'unknown family')}) has no UNet; {ONLY_STABLE_DIFFUSION}")
     if config is None:
         return xl
-    config_is_xl = _is_xl(_parts_of(Path(config)))
+    config_is_xl = "text_encoder_2" in _parts_of(Path(config))
     if (xl and not config_is_xl) or (older and config_is_xl):
         kind = {True: "Stable Diffusion XL", False: "Stable Diffusion 1.x or 2.x"}
         raise HostError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,10 @@ def check_component(folder: Path, part: str = "") -> None:
         if path.name == "adapter_config.json":
             raise HostError(f"{path} asks for the weights of another model; give a folder with the weights themselves")
         settings = read_settings(path)
-        _refuse_code(path, settings)
-        if path.name in _FILES_WITH_SIZES:
-            _refuse_large(path, settings)
+        for key, value in _flat(path, settings):
+            _refuse_code(path, key, value)
+            if path.name in _FILES_WITH_SIZES:
+                _refuse_large(path, key, value)
         for key in ("_class_name", "tokenizer_class"):
             if part and settings.get(key) is not None and settings[key] not in CLASSES[part][1]:
                 raise _other_class(path, part, settings[key], CLASSES[part][1])
@@ -112,42 +113,40 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _refuse_code(path: Path, settings: Any, depth: int = 0) -> None:
+def _flat(path: Path, value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every setting with its key, at any depth; items of a list have the list's key."""
     if depth > _MAX_DEPTH:
         raise HostError(f"{path} is nested too deeply; copy the folder again")
-    if isinstance(settings, list):
-        for value in settings:
-            _refuse_code(path, value, depth + 1)
-    if not isinstance(settings, dict):
-        return
-    for key, value in settings.items():
-        kernel = key in _ATTENTION and value is not None and not (isinstance(value, str) and value.isidentifier())
-        if kernel or (key in _CODE and value):
-            raise HostError(
-                f"{path} sets {key!r}, which refers to code or to weights of another kind and is not supported; give a plain "
-                "Stable Diffusion or CLIP folder"
-            )
-        _refuse_code(path, value, depth + 1)
+    yield key, value
+    if isinstance(value, dict):
+        for inner, setting in value.items():
+            yield from _flat(path, setting, inner, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _flat(path, item, key, depth + 1)
 
 
-def _refuse_large(path: Path, settings: Any, key: str = "") -> None:
-    """Raise for sizes that would exhaust memory or time before a mismatch with the weights is found."""
-    if isinstance(settings, dict):
-        for inner, value in settings.items():
-            _refuse_large(path, value, inner)
-    elif isinstance(settings, list):
-        if len(settings) > _MAX_LEVELS and key.endswith(("_blocks", "_block", "_block_types", "_channels")):
-            raise _too_large(path, key, f"{len(settings):,} entries", _MAX_LEVELS)
-        for value in settings:
-            _refuse_large(path, value, key)
-    elif isinstance(settings, int):  # sizes are finite; other numbers may be infinite
+def _refuse_code(path: Path, key: str, value: Any) -> None:
+    kernel = key in _ATTENTION and value is not None and not (isinstance(value, str) and value.isidentifier())
+    if kernel or (key in _CODE and value):
+        raise HostError(
+            f"{path} sets {key!r}, which refers to code or to weights of another kind and is not supported; give a plain "
+            "Stable Diffusion or CLIP folder"
+        )
+
+
+def _refuse_large(path: Path, key: str, value: Any) -> None:
+    """Raise for a size that would exhaust memory or time before a mismatch with the weights is found."""
+    if isinstance(value, list):
+        if len(value) > _MAX_LEVELS and key.endswith(("_blocks", "_block", "_block_types", "_channels")):
+            raise _too_large(path, key, f"{len(value):,} entries", _MAX_LEVELS)
+    elif isinstance(value, int):  # sizes are finite; other numbers may be infinite
         most = _MAX_COUNT if key.endswith(("_token_id", "vocab_size", "_timesteps", "num_labels")) else _MAX_SETTING
         if "layers" in key or key.endswith("_blocks"):
             most = _MAX_LAYERS.get(key, _MAX_BLOCKS)
-        if abs(settings) > most:
-            raise _too_large(
-                path, key, f"{settings:,}" if abs(settings) < 10**30 else "a number of more than 30 digits", most
-            )
+        if abs(value) > most:
+            given = f"{value:,}" if abs(value) < 10**30 else "a number of more than 30 digits"
+            raise _too_large(path, key, given, most)
 
 
 def _too_large(path: Path, key: str, given: str, most: int) -> HostError:

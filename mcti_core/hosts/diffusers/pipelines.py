@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import HostError, TokenError
+from ...tokens.encoders import describe_encoders
 from ...tokens.token_set import TokenSet
 from ..base import Host
 from .host import host_of_parts
@@ -66,7 +67,7 @@ def add_to_pipeline(pipe: Any, tokens: TokenSet) -> dict[str, str]:
     theirs = {name: tower.get_input_embeddings().embedding_dim for name, (tower, _) in text.items()}
     ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
     if ours != theirs:
-        raise TokenError(f"the tokens are for {_widths(ours)}; this pipeline has {_widths(theirs)}")
+        raise TokenError(f"the tokens are for {describe_encoders(ours)}; this pipeline has {describe_encoders(theirs)}")
     words = [f"<{name}>" for name in tokens.names]
     more = range(1, max(2, tokens.vectors_per_token))
     for _, tokenizer in text.values():
@@ -101,7 +102,3 @@ def _parts_of(pipe: Any) -> Parts:
 
 def _wide(module: Any) -> Any:
     return deepcopy(module).float() if module.dtype == torch.float16 else module
-
-
-def _widths(encoders: dict[str, int]) -> str:
-    return " and ".join(f"{name}, {width} wide" for name, width in encoders.items())

@@ -2,7 +2,7 @@ from uuid import uuid4
 
 import torch
 
-from mcti_core.hosts.comfy.lora_fingerprint import lora_fingerprint
+from mcti_core.hosts.comfy.model_fingerprint import lora_fingerprint
 
 
 class Adapter:
