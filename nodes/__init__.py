@@ -22,19 +22,9 @@ class MCTIExtension(ComfyExtension):
 
         register_token_folder()
         return [
-            LoadPocket,
-            ExamplesFromFolder,
-            AddExamples,
-            LoadClipSpace,
-            TrainTokens,
-            TrainingSettings,
-            SaveTokens,
-            LoadTokens,
-            Classify,
-            Evaluate,
-            TokenPrompts,
-            Route,
-        ]
+            LoadPocket, ExamplesFromFolder, AddExamples, LoadClipSpace, TrainTokens, TrainingSettings, SaveTokens, LoadTokens,
+            Classify, Evaluate, TokenPrompts, Route,
+        ]  # fmt: skip
 
 
 async def comfy_entrypoint() -> MCTIExtension:

@@ -41,6 +41,8 @@ class Node(io.ComfyNode):
 
     LOOKED_UP: ClassVar[frozenset[str]] = frozenset()
     """Choices that ``execute`` checks itself, since they depend on the existing files."""
+    LISTS: ClassVar[frozenset[str]] = frozenset()
+    """Inputs of a node with ``is_input_list`` that ``execute`` gets as lists; of each other input, it gets the single value."""
 
     def __init_subclass__(cls, **more: Any):
         super().__init_subclass__(**more)
@@ -60,10 +62,10 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
     def checked(cls: type[Node], *arguments: Any, **named: Any) -> Any:
         with node_context():
             values = {**dict(zip(names, arguments, strict=False)), **named}
-            checks = {each.id: each for each in schema().inputs}
-            for name, each in checks.items():
-                if name in values or not each.optional:
-                    values[name] = _checked(each, values.get(name), node.LOOKED_UP, schema().is_input_list)
+            check = _checked_list if schema().is_input_list else _checked
+            for each in schema().inputs:
+                if each.id in values or not each.optional:
+                    values[each.id] = check(each, values.get(each.id), node)
             # without a value, the default of execute applies
             values = {name: value for name, value in values.items() if value is not None}
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -72,11 +74,22 @@ def _checking(node: type[Node], execute: Callable[..., Any]) -> Callable[..., An
     return checked
 
 
-def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> Any:
-    if lists and value is not None:
-        if not isinstance(value, list) or not value:
-            raise ConfigError(f"{each.id} is empty; check what is connected to it")
-        return [_checked(each, item, looked_up, False) for item in value]
+def _checked_list(each: Any, values: Any, node: type[Node]) -> Any:
+    if values is None:
+        return _checked(each, None, node)
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{each.id} is empty; check what is connected to it")
+    checked = [_checked(each, value, node) for value in values]
+    if each.id in node.LISTS:
+        return checked
+    if len(checked) > 1:
+        raise ConfigError(
+            f"{each.id} is a list of {len(checked)}, and this node takes one; connect a node that gives one"
+        )
+    return checked[0]
+
+
+def _checked(each: Any, value: Any, node: type[Node]) -> Any:
     if value is None:
         if each.optional:
             return None
@@ -90,7 +103,7 @@ def _checked(each: Any, value: Any, looked_up: frozenset[str], lists: bool) -> A
         return bool(value)
     if kind == "COMBO":
         text = checked_text(each.id, value)
-        if each.id not in looked_up and text not in each.options:
+        if each.id not in node.LOOKED_UP and text not in each.options:
             raise ConfigError(f"{each.id} {_shown(text)} is not one of {', '.join(map(str, each.options))}")
         return text
     if kind == "STRING":
@@ -132,10 +145,9 @@ def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool =
     if has_many_marks(value):
         raise ConfigError(f"{name} puts more than {MAX_MARKS} marks on one letter; shorten it")
     allowed = "\t\r\n" if lines else ""
-    wrong = next((c for c in value if not (c in allowed or c.isprintable() or c >= "\xa0")), "")
-    half = next((c for c in value if "\ud800" <= c <= "\udfff"), "")
-    if not anything and (wrong or half):
-        raise ConfigError(f"{name} contains the character {wrong or half!r}, which is not a letter; remove it")
+    for c in () if anything else value:
+        if not (c in allowed or c.isprintable() or c >= "\xa0") or "\ud800" <= c <= "\udfff":
+            raise ConfigError(f"{name} contains the character {c!r}, which is not a letter; remove it")
     return value
 
 
@@ -154,8 +166,7 @@ def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
         from ..mcti_core.hosts.comfy.clip_space import ClipFile
 
         own = {kind: ClipFile}
-    right = isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN_TYPES)
-    if not right:
+    if not (isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN_TYPES)):
         raise ConfigError(f"{name} must be {kind}, got {_shown(value)}; check what is connected to it")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -43,7 +42,7 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
     path = folder / f"{name}.safetensors"
     refuse_foreign(path, lambda file: True, root=user)  # checks the path; the content is checked next
     if path.is_file() and not is_training(path):
-        _set_aside(path, "it is not a training saved by MC-TI")
+        discard(path, "it is not a training saved by MC-TI")
     refuse_foreign(path, is_training, root=user)
     others = [file for file in folder.glob("*.safetensors") if file != path and is_training(file)]
     for file in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[_MAX_STORED - 1 :]:
@@ -51,10 +50,11 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
     return path
 
 
-def discard(path: Path, error: ResumeError) -> None:
-    """Set an unusable training aside, to make room for the next one."""
+def discard(path: Path, why: str) -> None:
+    """Set an unusable file aside, to make room for the next training."""
     if path.is_file():
-        _set_aside(path, str(error))
+        other = set_aside(path)
+        logging.warning("MC-TI: %s", escaped(f"{why}; {path.name} is now {other.name}, and the training starts over"))
 
 
 def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | None:
@@ -66,7 +66,7 @@ def unfinished_state(path: Path, identity: Mapping[str, str]) -> TrainState | No
     try:
         state = load_checkpoint(path)
     except ResumeError as error:
-        _set_aside(path, str(error))
+        discard(path, str(error))
         return None
     return state if state.identity == identity else None
 
@@ -101,28 +101,16 @@ def finished_tokens_kept(tokens: TokenSet, training: Path) -> Iterator[None]:
 
 
 def _kept(tokens: TokenSet, training: Path) -> Path:
-    """Save tokens under a name of their training's own, so that another training does not replace them."""
-    from ..mcti_core.tokens.io import save_tokens
+    """Save tokens under a free name of their training's own, so that nothing is replaced."""
+    from ..mcti_core.tokens.io import SUFFIX, refuse_foreign_tokens, save_tokens
 
     name = f"unfinished-{tokens.names[0]}-and-{len(tokens) - 1}-more-{training.stem[:_ID_LENGTH]}"
-    return save_tokens(tokens, _free_path(name))
-
-
-def _free_path(name: str) -> Path:
-    """A free path: this name or, if a foreign file has it, a numbered name, so that the learned tokens are not lost."""
-    from ..mcti_core.tokens.io import SUFFIX, refuse_foreign_tokens
-
-    for number in itertools.count(1):
+    for number in range(1, _MAX_TRIES + 1):  # the next one if another program's file has the name
         path = token_set_path(name if number == 1 else f"{number}-{name}", SUFFIX)
         try:
             refuse_foreign_tokens([path], sets=True, root=token_set_root())
-            return path
+            break
         except FileError:
             if number == _MAX_TRIES:
                 raise
-    raise AssertionError
-
-
-def _set_aside(path: Path, why: str) -> None:
-    other = set_aside(path)
-    logging.warning("MC-TI: %s", escaped(f"{why}; {path.name} is now {other.name}, and the training starts over"))
+    return save_tokens(tokens, path)

@@ -31,15 +31,8 @@ from ..mcti_core.viz.image_grid import image_grid, to_pil
 from ..mcti_core.viz.plots import confusion_plot, score_bars
 from .checking import Node
 from .context import ProgressReporter
-from .lists import each_image, only
 from .schema import node_schema
-from .types import (
-    ClipSpaceType,
-    Examples,
-    ExamplesType,
-    TokensType,
-    picture_out,
-)
+from .types import ClipSpaceType, Examples, ExamplesType, TokensType, images_in, picture_out
 
 __all__ = ["Classify", "Evaluate"]
 
@@ -56,6 +49,8 @@ def _models() -> list[Any]:
 
 
 class Classify(Node):
+    LISTS = frozenset({"images"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
@@ -91,35 +86,27 @@ class Classify(Node):
 
     @classmethod
     def execute(
-        cls, images: list[Tensor], tokens: list[TokenSet], clip: list[Any], method: list[str], top_k: list[int],
-        threshold: list[float], calibrate_threshold: list[bool],
-        clip_space: list[Any] | None = None, model: list[Any] | None = None, vae: list[Any] | None = None,
+        cls, images: list[Tensor], tokens: TokenSet, clip: Any, method: str, top_k: int, threshold: float, calibrate_threshold: bool,
+        clip_space: Any = None, model: Any = None, vae: Any = None,
     ) -> io.NodeOutput:  # fmt: skip
-        learned, top, find = (
-            only("tokens", tokens),
-            only("top_k", top_k),
-            only("calibrate_threshold", calibrate_threshold),
-        )
-        parts = (only("clip", clip), only("model", model), only("vae", vae), only("clip_space", clip_space))
-        host = _host(only("method", method), *parts)
-        classifier = calibrated_classifier(only("method", method), host, learned, calibrate_threshold=find)
-        given = only("threshold", threshold)
-        if not find:
-            classifier.threshold = given
-        elif given:
+        host = _host(method, clip, model, vae, clip_space)
+        classifier = calibrated_classifier(method, host, tokens, calibrate_threshold=calibrate_threshold)
+        if not calibrate_threshold:
+            classifier.threshold = threshold
+        elif threshold:
             logging.info(
-                "MC-TI: threshold %g is not used, since calibrate_threshold chose %.3f", given, classifier.threshold
+                "MC-TI: threshold %g is not used, since calibrate_threshold chose %.3f", threshold, classifier.threshold
             )
-        report, answers = ProgressReporter("classifying"), []
-        shown = each_image(images)
+        report, answers = ProgressReporter("classifying"), list[Prediction]()
+        shown = [image for batch in images for image in images_in(batch)]  # batches of any sizes
         for start in range(0, len(shown), _BATCH):
             part = [to_square(image, host.image_size) for image in shown[start : start + _BATCH]]
-            answers += classifier(torch.stack(part), top=len(learned))
+            answers += classifier(torch.stack(part), top=len(tokens))
             report(len(answers), len(shown))
         labels, indices = [a.label for a in answers], [a.index for a in answers]
         confidences = [a.confidence for a in answers]
-        records = json.dumps([a.record(top) for a in answers], ensure_ascii=False)
-        return io.NodeOutput(labels, indices, confidences, records, _chart(shown, answers, top))
+        records = json.dumps([a.record(top_k) for a in answers], ensure_ascii=False)
+        return io.NodeOutput(labels, indices, confidences, records, _chart(shown, answers, top_k))
 
 
 class Evaluate(Node):
@@ -136,11 +123,7 @@ class Evaluate(Node):
                 io.Int.Input("max_images_per_class", default=0, min=0, max=100_000),
                 *_models(),
             ],
-            outputs=[
-                io.Float.Output("accuracy"),
-                io.String.Output("report"),
-                io.Image.Output("confusion"),
-            ],
+            outputs=[io.Float.Output("accuracy"), io.String.Output("report"), io.Image.Output("confusion")],
         )
 
     @classmethod

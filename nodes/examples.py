@@ -25,21 +25,12 @@ from ..mcti_core.viz.image_grid import image_grid
 from .checking import Node, checked_text
 from .context import user_errors
 from .folders import class_folders, example_folder, refuse_outside
-from .lists import only
 from .schema import advanced, node_schema
 from .types import Examples, ExamplesType, images_in, picture_out
 
 __all__ = ["AddExamples", "ExamplesFromFolder", "sheet", "split", "summary"]
 
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_PIXELS = 8, 20, 96
-
-
-def _reading() -> list[io.Input]:
-    return [
-        io.Boolean.Input("captions", optional=True, default=False),
-        io.Combo.Input("masks", optional=True, options=["off", MASKLABEL, ALPHA], default="off"),
-        io.Boolean.Input("buckets", optional=True, default=False),
-    ]
 
 
 class ExamplesFromFolder(Node):
@@ -55,7 +46,9 @@ class ExamplesFromFolder(Node):
                 io.Int.Input("shots", default=0, min=0, max=1000),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
                 io.Int.Input("image_size", default=0, min=0, max=4096, step=8),
-                *advanced(_reading()),
+                advanced(io.Boolean.Input("captions", optional=True, default=False)),
+                advanced(io.Combo.Input("masks", optional=True, options=["off", MASKLABEL, ALPHA], default="off")),
+                advanced(io.Boolean.Input("buckets", optional=True, default=False)),
             ],
             outputs=[
                 ExamplesType.Output("examples"),
@@ -104,6 +97,8 @@ class ExamplesFromFolder(Node):
 
 
 class AddExamples(Node):
+    LISTS = frozenset({"label", "images"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
@@ -119,16 +114,15 @@ class AddExamples(Node):
         )
 
     @classmethod
-    def execute(cls, label: list[str], images: list[Tensor], previous: list[Examples] | None = None) -> io.NodeOutput:
-        before = only("previous", previous) or Examples({})
+    def execute(cls, label: list[str], images: list[Tensor], previous: Examples | None = None) -> io.NodeOutput:
+        before = previous or Examples({})
         classes = {name: list(those) for name, those in before.images.items()}
         for text, batch in _labelled(label, images):
             if not text.strip():
                 raise ExamplesError("a label is empty; give every image's class a name")
-            known = list(classes)
-            twin = index_of(text.strip(), known)  # for example in another Unicode normal form
-            own = text.strip() if twin is None else known[twin]
-            classes.setdefault(own, []).extend(images_in(batch).cpu())
+            labels = list(classes)
+            same = index_of(text.strip(), labels)  # for example in another Unicode normal form
+            classes.setdefault(text.strip() if same is None else labels[same], []).extend(images_in(batch).cpu())
         examples = replace(before, images={name: tuple(those) for name, those in classes.items()})
         return io.NodeOutput(examples, sheet(examples))
 

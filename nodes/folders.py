@@ -50,7 +50,7 @@ def class_folders() -> list[str]:
     inputs = Path(folder_paths.get_input_directory())
     found = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
     found = sorted(found) + [
-        str(path) for root in _listed_folders() for path in _holding_classes(root, depth=1, itself=True)
+        str(path) for root in _read_settings()[0] for path in _holding_classes(root, depth=1, itself=True)
     ]
     return [name for name in found if _can_come_back(name)]
 
@@ -119,12 +119,8 @@ def _refuse_links_outside(folder: Path, name: str, depth: int, seen: set[Path]) 
 
 def _roots() -> list[Path]:
     """The folders that a graph may read, with links not followed."""
-    own = (
-        folder_paths.get_input_directory(),
-        folder_paths.get_output_directory(),
-        folder_paths.get_temp_directory(),
-    )
-    return [*(Path(os.path.normpath(path)) for path in own), *_listed_folders()]
+    own = (folder_paths.get_input_directory(), folder_paths.get_output_directory(), folder_paths.get_temp_directory())
+    return [*(Path(os.path.normpath(path)) for path in own), *_read_settings()[0]]
 
 
 def _followed(path: Path) -> Path:
@@ -167,11 +163,6 @@ def _holding_classes(root: Path, depth: int, itself: bool = False) -> list[Path]
     except (OSError, ValueError):
         return []
     return here + [found for path in inner if depth for found in _holding_classes(path, depth - 1, itself=True)]
-
-
-def _listed_folders() -> list[Path]:
-    """The folders in the settings file."""
-    return _read_settings()[0]
 
 
 def _read_settings() -> tuple[list[Path], list[int]]:

@@ -26,14 +26,8 @@ class TokenPrompts(Node):
         return node_schema(
             node_id="MCTI_TokenPrompts",
             search_aliases=["embedding", "prompt list", "textual inversion"],
-            inputs=[
-                TokensType.Input("tokens"),
-                io.String.Input("template", multiline=True, default="a photo of {}"),
-            ],
-            outputs=[
-                io.String.Output("prompts", is_output_list=True),
-                io.String.Output("labels", is_output_list=True),
-            ],
+            inputs=[TokensType.Input("tokens"), io.String.Input("template", multiline=True, default="a photo of {}")],
+            outputs=[io.String.Output("prompts", is_output_list=True), io.String.Output("labels", is_output_list=True)],
         )
 
     @classmethod

@@ -16,7 +16,6 @@ from ..mcti_core.tokens.names import normal_form, safe_names
 from ..mcti_core.tokens.references import plain_letters
 from ..mcti_core.tokens.token_set import UNKNOWN
 from .checking import Node
-from .lists import only
 from .schema import node_schema
 from .types import images_in, images_out
 
@@ -28,6 +27,8 @@ _MAX_LOGGED = 20
 
 
 class Route(Node):
+    LISTS = frozenset({"images", "labels", "wanted", "confidences"})
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
@@ -51,7 +52,7 @@ class Route(Node):
 
     @classmethod
     def execute(
-        cls, images: list[Tensor], labels: list[str], wanted: list[str], min_confidence: list[float],
+        cls, images: list[Tensor], labels: list[str], wanted: list[str], min_confidence: float,
         confidences: list[float] | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         count = sum(len(batch) for batch in images)
@@ -59,10 +60,9 @@ class Route(Node):
             raise ConfigError(
                 f"there are {count} images and {len(labels)} labels; connect the images that were classified"
             )
-        least = only("min_confidence", min_confidence)
-        if least > 0 and confidences is None:
+        if min_confidence > 0 and confidences is None:
             raise ConfigError(
-                f"min_confidence is {least:g} and no confidences are connected; connect those of the classifier, or set it to 0"
+                f"min_confidence is {min_confidence:g} and no confidences are connected; connect those of the classifier, or set it to 0"
             )
         sure = confidences if confidences is not None else [1.0] * len(labels)
         if len(sure) != len(labels):
@@ -73,7 +73,7 @@ class Route(Node):
         forms = set(map(normal_form, labels))
         keep = torch.tensor(
             [
-                confidence >= least and _is_wanted(label, names, forms)
+                confidence >= min_confidence and _is_wanted(label, names, forms)
                 for label, confidence, names in zip(labels, sure, _wanted_of_each(wanted, images), strict=True)
             ]
         )

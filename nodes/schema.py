@@ -39,11 +39,10 @@ def _english() -> dict[str, Any]:
     return json.loads(re.sub(r"\{'([{}@|]+)'\}", r"\1", text))
 
 
-def advanced(inputs: list[Any]) -> list[Any]:
-    """The same inputs as advanced inputs, which the page hides until "Show advanced inputs" is pressed.
+def advanced(each: Any) -> Any:
+    """The same input as an advanced one, which the page hides until "Show advanced inputs" is pressed.
 
     The page supports this since before v0.3.64; the node API's parameter is newer, hence the dictionary.
     """
-    for each in inputs:
-        each.extra_dict["advanced"] = True
-    return inputs
+    each.extra_dict["advanced"] = True
+    return each

@@ -18,12 +18,7 @@ from ..mcti_core.files.limits import MAX_SET_BYTES
 from ..mcti_core.files.regular import open_regular
 from ..mcti_core.tokens.clip_words import describe_words
 from ..mcti_core.tokens.earlier_sets import refuse_other_sets, stale_embeddings
-from ..mcti_core.tokens.io import (
-    SUFFIX,
-    export_embeddings,
-    refuse_foreign_tokens,
-    save_tokens,
-)
+from ..mcti_core.tokens.io import SUFFIX, export_embeddings, refuse_foreign_tokens, save_tokens
 from ..mcti_core.tokens.names import safe_parts
 from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node, checked_text
@@ -50,10 +45,7 @@ class SaveTokens(Node):
                 io.Combo.Input("format", options=[_BOTH, _SET, _EMBEDDINGS], default=_BOTH),
                 io.String.Input("folder", default=""),
             ],
-            outputs=[
-                io.String.Output("paths"),
-                io.String.Output("summary"),
-            ],
+            outputs=[io.String.Output("paths"), io.String.Output("summary")],
             is_output_node=True,
         )
 
@@ -83,15 +75,8 @@ class LoadTokens(Node):
         return node_schema(
             node_id="MCTI_LoadTokens",
             search_aliases=["load embedding", "textual inversion", "import embedding"],
-            inputs=[
-                io.Combo.Input("file", options=choices()),
-                io.Clip.Input("clip"),
-            ],
-            outputs=[
-                TokensType.Output("tokens"),
-                io.Clip.Output("clip_with_tokens"),
-                io.String.Output("names"),
-            ],
+            inputs=[io.Combo.Input("file", options=choices()), io.Clip.Input("clip")],
+            outputs=[TokensType.Output("tokens"), io.Clip.Output("clip_with_tokens"), io.String.Output("names")],
         )
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from .checking import Node
 from .checkpoints import discard, finished_tokens_kept, keep_tokens, tokens_so_far, unfinished_path, unfinished_state
 from .context import ProgressReporter
 from .schema import advanced, node_schema
-from .train_settings import rare_settings, settings_of
+from .train_settings import setting_inputs, settings_of
 from .types import ClipSpaceType, Examples, ExamplesType, Settings, SettingsType, TokensType, picture_out
 
 __all__ = ["AUTO_GAMMA", "TrainTokens"]
@@ -66,7 +67,7 @@ class TrainTokens(Node):
                 ClipSpaceType.Input("clip_space", optional=True),
                 SettingsType.Input("settings", optional=True),
                 TokensType.Input("initial_tokens", optional=True),
-                *advanced(rare_settings()),
+                *map(advanced, setting_inputs()),
             ],
             outputs=[
                 TokensType.Output("tokens"),
@@ -81,7 +82,7 @@ class TrainTokens(Node):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch_size: int, lr: float, gamma: float, seed: int,
-        clip_space: Any = None, settings: Settings | None = None, initial_tokens: TokenSet | None = None, **rare: Any,
+        clip_space: Any = None, settings: Settings | None = None, initial_tokens: TokenSet | None = None, **advanced_settings: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.data.feature_cache import FeatureCache
         from ..mcti_core.data.near_duplicates import describe_across_classes, example_names
@@ -89,62 +90,59 @@ class TrainTokens(Node):
         from ..mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
         from ..mcti_core.training.initial import new_tokens
 
-        chosen = settings or settings_of(**rare)
-        weight = ADAPTIVE if gamma == AUTO_GAMMA else gamma
-        alone = {"gamma": 0.0, "classification_only_steps": 0} if clip_space is None else {"gamma": weight}
-        config = replace(chosen.config, steps=steps, batch_size=batch_size, lr=lr, seed=seed, **alone)
+        settings = settings or settings_of(**advanced_settings)
+        gamma = ADAPTIVE if gamma == AUTO_GAMMA else gamma
+        terms = {"gamma": 0.0, "classification_only_steps": 0} if clip_space is None else {"gamma": gamma}
+        config = replace(settings.config, steps=steps, batch_size=batch_size, lr=lr, seed=seed, **terms)
         dataset, host = examples.dataset(), comfy_host(clip, model, vae, clip_space)
-        size, seen = examples.size or host.image_size, ProgressReporter("examples")
+        size = examples.size or host.image_size
         cache = FeatureCache.build(
-            host, dataset, hflip=chosen.hflip, size=size, batch_size=_EXAMPLES_PER_CHUNK, buckets=examples.buckets, progress=seen
+            host, dataset, hflip=settings.hflip, size=size, batch_size=_EXAMPLES_PER_CHUNK, buckets=examples.buckets,
+            progress=ProgressReporter("examples"),
         )  # fmt: skip
-        first = initial_tokens or new_tokens(
-            host,
-            dataset.classes,
-            num_vectors=chosen.num_vectors,
-            initializer_token=chosen.initializer_token or None,
-            seed=seed,
-        )
-        validation = _validation(host, examples, chosen, config, size)
-        result, autosave = _train(host, cache, first, config, validation)
+        tokens = initial_tokens or new_tokens(
+            host, dataset.classes, num_vectors=settings.num_vectors, initializer_token=settings.initializer_token or None, seed=seed
+        )  # fmt: skip
+        validation = _validation(host, examples, settings, config, size)
+        result, autosave = _train(host, cache, tokens, config, validation)
         with finished_tokens_kept(result.tokens, autosave.path):
             curve = picture_out(loss_curves({"": result.history}))
-            samples, problem = _samples(host, result.tokens, chosen.num_samples, size, seed)
+            samples, problem = _samples(host, result.tokens, settings.num_samples, size, seed)
             loss = {"loss": [float(value) for value in result.history["loss"]]}
             copies = describe_across_classes(cache.alike, cache.labels, example_names(dataset))
-            unused = _unused(chosen, initial_tokens)
+            unused = _unused(settings, initial_tokens)
             accuracies = ", ".join(f"step {step} {share:.0%}" for step, share in validation.accuracies.items())
             measured = f"Held-out accuracy: {accuracies}" if accuracies else ""
             notes = [escaped(line) for line in (measured, copies, unused, problem) if line]
-            summary = "\n".join([_summary(result, len(dataset), clip_space is None and weight != 0), *notes])
+            summary = "\n".join([_summary(result, len(dataset), clip_space is None and gamma != 0), *notes])
             logging.info("MC-TI: %s", summary)
             output = io.NodeOutput(result.tokens, clip_with_tokens(clip, result.tokens), loss, curve, samples, summary)
         autosave.remove()
         return output
 
 
-def _unused(chosen: Settings, initial_tokens: TokenSet | None) -> str:
+def _unused(settings: Settings, initial_tokens: TokenSet | None) -> str:
     """A line about settings that ``initial_tokens`` makes ineffective; "" if there are none."""
     if initial_tokens is None:
         return ""
-    unused = ["num_vectors"] * (chosen.num_vectors not in (1, initial_tokens.vectors_per_token))
-    unused += ["initializer_token"] * bool(chosen.initializer_token)
+    unused = ["num_vectors"] * (settings.num_vectors not in (1, initial_tokens.vectors_per_token))
+    unused += ["initializer_token"] * bool(settings.initializer_token)
     return f"Not used, since the tokens of initial_tokens are trained further: {', '.join(unused)}" if unused else ""
 
 
-def _validation(host: Any, examples: Examples, chosen: Settings, config: TrainConfig, size: int) -> Any:
+def _validation(host: Any, examples: Examples, settings: Settings, config: TrainConfig, size: int) -> Any:
     """A ``Validation`` of the held-out examples; inactive if ``validation_steps`` is 0."""
     from ..mcti_core.data.feature_cache import FeatureCache
     from ..mcti_core.evaluation.validation import Validation
 
     features, others = None, examples.held_out
-    if chosen.validation_steps and others is not None and len(others) and host.clip is not None:
+    if settings.validation_steps and others is not None and len(others) and host.clip is not None:
         others = replace(others, captions={}, masks={})
         features = FeatureCache.build(
             host, others.dataset(), hflip=False, size=size, batch_size=_EXAMPLES_PER_CHUNK, latents=False, progress=ProgressReporter("held-out examples")
         )  # fmt: skip
     return Validation(
-        host, chosen.validation_steps, (chosen.validation_prompt or config.templates[0],), features, size=size, seed=config.seed,
+        host, settings.validation_steps, (settings.validation_prompt or config.templates[0],), features, size=size, seed=config.seed,
         log=lambda problem: logging.warning("MC-TI: %s", escaped(problem)),
         passing=(comfy.model_management.InterruptProcessingException,),
     )  # fmt: skip
@@ -164,31 +162,31 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validat
     comfy.model_management.throw_exception_if_processing_interrupted()
     path = unfinished_path(identity)
     resume = unfinished_state(path, identity)
-    last, drawn = list[StepInfo](), list[Image.Image]()
-    validation.show = lambda step, picture: drawn.__setitem__(slice(None), [picture])
+    last_step, last_picture = deque[StepInfo](maxlen=1), deque[Image.Image](maxlen=1)
+    validation.show = lambda step, picture: last_picture.append(picture)
 
     with AutoSaver(path, log=lambda problem: logging.warning("MC-TI: %s", problem)) as autosave:
 
         def on_step(info: StepInfo) -> None:
-            last[:] = [info]
+            last_step.append(info)
             autosave.on_step(info)
             validation.on_step(info)
             if (accuracy := validation.accuracies.get(info.step)) is not None:
                 logging.info("MC-TI training: step %d, held-out accuracy %.0f %%", info.step, 100 * accuracy)
-            report(info.step, info.total, lambda: _below([loss_curves({"": info.history()}), *drawn]))
+            report(info.step, info.total, lambda: _below([loss_curves({"": info.history()}), *last_picture]))
 
         try:
             try:
                 return train(host, cache, tokens, config, on_step=on_step, resume=resume), autosave
             except ResumeError as error:  # before the first step
-                discard(path, error)
+                discard(path, str(error))
                 return train(host, cache, tokens, config, on_step=on_step), autosave
         except TrainingError as error:
-            keep_tokens(error.tokens, path, last[-1].step if last else 0, config)
+            keep_tokens(error.tokens, path, last_step[-1].step if last_step else 0, config)
             raise
         except BaseException:
-            if last:
-                keep_tokens(tokens_so_far(last[-1]), path, last[-1].step, config)
+            for info in last_step:
+                keep_tokens(tokens_so_far(info), path, info.step, config)
             raise
 
 

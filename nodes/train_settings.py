@@ -14,7 +14,7 @@ from .checking import Node
 from .schema import node_schema
 from .types import Settings, SettingsType
 
-__all__ = ["TrainingSettings", "number", "rare_settings", "settings_of"]
+__all__ = ["TrainingSettings", "number", "setting_inputs", "settings_of"]
 
 _DEFAULT = TrainConfig()
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -25,7 +25,7 @@ def number(name: str, least: int, most: int) -> Any:
     return io.Int.Input(name, optional=True, default=getattr(_DEFAULT, name), min=least, max=most)
 
 
-def rare_settings() -> list[Any]:
+def setting_inputs() -> list[Any]:
     """The inputs, all optional, so that graphs saved without them use the defaults."""
     return [
         io.Combo.Input("templates", optional=True, options=[*_TEMPLATES, "own"], default="object"),
@@ -62,34 +62,26 @@ class TrainingSettings(Node):
         return node_schema(
             node_id="MCTI_TrainingSettings",
             is_deprecated=True,
-            inputs=[*rare_settings()],
+            inputs=setting_inputs(),
             outputs=[SettingsType.Output("settings")],
         )
 
     @classmethod
-    def execute(cls, **rare: Any) -> io.NodeOutput:
-        return io.NodeOutput(settings_of(**rare))
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(settings_of(**values))
 
 
 def settings_of(
     templates: str = "object", own_templates: str = "", initializer_token: str = "", num_vectors: int = 1, hflip: bool = True,
     num_samples: int = 4, gamma_end: float = 0.0, validation_steps: int = 0, validation_prompt: str = "", **config: Any,
 ) -> Settings:  # fmt: skip
-    """Settings from the values of ``rare_settings``; ``config`` contains fields of ``TrainConfig``.
+    """Settings from the values of ``setting_inputs``; ``config`` contains fields of ``TrainConfig``.
 
     Raises:
         ConfigError: a value that is not allowed.
     """
-    own = tuple(line.strip() for line in own_templates.splitlines() if line.strip())
-    prompts = own if templates == "own" else _TEMPLATES[templates]
+    prompts = _TEMPLATES.get(templates) or tuple(filter(None, map(str.strip, own_templates.splitlines())))
     gamma = 1.0 if gamma_end else ADAPTIVE  # which the training node replaces by its own
     settings = TrainConfig(templates=prompts, gamma=gamma, gamma_end=gamma_end or None, **config)
-    return Settings(
-        settings,
-        num_vectors,
-        initializer_token.strip(),
-        hflip,
-        num_samples,
-        validation_steps,
-        validation_prompt.strip(),
-    )
+    word, prompt = initializer_token.strip(), validation_prompt.strip()
+    return Settings(settings, num_vectors, word, hflip, num_samples, validation_steps, prompt)

@@ -1,20 +1,20 @@
-"""The nodes' schemas, read from the source, since importing the nodes needs a running ComfyUI."""
+"""The nodes' schemas, without a running ComfyUI."""
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
+import sys
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
-
-from mcti_core.classifiers.calibration import METHODS
-from mcti_core.losses import DIRECTIONS
-from mcti_core.tokens.token_set import POOLINGS
-from mcti_core.training.config import SCHEDULES, TrainConfig
+from unittest.mock import MagicMock, patch
 
 ROOT = Path(__file__).parents[2]
-_KNOWN = {"METHODS": METHODS, "SCHEDULES": SCHEDULES, "DIRECTIONS": DIRECTIONS, "POOLINGS": POOLINGS}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,48 @@ class Node:
     outputs: tuple[Port, ...]
 
 
+class _Port:
+    """An input or an output of the node API, with what a schema gives it."""
+
+    def __init__(self, id: str, **fields: Any):
+        self.id, self.default, self.extra_dict = id, fields.get("default"), {}
+
+
+class _NodeApi(ModuleType):
+    """``comfy_api.latest.io`` as far as schemas use it."""
+
+    ComfyNode = object
+    Schema = staticmethod(lambda search_aliases=(), **fields: SimpleNamespace(**fields))
+
+    def Custom(self, name: str) -> Any:  # noqa: N802 - the node API's name
+        return SimpleNamespace(Input=_Port, Output=_Port)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.Custom(name)
+
+
+@cache
 def node_schemas() -> dict[str, Node]:
-    nodes = [node for path in sorted((ROOT / "nodes").glob("*.py")) for node in _Module(path).nodes()]
-    return {node.id: node for node in nodes}
+    """The schemas that the nodes define, with stand-ins for ComfyUI's modules, and no files in its folders."""
+    pack = ModuleType("mcti_pack")
+    pack.__path__ = [str(ROOT)]
+    folder_paths = MagicMock()
+    folder_paths.get_filename_list.return_value = folder_paths.get_folder_paths.return_value = []
+    folder_paths.get_input_directory.return_value = folder_paths.get_user_directory.return_value = str(ROOT / "nowhere")
+    api = SimpleNamespace(io=_NodeApi("io"), ComfyExtension=object)
+    names = ("comfy", "comfy.model_management", "comfy.utils", "comfy_api")
+    stand_ins = {"mcti_pack": pack, "folder_paths": folder_paths, "comfy_api.latest": api}
+    with patch.dict(sys.modules, {**dict.fromkeys(names, MagicMock()), **stand_ins}):
+        extension = asyncio.run(import_module("mcti_pack.nodes").comfy_entrypoint())
+        schemas = [node.define_schema() for node in asyncio.run(extension.get_node_list())]
+    return {
+        schema.node_id: Node(
+            schema.node_id,
+            tuple(Port(each.id, each.id, each.default) for each in schema.inputs),
+            tuple(Port(each.id, each.display_name) for each in schema.outputs),
+        )
+        for schema in schemas
+    }
 
 
 def messages() -> list[str]:
@@ -53,77 +92,6 @@ def _text(node: ast.expr) -> str:
         return str(node.value)
     assert isinstance(node, ast.JoinedStr)
     return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-
-
-class _Module:
-    """One file of ``nodes/``, with the constants and functions that its schemas use."""
-
-    def __init__(self, path: Path):
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
-        self.values: dict[str, Any] = {**_KNOWN, "_DEFAULT": TrainConfig()}
-        settings = ast.parse((ROOT / "nodes" / "train_settings.py").read_text(encoding="utf-8"))
-        bodies = (*settings.body, *self.tree.body)
-        self.functions = {node.name: node for node in bodies if isinstance(node, ast.FunctionDef)}
-        for node in self.tree.body:
-            if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call):
-                self._assign(node)
-
-    def nodes(self) -> list[Node]:
-        calls = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
-        return [self._node(call) for call in calls if ast.unparse(call.func) == "node_schema"]
-
-    def _assign(self, node: ast.Assign) -> None:
-        try:
-            value = self._value(node.value)
-        except (NameError, AttributeError, TypeError):  # not a constant, and no schema's business
-            return
-        for target in node.targets:
-            names = target.elts if isinstance(target, ast.Tuple) else [target]
-            parts = value if isinstance(target, ast.Tuple) else [value]
-            self.values.update(zip((ast.unparse(name) for name in names), parts, strict=True))
-
-    def _value(self, node: ast.expr) -> Any:
-        code = compile(ast.Expression(ast.fix_missing_locations(node)), "nodes", "eval")
-        return eval(code, {"__builtins__": {}}, self.values)
-
-    def _node(self, call: ast.Call) -> Node:
-        given = {keyword.arg: keyword.value for keyword in call.keywords}
-        name = self._value(given["node_id"])
-        shown = [each["name"] for each in written("en")[name]["outputs"].values()]
-        ids = [self._value(each.args[0]) for each in self._calls(given["outputs"])]
-        inputs = tuple(self._input(each) for each in self._calls(given["inputs"]))
-        return Node(name, inputs, tuple(Port(*each) for each in zip(ids, shown, strict=True)))
-
-    def _calls(self, node: ast.expr) -> list[ast.Call]:
-        """The calls that make a list, with those of the functions that are unpacked into it."""
-        assert isinstance(node, ast.List), ast.unparse(node)
-        found: list[ast.Call] = []
-        for element in node.elts:
-            if isinstance(element, ast.Starred):
-                found += self._calls(self._returned(element.value))
-            else:
-                assert isinstance(element, ast.Call), ast.unparse(element)
-                found.append(element)
-        return found
-
-    def _returned(self, call: ast.expr) -> ast.expr:
-        """What a function gives that is one return, here or in the module of the rarely used settings."""
-        assert isinstance(call, ast.Call), ast.unparse(call)
-        if ast.unparse(call.func) == "advanced":
-            return self._returned(call.args[0])
-        *_, answer = self.functions[ast.unparse(call.func)].body
-        assert isinstance(answer, ast.Return), ast.unparse(answer)
-        assert answer.value is not None
-        return answer.value
-
-    def _input(self, call: ast.Call) -> Port:
-        """``io.Kind.Input(id, ...)`` or ``number(id, least, most)``."""
-        name = self._value(call.args[0])
-        if ast.unparse(call.func) == "number":
-            return Port(name, name, getattr(TrainConfig(), name))
-        assert ast.unparse(call.func).endswith(".Input"), ast.unparse(call)
-        default = [self._value(keyword.value) for keyword in call.keywords if keyword.arg == "default"]
-        return Port(name, name, *default)
 
 
 def written(locale: str) -> dict[str, Any]:
