@@ -10,10 +10,9 @@ __all__ = ["MCTIExtension", "comfy_entrypoint"]
 class MCTIExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from .classify import Classify, Evaluate
-        from .clip_space import LoadClipSpace
         from .examples import AddExamples, ExamplesFromFolder
         from .folders import register_token_folder
-        from .pocket import LoadPocket
+        from .loaders import LoadClipSpace, LoadPocket
         from .prompts import TokenPrompts
         from .route import Route
         from .token_files import LoadTokens, SaveTokens

@@ -43,7 +43,6 @@ def unfinished_path(identity: Mapping[str, str]) -> Path:
     refuse_foreign(path, lambda file: True, root=user)  # checks the path; the content is checked next
     if path.is_file() and not is_training(path):
         discard(path, "it is not a training saved by MC-TI")
-    refuse_foreign(path, is_training, root=user)
     others = [file for file in folder.glob("*.safetensors") if file != path and is_training(file)]
     for file in sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)[_MAX_STORED - 1 :]:
         delete_own(file, is_training, root=user)

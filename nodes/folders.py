@@ -70,20 +70,19 @@ def example_folder(name: str) -> Path:
         ExamplesError: it does not exist, or is outside the folders that a graph may read.
     """
     inputs = Path(folder_paths.get_input_directory())
+    missing = ExamplesError(
+        f"there is no folder {name!r:.200} in {inputs}; put a folder there that contains one folder of images per class"
+    )
     try:
         if not _inside(Path(os.path.normpath(inputs / name)), [*_roots(), *map(_followed, _roots())]):
             raise _outside(name)  # before looking it up, since Windows logs in to the server in a name
         path = _followed(inputs / name)
         refuse_outside([path], name)
-        there = bool(name.strip()) and path.is_dir()
-        if there:
-            _refuse_links_outside(path, name, _MAX_DEPTH, set())
+        if not name.strip() or not path.is_dir():
+            raise missing
+        _refuse_links_outside(path, name, _MAX_DEPTH, set())
     except (OSError, ValueError):  # an invalid name
-        there = False
-    if not there:
-        raise ExamplesError(
-            f"there is no folder {name!r:.200} in {inputs}; put a folder there that contains one folder of images per class"
-        )
+        raise missing from None
     return path
 
 
@@ -105,12 +104,11 @@ def _refuse_links_outside(folder: Path, name: str, depth: int, seen: set[Path]) 
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".")]  # hidden files are ignored
-        leading = [
-            Path(entry.path) for entry in found if entry.is_symlink() or entry.is_dir()
-        ]  # Windows junctions are not links
-        if leading:
-            refuse_outside(leading, name)
-        inner = {path for path in map(_followed, leading) if path.is_dir()} if depth else set()
+        # folders too, since Windows junctions are not links
+        links = [Path(entry.path) for entry in found if entry.is_symlink() or entry.is_dir()]
+        if links:
+            refuse_outside(links, name)
+        inner = {path for path in map(_followed, links) if path.is_dir()} if depth else set()
     except OSError:  # the reader reports it
         return
     for path in sorted(inner - seen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -107,16 +108,11 @@ def _token_set(path: Path) -> TokenSet:
     try:
         return load_tokens(path)
     except TokenError:
-        if is_token_set(path) or not _is_embedding(path):
-            raise
-        raise TokenError(f"{path} is an embedding, not a token set; move it to models/embeddings") from None
-
-
-def _is_embedding(path: Path) -> bool:
-    try:
-        return bool(import_embedding(path))
-    except TokenError:
-        return False
+        if not is_token_set(path):
+            with suppress(TokenError):
+                import_embedding(path)
+                error = TokenError(f"{path} is an embedding, not a token set; move it to models/embeddings")
+        raise error from None
 
 
 def _of_folder(paths: list[Path]) -> TokenSet:

@@ -52,16 +52,21 @@ class SaveTokens(Node):
     @classmethod
     def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
         whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
-        into = _embedding_folder(folder) if format != _SET else None
+        roots, subfolder = embedding_roots(), safe_parts(folder) if format != _SET and folder.strip() else ()
+        into = roots[0].joinpath(*subfolder) if format != _SET else None
         if whole is not None:  # check all before anything is written
             refuse_foreign_tokens([whole], sets=True, root=token_set_root())
         singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
         if singles:
-            refuse_foreign_tokens(singles, sets=False, root=embedding_roots()[0], twins=_looked_through(folder))
+            # ComfyUI finds an embedding without a folder's name in any folder
+            twins = [root.joinpath(*subfolder) for root in roots]
+            if not subfolder:
+                twins = [Path(path) for root in roots for path, _, _ in os.walk(root, followlinks=False)]
+            refuse_foreign_tokens(singles, sets=False, root=roots[0], twins=twins)
         refuse_other_sets([*([] if whole is None else [whole]), *singles], tokens)
         written = [] if whole is None else [save_tokens(tokens, whole)]
         written += [] if into is None else export_embeddings(tokens, into)
-        beside = stale_embeddings(into, tokens.names) if into is not None and folder.strip() else []
+        beside = stale_embeddings(into, tokens.names) if into is not None and subfolder else []
         summary = _summary(tokens, whole, into, beside)
         logging.info("MC-TI: %s", summary)
         return io.NodeOutput("\n".join(map(str, written)), summary)
@@ -116,15 +121,3 @@ def _summary(tokens: TokenSet, whole: Path | None, into: Path | None, beside: li
             f"{FOLDER}{escaped(into.name)} loads all of them"
         )
     return "\n".join(filter(None, lines))
-
-
-def _embedding_folder(folder: str) -> Path:
-    root = embedding_roots()[0]
-    return root.joinpath(*safe_parts(folder)) if folder.strip() else root
-
-
-def _looked_through(folder: str) -> list[Path]:
-    """Folders in which ComfyUI could find another embedding with the same name: all of them, for a name without a folder."""
-    if folder.strip():
-        return [root.joinpath(*safe_parts(folder)) for root in embedding_roots()]
-    return [Path(path) for root in embedding_roots() for path, _, _ in os.walk(root, followlinks=False)]

@@ -14,15 +14,17 @@ from .checking import Node
 from .schema import node_schema
 from .types import Settings, SettingsType
 
-__all__ = ["TrainingSettings", "number", "setting_inputs", "settings_of"]
+__all__ = ["TrainingSettings", "setting_inputs", "settings_of"]
 
 _DEFAULT = TrainConfig()
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
 
 
-def number(name: str, least: int, most: int) -> Any:
-    """An integer field of ``TrainConfig``."""
-    return io.Int.Input(name, optional=True, default=getattr(_DEFAULT, name), min=least, max=most)
+def _number(name: str, least: float, most: float, **fields: Any) -> Any:
+    """A numeric field of ``TrainConfig``."""
+    default = getattr(_DEFAULT, name)
+    kind = io.Int if isinstance(default, int) else io.Float
+    return kind.Input(name, optional=True, default=default, min=least, max=most, **fields)
 
 
 def setting_inputs() -> list[Any]:
@@ -35,21 +37,17 @@ def setting_inputs() -> list[Any]:
         io.Boolean.Input("hflip", optional=True, default=True),
         io.Combo.Input("direction", optional=True, options=list(DIRECTIONS), default=_DEFAULT.direction),
         io.Combo.Input("pooling", optional=True, options=list(POOLINGS), default=_DEFAULT.pooling),
-        io.Float.Input("logit_scale", optional=True, default=_DEFAULT.logit_scale, min=0.1, max=1000.0, step=0.1),
+        _number("logit_scale", 0.1, 1000.0, step=0.1),
         io.Float.Input("gamma_end", optional=True, default=0.0, min=0.0, max=100.0, step=1e-4, round=1e-6),
         io.Combo.Input("lr_schedule", optional=True, options=list(SCHEDULES), default=_DEFAULT.lr_schedule),
-        number("lr_warmup_steps", 0, 10_000),
-        io.Float.Input(
-            "weight_decay", optional=True, default=_DEFAULT.weight_decay, min=0.0, max=1.0, step=1e-3, round=1e-6
-        ),
-        number("classification_only_steps", 0, 10_000),
-        number("max_classes_per_step", 1, 4096),
-        number("eval_steps", 0, 10_000),
-        number("patience", 1, 1000),
+        _number("lr_warmup_steps", 0, 10_000),
+        _number("weight_decay", 0.0, 1.0, step=1e-3, round=1e-6),
+        _number("classification_only_steps", 0, 10_000),
+        _number("max_classes_per_step", 1, 4096),
+        _number("eval_steps", 0, 10_000),
+        _number("patience", 1, 1000),
         io.Int.Input("num_samples", optional=True, default=4, min=0, max=32),
-        io.Float.Input(
-            "gradient_ratio", optional=True, default=_DEFAULT.gradient_ratio, min=0.01, max=100.0, step=0.1, round=0.001
-        ),
+        _number("gradient_ratio", 0.01, 100.0, step=0.1, round=0.001),
         io.Boolean.Input("keep_norm", optional=True, default=False),
         io.Int.Input("validation_steps", optional=True, default=0, min=0, max=100_000),
         io.String.Input("validation_prompt", optional=True, default=""),

@@ -144,10 +144,6 @@ class Session(Protocol):
         """
 
 
-def _nothing_to_do(*parts: str, gradients: bool = False, checkpointing: bool = False) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class Host:
     """A frozen text-to-image model. Missing parts are None."""
@@ -167,7 +163,7 @@ class Host:
     """Side of the square images that the model was trained on."""
     generic_word: str = "object"
     """General word whose embedding is the default initial vector of a token."""
-    session: Session = _nothing_to_do
+    session: Session = lambda *parts, gradients=False, checkpointing=False: nullcontext()
     moves_weights: bool = False
     """Whether weights can be moved during a session; ``train`` then verifies the tensors that gradients are computed from."""
     prompts: PromptEncoder | None = None

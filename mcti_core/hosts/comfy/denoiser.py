@@ -131,9 +131,8 @@ def _batchable_groups(rows: list[dict[str, Any]]) -> list[list[int]]:
     for number, row in enumerate(rows):
         group = next((each for each in groups if comfy.samplers.cond_equal_size(rows[each[0]], row)), None)
         if group is None:
-            groups.append([number])
-        else:
-            group.append(number)
+            groups.append(group := [])
+        group.append(number)
     return groups
 
 

@@ -59,6 +59,8 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
+    title = getattr(clip.cond_stage_model, "title", family)
+    path = checkpoint_file(clip.patcher if model is None else model)
     return Host(
         text=encoders,  # type: ignore[arg-type]
         prompts=None if has_only_clip_towers(clip) else ComfyPromptEncoder(clip, widths, device),
@@ -66,7 +68,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         codec=codec,
         clip=space,
         device=torch.device(device),
-        name=_name(clip, model, family),
+        name=title if path is None else f"{title} ({Path(path).name})",
         fingerprint=":".join(fingerprints),
         image_size=getattr(
             clip.cond_stage_model, "image_size", 512 if model is None else _IMAGE_SIZES.get(family, 1024)
@@ -76,13 +78,6 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         moves_weights=True,
         logit_normal=denoiser is not None and denoiser.is_flow,
     )
-
-
-def _name(clip: Any, model: Any, family: str) -> str:
-    """Family and file of the checkpoint, for messages; the file is known if a stock loader node read it."""
-    title = getattr(clip.cond_stage_model, "title", family)
-    path = checkpoint_file(clip.patcher if model is None else model)
-    return title if path is None else f"{title} ({Path(path).name})"
 
 
 def _check_family(model: Any, clip: Any, encoders: dict[str, ComfyTokenTable]) -> None:

@@ -1,4 +1,4 @@
-"""All private names of ComfyUI that this pack uses, that is, names outside of ComfyUI's documented node API.
+"""All private names of ComfyUI that this pack needs, that is, names outside of ComfyUI's documented node API.
 
 They are checked before a training or a classification uses ComfyUI's models, so that a missing name gives an error and not a
 wrong number later. The host tests passed with them in the given versions.
@@ -15,13 +15,8 @@ from torch import nn
 from ...errors import HostError
 
 __all__ = [
-    "LOADER",
     "MODULES",
-    "NEWEST_TESTED",
-    "OLDEST_TESTED",
     "OPERATION",
-    "OPTIONAL",
-    "PAGE",
     "PATCHER",
     "TRANSFER",
     "check_host",
@@ -30,7 +25,7 @@ __all__ = [
     "is_paged",
 ]
 
-OLDEST_TESTED, NEWEST_TESTED = "0.3.64", "0.33.0"
+_OLDEST_TESTED, _NEWEST_TESTED = "0.3.64", "0.33.0"
 """The oldest and the newest version in which the host tests passed."""
 
 MODULES = {
@@ -55,8 +50,6 @@ MODULES = {
     ),
 }  # fmt: skip
 """Names by module, in all versions from 0.3.64 on."""
-OPTIONAL = ("comfy.model_management.in_training",)
-"""Optional names, since 0.16.0."""
 PATCHER = (
     "backup",
     "cleanup",
@@ -71,12 +64,10 @@ PATCHER = (
 """Attributes of a ``ModelPatcher``, in all versions from 0.3.64 on."""
 OPERATION = ("weight_function", "bias_function")
 """Attributes of ComfyUI's operations (``comfy.ops``), in all versions from 0.3.64 on."""
-PAGE = "_v"
+_PAGE = "_v"
 """Attribute of an operation under dynamic VRAM, from 0.16.0 on: its place in an address range."""
 TRANSFER = "_prefetch"
 """Attribute of an operation under dynamic VRAM while its weights are transferred, from 0.28.0 on."""
-LOADER = "cached_patcher_init"
-"""Attribute of a ``ModelPatcher``, from 0.16.0 on: the function that loaded it and its arguments. Used only in messages."""
 
 
 @cache
@@ -114,7 +105,7 @@ def check_patcher(patcher: Any) -> None:
         "; start it with --disable-dynamic-vram",
     )
     if not paged:
-        raise _missing(f"{PAGE} of operations under dynamic VRAM", remedy)
+        raise _missing(f"{_PAGE} of operations under dynamic VRAM", remedy)
     for module in paged:
         if not all(hasattr(module, name) for name in OPERATION):
             raise _missing(f"weight_function of {type(module).__name__}", remedy)
@@ -122,12 +113,12 @@ def check_patcher(patcher: Any) -> None:
 
 def is_paged(module: nn.Module) -> bool:
     """Whether dynamic VRAM loads the operation's weights when it is called, and unloads them afterwards."""
-    return hasattr(module, PAGE)
+    return hasattr(module, _PAGE)
 
 
 def checkpoint_file(patcher: Any) -> str | None:
-    """The path that a stock loader node read a model from, if ComfyUI stores it."""
-    loader = getattr(patcher, LOADER, None)
+    """The path that a stock loader node read a model from; from 0.16.0 on, a ``ModelPatcher`` stores its loader and the arguments."""
+    loader = getattr(patcher, "cached_patcher_init", None)
     path = loader[1][0] if isinstance(loader, tuple) and len(loader) > 1 and loader[1] else None
     path = path[0] if isinstance(path, (list, tuple)) and path else path
     return path if isinstance(path, str) else None
@@ -135,8 +126,8 @@ def checkpoint_file(patcher: Any) -> str | None:
 
 def _missing(name: str, remedy: str = "") -> HostError:
     return HostError(
-        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was tested with ComfyUI {OLDEST_TESTED} to "
-        f"{NEWEST_TESTED}{remedy}"
+        f"this ComfyUI ({_version()}) has no {name}, which MC-TI needs; it was tested with ComfyUI {_OLDEST_TESTED} to "
+        f"{_NEWEST_TESTED}{remedy}"
     )
 
 

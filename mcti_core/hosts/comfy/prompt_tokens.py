@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,12 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     if ours != theirs:
         such_as = f", such as {listed([tokens.base_model])}" if tokens.base_model else ""
         raise TokenError(
-            f"the tokens are for {describe_encoders(ours)}, the CLIP connected here has {describe_encoders(theirs)}; connect the CLIP of a checkpoint "
-            f"of their family{such_as}"
+            f"the tokens are for {describe_encoders(ours)}, the CLIP connected here has {describe_encoders(theirs)}; connect the "
+            f"CLIP of a checkpoint of their family{such_as}"
         )
     files = _TokenFiles(tokens)
     places = [place for key, place in tokenizer_places(clip.tokenizer).items() if key in tokens.vectors]
-    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()))
+    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()), theirs)
     copied_clip = clip.clone()
     copied_clip.tokenizer = copy.copy(clip.tokenizer)
     for place in places:
@@ -74,22 +74,19 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     return copied_clip
 
 
-def _warn_replaced(tokens: TokenSet, before: Sequence[_TokenFiles]) -> None:
+def _warn_replaced(tokens: TokenSet, earlier: Sequence[_TokenFiles], encoders: Iterable[str]) -> None:
     """Warn about tokens that an earlier set has under the same name with other vectors."""
-    replaced = []
-    for index, name in enumerate(tokens.names):
-        for files in before:
-            same = index_of(name, files.tokens.names)
-            if same is not None and any(
-                not torch.equal(vectors[index], files.tokens.vectors[encoder][same])
-                for encoder, vectors in tokens.vectors.items()
-            ):
-                replaced.append(f"embedding:{name}")
-                break
+    replaced = [
+        f"embedding:{name}"
+        for index, name in enumerate(tokens.names)
+        for files in earlier
+        if (same := index_of(name, files.tokens.names)) is not None
+        and any(not torch.equal(tokens.vectors[e][index], files.tokens.vectors[e][same]) for e in encoders)
+    ]
     if replaced:
         _LOG.warning(
             "MC-TI: two sets have the tokens %s; prompts use those of the set that was loaded last, so rename one of the two",
-            escaped(listed(replaced)),
+            escaped(listed(list(dict.fromkeys(replaced)))),
         )
 
 

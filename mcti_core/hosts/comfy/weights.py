@@ -41,7 +41,7 @@ def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
     """
     with ExitStack() as changes:
         for module in model.modules():
-            moved = _casts(module) and _is_moved_on_use(module, device)
+            moved = _is_moved_on_use(module, device)
             if moved and not isinstance(module, nn.Embedding):  # backward does not need the table
                 for name in OPERATION:
                     changes.enter_context(patched(vars(module), name, [*getattr(module, name), _private_copy]))
@@ -53,12 +53,10 @@ def trainable_through(model: nn.Module, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _casts(module: nn.Module) -> bool:
-    """Whether it is one of ComfyUI's operations (``comfy.ops``), which apply functions to weights before use."""
-    return all(hasattr(module, name) for name in OPERATION)
-
-
 def _is_moved_on_use(module: Any, device: torch.device) -> bool:
+    """Whether it is one of ComfyUI's operations (``comfy.ops``), and moves or casts its weights at each call."""
+    if not all(hasattr(module, name) for name in OPERATION):
+        return False
     if is_paged(module):
         return True
     weights = (getattr(module, "weight", None), getattr(module, "bias", None))

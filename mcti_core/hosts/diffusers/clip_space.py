@@ -84,10 +84,6 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     stored = read_settings(path) if path.is_file() else {}
     mean, std = (stored.get(name, usual) for name, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
     for values in (mean, std):
-        if (
-            not isinstance(values, (list, tuple))
-            or len(values) != 3
-            or not all(type(v) in (int, float) for v in values)
-        ):
+        if not isinstance(values, (list, tuple)) or [type(v) in (int, float) for v in values] != [True] * 3:
             raise HostError(f"{path} contains {str(values)[:80]!r} instead of three numbers; copy the folder again")
     return tuple(mean), tuple(std)

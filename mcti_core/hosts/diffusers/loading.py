@@ -128,11 +128,7 @@ def _load_single_file(path: Path, config: str | Path | None, dtype: torch.dtype)
 
 
 def _refuse_folders_named_like_repositories() -> None:
-    """Diffusers takes the settings of a single file's family from a folder of the current folder if it has the repository's name.
-
-    Raises:
-        HostError: there is such a folder, or this version of diffusers does not tell the names.
-    """
+    """Raise if diffusers would take a single file's settings from a folder here that has its family's repository's name."""
     try:
         from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS as REPOSITORIES
 
@@ -167,7 +163,10 @@ def _parts_of(folder: Path) -> dict[str, str]:
 
 def _is_xl_file(path: Path, config: str | Path | None) -> bool:
     """Whether a single file is SDXL, by a folder of its family, or else by its own tensor names if it is safetensors."""
-    names = _tensor_names(path)
+    names: list[str] = []
+    if path.suffix == ".safetensors":  # names in a pickle are unknown until it is loaded
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
     if any(name.startswith("conditioner.embedders.0.model.") for name in names):
         raise HostError(f"{path} {_REFINER}")
     xl, older = (any(name.startswith(prefix) for name in names) for prefix in ("conditioner.", "cond_stage_model."))
@@ -184,14 +183,6 @@ def _is_xl_file(path: Path, config: str | Path | None) -> bool:
             f"{path} is {kind[xl]}, its config {config} is of {kind[config_is_xl]}; give a folder of the file's family"
         )
     return config_is_xl
-
-
-def _tensor_names(path: Path) -> list[str]:
-    """Tensor names of a safetensors file. Names in a pickle are unknown until it is loaded."""
-    if path.suffix != ".safetensors":
-        return []
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())
 
 
 def refuse_others(path: Path | str, parts: Parts) -> None:
