@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "need_page_of_today",
     "opened_page",
+    "outside_groups",
     "overlapping",
     "press_run",
     "text_of",
@@ -108,6 +109,19 @@ def boxes(page: Any) -> list[Box]:
         page.wait_for_timeout(500)
         before, now = now, page.evaluate(_BOXES)
     return [Box(*box) for box in now]
+
+
+def outside_groups(page: Any) -> list[Box]:
+    """Nodes of which a part lies outside of every group."""
+    groups = page.evaluate("app.graph._groups.map(group => [...group._bounding])")
+    return [
+        node
+        for node in boxes(page)
+        if not any(
+            x <= node.x and y <= node.y and node.x + node.width <= x + wide and node.y + node.height <= y + high
+            for x, y, wide, high in groups
+        )
+    ]
 
 
 def overlapping(nodes: list[Box]) -> list[tuple[Box, Box]]:

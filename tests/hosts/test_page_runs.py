@@ -1,4 +1,4 @@
-"""Each sample workflow runs with one click on the classic canvas and in Nodes 2.0, and nothing overlaps afterwards."""
+"""Each sample workflow runs with one click on the classic canvas and in Nodes 2.0; nodes stay apart, and in their groups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .browser import boxes, change, finished, load, overlapping, press_run, text_of
+from .browser import boxes, change, finished, load, outside_groups, overlapping, press_run, text_of
 from .server import Server
 from .test_page_layout import WORKFLOWS, nodes2
 
@@ -68,3 +68,4 @@ def test_template_runs_by_a_click(server: Server, page: Any, path: Path) -> None
         node, text = TEXTS[number]
         assert text in text_of(page, node)
     assert overlapping(boxes(page)) == []
+    assert outside_groups(page) == []
