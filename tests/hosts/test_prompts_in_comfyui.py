@@ -45,7 +45,8 @@ def test_tokens_cannot_be_changed_through_a_prompt(found):
 def test_tokens_of_another_model_are_refused(encoders, both):
     wide = {"clip_l": "clip_l, 96 wide", "clip_l and clip_g": "clip_l, 768 wide and clip_g, 1280 wide"}[encoders]
     narrow = {"clip_l": "clip_l, 64 wide", "clip_l and clip_g": "clip_l, 64 wide and clip_g, 64 wide"}[encoders]
+    has = f"the CLIP connected here has {wide}; connect the CLIP of a checkpoint of their family"
     assert both[encoders]["refused"] == {
-        "width": f"the tokens are for {narrow}, the CLIP connected here has {wide}",
-        "encoders": f"the tokens are for {wide} and clip_h, 1024 wide, the CLIP connected here has {wide}",
+        "width": f"the tokens are for {narrow}, {has}",
+        "encoders": f"the tokens are for {wide} and clip_h, 1024 wide, {has}",
     }
