@@ -200,7 +200,7 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
     if root is not None:
         inside, parent = os.path.realpath(root), os.path.realpath(path.parent)
         if os.path.commonpath([inside, parent]) != inside:
-            return f" is outside {root}, where a link leads; {elsewhere}"
+            return f" is outside {root}, where a link leads; choose another name or folder"
     above = next(folder for folder in path.parents if os.path.lexists(folder))
     if not above.is_dir() or not os.access(above, os.W_OK):
         return f" cannot be written, since {above} is not a folder or is not writable; {elsewhere}"
@@ -216,7 +216,9 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         return f" is a link; {elsewhere}, or move it away"
     if not path.is_file():
         return f" already exists and is not a file; {elsewhere}, or move it away"
-    return "" if is_own(path) else f" already exists and was not written by MC-TI; {elsewhere}, or move it away"
+    if not is_own(path):
+        return " already exists and was not written by MC-TI; choose another name or folder, or move it away"
+    return ""
 
 
 def _folded(name: str) -> str:

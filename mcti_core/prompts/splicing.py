@@ -215,7 +215,9 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     token_widths = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
     model_widths = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
     if token_widths != model_widths:
-        raise TokenError(f"the tokens are for {describe_encoders(token_widths)}; this model has {describe_encoders(model_widths)}")
+        raise TokenError(
+            f"the tokens are for {describe_encoders(token_widths)}; this model has {describe_encoders(model_widths)}"
+        )
     features: dict[str, Any] = {}
     if host.prompts is not None and WHOLE_PROMPT in prompts:
         features[WHOLE_PROMPT] = host.prompts.encode(prompts[WHOLE_PROMPT], vectors)
