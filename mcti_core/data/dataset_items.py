@@ -37,12 +37,12 @@ def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) ->
     if columns and label not in columns:
         raise ExamplesError(f"the data set has the columns {listed(columns)}; name the one with the labels as label=")
     if columns:
-        values = list(dataset[label])
+        stored = dataset[label]
     elif hasattr(dataset, "targets"):
-        values = list(dataset.targets)
+        stored = dataset.targets
     else:
-        values = [_item_label(dataset[number], label) for number in range(len(dataset))]
-    values = list(map(_plain_label, values))
+        stored = (_item_label(dataset[number], label) for number in range(len(dataset)))
+    values = list(map(_plain_label, stored))
     names = classes if classes is not None else _own_names(dataset, label)
     if names is None:
         if len({isinstance(value, str) for value in values}) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,16 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError, ExamplesError, HostError
-from ..files.limits import MAX_HEADER_BYTES, MAX_NUMBER
+from ..files.limits import MAX_NUMBER
 from ..files.safe_load import format_of
 from ..files.writing import set_aside, write_own
-from ..hosts.base import Host, LatentCodec
+from ..hosts.base import Host
 from ..hosts.out_of_memory import in_parts_that_fit
 from ..images.reading import one_error
 from ..tokens.token_set import Support
@@ -86,11 +85,10 @@ class FeatureCache:
             HostError: latents or features that are not finite.
         """
         if not isinstance(dataset, FewShotDataset):
-            raise ExamplesError(
-                f"FeatureCache.build takes a FewShotDataset, got {type(dataset).__name__}; FewShotDataset.from_folder reads a folder"
-            )
-        size = size or host.image_size
-        codec = host.codec if latents else None
+            got = type(dataset).__name__
+            raise ExamplesError(f"build takes a FewShotDataset, got {got}; FewShotDataset.from_folder reads a folder")
+        host = host if latents else replace(host, codec=None)
+        size, codec = size or host.image_size, host.codec
         if codec is not None and size % codec.downscale:
             raise ConfigError(f"image size {size} is not a multiple of {codec.downscale}")
         key = (
@@ -107,26 +105,17 @@ class FeatureCache:
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
         stored = None
         if path is not None:
-            largest, rows = _largest(frames), (len(dataset), 2 if hflip else 1)
-            stored = _read(path, _shapes(host, rows, largest, codec, bool(dataset.masks)))
+            stored = _read(path, _shapes(host, (len(dataset), 1 + hflip), _largest(frames), bool(dataset.masks)))
         if processes.any(stored is None) or stored is None:
+            models = _models(host, with_latents=sizes is None)
             one_by_one = ["latents"] * (sizes is not None) + ["masks"] * (codec is not None and bool(dataset.masks))
-            models = _models(host, codec is not None and sizes is None)
             stored = _compute(host, dataset, models, one_by_one, frames, size, hflip, batch_size, progress, processes)
-            _refuse_broken(stored, dataset)
+            _refuse_nonfinite(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
-        return cls(
-            dataset.classes,
-            dataset.labels,
-            stored.get("latents"),
-            stored.get("features"),
-            fingerprint,
-            stored["thumbnails"],
-            stored.get("masks"),
-            sizes,
-            captions if any(captions) else (),
-        )
+        results = {name: stored.get(name) for name in ("latents", "features", "thumbnails", "masks")}
+        captions = captions if any(captions) else ()
+        return cls(dataset.classes, dataset.labels, fingerprint=fingerprint, sizes=sizes, captions=captions, **results)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,11 +123,12 @@ class FeatureCache:
     def pick(self, index: Tensor) -> FeatureCache:
         """The examples at these indices, of the same classes."""
         key = f"{self.fingerprint}:{index.tolist()}"
-        stored = {name: getattr(self, name) for name in ("latents", "features", "thumbnails", "masks", "sizes")}
-        picked: dict[str, Any] = {name: None if rows is None else rows[index] for name, rows in stored.items()}
-        picked["captions"] = tuple(self.captions[i] for i in index.tolist()) if self.captions else ()
-        fingerprint = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return replace(self, labels=self.labels[index], fingerprint=fingerprint, **picked)
+        changed: dict[str, Any] = {"fingerprint": hashlib.sha256(key.encode()).hexdigest()[:32]}
+        for name in ("labels", "latents", "features", "thumbnails", "masks", "sizes"):
+            rows = getattr(self, name)
+            changed[name] = None if rows is None else rows[index]
+        captions = tuple(self.captions[i] for i in index.tolist()) if self.captions else ()
+        return replace(self, captions=captions, **changed)
 
     @cached_property
     def alike(self) -> Tensor | None:
@@ -183,10 +173,9 @@ def _compute(
                 computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
                 fits[name] = min(fits[name], len(computed[0]))
                 parts[name] += computed
-            for row in (row for row, _ in found if one_by_one):
+            for row, name in ((row, name) for row, _ in found for name in one_by_one):
                 try:
-                    for name in one_by_one:
-                        parts[name].append(_of_row(name, host, dataset, row, frames, hflip))
+                    parts[name].append(_of_row(name, host, dataset, row, frames, hflip))
                 except ExamplesError as error:
                     errors.append(error)
             done += len(images)
@@ -194,8 +183,11 @@ def _compute(
                 progress(done, len(own))
     if errors:
         raise one_error(errors)
-    gathered = {name: torch.cat(parts[name]).clone() if own else torch.zeros(0) for name in parts}
-    return {name: processes.all_gather_rows(mine) for name, mine in gathered.items()}
+    # cloned, since a tensor of inference mode cannot be trained with
+    return {
+        name: processes.all_gather_rows(torch.cat(mine).clone() if own else torch.zeros(0))
+        for name, mine in parts.items()
+    }
 
 
 def _of_row(
@@ -218,26 +210,24 @@ def _largest(frames: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return max(height for height, _ in frames), max(width for _, width in frames)
 
 
-def _refuse_broken(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
+def _refuse_nonfinite(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
     """Raise a ``HostError`` for values that are not finite, which models in float16 may output."""
     for name, rows in computed.items():
-        broken = (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
-        if broken:
+        if broken := (~rows.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist():
             raise HostError(
                 f"the model's {name} of {len(broken)} of {len(rows)} images, {example_names(dataset)[broken[0]]} among them, are not "
                 "numbers; load the model in another number format (bf16 or fp32)"
             )
 
 
-def _models(host: Host, latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+def _models(host: Host, *, with_latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
     """Name of a result -> function of (b, 3, H, W) images."""
-    found: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
-    if latents and host.codec is not None:
-        found["latents"] = host.codec.encode
-    if host.clip is not None:
-        clip = host.clip
-        found["features"] = lambda view: F.normalize(clip.image_features(view).float(), dim=-1)
-    return found
+    models: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
+    if with_latents and host.codec is not None:
+        models["latents"] = host.codec.encode
+    if (clip := host.clip) is not None:
+        models["features"] = lambda images: F.normalize(clip.image_features(images).float(), dim=-1)
+    return models
 
 
 def _of_views(
@@ -249,43 +239,41 @@ def _of_views(
     return torch.stack([model(view).float().cpu() for view in views], dim=1)
 
 
-def _shapes(
-    host: Host, rows: tuple[int, int], largest: Sequence[int], codec: LatentCodec | None, masks: bool
-) -> dict[str, tuple[int, ...]]:
+def _shapes(host: Host, rows: tuple[int, int], largest: tuple[int, int], masks: bool) -> dict[str, list[int]]:
     """Name -> shape of each stored tensor; ``rows`` is (N, M)."""
-    shapes: dict[str, tuple[int, ...]] = {"thumbnails": (*rows, THUMBNAIL)}
-    if codec is not None:
-        sides = [side // codec.downscale for side in largest]
-        shapes["latents"] = (*rows, codec.channels, *sides)
+    shapes = {"thumbnails": [*rows, THUMBNAIL]}
+    if host.codec is not None:
+        sides = [side // host.codec.downscale for side in largest]
+        shapes["latents"] = [*rows, host.codec.channels, *sides]
         if masks:
-            shapes["masks"] = (*rows, *sides)
+            shapes["masks"] = [*rows, *sides]
     if host.clip is not None:
         pooled = torch.zeros(1, host.text[host.clip.encoder].width, device=host.device)
         with torch.inference_mode(), host.session("clip"):
-            shapes["features"] = (*rows, host.clip.project_text(pooled).shape[1])
+            shapes["features"] = [*rows, host.clip.project_text(pooled).shape[1]]
     return shapes
 
 
-def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """The stored tensors, or None if names, shapes or values do not fit. A file that is too large is not read."""
-    bytes_needed = sum(4 * math.prod(shape) for shape in shapes.values())
-    if not path.is_file() or not _is_own(path) or path.stat().st_size > bytes_needed + MAX_HEADER_BYTES:
+def _read(path: Path, shapes: Mapping[str, list[int]]) -> dict[str, Tensor] | None:
+    """The stored tensors, or None if names, shapes or values do not fit. Tensors of other shapes are not read."""
+    if not _is_own(path):
         return None
     try:
+        with safe_open(path, "pt") as file:
+            if {name: file.get_slice(name).get_shape() for name in file.keys()} != shapes:  # noqa: SIM118
+                return None
         stored: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError):
         return None
-    fits = {name: tuple(tensor.shape) for name, tensor in stored.items()} == dict(shapes) and all(
-        tensor.dtype == torch.float32 and bool((tensor.abs() <= MAX_NUMBER).all()) for tensor in stored.values()
-    )
+    fits = all(rows.dtype == torch.float32 and bool((rows.abs() <= MAX_NUMBER).all()) for rows in stored.values())
     return stored if fits else None
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    whole = {name: t.contiguous() for name, t in tensors.items()}
     if path.is_file() and not _is_own(path):
         set_aside(path)
-    write_own(path, lambda file: save_file(whole, file, metadata={"format": _FORMAT}), _is_own)
+    contiguous = {name: rows.contiguous() for name, rows in tensors.items()}
+    write_own(path, lambda file: save_file(contiguous, file, metadata={"format": _FORMAT}), _is_own)
 
 
 def _is_own(path: Path) -> bool:

@@ -35,9 +35,7 @@ class ImagePaths:
         return sum(len(names) for _, names in self.folders)
 
     def __iter__(self) -> Iterator[str]:
-        for folder, names in self.folders:
-            for name in names:
-                yield os.path.join(folder, name)
+        return (os.path.join(folder, name) for folder, names in self.folders for name in names)
 
     def fingerprint(self) -> str:
         """Hexadecimal hash of names and order, without pixels."""
@@ -56,19 +54,18 @@ def find_image_paths(paths: Iterable[str | Path], *, recursive: bool = False) ->
     Raises:
         ExamplesError: a missing path, an unreadable folder, or no images.
     """
-    given, skipped, seen = [str(path) for path in paths], Skipped(), set[tuple[int, int]]()
-    found: list[tuple[str, list[str]]] = []
+    given, skipped, seen = list(map(str, paths)), Skipped(), set[tuple[int, int]]()
+    found = list[tuple[str, list[str]]]()
     for path in given:
         if not os.path.exists(path):
             raise ExamplesError(f"there is no image or folder {path}")
         folder = "" if path == "." else path
         found += _in_folder(folder, recursive, skipped, seen) if os.path.isdir(path) else [("", [path])]
-    report = skipped.report()
-    names = ImagePaths(tuple(found), report)
-    if not len(names):
-        hint = "" if recursive or report else "; --recursive includes those in subfolders"
-        raise ExamplesError(f"no images in {', '.join(given)}{f' ({report})' * bool(report)}{hint}")
-    return names
+    images = ImagePaths(tuple(found), skipped.report())
+    if not len(images):
+        hint = "" if recursive or images.skipped else "; --recursive includes those in subfolders"
+        raise ExamplesError(f"no images in {', '.join(given)}{f' ({images.skipped})' * bool(images.skipped)}{hint}")
+    return images
 
 
 def _in_folder(
@@ -89,12 +86,11 @@ def _in_folder(
         yield folder, names
         for name in inner:
             path = os.path.join(folder, name)
-            if is_system_folder(name):
-                skipped.add("folder", "system folder", path)
-            elif recursive:
+            if recursive and not is_system_folder(name):
                 deeper.append(path)
             else:
-                skipped.add("folder", "--recursive includes images in folders", path)
+                reason = "system folder" if is_system_folder(name) else "--recursive includes images in folders"
+                skipped.add("folder", reason, path)
         waiting += reversed(deeper)
 
 
@@ -106,7 +102,6 @@ def read_ahead(
     At most two batches are in memory, even with a slow consumer. Close the generator to end its threads early.
 
     Args:
-        items: for example paths.
         size: items per batch; the last batch may have fewer.
         num_workers: number of threads. Pillow and PyTorch release the GIL while they work.
     """

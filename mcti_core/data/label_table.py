@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,16 +31,16 @@ reading removes."""
 def csv_lines(rows: Iterable[Sequence[object]]) -> str:
     r"""Rows as CSV, in UTF-8 without surrogates: of a path that is not UTF-8, a byte 0xE9 becomes ``\udce9``, and NUL ``\x00``."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    for row in rows:
-        cells = [_plain(cell) if isinstance(cell, str) else cell for cell in row]
-        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in cells])
+    csv.writer(text, lineterminator="\r\n").writerows(map(_cell, row) for row in rows)
     return text.getvalue()
 
 
-def _plain(cell: str) -> str:
-    """Without surrogates, and without NUL, which Python 3.10 refuses to write."""
-    return without_surrogates(cell).replace("\0", r"\x00")
+def _cell(value: object) -> object:
+    """A text that is no formula, and without NUL, which Python 3.10 refuses to write."""
+    if not isinstance(value, str):
+        return value
+    text = without_surrogates(value).replace("\0", r"\x00")
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def read_corrections(path: Path) -> dict[str, str]:
@@ -52,28 +52,23 @@ def read_corrections(path: Path) -> dict[str, str]:
     Raises:
         FileError: the file is missing, too large, or not such a table.
     """
+    corrections = {}
     try:
         text = read_limited(path, _MAX_BYTES).decode("utf-8-sig")
         first = text.partition("\n")[0]
-        delimiter = ";" if ";" in first and "," not in first else ","
-        return _corrections(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), path)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
+        columns = {name: column for column, name in enumerate(next(rows, []))}
+        for number, row in enumerate(filter(None, rows), 2):  # not csv.DictReader, whose short rows take as much memory
+            image, label = (
+                row[at] if (at := columns.get(name, len(row))) < len(row) else None for name in ("image", "label")
+            )
+            if not image or label is None or len(label) > MAX_LABEL:
+                raise FileError(f"row {number} of {path} has no image or no label; the columns are image and label")
+            label = "" if label == UNKNOWN else label.removeprefix("'").strip()
+            corrections[os.path.abspath(_path(image.removeprefix("'")))] = label
     except (OSError, ValueError, csv.Error) as error:
         raise FileError(f"{path} cannot be read as CSV ({error}); save it as CSV in UTF-8") from error
-
-
-def _corrections(rows: Iterator[list[str]], path: Path) -> dict[str, str]:
-    """The rows are read one by one, since a row of two bytes takes the memory of its columns."""
-    place = {name: column for column, name in enumerate(next(rows, []))}
-    found = {}
-    for number, row in enumerate(filter(None, rows), 2):
-        image, label = (
-            row[place[name]] if place.get(name, len(row)) < len(row) else None for name in ("image", "label")
-        )
-        if not image or label is None or len(label) > MAX_LABEL:
-            raise FileError(f"row {number} of {path} has no image or no label; the columns are image and label")
-        label = "" if label == UNKNOWN else label.removeprefix("'").strip()
-        found[os.path.abspath(_path(image.removeprefix("'")))] = label
-    return found
+    return corrections
 
 
 def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewShotDataset:
@@ -90,23 +85,19 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
         label = wanted.pop(os.path.abspath(image), None) if isinstance(image, Path) else None
         if label != "":
             rows.append((image, index if label is None else _class(label, classes)))
-    for path, label in wanted.items():
-        if label and not os.path.isfile(path):
+    for path, label in ((path, label) for path, label in wanted.items() if label):
+        if not os.path.isfile(path):
             raise ExamplesError(
                 f"the corrected image {path} is not there; if it was sorted since, put it back with mcti undo, "
                 "otherwise take its row out of the table of corrections"
             )
-        if label:
-            rows.append((Path(path), _class(label, classes)))
+        rows.append((Path(path), _class(label, classes)))
     counts = torch.bincount(torch.tensor([index for _, index in rows], dtype=torch.long), minlength=len(classes))
-    left = [index for index, count in enumerate(counts.tolist()) if count]  # a class that has lost all images is none
-    place, labels = {index: number for number, index in enumerate(left)}, [label for _, label in classes.values()]
-    return replace(
-        dataset,
-        classes=tuple(labels[index] for index in left),
-        images=tuple(image for image, _ in rows),
-        labels=torch.tensor([place[index] for _, index in rows]),
-    )
+    kept = [index for index, count in enumerate(counts.tolist()) if count]  # a class that has lost all images is none
+    numbers, names = {index: number for number, index in enumerate(kept)}, [label for _, label in classes.values()]
+    labels = torch.tensor([numbers[index] for _, index in rows])
+    images = tuple(image for image, _ in rows)
+    return replace(dataset, classes=tuple(names[index] for index in kept), images=images, labels=labels)
 
 
 def _class(label: str, classes: dict[str, tuple[int, str]]) -> int:

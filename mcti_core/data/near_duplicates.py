@@ -62,9 +62,7 @@ def first_alike(thumbnails: Tensor) -> Tensor:
         part = slice(start, min(start + rows, len(first)))
         alike = unit[part] @ unit[: part.stop].T >= _MIN_CORRELATION
         alike &= (brightness[part, None] - brightness[: part.stop]).abs() <= _MAX_BRIGHTNESS_DIFFERENCE
-        alike |= (
-            torch.arange(part.start, part.stop)[:, None] == first[: part.stop]
-        )  # an image matches itself despite rounding
+        alike[:, part].fill_diagonal_(True)  # an image matches itself despite rounding
         first[part] = alike.int().argmax(1)
     for number, other in enumerate(first.tolist()):  # a copy of a copy is a copy of the first
         first[number] = first[other]
@@ -78,13 +76,12 @@ def across_classes(alike: Tensor, labels: Tensor) -> list[tuple[int, int]]:
         alike: (N,) from ``first_alike``.
         labels: (N,) int64.
     """
-    pairs = []
-    seen: dict[int, dict[int, int]] = {}
-    for number, (group, label) in enumerate(zip(alike.tolist(), labels.tolist(), strict=True)):
-        classes = seen.setdefault(group, {})
-        if label not in classes and classes:
-            pairs.append((next(iter(classes.values())), number))
-        classes.setdefault(label, number)
+    pairs, examples = [], dict[int, dict[int, int]]()  # image -> class -> its first example
+    for number, (image, label) in enumerate(zip(alike.tolist(), labels.tolist(), strict=True)):
+        of_class = examples.setdefault(image, {})
+        if label not in of_class and of_class:
+            pairs.append((next(iter(of_class.values())), number))
+        of_class.setdefault(label, number)
     return pairs
 
 
@@ -95,8 +92,8 @@ def across_split(alike: Tensor, support: Tensor, query: Tensor) -> list[tuple[in
         alike: (N,) from ``first_alike``.
         support, query: (n,) int64 indices of examples.
     """
-    of = {int(alike[number]): number for number in reversed(support.tolist())}
-    return [(of[group], number) for number in query.tolist() if (group := int(alike[number])) in of]
+    learned = {int(alike[number]): number for number in reversed(support.tolist())}
+    return [(learned[image], number) for number in query.tolist() if (image := int(alike[number])) in learned]
 
 
 def describe_across_classes(alike: Tensor | None, labels: Tensor, names: Sequence[str]) -> str:
@@ -104,19 +101,17 @@ def describe_across_classes(alike: Tensor | None, labels: Tensor, names: Sequenc
     pairs = [] if alike is None else across_classes(alike, labels)
     if not pairs:
         return ""
-    return (
-        f"{len(pairs)} {'images are' if len(pairs) > 1 else 'image is'} in more than one class, or nearly the same as one of another class "
-        f"({list_pairs(pairs, names)}); no classifier can separate these, so remove the wrong ones"
-    )
+    found = f"{len(pairs)} {'images are' if len(pairs) > 1 else 'image is'} in more than one class, or nearly the same"
+    shown = list_pairs(pairs, names)
+    return f"{found} as one of another class ({shown}); no classifier can separate these, so remove the wrong ones"
 
 
 def example_names(dataset: FewShotDataset) -> list[str]:
     """Names of the examples for messages: folder and file, or index and class for images in memory."""
+    labels = [dataset.classes[label] for label in dataset.labels.tolist()]
     return [
-        f"{image.parent.name}/{image.name}"
-        if isinstance(image, Path)
-        else f"image {number + 1} ({dataset.classes[label]})"
-        for number, (image, label) in enumerate(zip(dataset.images, dataset.labels.tolist(), strict=True))
+        f"{image.parent.name}/{image.name}" if isinstance(image, Path) else f"image {number} ({label})"
+        for number, (image, label) in enumerate(zip(dataset.images, labels, strict=True), 1)
     ]
 
 

@@ -37,7 +37,8 @@ class ClassBalancedBatchSampler:
 
     def __next__(self) -> Tensor:
         """(size,) int64 indices."""
-        return torch.tensor([self._image_of(self._draw(self.turn, self.classes)) for _ in range(self.size)])
+        labels = (self._draw(self.turn, self.classes) for _ in range(self.size))
+        return torch.tensor([self._draw(self.queues[label], self.members[label]) for label in labels])
 
     def state(self) -> dict[str, list[int]]:
         """The remaining classes and images; together with the generator's state, they determine all later batches."""
@@ -50,14 +51,10 @@ class ClassBalancedBatchSampler:
             ValueError, KeyError: the state is for other images or classes.
         """
         turn, queues = list(state["turn"]), {label: list(state[str(label)]) for label in self.queues}
-        if not set(turn) <= set(self.classes) or any(
-            not set(q) <= set(self.members[label]) for label, q in queues.items()
-        ):
+        known = all(set(queue) <= set(self.members[label]) for label, queue in queues.items())
+        if not known or not set(turn) <= set(self.classes):
             raise ValueError("its batches are of other images")
         self.turn, self.queues = turn, queues
-
-    def _image_of(self, label: int) -> int:
-        return self._draw(self.queues[label], self.members[label])
 
     def _draw(self, queue: list[int], items: Sequence[int]) -> int:
         if not queue:
