@@ -13,35 +13,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mcti_core.cli import benchmark
-from mcti_core.cli.parser import main
+from mcti_core.cli.benchmark import _share
 from mcti_core.distributed import DistributedContext
 from mcti_core.evaluation import cells
 from mcti_core.evaluation.costs import Cost
 from mcti_core.pocket.textures import texture_dataset
 
+from .command_line import run
+
 ROOT = Path(__file__).parents[2]
-QUICK = [
-    "--steps",
-    "1",
-    "--batch-size",
-    "2",
-    "--shots",
-    "1",
-    "--seeds",
-    "1",
-    "--released-steps",
-    "1",
-    "--diffusion-queries",
-    "2",
-    "--num-trials",
-    "1",
-    "--drawings",
-    "1",
-    "--pool",
-    "2",
-]
-CHEAP = ("--methods", "baselines", "ti", "--drawings", "0", "--diffusion-queries", "0", "--seeds", "2")
+QUICK = "--steps 1 --batch-size 2 --shots 1 --seeds 1 --released-steps 1 --diffusion-queries 2 --num-trials 1 --drawings 1 --pool 2"
+CHEAP = "--methods baselines ti --drawings 0 --diffusion-queries 0 --seeds 2"
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +41,13 @@ def sets(tmp_path_factory):
     return folder
 
 
-def run(sets, out, *options, names=("patterns", "parted")):
-    return main(["benchmark", "--output-dir", str(out), "--data-sets", *(str(sets / name) for name in names), *QUICK, *map(str, options)])  # fmt: skip
+def benchmark_line(sets, out, options="", names=("patterns", "parted")):
+    data = " ".join(str(sets / name) for name in names)
+    return f"benchmark --output-dir {out} --data-sets {data} {QUICK} {options}"
+
+
+def benchmark(*given, **named):
+    return run(benchmark_line(*given, **named))
 
 
 def read(out):
@@ -84,7 +71,7 @@ def numbers(out):
 @pytest.fixture(scope="module")
 def whole(sets, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    assert run(sets, out) == 0
+    assert benchmark(sets, out) == 0
     return out
 
 
@@ -106,7 +93,7 @@ def test_benchmark_measures_every_method_on_every_data_set(whole):
 @pytest.fixture(scope="module")
 def cheap(sets, tmp_path_factory):
     out = tmp_path_factory.mktemp("cheap")
-    assert run(sets, out, *CHEAP) == 0
+    assert benchmark(sets, out, CHEAP) == 0
     return out
 
 
@@ -124,18 +111,18 @@ def test_benchmark_broken_off_in_the_middle_goes_on(sets, cheap, tmp_path, monke
         return plain(task, cell, on_step)
 
     monkeypatch.setattr(cells, "measure", broken)
-    assert run(sets, tmp_path, *CHEAP) == 130
+    assert benchmark(sets, tmp_path, CHEAP) == 130
     assert len(read(tmp_path)["cells"]) == 3
     monkeypatch.setattr(cells, "measure", watched)
     capsys.readouterr()
-    assert run(sets, tmp_path, *CHEAP) == 0
+    assert benchmark(sets, tmp_path, CHEAP) == 0
     assert "5 of 8 cells are left" in capsys.readouterr().err
     assert len(measured) == len(set(measured)) == 8
     assert figures(tmp_path) == figures(cheap)
 
 
 def test_benchmark_says_what_it_costs_and_does_nothing_with_dry_run(sets, tmp_path, capsys):
-    assert run(sets, tmp_path / "out", "--dry-run") == 0
+    assert benchmark(sets, tmp_path / "out", "--dry-run") == 0
     told = capsys.readouterr().err
     # of each data set: a step of 2 images for TI and for MC-TI, and as released a step of 4 images for each of 2 classes at once
     assert "10 of 10 cells are left" in told
@@ -145,29 +132,20 @@ def test_benchmark_says_what_it_costs_and_does_nothing_with_dry_run(sets, tmp_pa
 
 
 def test_benchmark_of_a_missing_data_set_goes_on_with_the_others(sets, whole, tmp_path, capsys):
-    line = [
-        "benchmark",
-        "--output-dir",
-        str(tmp_path / "out"),
-        "--data",
-        str(tmp_path),
-        *QUICK,
-        "--methods",
-        "baselines",
-    ]
-    assert main([*line, "--data-sets", "flowers102", "no-such-thing", str(sets / "patterns")]) == 0
+    line = f"benchmark --output-dir {tmp_path / 'out'} --data {tmp_path} {QUICK} --methods baselines --data-sets flowers102"
+    assert run(f"{line} no-such-thing {sets / 'patterns'}") == 0
     told = capsys.readouterr()
     assert f"flowers102 is left out: it is not at {tmp_path / 'flowers-102'}; put jpg/" in told.err
     assert "no-such-thing is left out: it is neither a folder nor one of flowers102" in told.err
     assert "Left out: flowers102: it is not at" in told.out
     assert {data for data, *_ in figures(tmp_path / "out")} == {"patterns"}
-    assert main([*line, "--data-sets", "flowers102"]) == 1
+    assert run(line) == 1
     assert "none of the data sets can be used" in capsys.readouterr().err
 
 
 def test_benchmark_with_other_settings_does_not_go_on(sets, cheap, capsys):
     before = read(cheap)
-    assert run(sets, cheap, *CHEAP, "--lr", "0.5") == 1
+    assert benchmark(sets, cheap, f"{CHEAP} --lr 0.5") == 1
     told = capsys.readouterr().err
     assert "other settings (lr was 0.02, is 0.5); give the same ones, another --output-dir, or --restart" in told
     assert read(cheap) == before
@@ -175,37 +153,32 @@ def test_benchmark_with_other_settings_does_not_go_on(sets, cheap, capsys):
 
 def test_benchmark_goes_on_to_more_and_compares(sets, cheap, whole, capsys):
     """With what is measured already, or not; a table is no results file."""
-    assert (
-        run(
-            sets, cheap, *CHEAP, "--shots", "1", "2", "--methods", "baselines", "--compare", str(whole / "results.json")
-        )
-        == 0
-    )
+    more = f"--shots 1 2 --methods baselines --compare {whole / 'results.json'}"
+    assert benchmark(sets, cheap, f"{CHEAP} {more}") == 0
     told = capsys.readouterr().out
     assert "Difference in points, 1 shot:" in told
     assert "| class mean | +0.0 | +0.0 |" in told
     assert len(read(cheap)["cells"]) == 12
-    assert run(sets, cheap, "--compare", cheap / "table.md") == 1
+    assert benchmark(sets, cheap, f"--compare {cheap / 'table.md'}") == 1
 
 
 def test_benchmark_restart_discards(sets, cheap):
-    assert run(sets, cheap, "--methods", "baselines", "--restart", "--num-trials", "2", names=["parted"]) == 0
+    assert benchmark(sets, cheap, "--methods baselines --restart --num-trials 2", names=["parted"]) == 0
     assert {data for data, *_ in figures(cheap)} == {"parted"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_processes_share_all_cells_evenly(count):
     costs = {cells.Cell("x", 1, number, "TI"): Cost(trained=calls) for number, calls in enumerate((5, 90, 7, 7, 40, 3))}
-    shares = [benchmark._share(costs, DistributedContext(index, count)) for index in range(count)]
+    shares = [_share(costs, DistributedContext(index, count)) for index in range(count)]
     assert sorted(cell.seed for share in shares for cell in share) == list(range(6))
     loads = [sum(costs[cell].calls for cell in share) for share in shares]
     assert max(loads) - min(loads) <= 90  # the longest cell
 
 
 def started(sets, out, *launcher):
-    line = [sys.executable, *launcher, "-m", "mcti_core", "benchmark", "--output-dir", str(out), *QUICK, "--data-sets"]
+    line = [sys.executable, *launcher, "-m", "mcti_core", *benchmark_line(sets, out).split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    line += [str(sets / "patterns"), str(sets / "parted")]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -246,6 +219,6 @@ def test_matplotlib_that_does_not_start_is_a_sentence_before_any_work(tmp_path, 
 
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    assert main(["benchmark", "--output-dir", str(tmp_path / "out"), "--data-sets", "digits"]) == 1
+    assert run(f"benchmark --output-dir {tmp_path / 'out'} --data-sets digits") == 1
     assert "is there a matplotlibrc in this folder?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

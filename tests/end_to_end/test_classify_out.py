@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from mcti_core import distributed
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.cli import classify as classify_command
 from mcti_core.cli.console import set_up_streams
 from mcti_core.cli.options import host_of
-from mcti_core.cli.parser import main
 from mcti_core.cli.results_file import ResultsFile
 from mcti_core.data.image_stream import ImagePaths
 from mcti_core.distributed import DistributedContext
 from mcti_core.escaping import escaped
 
 from ..fake_processes import Beside
+from .command_line import messages, run
 from .kill_and_resume import write_examples
 
 IMAGES = 19
@@ -37,41 +38,20 @@ def folder(tmp_path_factory):
         shutil.copy(some[number * 5 % len(some)], path / "images" / f"{number:02d}.png")
     (path / "images" / f"{IMAGES - 1}.png").write_bytes(b"no picture")
     shutil.copy(some[0], path / "images" / "deeper" / "a.png")
-    assert (
-        main(
-            [
-                "train",
-                str(path / "examples"),
-                "--output-dir",
-                str(path / "trained"),
-                "--steps",
-                "3",
-                "--batch-size",
-                "3",
-            ]
-        )
-        == 0
-    )
+    assert run(f"train {path / 'examples'} --output-dir {path / 'trained'} --steps 3 --batch-size 3") == 0
     return path
+
+
+def images_and_tokens(folder):
+    return f"classify {folder / 'images'} --tokens {folder / 'trained'}"
 
 
 @pytest.fixture
 def classify(folder, tmp_path):
     """Classifies into a file; returns the exit code."""
 
-    def call(*options, out="answers.jsonl"):
-        tokens = folder / "trained" / "tokens.safetensors"
-        fixed = [
-            "classify",
-            str(folder / "images"),
-            "--tokens",
-            str(tokens),
-            "--output",
-            str(tmp_path / out),
-            "--batch-size",
-            "4",
-        ]
-        return main([*fixed, *options])
+    def call(options="", out="answers.jsonl"):
+        return run(f"{images_and_tokens(folder)} --output {tmp_path / out} --batch-size 4 {options}")
 
     return call
 
@@ -98,19 +78,14 @@ def broken(classify, tmp_path, monkeypatch):
 
 
 def told(capsys):
-    """What was said, one line each, but for the folder that is not looked into."""
-    lines = capsys.readouterr().err.splitlines()
-    return [line for line in lines if line.startswith("mcti: ") and "--recursive includes" not in line]
+    """What was said, but for the folder that is not looked into."""
+    return [line for line in messages(capsys) if "--recursive includes" not in line]
 
 
 def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, capsys):
-    assert classify("--top", "2") == 1
+    assert classify("--top 2") == 1
     assert f"{IMAGES} answers in" in capsys.readouterr().out
-    tokens = folder / "trained" / "tokens.safetensors"
-    assert (
-        main(["classify", str(folder / "images"), "--tokens", str(tokens), "--json", "--batch-size", "4", "--top", "2"])
-        == 1
-    )
+    assert run(f"{images_and_tokens(folder)} --json --batch-size 4 --top 2") == 1
     printed = capsys.readouterr()
     *readable, last = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert printed.out.splitlines() == readable
@@ -157,7 +132,7 @@ def test_it_is_not_overwritten_without_consent(classify, broken, tmp_path, capsy
     (line,) = told(capsys)
     assert all(way in line for way in ("--resume", "--restart", "another --output"))
     assert broken.read_bytes() == before
-    assert classify("--restart", "--top", "3") == 1
+    assert classify("--restart --top 3") == 1
     assert len(json.loads(broken.read_text().splitlines()[0])["top"]) == 3
     capsys.readouterr()
     assert classify("--resume") == 1  # it is finished
@@ -169,17 +144,14 @@ def test_it_is_not_overwritten_without_consent(classify, broken, tmp_path, capsy
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        (["--top", "2"], "top was 1, is 2"),
-        (["--threshold", "0.5"], "threshold was 0.0, is 0.5"),
-        (["--method", "hybrid"], "method was clip, is hybrid"),
-        (["--recursive"], "number of images was 19, is 20"),
-        (["--dtype", "bf16"], "different model"),
+        ("--top 2", "top was 1, is 2"), ("--threshold 0.5", "threshold was 0.0, is 0.5"), ("--method hybrid", "method was clip, is hybrid"),
+        ("--recursive", "number of images was 19, is 20"), ("--dtype bf16", "different model"),
     ],
-)
+)  # fmt: skip
 def test_other_answers_are_refused(classify, broken, capsys, options, difference):
     before = broken.read_bytes()
     capsys.readouterr()
-    assert classify("--resume", *options) == 1
+    assert classify(f"--resume {options}") == 1
     (line,) = told(capsys)
     assert difference in line
     assert "--restart" in line
@@ -187,17 +159,10 @@ def test_other_answers_are_refused(classify, broken, capsys, options, difference
 
 
 def test_other_tokens_are_refused(folder, broken, capsys):
-    assert main(["train", str(folder / "examples"), "--output-dir", str(broken.parent / "other"), "--steps", "1"]) == 0
+    other = broken.parent / "other"
+    assert run(f"train {folder / 'examples'} --output-dir {other} --steps 1") == 0
     capsys.readouterr()
-    other = [
-        "--tokens",
-        str(broken.parent / "other" / "tokens.safetensors"),
-        "--output",
-        str(broken),
-        "--batch-size",
-        "4",
-    ]
-    assert main(["classify", str(folder / "images"), *other, "--resume"]) == 1
+    assert run(f"classify {folder / 'images'} --tokens {other} --output {broken} --batch-size 4 --resume") == 1
     (line,) = told(capsys)
     assert "different set of tokens" in line
 
@@ -224,18 +189,14 @@ def test_folders_in_folders(classify, tmp_path):
 
 @pytest.mark.parametrize("option", ["--resume", "--restart"])
 def test_what_is_about_a_file_needs_one(folder, option, capsys):
-    tokens = folder / "trained" / "tokens.safetensors"
-    assert main(["classify", str(folder / "images"), "--tokens", str(tokens), option]) == 1
+    assert run(f"{images_and_tokens(folder)} {option}") == 1
     (line,) = told(capsys)
     assert "--output" in line
 
 
 def test_several_processes_need_a_file(folder, monkeypatch, capsys):
-    from mcti_core import distributed
-
     monkeypatch.setattr(distributed, "launched", lambda **options: DistributedContext(0, 2))
-    tokens = folder / "trained" / "tokens.safetensors"
-    assert main(["classify", str(folder / "images"), "--tokens", str(tokens)]) == 1
+    assert run(images_and_tokens(folder)) == 1
     (line,) = told(capsys)
     assert "2 processes" in line
     assert "--output" in line
@@ -243,8 +204,6 @@ def test_several_processes_need_a_file(folder, monkeypatch, capsys):
 
 def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monkeypatch, capsys):
     """Of a shared folder the second may see less: had it decided for itself, some were answered twice and others never."""
-    from mcti_core import distributed
-
     assert classify(out="whole.jsonl") == 1
     capsys.readouterr()
     whole = (tmp_path / "whole.jsonl").read_bytes()
@@ -295,7 +254,7 @@ def test_images_are_counted_once_and_not_for_every_batch(classify, monkeypatch):
     counts = []
     for batch in ("1", "19"):
         calls.clear()
-        assert classify("--restart", "--batch-size", batch) == 1
+        assert classify(f"--restart --batch-size {batch}") == 1
         counts.append(len(calls))
     assert counts[0] == counts[1]
 
@@ -313,16 +272,16 @@ def no_text(folder, tmp_path):
 
 
 def test_a_name_that_is_no_text_is_escaped_everywhere(folder, no_text, tmp_path, capsys):
-    command = ["classify", str(no_text.parent), "--tokens", str(folder / "trained" / "tokens.safetensors")]
+    command = f"classify {no_text.parent} --tokens {folder / 'trained'}"
     escaped = str(no_text.parent / "caf\\udce9.png")
-    assert main(command) == 0
+    assert run(command) == 0
     assert capsys.readouterr().out.startswith(f"{escaped}\t")
-    assert main([*command, "--json"]) == 0
+    assert run(f"{command} --json") == 0
     line = capsys.readouterr().out
     assert f'"{escaped}"' in line
     assert json.loads(line)["image"] == str(no_text)
     out = tmp_path / os.fsdecode(b"r\xe9ponses.jsonl")
-    assert main([*command, "--output", str(out)]) == 0
+    assert run(f"{command} --output", out) == 0
     assert "1 answers in " in capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == line
 
@@ -342,8 +301,7 @@ def test_what_standard_output_cannot_hold_is_escaped(encoding, shown, monkeypatc
 def test_commands_that_cannot_be_shared_say_so(folder, tmp_path, monkeypatch, capsys):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    tokens = folder / "trained" / "tokens.safetensors"
-    assert main(["convert", str(tokens), "--output", str(tmp_path / "x"), "--format", "set"]) == 1
+    assert run(f"convert {folder / 'trained'} --output {tmp_path / 'x'} --format set") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mcti (process 1): only train, classify, evaluate and benchmark")
     assert not list(tmp_path.iterdir())

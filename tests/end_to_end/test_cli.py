@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 
 from mcti_core.cli import train
-from mcti_core.cli.parser import main
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.data.feature_cache import FeatureCache
+from mcti_core.evaluation.baselines import BASELINES
 from mcti_core.files import provenance
 from mcti_core.pocket.digits import draw_digits, write_class_folders
 from mcti_core.tokens.io import load_tokens
 from mcti_core.training import step
+
+from .command_line import run
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("ring", "bar", "cross")
@@ -51,16 +53,14 @@ def folder(tmp_path_factory) -> Path:
 def trained(folder, tmp_path_factory) -> Path:
     """What a short training has written."""
     out = tmp_path_factory.mktemp("trained") / "new" / "folder"
-    assert (
-        main(["train", str(folder), "--output-dir", str(out), "--steps", "3", "--batch-size", "3", "--seed", "5"]) == 0
-    )
+    assert run(f"train {folder} --output-dir {out} --steps 3 --batch-size 3 --seed 5") == 0
     return out
 
 
-def fails(capsys, *arguments) -> str:
+def fails(capsys, line: str, *words: object) -> str:
     """The one line that a mistake makes."""
     capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == 1
+    assert run(line, *words) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
@@ -74,27 +74,21 @@ def records(output: str) -> list[dict]:
 
 
 def test_training_writes_everything(trained):
-    assert sorted(path.name for path in trained.iterdir()) == sorted(
-        ["embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"]
-    )
+    written = {path.name for path in trained.iterdir()}
+    assert written == {"embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"}
     names = [path.name for path in sorted((trained / "embeddings").iterdir())]
     assert names == ["bar.safetensors", "cross.safetensors", "ring.safetensors"]
     tokens = load_tokens(trained / "tokens.safetensors")
     assert tokens.labels == ("bar", "cross", "ring")
-    assert {name: tokens.training[name] for name in ("steps", "batch_size", "seed", "shots")} == {
-        "steps": 3,
-        "batch_size": 3,
-        "seed": 5,
-        "shots": 4,
-    }
+    assert [tokens.training[name] for name in ("steps", "batch_size", "seed", "shots")] == [3, 3, 5, 4]
     assert tokens.support is not None
     with Image.open(trained / "loss.png") as picture:
         picture.verify()
 
 
 def test_training_says_what_it_did(folder, tmp_path, capsys):
-    options = ["--steps", "2", "--gamma", "0", "--shots", "2", "--num-vectors", "2", "--initializer-token", "mean"]
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *options, "--template", "the {}"]) == 0
+    options = "--steps 2 --gamma 0 --shots 2 --num-vectors 2 --initializer-token mean --template"
+    assert run(f"train {folder} --output-dir {tmp_path} {options}", "the {}") == 0
     captured = capsys.readouterr()
     assert "finished" in captured.out
     assert "3 tokens in" in captured.out
@@ -105,30 +99,30 @@ def test_training_says_what_it_did(folder, tmp_path, capsys):
 
 
 def test_masks_that_leave_nothing_out_are_reported(folder, tmp_path, capsys):
-    options = ["--steps", "1", "--batch-size", "2", "--masks", "alpha"]
-    assert main(["train", str(folder), "--output-dir", str(tmp_path / "opaque"), *options]) == 0
+    options = "--steps 1 --batch-size 2 --masks alpha"
+    assert run(f"train {folder} --output-dir {tmp_path / 'opaque'} {options}") == 0
     assert "mcti: --masks changes nothing: no image has transparent parts" in capsys.readouterr().err
     shutil.copytree(folder, there := tmp_path / "photos")
     image = next(there.glob("*/*.png"))
     picture = Image.open(image).convert("RGBA")
     picture.paste((0, 0, 0, 0), (0, 0, picture.width // 2, picture.height))
     picture.save(image)
-    assert main(["train", str(there), "--output-dir", str(tmp_path / "cut-out"), *options]) == 0
+    assert run(f"train {there} --output-dir {tmp_path / 'cut-out'} {options}") == 0
     assert "changes nothing" not in capsys.readouterr().err
 
 
 def test_a_cache_gives_the_same_tokens(folder, tmp_path, trained):
-    for run in ("first", "second"):
-        options = ["--steps", "3", "--batch-size", "3", "--seed", "5", "--cache", str(tmp_path / "cache")]
-        assert main(["train", str(folder), "--output-dir", str(tmp_path / run), *options]) == 0
-        learned = load_tokens(tmp_path / run / "tokens.safetensors").vectors["clip_l"]
+    for out in (tmp_path / "first", tmp_path / "second"):
+        options = f"--steps 3 --batch-size 3 --seed 5 --cache {tmp_path / 'cache'}"
+        assert run(f"train {folder} --output-dir {out} {options}") == 0
+        learned = load_tokens(out / "tokens.safetensors").vectors["clip_l"]
         assert torch.equal(learned, load_tokens(trained / "tokens.safetensors").vectors["clip_l"])
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path, tiny_model, capsys):
-    options = ["--model", str(tiny_model), "--steps", "2", "--classification-only-steps", "1"]
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *options]) == 0
+    options = f"--model {tiny_model} --steps 2 --classification-only-steps 1"
+    assert run(f"train {folder} --output-dir {tmp_path} {options}") == 0
     assert "gamma 0" in capsys.readouterr().err
     tokens = load_tokens(tmp_path / "tokens.safetensors")
     assert tokens.training["gamma"] == 0
@@ -136,31 +130,19 @@ def test_training_without_clip_space_is_plain_textual_inversion(folder, tmp_path
 
 
 def test_keep_norm_gives_every_token_the_length_of_a_word(folder, tmp_path):
-    options = ["--output-dir", str(tmp_path), "--steps", "2", "--batch-size", "2", "--keep-norm"]
-    assert main(["train", str(folder), *options]) == 0
+    assert run(f"train {folder} --output-dir {tmp_path} --steps 2 --batch-size 2 --keep-norm") == 0
     vectors = load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"]
     assert vectors.norm(dim=-1).numpy() == pytest.approx(0.98, abs=1e-3)  # the pocket checkpoint's median
 
 
 def test_gamma_auto_is_recorded_and_shown(folder, tmp_path, capsys):
-    arguments = [
-        "train",
-        str(folder),
-        "--output-dir",
-        str(tmp_path),
-        "--steps",
-        "2",
-        "--batch-size",
-        "2",
-        "--gradient-ratio",
-        "0.5",
-    ]
-    assert main([*arguments, "--gamma", "auto"]) == 0
+    line = f"train {folder} --output-dir {tmp_path} --steps 2 --batch-size 2 --gradient-ratio 0.5"
+    assert run(f"{line} --gamma auto") == 0
     training = load_tokens(tmp_path / "tokens.safetensors").training
     assert (training["gamma"], training["gradient_ratio"]) == ("auto", 0.5)
     assert f"gamma {training['gamma_last']:.2g} at the end" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main([*arguments, "--gamma", "much"])
+        run(f"{line} --gamma much")
     assert "must be a number of 0 or more, or auto, got 'much'" in capsys.readouterr().err
 
 
@@ -178,7 +160,7 @@ def test_ctrl_c_keeps_the_tokens(folder, tmp_path, monkeypatch, capsys, steps_do
     monkeypatch.setattr(train, "progress_bar", bar)
     if not steps_done:
         monkeypatch.setattr(step, "batch_classification_loss", interrupt)
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 130
+    assert run(f"train {folder} --output-dir {tmp_path} --steps 9") == 130
     captured = capsys.readouterr()
     assert f"interrupted after {steps_done} steps" in captured.out
     assert "Traceback" not in captured.err
@@ -191,7 +173,7 @@ def test_ctrl_c_elsewhere_ends_quietly(folder, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FeatureCache, "build", interrupt)
-    assert main(["train", str(folder), "--output-dir", str(tmp_path)]) == 130
+    assert run(f"train {folder} --output-dir {tmp_path}") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "mcti: interrupted"
 
 
@@ -203,17 +185,15 @@ def test_a_diverged_training_keeps_the_last_finite_tokens(folder, tmp_path, monk
         return plain(*arguments) * (torch.nan if len(steps) == 3 else 1)
 
     monkeypatch.setattr(step, "batch_classification_loss", diverge)
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), "--steps", "9"]) == 1
+    assert run(f"train {folder} --output-dir {tmp_path} --steps 9") == 1
     assert "the loss of step 3 is not a finite number" in capsys.readouterr().err
     assert load_tokens(tmp_path / "tokens.safetensors").vectors["clip_l"].isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["auto", "hybrid", "cascade", "diffusion"])
 def test_classify_prints_one_object_an_image(folder, trained, capsys, method):
-    images = [folder / "ring", folder / "bar" / sorted(p.name for p in (folder / "bar").iterdir())[0]]
-    tokens = trained / "tokens.safetensors"
-    arguments = ["classify", *map(str, images), "--tokens", str(tokens), "--json", "--top", "2", "--method", method]
-    assert main(arguments) == 0
+    image, tokens = min((folder / "bar").iterdir()), trained / "tokens.safetensors"
+    assert run(f"classify {folder / 'ring'} {image} --tokens {tokens} --json --top 2 --method {method}") == 0
     answers = records(capsys.readouterr().out)
     assert [Path(answer["image"]).parent.name for answer in answers] == ["ring"] * 4 + ["bar"]
     labels = load_tokens(tokens).labels
@@ -228,8 +208,7 @@ def test_classify_prints_one_object_an_image(folder, trained, capsys, method):
 def test_classify_in_any_batch(folder, trained, capsys):
     outputs = []
     for batch in ("1", "3", "32"):
-        arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", "--batch-size", batch]
-        assert main(["classify", str(folder / "cross"), *arguments]) == 0
+        assert run(f"classify {folder / 'cross'} --tokens {trained} --json --batch-size {batch}") == 0
         outputs.append(records(capsys.readouterr().out))
     for answers in outputs[1:]:
         assert [answer["image"] for answer in answers] == [answer["image"] for answer in outputs[0]]
@@ -239,7 +218,7 @@ def test_classify_in_any_batch(folder, trained, capsys):
 
 
 def test_classify_for_people(folder, trained, capsys):
-    assert main(["classify", str(folder / "ring"), "--tokens", str(trained / "tokens.safetensors"), "--top", "9"]) == 0
+    assert run(f"classify {folder / 'ring'} --tokens {trained} --top 9") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     for line in lines:
@@ -252,35 +231,35 @@ def test_classify_for_people(folder, trained, capsys):
 def test_an_unreadable_image_does_not_stop_the_others(folder, trained, tmp_path, capsys):
     images = Path(shutil.copytree(folder / "ring", tmp_path / "images"))
     (images / "0000b.png").write_bytes(b"no picture")
-    arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json"]
-    assert main(["classify", str(images), *arguments]) == 1
+    assert run(f"classify {images} --tokens {trained} --json") == 1
     captured = capsys.readouterr()
     assert len(records(captured.out)) == 4
     (line,) = captured.err.splitlines()
     assert "0000b.png" in line
-    assert main(["classify", str(images / "0000b.png"), *arguments]) == 1
+    assert run(f"classify {images / '0000b.png'} --tokens {trained} --json") == 1
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("option", [["--threshold", "1"], ["--reject-unknown"]])
+@pytest.mark.parametrize("option", ["--threshold 1", "--reject-unknown"])
 def test_below_the_threshold_is_unknown(folder, trained, capsys, option):
-    arguments = ["--tokens", str(trained / "tokens.safetensors"), "--json", *option]
-    assert main(["classify", str(folder / "ring"), str(folder / "bar"), str(folder / "cross"), *arguments]) == 0
+    images = (folder / name for name in CLASSES)
+    assert run(f"classify --tokens {trained} --json {option}", *images) == 0
     answers = records(capsys.readouterr().out)
     unknown = [answer["unknown"] for answer in answers]
     assert [answer["index"] == -1 for answer in answers] == [answer["label"] is None for answer in answers] == unknown
     assert all(answer["top"][0]["label"] in CLASSES for answer in answers)
-    if option[0] == "--threshold":
+    if option == "--reject-unknown":
+        assert sum(unknown) <= 3  # all but a few of the examples themselves are to be known
+    else:
         assert all(unknown)
-    else:  # all but a few of the examples themselves are to be known
-        assert sum(unknown) <= 3
 
 
 @pytest.mark.parametrize("prompt", ["a red {}-like thing", "a drawing of embedding:ring"])
 def test_generate_writes_images(trained, tmp_path, prompt, capsys):
-    options = ["--output-dir", str(tmp_path / "new" / "images"), "--num-images", "2", "--num-inference-steps", "2"]
-    assert main(["generate", "--tokens", str(trained / "tokens.safetensors"), "--prompt", prompt, *options]) == 0
-    files = sorted((tmp_path / "new" / "images").iterdir())
+    out = tmp_path / "new" / "images"
+    options = f"--output-dir {out} --num-images 2 --num-inference-steps 2"
+    assert run(f"generate --tokens {trained} {options} --prompt", prompt) == 0
+    files = sorted(out.iterdir())
     names = ("bar", "cross", "ring") if "{}" in prompt else ("image",)
     assert [path.name for path in files] == [f"{name}-{number:02d}.png" for name in names for number in range(2)]
     for path in files:
@@ -298,20 +277,11 @@ def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(provenance, "write_own", watched)
     out = tmp_path / "rows" / "all.json"
-    options = ["--shots", "1", "2", "--seeds", "1", "--steps", "1", "--batch-size", "2", "--output-json", str(out)]
-    assert main(["evaluate", str(folder), *options]) == 0
+    assert run(f"evaluate {folder} --shots 1 2 --seeds 1 --steps 1 --batch-size 2 --output-json {out}") == 0
     content = json.loads(out.read_text(encoding="utf-8"))
     assert (content["classes"], content["chance"], content["folder"]) == (3, 1 / 3, folder.name)
     assert states == list(range(1, len(content["rows"]) + 1))
-    methods = [
-        "class mean",
-        "3 nearest neighbours",
-        "logistic probe",
-        "Tip-Adapter's cache",
-        "TI",
-        "MC-TI",
-        "MC-TI hybrid",
-    ]
+    methods = [*BASELINES, "TI", "MC-TI", "MC-TI hybrid"]
     assert [(row["shots"], row["method"]) for row in content["rows"]] == [(s, m) for s in (1, 2) for m in methods]
     table = capsys.readouterr().out.splitlines()
     assert table[0] == "| method | 1 shot | 2 shots |"
@@ -319,67 +289,42 @@ def test_evaluate_writes_rows_as_they_come(folder, tmp_path, monkeypatch, capsys
 
 
 def test_missing_folders_and_files(tmp_path, trained, folder, capsys):
-    nowhere, tokens = tmp_path / "nowhere", trained / "tokens.safetensors"
-    assert str(nowhere) in fails(capsys, "train", nowhere, "--output-dir", tmp_path)
-    assert str(nowhere) in fails(capsys, "evaluate", nowhere)
-    assert str(nowhere) in fails(capsys, "classify", nowhere, "--tokens", tokens)
-    assert str(nowhere) in fails(capsys, "classify", folder, "--tokens", nowhere)
-    assert str(nowhere) in fails(capsys, "generate", "--prompt", "a {}", "--tokens", nowhere)
-    assert str(nowhere) in fails(capsys, "train", folder, "--output-dir", tmp_path, "--model", nowhere)
-    assert "no images in" in fails(capsys, "classify", folder, "--tokens", tokens)  # it contains folders only
+    nowhere = tmp_path / "nowhere"
+    for line in (
+        f"train {nowhere} --output-dir {tmp_path}",
+        f"train {folder} --output-dir {tmp_path} --model {nowhere}",
+        f"evaluate {nowhere}",
+        f"classify {nowhere} --tokens {trained}",
+        f"classify {folder} --tokens {nowhere}",
+        f"generate --prompt {{}} --tokens {nowhere}",
+    ):
+        assert str(nowhere) in fails(capsys, line)
+    assert "no images in" in fails(capsys, f"classify {folder} --tokens {trained}")  # it contains folders only
 
 
 def test_one_class_is_too_few(folder, tmp_path, capsys):
     shutil.copytree(folder / "ring", tmp_path / "ring")
-    assert "at least two classes" in fails(capsys, "train", tmp_path, "--output-dir", tmp_path / "out")
-
-
-def test_bad_settings(folder, trained, tmp_path, capsys):
-    tokens = trained / "tokens.safetensors"
-    wanted = ["generate", "--tokens", tokens, "--output-dir", tmp_path, "--prompt"]
-    assert "'zebra'" in fails(capsys, *wanted, "a photo of {zebra}")
-    assert "'zebra'" in fails(capsys, *wanted, "a photo of embedding:zebra")
-    training = ["train", folder, "--output-dir", tmp_path]
-    assert "'quantum'" in fails(capsys, *training, "--device", "quantum")
-    assert "too few for 5 shots" in fails(capsys, *training, "--shots", "5")
-    assert "no classification term" in fails(capsys, *training, "--gamma", "0", "--classification-only-steps", "3")
-    known = ["classify", folder / "ring", "--tokens", tokens, "--reject-unknown", "--method"]
-    for method in ("diffusion", "cascade"):
-        assert "give --threshold" in fails(capsys, *known, method)
-
-
-def test_too_many_shots_are_known_before_the_first_row(folder, tmp_path, capsys):
-    assert main(["evaluate", str(folder), "--shots", "1", "4", "--output-json", str(tmp_path / "rows.json")]) == 1
-    captured = capsys.readouterr()
-    assert "too few for 4 shots" in captured.err.splitlines()[-1]
-    assert captured.out == ""
-    assert not (tmp_path / "rows.json").exists()
+    assert "at least two classes" in fails(capsys, f"train {tmp_path} --output-dir {tmp_path / 'out'}")
 
 
 def test_places_that_cannot_be_written(folder, trained, tmp_path, capsys):
     (tmp_path / "file").write_text("here first")
     inside = tmp_path / "file" / "out"
-    assert "file" in fails(capsys, "train", folder, "--output-dir", inside)
-    tokens = trained / "tokens.safetensors"
-    assert "file" in fails(capsys, "generate", "--tokens", tokens, "--prompt", "a {}", "--output-dir", inside)
+    assert "file" in fails(capsys, f"train {folder} --output-dir {inside}")
+    assert "file" in fails(capsys, f"generate --tokens {trained} --prompt {{}} --output-dir {inside}")
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "line",
     [
-        [],
-        ["train", "x"],
-        ["classify", "x", "--tokens", "y", "--top", "0"],
-        ["classify", "x", "--tokens", "y", "--batch-size", "-3"],
-        ["generate", "--tokens", "y", "--prompt", "z", "--num-images", "none"],
-        ["train", "x", "--output-dir", "y", "--num-vectors", "0"],
-        ["evaluate", "x", "--seeds", "0"],
-        ["classify", "x", "--tokens", "y", "--method", "magic"],
+        "", "train x", "classify x --tokens y --top 0", "classify x --tokens y --batch-size -3", "classify x --tokens y --method magic",
+        "generate --tokens y --prompt z --num-images none", "train x --output-dir y --num-vectors 0", "evaluate x --seeds 0",
+        "train x --out y",
     ],
-)
-def test_a_command_that_makes_no_sense_shows_its_usage(arguments, capsys):
+)  # fmt: skip
+def test_a_command_that_makes_no_sense_shows_its_usage(line, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        run(line)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: mcti")
 
@@ -404,8 +349,6 @@ def test_importing_costs_nothing():
 
 
 def test_public_names_are_there_on_first_use():
-    done = python(
-        "-c",
-        "import mcti_core as m; print(set(m.__all__) <= set(dir(m)), all(getattr(m, name) for name in m.__all__), hasattr(m, 'other'))",
-    )
+    code = "print(set(m.__all__) <= set(dir(m)), all(getattr(m, name) for name in m.__all__), hasattr(m, 'other'))"
+    done = python("-c", f"import mcti_core as m; {code}")
     assert done.stdout.split() == ["True", "True", "False"], done.stderr

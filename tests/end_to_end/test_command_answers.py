@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import mcti_core.pocket
-from mcti_core.cli.parser import main
 from mcti_core.hosts.diffusers import host
 from mcti_core.tokens.io import save_tokens
 from mcti_core.tokens.token_set import Support, TokenSet
+
+from .command_line import run
 
 BAD_NUMBERS = ("nan", "inf", "-inf", "-1", "", "much", "1e999", "0x10", "1" * 5000)
 
@@ -38,23 +40,17 @@ def place(tmp_path, monkeypatch):
     for label in ("a", "b"):
         Path("photos", label).mkdir(parents=True)
         for number in range(2):
-            _picture(Path("photos", label, f"{number}.png"), number)
+            Image.new("RGB", (64, 64), (40 * number, 10, 10)).save(Path("photos", label, f"{number}.png"))
     Path("folder").mkdir()
     Path("file").write_text("not ours")
     return tmp_path
 
 
-def _picture(path, shade):
-    from PIL import Image
-
-    Image.new("RGB", (64, 64), (40 * shade, 10, 10)).save(path)
-
-
-def _answer(capsys, arguments):
+def _answer(capsys, line, *words):
     """Exit code and the sentence; nothing else may be said, and nothing written."""
     before = sorted(map(str, Path().rglob("*")))
     try:
-        code = main([str(argument) for argument in arguments])
+        code = run(line, *words)
     except SystemExit as error:
         code = error.code
     told = capsys.readouterr().err
@@ -72,39 +68,28 @@ OPTIONS = {
     "demo": ("shots", "seed"),
 }  # fmt: skip
 COMMANDS = {
-    "train": ["train", "photos", "--output-dir", "new"],
-    "classify": ["classify", "photos/a", "--tokens", "two.safetensors"],
-    "evaluate": ["evaluate", "photos"],
-    "generate": ["generate", "--tokens", "two.safetensors", "--prompt", "{a}"],
-    "demo": ["demo", "--output-dir", "new"],
+    "train": "train photos --output-dir new",
+    "classify": "classify photos/a --tokens two.safetensors",
+    "evaluate": "evaluate photos",
+    "generate": "generate --tokens two.safetensors --prompt {a}",
+    "demo": "demo --output-dir new",
 }
 
 
 @pytest.mark.parametrize(("command", "option"), [(c, o) for c, options in OPTIONS.items() for o in options])
 def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, option):
     bad = [value for value in BAD_NUMBERS if not (option == "guidance-scale" and value == "-1")]
-    above_zero = (
-        "steps",
-        "batch-size",
-        "lr",
-        "shots",
-        "num-images",
-        "num-inference-steps",
-        "top",
-        "seeds",
-        "num-vectors",
-        "num-workers",
-    )
-    bad += ["0"] if option in above_zero else []
+    positive = {"steps", "batch-size", "lr", "shots", "num-images", "num-inference-steps", "top", "seeds", "num-vectors", "num-workers"}  # fmt: skip
+    bad += ["0"] if option in positive else []
     for value in bad:
-        code, told = _answer(capsys, [*COMMANDS[command], f"--{option}={value}"])
+        code, told = _answer(capsys, COMMANDS[command], f"--{option}={value}")
         assert code == 2
         assert f"argument --{option}: must be a" in told
         assert len(told) < 300
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("line", "sentence"),
     [
         ("classify photos/a --tokens two.safetensors --output folder", "'folder' is a folder; name a file, as in 'folder/answers.jsonl'"),
         ("classify photos/a --tokens two.safetensors --output new/", "'new/' is a folder; name a file"),
@@ -135,6 +120,7 @@ def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, 
         ("classify photos/a --tokens none.safetensors --reject-unknown", "no features of their examples"),
         ("classify photos/a --tokens two.safetensors --reject-unknown --threshold 0.5", "not allowed with argument --reject-unknown"),
         ("classify photos/a --tokens two.safetensors --reject-unknown --method diffusion", "give --threshold, or --method clip"),
+        ("classify photos/a --tokens two.safetensors --reject-unknown --method cascade", "give --threshold, or --method clip"),
         ("classify photos/a --tokens two.safetensors --reject-unknown --model folder", "--method clip or hybrid with --clip"),
         ("classify photos/a --tokens two.safetensors --method hybrid --model folder", "--method hybrid needs --clip"),
         ("classify photos/a --tokens two.safetensors --clip folder", "--clip goes with --model"),
@@ -144,41 +130,43 @@ def test_numeric_option_out_of_range_is_refused_by_name(place, capsys, command, 
         ("train photos --output-dir new --model folder --model-config folder", "--model-config goes with a single-file checkpoint"),
         ("train photos --output-dir new --model two.safetensors --model-config folder", "--model-config takes a diffusers folder"),
         ("train photos --output-dir new --gamma 0.1 --gradient-ratio 2", "--gradient-ratio goes with --gamma auto"),
-        ("train photos --output-dir new --gamma auto --gamma-end 0.1", "gamma_end to None"),
+        ("train photos --output-dir new --gamma auto --gamma-end 0.1", "leave gamma_end out"),
         ("train photos --output-dir new --template x{} --templates style", "not allowed with argument"),
         ("train photos --output-dir new --template x", "must contain {} exactly once"),
+        ("train photos --output-dir new --gamma 0 --classification-only-steps 3", "no classification term"),
         ("evaluate photos --model folder", "give a CLIP space with --clip"),
         ("evaluate photos --first-seed 9223372036854775807 --seeds 3", "choose a smaller first one"),
         ("generate --tokens two.safetensors --prompt {zebra}", "zebra"),
+        ("generate --tokens two.safetensors --prompt embedding:zebra", "'zebra'"),
         ("generate --tokens two.safetensors --prompt {a} --negative-prompt {zebra}", "zebra"),
         ("train photos --output-dir new --device meta", "the device 'meta' cannot be used here"),
         ("train photos --output-dir new --device toaster", "the device 'toaster' is not known"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_meant_get_the_sentence(place, capsys, arguments, sentence):
+def test_options_that_cannot_be_meant_get_the_sentence(place, capsys, line, sentence):
     Path("cat.pt").write_bytes(b"PK")
     Path("embeddings").mkdir()
     Path("embeddings", "cat.pt").write_bytes(b"PK")
-    code, told = _answer(capsys, arguments.split(" "))
+    code, told = _answer(capsys, line)
     assert code in (1, 2)
     assert sentence in told
 
 
 @pytest.mark.parametrize("written", ["--output=~/sets/new.safetensors", "--output=~/sets/../sets/new"])
 def test_tilde_behind_an_equals_sign_is_the_home_folder(place, written):
-    assert main(["convert", "two.safetensors", "--format", "set", written]) == 0
+    assert run("convert two.safetensors --format set", written) == 0
     assert Path("home", "sets", "new.safetensors").is_file()
     assert not os.path.lexists("~")
 
 
 def test_tilde_that_is_a_folder_here_is_that_folder(place):
     Path("~").mkdir()
-    assert main(["convert", "two.safetensors", "--format", "set", "--output=~/new.safetensors"]) == 0
+    assert run("convert two.safetensors --format set --output=~/new.safetensors") == 0
     assert Path("~", "new.safetensors").is_file()
 
 
 def test_tokens_of_a_training_folder_are_its_token_set(place, capsys):
     save_tokens(TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 64)}), "learned/tokens.safetensors")
-    code, told = _answer(capsys, ["generate", "--tokens", "learned", "--prompt", "{zebra}"])
+    code, told = _answer(capsys, "generate --tokens learned --prompt {zebra}")
     assert code == 1
     assert "zebra" in told

@@ -138,8 +138,7 @@ def test_file_that_the_locale_cannot_name_is_a_sentence(there):
         "набор.safetensors",
         "--format",
         "embeddings",
-        "--output",
-        "out",
+        "--output=out",
     ]
     done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=False)
     assert done.returncode == 1

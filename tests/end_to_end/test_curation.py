@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcti_core.cli.parser import main
 from mcti_core.cli.review_page import Item, write_review
 from mcti_core.data.label_table import csv_lines
 from mcti_core.pocket import load_pocket
 from mcti_core.tokens.io import load_tokens, save_tokens
 from mcti_core.training.initial import new_tokens
 
+from .command_line import run
 from .kill_and_resume import write_examples
+
+SORT_AGAIN = "classify sorted --recursive --tokens tokens.safetensors --move-to sorted"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,8 @@ def there(material, tmp_path, monkeypatch):
     return Path()
 
 
-def run(*line: str) -> int:
-    return main(["classify", "inbox", "--tokens", "tokens.safetensors", *line])
+def classify(options: str = "", *words: object) -> int:
+    return run(f"classify inbox --tokens tokens.safetensors {options}", *words)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,13 +54,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def answers(capsys) -> dict[str, str]:
     """Image -> label, as printed."""
-    assert run() == 1
+    assert classify() == 1
     return dict(line.split("\t")[:2] for line in capsys.readouterr().out.splitlines())
 
 
 def test_classify_moves_by_answer_inside_the_folder_and_undo_restores(there, capsys):
     found, before = answers(capsys), contents(there)
-    assert run("--move-to", "sorted", "--caption", "a photo of {token}, {label}") == 1
+    assert classify("--move-to sorted --caption", "a photo of {token}, {label}") == 1
     moved = {str(path.relative_to("sorted")) for path in Path("sorted").rglob("*.png")}
     folder = {"../up": "up", "old cup": "old cup"}
     assert moved == {f"{folder[label]}/{Path(image).name}" for image, label in found.items()}
@@ -67,18 +69,21 @@ def test_classify_moves_by_answer_inside_the_folder_and_undo_restores(there, cap
     assert text == {"../up": "a photo of up, ../up", "old cup": "a photo of old-cup, old cup"}[label]
     assert sorted(contents(Path("inbox"))) == ["5.png"]
     assert "mcti undo sorted/undo-1.json" in capsys.readouterr().out
-    assert main(["undo", "sorted/undo-1.json"]) == 0
+    assert run("undo sorted/undo-1.json") == 0
     assert contents(there) == before
 
 
 def test_image_given_in_several_spellings_is_moved_once(there, capsys):
     before = contents(there)
     (there / "link").symlink_to("inbox")
-    again = [str(Path("inbox/0.png").absolute()), "inbox/../inbox/0.png", "./link/1.png", "inbox/0.png"]
-    assert main(["classify", *again, "inbox", "--tokens", "tokens.safetensors", "--move-to", "sorted", "--caption", "{label}", "--review", "r.html"]) == 1  # fmt: skip
+    again = f"{Path('inbox/0.png').absolute()} inbox/../inbox/0.png ./link/1.png inbox/0.png"
+    assert (
+        run(f"classify {again} inbox --tokens tokens.safetensors --move-to sorted --caption {{label}} --review r.html")
+        == 1
+    )
     assert "5 images moved" in capsys.readouterr().out
     assert len(list(Path("sorted").rglob("*.png"))) == 5
-    assert main(["undo", "sorted/undo-1.json"]) == 0
+    assert run("undo sorted/undo-1.json") == 0
     Path("r.html").unlink()
     (there / "link").unlink()
     assert contents(there) == before
@@ -89,78 +94,65 @@ def test_caption_of_a_label_with_half_a_character_is_an_escape(there, label):
     tokens = load_tokens("tokens.safetensors")
     save_tokens(replace(tokens, labels=(label, label + "x")), "tokens.safetensors")
     before = contents(there)
-    assert run("--move-to", "sorted", "--caption", "{label}") == 1
+    assert classify("--move-to sorted --caption {label}") == 1
     texts = {path.read_text(encoding="utf-8") for path in Path("sorted").rglob("*.txt")}
     assert texts <= {ascii(label)[1:-1], ascii(label)[1:-1] + "x"}
     assert texts
-    assert main(["undo", "sorted/undo-1.json"]) == 0
+    assert run("undo sorted/undo-1.json") == 0
     assert contents(there) == before
 
 
 def test_classify_below_the_threshold_leaves_images_where_they_are(there):
     before = contents(there)
-    assert run("--copy-to", "sorted", "--threshold", "1") == 1
+    assert classify("--copy-to sorted --threshold 1") == 1
     assert contents(there) == before
 
 
 def test_corrections_count_in_place_of_answers(there):
     table = [("image", "label"), (str(Path("inbox/0.png").absolute()), "new/thing"), ("inbox/1.png", "(unknown)")]
     Path("c.csv").write_text(csv_lines(table), encoding="utf-8")
-    assert run("--copy-to", "sorted", "--corrections", "c.csv") == 1
+    assert classify("--copy-to sorted --corrections c.csv") == 1
     assert Path("sorted/new-thing/0.png").is_file()
     assert not list(Path("sorted").rglob("1.png"))
     before = contents(there)  # what is in its folder already stays there
-    line = ["classify", "sorted", "--recursive", "--tokens", "tokens.safetensors", "--move-to", "sorted"]
     Path("d.csv").write_text(csv_lines([("image", "label"), ("sorted/new-thing/0.png", "new/thing")]), encoding="utf-8")
-    assert main([*line, "--corrections", "d.csv"]) == 0
+    assert run(f"{SORT_AGAIN} --corrections d.csv") == 0
     assert contents(there).keys() == {*before, "d.csv"}
 
 
 def test_captions_that_are_there_stay(there, capsys):
     Path("inbox/0.txt").write_text("mine")
-    assert run("--caption", "{label}") == 1
+    assert classify("--caption {label}") == 1
     assert Path("inbox/0.txt").read_text() == "mine"
     assert sorted(path.name for path in Path("inbox").glob("*.txt")) == [f"{number}.txt" for number in range(5)]
     assert "4 captions written; 1 were there already" in capsys.readouterr().out
 
 
 def test_images_that_are_sorted_already_get_captions_too_and_undo_removes_them(there, capsys):
-    assert run("--move-to", "sorted") == 1
+    assert classify("--move-to sorted") == 1
     shutil.move("inbox", "unreadable")
-    again = [
-        "classify",
-        "sorted",
-        "--recursive",
-        "--tokens",
-        "tokens.safetensors",
-        "--move-to",
-        "sorted",
-        "--caption",
-        "{label}",
-    ]
+    again = f"{SORT_AGAIN} --caption {{label}} --corrections c.csv"
     wrong = next(Path("sorted").glob("*/*.png"))
     Path("c.csv").write_text(f"image,label\n{wrong},brand new\n", encoding="utf-8")
-    assert main([*again, "--corrections", "c.csv"]) == 0
+    assert run(again) == 0
     assert len(list(Path("sorted").glob("*/*.txt"))) == 5
     assert Path("sorted/brand new", wrong.name).with_suffix(".txt").read_text() == "brand new"
-    assert (
-        main([*again, "--corrections", "c.csv"]) == 0
-    )  # nothing is left to do, but the classifier's answer moves one image back
-    assert main(["undo", "sorted/undo-3.json"]) == main(["undo", "sorted/undo-2.json"]) == 0
+    assert run(again) == 0  # nothing is left to do, but the classifier's answer moves one image back
+    assert run("undo sorted/undo-3.json") == run("undo sorted/undo-2.json") == 0
     assert not list(Path("sorted").glob("*/*.txt"))
 
 
 def test_overwrite_replaces_complete_answers(there, capsys):
-    assert run("--output", "a.jsonl") == 1
+    assert classify("--output a.jsonl") == 1
     capsys.readouterr()
-    assert run("--output", "a.jsonl") == 1
+    assert classify("--output a.jsonl") == 1
     assert "a.jsonl already exists and is complete; replace it with --overwrite" in capsys.readouterr().err
-    assert run("--output", "a.jsonl", "--overwrite") == 1
+    assert classify("--output a.jsonl --overwrite") == 1
     assert "6 answers" in capsys.readouterr().out
 
 
 def test_out_csv_writes_the_table_beside_the_answers(there):
-    assert run("--output", "a.csv", "--top", "2") == 1
+    assert classify("--output a.csv --top 2") == 1
     records = [json.loads(line) for line in Path("a.jsonl").read_text(encoding="utf-8").splitlines()]
     with open("a.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -171,28 +163,27 @@ def test_out_csv_writes_the_table_beside_the_answers(there):
     assert "5.png" in rows[-1]["error"]
     Path("a.jsonl").unlink()
     Path("a.csv").write_text("somebody's,table\n")
-    assert run("--output", "a.csv") == 1
+    assert classify("--output a.csv") == 1
     assert Path("a.csv").read_text() == "somebody's,table\n"
 
 
 def test_review_page_shows_every_answer_and_the_nearest_examples(there, capsys):
     found = answers(capsys)
-    assert run("--review", "r.html", "--examples", "examples") == 1
+    assert classify("--review r.html --examples examples") == 1
     page = Path("r.html").read_text(encoding="utf-8")
     shown = re.findall(r'<figure data-image="([^"]+)">.*?value="([^"]*)">', page, re.S)
     assert {html.unescape(image): html.unescape(label) for image, label in shown} == {
         str(Path(image).absolute()): label for image, label in found.items()
     }
     assert page.count("data:image/jpeg;base64,") == 5 * (1 + 3)
-    assert run("--review", "r.html") == 1  # kept without --overwrite
+    assert classify("--review r.html") == 1  # kept without --overwrite
     assert Path("r.html").read_text(encoding="utf-8") == page
-    assert run("--review", "r.html", "--overwrite") == 1
+    assert classify("--review r.html --overwrite") == 1
     assert Path("r.html").read_text(encoding="utf-8") != page
 
 
 def test_review_of_unreadable_images_is_an_empty_page(there):
-    line = ["--tokens", "tokens.safetensors", "--review", "r.html", "--examples", "examples"]
-    assert main(["classify", "inbox/5.png", *line]) == 1
+    assert run("classify inbox/5.png --tokens tokens.safetensors --review r.html --examples examples") == 1
     assert "0 images to review" in Path("r.html").read_text(encoding="utf-8")
 
 
@@ -224,18 +215,19 @@ def test_review_page_escapes_everything(tmp_path):
 def test_curation_options_that_cannot_be_meant_get_a_sentence(there, capsys, line, sentence):
     before = contents(there)
     with suppress(SystemExit):
-        assert run(*line.split()) == 1
+        assert classify(line) == 1
     assert sentence in capsys.readouterr().err
     assert contents(there) == before
 
 
-QUICK = ["--steps", "2", "--batch-size", "2", "--classification-only-steps", "0"]
+QUICK = "--steps 2 --batch-size 2 --classification-only-steps 0"
 
 
 @pytest.fixture(scope="module")
 def learned(material):
-    assert main(["train", str(material / "examples"), "--output-dir", str(material / "learned"), "--num-vectors", "2", "--template", "a {}", *QUICK]) == 0  # fmt: skip
-    return material / "learned"
+    out = material / "learned"
+    assert run(f"train {material / 'examples'} --output-dir {out} --num-vectors 2 {QUICK} --template", "a {}") == 0
+    return out
 
 
 def test_train_with_corrections_and_start_from_continues_the_set(learned, there):
@@ -244,18 +236,8 @@ def test_train_with_corrections_and_start_from_continues_the_set(learned, there)
     moved, left = sorted(Path("examples", before.labels[0]).iterdir())[:2]
     rows = [("image", "label"), (moved, before.labels[1]), (left, "(unknown)"), ("inbox/0.png", "brand new")]
     Path("c.csv").write_text(csv_lines([[str(cell) for cell in row] for row in rows]), encoding="utf-8")
-    line = [
-        "train",
-        "examples",
-        "--output-dir",
-        "out",
-        "--start-from",
-        "old.safetensors",
-        "--corrections",
-        "c.csv",
-        *QUICK,
-    ]
-    assert main([*line, "--lr", "1e-9"]) == 0
+    line = f"train examples --output-dir out --start-from old.safetensors --corrections c.csv {QUICK}"
+    assert run(f"{line} --lr 1e-9") == 0
     after = load_tokens("out/tokens.safetensors")
     assert after.labels == (*before.labels, "brand new")
     assert after.names == (*(f"my-{name}" for name in before.names), "brand-new")
@@ -269,18 +251,18 @@ def test_train_with_corrections_and_start_from_continues_the_set(learned, there)
 
 def test_corrections_of_an_image_that_was_sorted_since_say_how_to_go_on(learned, there, capsys):
     Path("c.csv").write_text("image,label\ninbox/0.png,old cup\n", encoding="utf-8")
-    assert run("--corrections", "c.csv", "--move-to", "sorted") == 1  # of the image that cannot be read
-    line = ["train", "examples", "--corrections", "c.csv", "--start-from", str(learned), *QUICK]
-    assert main([*line, "--output-dir", "out"]) == 1
+    assert classify("--corrections c.csv --move-to sorted") == 1  # of the image that cannot be read
+    line = f"train examples --corrections c.csv --start-from {learned} {QUICK} --output-dir out"
+    assert run(line) == 1
     assert "put it back with mcti undo" in capsys.readouterr().err
-    assert main(["undo", "sorted/undo-1.json"]) == 0
-    assert main([*line, "--output-dir", "out"]) == 0
+    assert run("undo sorted/undo-1.json") == 0
+    assert run(line) == 0
 
 
 def test_start_from_a_set_with_other_classes_says_which_are_lacking(learned, there, capsys):
     gone = sorted(path.name for path in Path("examples").iterdir())[0]
     shutil.rmtree(Path("examples", gone))
-    assert main(["train", "examples", "--output-dir", "out", "--start-from", str(learned), *QUICK]) == 0
+    assert run(f"train examples --output-dir out --start-from {learned} {QUICK}") == 0
     assert f"there are no examples of {gone}: the new tokens lack these classes" in capsys.readouterr().err
 
 
@@ -288,8 +270,7 @@ def test_add_replace_learns_only_the_given_classes_again(learned, there, capsys)
     before = load_tokens(learned / "tokens.safetensors")
     for label in (before.labels[0], "zebra"):
         shutil.copytree(Path("examples", before.labels[1]), Path("more", label))
-    line = ["add", "more", "--tokens", str(learned), "--output-dir", "larger", *QUICK]
-    assert main([*line, "--replace"]) == 0
+    assert run(f"add more --tokens {learned} --output-dir larger {QUICK} --replace") == 0
     after = load_tokens("larger/tokens.safetensors")
     assert after.labels == (*before.labels, "zebra")
     assert after.names[: len(before)] == before.names
@@ -300,5 +281,5 @@ def test_add_replace_learns_only_the_given_classes_again(learned, there, capsys)
     assert not own & other
     shutil.rmtree("more")
     shutil.copytree("examples", "more")
-    assert main(["add", "more", "--tokens", str(learned), "--output-dir", "y", *QUICK, "--replace"]) == 1
+    assert run(f"add more --tokens {learned} --output-dir y {QUICK} --replace") == 1
     assert "use mcti train instead" in capsys.readouterr().err

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.cli.parser import main
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.pocket.digits import digit_dataset, write_class_folders
 
-QUICK = ["--steps", "1", "--batch-size", "2", "--seeds", "1"]
+from .command_line import run
+
+QUICK = "--steps 1 --batch-size 2"
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +27,16 @@ def place(tmp_path_factory) -> Path:
         images = tuple(digits.images[row] for row in chosen.tolist())
         labels = torch.arange(classes).repeat_interleave(count)
         write_class_folders(FewShotDataset(("zero", "one", "four")[:classes], images, labels), path / name)
-    line = ["train", path / "photos", "--output-dir", path / "learned", "--steps", "2", "--batch-size", "3"]
-    assert main([str(word) for word in line]) == 0
+    assert run(f"train {path / 'photos'} --output-dir {path / 'learned'} --steps 2 --batch-size 3") == 0
     return path
-
-
-def run(*line: object) -> int:
-    return main([str(word) for word in line])
 
 
 def test_evaluate_tokens_writes_figures_that_agree_and_pictures(place, tmp_path, capsys):
     out = tmp_path / "out"
     line = (
-        "evaluate",
-        place / "test",
-        "--tokens",
-        place / "learned",
-        "--output-dir",
-        out,
-        "--output-json",
-        tmp_path / "x.json",
+        f"evaluate {place / 'test'} --tokens {place / 'learned'} --output-dir {out} --output-json {tmp_path / 'x.json'}"
     )
-    assert run(*line) == 0
+    assert run(line) == 0
     record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert record == json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     matrix = torch.tensor(record["confusion_matrix"])
@@ -64,25 +53,25 @@ def test_evaluate_tokens_writes_figures_that_agree_and_pictures(place, tmp_path,
         assert picture.width > 300
     shown = capsys.readouterr().out
     assert f"accuracy {100 * record['accuracy']:.1f} % of 6 images; chance 33.3 %" in shown
-    assert run(*line) == 1  # results are only replaced with --overwrite
-    assert run(*line, "--overwrite") == 0
+    assert run(line) == 1  # results are only replaced with --overwrite
+    assert run(f"{line} --overwrite") == 0
 
 
 def test_evaluate_tokens_on_its_own_examples_says_so(place, capsys):
-    assert run("evaluate", place / "photos", "--tokens", place / "learned") == 0
+    assert run(f"evaluate {place / 'photos'} --tokens {place / 'learned'}") == 0
     assert "12 of 12 images are the same as images that the tokens were learned from" in capsys.readouterr().err
 
 
 def test_evaluate_tokens_of_other_classes_is_refused(place, tmp_path, capsys):
     shutil.copytree(place / "test" / "one", tmp_path / "test" / "seven")
-    assert run("evaluate", tmp_path / "test", "--tokens", place / "learned") == 1
+    assert run(f"evaluate {tmp_path / 'test'} --tokens {place / 'learned'}") == 1
     assert "the tokens have no class 'seven'; they have four, one, zero" in capsys.readouterr().err
 
 
 def test_evaluate_given_split_compares_gammas_on_the_test_images(place, tmp_path, capsys):
     shutil.copytree(place / "test", tmp_path / "test")
-    line = ["--test", tmp_path / "test", "--gamma", "0", "auto", "0.1", "--output-json", tmp_path / "rows.json"]
-    assert run("evaluate", "--train", place / "photos", *line, *QUICK) == 0
+    line = f"--test {tmp_path / 'test'} --gamma 0 auto 0.1 --output-json {tmp_path / 'rows.json'} --seeds 1"
+    assert run(f"evaluate --train {place / 'photos'} {line} {QUICK}") == 0
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     methods = [row["method"] for row in rows]
     assert methods[-5:] == [
@@ -92,8 +81,7 @@ def test_evaluate_given_split_compares_gammas_on_the_test_images(place, tmp_path
 
 
 def test_evaluate_folds_tests_every_image_once(place, tmp_path):
-    line = ["--folds", "2", "--steps", "1", "--batch-size", "2", "--output-json", tmp_path / "rows.json"]
-    assert run("evaluate", place / "photos", *line) == 0
+    assert run(f"evaluate {place / 'photos'} --folds 2 {QUICK} --output-json {tmp_path / 'rows.json'}") == 0
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     assert [row["seed"] for row in rows if row["method"] == "MC-TI"] == [0, 1]
     assert sum(row["queries"] for row in rows if row["method"] == "MC-TI") == 12
@@ -103,7 +91,7 @@ def test_evaluate_label_errors_ranks_the_moved_image_first(place, tmp_path, caps
     photos = shutil.copytree(place / "photos", tmp_path / "photos")
     moved = sorted((photos / "four").iterdir())[0].rename(photos / "zero" / "moved.png")
     page = tmp_path / "page.html"
-    assert run("evaluate", photos, "--label-errors", "--output-json", tmp_path / "x.json", "--review", page) == 0
+    assert run(f"evaluate {photos} --label-errors --output-json {tmp_path / 'x.json'} --review {page}") == 0
     first = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["likely_label_errors"][0]
     assert (first["image"], first["label"], first["suggested"]) == (str(moved), "zero", "four")
     assert f"{moved}\tzero\tlooks like four" in capsys.readouterr().out
@@ -128,5 +116,5 @@ def test_evaluate_options_that_do_not_go_together_get_a_sentence(place, monkeypa
     monkeypatch.chdir(place)
     Path("other").mkdir(exist_ok=True)
     shutil.copytree("test/one", "other/seven", dirs_exist_ok=True)
-    assert run("evaluate", *line.split()) == 1
+    assert run(f"evaluate {line}") == 1
     assert sentence in capsys.readouterr().err

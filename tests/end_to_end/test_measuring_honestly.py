@@ -9,11 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mcti_core.cli.parser import main
+from mcti_core.cli.answer_formats import json_line
+from mcti_core.cli.parser import _parser
+from mcti_core.hosts.diffusers import clip_space
 from mcti_core.tokens.io import save_tokens
 from mcti_core.tokens.token_set import TokenSet
 
-SHORT = ["--steps", "1", "--batch-size", "2", "--classification-only-steps", "0"]
+from .command_line import messages, run
+
+SHORT = "--steps 1 --batch-size 2 --classification-only-steps 0"
 
 
 def write(path: Path, seed: int, **options) -> None:
@@ -40,14 +44,6 @@ def no_work(monkeypatch):
         monkeypatch.setattr(f"mcti_core.cli.{name}.host_of", refuse)
 
 
-def run(*line: object) -> int:
-    return main([str(part) for part in line])
-
-
-def told(capsys) -> str:
-    return "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("mcti: "))
-
-
 @pytest.mark.parametrize(
     ("name", "options"), [("copy.png", {}), ("copy.jpg", {"quality": 40}), ("copy.webp", {"quality": 50})]
 )
@@ -55,8 +51,7 @@ def test_evaluate_of_a_folder_with_copies_names_them(photos, tmp_path, capsys, n
     for number in range(3):
         write(photos / "cat" / f"{number}-{name}", number, **options)
     write(photos / "dog" / "3.png", 13)
-    line = ["evaluate", photos, "--shots", 3, "--seeds", 2, *SHORT, "--output-json", tmp_path / "rows.json"]
-    assert run(*line) == 0
+    assert run(f"evaluate {photos} --shots 3 --seeds 2 {SHORT} --output-json {tmp_path / 'rows.json'}") == 0
     captured = capsys.readouterr()
     assert re.search(r"\d+ % of the images to test on are the same .* \(cat/\S+ and cat/\S+", captured.err)
     assert "| (test images that are copies of examples) |" in captured.out
@@ -65,7 +60,7 @@ def test_evaluate_of_a_folder_with_copies_names_them(photos, tmp_path, capsys, n
 
 
 def test_evaluate_of_a_folder_without_copies_says_nothing_of_them(photos, capsys):
-    assert run("evaluate", photos, "--seeds", 1, *SHORT) == 0
+    assert run(f"evaluate {photos} --seeds 1 {SHORT}") == 0
     captured = capsys.readouterr()
     assert "mcti: " not in captured.err
     assert "copies" not in captured.out
@@ -76,47 +71,45 @@ def test_evaluate_of_a_folder_without_copies_says_nothing_of_them(photos, capsys
 def test_command_with_one_image_in_two_classes_names_it(command, photos, tmp_path, capsys):
     write(photos / "dog" / "wrong.jpg", 1)
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
-    line = {
-        "train": ["train", photos, "--output-dir", tmp_path / "out"],
-        "add": ["add", photos, "--tokens", learned, "--output-dir", tmp_path / "out", "--gamma", 0],
-        "evaluate": ["evaluate", photos, "--shots", 1, "--seeds", 1],
+    options = {
+        "train": f"--output-dir {tmp_path / 'out'}",
+        "add": f"--tokens {learned} --output-dir {tmp_path / 'out'} --gamma 0",
+        "evaluate": "--shots 1 --seeds 1",
     }[command]
-    assert run(*line, *SHORT) == 0
-    assert (
-        "1 image is in more than one class, or nearly the same as one of another class (cat/1.png and dog/wrong.jpg)"
-        in told(capsys)
-    )
+    assert run(f"{command} {photos} {options} {SHORT}") == 0
+    same = "1 image is in more than one class, or nearly the same as one of another class (cat/1.png and dog/wrong.jpg)"
+    assert same in "".join(messages(capsys))
 
 
 def test_add_of_an_image_that_is_known_as_another_class_names_it(photos, tmp_path, capsys):
-    assert run("train", photos, "--output-dir", tmp_path / "set", *SHORT) == 0
+    assert run(f"train {photos} --output-dir {tmp_path / 'set'} {SHORT}") == 0
     more = tmp_path / "more"
     write(more / "new" / "0.png", 77)
     write(more / "new" / "1.png", 1)
     write(more / "cat" / "2.png", 2)  # which is right as the class that it is of
     capsys.readouterr()
-    assert run("add", more, "--tokens", tmp_path / "set", "--output-dir", tmp_path / "out", *SHORT) == 0
-    assert "1 image was learned as another class before (new/1.png of cat)" in told(capsys)
+    assert run(f"add {more} --tokens {tmp_path / 'set'} --output-dir {tmp_path / 'out'} {SHORT}") == 0
+    assert "1 image was learned as another class before (new/1.png of cat)" in "".join(messages(capsys))
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_shots_beyond_the_images_are_refused_before_the_work(command, photos, tmp_path, no_work, capsys):
-    line = {"train": ["train", photos, "--output-dir", tmp_path / "out"], "evaluate": ["evaluate", photos]}[command]
-    assert run(*line, "--shots", 4) == 1
-    assert "class 'cat' has 3 images: too few for 4 shots" in told(capsys)
+    out = f"--output-dir {tmp_path / 'out'}" if command == "train" else ""
+    assert run(f"{command} {photos} {out} --shots 4") == 1
+    assert "class 'cat' has 3 images: too few for 4 shots" in messages(capsys)[-1]
     assert not (tmp_path / "out").exists()
 
 
 def test_train_on_as_many_shots_as_there_are_images_needs_none_to_test_on(photos, tmp_path):
-    assert run("train", photos, "--output-dir", tmp_path / "out", "--shots", 3, *SHORT) == 0
+    assert run(f"train {photos} --output-dir {tmp_path / 'out'} --shots 3 {SHORT}") == 0
 
 
 def test_evaluate_of_classes_of_one_image_says_what_it_needs(tmp_path, no_work, capsys):
     write(tmp_path / "photos" / "cat" / "0.png", 1)
     for number in range(9):
         write(tmp_path / "photos" / "dog" / f"{number}.png", number + 2)
-    assert run("evaluate", tmp_path / "photos") == 1
-    assert "class 'cat' has 1 image; to evaluate, every class needs at least two" in told(capsys)
+    assert run(f"evaluate {tmp_path / 'photos'}") == 1
+    assert "class 'cat' has 1 image; to evaluate, every class needs at least two" in messages(capsys)[-1]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +118,7 @@ def test_evaluate_of_classes_of_one_image_says_what_it_needs(tmp_path, no_work, 
 )  # fmt: skip
 def test_threshold_that_is_no_confidence_is_refused_with_the_number_that_is_meant(given, meant, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["classify", "photos", "--tokens", "x.safetensors", f"--threshold={given}"])
+        run("classify photos --tokens x.safetensors", f"--threshold={given}")
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert "--threshold: must be a number from 0 to 1, got" in error
@@ -134,30 +127,19 @@ def test_threshold_that_is_no_confidence_is_refused_with_the_number_that_is_mean
 
 @pytest.mark.parametrize("given", ["0", "1", "0.25", " .5 ", "1e-3"])
 def test_threshold_from_0_to_1_is_taken(given):
-    from mcti_core.cli.parser import _parser
-
     arguments = _parser().parse_args(["classify", "photos", "--tokens", "x", f"--threshold={given}"])
     assert arguments.threshold == float(given)
 
 
 @pytest.mark.parametrize("out", [False, True])
 def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_path, monkeypatch, capsys, out):
-    from mcti_core.hosts.diffusers import clip_space
-
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
     real = clip_space.ClipModelSpace.image_features
     monkeypatch.setattr(
         clip_space.ClipModelSpace, "image_features", lambda self, images: real(self, images) * float("nan")
     )
-    line = [
-        "classify",
-        photos / "cat",
-        "--tokens",
-        learned,
-        "--json",
-        *(["--output", tmp_path / "x.jsonl"] if out else []),
-    ]
-    assert run(*line) == 1
+    output = f"--output {tmp_path / 'x.jsonl'}" if out else ""
+    assert run(f"classify {photos / 'cat'} --tokens {learned} --json {output}") == 1
     captured = capsys.readouterr()
     assert "scores are not numbers" in captured.err
     assert captured.out == ""
@@ -166,8 +148,6 @@ def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_p
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_json_line_never_holds_what_is_no_json(value):
-    from mcti_core.cli.answer_formats import json_line
-
     for encoding in ("utf-8", "ascii"):
         with pytest.raises(ValueError, match="JSON compliant"):
             json_line({"image": "猫.png", "confidence": value}, encoding)

@@ -17,6 +17,7 @@ from mcti_core.cli.parser import main
 from mcti_core.tokens.io import load_tokens
 from mcti_core.training.checkpoint import load_checkpoint
 
+from .command_line import run
 from .kill_and_resume import write_examples
 from .run_processes import CLASSIFY, ROOT, TRAIN, commands
 
@@ -48,9 +49,7 @@ def folder(tmp_path_factory):
     examples = write_examples(path / "examples")
     write_images(path / "images", examples, IMAGES)
     (path / "images" / "00007.png").write_bytes(b"no picture")
-    assert (
-        main(["train", str(examples), "--output-dir", str(path / "trained"), "--steps", "3", "--batch-size", "3"]) == 0
-    )
+    assert run(f"train {examples} --output-dir {path / 'trained'} --steps 3 --batch-size 3") == 0
     (path / "trained" / "tokens.safetensors").rename(path / "tokens.safetensors")
     return path
 
@@ -132,8 +131,8 @@ def test_two_train_the_same_tokens(both):
     gammas = [tokens.training.pop("gamma_last") for tokens in (first, second)]
     assert gammas[0] == pytest.approx(gammas[1], rel=1e-4)
     assert first.training == second.training
-    names = [sorted(path.name for path in (out / "trained").iterdir()) for out in (one, two)]
-    assert names[0] == names[1] == sorted(["embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"])
+    names = [{path.name for path in (out / "trained").iterdir()} for out in (one, two)]
+    assert names[0] == names[1] == {"embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"}
     caches = [sorted((out / "cache").iterdir()) for out in (one, two)]
     assert [path.name for path in caches[0]] == [path.name for path in caches[1]]
     assert [path.read_bytes() for path in caches[0]] == [path.read_bytes() for path in caches[1]]
@@ -177,9 +176,8 @@ def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
     command = ["classify", str(images), "--tokens", str(folder / "tokens.safetensors"), "--output", str(out), *CLASSIFY]
 
     def parts():
-        return [
-            path.read_bytes().splitlines() for path in (out, out.with_name(f"{out.name}.part-00001")) if path.exists()
-        ]
+        files = (out, out.with_name(f"{out.name}.part-00001"))
+        return [path.read_bytes().splitlines() for path in files if path.exists()]
 
     def written():
         return sum(map(len, parts()))
@@ -198,12 +196,9 @@ def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
     assert written() == kept
     assert main([*command, "--resume"]) == 0
     assert main([part if part != str(out) else str(tmp_path / "whole.jsonl") for part in command]) == 0
-    told, whole = (
-        [json.loads(line) for line in path.read_text().splitlines()] for path in (out, tmp_path / "whole.jsonl")
-    )
-    assert sorted((answer["image"], answer["label"]) for answer in told) == [
-        (answer["image"], answer["label"]) for answer in whole
-    ]
+    records = ([json.loads(line) for line in path.read_text().splitlines()] for path in (out, tmp_path / "whole.jsonl"))
+    resumed, whole = ([(record["image"], record["label"]) for record in each] for each in records)
+    assert sorted(resumed) == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "images", "whole.jsonl"]
 
 
@@ -229,9 +224,8 @@ def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
     assert main([*command, "--resume"]) == 0
     command[3] = str(tmp_path / "whole")
     assert main(command) == 0
-    learned = [
-        load_tokens(tmp_path / name / "tokens.safetensors").vectors["clip_l"] for name in ("whole", "out", "copy")
-    ]
+    folders = (tmp_path / name for name in ("whole", "out", "copy"))
+    learned = [load_tokens(out / "tokens.safetensors").vectors["clip_l"] for out in folders]
     assert (learned[0] - learned[1]).abs().max() < 1e-4
     assert (learned[0] - learned[2]).abs().max() < 1e-4
 
@@ -253,23 +247,13 @@ def test_the_readmes_command(folder, tmp_path, count):
 def test_a_mistake_ends_all_with_its_sentence(folder, tmp_path):
     """Of one process too: the others do not wait for ever."""
     (tmp_path / "answers.jsonl").write_text("here first")
-    command = [
-        "classify",
-        folder / "images",
-        "--tokens",
-        folder / "tokens.safetensors",
-        "--output",
-        tmp_path / "answers.jsonl",
-    ]
-    for arguments, told in (
-        (command, "mcti: " + str(tmp_path / "answers.jsonl")),
-        (command[:-2], "name a file for the answers with --output"),
-        (
-            ["convert", folder / "tokens.safetensors", "--output", tmp_path / "x", "--format", "set"],
-            "without a launcher",
-        ),
+    images = f"classify {folder / 'images'} --tokens {folder / 'tokens.safetensors'}"
+    for line, told in (
+        (f"{images} --output {tmp_path / 'answers.jsonl'}", f"mcti: {tmp_path / 'answers.jsonl'}"),
+        (images, "name a file for the answers with --output"),
+        (f"convert {folder / 'tokens.safetensors'} --output {tmp_path / 'x'} --format set", "without a launcher"),
     ):
-        with launch(2, "-m", "mcti_core", *arguments) as process:
+        with launch(2, "-m", "mcti_core", *line.split()) as process:
             output, _ = process.communicate(timeout=SECONDS)
         assert process.returncode != 0
         assert told in output

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,20 @@ import torch
 from PIL import Image
 
 from mcti_core.cli import generate
-from mcti_core.cli.parser import main
+from mcti_core.files import provenance
 from mcti_core.files.output_lock import lock_output
-from mcti_core.tokens.io import load_tokens, save_tokens
+from mcti_core.tokens.io import export_embeddings, load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training import extend, loop
+from mcti_core.training.checkpoint import save_checkpoint
 from mcti_core.training.loop import train
 
+from ..fuzz.seeds import training
+from .command_line import messages, run
+
 ROOT = Path(__file__).parents[2]
-SHORT = ["--steps", "1", "--batch-size", "2", "--classification-only-steps", "0"]
+GENERATE = "generate --num-inference-steps 1"
+SHORT = "--steps 1 --batch-size 2 --classification-only-steps 0"
 
 
 def write_photos(folder: Path, *labels: str, count: int = 3) -> Path:
@@ -60,46 +66,26 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def run(*line: object) -> int:
-    return main([str(part) for part in line])
-
-
-def told(capsys) -> str:
-    return "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("mcti: "))
-
-
-def refused(capsys, *line: object) -> str:
+def refused(capsys, line: str) -> str:
     """What a command says that ends at once, by whichever check."""
     try:
-        code: object = run(*line)
+        code: object = run(line)
     except SystemExit as ended:
         code = ended.code
     assert code in (1, 2)
     return capsys.readouterr().err
 
 
-def lines(photos: Path, learned: Path, out: Path) -> dict[str, list[object]]:
-    """Each command, writing into ``out``."""
+def command_line(command: str, photos: Path, learned: Path, out: Path) -> str:
+    """A command that writes into ``out``."""
     return {
-        "train": ["train", photos, "--output-dir", out, *SHORT],
-        "add": ["add", photos, "--tokens", learned, "--output-dir", out, *SHORT, "--gamma", 0],
-        "generate": [
-            "generate",
-            "--tokens",
-            learned,
-            "--prompt",
-            "a {}",
-            "--num-images",
-            2,
-            "--num-inference-steps",
-            1,
-            "--output-dir",
-            out,
-        ],
-        "evaluate": ["evaluate", photos, "--shots", 1, "--seeds", 1, "--steps", 1, "--output-json", out / "rows.json"],
-        "demo": ["demo", "--output-dir", out],
-        "classify": ["classify", photos, "--tokens", learned, "--output", out / "answers.jsonl"],
-    }
+        "train": f"train {photos} --output-dir {out} {SHORT}",
+        "add": f"add {photos} --tokens {learned} --output-dir {out} {SHORT} --gamma 0",
+        "generate": f"generate --tokens {learned} --prompt {{}} --num-images 2 --num-inference-steps 1 --output-dir {out}",
+        "evaluate": f"evaluate {photos} --shots 1 --seeds 1 --steps 1 --output-json {out / 'rows.json'}",
+        "demo": f"demo --output-dir {out}",
+        "classify": f"classify {photos} --tokens {learned} --output {out / 'answers.jsonl'}",
+    }[command]
 
 
 COMMANDS = ("train", "add", "generate", "evaluate", "demo", "classify")
@@ -107,11 +93,11 @@ COMMANDS = ("train", "add", "generate", "evaluate", "demo", "classify")
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_while_another_run_holds_its_output_is_refused(command, photos, learned, tmp_path, no_work, capsys):
-    line = lines(photos, learned, tmp_path / "out")[command]
+    line = command_line(command, photos, learned, tmp_path / "out")
     held = {"evaluate": tmp_path / "out" / "rows.json", "classify": tmp_path / "out" / "answers.jsonl"}.get(command)
     with lock_output(held or tmp_path / "out", folder=held is None):
-        assert run(*line) == 1
-        assert "another run" in told(capsys)
+        assert run(line) == 1
+        assert "another run" in messages(capsys)[-1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -131,7 +117,7 @@ def test_command_whose_output_cannot_be_written_does_no_work(
 
         monkeypatch.setattr("mcti_core.files.writing.open", full, raising=False)
     before = content(tmp_path)
-    error = refused(capsys, *lines(photos, learned, out)[command])
+    error = refused(capsys, command_line(command, photos, learned, out))
     assert re.search(
         "cannot be written|already exists and is not a file|is a file; name a folder|must be a path", error
     )
@@ -141,51 +127,44 @@ def test_command_whose_output_cannot_be_written_does_no_work(
 @pytest.mark.parametrize("command", ["train", "add", "evaluate"])
 def test_command_with_a_file_in_place_of_its_cache_does_no_work(command, photos, learned, tmp_path, no_work, capsys):
     (tmp_path / "cache").write_text("mine")
-    error = refused(capsys, *lines(photos, learned, tmp_path / "out")[command], "--cache", tmp_path / "cache")
-    assert "is a file; name a folder" in error
+    line = command_line(command, photos, learned, tmp_path / "out")
+    assert "is a file; name a folder" in refused(capsys, f"{line} --cache {tmp_path / 'cache'}")
 
 
 @pytest.mark.parametrize("command", ["train", "add", "generate", "evaluate"])
 def test_command_where_its_results_are_replaces_them_only_when_asked(command, photos, learned, tmp_path, capsys):
-    line = lines(photos, learned, tmp_path / "out")[command]
-    assert run(*line) == 0
+    line = command_line(command, photos, learned, tmp_path / "out")
+    assert run(line) == 0
     before = content(tmp_path)
     capsys.readouterr()
-    for more in ([], ["--resume"], ["--restart"]) if command == "train" else ([],):
-        assert run(*line, *more) == 1
-        assert "already exists; replace it with --overwrite" in told(capsys)
+    for more in ("", "--resume", "--restart") if command == "train" else ("",):
+        assert run(f"{line} {more}") == 1
+        assert "already exists; replace it with --overwrite" in messages(capsys)[-1]
         assert content(tmp_path) == before
-    assert run(*line, "--overwrite") == 0
+    assert run(f"{line} --overwrite") == 0
     assert content(tmp_path).keys() == before.keys()
 
 
 def test_train_where_only_embeddings_of_a_set_are_left_replaces_none(photos, tmp_path, no_work, capsys):
-    tokens = TokenSet(("cat", "bird"), {"clip_l": torch.zeros(2, 1, 96)})
-    from mcti_core.tokens.io import export_embeddings
-
-    export_embeddings(tokens, tmp_path / "out" / "embeddings")
-    assert run("train", photos, "--output-dir", tmp_path / "out") == 1
-    assert "cat.safetensors already exists" in told(capsys)
+    export_embeddings(TokenSet(("cat", "bird"), {"clip_l": torch.zeros(2, 1, 96)}), tmp_path / "out" / "embeddings")
+    assert run(f"train {photos} --output-dir {tmp_path / 'out'}") == 1
+    assert "cat.safetensors already exists" in messages(capsys)[-1]
 
 
 def test_train_over_a_set_of_other_classes_names_the_embeddings_that_stay(photos, tmp_path, capsys):
     renamed = write_photos(tmp_path / "renamed", "kitten", "dog")
-    assert run("train", photos, "--output-dir", tmp_path / "out", *SHORT) == 0
-    said = told(capsys)
-    assert "of other sets" not in said
+    assert run(f"train {photos} --output-dir {tmp_path / 'out'} {SHORT}") == 0
+    (said,) = messages(capsys)
     assert "cat, dog: words of CLIP's vocabulary" in said
-    assert run("train", renamed, "--output-dir", tmp_path / "out", *SHORT, "--overwrite") == 0
-    assert "embeddings of other sets: cat; move them away" in told(capsys)
+    assert run(f"train {renamed} --output-dir {tmp_path / 'out'} {SHORT} --overwrite") == 0
+    assert "embeddings of other sets: cat; move them away" in messages(capsys)[-1]
     assert (tmp_path / "out" / "embeddings" / "cat.safetensors").exists()
 
 
 def test_add_into_the_folder_of_an_unfinished_training_is_refused(photos, learned, tmp_path, no_work, capsys):
-    from mcti_core.training.checkpoint import save_checkpoint
-    from tests.fuzz.seeds import training
-
     save_checkpoint(training(), tmp_path / "out" / "training.safetensors")
-    assert run("add", photos, "--tokens", learned, "--output-dir", tmp_path / "out") == 1
-    assert "training.safetensors already exists" in told(capsys)
+    assert run(f"add {photos} --tokens {learned} --output-dir {tmp_path / 'out'}") == 1
+    assert "training.safetensors already exists" in messages(capsys)[-1]
 
 
 def stop_after(steps, monkeypatch, stop):
@@ -205,10 +184,7 @@ def stop_after(steps, monkeypatch, stop):
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_add_ended_by_a_signal_keeps_what_was_learned(kind, photos, learned, tmp_path, monkeypatch):
     stop_after(1, monkeypatch, lambda: os.kill(os.getpid(), getattr(signal, kind)))
-    assert (
-        run("add", photos, "--tokens", learned, "--output-dir", tmp_path / "out", *SHORT, "--gamma", 0, "--steps", 500)
-        == 130
-    )
+    assert run(f"add {photos} --tokens {learned} --output-dir {tmp_path / 'out'} {SHORT} --gamma 0 --steps 500") == 130
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
     assert tokens.labels == ("x", "y", "cat", "dog")
     assert torch.equal(tokens.vectors["clip_l"][:2], load_tokens(learned).vectors["clip_l"])
@@ -216,16 +192,12 @@ def test_add_ended_by_a_signal_keeps_what_was_learned(kind, photos, learned, tmp
 
 
 def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learned, tmp_path, monkeypatch, capsys):
-    def broken(*arguments, **options):
-        class Losses:
-            def sum(self):
-                return torch.tensor(float("nan"), requires_grad=True)
-
-        return Losses()
-
+    broken = lambda *arguments, **options: torch.tensor(float("nan"), requires_grad=True)  # noqa: E731
     monkeypatch.setattr("mcti_core.training.step.reconstruction_loss", broken)
-    assert run("add", photos, "--tokens", learned, "--output-dir", tmp_path / "out", *SHORT, "--gamma", 0) == 1
-    assert re.search(r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", told(capsys))
+    assert run(command_line("add", photos, learned, tmp_path / "out")) == 1
+    assert re.search(
+        r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", messages(capsys)[-1]
+    )
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
     assert tokens.labels == ("x", "y", "cat", "dog")
     assert tokens.training["added"][0]["labels"] == ["cat", "dog"]
@@ -236,77 +208,48 @@ def test_generate_that_is_broken_off_keeps_the_images_that_are_done(learned, tmp
     monkeypatch.setattr(generate, "_POCKET_BATCH_SIZE", 2)
     real, seen = generate.progress_bar, []
 
+    @contextmanager
     def interrupting(*arguments):
-        from contextlib import contextmanager
+        with real(*arguments) as progress:
 
-        @contextmanager
-        def bar():
-            with real(*arguments) as progress:
+            def watched(done, total):
+                progress(done, total)
+                seen.append(len(list((tmp_path / "out").glob("*.png"))))
+                if done == 4:
+                    raise KeyboardInterrupt
 
-                def told(done, total):
-                    progress(done, total)
-                    seen.append(len(list((tmp_path / "out").glob("*.png"))))
-                    if done == 4:
-                        raise KeyboardInterrupt
-
-                yield told
-
-        return bar()
+            yield watched
 
     monkeypatch.setattr(generate, "progress_bar", interrupting)
-    line = [
-        "generate",
-        "--tokens",
-        learned,
-        "--prompt",
-        "a {}",
-        "--num-images",
-        3,
-        "--num-inference-steps",
-        1,
-        "--output-dir",
-        tmp_path / "out",
-    ]
-    assert run(*line) == 130
+    line = f"{GENERATE} --tokens {learned} --prompt {{}} --num-images 3 --output-dir {tmp_path / 'out'}"
+    assert run(line) == 130
     assert seen == [2, 4]  # each is there as soon as it is done
     assert "interrupted: 4 of 6 images are in" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["x-00.png", "x-01.png", "x-02.png", "y-00.png"]
     kept = content(tmp_path / "out")
     monkeypatch.undo()
-    assert run(*line, "--overwrite") == 0
+    assert run(line, "--overwrite") == 0
     assert content(tmp_path / "out").keys() > kept.keys()
 
 
 def test_generate_names_a_prompt_that_draws_no_token(learned, tmp_path, capsys):
-    line = ["generate", "--tokens", learned, "--num-inference-steps", 1, "--num-images", 1]
+    line = f"{GENERATE} --tokens {learned} --num-images 1"
     for number, prompt in enumerate(("", "a photo of a dog", "a {x}", "{}")):
-        assert run(*line, "--prompt", prompt, "--output-dir", tmp_path / str(number)) == 0
+        assert run(line, "--prompt", prompt, "--output-dir", tmp_path / str(number)) == 0
         assert ("names no token of the set" in capsys.readouterr().err) == (number < 2)
 
 
 def test_generate_names_images_of_an_earlier_run_beside_its_own(learned, tmp_path, capsys):
-    line = [
-        "generate",
-        "--tokens",
-        learned,
-        "--prompt",
-        "a {x}",
-        "--num-inference-steps",
-        1,
-        "--output-dir",
-        tmp_path / "out",
-    ]
-    assert run(*line, "--num-images", 2) == 0
+    line = f"{GENERATE} --tokens {learned} --prompt {{x}} --output-dir {tmp_path / 'out'}"
+    assert run(f"{line} --num-images 2") == 0
     Image.new("RGB", (8, 8)).save(tmp_path / "out" / "mine.png")
     capsys.readouterr()
-    assert run(*line, "--num-images", 1, "--overwrite") == 0
-    assert told(capsys) == f"mcti: {tmp_path / 'out'} also holds 1 image of an earlier run: image-01.png"
+    assert run(f"{line} --num-images 1 --overwrite") == 0
+    assert messages(capsys) == [f"mcti: {tmp_path / 'out'} also holds 1 image of an earlier run: image-01.png"]
 
 
 def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(learned, tmp_path, monkeypatch, capsys):
-    from mcti_core.files import provenance
-
     real = provenance.write_own
 
     def full(path, *arguments):
@@ -315,51 +258,29 @@ def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(l
         return real(path, *arguments)
 
     monkeypatch.setattr(provenance, "write_own", full)
-    line = [
-        "generate",
-        "--tokens",
-        learned,
-        "--prompt",
-        "a {}",
-        "--num-images",
-        1,
-        "--num-inference-steps",
-        1,
-        "--output-dir",
-        tmp_path / "out",
-    ]
-    assert run(*line) == 1
-    assert re.search(r"y-00\.png cannot be written \(No space left on device\)", told(capsys))
+    assert run(f"{GENERATE} --tokens {learned} --prompt {{}} --num-images 1 --output-dir {tmp_path / 'out'}") == 1
+    assert "y-00.png cannot be written (No space left on device)" in messages(capsys)[-1]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x-00.png"]
 
 
 @pytest.mark.slow
 def test_train_killed_by_kill_9_locks_nothing_behind_it(photos, tmp_path):
-    line = [
-        "-m",
-        "mcti_core",
-        "train",
-        str(photos),
-        "--output-dir",
-        str(tmp_path / "out"),
-        "--save-every",
-        "0",
-        "--batch-size",
-        "2",
-    ]
-    process = subprocess.Popen([sys.executable, *line, "--steps", "5000"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    command = (
+        f"{sys.executable} -m mcti_core train {photos} --output-dir {tmp_path / 'out'} --save-every 0 --batch-size 2"
+    )
+
+    def finished(options):
+        return subprocess.run(f"{command} {options}".split(), cwd=ROOT, capture_output=True, text=True, check=False)
+
+    process = subprocess.Popen(f"{command} --steps 5000".split(), cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "training.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    second = subprocess.run(
-        [sys.executable, *line, "--steps", "5000", "--resume"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    second = finished("--steps 5000 --resume")
     assert second.returncode == 1
     assert f"another run (process {process.pid})" in second.stderr
     process.kill()
     process.wait()
-    third = subprocess.run(
-        [sys.executable, *line, "--steps", "3", "--restart"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    third = finished("--steps 3 --restart")
     assert third.returncode == 0, third.stderr
     assert not (tmp_path / "out" / ".mcti.lock").exists()

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from mcti_core.cli import train as commands
-from mcti_core.cli.parser import main
 from mcti_core.tokens.io import load_tokens
 from mcti_core.training.checkpoint import load_checkpoint
 from mcti_core.training.loop import train
 
+from .command_line import messages, run
 from .kill_and_resume import Trial, write_examples
 
-OPTIONS = ["--steps", "6", "--batch-size", "3", "--seed", "5"]
+OPTIONS = "--steps 6 --batch-size 3 --seed 5"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 def whole(folder, tmp_path_factory):
     """Tokens of a training without a break."""
     out = tmp_path_factory.mktemp("whole")
-    assert main(["train", str(folder), "--output-dir", str(out), *OPTIONS]) == 0
+    assert run(f"train {folder} --output-dir {out} {OPTIONS}") == 0
     return load_tokens(out / "tokens.safetensors")
 
 
@@ -38,7 +38,7 @@ def whole(folder, tmp_path_factory):
 def broken(folder, tmp_path, monkeypatch, capsys):
     """The folder of a training that was broken off after three steps."""
     stop_after(3, monkeypatch)
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 130
+    assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS}") == 130
     monkeypatch.undo()
     captured = capsys.readouterr()
     assert "interrupted after 3 steps" in captured.out
@@ -68,33 +68,31 @@ def same(first, second):
 
 def told(capsys):
     """What was said, one line each."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mcti: ")]
-    return [line for line in lines if "words of CLIP's vocabulary" not in line]  # 0, 1 and 2 are
+    return [line for line in messages(capsys) if "words of CLIP's vocabulary" not in line]  # 0, 1 and 2 are
 
 
 def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
     assert load_checkpoint(broken / "training.safetensors").step == 3
-    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--resume"]) == 0
+    assert run(f"train {folder} --output-dir {broken} {OPTIONS} --resume") == 0
     assert told(capsys) == ["mcti: resuming after 3 steps"]
     same(load_tokens(broken / "tokens.safetensors"), whole)
-    assert sorted(path.name for path in broken.iterdir()) == sorted(
-        ["embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"]
-    )
+    left = {path.name for path in broken.iterdir()}
+    assert left == {"embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"}
 
 
 def test_it_is_not_overwritten_without_consent(folder, broken, whole, capsys):
     before = (broken / "training.safetensors").read_bytes()
-    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS]) == 1
+    assert run(f"train {folder} --output-dir {broken} {OPTIONS}") == 1
     (line,) = told(capsys)
     assert all(way in line for way in ("--resume", "--restart", "another --output-dir"))
     assert (broken / "training.safetensors").read_bytes() == before
-    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--restart"]) == 0
+    assert run(f"train {folder} --output-dir {broken} {OPTIONS} --restart") == 0
     same(load_tokens(broken / "tokens.safetensors"), whole)
     assert not (broken / "training.safetensors").exists()
 
 
 def test_a_different_training_is_refused(folder, broken, capsys):
-    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--lr", "0.5", "--resume"]) == 1
+    assert run(f"train {folder} --output-dir {broken} {OPTIONS} --lr 0.5 --resume") == 1
     (line,) = told(capsys)
     assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
     assert "--restart" in line
@@ -102,22 +100,22 @@ def test_a_different_training_is_refused(folder, broken, capsys):
 
 
 def test_start_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, tmp_path, capsys, monkeypatch):
-    other = ["--output-dir", str(tmp_path / "other"), *OPTIONS, "--lr", "1e-9", "--start-from", str(broken)]
+    other = f"train {folder} --output-dir {tmp_path / 'other'} {OPTIONS} --lr 1e-9"
     stop_after(2, monkeypatch)
-    assert main(["train", str(folder), *other]) == 130
+    assert run(f"{other} --start-from {broken}") == 130
     monkeypatch.undo()
     capsys.readouterr()
-    assert main(["train", str(folder), *other[:-2], "--resume"]) == 1
+    assert run(f"{other} --resume") == 1
     (line,) = told(capsys)
     assert "different set of first tokens" in line
-    assert main(["train", str(folder), *other, "--resume"]) == 0
+    assert run(f"{other} --start-from {broken} --resume") == 0
     assert told(capsys) == ["mcti: resuming after 2 steps"]
     first, last = (load_tokens(path / "tokens.safetensors").vectors for path in (broken, tmp_path / "other"))
     assert all(torch.allclose(first[name], v, atol=1e-6) for name, v in last.items())
 
 
 def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_path, whole, capsys):
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS} --resume") == 0
     (line,) = told(capsys)
     assert "no unfinished training" in line
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
@@ -126,7 +124,7 @@ def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_pat
 def test_a_damaged_file_is_reported(folder, broken, capsys):
     path = broken / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    assert main(["train", str(folder), "--output-dir", str(broken), *OPTIONS, "--resume"]) == 1
+    assert run(f"train {folder} --output-dir {broken} {OPTIONS} --resume") == 1
     (line,) = told(capsys)
     assert "damaged" in line
     assert "--restart" in line
@@ -137,10 +135,10 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "write_tokens", interrupt)
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 130
+    assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS}") == 130
     assert not (tmp_path / "tokens.safetensors").exists()
     monkeypatch.undo()
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS} --resume") == 0
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
@@ -152,21 +150,21 @@ def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp
         write(tokens, out, figures)
 
     monkeypatch.setattr(commands, "write_tokens", too_late)
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS]) == 1
+    assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS}") == 1
     error = capsys.readouterr().err
     assert "not written by MC-TI" in error
     assert "training.safetensors; fix this, and continue with --resume" in error
     monkeypatch.undo()
     assert (tmp_path / "tokens.safetensors").read_text() == "mine"
     (tmp_path / "tokens.safetensors").unlink()
-    assert main(["train", str(folder), "--output-dir", str(tmp_path), *OPTIONS, "--resume"]) == 0
+    assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS} --resume") == 0
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
-@pytest.mark.parametrize("arguments", [["--resume", "--restart"], ["--resume", "never"], ["--save-every", "-1"]])
-def test_what_makes_no_sense_shows_the_usage(arguments):
+@pytest.mark.parametrize("options", ["--resume --restart", "--resume never", "--save-every -1"])
+def test_what_makes_no_sense_shows_the_usage(options):
     with pytest.raises(SystemExit) as caught:
-        main(["train", "x", "--output-dir", "y", *arguments])
+        run(f"train x --output-dir y {options}")
     assert caught.value.code == 2
 
 
@@ -174,23 +172,13 @@ def test_what_makes_no_sense_shows_the_usage(arguments):
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, kind):
-    command = [
-        sys.executable,
-        "-m",
-        "mcti_core",
-        "train",
-        str(folder),
-        "--output-dir",
-        str(tmp_path),
-        "--steps",
-        "5000",
-    ]
+    command = f"{sys.executable} -m mcti_core train {folder} --output-dir {tmp_path} --steps 5000"
 
     def as_a_fresh_process():  # who runs the tests may ignore signals, as nohup does
         signal.signal(getattr(signal, kind), signal.SIG_DFL)
 
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_a_fresh_process
+        command.split(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_a_fresh_process
     ) as process:
         seen = ""
         while not re.search(r"training: .*[1-9]\d*/5000", seen):
