@@ -31,6 +31,7 @@ __all__ = [
     "format_of",
     "header_of",
     "is_safetensors",
+    "open_token_file",
     "read_safetensors",
     "read_torch",
     "refuse_large",
@@ -85,21 +86,19 @@ def read_safetensors(
         TokenError: the file is missing, is not a complete safetensors file, or is larger than ``files/limits.py`` allows.
     """
     try:
-        with open_regular(path) as opened, _checked(opened, path) as file:
+        with open_token_file(path) as opened, _checked(opened, path) as file:
             values = file.metadata() or {}
             check(values)
             # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
             return values, {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise TokenError("there is no such token file") from error
     except SafetensorError as error:
         what = "truncated or damaged; copy it again" if is_safetensors(path) else "not a safetensors file"
-        raise TokenError(f"{what} ({_content(path) or error})") from error
+        raise TokenError(f"{what} ({_described(path) or error})") from error
     except (OSError, RuntimeError) as error:  # the latter from PyTorch, if a file has become shorter meanwhile
         raise TokenError(f"cannot be read ({error}); give a token file") from error
 
 
-def _content(path: Path) -> str:
+def _described(path: Path) -> str:
     """Description of a file that is not a tensor file, such as a web page; empty if unknown."""
     kind = kind_of(read_start(path, 64))
     if kind in READ_KINDS:
@@ -152,7 +151,7 @@ def read_torch(path: Path) -> Any:
     begin = _begin(path)
     if not begin.startswith(b"PK"):
         old = "a pickle or a PyTorch file from before 2020"
-        known = old if begin.startswith(_PICKLE_MAGIC) else _content(path) or "unsupported file type"
+        known = old if begin.startswith(_PICKLE_MAGIC) else _described(path) or "unsupported file type"
         raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
     archive = _checked_copy(path)
     # The first textual inversions were saved as a ParameterDict; loading fills it without calling its methods.
@@ -227,13 +226,19 @@ def _not_plain(reason: str) -> str:
     return f"the file is damaged or contains objects other than tensors ({reason}); use a .safetensors version"
 
 
-def _begin(path: Path) -> bytes:
+def open_token_file(path: Path) -> IO[bytes]:
+    """``files.regular.open_regular``. Raises: TokenError: the file is missing, or cannot be read."""
     try:
-        return read_start(path, 9)
+        return open_regular(path)
     except FileNotFoundError as error:
         raise TokenError("there is no such token file") from error
     except OSError as error:
         raise TokenError(f"cannot be read ({error}); give a token file") from error
+
+
+def _begin(path: Path) -> bytes:
+    with open_token_file(path) as file:
+        return file.read(9) or b""
 
 
 def _mib(size: int) -> str:

@@ -23,13 +23,13 @@ from ..tokens.name_search import letters_of
 from ..tokens.names import normal_form
 from ..tokens.references import (
     EMBEDDING,
+    LOOSE_WEIGHT,
     behind_suffix,
     class_called,
     continues_name,
     forms_as_words,
     is_of_a_name,
     known_forms,
-    loose_weight,
     nearest,
     reference_at,
     without_suffix,
@@ -254,7 +254,7 @@ class _Parser:
 
     def _refuse_weights_outside(self, pieces: Sequence[Piece]) -> None:
         for (piece, _), (behind, _) in pairwise(pieces):
-            if isinstance(piece, int) and isinstance(behind, str) and loose_weight(behind, 0):
+            if isinstance(piece, int) and isinstance(behind, str) and LOOSE_WEIGHT.match(behind, 0):
                 name = self.names[piece]
                 self._refuse(f"has a weight after {name!r} without closing brackets", f"write ({{{name}}}:1.2)")
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from ..errors import listed
+
 __all__ = ["describe_words", "words_among"]
 
 
@@ -20,11 +22,10 @@ def words_among(names: Sequence[str]) -> list[str]:
 
 def describe_words(names: Sequence[str], remedy: str) -> str:
     """A message that lists those words, what they break and what to do; empty if there are none."""
-    words = words_among(names)
-    if not words:
+    if not (words := words_among(names)):
         return ""
-    shown = ", ".join(words[:10]) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
-    return f"{shown}: words of CLIP's vocabulary, by which kohya's gen_img, SD.Next and diffusers cannot load an embedding; {remedy}"
+    programs = "kohya's gen_img, SD.Next and diffusers"
+    return f"{listed(words)}: words of CLIP's vocabulary, by which {programs} cannot load an embedding; {remedy}"
 
 
 @cache

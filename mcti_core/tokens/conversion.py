@@ -29,8 +29,6 @@ __all__ = [
 
 Operation = tuple[str, Sequence[str]]
 """``"select"``, ``"labels"`` or ``"rename"``, and its arguments."""
-
-
 _BESIDE_SET = {"embeddings", "loss.png", "README.md", "run.toml", "log.csv", "logs", "samples"}
 """What a training writes beside its token set: the same tokens, pictures, and logs."""
 
@@ -63,7 +61,6 @@ class Inputs:
     """Files that failed to be read, one message each."""
     skipped: list[str] = field(default_factory=list)
     """Files that were skipped: other files in folders, and duplicates of embeddings; one message each."""
-
     _first: dict[tuple[object, ...], SourceClass] = field(default_factory=dict)
     """The first class with each content."""
 
@@ -71,18 +68,17 @@ class Inputs:
         """Add each class of a file; skip an embedding that is already present."""
         for index, label in enumerate(tokens.labels):
             one = SourceClass(path, label, tokens.select([index]))
-            copy = self._first.setdefault(_content(one), one)
-            if copy is one or len(tokens) > 1:
+            first = self._first.setdefault(_content(one.tokens), one)
+            if first is one or len(tokens) > 1:
                 self.classes.append(one)
             else:
-                self.skipped.append(f"{path}: left out, the same embedding as in {copy.path}")
+                self.skipped.append(f"{path}: left out, the same embedding as in {first.path}")
 
 
-def _content(one: SourceClass) -> tuple[object, ...]:
+def _content(tokens: TokenSet) -> tuple[object, ...]:
     """Content of an embedding, equal for copies of it."""
-    tokens = one.tokens
-    vectors = {name: (v.shape, sha256((v + 0).numpy().tobytes()).digest()) for name, v in tokens.vectors.items()}
-    return (tokens.labels, tokens.pooling, tokens.templates, frozenset(vectors.items()))
+    vectors = {(name, v.shape, sha256((v + 0).numpy().tobytes()).digest()) for name, v in tokens.vectors.items()}
+    return (tokens.labels, tokens.pooling, tokens.templates, frozenset(vectors))
 
 
 def read_inputs(inputs: Sequence[Path]) -> Inputs:
@@ -117,18 +113,15 @@ def _unreadable(path: Path, error: OSError) -> str:
     return f"{path}: cannot be read ({error.strerror or error})"
 
 
-def _is_training_folder(folder: Path) -> bool:
-    return is_token_set(folder / f"tokens{SUFFIX}")
-
-
 def _files_of(folder: Path, found: Inputs) -> list[Path]:
     """The files of a folder that are read; the rest is counted by kind."""
-    read: list[Path] = []
-    others: list[Path] = []
+    read, others = list[Path](), list[Path]()
     for path in sorted(folder.iterdir()):
         kind = path.suffix.lower()
         is_card = kind in CARD_SUFFIXES and not path.stem.lower().endswith(".preview") and has_card(path)
-        if not path.name.startswith(".") and not (path.name in _BESIDE_SET and _is_training_folder(folder)):
+        if not path.name.startswith(".") and not (
+            path.name in _BESIDE_SET and is_token_set(folder / f"tokens{SUFFIX}")
+        ):
             (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
     counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in others)
     listed = ", ".join(counted(n, kind) if kind == "folder" else f"{n} {kind}" for kind, n in sorted(counts.items()))
@@ -148,19 +141,20 @@ def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operat
     """
     now = list(classes)
     for kind, values in operations:
-        if kind == "select":
-            now = [now[index] for index in _distinct([_find(now, value) for value in values], values)]
-        elif kind == "labels":
+        if kind == "labels":
             if len(values) != len(now):
-                raise TokenError(
-                    f"{len(now)} classes ({_labels(now)}) and {len(values)} labels; give one label per class"
-                )
+                found = f"{len(now)} classes ({_labels(now)}) and {len(values)} labels"
+                raise TokenError(f"{found}; give one label per class")
             now = [_renamed(one, label) for one, label in zip(now, values, strict=True)]
+            continue
+        pairs = [(_find(now, value), "") if kind == "select" else _parse_renaming(now, value) for value in values]
+        labels = dict(pairs)
+        if len(labels) < len(pairs):
+            raise TokenError(f"a class is listed twice: {', '.join(values)}")
+        if kind == "select":
+            now = [now[index] for index in labels]
         else:
-            pairs = [_parse_renaming(now, value) for value in values]
-            _distinct([index for index, _ in pairs], values)
-            new = dict(pairs)
-            now = [_renamed(one, new[index]) if index in new else one for index, one in enumerate(now)]
+            now = [_renamed(one, labels[index]) if index in labels else one for index, one in enumerate(now)]
     return now
 
 
@@ -184,10 +178,10 @@ def refuse_twins(classes: Sequence[SourceClass]) -> None:
             raise TokenError(f"{first.path} is given twice; give it once")
     if twins:
         listed = "; ".join(f"{alike[0].name!r}: {_listed(alike, classes)}" for alike in twins)
-        raise TokenError(
-            f"classes share a token name ({listed}); rename all but one, as in --rename {_address(twins[0][1], classes)!r}=NEW, or "
-            "--select those you want"
+        remedy = (
+            f"rename all but one, as in --rename {_address(twins[0][1], classes)!r}=NEW, or --select those you want"
         )
+        raise TokenError(f"classes share a token name ({listed}); {remedy}")
 
 
 def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
@@ -197,8 +191,7 @@ def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
         The classes by the group's name: text encoders and number of vectors, as in ``clip_l-4``; a number follows if groups differ in
         something else (widths, pooling, templates).
     """
-    found: dict[str, list[SourceClass]] = {}
-    kinds: dict[object, str] = {}
+    found, kinds = dict[str, list[SourceClass]](), dict[object, str]()
     for one in classes:
         tokens = one.tokens
         shapes = tuple(sorted((name, *v.shape[1:]) for name, v in tokens.vectors.items()))
@@ -251,18 +244,9 @@ def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str
     if not places:
         raise TokenError(f"a new label is written OLD=NEW, got {text!r}")
     known = {one.label for one in classes}
-    meant = (
-        [at for at in places if text[:at] in known]
-        or [at for at in places if _find_all(classes, text[:at])]
-        or places[:1]
-    )
-    return _find(classes, text[: meant[-1]]), text[meant[-1] + 1 :]
-
-
-def _distinct(indices: list[int], values: Sequence[str]) -> list[int]:
-    if len(set(indices)) != len(indices):
-        raise TokenError(f"a class is listed twice: {', '.join(values)}")
-    return indices
+    exact, found = (at for at in places if text[:at] in known), (at for at in places if _find_all(classes, text[:at]))
+    end = max(exact, default=0) or max(found, default=places[0])
+    return _find(classes, text[:end]), text[end + 1 :]
 
 
 def _renamed(one: SourceClass, label: str) -> SourceClass:

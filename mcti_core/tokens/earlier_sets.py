@@ -29,7 +29,7 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
     Raises:
         FileError: a file of another set would be lost.
     """
-    own = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
+    own_widths = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
     own_labels = set(map(normal_form, tokens.labels))
     for path in paths:
         header = header_of(path) if is_own_file(path) else {}
@@ -37,14 +37,13 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
             values = {key: json.loads(header["__metadata__"][key]) for key in ("labels", "encoders")}
             labels, widths = list(values["labels"]), _widths(values["encoders"], header)
             check_counts(labels, ())
-            is_earlier = widths == own and set(map(normal_form, labels)) <= own_labels
+            is_earlier = widths == own_widths and set(map(normal_form, labels)) <= own_labels
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError, TokenError):
             continue  # no file, damaged, or from before files recorded their set
         if not is_earlier:
             encoders = ", ".join(f"{name} {width} wide" for name, width in widths.items())
-            raise FileError(
-                f"{path} belongs to another token set ({listed(labels)}; {encoders}); choose another name or folder, or move it away"
-            )
+            other = f"another token set ({listed(labels)}; {encoders})"
+            raise FileError(f"{path} belongs to {other}; choose another name or folder, or move it away")
 
 
 def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,12 @@ import json
 import warnings
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from ..errors import TokenError
-from ..files.regular import open_regular
-from ..files.safe_load import refuse_large
+from ..files.safe_load import open_token_file, refuse_large
 
 __all__ = ["CARD_SUFFIXES", "has_card", "read_card"]
 
@@ -52,8 +51,8 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise TokenError(f"the embedding in this image has more than {_MAX_JSON // 2**20} MiB, so it is something else")
     try:
         found = json.loads(content)
-        kept = found["string_to_param"]
-        return {**found, "string_to_param": {key: _tensors(value) for key, value in kept.items()}}
+        tokens = {key: _tensors(value) for key, value in found["string_to_param"].items()}
+        return {**found, "string_to_param": tokens}
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
         raise TokenError(f"the embedding in this image is damaged ({str(error)[:80]}); download it again") from error
 
@@ -71,34 +70,20 @@ def _find_json(path: Path) -> bytes | None:
     Raises:
         TokenError: the file is not an image, or exceeds the size limit.
     """
-    try:
-        file = open_regular(path)
-    except FileNotFoundError as error:
-        raise TokenError("there is no such token file") from error
-    except OSError as error:
-        raise TokenError(f"cannot be read ({error}); give a token file") from error
-    with file:
-        refuse_large(file.fileno())
-        return _json_in(file)
-
-
-def _json_in(file: IO[bytes]) -> bytes | None:
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size check below replaces Pillow's
+    with open_token_file(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size check below replaces Pillow's
+        refuse_large(file.fileno())
+        try:
             with Image.open(file, formats=("PNG", "WEBP")) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     return None
-                text = getattr(image, "text", {}).get(_TEXT)
-                return (
-                    _from_pixels(image.convert("RGB"))
-                    if text is None
-                    else base64.b64decode(text[: 2 * _MAX_JSON])[:_MAX_JSON]
-                )
-    except Exception as error:  # Pillow raises many types for damaged images
-        raise TokenError(f"cannot be read as an image ({str(error)[:80] or type(error).__name__})") from error
+                if (text := getattr(image, "text", {}).get(_TEXT)) is not None:
+                    return base64.b64decode(text[: 2 * _MAX_JSON])[:_MAX_JSON]
+                return _from_pixels(image.convert("RGB"))
+        except Exception as error:  # Pillow raises many types for damaged images
+            raise TokenError(f"cannot be read as an image ({str(error)[:80] or type(error).__name__})") from error
 
 
 def _from_pixels(image: Any) -> bytes | None:

@@ -23,8 +23,8 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 EMBEDDING = json.dumps("mcti-embedding")
 """Value of ``format`` in the metadata of files that MC-TI writes."""
 
-_SINGLE_ENCODER_KEYS = {"emb_params": "ComfyUI, A1111, InvokeAI and kohya", "emp_params": "OneTrainer"}
-"""Keys of a token of one text encoder, and the programs that use them."""
+_SINGLE_ENCODER_KEYS = ("emb_params", "emp_params")
+"""Keys of a token of one text encoder: of ComfyUI, A1111, InvokeAI and kohya, and of OneTrainer."""
 _MAX_VECTORS = 75
 """Maximum number of vectors; a prompt has no room for more."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -40,19 +40,12 @@ class Embedding:
 
     vectors: Mapping[str, Tensor]
     """Encoder name -> (V, d) float32, with the same V for all."""
-    layout: str
-    """Name of the layout, for messages."""
     token: str = ""
     """The token's name in the file."""
     base_model: str = ""
     """The model that it was trained on, according to the file."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Metadata of a safetensors file."""
-
-    @property
-    def is_own(self) -> bool:
-        """Whether MC-TI wrote the file; the metadata then has the rest."""
-        return self.metadata.get("format") == EMBEDDING
+    """Metadata of a file that MC-TI wrote; empty for other programs' files."""
 
 
 def read_embedding(path: str | Path) -> Embedding:
@@ -69,14 +62,11 @@ def read_embedding(path: str | Path) -> Embedding:
     if is_safetensors(path) or path.suffix.lower() == ".safetensors":
         refuse_large(path)
         metadata, tensors = read_safetensors(path)
-        if metadata.get("format") == EMBEDDING:
-            return _own(metadata, tensors)
-        found = _recognised(tensors)
-        return Embedding(found.vectors, found.layout, found.token, found.base_model, metadata)
-    return _recognised(read_card(path) if path.suffix.lower() in CARD_SUFFIXES else read_torch(path))
+        return _of_mcti(metadata, tensors) if metadata.get("format") == EMBEDDING else _detect_layout(tensors)
+    return _detect_layout(read_card(path) if path.suffix.lower() in CARD_SUFFIXES else read_torch(path))
 
 
-def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embedding:
+def _of_mcti(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embedding:
     """A file of MC-TI, of any width: the metadata names its encoders."""
     try:
         encoders = json.loads(metadata["encoders"])
@@ -89,41 +79,29 @@ def _own(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Embeddin
         keyed = dict(zip(encoders, tensors.values(), strict=True))
     if set(keyed) != set(encoders) or len(keyed) < len(tensors):
         raise TokenError(f"it contains {_listed(tensors)} instead of {_listed(encoders)}; save or copy the file again")
-    return Embedding(_equal({name: _checked(keyed[name], name) for name in encoders}), "MC-TI", metadata=metadata)
+    return Embedding(_equal({name: _checked(keyed[name], name) for name in encoders}), metadata=metadata)
 
 
-def _recognised(content: Any) -> Embedding:
-    """Recognise the layout."""
+def _detect_layout(content: Any) -> Embedding:
     if isinstance(content, Tensor):
-        return Embedding(_by_width(content, "the tensor"), "diffusers")
+        return Embedding(_by_width(content, "the tensor"))
     if not isinstance(content, dict):
         raise TokenError(f"it contains a {type(content).__name__}; {_SUPPORTED_KEYS}")
     if "string_to_param" in content:
         return _of_a1111(content)
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
     tensors = {key: value for key, value in tensors.items() if value.ndim} or tensors  # beside numbers, such as a step
-    _refuse_others(tensors)
-    if tensors and all(encoder_named(key) for key in tensors):
-        return Embedding(_by_encoder(tensors), "ComfyUI, A1111, InvokeAI, kohya, OneTrainer and diffusers")
-    if len(tensors) == 1:
-        ((key, tensor),) = tensors.items()
-        return Embedding(
-            _by_width(tensor, _named(key)),
-            _SINGLE_ENCODER_KEYS.get(key, "diffusers"),
-            "" if key in _SINGLE_ENCODER_KEYS else key,
-        )
-    raise TokenError(f"it contains {_listed(content)}; {_SUPPORTED_KEYS}")
-
-
-def _refuse_others(tensors: Mapping[str, Tensor]) -> None:
-    """Raise for files that resemble embeddings but are something else."""
     if any(key.startswith("bundle_emb.") for key in tensors):
         raise TokenError("it is a LoRA with embeddings inside; take the embeddings out, one file each")
     if any(key.endswith("_out") for key in tensors):
-        raise TokenError(
-            f"it contains {_listed(tensors)}: OneTrainer's output embedding, which is applied after the text encoder, not before it; "
-            "train it as an ordinary embedding"
-        )
+        what = "OneTrainer's output embedding, which is applied after the text encoder, not before it"
+        raise TokenError(f"it contains {_listed(tensors)}: {what}; train it as an ordinary embedding")
+    if tensors and all(encoder_named(key) for key in tensors):
+        return Embedding(_by_encoder(tensors))
+    if len(tensors) == 1:
+        ((key, tensor),) = tensors.items()
+        return Embedding(_by_width(tensor, _named(key)), "" if key in _SINGLE_ENCODER_KEYS else key)
+    raise TokenError(f"it contains {_listed(content)}; {_SUPPORTED_KEYS}")
 
 
 def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
@@ -139,8 +117,8 @@ def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
     if isinstance(tensor, dict):
         if not tensor or not all(isinstance(encoder, str) and encoder_named(encoder) for encoder in tensor):
             raise TokenError(f"its 'string_to_param' contains {_listed(tensor)}; supported are {', '.join(WIDTHS)}")
-        return Embedding(_by_encoder(tensor), "A1111", name, base)
-    return Embedding(_by_width(tensor, f"'string_to_param' {_named(key)}"), "A1111 and InvokeAI", name, base)
+        return Embedding(_by_encoder(tensor), name, base)
+    return Embedding(_by_width(tensor, f"'string_to_param' {_named(key)}"), name, base)
 
 
 def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -148,20 +126,17 @@ def _by_encoder(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     keys = {encoder_named(key): key for key in tensors}
     if len(keys) < len(tensors):
         raise TokenError(f"it contains {_listed(tensors)}, two of which name the same text encoder; remove one")
-    return _equal({name: _of_width(tensors[keys[name]], name) for name in WIDTHS if name in keys})
+    vectors = _equal({name: _checked(tensors[keys[name]], name) for name in WIDTHS if name in keys})
+    for name, rows in vectors.items():
+        if rows.shape[1] not in WIDTHS[name]:
+            raise TokenError(f"its {name!r} vectors are {rows.shape[1]} wide; supported are {describe_widths(name)}")
+    return vectors
 
 
 def _by_width(tensor: Any, what: str) -> dict[str, Tensor]:
     """The encoder of a token whose keys do not name one, by its width."""
     vectors = _checked(tensor, what)
     return {encoder_of_width(vectors.shape[1]): vectors}
-
-
-def _of_width(tensor: Any, name: str) -> Tensor:
-    vectors = _checked(tensor, name)
-    if vectors.shape[1] not in WIDTHS[name]:
-        raise TokenError(f"its {name!r} vectors are {vectors.shape[1]} wide; supported are {describe_widths(name)}")
-    return vectors
 
 
 def _checked(tensor: Any, what: str) -> Tensor:
@@ -177,9 +152,8 @@ def _checked(tensor: Any, what: str) -> Tensor:
     rows = tensor.detach() if tensor.ndim == 2 else tensor.detach()[None]
     if len(rows) > _MAX_VECTORS:
         raise TokenError(f"{what} has {len(rows)} vectors; a prompt has room for {_MAX_VECTORS}")
-    if (
-        rows.numel() * rows.element_size() > rows.untyped_storage().nbytes()
-    ):  # a view can repeat one number any number of times
+    stored = rows.untyped_storage().nbytes() // rows.element_size()
+    if rows.numel() > stored:  # a view can repeat one number any number of times
         raise TokenError(f"{what} claims {rows.numel():,} numbers, and does not store as many; the file is damaged")
     vectors = rows.float().contiguous().clone()
     if not vectors.abs().max() <= MAX_NUMBER:

@@ -23,11 +23,11 @@ from ..files.safe_load import format_of, read_safetensors
 from ..files.writing import refuse_foreign, refuse_foreign_twins, write_own
 from .embedding_cards import CARD_SUFFIXES
 from .encoders import CLIP_TWIN, ONETRAINER_KEYS
-from .formats import EMBEDDING, SUFFIXES, Embedding, read_embedding
+from .formats import EMBEDDING, SUFFIXES, read_embedding
 from .modelspec import embedding_metadata
 from .names import safe_names
 from .ops import class_index, merge
-from .set_format import FEATURES, FORMAT, LABELS, VERSION, check_format, metadata_value, parse_token_set
+from .set_format import FEATURES, FORMAT, LABELS, NOT_A_SET, VERSION, check_format, metadata_value, parse_token_set
 from .token_set import TokenSet
 
 __all__ = [
@@ -69,6 +69,7 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
         TokenError: the file cannot be written, or ``tokens.training`` contains other types.
         FileError: a foreign file or an embedding has this name.
     """
+    path = Path(path)
     tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
     if tokens.support is not None:
         tensors |= {FEATURES: _plain(tokens.support.features), LABELS: tokens.support.labels.cpu().clone()}
@@ -84,7 +85,8 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
         "training": dict(tokens.training),
         "versions": library_versions(),
     }
-    return _write(_with_suffix(path), tensors, values, sets=True)
+    path = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    return _write(path, tensors, values, sets=True)
 
 
 def load_tokens(path: str | Path) -> TokenSet:
@@ -98,9 +100,7 @@ def load_tokens(path: str | Path) -> TokenSet:
     if os.path.isdir(path):  # unlike its own method, not an error in a folder that may not be read
         raise TokenError(f"{path} is a folder, not a token set; name the file, as in {path / 'tokens.safetensors'}")
     if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and os.path.isfile(path) and not is_token_set(path):
-        raise TokenError(
-            f"{path} is not a token set; make one from embeddings with: mcti convert EMBEDDINGS --format set --output FILE"
-        )
+        raise TokenError(f"{path} is {NOT_A_SET}")
     try:
         return parse_token_set(*read_safetensors(path, check_format))
     except TokenError as error:
@@ -173,7 +173,7 @@ def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
         if found.token and (stem.startswith("learned_embeds") or path.suffix.lower() in CARD_SUFFIXES):
             stem = found.token.strip("<>")
         tokens = TokenSet((stem,), vectors, safe_names([stem]), base_model=found.base_model)
-        return _with_metadata(tokens, found) if found.is_own else (tokens, ())
+        return _with_metadata(tokens, found.metadata) if found.metadata else (tokens, ())
     except TokenError as error:
         raise TokenError(f"{path}: {error}") from error
 
@@ -203,10 +203,10 @@ def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
         read: the results of ``import_embedding``.
     """
     labels = [tokens.labels[0] for tokens, _ in read]
-    whole = read[0][1] if read else ()
-    if any(order != whole for _, order in read) or sorted(whole) != sorted(labels):
+    set_labels = read[0][1] if read else ()
+    if any(order != set_labels for _, order in read) or sorted(set_labels) != sorted(labels):
         return list(range(len(read)))
-    return [labels.index(label) for label in whole]
+    return [labels.index(label) for label in set_labels]
 
 
 def is_token_set(path: str | Path) -> bool:
@@ -260,9 +260,8 @@ def _by_key(vectors: Mapping[str, Tensor], layout: str, name: str) -> dict[str, 
     return {keys.get(encoder, encoder): rows for encoder, rows in vectors.items()}
 
 
-def _with_metadata(tokens: TokenSet, found: Embedding) -> tuple[TokenSet, tuple[str, ...]]:
+def _with_metadata(tokens: TokenSet, values: Mapping[str, str]) -> tuple[TokenSet, tuple[str, ...]]:
     """The token set with its metadata, and the labels of the set it was exported from; older files have fewer keys."""
-    values = found.metadata
     described = replace(
         tokens,
         labels=(metadata_value(values, "label", str),),
@@ -293,8 +292,3 @@ def _write(
 def _plain(tensor: Tensor) -> Tensor:
     """A separate copy, since safetensors refuses tensors that share memory."""
     return tensor.detach().float().cpu().contiguous().clone()
-
-
-def _with_suffix(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-from ..errors import TokenError, listed
+from ..errors import TokenError, counted, listed
 from .encoders import describe_encoders
 from .names import find_class, normal_form, safe_names
 from .token_set import Support, TokenSet
@@ -37,12 +38,12 @@ def select(tokens: TokenSet, classes: Sequence[str | int]) -> TokenSet:
     Raises:
         TokenError: no class, a class twice, or an unknown class.
     """
-    chosen = [class_index(tokens, which) for which in classes]
-    if len(set(chosen)) != len(chosen):
+    indices = [class_index(tokens, which) for which in classes]
+    if len(set(indices)) != len(indices):
         raise TokenError(f"a class is listed twice: {listed(classes)}")
-    if not chosen:
+    if not indices:
         raise TokenError(f"no class is given; there are: {listed(tokens.labels)}")
-    return tokens.select(chosen)
+    return tokens.select(indices)
 
 
 def rename(tokens: TokenSet, names: Mapping[str, str]) -> TokenSet:
@@ -105,26 +106,20 @@ def _refuse_clashes(labels: Sequence[str], names: Sequence[str], advice: str) ->
 
 
 def _refuse_unlike(one: TokenSet, other: TokenSet) -> None:
-    if _shape(one) != _shape(other):
+    shapes = [{name: tuple(rows.shape[1:]) for name, rows in tokens.vectors.items()} for tokens in (one, other)]
+    if shapes[0] != shapes[1]:
         raise TokenError(f"these tokens cannot be in one set: {_described(one)}, and {_described(other)}")
     if (one.pooling, one.templates) != (other.pooling, other.templates):
         what = "pooling" if one.pooling != other.pooling else "templates"
-        ours, theirs = (str(getattr(tokens, what))[:60] for tokens in (one, other))
-        raise TokenError(
-            f"these tokens are read in different ways ({what} {ours} and {theirs}), so their features cannot be compared; keep them apart"
-        )
+        values = " and ".join(str(getattr(tokens, what))[:60] for tokens in (one, other))
+        raise TokenError(f"these tokens are read in different ways ({what} {values}), so keep them apart")
     if one.support and other.support and one.support.features.shape[1] != other.support.features.shape[1]:
         raise TokenError("these tokens' example features are of different CLIP spaces; keep them apart")
 
 
-def _shape(tokens: TokenSet) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(vectors.shape[1:]) for name, vectors in tokens.vectors.items()}
-
-
 def _described(tokens: TokenSet) -> str:
     widths = describe_encoders({name: vectors.shape[-1] for name, vectors in tokens.vectors.items()})
-    count = tokens.vectors_per_token
-    return f"{tokens.labels[0]!r} has {count} vector{'s' * (count > 1)} for {widths}"
+    return f"{tokens.labels[0]!r} has {counted(tokens.vectors_per_token, 'vector')} for {widths}"
 
 
 def _trainings(sets: Sequence[TokenSet]) -> Mapping[str, Any]:
@@ -136,11 +131,9 @@ def _trainings(sets: Sequence[TokenSet]) -> Mapping[str, Any]:
 
 
 def _supports(sets: Sequence[TokenSet]) -> Support | None:
-    features, labels, begin = [], [], 0
-    for one in sets:
-        if one.support is None:
-            return None
-        features.append(one.support.features)
-        labels.append(one.support.labels + begin)
-        begin += len(one)
-    return Support(torch.cat(features), torch.cat(labels))
+    supports = [one.support for one in sets if one.support is not None]
+    if len(supports) < len(sets):
+        return None
+    starts = accumulate(map(len, sets), initial=0)
+    labels = [support.labels + start for support, start in zip(supports, starts, strict=False)]
+    return Support(torch.cat([support.features for support in supports]), torch.cat(labels))

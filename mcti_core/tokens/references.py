@@ -15,6 +15,7 @@ from .names import find_class, index_of, normal_form
 
 __all__ = [
     "EMBEDDING",
+    "LOOSE_WEIGHT",
     "SUFFIXES",
     "Reference",
     "behind_suffix",
@@ -23,7 +24,6 @@ __all__ = [
     "forms_as_words",
     "is_of_a_name",
     "known_forms",
-    "loose_weight",
     "names_as_words",
     "nearest",
     "plain_letters",
@@ -37,8 +37,8 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 """Suffixes of embedding files, which may follow a name."""
 _QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}｝]+")
 _WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
-_LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?\.?\d(?![\d.]*\s*\))")
-"""Only the first digit is matched: a pattern of the whole number takes cubic time if a bracket follows."""
+LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?\.?\d(?![\d.]*\s*\))")
+"""A weight without a bracket after it, as far as its first digit: a pattern of the whole number takes cubic time if a bracket follows."""
 _MIN_SIMILARITY = 0.65
 """Minimum similarity; one wrong letter in a name of three letters gives 0.67."""
 _MAX_MISSPELT, _MAX_COMPARISONS = 200, 500_000
@@ -168,11 +168,6 @@ def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
             if end >= 0 and (alone or (at in opened and _CLOSING[opened[at]].match(folded, end))):
                 found.add(each)
     return [known.pairs[each] for each in sorted(found)]
-
-
-def loose_weight(text: str, end: int) -> bool:
-    """Whether a weight follows a name that ends here, without a bracket after the weight."""
-    return bool(_LOOSE_WEIGHT.match(text, end))
 
 
 def behind_suffix(text: str, end: int) -> int:

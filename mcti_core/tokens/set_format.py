@@ -14,19 +14,18 @@ from ..errors import TokenError
 from ..files.limits import MAX_NUMBER
 from .token_set import Support, TokenSet
 
-__all__ = ["FEATURES", "FORMAT", "LABELS", "VERSION", "check_format", "metadata_value", "parse_token_set"]
+__all__ = ["FEATURES", "FORMAT", "LABELS", "NOT_A_SET", "VERSION", "check_format", "metadata_value", "parse_token_set"]
 
 FORMAT, VERSION = "mcti-token-set", 1
 FEATURES, LABELS = "support.features", "support.labels"
 """Keys of the tensors beside the vectors."""
+NOT_A_SET = "not a token set; make one from embeddings with: mcti convert EMBEDDINGS --format set --output FILE"
 
 
 def check_format(values: Mapping[str, str]) -> None:
     """Raise a ``TokenError`` for metadata of another kind of file or of a newer version."""
     if values.get("format") != json.dumps(FORMAT):
-        raise TokenError(
-            "not a token set; make one from embeddings with: mcti convert EMBEDDINGS --format set --output FILE"
-        )
+        raise TokenError(NOT_A_SET)
     if (version := metadata_value(values, "format_version", int)) > VERSION:
         raise TokenError(f"format version {version} is newer than {VERSION}, which this program knows; update it")
 

@@ -40,11 +40,9 @@ class Support:
         Raises:
             TokenError: the features are from another CLIP space.
         """
-        own = self.features.shape[1]
-        if own != width:
-            raise TokenError(
-                f"the tokens' example features are {own} wide, this CLIP space's are {width}; use the CLIP model that the tokens were trained with"
-            )
+        if (own := self.features.shape[1]) != width:
+            widths = f"the tokens' example features are {own} wide, this CLIP space's are {width}"
+            raise TokenError(f"{widths}; use the CLIP model that the tokens were trained with")
         return self
 
 
@@ -90,9 +88,7 @@ class TokenSet(HubMethods):
             raise TokenError(f"one token name per class is needed, unique in lower case, got {list(self.names)!s:.300}")
         if not self.vectors:
             raise TokenError("a token set needs vectors for at least one text encoder")
-        if any(
-            not re.fullmatch(r"(?!__)[A-Za-z0-9_]{1,40}", encoder) for encoder in self.vectors
-        ):  # they become keys and file names
+        if not all(re.fullmatch(r"(?!__)[A-Za-z0-9_]{1,40}", encoder) for encoder in self.vectors):  # keys of a file
             raise TokenError(f"text encoders are named by letters, digits and _, got {list(self.vectors)!s:.300}")
         if self.pooling not in POOLINGS:
             raise TokenError(f"pooling {self.pooling!r} is not one of {', '.join(POOLINGS)}")

@@ -29,7 +29,7 @@ from ...files.limits import MAX_MARKS, has_many_marks
 from ...files.writing import write_atomically
 from ...tokens.encoders import CLIP_TWIN, describe_encoders
 from ...tokens.names import index_of
-from ...tokens.references import EMBEDDING, SUFFIXES, known_forms, loose_weight, names_as_words, nearest, reference_at
+from ...tokens.references import EMBEDDING, LOOSE_WEIGHT, SUFFIXES, known_forms, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
 from .text import text_encoders, tokenizer_places
 
@@ -119,7 +119,7 @@ class _TokenFiles:
             file = f"embedding:{self._file(reference.class_index)}"
             parts.append(f"{' ' if before.strip() else ''}{file}{' ' if behind.strip() else ''}")
             done = reference.end
-            if logs and loose_weight(text, done):
+            if logs and LOOSE_WEIGHT.match(text, done):
                 name = self.tokens.names[reference.class_index]
                 _LOG.warning(
                     "a prompt has a weight after embedding:%s without brackets; write (embedding:%s:1.2)", name, name
