@@ -13,7 +13,7 @@ from ..training.errors import TrainingError
 from . import argument_types as types
 from .console import INTERRUPTED, progress_bar, say
 from .option_checks import check_new_tokens
-from .options import add_cache, add_model, add_output_dir, examples_of, features_of, host_of
+from .options import add_model, add_output_dir, examples_of, features_of, host_of
 from .train import config_for
 from .train_arguments import add_reading, add_steps
 from .train_outputs import OUTCOMES, UNFINISHED, check_outputs, outputs_of, write_tokens
@@ -34,7 +34,6 @@ def add_add(command: argparse.ArgumentParser) -> None:
     add_model(command)
     add_steps(command)
     add_reading(command)
-    add_cache(command)
     # these settings come from the set
     command.set_defaults(direction=None, pooling=None, templates=None, template=None)
 
@@ -77,10 +76,8 @@ def run_add(arguments: argparse.Namespace) -> int:
                 )  # fmt: skip
             except TrainingError as error:
                 write_tokens(_in_order(error.tokens, before), arguments.output_dir)
-                raise TrainingError(
-                    f"{error}; the last finite tokens are in {arguments.output_dir / 'tokens.safetensors'}",
-                    error.tokens,
-                ) from error
+                last = f"{error}; the last finite tokens are in {arguments.output_dir / 'tokens.safetensors'}"
+                raise TrainingError(last, error.tokens) from error
         write_tokens(_in_order(result.tokens, before), arguments.output_dir)
     added = ", ".join(result.tokens.labels[len(tokens) :])
     saved = f"{len(result.tokens)} tokens in {arguments.output_dir / 'tokens.safetensors'}"

@@ -17,7 +17,7 @@ from ..escaping import escaped
 from . import argument_types as types
 from .console import progress_bar, say
 from .option_checks import check_new_tokens
-from .options import add_cache, add_model, config_of, hflip_of, host_of, processes_of
+from .options import add_model, config_of, hflip_of, host_of, processes_of
 from .train_arguments import add_training
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ def add_benchmark(command: argparse.ArgumentParser) -> None:
     option("--drawings", type=types.whole(0), default=4, help="generated images per class")
     option("--drawing-steps", type=types.count, default=25, help="denoising steps per drawing")
     option("--released-steps", type=types.count, default=3100, help="steps per class of MC-TI as released")
-    add_cache(command)
     add_model(command)
     add_training(command)
 
@@ -77,19 +76,17 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     from ..evaluation.results import parts_of, read_results
     from ..evaluation.tables import comparison, plot, report
     from ..files.output_lock import lock_output
-    from ..files.provenance import TEXT_MARK, is_marked, write_png, write_text
-    from ..files.writing import check_writable, delete_own, refuse_foreign
+    from ..files.provenance import TEXT_MARK, check_outputs, is_marked, write_png, write_text
+    from ..files.writing import delete_own
 
     _check_matplotlib()
     other = None if arguments.compare is None else read_results(arguments.compare)
     outputs = file, table, picture = [arguments.output_dir / name for name in ("results.json", "table.md", "plot.png")]
-    for path in outputs:
-        refuse_foreign(path, is_marked)
     processes = processes_of(arguments, uneven=True)
     if not processes.is_main:
         _benchmark(arguments, file, processes)
         return 0
-    check_writable(arguments.output_dir, [file.name])
+    check_outputs(outputs, overwrite=True)
     with lock_output(arguments.output_dir, folder=True):
         for path in (*outputs, *parts_of(file)) if arguments.restart else ():
             delete_own(path, is_marked)
@@ -109,13 +106,10 @@ def _check_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise MCTIError(
-            "the benchmark needs matplotlib; install what it needs with: pip install 'mcti[benchmark]'"
-        ) from error
+        raise MCTIError("the benchmark needs matplotlib; install it with: pip install 'mcti[benchmark]'") from error
     except Exception as error:  # of many types
-        raise MCTIError(
-            f"matplotlib cannot be started ({error!s:.200}); is there a matplotlibrc in this folder?"
-        ) from error
+        reason = f"matplotlib cannot be started ({error!s:.200})"
+        raise MCTIError(f"{reason}; is there a matplotlibrc in this folder?") from error
 
 
 def _benchmark(arguments: argparse.Namespace, file: Path, processes: DistributedContext) -> Results:
@@ -126,7 +120,6 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
     from ..evaluation.tasks import Protocol
 
     host, base = host_of(arguments, processes), config_of(arguments)
-    host.require_clip()
     check_new_tokens(host, base, arguments.num_vectors, arguments.initializer_token)
     given = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}
     protocol = Protocol(**{**given, "base": base, "hflip": hflip_of(arguments)})

@@ -31,11 +31,8 @@ def add_convert(command: argparse.ArgumentParser) -> None:
     option("--output", "-o", type=types.path_text, required=True, help="the set's file, or the embeddings' folder")
     kinds = ("set", "embeddings")
     option("--format", choices=kinds, required=True, help="one file for all classes, or one file per class")
-    option(
-        "--layout",
-        choices=LAYOUTS,
-        help=f"of the embeddings of SD 1.x and 2.x; {LAYOUTS[0]} if not given, the only one that InvokeAI recognises",
-    )
+    layout = f"of the embeddings of SD 1.x and 2.x; {LAYOUTS[0]} if not given, the only one that InvokeAI recognises"
+    option("--layout", choices=LAYOUTS, help=layout)
     for name, metavar, what in (
         ("select", "LABEL", "only these classes, in this order"),
         ("labels", "LABEL", "new labels for all classes, in their order"),
@@ -57,9 +54,8 @@ class _InOrder(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         kind, before = str(option).lstrip("-"), list(namespace.operations)
-        for value in values:
-            if kind == "rename" and "=" not in value:
-                raise argparse.ArgumentError(self, f"must be OLD=NEW, got {value!r}")
+        if wrong := [value for value in values if kind == "rename" and "=" not in value]:
+            raise argparse.ArgumentError(self, f"must be OLD=NEW, got {wrong[0]!r}")
         if before and before[-1][0] == kind == "select":  # --select a --select b is --select a b
             values = [*before.pop()[1], *values]
         namespace.operations = (*before, (kind, tuple(values)))
@@ -86,24 +82,22 @@ def run_convert(arguments: argparse.Namespace) -> int:
 def _refuse_wrong_out(arguments: argparse.Namespace) -> None:
     """Raise a ``ConfigError`` for an ``--output`` of the wrong kind. Sets ``output`` to a ``Path`` and the default ``layout``."""
     from ..tokens.formats import SUFFIXES
-    from ..tokens.io import LAYOUTS, SUFFIX
+    from ..tokens.io import SUFFIX
 
-    if arguments.format == "set" and arguments.layout is not None:
+    is_set, is_folder = arguments.format == "set", arguments.output.endswith(("/", os.sep))
+    if is_set and arguments.layout is not None:
         raise ConfigError(
             "--layout is of embeddings, and a token set has one layout; leave it out, or give --format embeddings"
         )
     arguments.layout = arguments.layout or LAYOUTS[0]
-    is_folder, arguments.output = str(arguments.output).endswith(("/", os.sep)), Path(arguments.output)
-    if arguments.format == "set" and (is_folder or arguments.output.is_dir()):
-        raise ConfigError(
-            f"--output {arguments.output} is a folder; name the set's file, as in {arguments.output / 'tokens.safetensors'}"
-        )
-    if arguments.format == "set" and arguments.output.suffix.lower() in set(SUFFIXES) - {SUFFIX}:
-        raise ConfigError(
-            f"--output {arguments.output}: a token set is written as {SUFFIX} only; name {arguments.output.with_suffix(SUFFIX)}"
-        )
-    if arguments.format == "embeddings" and arguments.output.suffix == SUFFIX and not arguments.output.is_dir():
-        raise ConfigError(f"--output {arguments.output} is a file's name; embeddings are a file each, so name a folder")
+    out = arguments.output = Path(arguments.output)
+    if is_set and (is_folder or out.is_dir()):
+        raise ConfigError(f"--output {out} is a folder; name the set's file, as in {out / 'tokens.safetensors'}")
+    if is_set and out.suffix.lower() in set(SUFFIXES) - {SUFFIX}:
+        name = out.with_suffix(SUFFIX)
+        raise ConfigError(f"--output {out}: a token set is written as {SUFFIX} only; name {name}")
+    if not is_set and out.suffix == SUFFIX and not out.is_dir():
+        raise ConfigError(f"--output {out} is a file's name; embeddings are a file each, so name a folder")
 
 
 def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
@@ -124,16 +118,14 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
     _check_outputs(list(sets), arguments)
     for path, tokens in sets.items():
         print(escaped(str(save_tokens(tokens, path))))
-    if len(sets) > 1:
-        say(
-            "embeddings of other text encoders, numbers of vectors or templates do not go together; each kind has its own set"
-        )
+    different = "embeddings of other text encoders, numbers of vectors or templates do not go together"
+    say(f"{different}; each kind has its own set", shown=len(sets) > 1)
 
 
 def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
     from ..tokens.clip_words import describe_words
     from ..tokens.conversion import refuse_twins
-    from ..tokens.io import LAYOUTS, SUFFIX, export_embedding
+    from ..tokens.io import SUFFIX, export_embedding
 
     refuse_twins(classes)
     paths = [arguments.output / f"{one.name}{SUFFIX}" for one in classes]
@@ -143,9 +135,8 @@ def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namesp
         print(escaped(str(export_embedding(one.tokens, 0, arguments.output, layout=arguments.layout, labels=labels))))
     say(describe_words([one.name for one in classes], "--prefix my- makes them names of their own"))
     if arguments.layout != LAYOUTS[0] and any(len(one.tokens.vectors) == 1 for one in classes):
-        say(
-            f"InvokeAI's model manager does not recognise the layout {arguments.layout}; write it with --layout {LAYOUTS[0]} for InvokeAI"
-        )
+        unknown = f"InvokeAI's model manager does not recognise the layout {arguments.layout}"
+        say(f"{unknown}; write it with --layout {LAYOUTS[0]} for InvokeAI")
 
 
 def _check_outputs(paths: Sequence[Path], arguments: argparse.Namespace) -> None:

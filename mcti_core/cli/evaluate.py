@@ -15,17 +15,7 @@ from .console import say
 from .evaluate_tokens import run_evaluate_tokens
 from .json_output import json_output
 from .option_checks import check_new_tokens
-from .options import (  # fmt: skip
-    add_cache,
-    add_method,
-    add_model,
-    add_overwriting,
-    config_of,
-    examples_of,
-    features_of,
-    host_of,
-    processes_of,
-)
+from .options import add_method, add_model, add_overwriting, config_of, examples_of, features_of, host_of, processes_of
 from .train_arguments import add_training
 
 if TYPE_CHECKING:
@@ -67,7 +57,6 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     group.add_argument("--label-errors", action="store_true", help=ranked)
     page = "with --label-errors: write an HTML page to review and correct them"
     group.add_argument("--review", type=types.file_path("review.html"), help=page)
-    add_cache(command)
     add_model(command)
     add_training(command, gammas=True)
 

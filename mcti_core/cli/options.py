@@ -7,8 +7,9 @@ import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
+from .. import distributed
 from ..classifiers.methods import METHODS
-from ..distributed import SINGLE_PROCESS
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError
 from . import argument_types as types
 from .console import progress_bar, say
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
 
     from ..data.dataset import FewShotDataset
     from ..data.feature_cache import FeatureCache
-    from ..distributed import DistributedContext
     from ..hosts.base import Host
     from ..training.config import TrainConfig
 
 __all__ = [
-    "add_cache", "add_method", "add_model", "add_output_dir", "add_overwriting", "check_device", "config_of", "examples_of", "features_of", "hflip_of",
+    "add_method", "add_model", "add_output_dir", "add_overwriting", "check_device", "config_of", "examples_of", "features_of", "hflip_of",
     "host_of", "processes_of",
 ]  # fmt: skip
 
@@ -36,10 +36,6 @@ def add_output_dir(command: argparse.ArgumentParser, contents: str) -> None:
 def add_overwriting(command: argparse.ArgumentParser) -> None:
     replace = "replace the results of an earlier run; without it they are never replaced"
     command.add_argument("--overwrite", action="store_true", help=replace)
-
-
-def add_cache(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--cache", type=types.folder_path, help="folder that caches image features between runs")
 
 
 def add_method(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -74,9 +70,7 @@ def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, mi
 
 def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> DistributedContext:
     """The process context of this command; each process uses its own GPU unless a device is given."""
-    from ..distributed import launched
-
-    return launched(cpu=arguments.device == "cpu", uneven=uneven)
+    return distributed.launched(cpu=arguments.device == "cpu", uneven=uneven)
 
 
 def host_of(arguments: argparse.Namespace, processes: DistributedContext | None = None) -> Host:

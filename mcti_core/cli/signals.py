@@ -5,28 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 __all__ = ["signals_as_keyboard_interrupt", "stop_on_signals"]
 
 
-@contextmanager
-def signals_as_keyboard_interrupt() -> Iterator[None]:
+def signals_as_keyboard_interrupt() -> AbstractContextManager[None]:
     """SIGTERM (``kill``, a shutdown) and SIGHUP (a terminal that is closed) raise ``KeyboardInterrupt``, as Ctrl-C does.
 
     One that is ignored stays so, as under ``nohup``. Outside of the main thread nothing can be changed, and nothing is.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    plain = _unhandled("SIGTERM", "SIGHUP")
-    try:
-        for kind in plain:
-            signal.signal(kind, signal.default_int_handler)
-        yield
-    finally:
-        for kind in plain:
-            signal.signal(kind, signal.SIG_DFL)
+    return _handled_by(signal.default_int_handler, "SIGTERM", "SIGHUP")
 
 
 @contextmanager
@@ -35,21 +25,22 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
     For processes that work together: if one stopped in the middle of a step, the others would wait for it.
     """
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    kinds = _unhandled("SIGINT", "SIGTERM", "SIGHUP")
-    before = {kind: signal.signal(kind, lambda number, frame: asked.append(number)) for kind in kinds}
+    arrived: list[int] = []
+    with _handled_by(lambda number, frame: arrived.append(number), "SIGINT", "SIGTERM", "SIGHUP"):
+        yield lambda: bool(arrived)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], object], *names: str) -> Iterator[None]:
+    """Handle the signals that this system has and that still have Python's default handlers."""
+    plain = (signal.SIG_DFL, signal.default_int_handler)
+    changeable = threading.current_thread() is threading.main_thread()
+    kinds = [signal.Signals[name] for name in names if changeable and hasattr(signal, name)]
+    before = {kind: signal.getsignal(kind) for kind in kinds if signal.getsignal(kind) in plain}
     try:
-        yield lambda: bool(asked)
+        for kind in before:
+            signal.signal(kind, handler)
+        yield
     finally:
         for kind, old in before.items():
             signal.signal(kind, old)
-
-
-def _unhandled(*names: str) -> list[signal.Signals]:
-    """The signals among ``names`` that this system has and that still have Python's default handlers."""
-    plain = (signal.SIG_DFL, signal.default_int_handler)
-    kinds = [signal.Signals[name] for name in names if hasattr(signal, name)]
-    return [kind for kind in kinds if signal.getsignal(kind) in plain]

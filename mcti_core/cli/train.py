@@ -16,15 +16,7 @@ from .option_checks import check_new_tokens
 from .options import config_of, examples_of, features_of, host_of, processes_of
 from .run_config import RUN_CONFIG, write_run_config
 from .train_monitor import check_monitoring, earlier_logs, held_out_of, monitored, remove_samples
-from .train_outputs import (
-    OUTCOMES,
-    UNFINISHED,
-    check_outputs,
-    outputs_of,
-    training_figures,
-    write_loss_curve,
-    write_tokens,
-)
+from .train_outputs import OUTCOMES, UNFINISHED, check_outputs, outputs_of, write_tokens, write_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,8 +46,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.shots:
         seed = config_of(arguments).seed
         few, rest = few_shot_split(dataset.labels, dataset.classes, arguments.shots, seed, least_left=0)
-        whole = len(dataset.labels[rest].unique()) == len(dataset.classes)
-        dataset, others = dataset.pick(few), dataset.pick(rest) if whole else None
+        left_in_all = len(dataset.labels[rest].unique()) == len(dataset.classes)
+        dataset, others = dataset.pick(few), dataset.pick(rest) if left_in_all else None
     held_out = held_out_of(arguments, dataset.classes, others)
     processes = processes_of(arguments)
     outputs = outputs_of(arguments, names := names_like(dataset.classes, trained))
@@ -92,8 +84,8 @@ def _run_train(
         say(f"resuming after {state.step} steps", shown=processes.is_main)
     elif processes.is_main:
         remove_samples(arguments)
-    with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as asked:
-        return _train(host, cache, held_out, config, tokens, state, arguments, processes, asked)
+    with signals_as_keyboard_interrupt() if processes.count == 1 else stop_on_signals() as stop_requested:
+        return _train(host, cache, held_out, config, tokens, state, arguments, processes, stop_requested)
 
 
 def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
@@ -156,8 +148,8 @@ def _unfinished(
 
 
 def _train(
-    host: Host, cache: FeatureCache, held_out: FewShotDataset | None, config: TrainConfig, tokens: TokenSet,
-    state: TrainState | None, arguments: argparse.Namespace, processes: DistributedContext, asked: Callable[[], bool] | None,
+    host: Host, cache: FeatureCache, held_out: FewShotDataset | None, config: TrainConfig, tokens: TokenSet, state: TrainState | None,
+    arguments: argparse.Namespace, processes: DistributedContext, stop_requested: Callable[[], bool] | None,
 ) -> int:  # fmt: skip
     """Train, then write the results. Only the first process writes; it keeps the checkpoint until all results are written."""
     from ..training.autosave import AutoSaver
@@ -176,7 +168,7 @@ def _train(
                 autosave.on_step(info)
             monitor(info)
             progress(info.step, info.total)
-            if asked is not None and asked():
+            if stop_requested is not None and stop_requested():
                 raise StopTraining
 
         try:
@@ -185,25 +177,22 @@ def _train(
             if processes.is_main:
                 write_tokens(error.tokens, out)
             processes.barrier()  # the first process to exit ends the others
-            raise TrainingError(
-                f"{error}; the last finite tokens are in {out / 'tokens.safetensors'}", error.tokens
-            ) from error
+            last = f"{error}; the last finite tokens are in {out / 'tokens.safetensors'}"
+            raise TrainingError(last, error.tokens) from error
     if not processes.is_main:
         return INTERRUPTED if result.stop_reason == "interrupted" else 0
     try:
-        write_tokens(result.tokens, out, training_figures(host, result))
-        write_loss_curve(result.history, out)
+        write_training(host, result, out)
         write_run_config(arguments, config, out / RUN_CONFIG)
     except (MCTIError, OSError) as error:  # for example a new foreign file, or a full disk
         if not path.exists():
             raise
         raise FileError(f"{error}; the training is saved in {path}; fix this, and continue with --resume") from error
-    done = f"after {result.steps} steps" if result.stop_reason != "max_steps" else f"in {result.seconds:.0f} s"
+    done = f"in {result.seconds:.0f} s" if result.stop_reason == "max_steps" else f"after {result.steps} steps"
     if "gamma_last" in result.tokens.training:
         done += f", gamma {result.tokens.training['gamma_last']:.2g} at the end"
-    print(
-        escaped(f"{OUTCOMES[result.stop_reason]} {done}: {len(result.tokens)} tokens in {out / 'tokens.safetensors'}")
-    )
+    saved = f"{len(result.tokens)} tokens in {out / 'tokens.safetensors'}"
+    print(escaped(f"{OUTCOMES[result.stop_reason]} {done}: {saved}"))
     if result.stop_reason == "interrupted":
         if path.exists():
             print("run the same command with --resume to continue")

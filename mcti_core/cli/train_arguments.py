@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files.limits import MAX_STEPS
 from . import argument_types as types
-from .options import add_cache, add_model, add_output_dir
+from .options import add_model, add_output_dir
 
 __all__ = ["MASKS", "TRACKERS", "add_reading", "add_steps", "add_train", "add_training"]
 
@@ -34,7 +34,6 @@ def add_train(command: argparse.ArgumentParser) -> None:
     option("--shots", type=types.count, help="train on this many random images of each class instead of all")
     add_reading(command)
     _add_validation(command)
-    add_cache(command)
     group = command.add_argument_group("resuming an interrupted training")
     either = group.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="resume an interrupted training from --output-dir")
@@ -125,5 +124,6 @@ def add_steps(command: argparse.ArgumentParser, *, gammas: bool = False) -> Any:
     norms = "keep the norm of token vectors at that of the vocabulary"
     option("--keep-norm", action="store_true", default=None, help=norms)
     option("--initializer-token", help="initial vector: a word, 'mean' or 'random'")
+    option("--cache", type=types.folder_path, help="folder that caches image features between runs")
     option("--hflip", action=argparse.BooleanOptionalAction, help="also train on horizontally flipped images")
     return group

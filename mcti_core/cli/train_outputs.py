@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import MCTIError
+from ..errors import ConfigError, MCTIError
 from .console import say
 from .run_config import RUN_CONFIG
 
@@ -19,15 +19,7 @@ if TYPE_CHECKING:
     from ..tokens.token_set import TokenSet
     from ..training.loop import TrainResult
 
-__all__ = [
-    "OUTCOMES",
-    "UNFINISHED",
-    "check_outputs",
-    "outputs_of",
-    "training_figures",
-    "write_loss_curve",
-    "write_tokens",
-]
+__all__ = ["OUTCOMES", "UNFINISHED", "check_outputs", "outputs_of", "write_tokens", "write_training"]
 
 OUTCOMES = {"max_steps": "finished", "early_stop": "stopped early", "interrupted": "interrupted"}
 """Words of the last line, by ``TrainResult.stop_reason``."""
@@ -76,6 +68,18 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_ve
         check_writable(arguments.cache)
 
 
+def write_training(host: Host, result: TrainResult, folder: Path) -> None:
+    """Write the tokens with the training's figures, and the loss curve."""
+    from ..files.provenance import write_png
+    from ..viz.plots import loss_curves
+
+    write_tokens(result.tokens, folder, _figures(host, result))
+    try:
+        write_png(loss_curves({"": result.history}), folder / "loss.png")
+    except ConfigError as error:  # no step is finished
+        say(f"no loss.png: {error}")
+
+
 def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
     """Write the token set, its embeddings and its model card; report embeddings of an earlier run in the same folder."""
     from ..tokens.clip_words import describe_words
@@ -91,19 +95,7 @@ def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | No
         )
 
 
-def write_loss_curve(history: Any, folder: Path) -> None:
-    from ..files.provenance import write_png
-    from ..viz.plots import loss_curves
-
-    try:
-        picture = loss_curves({"": history})
-    except MCTIError as error:  # no step is finished
-        say(f"no loss.png: {error}")
-        return
-    write_png(picture, folder / "loss.png")
-
-
-def training_figures(host: Host, result: TrainResult) -> dict[str, str]:
+def _figures(host: Host, result: TrainResult) -> dict[str, str]:
     """Name -> value: steps, mean losses of the last tenth, and the number of examples that leave-one-out recognises."""
     from ..classifiers.calibration import calibrate
     from ..classifiers.clip import ClipClassifier

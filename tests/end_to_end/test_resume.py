@@ -134,7 +134,7 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "write_tokens", interrupt)
+    monkeypatch.setattr(commands, "write_training", interrupt)
     assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS}") == 130
     assert not (tmp_path / "tokens.safetensors").exists()
     monkeypatch.undo()
@@ -143,13 +143,13 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
 
 
 def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp_path, whole, monkeypatch, capsys):
-    write = commands.write_tokens
+    write = commands.write_training
 
-    def too_late(tokens, out, figures):
+    def too_late(host, result, out):
         (out / "tokens.safetensors").write_text("mine")
-        write(tokens, out, figures)
+        write(host, result, out)
 
-    monkeypatch.setattr(commands, "write_tokens", too_late)
+    monkeypatch.setattr(commands, "write_training", too_late)
     assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS}") == 1
     error = capsys.readouterr().err
     assert "not written by MC-TI" in error
