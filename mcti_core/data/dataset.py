@@ -94,8 +94,8 @@ class FewShotDataset:
             masks: source of masks, ``where`` of ``data.sidecars.find_masks``.
 
         Raises:
-            ExamplesError: the folder is missing, there are too few class folders, a class folder has unusable images, or no image has
-                a caption or mask although they are requested.
+            ExamplesError: the folder is missing, there are too few class folders, a class folder has unusable images, or
+                no image has a caption or mask although they are requested.
         """
         classes, skipped = find_class_folders(folder)
         images = [image for each in classes for image in each.images]

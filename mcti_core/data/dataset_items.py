@@ -21,10 +21,7 @@ _LABEL_KEYS = ("label", "labels", "fine_label", "target")
 def labels_of(dataset: Any, classes: Sequence[str] | None, label: str | None) -> tuple[tuple[str, ...], Tensor]:
     """Nonempty classes of a map-style data set, and the (N,) int64 class of each item.
 
-    Args:
-        dataset: supports ``len`` and indexing. Images are decoded only if labels are not accessible separately.
-        classes: class names of integer labels; by default the data set's own, or else the integers.
-        label: name of the label column; by default a common name.
+    Images are decoded only if labels are not accessible separately. Arguments as for ``FewShotDataset.from_dataset``.
 
     Raises:
         ExamplesError: not a map-style data set, a missing column, or a label without a class name.

@@ -125,10 +125,6 @@ def read_ahead(
 
 
 def default_num_workers(processes: int = 1) -> int:
-    """Number of threads that prefetch images: the number of cores per process on this machine, at most 8.
-
-    Args:
-        processes: number of processes on this machine only, since each machine has its own cores.
-    """
+    """Number of threads that prefetch images: the cores of this machine per process on it, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(_MAX_WORKERS, cores // processes))

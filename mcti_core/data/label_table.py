@@ -46,8 +46,7 @@ def _cell(value: object) -> object:
 def read_corrections(path: Path) -> dict[str, str]:
     """Absolute path of an image -> its right label; empty for an image of no class. Of two rows for an image, the last counts.
 
-    Args:
-        path: a CSV file with the columns ``image`` and ``label``, as the review page or a spreadsheet writes it.
+    The table has the columns ``image`` and ``label``, as the review page or a spreadsheet writes it.
 
     Raises:
         FileError: the file is missing, too large, or not such a table.

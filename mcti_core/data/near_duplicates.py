@@ -70,12 +70,7 @@ def first_alike(thumbnails: Tensor) -> Tensor:
 
 
 def across_classes(alike: Tensor, labels: Tensor) -> list[tuple[int, int]]:
-    """Pairs of examples that are the same image in different classes, one pair per such image.
-
-    Args:
-        alike: (N,) from ``first_alike``.
-        labels: (N,) int64.
-    """
+    """Pairs of examples that are one image (by ``first_alike``) in different classes, one pair per such image."""
     pairs, examples = [], dict[int, dict[int, int]]()  # image -> class -> its first example
     for number, (image, label) in enumerate(zip(alike.tolist(), labels.tolist(), strict=True)):
         of_class = examples.setdefault(image, {})
@@ -86,12 +81,7 @@ def across_classes(alike: Tensor, labels: Tensor) -> list[tuple[int, int]]:
 
 
 def across_split(alike: Tensor, support: Tensor, query: Tensor) -> list[tuple[int, int]]:
-    """Pairs of a support and a query example that are the same image, one pair per such query.
-
-    Args:
-        alike: (N,) from ``first_alike``.
-        support, query: (n,) int64 indices of examples.
-    """
+    """Index pairs of a support and a query example that are one image (by ``first_alike``), one per such query."""
     learned = {int(alike[number]): number for number in reversed(support.tolist())}
     return [(learned[image], number) for number in query.tolist() if (image := int(alike[number])) in learned]
 

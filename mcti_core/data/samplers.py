@@ -45,11 +45,7 @@ class ClassBalancedBatchSampler:
         return {"turn": list(self.turn), **{str(label): list(queue) for label, queue in self.queues.items()}}
 
     def restore(self, state: Mapping[str, Sequence[int]]) -> None:
-        """Continue from a result of ``state``.
-
-        Raises:
-            ValueError, KeyError: the state is for other images or classes.
-        """
+        """Continue from a result of ``state``. Raises: ValueError, KeyError: it is for other images or classes."""
         turn, queues = list(state["turn"]), {label: list(state[str(label)]) for label in self.queues}
         known = all(set(queue) <= set(self.members[label]) for label, queue in queues.items())
         if not known or not set(turn) <= set(self.classes):

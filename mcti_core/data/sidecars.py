@@ -1,4 +1,4 @@
-"""Files beside images: captions as kohya's scripts and OneTrainer read them, and masks that limit the reconstruction term."""
+"""Captions and masks in files beside the images, in the layouts of kohya's scripts and OneTrainer."""
 
 from __future__ import annotations
 
@@ -35,13 +35,10 @@ def find_captions(images: Iterable[Path]) -> dict[Path, Path]:
 
 
 def read_caption(path: Path) -> str:
-    """Read the first nonempty line as a template, with ``{}`` for the token; "{}, " is prepended to a line without it.
-
-    Returns:
-        The template; "" for an empty file.
+    """The first nonempty line as a template, after "{}, " if it has no ``{}`` for the token; "" for an empty file.
 
     Raises:
-        ExamplesError: the file cannot be read, or the line is too long or not a template (``prompts.splicing.check_templates``).
+        ExamplesError: the file cannot be read, or the line is too long or not a template.
     """
     try:
         content = read_limited(path, _MAX_CAPTION_BYTES)
@@ -87,7 +84,6 @@ def latent_mask(image: Path, mask: Path, pixels: tuple[int, int], latents: tuple
     """Crop a mask like its image, and resize it to the latents: (h, w) float32 in [0, 1].
 
     Args:
-        image: the image's file.
         mask: the mask's file; the image's own for its alpha channel.
         pixels: height and width of the cropped image, in pixels.
         latents: h and w.

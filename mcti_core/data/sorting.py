@@ -22,12 +22,9 @@ def class_folders(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def free_targets(sources: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """New paths of files, none of which is taken: ``a.png`` becomes ``a-2.png`` if there is one, or a caption ``a.txt``.
+    """New path of each file in its folder: ``a.png`` becomes ``a-2.png`` if there is one, or a caption ``a.txt``.
 
     A caption beside an image goes with it. Files that are in their folder already are left out.
-
-    Args:
-        sources: (file, folder) pairs.
     """
     pairs, taken, numbers = list[tuple[Path, Path]](), set[str](), dict[Path, int]()
     for source, folder in sources:

@@ -26,14 +26,10 @@ _LOCKED_BYTE = 2**30
 
 @contextmanager
 def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
-    """Lock an output folder or an output file for this run. Missing folders are created, and removed if nothing is written there.
+    """Lock an output folder or file for this run. Missing folders are created, and removed if nothing is written there.
 
     The lock is on a small hidden file in the folder, or beside the file. It is a lock of the system, so a leftover file
     locks nothing. If a file system has no locks, a log line says so.
-
-    Args:
-        path: the output.
-        folder: whether the output is a folder or a file.
 
     Raises:
         FileError: another run holds the lock, the folder cannot be written to, or a foreign file has the lock's name.

@@ -77,10 +77,7 @@ _PICKLE_MAGIC = b"\x80"
 def read_safetensors(
     path: Path, check: Callable[[Mapping[str, str]], object] = lambda metadata: None
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors.
-
-    Args:
-        check: called with the metadata before any tensor is read; may raise.
+    """Metadata and tensors. ``check`` is called with the metadata before any tensor is read, and may raise.
 
     Raises:
         TokenError: the file is missing, is not a complete safetensors file, or is larger than ``files/limits.py`` allows.

@@ -18,8 +18,8 @@ _BLOCK = 2**20
 _MAX_SEGMENTS = 4096
 """Maximum per JPEG; photos have a few dozen."""
 _MAX_TAGS, _MAX_VALUES = 4096, 2**18
-"""Maximum number of tags per TIFF image, and of values per tag except bytes and text: each becomes a number, a fraction, or a strip with
-its own reader."""
+"""Maximum number of tags per TIFF image, and of values per tag except bytes and text: each may become a strip with its own
+reader."""
 _MAX_TILE_BEYOND = 2**23
 """Number of pixels by which a tile may exceed its image; a tile is decompressed as a whole."""
 _AS_BYTES = (1, 2, 6, 7)
@@ -33,13 +33,10 @@ _INTEGERS = {3: 2, 4: 4, 16: 8}
 
 
 def count_scans(file: IO[bytes], most: int, begin: int = 0, length: int = sys.maxsize) -> int:
-    """Number of scans of the first image in a JPEG, counted up to one more than ``most``: each is a pass over all pixels.
+    """Number of scans of the first image in a JPEG, up to one more than ``most``: each is a pass over all pixels.
 
     A JPEG with too many segments counts as one with too many scans. Images and videos that phones append do not count.
-
-    Args:
-        file: read block by block; its final position is undefined.
-        begin, length: the JPEG's position in the file, in bytes.
+    The JPEG is at these bytes of the file, whose own position is undefined afterwards.
     """
     file.seek(begin)
     scans = segments = start = 0
@@ -107,11 +104,10 @@ def refuse_tiff_claims(file: IO[bytes]) -> None:
 
 
 def jpeg_places(image: Any, size: int) -> set[tuple[int, int]]:
-    """Offset and length of the JPEGs inside a TIFF file; empty for other compressions.
+    """Offset and length of the JPEGs inside a TIFF file of ``size`` bytes; empty for other compressions.
 
     Args:
         image: Pillow's reader of a file that passed ``refuse_tiff_claims``.
-        size: of the file, in bytes.
 
     Raises:
         ValueError: empty or overlapping strips or tiles.

@@ -26,11 +26,7 @@ _MAX_DECODED_IN_PYTHON = 20_000_000
 
 
 class MeteredFile:
-    """A binary file; reads beyond the limits set by ``allow`` raise a ``ValueError``.
-
-    Args:
-        file: read from its beginning; it stays open.
-    """
+    """A binary file, read from its beginning; reads beyond the limits set by ``allow`` raise a ``ValueError``."""
 
     def __init__(self, file: IO[bytes]):
         file.seek(0)

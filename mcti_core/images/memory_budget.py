@@ -24,11 +24,7 @@ _OVERHEAD_BYTES = 2**24
 
 
 class MemoryBudget:
-    """Memory shared by threads: a reservation larger than the rest waits until others are released.
-
-    Args:
-        total: bytes.
-    """
+    """``total`` bytes shared by threads: a reservation larger than the rest waits until others are released."""
 
     def __init__(self, total: int):
         self.total = total
@@ -54,13 +50,7 @@ image_budget = MemoryBudget(IMAGE_MEMORY)
 
 
 def memory_of(image: Any, kind: str, factor: int) -> int:
-    """Approximate upper limit of the bytes that reading an opened image needs.
-
-    Args:
-        image: Pillow's reader; only size, mode and info are used.
-        kind: a key of ``images.kinds.READ_KINDS``.
-        factor: the image is read at 1 / factor of its size.
-    """
+    """Approximate upper limit of the bytes for reading an opened image at 1 / factor of its size."""
     pixels, each = image.width * image.height, _BYTES_PER_PIXEL.get(image.mode, 4)
     smaller = -(-pixels // factor**2)
     held = smaller if kind == "JPEG" else pixels

@@ -59,12 +59,7 @@ _ToRGB = Callable[[Image.Image, float | None], Image.Image]
 
 
 class UnreadableError(ExamplesError):
-    """One image file is not usable.
-
-    Args:
-        path: the file.
-        reason: the reason, in a few words.
-    """
+    """One image file is not usable, for a reason in a few words."""
 
     def __init__(self, path: str | Path, reason: str):
         super().__init__(f"{path} cannot be read as an image ({reason}); replace or remove it")
@@ -93,11 +88,7 @@ def load_image(path: str | Path) -> Tensor:
 
 
 def load_mask(path: str | Path, *, alpha: bool = False) -> Tensor:
-    """The red channel of an image, or with ``alpha`` its opacity, as (1, H, W) float32 in [0, 1].
-
-    Raises:
-        UnreadableError: as ``load_image``.
-    """
+    """(1, H, W) float32 in [0, 1]: an image's red channel, or with ``alpha`` its opacity; raises as ``load_image``."""
     return _read(path, lambda pixels: _channels(pixels)[:1].float().div_(255), _opacity if alpha else None)
 
 
@@ -108,11 +99,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def load_square(path: str | Path, size: int) -> Tensor:
-    """``to_square(load_image(path), size)`` with less memory: (3, size, size).
-
-    Raises:
-        UnreadableError: as ``load_image``.
-    """
+    """``to_square(load_image(path), size)`` with less memory: (3, size, size); raises as ``load_image``."""
 
     def square(pixels: _Pixels) -> Tensor:
         channels = _channels(pixels[_middle(*pixels.shape[:2], size, size)])
@@ -122,11 +109,7 @@ def load_square(path: str | Path, size: int) -> Tensor:
 
 
 def load_squares(images: Iterable[Path | Tensor], size: int) -> list[Tensor]:
-    """Each image as (3, size, size) float32 in [0, 1].
-
-    Raises:
-        ExamplesError: one error for all unreadable files.
-    """
+    """Each image as (3, size, size) float32 in [0, 1]. Raises: ExamplesError: one error for all unreadable files."""
     squares, errors = list[Tensor](), list[ExamplesError]()
     for image in images:
         try:
@@ -154,11 +137,7 @@ def to_size(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def open_image(path: str | Path) -> IO[bytes]:
-    """Open an image with ``files.regular.open_regular``.
-
-    Raises:
-        UnreadableError: the file is missing, not a regular file, or not readable.
-    """
+    """``files.regular.open_regular``, whose errors become an ``UnreadableError``."""
     try:
         return open_regular(path)
     except (OSError, ValueError) as error:
@@ -259,9 +238,6 @@ def _white(image: Image.Image) -> float | None:
     """Value of white of a grey image with more than eight bits, whose values Pillow's conversion would clip; None for others.
 
     For integers it is the maximum of 8, 12 or 16 bits, the smallest that includes the brightest pixel; for floats it is 1.
-
-    Raises:
-        ValueError: the values of black and white are unknown.
     """
     if not image.mode.startswith(("I", "F")):
         return None

@@ -25,12 +25,11 @@ _ROUNDING = 1e-3
 
 
 def as_image(image: Any, name: str) -> Tensor:
-    """One image as (3, H, W) float32 in [0, 1] on the CPU.
+    """One image as (3, H, W) float32 in [0, 1] on the CPU; ``name`` is for messages.
 
     Args:
         image: a tensor (3, H, W), a NumPy array (H, W, 3) or (3, H, W), each uint8 from 0 to 255 or floating-point in
             [0, 1], or a Pillow image of 8 bits per channel.
-        name: the image's name in messages.
 
     Raises:
         ExamplesError: the type, shape, dtype or range is another one, or values are not finite.
@@ -108,11 +107,7 @@ def square_batches(images: Any, size: int | None, batch_size: int = 32) -> Itera
 
 
 def images_in(batch: Any) -> Any:
-    """The images of a ``DataLoader``'s batch, which may have labels beside them.
-
-    Raises:
-        ExamplesError: a mapping without images.
-    """
+    """The images of a ``DataLoader``'s batch, with or without labels. Raises: ExamplesError: there are none."""
     if isinstance(batch, Mapping):
         if key := next((key for key in IMAGE_KEYS if key in batch), None):
             return batch[key]
@@ -141,11 +136,7 @@ def _stacked(images: list[Tensor]) -> Tensor:
 
 
 def in_range(pixels: Tensor, name: str, beyond: float = _ROUNDING) -> Tensor:
-    """Pixels of any shape as floating-point values; bytes are scaled to [0, 1].
-
-    Args:
-        name: the images' name in messages.
-        beyond: how far values may lie outside [0, 1]; far beyond it, they may be bytes or from -1 to 1.
+    """Pixels of any shape as floating-point values, at most ``beyond`` outside [0, 1]; bytes are scaled to it.
 
     Raises:
         ExamplesError: another dtype, or values that are further outside or not finite.

@@ -134,11 +134,7 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
 
 
 def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation]) -> list[SourceClass]:
-    """Select and rename, one after the other.
-
-    Raises:
-        TokenError: a class is unknown, listed twice, or in several files.
-    """
+    """Select and rename in order. Raises: TokenError: a class is unknown, listed twice, or in several files."""
     now = list(classes)
     for kind, values in operations:
         if kind == "labels":
@@ -159,11 +155,7 @@ def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operat
 
 
 def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass]:
-    """The classes with a prefix before each token's name; labels stay.
-
-    Raises:
-        TokenError: a resulting name is not safe.
-    """
+    """The classes with a prefix before each token's name. Raises: TokenError: a resulting name is not safe."""
     return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in classes]
 
 
@@ -187,9 +179,8 @@ def refuse_twins(classes: Sequence[SourceClass]) -> None:
 def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
     """Group the classes that can be in one set, in the order read.
 
-    Returns:
-        The classes by the group's name: text encoders and number of vectors, as in ``clip_l-4``; a number follows if groups differ in
-        something else (widths, pooling, templates).
+    A group is named by its text encoders and number of vectors, as in ``clip_l-4``; a number follows if groups differ in
+    widths, pooling or templates.
     """
     found, kinds = dict[str, list[SourceClass]](), dict[object, str]()
     for one in classes:

@@ -19,8 +19,8 @@ __all__ = ["refuse_other_sets", "stale_embeddings"]
 
 
 def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
-    """Check that files at these paths, if there are any, are of a set with the same text encoders whose classes are all in this one:
-    an earlier training of the same classes, or of fewer.
+    """Refuse to replace files of another set: those that exist must be of an earlier training of the same classes, or of
+    fewer, with the same text encoders.
 
     Args:
         paths: of token sets and embeddings.

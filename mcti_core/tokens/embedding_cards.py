@@ -65,11 +65,7 @@ def _tensors(value: Any) -> Any:
 
 
 def _find_json(path: Path) -> bytes | None:
-    """The embedding as JSON, at most ``_MAX_JSON`` bytes, from the file's text or from its pixels.
-
-    Raises:
-        TokenError: the file is not an image, or exceeds the size limit.
-    """
+    """The embedding's JSON, at most ``_MAX_JSON`` bytes, from the file's text or its pixels; raises as ``read_card``."""
     from PIL import Image
 
     with open_token_file(path) as file, warnings.catch_warnings():

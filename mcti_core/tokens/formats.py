@@ -49,10 +49,7 @@ class Embedding:
 
 
 def read_embedding(path: str | Path) -> Embedding:
-    """Read one token of any supported program: safetensors, PyTorch's ``.pt`` and ``.bin`` without code, and the images of
-    ``tokens/embedding_cards.py``.
-
-    Half and double precision become float32.
+    """Read one token of any supported program: safetensors, ``.pt`` and ``.bin`` without code, images with an embedding.
 
     Raises:
         TokenError: the file is missing, damaged or too large, contains code, has an unknown layout, or its vectors have a

@@ -156,13 +156,10 @@ def export_embeddings(tokens: TokenSet, folder: str | Path, *, layout: str = "co
 
 
 def import_embedding(path: str | Path) -> tuple[TokenSet, tuple[str, ...]]:
-    """Read one embedding file as a set of one class.
+    """Read one embedding file as a set of one class; raises as ``tokens.formats.read_embedding``.
 
     Returns:
         The set, and the labels of the set that the file was written from, in order; empty for other programs' files.
-
-    Raises:
-        TokenError: as ``tokens.formats.read_embedding``.
     """
     path = Path(path)
     try:
@@ -197,11 +194,7 @@ def import_embeddings(paths: Sequence[str | Path]) -> TokenSet:
 
 
 def in_set_order(read: Sequence[tuple[TokenSet, tuple[str, ...]]]) -> list[int]:
-    """The order that embeddings had in their set, if they are one complete set; otherwise the given order.
-
-    Args:
-        read: the results of ``import_embedding``.
-    """
+    """The order of results of ``import_embedding`` in their set, if they are one complete set; otherwise as given."""
     labels = [tokens.labels[0] for tokens, _ in read]
     set_labels = read[0][1] if read else ()
     if any(order != set_labels for _, order in read) or sorted(set_labels) != sorted(labels):
@@ -222,7 +215,7 @@ def is_own_file(path: str | Path) -> bool:
 def refuse_foreign_tokens(
     paths: Iterable[Path], *, sets: bool, root: Path | None = None, twins: Iterable[Path] = ()
 ) -> None:
-    """``files.writing.refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
+    """``refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
 
     Programs read embeddings with any of ``SUFFIXES``, so a foreign file with another suffix is a twin too.
 

@@ -67,11 +67,8 @@ def model_card(
 
     Args:
         versions: library name -> version.
-        license: licence identifier, such as ``cc-by-4.0``.
+        license: licence identifier, such as ``cc-by-4.0``; a ``TokenError`` for anything else.
         figures: name -> measurement; if given, ``loss.png`` is shown too.
-
-    Raises:
-        TokenError: the licence is not a valid identifier.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", license):
         raise TokenError(f"the licence {license[:80]!r} is no identifier; write for example cc-by-4.0 or unknown")

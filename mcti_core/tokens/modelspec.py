@@ -32,8 +32,6 @@ def embedding_metadata(
     Args:
         vectors: encoder name -> (V, d).
         tensors: the same tensors under the file's own keys, for the hash.
-        name: the token's name in prompts.
-        label: the user's label of the class.
     """
     family = _FAMILIES.get(tuple(sorted((encoder, v.shape[-1]) for encoder, v in vectors.items())))
     if family is None:

@@ -1,4 +1,4 @@
-"""Names of tokens and classes: safe in a prompt, in a file name on any system, and in a line of text; and how they are compared."""
+"""Token names that are safe in a prompt, in any file system and in a line of text; and how names are compared."""
 
 from __future__ import annotations
 
@@ -106,11 +106,7 @@ def label_of_folder(name: str) -> str:
 
 
 def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
-    """The class that a label or a token name refers to, also with other separators, such as ``my_cat`` for ``my cat``.
-
-    Returns:
-        Its index, or None.
-    """
+    """Index of the class of a label or a token name, also with other separators, as ``my_cat`` for ``my cat``; or None."""
     return next(iter(find_classes(wanted, labels, names)), None)
 
 

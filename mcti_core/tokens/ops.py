@@ -18,11 +18,7 @@ __all__ = ["class_index", "merge", "rename", "select"]
 
 
 def class_index(tokens: TokenSet, which: str | int) -> int:
-    """The class that a label, a token name in any case, or an index refers to.
-
-    Raises:
-        TokenError: there is no such class.
-    """
+    """The class of a label, a token name in any case, or an index. Raises: TokenError: there is no such class."""
     if isinstance(which, str):
         index = find_class(which, tokens.labels, tokens.names)
         if index is not None:

@@ -38,7 +38,7 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 _QUOTED = re.compile(r"\"([^\"]+)\"|'([^']+)'|<([^<>]+)>|[{｛]+([^{}｛｝]+)[}｝]+")
 _WORD = re.compile(r"[^\s,;()\[\]{}<>|\"“”，、。：:]+")
 LOOSE_WEIGHT = re.compile(r"\s*:+\s*[-+]?\.?\d(?![\d.]*\s*\))")
-"""A weight without a bracket after it, as far as its first digit: a pattern of the whole number takes cubic time if a bracket follows."""
+"""A weight without a bracket after it, up to its first digit: the whole number takes cubic time before a bracket."""
 _MIN_SIMILARITY = 0.65
 """Minimum similarity; one wrong letter in a name of three letters gives 0.67."""
 _MAX_MISSPELT, _MAX_COMPARISONS = 200, 500_000
@@ -83,9 +83,7 @@ def _longest_first(known: Mapping[str, int]) -> KnownForms:
 def reference_at(text: str, at: int, labels: Sequence[str], names: Sequence[str], known: KnownForms) -> Reference:
     """Resolve the ``embedding:`` that ends at this position: the longest matching name or label, also in quotes or with a suffix.
 
-    Args:
-        text: in NFC.
-        known: from ``known_forms``.
+    ``text`` is in NFC; ``known`` is from ``known_forms``.
     """
     if quoted := _QUOTED.match(text, at):
         name = without_suffix(next(filter(None, quoted.groups()), "").strip().strip("\"'"))

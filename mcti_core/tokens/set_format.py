@@ -52,11 +52,7 @@ def parse_token_set(values: Mapping[str, str], tensors: Mapping[str, Tensor]) ->
 
 
 def metadata_value(values: Mapping[str, str], key: str, kind: type) -> Any:
-    """One metadata value, parsed from JSON; lists contain strings.
-
-    Raises:
-        TokenError: the value is missing, damaged or of another type.
-    """
+    """A metadata value, parsed from JSON; lists contain strings. Raises: TokenError: missing or of another type."""
     try:
         value = json.loads(values[key])
     except (KeyError, ValueError, RecursionError) as error:

@@ -35,11 +35,7 @@ class Support:
     """(N,) int64 class of each example."""
 
     def of_width(self, width: int) -> Support:
-        """Return self if p equals ``width``.
-
-        Raises:
-            TokenError: the features are from another CLIP space.
-        """
+        """Return self if p equals ``width``. Raises: TokenError: the features are from another CLIP space."""
         if (own := self.features.shape[1]) != width:
             widths = f"the tokens' example features are {own} wide, this CLIP space's are {width}"
             raise TokenError(f"{widths}; use the CLIP model that the tokens were trained with")

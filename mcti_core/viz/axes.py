@@ -26,11 +26,7 @@ Ticks = tuple[tuple[float, str], ...]
 
 
 def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> Ticks:
-    """The multiples in [low, high] of 1, 2, 2.5 or 5 times a power of ten, with at most ``most`` intervals.
-
-    Args:
-        whole: use integers only.
-    """
+    """At most ``most`` + 1 multiples of 1, 2, 2.5 or 5 times a power of ten in [low, high]; integers if ``whole``."""
     least = max((high - low) / most * (1 - 1e-9), 1e-300)
     steps = (factor * 10.0**power for power in count(math.floor(math.log10(least))) for factor in (1, 2, 2.5, 5))
     step = next(step for step in steps if step >= least and not (whole and step % 1))

@@ -42,11 +42,8 @@ def image_grid(
     heads = [truncate(name, size, width) for name in column_labels or ()]
     left = margin + max((text_width(name, size) + margin for name in names if name), default=0)
     top = margin + (2 * size if any(heads) else 0)
-    sheet = Image.new(
-        "RGB",
-        (left + columns * (width + gap) - gap + margin, top + len(rows) * (height + gap) - gap + margin),
-        PAPER,
-    )
+    right, bottom = left + columns * (width + gap) - gap, top + len(rows) * (height + gap) - gap
+    sheet = Image.new("RGB", (right + margin, bottom + margin), PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(heads[:columns]):
         middle = left + column * (width + gap) + width // 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,9 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
     top = _MARGIN + (56 if len(histories) > 1 else 0)
     picture = Image.new("RGB", (width, top + 46 + _PLOT_HEIGHT + 72 + _MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
+    colours = list(islice(cycle(_COLOURS), len(histories)))
     if len(histories) > 1:
-        _draw_legend(draw, list(histories), _MARGIN + gutter, width - _MARGIN)
+        _draw_legend(draw, dict(zip(histories, colours, strict=True)), _MARGIN + gutter, width - _MARGIN)
     for place, (term, shown) in enumerate(panels.items()):
         left = _MARGIN + place * _PANEL + gutter
         last = max(2, *(len(values) for values, _ in shown.values()))
@@ -56,9 +58,9 @@ def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Image
         axes.draw_frame(draw, heights[place], nice_ticks(0, last, 7, whole=True))
         draw_text(draw, (left + axes.width / 2, axes.bottom + 54), "step", _TEXT, SOFT, "mm")
         for number, (values, _) in shown.items():
-            axes.draw_curve(draw, values, _pale(_colour(number)), 1)
+            axes.draw_curve(draw, values, _pale(colours[number]), 1)
         for number, (_, smooth) in shown.items():
-            axes.draw_curve(draw, smooth, _colour(number), 4)
+            axes.draw_curve(draw, smooth, colours[number], 4)
     return picture
 
 
@@ -115,15 +117,15 @@ def score_bars(labels: Sequence[str], confidences: Sequence[float] | Tensor) -> 
         if value:
             end = left + max(2, round(full * value)) - 1
             draw.rectangle((left, y, end, y + thick - 1), fill=_OTHER if row else _ACCENT)
-        middle = y + thick / 2
+        middle, share = y + thick / 2, "<1%" if 0 < value < 0.005 else f"{value:.0%}"
         draw_text(draw, (left - 12, middle), name, _TEXT, INK, "rm")
-        draw_text(draw, (left + full + 12, middle), _percent(value), _TEXT, INK, "lm")
+        draw_text(draw, (left + full + 12, middle), share, _TEXT, INK, "lm")
     return picture
 
 
 def _panels(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[int, tuple[Any, Any]]]:
     """Term -> number of a run -> (values, moving average), for terms that have any value."""
-    panels: dict[str, dict[int, tuple[Any, Any]]] = {}
+    panels = dict[str, dict[int, tuple[Any, Any]]]()
     for term in dict.fromkeys(term for run in histories.values() for term in run):
         for number, run in enumerate(histories.values()):
             values = np.asarray(run.get(term, ()), dtype=np.float64)
@@ -132,21 +134,17 @@ def _panels(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str,
     return panels
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
-
-
 def _pale(colour: str) -> str:
     red, green, blue = (255 - (255 - value) // 4 for value in ImageColor.getrgb(colour))
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, names: Sequence[str], left: int, right: int) -> None:
+def _draw_legend(draw: ImageDraw.ImageDraw, colours: Mapping[str, str], left: int, right: int) -> None:
     """Draw the legend in one row, with equal space for each run."""
-    room = min(480, (right - left) // len(names))
-    for number, name in enumerate(names):
+    room = min(480, (right - left) // len(colours))
+    for number, (name, colour) in enumerate(colours.items()):
         x, y = left + room * number, _MARGIN + 10
-        draw.line((x, y, x + 24, y), fill=_colour(number), width=4)
+        draw.line((x, y, x + 24, y), fill=colour, width=4)
         draw_text(draw, (x + 36, y), truncate(name, _TEXT, max(1, room - 60)), _TEXT, INK, "lm")
 
 
@@ -173,15 +171,10 @@ def _draw_cells(picture: Image.Image, corner: tuple[int, int], matrix: Tensor, c
 def _smoothed(values: Any) -> Any:
     """Moving average of the finite values over a twentieth of the steps; NaN stays NaN."""
     known = np.isfinite(values)
-    reach = max(1, len(values) // 40)
-    first, end = np.arange(len(values)) - reach, np.arange(len(values)) + reach + 1
-    first, end = first.clip(0), end.clip(max=len(values))
-
-    def window_sums(numbers: Any) -> Any:
-        running = np.concatenate([[0.0], np.cumsum(numbers)])
-        return running[end] - running[first]
-
-    sums, counts = window_sums(np.where(known, values, 0.0)), window_sums(known.astype(np.float64))
+    reach, steps = max(1, len(values) // 40), np.arange(len(values))
+    running = np.cumsum([np.where(known, values, 0.0), known], axis=1)
+    running = np.pad(running, ((0, 0), (1, 0)))  # (2, N + 1) sums of values and their counts before each step
+    sums, counts = running[:, (steps + reach + 1).clip(max=len(values))] - running[:, (steps - reach).clip(0)]
     return np.where(known, sums / np.maximum(counts, 1), np.nan)
 
 
@@ -191,7 +184,3 @@ def _limits(shown: Sequence[tuple[Any, Any]]) -> tuple[float, float]:
     top = max(float(np.quantile(values, 0.995)), float(averages.max()))
     low = min(0.0, float(values.min()))
     return low, top + 0.06 * (top - low or abs(top) or 1.0)
-
-
-def _percent(value: float) -> str:
-    return "<1%" if 0 < value < 0.005 else f"{value:.0%}"
