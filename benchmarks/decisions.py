@@ -25,7 +25,7 @@ from mcti_core.hosts.diffusers.loading import quiet_libraries
 from mcti_core.pocket import load_pocket
 
 from .decision_tables import ALPHABET, DIGITS, TUNING, Table, Task, make_table
-from .line_plots import Panel, draw_panels
+from .line_plots import Panel, save_panels
 from .report import machine, parsed, show, write_json
 
 ERRORS = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -198,7 +198,7 @@ def main(given: Sequence[str] | None = None) -> None:
         {"machine": machine("cpu"), "pairs": arguments.num_trials, "orders": arguments.orders, **found},
     )
     if arguments.plot is not None:
-        draw_panels([curve(name, part["budget"]) for name, part in found.items()]).save(arguments.plot, optimize=True)
+        save_panels([curve(name, part["budget"]) for name, part in found.items()], arguments.plot)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from mcti_core.training.config import TrainConfig
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 
-from .line_plots import Panel, draw_panels
+from .line_plots import Panel, save_panels
 from .models import host_of, model_folder, random_examples
 from .report import machine, parsed, show, write_json
 from .timing import Case, interleaved
@@ -101,8 +101,8 @@ def measure(host: Host, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def draw(rows: Sequence[dict[str, Any]]) -> Any:
-    """Plot one panel per axis, with every cost relative to its value at the axis's first point."""
+def panels_of(rows: Sequence[dict[str, Any]]) -> list[Panel]:
+    """One panel per axis, with every cost relative to its value at the axis's first point."""
     panels = []
     for axis in AXES:
         own = [row for row in rows if row["what grows"] == axis]
@@ -110,7 +110,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
         series = {name.removesuffix(", ms"): [(row["to"], row[name] / own[0][name]) for row in own] for name in names}
         across = f"{axis}, times the model's own" if axis == "size" else axis
         panels.append(Panel(f"{axis}: cost over that of {own[0]['to']:g}", across, series))
-    return draw_panels(panels)
+    return panels
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {"machine": machine(options.device), "model": options.model, "dtype": options.dtype, "rows": rows},
     )
     if options.plot is not None:
-        draw(rows).save(options.plot)
+        save_panels(panels_of(rows), options.plot)
 
 
 if __name__ == "__main__":

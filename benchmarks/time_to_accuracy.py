@@ -37,7 +37,7 @@ from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import train
 from mcti_core.training.per_class import train_per_class
 
-from .line_plots import Panel, draw_panels
+from .line_plots import Panel, save_panels
 from .plain_recipe import PlainRecipe, PlainSettings
 from .report import machine, parsed, show, write_json
 from .training_speed import RELEASED_BATCH
@@ -195,9 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plot is not None:
         names = dict.fromkeys(row["method"] for row in rows)
         series = {name: [(r["seconds"], r["accuracy"]) for r in rows if r["method"] == name] for name in names}
-        draw_panels(
-            [Panel("accuracy, %", "seconds of training, mean of the seeds", series, logarithmic=True, low=50)]
-        ).save(options.plot)
+        panel = Panel("accuracy, %", "seconds of training, mean of the seeds", series, logarithmic=True, low=50)
+        save_panels([panel], options.plot)
 
 
 if __name__ == "__main__":
