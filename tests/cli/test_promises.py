@@ -85,27 +85,23 @@ def test_the_reader_sees(source):
     assert wrong_in(source)
 
 
-def test_only_safetensors_is_written():
-    """``torch.save`` and ``np.save`` are in the recipe alone, for its own parts."""
+def _calls():
+    """Every call with its file, but for those of the recipe."""
     for path in FILES:
         if RECIPE not in path.parents:
-            calls = [
-                ast.unparse(node.func)
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                if isinstance(node, ast.Call)
-            ]
-            assert not {"torch.save", "np.save", "np.savez"} & set(calls), _place(path)
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            yield from ((path, node) for node in nodes if isinstance(node, ast.Call))
+
+
+def test_only_safetensors_is_written():
+    """``torch.save`` and ``np.save`` are in the recipe alone, for its own parts."""
+    assert not {"torch.save", "np.save", "np.savez"} & {ast.unparse(call.func) for _, call in _calls()}
 
 
 def test_images_are_opened_by_readers_from_a_table():
     """Of other kinds, Pillow starts programs (Ghostscript for PostScript)."""
-    opened = {}
-    for path in FILES:
-        if RECIPE in path.parents:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open":
-                opened[_place(path)] = {keyword.arg for keyword in node.keywords}
+    found = [(path, call) for path, call in _calls() if ast.unparse(call.func) == "Image.open"]
+    opened = {_place(path): {keyword.arg for keyword in call.keywords} for path, call in found}
     assert opened == {"mcti_core/tokens/embedding_cards.py": {"formats"}}
     from mcti_core.files.kinds import READ_KINDS
 
@@ -113,11 +109,7 @@ def test_images_are_opened_by_readers_from_a_table():
 
 
 def test_pytorch_files_are_read_in_one_place():
-    readers = [
-        _place(path)
-        for path in FILES
-        if RECIPE not in path.parents and "torch.load(" in path.read_text(encoding="utf-8")
-    ]
+    readers = [_place(path) for path, call in _calls() if ast.unparse(call.func) == "torch.load"]
     assert readers == ["mcti_core/files/safe_load.py"]
 
 

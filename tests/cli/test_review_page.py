@@ -23,17 +23,9 @@ def page(tmp_path: Path):
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip("no Chromium: install it, or set CHROMIUM to such a browser")
-    items = [
-        Item(str(tmp_path / name), label, f"{label}: 50 %")
-        for name, label in (
-            ("0.png", "cat"),
-            ("1.png", "cat"),
-            ("a, b.png", "dog"),
-            ("3.png", UNKNOWN),
-            ("4.png", "dog"),
-            ("5.png", " bird "),  # as a folder may be called; no correction by itself
-        )
-    ]
+    labels = {"0.png": "cat", "1.png": "cat", "a, b.png": "dog", "3.png": UNKNOWN, "4.png": "dog"}
+    labels["5.png"] = " bird "  # as a folder may be called; no correction by itself
+    items = [Item(str(tmp_path / name), label, f"{label}: 50 %") for name, label in labels.items()]
     for item in items:
         Image.new("RGB", (32, 32), "red").save(item.image)
     write_review(items, ("cat", "dog"), tmp_path / "review.html")

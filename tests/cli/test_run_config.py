@@ -48,28 +48,15 @@ def test_file_says_any_option_as_the_command_line_does(path):
     initializer-token = "-cat"
     """
     arguments = parsed(*expanded(path, text))
-    line = [
-        "photos",
-        "--steps",
-        "7",
-        "--lr",
-        "1e-5",
-        "--gamma",
-        "auto",
-        "--keep-norm",
-        "--no-hflip",
-        "--initializer-token=-cat",
-        "--config",
-    ]
+    line = "photos --steps 7 --lr 1e-5 --gamma auto --keep-norm --no-hflip --initializer-token=-cat --config"
     templates = ["--template", "a {}", "--template=-- {} é"]
-    assert vars(arguments) == vars(parsed(*line, str(path), "--output-dir", "my set", *templates))
+    assert vars(arguments) == vars(parsed(*line.split(), str(path), "--output-dir", "my set", *templates))
 
 
 def test_command_line_wins_over_the_file(path):
     text = 'folder = "photos"\noutput-dir = "a"\nsteps = 7\ntemplate = ["a {}"]\nhflip = true\n'
-    arguments = parsed(
-        *expanded(path, text, "others", "--output-dir", "b", "--steps", "9", "--templates", "style", "--no-hflip")
-    )
+    words = "others --output-dir b --steps 9 --templates style --no-hflip"
+    arguments = parsed(*expanded(path, text, *words.split()))
     assert (arguments.folder, arguments.output_dir, arguments.steps) == (Path("others"), Path("b"), 9)
     assert (arguments.template, arguments.templates, arguments.hflip) == (None, "style", False)
 

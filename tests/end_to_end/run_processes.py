@@ -40,10 +40,10 @@ def _exchanged() -> list[object]:
     we = launched()
     mine = we.index + 1
     sums = [
-        torch.full((2, 3), float(mine)),
+        torch.full((2, 3), mine * 1.0),
         torch.tensor(mine / 10),
         torch.zeros(0),
-        torch.tensor([mine], dtype=torch.double),
+        torch.tensor([mine * 1.0]).double(),
     ]
     we.all_reduce_sum(sums)
     we.barrier()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcti_core.cli.parser import main
 from mcti_core.files.output_lock import lock_output
 from mcti_core.tokens.io import export_embedding, export_embeddings, import_embeddings, load_tokens, save_tokens
 from mcti_core.tokens.token_set import TokenSet
+
+from .command_line import run
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,20 +37,20 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def convert(*arguments) -> int:
-    return main(["convert", *map(str, arguments)])
-
-
-def to_set(*arguments) -> TokenSet:
-    assert convert(*arguments, "--format", "set", "--output", "new") == 0
+def to_set(inputs: str, *words: str) -> TokenSet:
+    assert run(f"convert --format set --output new {inputs}", *words) == 0
     return load_tokens("new.safetensors")
 
 
-def refused(capsys, *arguments) -> str:
+def refused(capsys, inputs: str, *words: str) -> str:
     capsys.readouterr()
-    assert convert(*arguments, "--format", "set", "--output", "new") == 1
+    assert run(f"convert --format set --output new {inputs}", *words) == 1
     assert not Path("new.safetensors").exists()
     return capsys.readouterr().err
+
+
+def to_embeddings(inputs: str, out: str) -> int:
+    return run(f"convert {inputs} --format embeddings --output {out}")
 
 
 @pytest.mark.parametrize(
@@ -72,12 +73,10 @@ def test_convert_options_act_in_the_order_written(folder, options, labels):
 
 def test_convert_an_option_before_the_rename_knows_the_old_label_only(folder, capsys):
     save_tokens(made("ibis", "heron"), "birds")
-    assert "no class 'my ibis' here" in refused(
-        capsys, "birds.safetensors", "--select", "my ibis", "--rename", "ibis=my ibis"
-    )
-    assert "no class 'ibis' here" in refused(
-        capsys, "birds.safetensors", "--rename", "ibis=my ibis", "--select", "ibis"
-    )
+    said = refused(capsys, "birds.safetensors --select", "my ibis", "--rename", "ibis=my ibis")
+    assert "no class 'my ibis' here" in said
+    said = refused(capsys, "birds.safetensors --rename", "ibis=my ibis", "--select", "ibis")
+    assert "no class 'ibis' here" in said
 
 
 class TestSharedLabels:
@@ -89,49 +88,43 @@ class TestSharedLabels:
         return one.vectors["clip_l"], other.vectors["clip_l"]
 
     def test_convert_renaming_one_of_them_merges_the_sets(self, two):
-        merged = to_set("a.safetensors", "b.safetensors", "--rename", "b.safetensors:ibis=white ibis")
+        merged = to_set("a.safetensors b.safetensors --rename", "b.safetensors:ibis=white ibis")
         assert merged.labels == ("ibis", "heron", "white ibis", "stork")
         assert torch.equal(merged.vectors["clip_l"], torch.cat(two))
 
     def test_convert_the_error_is_the_command_that_works(self, two, capsys):
-        for files in (["a.safetensors", "b.safetensors"], ["a.safetensors", "elsewhere/a.safetensors"]):
-            advice = re.search(r"--rename '(.*)'=NEW", refused(capsys, *files))
-            assert to_set(*files, "--rename", f"{advice[1]}=third").labels == ("ibis", "heron", "third", "stork")
+        for files in ("a.safetensors b.safetensors", "a.safetensors elsewhere/a.safetensors"):
+            advice = re.search(r"--rename '(.*)'=NEW", refused(capsys, files))
+            assert to_set(f"{files} --rename", f"{advice[1]}=third").labels == ("ibis", "heron", "third", "stork")
             Path("new.safetensors").unlink()
 
     def test_convert_a_name_of_two_classes_is_asked_back(self, two, capsys):
-        said = refused(capsys, "a.safetensors", "elsewhere/a.safetensors", "--select", "IBIS")
+        said = refused(capsys, "a.safetensors elsewhere/a.safetensors --select IBIS")
         assert "2 classes 'IBIS'; say which: 'a.safetensors:ibis' and 'elsewhere/a.safetensors:Ibis'" in said
-        assert to_set("a.safetensors", "b.safetensors", "--select", "ibis").labels == ("ibis",)  # to the letter
+        assert to_set("a.safetensors b.safetensors --select ibis").labels == ("ibis",)  # to the letter
 
     def test_convert_picking_one_leaves_the_other_out(self, two):
-        assert to_set("a.safetensors", "b.safetensors", "--select", "b.safetensors:ibis", "heron").labels == (
-            "Ibis",
-            "heron",
-        )
+        merged = to_set("a.safetensors b.safetensors --select b.safetensors:ibis heron")
+        assert merged.labels == ("Ibis", "heron")
 
     def test_convert_a_rename_that_makes_twins_is_refused(self, two, capsys):
-        said = refused(capsys, "a.safetensors", "--rename", "heron=ibis")
+        said = refused(capsys, "a.safetensors --rename heron=ibis")
         assert "share a token name ('ibis': 'a.safetensors:ibis' and 'a.safetensors:heron')" in said
 
     def test_convert_a_set_given_twice_is_reported(self, two, capsys):
-        assert "a.safetensors is given twice; give it once" in refused(capsys, "a.safetensors", "a.safetensors")
+        assert "a.safetensors is given twice; give it once" in refused(capsys, "a.safetensors a.safetensors")
 
 
 @pytest.mark.parametrize(
     ("labels", "renaming", "after"),
     [
-        (("a=b", "c"), "a=b=d", ("d", "c")),
-        (("a", "a=b"), "a=b=c", ("a", "c")),
-        (("e", "c"), "e=mc=2", ("mc=2", "c")),
-        (("x = y", "c"), "x = y=z=1", ("z=1", "c")),
-        (("=", "c"), "==plain", ("plain", "c")),
-        (("f:g", "c"), "f:g=h", ("h", "c")),
+        (("a=b", "c"), "a=b=d", ("d", "c")), (("a", "a=b"), "a=b=c", ("a", "c")), (("e", "c"), "e=mc=2", ("mc=2", "c")),
+        (("x = y", "c"), "x = y=z=1", ("z=1", "c")), (("=", "c"), "==plain", ("plain", "c")), (("f:g", "c"), "f:g=h", ("h", "c")),
     ],
-)
+)  # fmt: skip
 def test_convert_labels_with_signs_are_renamed(folder, labels, renaming, after):
     save_tokens(made(*labels), "set")
-    assert to_set("set.safetensors", "--rename", renaming).labels == after
+    assert to_set("set.safetensors --rename", renaming).labels == after
 
 
 FLUX = (("clip_l", 768), ("t5xxl", 4096))
@@ -143,12 +136,12 @@ def test_convert_makes_onetrainers_flux_embeddings_comfyuis(folder):
     for index, label in enumerate(tokens.labels):
         clip, t5 = (v[index].clone() for v in tokens.vectors.values())
         save_file({"clip_l": clip, "t5": t5}, f"theirs/{label}.safetensors")
-    ours = to_set("theirs", "--select", "moss", "fern")
+    ours = to_set("theirs --select moss fern")
     save_file({"clip_l": torch.ones(2, 768), "t5": torch.ones(2, 4096)}, "ivy.safetensors")
-    assert convert("new.safetensors", "ivy.safetensors", "--format", "set", "--output", "all") == 0
+    assert run("convert new.safetensors ivy.safetensors --format set --output all") == 0
     assert load_tokens("all.safetensors").labels == ("moss", "fern", "ivy")
-    assert convert("new.safetensors", "--format", "embeddings", "--output", "back") == 0
-    assert convert("back", "--format", "embeddings", "--layout", "onetrainer", "--output", "again") == 0
+    assert to_embeddings("new.safetensors", "back") == 0
+    assert to_embeddings("back --layout onetrainer", "again") == 0
     for encoder, key in (("clip_l", "clip_l"), ("t5xxl", "t5")):
         assert torch.equal(ours.vectors[encoder], tokens.vectors[encoder])
         for index, label in enumerate(tokens.labels):
@@ -172,7 +165,7 @@ class TestFolders:
         return small, large
 
     def test_convert_a_mixed_folder_makes_a_set_of_each_kind(self, mixed, capsys):
-        assert convert("dl", "--format", "set", "--output", "mine.safetensors") == 0
+        assert run("convert dl --format set --output mine.safetensors") == 0
         written = capsys.readouterr().out.split()
         expected = {
             "mine-clip_h-1": ("ash",),
@@ -182,18 +175,17 @@ class TestFolders:
             "mine-clip_l-5": ("oak",),
         }
         assert {Path(name).stem: load_tokens(name).labels for name in written} == expected
-        assert torch.equal(
-            load_tokens("mine-clip_l-1-2.safetensors").vectors["clip_l"], mixed[0].vectors["clip_l"][[1, 0]]
-        )
+        small = load_tokens("mine-clip_l-1-2.safetensors")
+        assert torch.equal(small.vectors["clip_l"], mixed[0].vectors["clip_l"][[1, 0]])
 
     def test_convert_a_mixed_folder_to_embeddings_writes_all(self, mixed, capsys):
-        assert convert("dl", "--format", "embeddings", "--output", "out") == 0
+        assert to_embeddings("dl", "out") == 0
         assert {path.stem for path in Path("out").iterdir()} == {"ash", "elm", "fern", "ivy", "moss", "oak", "reed"}
-        assert to_set("out/reed.safetensors", "out/ivy.safetensors").vectors_per_token == 2
+        assert to_set("out/reed.safetensors out/ivy.safetensors").vectors_per_token == 2
 
     def test_convert_a_set_with_embeddings_that_do_not_go_with_it_is_refused(self, mixed, capsys):
         save_tokens(made("yew", count=2), "own")
-        assert "cannot be in one set: 'yew' has 2 vectors" in refused(capsys, "own.safetensors", "dl")
+        assert "cannot be in one set: 'yew' has 2 vectors" in refused(capsys, "own.safetensors dl")
 
     def test_convert_bad_files_stop_no_other_and_are_reported_at_the_end(self, mixed, capsys):
         Path("dl/html.safetensors").write_text("<html>")
@@ -202,7 +194,7 @@ class TestFolders:
         save_file({"emb_params": torch.full((1, 768), torch.nan)}, "dl/nan.safetensors")
         Path("dl/readme.md").write_text("x")
         Path("dl/deeper").mkdir()
-        assert convert("dl", "--format", "embeddings", "--output", "out") == 1
+        assert to_embeddings("dl", "out") == 1
         told = capsys.readouterr()
         assert len(told.out.splitlines()) == len(list(Path("out").iterdir())) == 7
         lines = told.err.splitlines()
@@ -214,12 +206,12 @@ class TestFolders:
     def test_convert_other_files_in_a_folder_are_no_failure(self, mixed, capsys):
         Path("dl/readme.md").write_text("x")
         Path("dl/.DS_Store").write_text("x")
-        assert convert("dl", "--format", "embeddings", "--output", "out") == 0
+        assert to_embeddings("dl", "out") == 0
         assert "1 .md not read" in capsys.readouterr().err
 
     def test_convert_bad_files_are_reported_where_the_rest_is_refused(self, mixed, capsys):
         Path("dl/broken.pt").write_bytes(b"x")
-        said = refused(capsys, "dl", "--labels", "a", "b")
+        said = refused(capsys, "dl --labels a b")
         assert "7 classes" in said
         assert "broken.pt" in said
 
@@ -227,7 +219,7 @@ class TestFolders:
         Path("empty").mkdir()
         Path("other").mkdir()
         Path("other/x.ckpt").write_text("x")
-        said = refused(capsys, "empty", "other", "gone.pt")
+        said = refused(capsys, "empty other gone.pt")
         assert said.count("mcti: ") == 3
         assert "other contains no .safetensors, .pt, .bin or image with an embedding; it contains 1 .ckpt" in said
 
@@ -238,13 +230,13 @@ class TestFolders:
             return False
 
         monkeypatch.setattr("mcti_core.tokens.conversion.is_token_set", failing)
-        assert convert("dl", "--format", "embeddings", "--output", "out") == 1
+        assert to_embeddings("dl", "out") == 1
         assert "ash.safetensors: cannot be read (Permission denied)" in capsys.readouterr().err
         assert len(list(Path("out").iterdir())) == 6
 
     def test_convert_a_copy_of_an_embedding_is_left_out_with_a_word(self, mixed, capsys):
         torch.save({"<moss>": mixed[0].vectors["clip_l"][0]}, "dl/learned_embeds.bin")
-        assert convert("dl", "--format", "embeddings", "--output", "out") == 0
+        assert to_embeddings("dl", "out") == 0
         assert "dl/moss.pt: left out, the same embedding as in dl/learned_embeds.bin" in capsys.readouterr().err
 
 
@@ -260,11 +252,11 @@ def test_convert_a_folder_with_a_set_and_other_embeddings_makes_one_set(folder):
 class TestNames:
     def test_convert_words_of_clip_are_reported_with_a_prefix_that_helps(self, folder, capsys):
         save_tokens(made("zebra", "lamp", "my cat", "3", "qzxv"), "set")
-        assert convert("set.safetensors", "--format", "embeddings", "--output", "out") == 0
+        assert to_embeddings("set.safetensors", "out") == 0
         (line,) = capsys.readouterr().err.splitlines()
         assert "zebra, lamp, 3: words of CLIP's vocabulary" in line
         assert "--prefix my- " in line
-        assert convert("set.safetensors", "--format", "embeddings", "--output", "own", "--prefix", "my-") == 0
+        assert to_embeddings("set.safetensors --prefix my-", "own") == 0
         assert not capsys.readouterr().err
         assert {path.stem for path in Path("own").iterdir()} == {"my-zebra", "my-lamp", "my-my-cat", "my-3", "my-qzxv"}
         assert to_set("own").labels == ("zebra", "lamp", "my cat", "3", "qzxv")
@@ -272,26 +264,16 @@ class TestNames:
     @pytest.mark.parametrize("prefix", ["../", "a b", ".", "x" * 200, "\n"])
     def test_convert_a_prefix_that_makes_no_safe_name_is_refused(self, folder, prefix, capsys):
         save_tokens(made("ibis"), "set")
-        assert "the token name" in refused(capsys, "set.safetensors", "--prefix", prefix)
+        assert "the token name" in refused(capsys, "set.safetensors --prefix", prefix)
 
     @pytest.mark.parametrize(("layout", "told"), [("comfyui", False), ("diffusers", True), ("onetrainer", True)])
     def test_convert_says_which_layout_invokeai_does_not_recognise(self, folder, layout, told, capsys):
         save_tokens(made("my ibis"), "set")
-        assert convert("set.safetensors", "--format", "embeddings", "--output", "out", "--layout", layout) == 0
+        assert to_embeddings(f"set.safetensors --layout {layout}", "out") == 0
         assert ("InvokeAI" in capsys.readouterr().err) == told
         save_tokens(made("my ibis", encoders=SDXL), "large")
-        assert convert("large.safetensors", "--format", "embeddings", "--output", "large", "--layout", layout) == 0
+        assert to_embeddings(f"large.safetensors --layout {layout}", "large") == 0
         assert "InvokeAI" not in capsys.readouterr().err
-
-
-def test_convert_out_of_the_wrong_kind_is_refused_before_anything_is_read(folder, capsys):
-    save_tokens(made("ibis"), "set")
-    Path("place").mkdir()
-    assert convert("set.safetensors", "--format", "set", "--output", "place") == 1
-    assert f"name the set's file, as in {Path('place') / 'tokens.safetensors'}" in capsys.readouterr().err
-    assert convert("set.safetensors", "--format", "embeddings", "--output", "x.safetensors") == 1
-    assert "name a folder" in capsys.readouterr().err
-    assert sorted(os.listdir()) == ["place", "set.safetensors"]
 
 
 @pytest.mark.parametrize(("to", "out"), [("set", "new.safetensors"), ("embeddings", "new")])
@@ -302,10 +284,11 @@ def test_convert_results_are_replaced_only_when_asked(folder, to, out, capsys):
         export_embedding(made("ibis"), 0, "new")
     save_tokens(made("heron", "ibis", seed=1), "set")
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
-    assert convert("set.safetensors", "--format", to, "--output", out) == 1
+    line = f"convert set.safetensors --format {to} --output {out}"
+    assert run(line) == 1
     assert "already exists; replace it with --overwrite" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))} == before
-    assert convert("set.safetensors", "--format", to, "--output", out, "--overwrite") == 0
+    assert run(f"{line} --overwrite") == 0
     written = load_tokens(out) if to == "set" else import_embeddings(["new/heron.safetensors", "new/ibis.safetensors"])
     assert written.labels == ("heron", "ibis")
     assert torch.equal(written.vectors["clip_l"], made("heron", "ibis", seed=1).vectors["clip_l"])
@@ -315,10 +298,11 @@ def test_convert_results_are_replaced_only_when_asked(folder, to, out, capsys):
 def test_convert_into_the_folder_of_a_living_run_is_refused(folder, to, out, capsys):
     """The run would replace what was converted when it ends."""
     save_tokens(made("ibis"), "set")
+    line = f"convert set.safetensors --format {to} --output {out}"
     with lock_output("held", folder=True):
-        assert convert("set.safetensors", "--format", to, "--output", out) == 1
+        assert run(line) == 1
         assert "another run" in capsys.readouterr().err
-    assert convert("set.safetensors", "--format", to, "--output", out) == 0
+    assert run(line) == 0
 
 
 def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, monkeypatch):
@@ -327,18 +311,15 @@ def test_convert_where_nothing_can_be_written_writes_nothing(folder, capsys, mon
 
     save_tokens(made("ibis", "heron"), "set")
     monkeypatch.setattr("mcti_core.files.writing.open", full, raising=False)
-    assert convert("set.safetensors", "--format", "embeddings", "--output", "place/in") == 1
+    assert to_embeddings("set.safetensors", "place/in") == 1
     assert "in cannot be written to (No space left on device)" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["set.safetensors"]
 
 
 def examples() -> list[str]:
     """Every ``mcti convert`` in the docs' shell blocks."""
-    blocks = [
-        block
-        for path in DOCS
-        for block in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-    ]
+    pages = [path.read_text(encoding="utf-8") for path in DOCS]
+    blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)]
     return [line for block in blocks for line in block.splitlines() if line.startswith("mcti convert")]
 
 
@@ -358,5 +339,4 @@ def test_convert_examples_in_docs_run(folder, line, monkeypatch):
     Path("old").mkdir(), Path("downloads").mkdir()
     torch.save({"string_to_param": {"*": torch.ones(1, 768)}, "name": "x"}, "old/style.pt")
     save_file({"emb_params": torch.zeros(1, 768)}, "downloads/mood.safetensors")
-    (command, *arguments) = shlex.split(line, comments=True)[1:]
-    assert main([command, *(os.path.expanduser(argument) for argument in arguments)]) == 0
+    assert run("", *map(os.path.expanduser, shlex.split(line, comments=True)[1:])) == 0

@@ -59,16 +59,9 @@ def test_numbers_that_are_not_finite_are_reported_and_not_answered(tiny_host, to
         DiffusionClassifier(tiny_host, tokens, num_trials=4).score_latents(cache.latents[:3, 0])
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize(  # a full card: what fits into 4 GB with SD 1.5
     ("free", "side", "expected"),
-    [
-        (0, 64, 4),  # a full card: what fits into 4 GB with SD 1.5
-        (0, 128, 1),
-        (10e9, 64, 50),
-        (10e9, 128, 12),
-        (80e9, 64, 128),
-        (80e9, 8, 128),
-    ],
+    [(0, 64, 4), (0, 128, 1), (10e9, 64, 50), (10e9, 128, 12), (80e9, 64, 128), (80e9, 8, 128)],
 )
 def test_as_many_as_there_is_room_for(monkeypatch, free, side, expected):
     device = torch.device("cuda")
