@@ -22,8 +22,7 @@ from .types import images_in, images_out
 __all__ = ["Route"]
 
 _LOG = logging.getLogger(__name__)
-_MAX_LOGGED = 20
-"""Maximum number of suggestions."""
+_MAX_SUGGESTIONS = 20
 
 
 class Route(Node):
@@ -104,7 +103,7 @@ def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
     for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
         names = [] if normal_form(whole) in forms else dict.fromkeys(parts or [whole])
         for name in (name for name in names if normal_form(name) not in forms):
-            if (close := known.get(plain_letters(name))) and suggested < _MAX_LOGGED:
+            if (close := known.get(plain_letters(name))) and suggested < _MAX_SUGGESTIONS:
                 suggested += 1
                 _LOG.warning(
                     "Route Images By Class: no image has the label %s; did you mean %s?", escaped(name), escaped(close)

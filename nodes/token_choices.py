@@ -79,17 +79,11 @@ def _embeddings() -> list[str]:
         names, _ = folder_paths.recursive_search(str(root), excluded_dir_names=[".git"])
         for name in names:
             stem = str(Path(name).with_suffix("")).removesuffix(".preview")
-            if name.lower().endswith(CARD_SUFFIXES) and stem not in stems and _has_card(root / name):  # not a preview
-                cards.append(name)
+            if name.lower().endswith(CARD_SUFFIXES) and stem not in stems:  # not a preview
+                with suppress(OSError):
+                    state = (root / name).stat()
+                    cards += [name] * _known_card(root / name, state.st_mtime_ns, state.st_size)
     return listed + sorted(set(cards))
-
-
-def _has_card(path: Path) -> bool:
-    try:
-        state = path.stat()
-    except OSError:
-        return False
-    return _known_card(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=10_000)

@@ -36,8 +36,7 @@ AUTO_GAMMA = -1.0
 """Value of the numeric widget that means "auto"."""
 _EXAMPLES_PER_CHUNK = 4
 """Number of images between checks for a cancel."""
-_MIN_SAMPLE_SIDE = 128
-"""Minimum side of a sample in pixels."""
+_MIN_SAMPLE_PIXELS = 128
 
 
 class TrainTokens(Node):
@@ -194,7 +193,7 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
     """Draw one labelled image per class for the first classes, with the first template.
 
     Returns:
-        The picture, and a line about samples that failed, which do not discard the trained tokens.
+        The picture, white without images, and a line about samples that failed, which do not discard the trained tokens.
     """
     from ..mcti_core.sampling import generate
 
@@ -211,16 +210,12 @@ def _samples(host: Any, tokens: TokenSet, classes: int, size: int, seed: int) ->
         if not isinstance(error, MCTIError):
             logging.exception("MC-TI: a sample was not drawn")
         problem = f"Samples drawn: {len(images)} of {len(labels)}; {str(error)[:300] or type(error).__name__}"
-    return _sheet(images, labels, max(1, _MIN_SAMPLE_SIDE // size)), problem
-
-
-def _sheet(images: list[Tensor], labels: tuple[str, ...], scale: int) -> Tensor:
-    """Rows of labelled images; a white picture without images."""
     if not images:
-        return torch.ones(1, 64, 64, 3)
-    starts = range(0, len(images), _SAMPLES_PER_ROW)
-    rows = [(images[i : i + _SAMPLES_PER_ROW], list(labels[i : i + _SAMPLES_PER_ROW])) for i in starts]
-    return picture_out(_below([image_grid([row], [""], labels[: len(row)], scale) for row, labels in rows]))
+        return torch.ones(1, 64, 64, 3), problem
+    starts, scale = range(0, len(images), _SAMPLES_PER_ROW), max(1, _MIN_SAMPLE_PIXELS // size)
+    rows = [(images[i : i + _SAMPLES_PER_ROW], labels[i : i + _SAMPLES_PER_ROW]) for i in starts]
+    sheet = _below([image_grid([row], [""], names[: len(row)], scale) for row, names in rows])
+    return picture_out(sheet), problem
 
 
 def _below(pictures: list[Image.Image]) -> Image.Image:

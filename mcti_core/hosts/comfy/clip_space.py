@@ -26,10 +26,9 @@ _ADVICE = (
     "for Stable Diffusion 1.x and SDXL take model.safetensors of openai/clip-vit-large-patch14, for 2.x of "
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K, and put it into models/clip_vision"
 )
-_NUM_ROWS = 512
-"""Number of rows of the token table that are compared with the checkpoint's."""
+_COMPARED_ROWS = 512
 _MIN_SIMILARITY = 0.8
-"""Minimum mean cosine of those rows: 1 for the same table, about 0 for another CLIP's; fine-tuning hardly changes them."""
+"""Minimum mean cosine of rows of the two token tables: 1 for the same table, about 0 for another CLIP's; fine-tuning hardly changes them."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
     for key in ("text_model.embeddings.token_embedding.weight", "token_embedding.weight"):
         if key in weights:
             table = weights[key]
-            return {i: table[i].float().clone() for i in range(0, len(table), max(1, len(table) // _NUM_ROWS))}
+            return {i: table[i].float().clone() for i in range(0, len(table), max(1, len(table) // _COMPARED_ROWS))}
     return {}
 
 

@@ -46,7 +46,7 @@ def model_fingerprint(patcher: Any, dtype: torch.dtype | None = None) -> str:
 def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     """Every weight by name, in the dtype that the model computes with or is stored in."""
     loaded = {name: backup.weight for name, backup in patcher.backup.items()}
-    loaded |= getattr(patcher, "backup_buffers", {})
+    loaded |= getattr(patcher, "backup_buffers", {})  # of dynamic VRAM, absent in 0.3.64
     for path, module in patcher.model.named_modules():
         for name, weight in (*module._parameters.items(), *module._buffers.items()):
             if weight is None or name in module._non_persistent_buffers_set:
@@ -54,13 +54,10 @@ def _weights(patcher: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Ten
             full = f"{path}.{name}" if path else name
             if full == _UNINITIALISED_WEIGHT or path == _SAMPLING:
                 continue
-            yield from _plain_tensors(full, loaded.get(full, weight), _loaded_dtype(module, name) or dtype)
-
-
-def _loaded_dtype(module: nn.Module, name: str) -> torch.dtype | None:
-    """The dtype that a static loader casts the weight to; since v0.16.0, a dynamic loader keeps the file's dtype."""
-    found = getattr(module, f"{name}_comfy_model_dtype", None)
-    return found if isinstance(found, torch.dtype) else None
+            # since v0.16.0, a dynamic loader keeps the file's dtype, and notes the one that a static loader casts to
+            noted = getattr(module, f"{name}_comfy_model_dtype", None)
+            as_loaded = noted if isinstance(noted, torch.dtype) else dtype
+            yield from _plain_tensors(full, loaded.get(full, weight), as_loaded)
 
 
 def _plain_tensors(name: str, weight: Any, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

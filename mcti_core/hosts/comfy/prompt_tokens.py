@@ -36,9 +36,7 @@ from .text import text_encoders, tokenizer_places
 __all__ = ["clip_with_tokens"]
 
 _FILE_PREFIX = "mcti-"
-"""Prefix of the names of tokens' files."""
 _MAX_COMPARED_NAMES = 20
-"""Maximum number of names per prompt that are compared with the tokens' names."""
 _NAMELESS = re.compile(r"embedding:(?=\s*(?:embedding:|[:()]|$))")
 """A prefix without a name, for which ComfyUI raises an IndexError."""
 _LOG = logging.getLogger(__name__)
@@ -69,7 +67,12 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     copied_clip = clip.clone()
     copied_clip.tokenizer = copy.copy(clip.tokenizer)
     for place in places:
-        tokenizer = _tokenizer_with(getattr(clip.tokenizer, place), files, logs=place == places[0])
+        tokenizer = copy.copy(getattr(clip.tokenizer, place))
+        if not isinstance(tokenizer, _TokenizerWithTokens):
+            tokenizer.__class__ = type(type(tokenizer).__name__, (_TokenizerWithTokens, type(tokenizer)), {})
+        tokenizer.mcti_files, tokenizer.mcti_logs = (files, *tokenizer.mcti_files), place == places[0]
+        before = tokenizer.embedding_directory or []
+        tokenizer.embedding_directory = [str(files.folder), *([before] if isinstance(before, str) else before)]
         setattr(copied_clip.tokenizer, place, tokenizer)
     return copied_clip
 
@@ -134,16 +137,6 @@ class _TokenFiles:
             vectors = {key: v[token].detach().float().contiguous() for key, v in self.tokens.vectors.items()}
             write_atomically(path, lambda temporary: save_file(vectors, temporary))
         return name
-
-
-def _tokenizer_with(tokenizer: Any, files: _TokenFiles, logs: bool) -> Any:
-    copied = copy.copy(tokenizer)
-    if not isinstance(copied, _TokenizerWithTokens):
-        copied.__class__ = type(type(tokenizer).__name__, (_TokenizerWithTokens, type(tokenizer)), {})
-    copied.mcti_files, copied.mcti_logs = (files, *copied.mcti_files), logs
-    before = copied.embedding_directory or []
-    copied.embedding_directory = [str(files.folder), *([before] if isinstance(before, str) else before)]
-    return copied
 
 
 class _TokenizerWithTokens:

@@ -233,18 +233,12 @@ class Sessions:
 
     @contextmanager
     def __call__(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
-        with _frozen(self._weights), checkpointed(self._blocks if checkpointing else ()):
-            yield
-
-
-@contextmanager
-def _frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Context in which no weight requires gradients; each is restored afterwards."""
-    trainable = [weight for weight in weights if weight.requires_grad]
-    for weight in trainable:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
+        trainable = [weight for weight in self._weights if weight.requires_grad]
         for weight in trainable:
-            weight.requires_grad_()
+            weight.requires_grad_(False)
+        try:
+            with checkpointed(self._blocks if checkpointing else ()):
+                yield
+        finally:
+            for weight in trainable:
+                weight.requires_grad_()
