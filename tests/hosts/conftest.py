@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from mcti_core.tokens.io import save_tokens
 from mcti_core.tokens.token_set import TokenSet
 
 from .browser import opened_page
+from .model_files import change
 from .server import Server
 from .synthetic_checkpoints import write_clip, write_sd15
 
@@ -91,3 +93,20 @@ def own_tokens(sd15: Server) -> Path:
     file = sd15.base / "models" / "mcti_tokens" / "own.safetensors"
     save_tokens(TokenSet(("my cup", "shoe"), vectors), file)
     return file
+
+
+@pytest.fixture(scope="session")
+def kl_model(tiny_model, tmp_path_factory) -> Path:
+    """The tiny model with the kind of autoencoder that Stable Diffusion has."""
+    from diffusers import AutoencoderKL
+
+    folder = tmp_path_factory.mktemp("kl") / "model"
+    shutil.copytree(tiny_model, folder)
+    shutil.rmtree(folder / "vae")
+    torch.manual_seed(1)
+    AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, norm_num_groups=4, sample_size=32,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    change(folder / "model_index.json", vae=["diffusers", "AutoencoderKL"])
+    return folder

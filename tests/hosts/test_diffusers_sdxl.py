@@ -1,19 +1,14 @@
-import json
 import shutil
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.diffusion import DiffusionClassifier
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.errors import HostError
-from mcti_core.hosts.diffusers.clip_space import load_clip_space
 from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.prompts.splicing import encode_prompts, host_prompts, template_prompts
 from mcti_core.sampling import generate
@@ -23,14 +18,12 @@ from mcti_core.training.early_stopping import ValidationLoss
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.objective import batch_classification_loss, encode_classes, reconstruction_loss
 
+from .model_files import change
+
 SHORT = TrainConfig(
     steps=2, batch_size=3, lr=0.01, lr_warmup_steps=0, templates=("a photo of a {}", "a drawing of the {}")
 )
 WIDTHS = {"clip_l": 32, "clip_g": 40}
-
-
-def change(path: Path, **values) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -65,24 +58,6 @@ def tokens(cache):
     generator = torch.Generator().manual_seed(2)
     vectors = {name: torch.randn(3, 2, width, generator=generator) for name, width in WIDTHS.items()}
     return TokenSet(cache.classes, vectors, templates=SHORT.templates, support=cache.support())
-
-
-@pytest.fixture
-def copy(xl_model, tmp_path) -> Path:
-    return Path(shutil.copytree(xl_model, tmp_path / "copy"))
-
-
-@pytest.fixture(scope="module")
-def single_file(xl_model, plain, tmp_path_factory):
-    """The same model as one file, and a folder of its family that holds configurations and no weights."""
-    spec = spec_from_file_location("ldm_layout", Path(__file__).with_name("ldm_layout.py"))
-    layout = module_from_spec(spec)
-    spec.loader.exec_module(layout)
-    towers = [encoder.tower.state_dict() for encoder in plain.text.values()]
-    folder, state = tmp_path_factory.mktemp("single"), [plain.denoiser.unet.state_dict(), plain.codec.vae.state_dict()]
-    save_file(layout.ldm_checkpoint(towers[0], *state, 1, towers[1]), folder / "model.safetensors")
-    shutil.copytree(xl_model, folder / "family", ignore=shutil.ignore_patterns("*.safetensors", "clip_?"))
-    return folder / "model.safetensors", folder / "family"
 
 
 def features(host, texts, vectors=None, names=()):
@@ -359,19 +334,12 @@ def test_images_are_generated_and_follow_both_encoders(host, cache, tokens):
     assert generate(host, ["a dog"], num_inference_steps=2, size=64).shape == (1, 3, 64, 64)
 
 
-def test_a_clip_model_that_fits_neither_encoder_is_refused(xl_model):
-    with pytest.raises(
-        HostError, match=r"40 wide, this checkpoint has clip_l \(32 wide\) and other \(768 wide\)"
-    ) as caught:
-        load_clip_space(xl_model / "clip_g", {"clip_l": 32, "other": 768})
-    assert str(xl_model / "clip_g") in str(caught.value)
-
-
 @pytest.mark.parametrize(("dtype", "upcast", "vae"), [
     ("fp32", True, torch.float32), ("bf16", True, torch.bfloat16), ("fp16", True, torch.float32),
     ("fp16", False, torch.float16),
 ])  # fmt: skip
-def test_an_autoencoder_that_overflows_in_fp16_stays_float32(copy, plain, dtype, upcast, vae):
+def test_an_autoencoder_that_overflows_in_fp16_stays_float32(xl_model, tmp_path, plain, dtype, upcast, vae):
+    copy = Path(shutil.copytree(xl_model, tmp_path / "copy"))
     change(copy / "vae" / "config.json", force_upcast=upcast)
     host = load_host(copy, copy / "clip_g", dtype=dtype)
     narrow = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
@@ -396,100 +364,3 @@ def test_training_in_narrow_weights(xl_model, dataset):
     for name, vector in learned.vectors.items():
         assert vector.dtype == torch.float32
         assert not torch.equal(vector, vectors[name])
-
-
-def test_a_single_file_is_the_same_model(xl_model, single_file):
-    checkpoint, family = single_file
-    folder, single = load_host(xl_model, xl_model / "clip_g"), load_host(checkpoint, xl_model / "clip_g", config=family)
-    assert torch.equal(single.denoiser.sigmas, folder.denoiser.sigmas)
-    assert list(single.text) == list(folder.text)
-    assert single.text["clip_g"].pad_token_id == 0
-    texts = [features(host, ["a photo of a dog"]) for host in (folder, single)]
-    assert torch.allclose(context(texts[0]), context(texts[1]), atol=1e-5)
-    assert torch.allclose(texts[0]["clip_g"].pooled, texts[1]["clip_g"].pooled, atol=1e-5)
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        first, second = (
-            host.denoiser.denoise(latents, host.denoiser.sigmas[[400]], text)
-            for host, text in zip((folder, single), texts, strict=True)
-        )
-    assert torch.allclose(first, second, atol=1e-5)
-    assert torch.allclose(folder.codec.decode(latents), single.codec.decode(latents), atol=1e-6)
-    assert (single.fingerprint, single.image_size) == (folder.fingerprint, 32)
-
-
-def test_a_pickled_single_file_is_known_by_its_config(single_file, tmp_path, plain):
-    torch.save({"state_dict": load_file(single_file[0])}, tmp_path / "model.ckpt")
-    host = load_host(tmp_path / "model.ckpt", config=single_file[1], dtype="fp16")
-    assert {name: encoder.width for name, encoder in host.text.items()} == WIDTHS
-    assert {p.dtype for p in host.codec.vae.parameters()} == {torch.float32}
-    assert host.denoiser.unet.dtype == torch.float16
-
-
-@pytest.mark.parametrize(
-    "part", ["conditioner.embedders.0", "conditioner.embedders.1", "model.diffusion_model.label_emb"]
-)
-@pytest.mark.parametrize("which", ["all", "one"])
-def test_a_single_file_that_lacks_weights_is_refused(single_file, tmp_path, part, which):
-    content = load_file(single_file[0])
-    names = sorted(name for name in content if name.startswith(part))
-    for name in names if which == "all" else names[-1:]:
-        del content[name]
-    save_file(content, tmp_path / "cut.safetensors")
-    with pytest.raises(HostError, match=r"cut\.safetensors cannot be loaded"):
-        load_host(tmp_path / "cut.safetensors", config=single_file[1])
-
-
-def test_a_single_file_and_a_config_of_different_families_are_refused(single_file, tiny_model, tmp_path):
-    with pytest.raises(HostError, match=r"is Stable Diffusion XL, its config .* is of Stable Diffusion 1\.x or 2\.x"):
-        load_host(single_file[0], config=tiny_model)
-    content = load_file(single_file[0])
-    older = {name.replace("conditioner.embedders.0", "cond_stage_model"): value for name, value in content.items()}
-    save_file(
-        {name: value for name, value in older.items() if "conditioner" not in name}, tmp_path / "older.safetensors"
-    )
-    with pytest.raises(HostError, match=r"is Stable Diffusion 1\.x or 2\.x, its config .* is of Stable Diffusion XL"):
-        load_host(tmp_path / "older.safetensors", config=single_file[1])
-
-
-def test_the_refiner_is_refused(copy, single_file, tmp_path):
-    content = load_file(single_file[0])
-    names = {n: n.replace("embedders.1", "embedders.0") for n in content if "embedders.0" not in n}
-    save_file({new: content[old] for old, new in names.items()}, tmp_path / "refiner.safetensors")
-    change(copy / "model_index.json", text_encoder=[None, None], tokenizer=[None, None])
-    for path, config in ((copy, None), (tmp_path / "refiner.safetensors", None), (single_file[0], copy)):
-        with pytest.raises(HostError, match=r"is the SDXL refiner, .* give the SDXL base model"):
-            load_host(path, config=config)
-
-
-def test_a_unet_for_inpainting_is_refused(copy):
-    from diffusers import UNet2DConditionModel
-
-    config = dict(UNet2DConditionModel.load_config(copy / "unet"))
-    UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(copy / "unet")
-    with pytest.raises(HostError, match="takes 9 channels where 4 are latents"):
-        load_host(copy)
-
-
-@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"])
-def test_a_folder_without_a_part_is_refused(copy, part):
-    shutil.rmtree(copy / part)
-    with pytest.raises(HostError) as caught:
-        load_host(copy)
-    assert str(copy) in str(caught.value)
-
-
-def test_a_config_without_its_second_tokenizer_is_refused(single_file, tmp_path):
-    family = Path(shutil.copytree(single_file[1], tmp_path / "family"))
-    shutil.rmtree(family / "tokenizer_2")
-    with pytest.raises(HostError, match=r"contains no tokenizer_2/vocab\.json"):
-        load_host(single_file[0], config=family)
-
-
-def test_the_text_projection_is_never_left_at_random(copy):
-    file = copy / "text_encoder_2" / "model.safetensors"
-    content = load_file(file)
-    del content["text_projection.weight"]
-    save_file(content, file, metadata={"format": "pt"})
-    with pytest.raises(HostError, match="lacks 1 of its weights, such as text_projection"):
-        load_host(copy)

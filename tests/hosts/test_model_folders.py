@@ -16,6 +16,8 @@ from mcti_core.hosts.diffusers.clip_space import load_clip_space
 from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.hosts.diffusers.model_folders import CLASSES, check_component
 
+from .model_files import change
+
 ROOT = Path(__file__).parents[2]
 PIPELINE = "from pathlib import Path\nPath('RAN').touch()\nclass Evil:\n    pass\n"
 
@@ -44,11 +46,6 @@ def called(monkeypatch) -> list[str]:
                 loader, how, classmethod(lambda cls, *_, **__: names.append(cls.__name__)), raising=False
             )
     return names
-
-
-def change(path: Path, **values) -> None:
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps({**before, **values}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
