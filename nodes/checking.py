@@ -116,8 +116,8 @@ def _checked(each: Any, value: Any, node: type[Node]) -> Any:
 
 
 def _number(each: Any, kind: str, value: Any) -> int | float:
-    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not whole):
+    is_whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not isinstance(value, Real) or (kind == "INT" and not is_whole):
         raise ConfigError(f"{each.id} must be {_NUMBERS[kind]}, got {_shown(value)}")
     if value != value:
         raise ConfigError(f"{each.id} must be a number, got nan; check the node that makes it")
@@ -139,9 +139,9 @@ def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool =
     """
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a text, got {_shown(value)}")
-    most = MAX_TEXT if lines else MAX_TEXT // 20
-    if len(value) > most:
-        raise ConfigError(f"{name} has {len(value):,} characters; at most {most:,} are allowed")
+    limit = MAX_TEXT if lines else MAX_TEXT // 20
+    if len(value) > limit:
+        raise ConfigError(f"{name} has {len(value):,} characters; at most {limit:,} are allowed")
     if has_many_marks(value):
         raise ConfigError(f"{name} puts more than {MAX_MARKS} marks on one letter; shorten it")
     allowed = "\t\r\n" if lines else ""
@@ -161,12 +161,12 @@ def _image(name: str, value: Any) -> Tensor:
 
 
 def _refuse_other_kind(name: str, kind: str, value: Any) -> None:
-    own: Mapping[str, type] = _OWN_TYPES
+    classes: Mapping[str, type] = _OWN_TYPES
     if kind == "MCTI_CLIP_SPACE":
         from ..mcti_core.hosts.comfy.clip_space import ClipFile
 
-        own = {kind: ClipFile}
-    if not (isinstance(value, own[kind]) if kind in own else not isinstance(value, _PLAIN_TYPES)):
+        classes = {kind: ClipFile}
+    if not (isinstance(value, classes[kind]) if kind in classes else not isinstance(value, _PLAIN_TYPES)):
         raise ConfigError(f"{name} must be {kind}, got {_shown(value)}; check what is connected to it")
 
 

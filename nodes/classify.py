@@ -180,17 +180,17 @@ def _queries(held_out: Examples, tokens: TokenSet, max_images_per_class: int) ->
             "there are no held-out images: set shots to 1 or more, so that the other images of each class are held out to test on"
         )
     classes = dict(zip(held_out.images, class_indices(list(held_out.images), tokens.labels), strict=True))
-    chosen = {label: _sample(images, max_images_per_class) for label, images in held_out.images.items()}
-    labels = [classes[label] for label, images in chosen.items() for _ in images]
-    return [image for images in chosen.values() for image in images], torch.tensor(labels)
+    queries = {label: _sample(images, max_images_per_class) for label, images in held_out.images.items()}
+    labels = [classes[label] for label, images in queries.items() for _ in images]
+    return [image for images in queries.values() for image in images], torch.tensor(labels)
 
 
 def _sample(images: tuple[Any, ...], max_images_per_class: int) -> tuple[Any, ...]:
     """At most this many images, a random choice that is always the same, since the first may be frames of one scene. 0 is all."""
     if not max_images_per_class or len(images) <= max_images_per_class:
         return images
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:max_images_per_class]
-    return tuple(images[index] for index in chosen.sort().values.tolist())
+    indices = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:max_images_per_class]
+    return tuple(images[index] for index in indices.sort().values.tolist())
 
 
 def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple[str, float]]:

@@ -76,12 +76,12 @@ class ProgressReporter:
         now = time.monotonic()
         if self._bar is None:
             self._bar, self._started, self._first = comfy.utils.ProgressBar(total), now, done
-        shown = None
+        drawing = None
         if preview is not None and (now - self._drawn > _PREVIEW_SECONDS or done == total):
-            shown, self._drawn = ("JPEG", preview().convert("RGB"), _PREVIEW_PIXELS), time.monotonic()
-        self._bar.update_absolute(done, total, shown)
+            drawing, self._drawn = ("JPEG", preview().convert("RGB"), _PREVIEW_PIXELS), time.monotonic()
+        self._bar.update_absolute(done, total, drawing)
         if now - self._logged > _LOG_SECONDS and done > self._first:
             self._logged = now
-            left = (now - self._started) / (done - self._first) * (total - done)
-            logging.info("MC-TI %s: %d of %d, %.0f s left", self.name, done, total, left)
+            seconds_left = (now - self._started) / (done - self._first) * (total - done)
+            logging.info("MC-TI %s: %d of %d, %.0f s left", self.name, done, total, seconds_left)
         comfy.model_management.throw_exception_if_processing_interrupted()

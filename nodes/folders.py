@@ -48,11 +48,11 @@ def register_token_folder() -> None:
 def class_folders() -> list[str]:
     """Choices for a folder of class folders: by name in ComfyUI's input folder, by path for folders in the settings file."""
     inputs = Path(folder_paths.get_input_directory())
-    found = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
-    found = sorted(found) + [
+    names = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
+    names = sorted(names) + [
         str(path) for root in _read_settings()[0] for path in _holding_classes(root, depth=1, itself=True)
     ]
-    return [name for name in found if _can_come_back(name)]
+    return [name for name in names if _can_come_back(name)]
 
 
 def _can_come_back(name: str) -> bool:
@@ -117,8 +117,12 @@ def _refuse_links_outside(folder: Path, name: str, depth: int, seen: set[Path]) 
 
 def _roots() -> list[Path]:
     """The folders that a graph may read, with links not followed."""
-    own = (folder_paths.get_input_directory(), folder_paths.get_output_directory(), folder_paths.get_temp_directory())
-    return [*(Path(os.path.normpath(path)) for path in own), *_read_settings()[0]]
+    comfyui_folders = (
+        folder_paths.get_input_directory(),
+        folder_paths.get_output_directory(),
+        folder_paths.get_temp_directory(),
+    )
+    return [*(Path(os.path.normpath(path)) for path in comfyui_folders), *_read_settings()[0]]
 
 
 def _followed(path: Path) -> Path:

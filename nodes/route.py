@@ -85,9 +85,9 @@ def _is_wanted(label: str, wanted: set[str], labels: set[str]) -> bool:
     """Whether a class is wanted, by its label, or by its token's name if no class has that label; without names, every class is."""
     if not wanted:
         return label != UNKNOWN
-    own = normal_form(label)
-    name = own if label == UNKNOWN else normal_form(safe_names([label])[0])
-    return own in wanted or (name in wanted and name not in labels)
+    form = normal_form(label)
+    token_form = form if label == UNKNOWN else normal_form(safe_names([label])[0])
+    return form in wanted or (token_form in wanted and token_form not in labels)
 
 
 def _entries(wanted: str) -> list[str]:
@@ -97,13 +97,13 @@ def _entries(wanted: str) -> list[str]:
 
 def _log_unmatched(wanted: list[str], labels: list[str]) -> None:
     """Log each wanted name that no image has, with a suggestion if a label differs only by accents or the width of letters."""
-    known = {plain_letters(label): label for label in labels}
+    labels_by_letters = {plain_letters(label): label for label in labels}
     forms = {normal_form(text) for label in set(labels) for text in (label, *safe_names([label]))}
     absent, suggested = [], 0
     for whole, *parts in filter(None, map(_entries, dict.fromkeys(wanted))):
         names = [] if normal_form(whole) in forms else dict.fromkeys(parts or [whole])
         for name in (name for name in names if normal_form(name) not in forms):
-            if (close := known.get(plain_letters(name))) and suggested < _MAX_SUGGESTIONS:
+            if (close := labels_by_letters.get(plain_letters(name))) and suggested < _MAX_SUGGESTIONS:
                 suggested += 1
                 _LOG.warning(
                     "Route Images By Class: no image has the label %s; did you mean %s?", escaped(name), escaped(close)

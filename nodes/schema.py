@@ -27,9 +27,9 @@ def node_schema(node_id: str, *, inputs: list[Any], outputs: list[Any], **fields
         named = texts["outputs"][str(place)]
         each.display_name, each.tooltip = named["name"], named["tooltip"]
     fields |= {"display_name": texts["display_name"], "description": texts["description"], "category": "MC-TI"}
-    lacking = _NEW_FIELDS - set(inspect.signature(io.Schema).parameters)
-    known = {name: value for name, value in fields.items() if name not in lacking}
-    return io.Schema(node_id=node_id, inputs=inputs, outputs=outputs, **known)
+    unsupported = _NEW_FIELDS - set(inspect.signature(io.Schema).parameters)
+    supported = {name: value for name, value in fields.items() if name not in unsupported}
+    return io.Schema(node_id=node_id, inputs=inputs, outputs=outputs, **supported)
 
 
 @functools.cache

@@ -46,12 +46,12 @@ def files_of(choice: str) -> list[Path]:
     if choice.startswith(FOLDER):
         folder = choice.removeprefix(FOLDER)
         names = [name for name in _embeddings() if Path(name).parent.as_posix() == folder]
-        found = [folder_paths.get_full_path("embeddings", name) for name in names]
+        paths_or_none = [folder_paths.get_full_path("embeddings", name) for name in names]
     elif choice.startswith(_EMBEDDING):
-        found = [folder_paths.get_full_path("embeddings", choice.removeprefix(_EMBEDDING))]
+        paths_or_none = [folder_paths.get_full_path("embeddings", choice.removeprefix(_EMBEDDING))]
     else:
-        found = [folder_paths.get_full_path(TOKEN_SETS, choice)]
-    paths = [Path(path) for path in found if path is not None]
+        paths_or_none = [folder_paths.get_full_path(TOKEN_SETS, choice)]
+    paths = [Path(path) for path in paths_or_none if path is not None]
     if not paths:
         raise TokenError(f"there are no tokens {choice!r} any more; choose others, or save them again")
     return paths
@@ -110,21 +110,21 @@ def _token_set(path: Path) -> TokenSet:
 
 
 def _of_folder(paths: list[Path]) -> TokenSet:
-    read, problems = dict[Path, tuple[TokenSet, tuple[str, ...]]](), list[str]()
+    sets, problems = dict[Path, tuple[TokenSet, tuple[str, ...]]](), list[str]()
     for path in paths:
         try:
-            read[path] = _embedding(path)
+            sets[path] = _embedding(path)
         except TokenError as error:
             problems.append(str(error))
-    if not read:
+    if not sets:
         raise TokenError(problems[0])
     for problem in problems:
         logging.warning("MC-TI: not loaded: %s", escaped(problem))
-    found = list(read.values())
+    loaded = list(sets.values())
     try:
-        return merge(*(found[index][0] for index in in_set_order(found)))
+        return merge(*(loaded[index][0] for index in in_set_order(loaded)))
     except TokenError as error:
-        raise TokenError(f"{_misfit(read)}: {error}") from error
+        raise TokenError(f"{_misfit(sets)}: {error}") from error
 
 
 def _misfit(read: Mapping[Path, tuple[TokenSet, tuple[str, ...]]]) -> Path:

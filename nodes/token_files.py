@@ -51,23 +51,23 @@ class SaveTokens(Node):
 
     @classmethod
     def execute(cls, tokens: TokenSet, name: str, format: str, folder: str) -> io.NodeOutput:
-        whole = token_set_path(name, SUFFIX) if format != _EMBEDDINGS else None
-        roots, subfolder = embedding_roots(), safe_parts(folder) if format != _SET and folder.strip() else ()
-        into = roots[0].joinpath(*subfolder) if format != _SET else None
-        if whole is not None:  # check all before anything is written
-            refuse_foreign_tokens([whole], sets=True, root=token_set_root())
-        singles = [] if into is None else [into / f"{token}{SUFFIX}" for token in tokens.names]
-        if singles:
+        set_paths = [token_set_path(name, SUFFIX)] if format != _EMBEDDINGS else []
+        roots, subfolder = embedding_roots(), safe_parts(folder) if format != _SET and folder.strip() else []
+        embedding_folder = roots[0].joinpath(*subfolder) if format != _SET else None
+        embedding_paths = [] if embedding_folder is None else [embedding_folder / f"{t}{SUFFIX}" for t in tokens.names]
+        # check all before anything is written
+        refuse_foreign_tokens(set_paths, sets=True, root=token_set_root())
+        if embedding_paths:
             # ComfyUI finds an embedding without a folder's name in any folder
             twins = [root.joinpath(*subfolder) for root in roots]
             if not subfolder:
                 twins = [Path(path) for root in roots for path, _, _ in os.walk(root, followlinks=False)]
-            refuse_foreign_tokens(singles, sets=False, root=roots[0], twins=twins)
-        refuse_other_sets([*([] if whole is None else [whole]), *singles], tokens)
-        written = [] if whole is None else [save_tokens(tokens, whole)]
-        written += [] if into is None else export_embeddings(tokens, into)
-        beside = stale_embeddings(into, tokens.names) if into is not None and subfolder else []
-        summary = _summary(tokens, whole, into, beside)
+            refuse_foreign_tokens(embedding_paths, sets=False, root=roots[0], twins=twins)
+        refuse_other_sets([*set_paths, *embedding_paths], tokens)
+        written = [save_tokens(tokens, path) for path in set_paths]
+        written += [] if embedding_folder is None else export_embeddings(tokens, embedding_folder)
+        others = stale_embeddings(embedding_folder, tokens.names) if embedding_folder is not None and subfolder else []
+        summary = _summary(tokens, set_paths, embedding_folder, others)
         logging.info("MC-TI: %s", summary)
         return io.NodeOutput("\n".join(map(str, written)), summary)
 
@@ -109,15 +109,17 @@ class LoadTokens(Node):
         return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))
 
 
-def _summary(tokens: TokenSet, whole: Path | None, into: Path | None, beside: list[str]) -> str:
-    parts = [f"{len(tokens)} classes in the token set {whole.name}"] if whole is not None else []
-    parts += [f"{len(tokens)} embeddings for prompts in {into.name}"] if into is not None else []
+def _summary(tokens: TokenSet, set_paths: list[Path], embedding_folder: Path | None, others: list[str]) -> str:
+    parts = [f"{len(tokens)} classes in the token set {path.name}" for path in set_paths]
+    parts += (
+        [f"{len(tokens)} embeddings for prompts in {embedding_folder.name}"] if embedding_folder is not None else []
+    )
     remedy = "for those programs rename the file, as in my-cat.safetensors"
-    words = describe_words(tokens.names, remedy) if into is not None else ""
+    words = describe_words(tokens.names, remedy) if embedding_folder is not None else ""
     lines = [escaped(", ".join(parts)), words]
-    if into is not None and beside:
+    if embedding_folder is not None and others:
         lines.append(
-            f"{escaped(into.name)} also contains embeddings of another set: {escaped(listed(beside))}; move them away, since "
-            f"{FOLDER}{escaped(into.name)} loads all of them"
+            f"{escaped(embedding_folder.name)} also contains embeddings of another set: {escaped(listed(others))}; move them away, since "
+            f"{FOLDER}{escaped(embedding_folder.name)} loads all of them"
         )
     return "\n".join(filter(None, lines))

@@ -61,9 +61,9 @@ class Examples:
     @classmethod
     def of(cls, dataset: FewShotDataset, size: int, index: Tensor | None = None) -> Examples:
         """All images of a dataset, or those at ``index``."""
-        chosen = torch.arange(len(dataset)) if index is None else index
+        index = torch.arange(len(dataset)) if index is None else index
         by_class = {
-            label: tuple(dataset.images[i] for i in chosen[dataset.labels[chosen] == c].tolist())
+            label: tuple(dataset.images[i] for i in index[dataset.labels[index] == c].tolist())
             for c, label in enumerate(dataset.classes)
         }
         return cls(by_class, size, dataset.captions, dataset.masks)

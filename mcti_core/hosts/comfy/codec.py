@@ -27,14 +27,14 @@ class ComfyCodec:
     """
 
     def __init__(self, vae: Any, latent_format: Any, residency: Residency):
-        given = vae.latent_channels, vae.latent_dim
-        expected = latent_format.latent_channels, latent_format.latent_dimensions
-        if given != expected:
+        vae_layout = vae.latent_channels, vae.latent_dim
+        model_layout = latent_format.latent_channels, latent_format.latent_dimensions
+        if vae_layout != model_layout:
             raise HostError(
-                f"the VAE makes latents of {given[0]} channels in {given[1]} dimensions, the MODEL takes "
-                f"{expected[0]} in {expected[1]}; connect the VAE of the same checkpoint"
+                f"the VAE makes latents of {vae_layout[0]} channels in {vae_layout[1]} dimensions, the MODEL takes "
+                f"{model_layout[0]} in {model_layout[1]}; connect the VAE of the same checkpoint"
             )
-        self._video = given[1] == 3
+        self._video = vae_layout[1] == 3
         self._vae, self._format, self._residency = vae, latent_format, residency
         self.downscale = int(vae.spacial_compression_encode())
         self.channels = int(latent_format.latent_channels)

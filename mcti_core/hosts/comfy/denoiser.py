@@ -36,8 +36,8 @@ class ComfyDenoiser:
     def __init__(self, patcher: Any, pixels: int = 8):
         self._patcher, self._model, self._pixels = patcher, patcher.model, pixels
         self._sampling: Any = patcher.get_model_object("model_sampling")
-        known = (comfy.model_sampling.EPS, comfy.model_sampling.CONST)
-        if not isinstance(self._sampling, known) or isinstance(self._sampling, comfy.model_sampling.X0):
+        supported = (comfy.model_sampling.EPS, comfy.model_sampling.CONST)
+        if not isinstance(self._sampling, supported) or isinstance(self._sampling, comfy.model_sampling.X0):
             raise HostError(
                 f"the MODEL samples by {type(self._sampling).__name__}; tokens can be trained for noise, v and flow prediction"
             )
@@ -69,10 +69,10 @@ class ComfyDenoiser:
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
         text, unscale = scale_gradients(text, dtype)
         noised = noised.unflatten(1, (-1, *[1] * self._frames))  # (B, c, 1, h, w) of videos
-        whole = text.get(WHOLE_PROMPT)
-        if isinstance(whole, Conditioning):
+        conditioning = text.get(WHOLE_PROMPT)
+        if isinstance(conditioning, Conditioning):
             # one prompt at a time, as ComfyUI does: its masks and lengths are not always right for several prompts
-            rows = [self._conditions(noised[i : i + 1], **whole.single(i)) for i in range(len(noised))]
+            rows = [self._conditions(noised[i : i + 1], **conditioning.single(i)) for i in range(len(noised))]
             groups, within = _batchable_groups(rows), out_of_place if torch.is_grad_enabled() else nullcontext
         else:
             rows, groups, within = [self._conditions(noised, **_combined_towers(text))], [[0]], nullcontext
@@ -92,10 +92,12 @@ class ComfyDenoiser:
         """Conditions that ComfyUI derives from an encoded prompt for its model (``CONDRegular`` and the like), by name."""
         height, width = (self._pixels * side for side in noised.shape[-2:])
         encoded = {"pooled_output": None, **encoded}  # in every prompt of ComfyUI; Chroma in 0.3.64 fails without it
-        found: dict[str, Any] = self._model.extra_conds(
+        conditions: dict[str, Any] = self._model.extra_conds(
             noise=noised, device=noised.device, width=width, height=height, prompt_type="positive", **encoded
         )
-        return {name: condition.process_cond(batch_size=len(noised), area=None) for name, condition in found.items()}
+        return {
+            name: condition.process_cond(batch_size=len(noised), area=None) for name, condition in conditions.items()
+        }
 
     def _apply(self, noised: Tensor, sigma: Tensor, rows: list[dict[str, Any]]) -> Tensor:
         """(B, ...), (B,), conditions of B prompts that may be joined, or one for all -> estimate of the clean latent."""
@@ -109,8 +111,8 @@ class ComfyDenoiser:
         wrapper = self._patcher.model_options.get("model_function_wrapper")
         if wrapper is None:
             return self._model.apply_model(noised, sigma, **conditions)  # type: ignore[no-any-return]
-        given = {"input": noised, "timestep": sigma, "c": conditions, "cond_or_uncond": options["cond_or_uncond"]}
-        return wrapper(self._model.apply_model, given)  # type: ignore[no-any-return]
+        inputs = {"input": noised, "timestep": sigma, "c": conditions, "cond_or_uncond": options["cond_or_uncond"]}
+        return wrapper(self._model.apply_model, inputs)  # type: ignore[no-any-return]
 
     def weight(self, sigma: Tensor) -> Tensor:
         """v-prediction and EDM weight the noise error by (sigma^2 + sigma_data^2) / sigma_data^2."""

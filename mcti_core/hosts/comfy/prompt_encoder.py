@@ -58,14 +58,14 @@ class ComfyPromptEncoder:
         for row in prompts:
             tokens = clip.tokenize(_text(row, markers.names))
             entries = (entry[0] for rows in tokens.values() for encoded in rows for entry in encoded)
-            read = [_marked_slot(entry) for entry in entries if isinstance(entry, Tensor)]
+            marked_slots = [_marked_slot(entry) for entry in entries if isinstance(entry, Tensor)]
             slots = [piece * num_vectors + v for piece, _ in row if isinstance(piece, int) for v in range(num_vectors)]
             for number, name in enumerate(self._widths):
-                own = [slot for encoder, slot in read if encoder == number]
-                if own != slots:
+                encoder_slots = [slot for encoder, slot in marked_slots if encoder == number]
+                if encoder_slots != slots:
                     words = "".join(piece if isinstance(piece, str) else "{}" for piece, _ in row)
                     raise TokenError(
-                        f"the text encoder {name} reads {len(own)} of the {len(slots)} vectors in the prompt {words!r:.120}; "
+                        f"the text encoder {name} reads {len(encoder_slots)} of the {len(slots)} vectors in the prompt {words!r:.120}; "
                         "a prompt may be too long for it, or name too many tokens"
                     )
             tokenized.append(tokens)
@@ -78,14 +78,16 @@ class ComfyPromptEncoder:
         blocks = blocks_of(self._clip.cond_stage_model) if training else ()
         with checkpointed(blocks, out_of_place):
             for number, tokens in enumerate(prompts.tokenized):
-                own = [vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths]  # (M, d) each
-                conditionings.append(self._encode(tokens, own))
+                prompt_vectors = [
+                    vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths
+                ]  # (M, d) each
+                conditionings.append(self._encode(tokens, prompt_vectors))
         return Conditioning.of(conditionings)
 
-    def _encode(self, tokens: Mapping[str, Any], own: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _encode(self, tokens: Mapping[str, Any], vectors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Encode a prompt as the stock node does; the result is keyword arguments of the model's ``extra_conds``."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        filled = {key: [[_spliced(entry, own) for entry in row] for row in rows] for key, rows in tokens.items()}
+        filled = {key: [[_spliced(entry, vectors) for entry in row] for row in rows] for key, rows in tokens.items()}
         with out_of_place(), _options_restored(self._clip.cond_stage_model):
             encoded = self._clip.encode_from_tokens(filled, return_pooled=True, return_dict=True)
         conditioning = {}

@@ -53,17 +53,17 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
         TokenError: the tokens are for other text encoders.
     """
     encoders = text_encoders(clip, clip.patcher.load_device)
-    ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items() if name != CLIP_TWIN}
-    theirs = {name: encoder.width for name, encoder in encoders.items()}
-    if ours != theirs:
+    token_widths = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items() if name != CLIP_TWIN}
+    clip_widths = {name: encoder.width for name, encoder in encoders.items()}
+    if token_widths != clip_widths:
         such_as = f", such as {listed([tokens.base_model])}" if tokens.base_model else ""
         raise TokenError(
-            f"the tokens are for {describe_encoders(ours)}, the CLIP connected here has {describe_encoders(theirs)}; connect the "
+            f"the tokens are for {describe_encoders(token_widths)}, the CLIP connected here has {describe_encoders(clip_widths)}; connect the "
             f"CLIP of a checkpoint of their family{such_as}"
         )
     files = _TokenFiles(tokens)
     places = [place for key, place in tokenizer_places(clip.tokenizer).items() if key in tokens.vectors]
-    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()), theirs)
+    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()), clip_widths)
     copied_clip = clip.clone()
     copied_clip.tokenizer = copy.copy(clip.tokenizer)
     for place in places:
@@ -194,12 +194,12 @@ class _Vector(Tensor):
 
 def _is_file(name: str, folders: list[str]) -> bool:
     """Whether ComfyUI finds an embedding file with this name. Each folder is looked into once, since links may lead back to it."""
-    seen = set[str]()
+    visited = set[str]()
     for root in folders:
         for folder, inner, _ in os.walk(root, followlinks=True):
-            if (real := os.path.realpath(folder)) in seen:
+            if (real := os.path.realpath(folder)) in visited:
                 inner.clear()
             elif any(os.path.isfile(os.path.join(folder, name + suffix)) for suffix in ("", *SUFFIXES)):
                 return True
-            seen.add(real)
+            visited.add(real)
     return False

@@ -44,11 +44,11 @@ class Residency:
     @contextmanager
     def session(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
         """``hosts.base.Session``. The codec is not a part, since ComfyUI's VAE loads itself."""
-        wanted = frozenset((*parts, *([CLIP_TWIN] if "text" in parts else []))) & self._patchers.keys()
+        part_names = frozenset((*parts, *([CLIP_TWIN] if "text" in parts else []))) & self._patchers.keys()
         loaded, trained, saved = self._needed()
-        self._open.append((wanted, gradients, checkpointing))
+        self._open.append((part_names, gradients, checkpointing))
         try:
-            if not wanted <= loaded or (gradients and not trained) or (checkpointing and not saved):
+            if not part_names <= loaded or (gradients and not trained) or (checkpointing and not saved):
                 self._release()
                 self._acquire()
             yield

@@ -31,19 +31,19 @@ def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTokenTable]
         HostError: the CLIP has no encoder, or one whose tokenizer reads no embedding files.
     """
     keys = {place: key for key, place in tokenizer_places(clip.tokenizer).items()}
-    found: dict[str, ComfyTokenTable] = {}
+    encoders: dict[str, ComfyTokenTable] = {}
     for name, part in clip.cond_stage_model.named_children():
         key = keys.get(name, name if name in keys.values() else None)
         if isinstance(part, SDClipModel):
             if key is None:
                 raise _not_prompted(clip, f"its text encoder {name} has no tokenizer that reads embedding files")
             tower = isinstance(part.transformer, comfy.clip_model.CLIPTextModel)
-            found[key] = (ComfyTextEncoder if tower else ComfyTokenTable)(clip, key, part, device)
+            encoders[key] = (ComfyTextEncoder if tower else ComfyTokenTable)(clip, key, part, device)
         elif hasattr(part, "transformer") or hasattr(part, "encode_token_weights"):
             raise _not_prompted(clip, f"its text encoder {name}, a {type(part).__name__}, takes no vectors in prompts")
-    if not found:
+    if not encoders:
         raise _not_prompted(clip, "it has no text encoder that takes vectors in prompts")
-    return found
+    return encoders
 
 
 def tokenizer_places(tokenizer: Any) -> dict[str, str]:

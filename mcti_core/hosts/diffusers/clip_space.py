@@ -50,9 +50,9 @@ def load_clip_space(
     width = model.text_projection.in_features
     encoder = next((name for name, own in widths.items() if own == width), None)
     if encoder is None:
-        have = " and ".join(f"{name} ({own} wide)" for name, own in widths.items())
+        encoders = " and ".join(f"{name} ({own} wide)" for name, own in widths.items())
         raise HostError(
-            f"the CLIP model at {folder} is for text encoders {width} wide, this checkpoint has {have}; "
+            f"the CLIP model at {folder} is for text encoders {width} wide, this checkpoint has {encoders}; "
             "give the CLIP model that its text encoder comes from"
         )
     size = model.config.vision_config.image_size
@@ -81,8 +81,8 @@ class ClipModelSpace:
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     path = folder / "preprocessor_config.json"
-    stored = read_settings(path) if path.is_file() else {}
-    mean, std = (stored.get(name, usual) for name, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
+    settings = read_settings(path) if path.is_file() else {}
+    mean, std = (settings.get(name, usual) for name, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
     for values in (mean, std):
         if not isinstance(values, (list, tuple)) or [type(v) in (int, float) for v in values] != [True] * 3:
             raise HostError(f"{path} contains {str(values)[:80]!r} instead of three numbers; copy the folder again")

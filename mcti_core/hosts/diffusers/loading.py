@@ -213,11 +213,11 @@ def refuse_unstored(tower: Any, folder: Path) -> None:
     """
     config = tower.config_class.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        asked = sum(weight.numel() for weight in tower(config).parameters())
-    stored = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
-    if asked > stored:
+        num_required = sum(weight.numel() for weight in tower(config).parameters())
+    num_bytes = sum(file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
+    if num_required > num_bytes:
         raise HostError(
-            f"{folder} cannot be loaded: it lacks weights (it asks for {asked:,} numbers, and its files have {stored:,} bytes); "
+            f"{folder} cannot be loaded: it lacks weights (it asks for {num_required:,} numbers, and its files have {num_bytes:,} bytes); "
             "copy the folder again"
         )
 

@@ -67,13 +67,13 @@ def named_classes(folder: Path) -> dict[str, str]:
             f"{folder} ({named.get('_class_name', '')[:80] or 'no class'}) has no UNet; {ONLY_STABLE_DIFFUSION}"
         )
     parts = {}
-    for part, given in named.items():
-        if part not in CLASSES or not isinstance(given, list) or given == [None, None]:
+    for part, library_and_class in named.items():
+        if part not in CLASSES or not isinstance(library_and_class, list) or library_and_class == [None, None]:
             continue
         libraries, classes = CLASSES[part]
-        if len(given) != 2 or given[0] not in libraries or given[1] not in classes:
-            raise _other_class(index, part, given, classes)
-        parts[part] = given[1]
+        if len(library_and_class) != 2 or library_and_class[0] not in libraries or library_and_class[1] not in classes:
+            raise _other_class(index, part, library_and_class, classes)
+        parts[part] = library_and_class[1]
     return parts
 
 
@@ -141,17 +141,17 @@ def _refuse_large(path: Path, key: str, value: Any) -> None:
         if len(value) > _MAX_LEVELS and key.endswith(("_blocks", "_block", "_block_types", "_channels")):
             raise _too_large(path, key, f"{len(value):,} entries", _MAX_LEVELS)
     elif isinstance(value, int):  # sizes are finite; other numbers may be infinite
-        most = _MAX_COUNT if key.endswith(("_token_id", "vocab_size", "_timesteps", "num_labels")) else _MAX_SETTING
+        limit = _MAX_COUNT if key.endswith(("_token_id", "vocab_size", "_timesteps", "num_labels")) else _MAX_SETTING
         if "layers" in key or key.endswith("_blocks"):
-            most = _MAX_LAYERS.get(key, _MAX_BLOCKS)
-        if abs(value) > most:
-            given = f"{value:,}" if abs(value) < 10**30 else "a number of more than 30 digits"
-            raise _too_large(path, key, given, most)
+            limit = _MAX_LAYERS.get(key, _MAX_BLOCKS)
+        if abs(value) > limit:
+            size = f"{value:,}" if abs(value) < 10**30 else "a number of more than 30 digits"
+            raise _too_large(path, key, size, limit)
 
 
-def _too_large(path: Path, key: str, given: str, most: int) -> HostError:
+def _too_large(path: Path, key: str, size: str, limit: int) -> HostError:
     return HostError(
-        f"{path} sets {key[:80]!r} to {given}, where Stable Diffusion and CLIP have at most {most:,}; copy the folder again"
+        f"{path} sets {key[:80]!r} to {size}, where Stable Diffusion and CLIP have at most {limit:,}; copy the folder again"
     )
 
 

@@ -64,16 +64,20 @@ def add_to_pipeline(pipe: Any, tokens: TokenSet) -> dict[str, str]:
         HostError: the pipeline is of another family.
     """
     text = _parts_of(pipe).text
-    theirs = {name: tower.get_input_embeddings().embedding_dim for name, (tower, _) in text.items()}
-    ours = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
-    if ours != theirs:
-        raise TokenError(f"the tokens are for {describe_encoders(ours)}; this pipeline has {describe_encoders(theirs)}")
+    pipeline_widths = {name: tower.get_input_embeddings().embedding_dim for name, (tower, _) in text.items()}
+    token_widths = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items()}
+    if token_widths != pipeline_widths:
+        raise TokenError(
+            f"the tokens are for {describe_encoders(token_widths)}; this pipeline has {describe_encoders(pipeline_widths)}"
+        )
     words = [f"<{name}>" for name in tokens.names]
-    more = range(1, max(2, tokens.vectors_per_token))
+    suffixes = range(1, max(2, tokens.vectors_per_token))
     for _, tokenizer in text.values():
-        if there := sorted({*words, *(f"{word}_{n}" for word in words for n in more)} & set(tokenizer.get_vocab())):
+        if taken_words := sorted(
+            {*words, *(f"{word}_{n}" for word in words for n in suffixes)} & set(tokenizer.get_vocab())
+        ):
             raise TokenError(
-                f"the pipeline already has {there[0]}; call pipe.unload_textual_inversion() first, or rename the class"
+                f"the pipeline already has {taken_words[0]}; call pipe.unload_textual_inversion() first, or rename the class"
             )
     vectors = {name: tokens.vectors[name].to(tower.dtype) for name, (tower, _) in text.items()}
     if not all(each.isfinite().all() for each in vectors.values()):
