@@ -327,17 +327,6 @@ class Server:
         )
         return float(seconds)
 
-    def upload(self, image: Image.Image, name: str, folder: str = "") -> str:
-        """Put an image into the input folder, as the page does; returns what a LoadImage node calls it."""
-        data = io.BytesIO()
-        image.save(data, "PNG")
-        fields = {"subfolder": folder, "type": "input", "overwrite": "true"}
-        body, kind = _form(fields, "image", name, data.getvalue())
-        request = urllib.request.Request(self.url + "/upload/image", body, {"Content-Type": kind})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            stored = json.loads(answer.read())
-        return "/".join(part for part in (stored["subfolder"], stored["name"]) if part)
-
     # -- plain requests --------------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes:
@@ -427,13 +416,3 @@ def _open(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
-
-
-def _form(fields: Mapping[str, str], file_field: str, file_name: str, data: bytes) -> tuple[bytes, str]:
-    """The body of a multipart form, and its type."""
-    mark, parts = uuid.uuid4().hex, []
-    for name, value in fields.items():
-        parts.append(f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode())
-    head = f'Content-Disposition: form-data; name="{file_field}"; filename="{file_name}"'
-    parts.append(f"--{mark}\r\n{head}\r\nContent-Type: image/png\r\n\r\n".encode() + data + b"\r\n")
-    return b"".join(parts) + f"--{mark}--\r\n".encode(), f"multipart/form-data; boundary={mark}"
