@@ -106,7 +106,7 @@ def held(kinds: dict[str, Any], checking: Any, count: int) -> dict[str, Any]:
         value = any_value(random, each, lists)
         kind, begun = str(each.get_io_type()), time.perf_counter()
         try:
-            taken = checking._checked(each, value, node.LOOKED_UP, lists)
+            taken = (checking._checked_list if lists else checking._checked)(each, value, node)
         except sys.modules[checking.ConfigError.__module__].MCTIError as error:
             found[f"{kind} refused"] += 1
             if len(str(error)) > 1000 or not str(error).isprintable():
@@ -117,7 +117,7 @@ def held(kinds: dict[str, Any], checking: Any, count: int) -> dict[str, Any]:
             found[f"{kind} taken"] += 1
             broken += [
                 f"{name}.{each.id} took {item!r:.100}"
-                for item in (taken if lists and taken is not None else [taken])
+                for item in (taken if isinstance(taken, list) else [taken])
                 if not right(each, item, node)
             ]
         slowest = max(slowest, time.perf_counter() - begun)
