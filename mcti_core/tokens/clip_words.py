@@ -24,8 +24,7 @@ def describe_words(names: Sequence[str], remedy: str) -> str:
     """A message that lists those words, what they break and what to do; empty if there are none."""
     if not (words := words_among(names)):
         return ""
-    programs = "kohya's gen_img, SD.Next and diffusers"
-    return f"{listed(words)}: words of CLIP's vocabulary, by which {programs} cannot load an embedding; {remedy}"
+    return f"{listed(words)}: words of CLIP's vocabulary, by which kohya's gen_img, SD.Next and diffusers cannot load an embedding; {remedy}"
 
 
 @cache

@@ -42,8 +42,9 @@ def refuse_other_sets(paths: Iterable[Path], tokens: TokenSet) -> None:
             continue  # no file, damaged, or from before files recorded their set
         if not is_earlier:
             encoders = ", ".join(f"{name} {width} wide" for name, width in widths.items())
-            other = f"another token set ({listed(labels)}; {encoders})"
-            raise FileError(f"{path} belongs to {other}; choose another name or folder, or move it away")
+            raise FileError(
+                f"{path} belongs to another token set ({listed(labels)}; {encoders}); choose another name or folder, or move it away"
+            )
 
 
 def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:
