@@ -64,16 +64,14 @@ def run_add(arguments: argparse.Namespace) -> int:
         refuse_to_replace([unfinished, *outputs], overwrite=arguments.overwrite)
         host = host_of(arguments)
         config = config_for(host, arguments)
-        check_new_tokens(
-            host, replace(config, templates=tokens.templates), tokens.vectors_per_token, arguments.initializer_token
-        )
+        word = arguments.initializer_token
+        check_new_tokens(host, replace(config, templates=tokens.templates), tokens.vectors_per_token, word)
         cache = features_of(arguments, host, dataset)
         say(describe_learned_before(cache, tokens, example_names(dataset)))
         with progress_bar("training", "step") as progress:
             try:
-                result = add_classes(
-                    host, cache, tokens, config, initializer_token=arguments.initializer_token, on_step=lambda info: progress(info.step, info.total)
-                )  # fmt: skip
+                on_step = lambda info: progress(info.step, info.total)  # noqa: E731
+                result = add_classes(host, cache, tokens, config, initializer_token=word, on_step=on_step)
             except TrainingError as error:
                 write_tokens(_in_order(error.tokens, before), arguments.output_dir)
                 last = f"{error}; the last finite tokens are in {arguments.output_dir / 'tokens.safetensors'}"
@@ -88,7 +86,7 @@ def run_add(arguments: argparse.Namespace) -> int:
 def _in_order(learned: TokenSet, before: TokenSet) -> TokenSet:
     """Reorder the learned classes: those of ``before`` first, in their order and with their names."""
     rows = [index_of(label, learned.labels) for label in before.labels]
-    own = [index for index in rows if index is not None]
+    known = [index for index in rows if index is not None]
     names = dict(zip(rows, before.names, strict=True))
-    chosen = [*own, *sorted(set(range(len(learned))) - set(own))]
-    return replace(learned.select(chosen), names=tuple(names.get(index, learned.names[index]) for index in chosen))
+    order = [*known, *sorted(set(range(len(learned))) - set(known))]
+    return replace(learned.select(order), names=tuple(names.get(index, learned.names[index]) for index in order))

@@ -121,8 +121,8 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
 
     host, base = host_of(arguments, processes), config_of(arguments)
     check_new_tokens(host, base, arguments.num_vectors, arguments.initializer_token)
-    given = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}
-    protocol = Protocol(**{**given, "base": base, "hflip": hflip_of(arguments)})
+    options = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}
+    protocol = Protocol(**{**options, "base": base, "hflip": hflip_of(arguments)})
     results = Results({"model": f"{host.name} {host.fingerprint}", **protocol.describe()}, _versions(host))
     if processes.is_main and not arguments.dry_run:
         merge_parts(file, results)
@@ -132,22 +132,22 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cells = all_cells(tasks.values(), sorted(set(arguments.shots)), seeds, runs)
     done = {Cell(*values) for values in processes.gather([list(vars(cell).values()) for cell in results.done()])[0]}
-    left = [cell for cell in cells if cell not in done]
+    cells_left = [cell for cell in cells if cell not in done]
     costs: dict[Cell, Cost] = {}
-    used = [task for task in tasks.values() if any(cell.data == task.name for cell in left)]
-    if left:
+    tasks_left = [task for task in tasks.values() if any(cell.data == task.name for cell in cells_left)]
+    if cells_left:
         rates = measured_rates(max(tasks.values(), key=lambda task: len(task.names)), runs)
-        costs = {cell: cost_of(cell, tasks[cell.data], rates) for cell in left}
-        say(_estimate(costs.values(), len(cells), used, rates["image"], processes.count), shown=processes.is_main)
+        costs = {cell: cost_of(cell, tasks[cell.data], rates) for cell in cells_left}
+        say(_estimate(costs.values(), len(cells), tasks_left, rates["image"], processes.count), shown=processes.is_main)
     if arguments.dry_run:
         return results
-    for task in used:
+    for task in tasks_left:
         with progress_bar(f"features of {escaped(task.name)}", "image", shown=processes.is_main) as progress:
             task.compute(processes, progress)
-    own, finished = _share(costs, processes), 0
-    total = sum(costs[cell].calls for cell in own)
+    own_cells, finished = _share(costs, processes), 0
+    total = sum(costs[cell].calls for cell in own_cells)
     with progress_bar("benchmark", "UNet call", shown=processes.is_main) as progress:
-        for cell in own:
+        for cell in own_cells:
             cost, end = costs[cell], finished + costs[cell].calls
             calls = chain(range(finished, end, max(1, cost.trained // max(1, cost.steps))), repeat(end))
             on_step = partial(_advance, progress, calls, total)
@@ -202,8 +202,8 @@ def _load(name: str, arguments: argparse.Namespace, *, download: bool) -> ImageS
     from ..pocket.textures import texture_dataset
 
     if name in BUILT_IN:
-        made = (digit_dataset, character_dataset, texture_dataset)[BUILT_IN.index(name)]()
-        return split_by_thirds(name, made.classes, (made.images, made.labels))
+        dataset = (digit_dataset, character_dataset, texture_dataset)[BUILT_IN.index(name)]()
+        return split_by_thirds(name, dataset.classes, (dataset.images, dataset.labels))
     if name in DATA_SETS:
         if arguments.data is None:
             raise MCTIError("give --data, the folder that holds it")
@@ -215,8 +215,8 @@ def _load(name: str, arguments: argparse.Namespace, *, download: bool) -> ImageS
 
 def _share(costs: dict[Cell, Cost], processes: DistributedContext) -> list[Cell]:
     """This process's cells: cells are sorted by cost and dealt out in turn, which balances the processes."""
-    own = set(sorted(costs, key=lambda cell: -costs[cell].calls)[processes.index :: processes.count])
-    return [cell for cell in costs if cell in own]
+    own_cells = set(sorted(costs, key=lambda cell: -costs[cell].calls)[processes.index :: processes.count])
+    return [cell for cell in costs if cell in own_cells]
 
 
 def _estimate(costs: Iterable[Cost], cells: int, tasks: list[Task], image: float, processes: int) -> str:
@@ -236,8 +236,9 @@ def _versions(host: Host) -> dict[str, str]:
     """Model, device and package versions."""
     from .. import __version__
 
-    own = {"model": host.name, "device": str(host.device), "mcti": __version__, "Python": platform.python_version()}
+    versions = {"model": host.name, "device": str(host.device)}
+    versions |= {"mcti": __version__, "Python": platform.python_version()}
     for name in ("torch", "torchvision", "diffusers", "transformers"):
         with suppress(PackageNotFoundError):
-            own[name] = version(name)
-    return own
+            versions[name] = version(name)
+    return versions

@@ -147,11 +147,11 @@ def _print(
     """Print the answers. Returns the exit code and, for curation, the records."""
     from .answer_formats import json_line
 
-    failed, records, kept = 0, list[dict[str, Any]](), is_curated(arguments)
+    failed, records, curated = 0, list[dict[str, Any]](), is_curated(arguments)
     for batch in _answers(names, host, classifier, arguments):
         for path, answer in batch:
             record = record_of(path, answer)
-            if kept:
+            if curated:
                 records.append(record)
             if isinstance(answer, MCTIError):
                 failed += 1
@@ -173,27 +173,27 @@ def _write(
     results, size = ResultsFile(arguments.output, _identity(names, host, classifier, arguments)), arguments.batch_size
     progress_so_far = _answered_so_far(results, names, resume=arguments.resume) if processes.is_main else None
     # the main process decides, because a shared folder may be out of date on other machines
-    answered, kept, unread = processes.gather(progress_so_far)[0]
+    answered, num_answers, num_unreadable = processes.gather(progress_so_far)[0]
     results.refuse_others()
     done, images = frozenset(answered), len(names)
     left = images - len(done)
     share = processes.share(-(-left // size))  # whole batches, composed as with a single process
     first, end = share.start * size, min(share.stop * size, left)
-    own = islice((path for number, path in enumerate(names) if number not in done), first, end)
+    paths = islice((path for number, path in enumerate(names) if number not in done), first, end)
     written = failed = 0
     with (
         append_records(results.part(processes.index)) as append,
         progress_bar("classifying", "image", shown=processes.is_main) as progress,
     ):
-        for batch in _answers(own, host, classifier, arguments, processes.local_count):
+        for batch in _answers(paths, host, classifier, arguments, processes.local_count):
             append([record_of(path, answer) for path, answer in batch])
             failed += sum(isinstance(answer, MCTIError) for _, answer in batch)
             written += len(batch)
             progress(written, end - first)
     totals = processes.gather((written, failed))
-    failed = sum(errors for _, errors in totals) + unread
+    failed = sum(errors for _, errors in totals) + num_unreadable
     if processes.is_main:
-        results.finish(kept + sum(answers for answers, _ in totals))
+        results.finish(num_answers + sum(answers for answers, _ in totals))
         unreadable = f"; images that could not be read: {failed}" if failed else ""
         print(escaped(f"{images} answers in {results.path}{unreadable}"))
     return 1 if failed else 0
@@ -204,16 +204,16 @@ def _answered_so_far(results: ResultsFile, names: ImagePaths, *, resume: bool) -
     resumed = results.begin(resume=resume)
     if resume and not resumed:
         say("there are no unfinished answers; starting from the beginning")
-    paths, kept, unread = results.answered()
-    answered = [number for number, path in enumerate(names) if path in paths]
-    if others := paths.difference(names):
+    known_paths, num_answers, num_unreadable = results.answered()
+    answered = [number for number, path in enumerate(names) if path in known_paths]
+    if unlisted := known_paths.difference(names):
         raise ResumeError(
-            f"{results.path} contains answers for images that are not in the list ({listed(sorted(others), 3)}); remove these "
+            f"{results.path} contains answers for images that are not in the list ({listed(sorted(unlisted), 3)}); remove these "
             "lines, start over with --restart, or choose another --output"
         )
     if answered:
         say(f"resuming after {len(answered)} images")
-    return answered, kept, unread
+    return answered, num_answers, num_unreadable
 
 
 def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:

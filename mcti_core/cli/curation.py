@@ -30,17 +30,15 @@ _NUM_NEIGHBOURS = 3
 def add_curation(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("curating a folder", "images classified as '(unknown)' are not changed")
     either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--copy-to", type=types.folder_path, help="copy images to one folder per class inside this folder"
-    )
+    copies = "copy images to one folder per class inside this folder"
+    either.add_argument("--copy-to", type=types.folder_path, help=copies)
     either.add_argument("--move-to", type=types.folder_path, help="move images instead; mcti undo moves them back")
     template = "write a .txt caption per image from this template; {label} and {token} are replaced by the class's own"
     group.add_argument("--caption", type=_caption_template, help=template)
     page = "write an HTML page to review and correct the answers, least confident first"
     group.add_argument("--review", type=types.file_path("review.html"), help=page)
-    group.add_argument(
-        "--examples", type=types.path, help="with --review: class folders; the nearest examples of each image are shown"
-    )
+    nearest = "with --review: class folders; the nearest examples of each image are shown"
+    group.add_argument("--examples", type=types.path, help=nearest)
     table = "a CSV file with columns image and label; its labels replace the answers"
     group.add_argument("--corrections", type=types.path, help=table)
     add_overwriting(command)
@@ -106,11 +104,11 @@ def curate(
 
 def _once(answered: Mapping[Path, Mapping[str, Any]]) -> dict[Path, Mapping[str, Any]]:
     """Each image once, also if it was given in several spellings; a link is an image of its own."""
-    found, real = dict[tuple[str, str], Path](), dict[Path, str]()
+    first_paths, real_folders = dict[tuple[str, str], Path](), dict[Path, str]()
     for path in answered:
-        folder = real.get(path.parent) or real.setdefault(path.parent, os.path.realpath(path.parent))
-        found.setdefault((folder, path.name), path)
-    return {path: answered[path] for path in found.values()}
+        folder = real_folders.get(path.parent) or real_folders.setdefault(path.parent, os.path.realpath(path.parent))
+        first_paths.setdefault((folder, path.name), path)
+    return {path: answered[path] for path in first_paths.values()}
 
 
 def _sort(
@@ -124,26 +122,26 @@ def _sort(
     root, move = arguments.move_to or arguments.copy_to, arguments.move_to is not None
     links = {path for path in labels if move and path.is_symlink()}
     say(f"{counted(len(links), 'link')} not moved; --copy-to copies what links lead to" if links else "")
-    every = list(dict.fromkeys((*tokens.labels, *filter(None, labels.values()))))
-    folders = dict(zip(every, class_folders(every), strict=True))
+    labels_of_folders = list(dict.fromkeys((*tokens.labels, *filter(None, labels.values()))))
+    folders = dict(zip(labels_of_folders, class_folders(labels_of_folders), strict=True))
     with lock_output(root, folder=True), progress_bar("sorting", "file") as progress:
         pairs = free_targets(
             (path, root / folders[label]) for path, label in labels.items() if label and path not in links
         )
-        moved, taken = dict(pairs), {target for _, target in pairs}
+        moved, targets = dict(pairs), {target for _, target in pairs}
         # an image that is in its folder already stays, and gets its caption there
         places = {
             path: moved.get(path, root / folders[labels[path]] / path.name) for path in captions if path not in links
         }
         texts = {place.with_suffix(".txt"): captions[path] for path, place in places.items()}
         # an existing caption stays, or is among the transferred files
-        own = {path: text for path, text in texts.items() if path not in taken and not os.path.lexists(path)}
-        if not pairs and not own:
+        new_texts = {path: text for path, text in texts.items() if path not in targets and not os.path.lexists(path)}
+        if not pairs and not new_texts:
             say(f"there is no image to {'move' if move else 'copy'}")
             return {}
-        listed = transfer(pairs, own, root, move=move, progress=progress)
+        undo_list = transfer(pairs, new_texts, root, move=move, progress=progress)
     images = counted(sum(path in labels for path in moved), "image")
-    print(escaped(f"{images} {'moved' if move else 'copied'} to {root}; to undo this: mcti undo {listed}"))
+    print(escaped(f"{images} {'moved' if move else 'copied'} to {root}; to undo this: mcti undo {undo_list}"))
     return moved if move else {}
 
 
@@ -164,8 +162,8 @@ def _caption(template: str, label: str, tokens: TokenSet) -> str:
 
     index = find_class(label, tokens.labels, tokens.names)
     values = {"label": label, "token": safe_names([label])[0] if index is None else tokens.names[index]}
-    whole = " ".join(re.sub(r"\{(label|token)\}", lambda found: values[found[1]], template).split())
-    return without_surrogates(whole)
+    caption = " ".join(re.sub(r"\{(label|token)\}", lambda found: values[found[1]], template).split())
+    return without_surrogates(caption)
 
 
 def _review(

@@ -33,9 +33,8 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     """Add the options of ``mcti evaluate``."""
     option = command.add_argument
     option("folder", type=types.path, nargs="?", help="one folder of images per class, to split or to test on")
-    option(
-        "--output-json", type=types.file_path("accuracies.json"), help="file for all measurements; updated after each"
-    )
+    measurements = "file for all measurements; updated after each"
+    option("--output-json", type=types.file_path("accuracies.json"), help=measurements)
     add_overwriting(command)
     group = command.add_argument_group("a trained set")
     given = "a token set (the file, or its folder) to test on FOLDER, without training"
@@ -64,11 +63,10 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from ..files.writing import check_writable
 
-    alone = run_evaluate_tokens if arguments.tokens else _label_errors if arguments.label_errors else None
-    if alone is not None:
+    if arguments.tokens or arguments.label_errors:
         if started() > 1:
             raise ConfigError("--tokens and --label-errors are for one process; start it without a launcher")
-        return alone(arguments)
+        return run_evaluate_tokens(arguments) if arguments.tokens else _label_errors(arguments)
     dataset, split = _examples(arguments)
     for count in arguments.shots:
         split(count, _seeds(arguments)[0])  # too many shots are an error before any work

@@ -48,11 +48,8 @@ def add_model(command: argparse.ArgumentParser) -> None:
     model = "a diffusers folder or single-file checkpoint; by default the pocket checkpoint"
     option("--model", type=types.path, help=model)
     option("--clip", type=types.path, help="a folder with the CLIP model of the checkpoint's text encoder")
-    option(
-        "--model-config",
-        type=types.path,
-        help="for a single-file checkpoint, offline: a diffusers folder of its family",
-    )
+    config = "for a single-file checkpoint, offline: a diffusers folder of its family"
+    option("--model-config", type=types.path, help=config)
     option("--device", default="auto", help="auto (the first available of cuda, xpu, mps, cpu), cpu, cuda, ...")
     dtype = "number format of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
     option("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=dtype)

@@ -61,16 +61,17 @@ def _words(path: Path, action: argparse.Action, value: Any) -> list[str]:
     """Command-line arguments that set an option."""
     option = next((name for name in action.option_strings if name.startswith("--")), "")
     values = value if isinstance(value, list) and isinstance(action, argparse._AppendAction) else [value]
-    if any(
-        isinstance(each, int) and abs(each) >= _MAX_NUMBER for each in values
-    ):  # Python refuses to print very long numbers
-        raise ConfigError(f"{path} sets {action.dest!r} to a number of more than 30 digits; correct or remove it")
-    if not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
+    wrong = ""
+    if any(isinstance(each, int) and abs(each) >= _MAX_NUMBER for each in values):  # which Python refuses to print
+        wrong = "a number of more than 30 digits; correct or remove it"
+    elif not {type(each) for each in values} <= ({bool} if action.nargs == 0 else {str, int, float}):
         kind = "true or false" if action.nargs == 0 else "a text or a number"
         shown = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(str(value)[:80])
-        raise ConfigError(f"{path} sets {action.dest!r} to {shown}; it must be {kind}")
-    if len(values) > MAX_TEMPLATES:
-        raise ConfigError(f"{path} sets {action.dest!r} to {len(values):,} values; give at most {MAX_TEMPLATES:,}")
+        wrong = f"{shown}; it must be {kind}"
+    elif len(values) > MAX_TEMPLATES:
+        wrong = f"{len(values):,} values; give at most {MAX_TEMPLATES:,}"
+    if wrong:
+        raise ConfigError(f"{path} sets {action.dest!r} to {wrong}")
     if action.nargs == 0:
         return [option] if value else [name for name in action.option_strings if name.startswith("--no-")]
     if not option:  # a path that begins with a dash

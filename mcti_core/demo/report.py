@@ -127,9 +127,7 @@ def _examples(demo: Demo) -> list[str]:
 
 def _accuracy(demo: Demo) -> list[str]:
     chance = _percent(1 / len(demo.classes))
-    rows = [
-        f"<tr><td>Chance</td><td></td><td class='n'>{chance}</td><td></td><td class='n'></td><td class='n'></td></tr>"
-    ]
+    rows = [f"<tr><td>Chance</td><td></td><td class='n'>{chance}</td><td></td><td></td><td></td></tr>"]
     for key, (name, kind) in _NAMES.items():
         share = demo.accuracy[key]
         bar = f'<div class="track"><div class="bar" style="width:{100 * share:.0f}%"></div></div>'

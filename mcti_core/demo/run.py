@@ -104,11 +104,8 @@ def _classify_features(demo: Demo, host: Host, support: FeatureCache, query: Fea
         "mcti_hybrid": HybridClassifier(host, demo.tokens["mcti"]).logits(features).argmax(1),
     }
     for name, predicted in answers.items():
-        demo.accuracy[name], demo.queries[name], demo.evaluations[name] = (
-            accuracy(predicted, query.labels),
-            len(query),
-            0.0,
-        )
+        demo.accuracy[name] = accuracy(predicted, query.labels)
+        demo.queries[name], demo.evaluations[name] = len(query), 0.0
     demo.confusion = confusion_matrix(answers["mcti_clip"], query.labels, classes)
 
 

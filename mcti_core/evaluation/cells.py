@@ -78,9 +78,8 @@ def measure(task: Task, cell: Cell, on_step: Callable[[StepInfo], object] | None
             answers["MC-TI hybrid"] = HybridClassifier(task.host, tokens).logits(queries).argmax(1)
         if cell.run != RELEASED and protocol.diffusion_queries:
             assert task.sample.latents is not None
-            scores = DiffusionClassifier(task.host, tokens, num_trials=protocol.num_trials).score_latents(
-                task.sample.latents[:, 0]
-            )
+            classifier = DiffusionClassifier(task.host, tokens, num_trials=protocol.num_trials)
+            scores = classifier.score_latents(task.sample.latents[:, 0])
             figures[cell.run + DIFFUSION] = {"accuracy": accuracy(scores.logits.argmax(1), task.sample.labels)}
         if cell.run != RELEASED and protocol.drawings:
             figures[cell.run] = drawing_measures(task, tokens, cell.seed)

@@ -95,11 +95,11 @@ def calibration_bins(confidences: Tensor, correct: Tensor, bins: int = 15) -> li
         bins: number of ranges.
     """
     _check_pairs(confidences, correct)
-    place = (confidences * bins).ceil().long().clamp(1, bins)
-    groups = [place == number for number in range(1, bins + 1) if (place == number).any()]
+    bin_of = (confidences * bins).ceil().long().clamp(1, bins)
+    groups = [bin_of == number for number in range(1, bins + 1) if (bin_of == number).any()]
     return [
-        CalibrationBin(int(own.sum()), float(confidences[own].double().mean()), float(correct[own].double().mean()))
-        for own in groups
+        CalibrationBin(int(rows.sum()), float(confidences[rows].double().mean()), float(correct[rows].double().mean()))
+        for rows in groups
     ]
 
 

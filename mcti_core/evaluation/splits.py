@@ -36,13 +36,13 @@ def given_split(labels: Tensor, classes: Sequence[str], train: int) -> Split:
     Raises:
         ExamplesError: the split is called with more shots than a class has.
     """
-    own, test = labels[:train], torch.arange(train, len(labels))
-    most = int(torch.bincount(own).max())
+    train_labels, test = labels[:train], torch.arange(train, len(labels))
+    largest_class = int(torch.bincount(train_labels).max())
 
     def split(shots: int, seed: int) -> tuple[Tensor, Tensor]:
-        if shots == most:
+        if shots == largest_class:
             return torch.arange(train), test
-        return few_shot_split(own, classes, shots, seed, least_left=0)[0], test
+        return few_shot_split(train_labels, classes, shots, seed, least_left=0)[0], test
 
     return split
 
@@ -57,11 +57,11 @@ def cross_validation(labels: Tensor, classes: Sequence[str], folds: int) -> Spli
 
     def split(shots: int, seed: int) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed // folds))
-        place = torch.empty_like(labels)
+        fold_of = torch.empty_like(labels)
         for index in range(len(classes)):
             members = order[labels[order] == index]
-            place[members] = (torch.arange(len(members)) + index) % folds  # folds of equal size
-        tested = place == seed % folds
+            fold_of[members] = (torch.arange(len(members)) + index) % folds  # folds of equal size
+        tested = fold_of == seed % folds
         return (~tested).nonzero()[:, 0], tested.nonzero()[:, 0]
 
     return split
@@ -75,8 +75,6 @@ def usual_shots(labels: Tensor, classes: Sequence[str]) -> list[int]:
     """
     counts = torch.bincount(labels, minlength=len(classes))
     if (least := int(counts.min())) < 2:
-        raise ExamplesError(
-            f"class {classes[int(counts.argmin())]!r} has {least} image; to evaluate, every class needs at least two, one to learn from "
-            "and one to test on"
-        )
+        needed = "to evaluate, every class needs at least two, one to learn from and one to test on"
+        raise ExamplesError(f"class {classes[int(counts.argmin())]!r} has {least} image; {needed}")
     return [count for count in (1, 2, 4, 8) if count < least]

@@ -53,8 +53,8 @@ class Protocol:
 
     def describe(self) -> dict[str, str]:
         """All settings but the seed as strings, to compare two runs."""
-        own = {name: str(value) for name, value in asdict(self).items() if name != "base"}
-        return own | {name: str(value) for name, value in self.base.describe().items() if name != "seed"}
+        settings = {name: str(value) for name, value in asdict(self).items() if name != "base"}
+        return settings | {name: str(value) for name, value in self.base.describe().items() if name != "seed"}
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Task:
     def sample(self) -> FeatureCache:
         """Latents and features of the test images of the diffusion classifier."""
         each = max(1, self.protocol.diffusion_queries // len(self.names))
-        chosen = at_most(self.queries.labels, [each] * len(self.names))
-        return FeatureCache.build(self.host, self.queries.pick(chosen), hflip=False, folder=self.folder)
+        subset = at_most(self.queries.labels, [each] * len(self.names))
+        return FeatureCache.build(self.host, self.queries.pick(subset), hflip=False, folder=self.folder)
 
     @cached_property
     def judge(self) -> Callable[[Tensor], Tensor]:
@@ -121,18 +121,18 @@ def prepared(found: ImageSet, host: Host, protocol: Protocol, folder: Path | Non
     """
     count = len(found.classes)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: protocol.max_classes]
-    chosen = order.sort().values.tolist()
-    numbers = {label: number for number, label in enumerate(chosen)}
+    selected = order.sort().values.tolist()
+    numbers = {label: number for number, label in enumerate(selected)}
 
     def part(images: Any, labels: Tensor, most: int | None) -> FewShotDataset:
         index = at_most(labels, [(most or len(labels)) if label in numbers else 0 for label in range(count)])
         pictures = tuple(middle_frame(images[i]) for i in index.tolist())
-        classes = tuple(f"class {number}" for number in range(1, len(chosen) + 1))
+        classes = tuple(f"class {number}" for number in range(1, len(selected) + 1))
         return FewShotDataset(classes, pictures, torch.tensor([numbers[label] for label in labels[index].tolist()]))
 
     pool, queries = part(*found.train, protocol.pool), part(*found.test, protocol.max_queries)
     facts = {
-        "classes": len(chosen), "classes_in_all": count, "test_images": len(queries), "test_images_in_all": len(found.test[1]),
+        "classes": len(selected), "classes_in_all": count, "test_images": len(queries), "test_images_in_all": len(found.test[1]),
         "own_test": found.own_test, "training_images": len(pool), "fewest": int(torch.bincount(pool.labels).min()),
     }  # fmt: skip
-    return Task(found.name, tuple(found.classes[c] for c in chosen), pool, queries, facts, host, protocol, folder)
+    return Task(found.name, tuple(found.classes[c] for c in selected), pool, queries, facts, host, protocol, folder)

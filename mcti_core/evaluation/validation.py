@@ -95,9 +95,8 @@ class Validation:
             self.accuracies[step] = float((answers == known[self.held_out.labels]).float().mean())
         for prompt in self.prompts:
             texts = class_prompts(prompt, tokens.names, tokens.labels)
-            self.images[prompt] = [
-                *generate(self.host, texts, tokens, seed=self.seed, size=self.size, batch_size=_BATCH)
-            ]
+            samples = generate(self.host, texts, tokens, seed=self.seed, size=self.size, batch_size=_BATCH)
+            self.images[prompt] = list(samples)
         if rows := list(self.images.values()):
             columns, side = max(map(len, rows)), rows[0][0].shape[-1]
             heads = tokens.labels[:columns] if columns > 1 else None
