@@ -20,6 +20,7 @@ from .syntax import Piece, parse_prompt
 __all__ = [
     "AnyPrompts",
     "Prompts",
+    "check_encoders",
     "check_templates",
     "conditioning",
     "encode_prompts",
@@ -211,13 +212,8 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Raises:
         TokenError: the vectors are for other text encoders.
     """
-    unread = () if CLIP_TWIN in prompts else (CLIP_TWIN,)  # the twin's vectors are only for classifying
-    token_widths = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
-    model_widths = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
-    if token_widths != model_widths:
-        raise TokenError(
-            f"the tokens are for {describe_encoders(token_widths)}; this model has {describe_encoders(model_widths)}"
-        )
+    # the twin is only for classifying
+    check_encoders(host, vectors, unread=() if CLIP_TWIN in prompts else (CLIP_TWIN,))
     features: dict[str, Any] = {}
     if host.prompts is not None and WHOLE_PROMPT in prompts:
         features[WHOLE_PROMPT] = host.prompts.encode(prompts[WHOLE_PROMPT], vectors)
@@ -246,3 +242,11 @@ def _weighed(host: Host, encoder: TextEncoder, prompts: Prompts, features: TextF
     weights = on_device(prompts.weights, host.device)[..., None]
     context = torch.where(weights == 1, features.context, (features.context - empty) * weights + empty)
     return replace(features, context=context)
+
+
+def check_encoders(host: Host, vectors: Mapping[str, Tensor], unread: Sequence[str] = ()) -> None:
+    """Raise a ``TokenError`` unless there are vectors for all of the host's text encoders but ``unread``, of their widths."""
+    widths = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
+    model_widths = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
+    if widths != model_widths:
+        raise TokenError(f"the tokens are for {describe_encoders(widths)}; this model has {describe_encoders(model_widths)}")

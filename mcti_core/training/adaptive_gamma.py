@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -46,11 +46,7 @@ class AdaptiveGamma:
         """(3,) float32: moving averages of the two norms, and the maximum of the second. Both start at 0, which cancels in the ratio."""
 
     def backward(
-        self,
-        terms: MutableMapping[str, Tensor],
-        weight: float,
-        vectors: Mapping[str, Parameter],
-        processes: DistributedContext,
+        self, terms: dict[str, Tensor], weight: float, vectors: Mapping[str, Parameter], processes: DistributedContext
     ) -> None:
         """Set the vectors' gradients to those of ``weight`` * reconstruction + gamma * classification.
 
@@ -63,26 +59,24 @@ class AdaptiveGamma:
             weight: weight of the reconstruction term.
         """
         parameters = list(vectors.values())
-        found = torch.autograd.grad(terms["classification"], parameters, retain_graph=True, allow_unused=True)
-        reached = [index for index, gradient in enumerate(found) if gradient is not None]
-        classification = [gradient for gradient in found if gradient is not None]
+        gradients = torch.autograd.grad(terms["classification"], parameters, retain_graph=True, allow_unused=True)
+        common = [index for index, gradient in enumerate(gradients) if gradient is not None]  # vectors of both terms
+        classification = [gradient for gradient in gradients if gradient is not None]
         (weight * terms["reconstruction"]).backward(inputs=parameters)  # type: ignore[no-untyped-call]
-        reconstruction = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
-        ]
+        reconstruction = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         terms.update({name: term.detach() for name, term in terms.items()})
         processes.all_reduce_sum([*reconstruction, *classification, *terms.values()])
-        norms = [_norm([reconstruction[index] for index in reached]), _norm(classification)]
+        norms = [_norm([reconstruction[index] for index in common]), _norm(classification)]
         averages = _DECAY * self.norms[:2] + (1 - _DECAY) * torch.stack(norms)
-        largest = torch.maximum(self.norms[2], averages[1])
-        self.norms = torch.stack([*averages, largest])
-        gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * largest).clamp(min=_MIN_NORM)
+        maximum = torch.maximum(self.norms[2], averages[1])
+        self.norms = torch.stack([*averages, maximum])
+        gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * maximum).clamp(min=_MIN_NORM)
         if CLIP_TWIN in vectors:  # no vector is reached by both terms, so there is nothing to balance
             gamma = torch.ones_like(gamma)
-        for index, gradient in zip(reached, classification, strict=True):
-            reconstruction[index] = reconstruction[index] + gamma * gradient
         for parameter, gradient in zip(parameters, reconstruction, strict=True):
             parameter.grad = gradient
+        for index, gradient in zip(common, classification, strict=True):
+            parameters[index].grad = reconstruction[index] + gamma * gradient
         terms["gamma"] = gamma
         terms["loss"] = weight * terms["reconstruction"] + gamma * terms["classification"]
 

@@ -42,10 +42,22 @@ def save_checkpoint(state: TrainState, path: str | Path) -> Path:
         ResumeError: the file cannot be written.
         FileError: the file exists and is not a training.
     """
-    tensors, values = _packed(state)
-    described = {name: json.dumps(value) for name, value in values.items()}
+    losses = list(state.history[0]) if state.history else []
+    rows = [[row[name] for name in losses] for row in state.history]
+    tensors = {f"vectors.{name}": vector for name, vector in state.vectors.items()}
+    tensors |= {f"moments.{i}.{name}": value for i, moment in state.moments.items() for name, value in moment.items()}
+    tensors |= {f"generators.{i}": generator for i, generator in enumerate(state.generators)}
+    tensors |= {} if state.gradient_norms is None else {"gradient_norms": state.gradient_norms}
+    tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(losses))
+    tensors["best"] = torch.tensor(state.best, dtype=torch.float64)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    batches = {name: list(queue) for name, queue in state.batches.items()}
+    values = {
+        "format": _FORMAT, "format_version": _VERSION, "identity": dict(state.identity), "losses": losses, "batches": batches,
+    }  # fmt: skip
+    metadata = {name: json.dumps(value) for name, value in values.items()}
     try:
-        return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_training)
+        return write_own(path, lambda file: save_file(tensors, file, metadata=metadata), is_training)
     except (OSError, SafetensorError) as error:
         raise ResumeError(
             f"the training cannot be saved in {path} ({error}); free disk space, or choose another place"
@@ -82,62 +94,35 @@ def load_checkpoint(path: str | Path) -> TrainState:
         raise ResumeError(f"{path} {error}") from error
 
 
-def _packed(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    losses = list(state.history[0]) if state.history else []
-    tensors = {f"vectors.{name}": vector for name, vector in state.vectors.items()}
-    tensors |= {f"moments.{i}.{name}": value for i, moment in state.moments.items() for name, value in moment.items()}
-    tensors |= {f"generators.{i}": generator for i, generator in enumerate(state.generators)}
-    if state.gradient_norms is not None:
-        tensors["gradient_norms"] = state.gradient_norms
-    rows = [[row[name] for name in losses] for row in state.history]
-    tensors["history"] = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(losses))
-    tensors["best"] = torch.tensor(state.best, dtype=torch.float64)
-    values = {
-        "format": _FORMAT,
-        "format_version": _VERSION,
-        "identity": dict(state.identity),
-        "losses": losses,
-        "batches": {name: list(queue) for name, queue in state.batches.items()},
-    }
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, values
-
-
 def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> TrainState:
     def part(kind: str) -> dict[str, Tensor]:
         return {name[len(kind) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
 
-    _refuse_other_kinds(values)
+    losses, history = values["losses"], tensors["history"]
+    texts, numbers = [losses, [*values["identity"].values()]], values["batches"].values()
+    lists = [*((items, str) for items in texts), *((items, int) for items in numbers)]
+    if not all(isinstance(items, list) and all(isinstance(item, kind) for item in items) for items, kind in lists):
+        raise ValueError("its content has wrong types")
+    if history.dtype != torch.float64 or history.ndim != 2 or history.shape[1] != len(losses):
+        raise ValueError("its losses are not a table with one row per step")
+    if len(history) > MAX_STEPS:
+        raise ValueError(f"it has more than {MAX_STEPS:,} steps")
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in part("moments").items():
         index, _, name = key.partition(".")
         moments.setdefault(int(index), {})[name] = tensor
     generators = part("generators")
-    least, waited = tensors["best"].tolist()
-    history = tensors["history"]
-    if history.dtype != torch.float64 or history.ndim != 2 or history.shape[1] != len(values["losses"]):
-        raise ValueError("its losses are not a table with one row per step")
-    if len(history) and not values["losses"]:
-        raise ValueError("its steps have no losses")
-    if len(history) > MAX_STEPS:
-        raise ValueError(f"it has more than {MAX_STEPS:,} steps")
+    best_loss, wait_count = tensors["best"].tolist()
     return TrainState(
         identity=values["identity"],
-        history=tuple(dict(zip(values["losses"], row, strict=True)) for row in history.tolist()),
+        history=tuple(dict(zip(losses, row, strict=True)) for row in history.tolist()),
         vectors=part("vectors"),
-        moments=dict(sorted(moments.items())),
+        moments=moments,
         generators=tuple(generators[str(i)] for i in range(len(generators))),
         batches=values["batches"],
-        best=(least, int(waited)),
+        best=(best_loss, int(wait_count)),
         gradient_norms=tensors.get("gradient_norms"),
     )
-
-
-def _refuse_other_kinds(values: Mapping[str, Any]) -> None:
-    """Check types, since the file may come from anyone. Raises: ValueError."""
-    texts, numbers = [values["losses"], [*values["identity"].values()]], values["batches"].values()
-    lists = [*((items, str) for items in texts), *((items, int) for items in numbers)]
-    if not all(isinstance(items, list) and all(isinstance(item, kind) for item in items) for items, kind in lists):
-        raise ValueError("its content has wrong types")
 
 
 def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -145,10 +130,9 @@ def _values(metadata: Mapping[str, str]) -> dict[str, Any]:
     values = {name: json.loads(value) for name, value in metadata.items()}
     if values.get("format") != _FORMAT:
         raise ResumeError("is not a training checkpoint")
-    if not isinstance(values["format_version"], int):
+    version = values["format_version"]
+    if not isinstance(version, int):
         raise ValueError("its format version is not an integer")
-    if values["format_version"] > _VERSION:
-        raise ResumeError(
-            f"has format version {values['format_version']}, but this program reads {_VERSION}; update it"
-        )
+    if version > _VERSION:
+        raise ResumeError(f"has format version {version}, but this program reads {_VERSION}; update it")
     return values

@@ -8,6 +8,7 @@ from ..data.feature_cache import FeatureCache
 from ..errors import ConfigError, HostError, listed
 from ..files.limits import check_counts
 from ..hosts.base import Host
+from ..prompts.splicing import check_encoders
 from ..tokens.names import normal_form
 from ..tokens.token_set import TokenSet
 from .config import TrainConfig
@@ -26,26 +27,17 @@ def check_training(
 
     Raises:
         ConfigError: cache, tokens, settings and host do not fit together.
+        TokenError: the tokens are for other text encoders.
         HostError: the host does not have a model that the settings need.
     """
-    if list(map(normal_form, cache.classes)) != list(map(normal_form, tokens.labels)):
+    if [*map(normal_form, cache.classes)] != [*map(normal_form, tokens.labels)]:
         raise ConfigError(
             f"the examples' classes ({listed(cache.classes)}) are not the tokens' ({listed(tokens.labels)})"
         )
     check_counts(tokens.labels, config.templates)
-    if set(host.text) != set(tokens.vectors):
-        raise ConfigError(
-            f"the tokens have vectors for {', '.join(tokens.vectors)}, the model's text encoders are {', '.join(host.text)}"
-        )
-    for name, encoder in host.text.items():
-        if tokens.vectors[name].shape[-1] != encoder.width:
-            raise ConfigError(
-                f"the tokens' vectors are {tokens.vectors[name].shape[-1]} wide, the model's text encoder {name} takes {encoder.width}"
-            )
+    check_encoders(host, tokens.vectors)
     if not active or len(set(active)) != len(active) or not set(active) <= set(range(len(tokens))):
-        raise ConfigError(
-            f"classes to train must be distinct numbers from 0 to {len(tokens) - 1}, got {listed(active)}"
-        )
+        raise ConfigError(f"the classes to train must be distinct, from 0 to {len(tokens) - 1}, got {listed(active)}")
     if config.reconstruction_weight:
         host.require_denoiser()
         if cache.latents is None:
@@ -62,5 +54,5 @@ def check_training(
             )
         if cache.features is None:
             raise ConfigError(
-                "gamma is above 0 but the examples have no image features; build the cache with a CLIP space, or set gamma to 0"
+                "the examples have no image features; build the cache with a CLIP space, or set gamma to 0"
             )

@@ -99,7 +99,7 @@ def train(
     Raises:
         TrainingError: a loss is not finite, which is noticed at most 16 steps later; ``tokens`` of the error has the last
             finite ones.
-        ConfigError: settings, cache, tokens and host do not fit together.
+        ConfigError, TokenError: settings, cache, tokens and host do not fit together.
         HostError: the host does not have a model that the settings need, or overwrites tensors that gradients are
             computed from; or a single image does not fit into memory.
     """
@@ -196,9 +196,10 @@ class _Results:
         history = self.progress.history
         history.read()
         if history.first_nonfinite_step is not None:
+            step = history.first_nonfinite_step + 1
+            remedy = "try a lower learning rate or a wider number format"
             raise TrainingError(
-                f"the loss of step {history.first_nonfinite_step + 1} is not a finite number; try a lower learning rate or a wider number format",
-                self._tokens(history.last_finite),
+                f"the loss of step {step} is not a finite number; {remedy}", self._tokens(history.last_finite)
             )
 
     def history(self) -> dict[str, tuple[float, ...]]:

@@ -124,39 +124,29 @@ class Progress:
             raise ValueError(f"it has {len(state.history):,} steps of {self.total:,}")
         if any(row.keys() != set(TERMS) for row in state.history):
             raise ValueError("its losses have other names")
-        if any(abs(value) > _MAX_LOSS for row in state.history for value in row.values()):  # nan was not computed
-            raise ValueError(f"it has losses beyond {_MAX_LOSS:g}")
-        if any(math.isnan(row["loss"]) for row in state.history):
-            raise ValueError("it has steps without a loss")
+        if any(math.isnan(row["loss"]) or any(abs(loss) > _MAX_LOSS for loss in row.values()) for row in state.history):
+            raise ValueError(f"it has steps without a loss, or with one beyond {_MAX_LOSS:g}")
         if not (state.best[0] >= 0 and 0 <= state.best[1] <= MAX_STEPS):
             raise ValueError("its smallest validation loss is not a number")
         if not all(map(_is_generator_state, state.generators)):
             raise ValueError("its random generators have states that no generator has")
-        norms = state.gradient_norms
-        if (norms is None) != (self.adaptive_gamma is None):
-            raise ValueError("gamma is adaptive in only one of the two")
-        if norms is not None and not (
-            norms.shape == (3,) and norms.dtype == torch.float32 and ((norms >= 0) & (norms <= _MAX_NORM)).all()
-        ):
-            raise ValueError("its gradient norms are not three norms")
+        norms = {} if state.gradient_norms is None else {"norms": state.gradient_norms}
+        expected = {} if self.adaptive_gamma is None else {"norms": torch.Size([3])}
+        if not _are_float32(norms, expected, _MAX_NORM) or any((norm < 0).any() for norm in norms.values()):
+            raise ValueError("its gradient norms are not three norms of an adaptive gamma")
         shapes = {name: vector.shape for name, vector in self.vectors.items()}
-        if {name: vector.shape for name, vector in state.vectors.items()} != shapes:
-            raise ValueError("its vectors have other shapes")
-        if not all(v.dtype == torch.float32 and (v.abs() <= MAX_NUMBER).all() for v in state.vectors.values()):
-            raise ValueError(f"its vectors contain numbers beyond {MAX_NUMBER:,.0f} or that are not finite")
-        sizes = dict(enumerate(shapes.values()))
+        if not _are_float32(state.vectors, shapes, MAX_NUMBER):
+            raise ValueError(
+                f"its vectors have other shapes, or numbers that are not finite or beyond {MAX_NUMBER:,.0f}"
+            )
+        sizes = list(shapes.values())
         for index, moment in state.moments.items():
             expected = {"step": torch.Size(), "exp_avg": sizes[index], "exp_avg_sq": sizes[index]}
-            if {name: value.shape for name, value in moment.items()} != expected:
-                raise ValueError("its moments are of another optimizer, or have other shapes")
-            if not all(value.dtype == torch.float32 and value.isfinite().all() for value in moment.values()):
-                raise ValueError("its moments are not finite")
+            if not _are_float32(moment, expected, torch.finfo(torch.float32).max):
+                raise ValueError("its moments are of another optimizer, have other shapes, or are not finite")
             mean, square = moment["exp_avg"].abs(), moment["exp_avg_sq"]
-            if not (
-                0 <= moment["step"] <= MAX_STEPS
-                and (square >= 0).all()
-                and (mean <= _MEAN_BY_ROOT * square.sqrt() + _MIN_MEAN).all()
-            ):
+            possible = (square >= 0).all() and (mean <= _MEAN_BY_ROOT * square.sqrt() + _MIN_MEAN).all()
+            if not (possible and 0 <= moment["step"] <= MAX_STEPS):
                 raise ValueError("its moments are not possible ones of AdamW")
 
     def _restore(self, state: TrainState) -> None:
@@ -176,7 +166,7 @@ class Progress:
 
 
 def _is_generator_state(state: Tensor) -> bool:
-    """Whether a CPU generator can have this state. PyTorch accepts positions from which it reads memory beyond the state."""
+    """Whether a CPU generator can have this state; PyTorch accepts positions from which it reads beyond the state."""
     if state.dtype != torch.uint8 or state.shape != torch.Generator().get_state().shape:
         return False
     content = state.numpy().tobytes()
@@ -184,6 +174,13 @@ def _is_generator_state(state: Tensor) -> bool:
     normals = (*struct.unpack_from("<3d", content, _NORMALS), *struct.unpack_from("<f", content, _NORMALS + 32))
     in_place = 0 < left <= _WORDS and left + position == _WORDS + 1
     return (in_place or (left, position) == (1, 0)) and all(abs(normal) <= _MAX_NORMAL for normal in normals)
+
+
+def _are_float32(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], bound: float) -> bool:
+    """Whether the tensors have these names and shapes, and values from -bound to bound."""
+    return {name: tensor.shape for name, tensor in tensors.items()} == shapes and all(
+        tensor.dtype == torch.float32 and bool((tensor.abs() <= bound).all()) for tensor in tensors.values()
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:

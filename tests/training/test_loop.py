@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mcti_core.data.feature_cache import FeatureCache
-from mcti_core.errors import ConfigError, HostError
+from mcti_core.errors import ConfigError, HostError, TokenError
 from mcti_core.prompts.splicing import template_prompts
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.early_stopping import ValidationLoss
@@ -395,8 +395,8 @@ def test_what_does_not_fit_together_is_refused(tiny_host, cache, tokens):
     renamed = TokenSet(("a", "b", "x"), tokens.vectors)
     cases = [
         (ConfigError, r"\(a, b, c\).*\(a, b, x\)", tiny_host, cache, renamed),
-        (ConfigError, r"33 wide.*clip_l takes 32", tiny_host, cache, wide),
-        (ConfigError, "clip_g.*clip_l", tiny_host, cache, foreign),
+        (TokenError, "33 wide; this model has clip_l, 32 wide", tiny_host, cache, wide),
+        (TokenError, "clip_g, 32 wide; this model has clip_l", tiny_host, cache, foreign),
         (ConfigError, "no latents.*VAE", tiny_host, replace(cache, latents=None), tokens),
         (ConfigError, "no image features.*gamma to 0", tiny_host, replace(cache, features=None), tokens),
         (HostError, "no diffusion model", replace(tiny_host, denoiser=None), cache, tokens),
@@ -409,7 +409,7 @@ def test_what_does_not_fit_together_is_refused(tiny_host, cache, tokens):
 
 @pytest.mark.parametrize("classes", [[], [0, 0], [3], [-1]])
 def test_class_numbers_are_checked(tiny_host, cache, tokens, classes):
-    with pytest.raises(ConfigError, match="distinct numbers from 0 to 2"):
+    with pytest.raises(ConfigError, match="must be distinct, from 0 to 2"):
         train(tiny_host, cache, tokens, SHORT, classes=classes)
 
 
