@@ -21,11 +21,7 @@ __all__ = ["Classifier", "Prediction", "Scores", "confidences", "predictions", "
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of B images for C classes.
-
-    Raises:
-        HostError: a logit is NaN.
-    """
+    """Scores of B images for C classes. Raises: HostError: a logit is NaN."""
 
     logits: Tensor
     """(B, C) float32; higher means more likely."""
@@ -78,7 +74,6 @@ class Classifier(ABC):
         Args:
             batches: each is images as for ``__call__``, a tuple or list whose first entry is a batch (B, 3, H, W), such as
                 (images, labels), or a mapping with a key ``image``, ``img`` or ``pixel_values``.
-            top: as for ``__call__``.
         """
         for batch in batches:
             for scores in self._scores_of(images_in(batch)):
@@ -102,25 +97,25 @@ class Classifier(ABC):
         return torch.cat(parts).numpy()
 
     def score(self, images: Any, labels: Sequence[str] | Sequence[int] | Tensor) -> float:
-        """Accuracy, in [0, 1].
+        """Accuracy on N images as for ``__call__``, in [0, 1].
 
         Args:
-            images: N images, as for ``__call__``.
             labels: (N,) strings, or indices into ``self.labels`` such as ``FewShotDataset.labels``.
 
         Raises:
             ConfigError: the numbers of images and labels differ, or a label is of another kind.
         """
         try:
-            wanted = [label if isinstance(label, str) else self.labels[int(label)] for label in labels]
+            true = [label if isinstance(label, str) else self.labels[int(label)] for label in labels]
         except (TypeError, ValueError, OverflowError, IndexError, RuntimeError) as error:
+            classes = len(self.labels)
             raise ConfigError(
-                f"a label is neither a text nor the index of one of {len(self.labels)} classes ({error})"
+                f"a label is neither a text nor the index of one of {classes} classes ({error})"
             ) from error
-        found = self.predict(images).tolist()
-        if len(found) != len(wanted):
-            raise ConfigError(f"there are {len(found)} images and {len(wanted)} labels; give one label per image")
-        return sum(map(str.__eq__, found, wanted)) / len(found)
+        predicted = self.predict(images).tolist()
+        if len(predicted) != len(true):
+            raise ConfigError(f"there are {len(predicted)} images and {len(true)} labels; give one label per image")
+        return sum(map(str.__eq__, predicted, true)) / len(predicted)
 
     def _scores_of(self, images: Any) -> Iterator[Scores]:
         return map(self.scores, square_batches(images, self.image_size))
@@ -173,22 +168,20 @@ def predictions(
         ConfigError: the scores have another number of classes, or ``temperature``, ``threshold`` or ``top`` is out of range.
         HostError: all scores of an image are infinite.
     """
-    if scores.logits.ndim != 2 or scores.logits.shape[1] != len(labels):
-        raise ConfigError(
-            f"the scores have the shape {tuple(scores.logits.shape)}; for {len(labels)} labels give (B, {len(labels)})"
-        )
+    shape, classes = tuple(scores.logits.shape), len(labels)
+    if shape[1:] != (classes,):
+        raise ConfigError(f"the scores have the shape {shape}; for {classes} labels give (B, {classes})")
     if not 0 < temperature < math.inf or not 0 <= threshold <= 1 or top < 1:
         raise ConfigError(
             "temperature must be above 0, threshold from 0 to 1 and top at least 1, "
             f"got {temperature!s:.40}, {threshold!s:.40} and {top!s:.40}"
         )
-    values, order = confidences(scores, temperature).topk(min(top, len(labels)), dim=1)
+    values, order = confidences(scores, temperature).topk(min(top, classes), dim=1)
     found = []
-    for row, (value, index) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
-        known = value[0] >= threshold
-        best = tuple((labels[i], v) for i, v in zip(index, value, strict=True))
-        label = best[0][0] if known else UNKNOWN
-        found.append(Prediction(label, index[0] if known else -1, value[0], best, int(scores.evaluations[row])))
+    for row, (shares, indices) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
+        best = tuple((labels[index], share) for index, share in zip(indices, shares, strict=True))
+        label, index = (best[0][0], indices[0]) if shares[0] >= threshold else (UNKNOWN, -1)
+        found.append(Prediction(label, index, shares[0], best, int(scores.evaluations[row])))
     return found
 
 
@@ -205,11 +198,7 @@ def confidences(scores: Scores, temperature: float = 1.0) -> Tensor:
 
 
 def reject_nan(logits: Tensor) -> Tensor:
-    """The logits unchanged. NaN is an error because argmax would select it.
-
-    Raises:
-        HostError: a logit is NaN.
-    """
+    """The logits unchanged. Raises: HostError: one is NaN, which argmax would select."""
     if logits.isnan().any():
         raise HostError("the model's scores are not numbers; load it in another number format (bf16 or fp32)")
     return logits

@@ -34,15 +34,9 @@ from .hybrid import HybridClassifier, left_out_gain
 from .methods import METHODS
 
 __all__ = [
-    "Calibration",
-    "answered_share",
-    "calibrate",
-    "calibrated_classifier",
-    "check_threshold_examples",
-    "fit_temperature",
-    "resolve_method",
-    "unknown_threshold",
-]
+    "Calibration", "answered_share", "calibrate", "calibrated_classifier", "check_threshold_examples", "fit_temperature",
+    "resolve_method", "unknown_threshold",
+]  # fmt: skip
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,20 +67,15 @@ class Calibration:
 
 
 def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
-    """Set a classifier's temperature and threshold by leave-one-out on the tokens' examples: on all of them or, if examples times
-    classes exceed ``MAX_LOGITS``, on evenly spaced ones.
+    """Set the temperature and threshold of a CLIP or hybrid classifier of these tokens by leave-one-out on their examples:
+    on all of them or, if examples times classes exceed ``MAX_LOGITS``, on evenly spaced ones.
 
     The only example of a class cannot be left out and is skipped. If no class has two, the temperature is 1 (for the
     hybrid the sum of its weights, by which its logits are larger), and the threshold is 0, which always names a class.
 
     Args:
-        classifier: a CLIP or hybrid classifier of these tokens, which is changed.
-        tokens: a set with support features.
         accept: share of new images of these classes that are to get a class rather than ``UNKNOWN``;
             ``Calibration.describe`` says how well the examples can determine it.
-
-    Returns:
-        The temperature and threshold that were set.
 
     Raises:
         TokenError: the tokens have no support features.
@@ -120,11 +109,7 @@ def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95
 
 
 def resolve_method(method: str, host: Host) -> str:
-    """The method, with ``"auto"`` replaced by the one that the host supports.
-
-    Raises:
-        ConfigError: an unknown method.
-    """
+    """The method, with ``"auto"`` replaced by the one that the host supports. Raises: ConfigError: an unknown method."""
     if method not in METHODS:
         raise ConfigError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if method == "auto":
@@ -182,7 +167,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Platt scaling, the target of the true class is therefore (N + 1) / (N + 2), and the other classes share the rest.
 
     Args:
-        logits: (N, C).
+        logits: (N, C), N at least 1.
         labels: (N,) int64.
 
     Returns:
@@ -192,10 +177,6 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, section 4.2.
         Platt, "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2.
     """
-    if logits.ndim != 2 or len(logits) != len(labels) or not len(labels):
-        raise ConfigError(
-            f"a temperature needs (N, C) logits and N labels, got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
     count, classes = logits.shape
     rest = 1 / (count + 2)
     target = torch.full((count, classes), rest / max(1, classes - 1), dtype=torch.double)
@@ -222,12 +203,9 @@ def unknown_threshold(confidences: Tensor, accept: float = 0.95) -> float:
     """
     if not 0 < accept <= 1:
         raise ConfigError(f"accept must be above 0 and at most 1, got {accept}")
-    if not len(confidences):
-        raise ConfigError("a threshold needs at least one confidence")
-    refused = (
-        int((1 - accept) * (len(confidences) + 1) + 1e-9) - 1
-    )  # 0.05 * 20 is one image, whatever floating point says
-    return float(confidences.sort().values[max(0, refused)])
+    # 0.05 * 20 is one image, whatever floating point says
+    below = int((1 - accept) * (len(confidences) + 1) + 1e-9) - 1
+    return float(confidences.sort().values[max(0, below)])
 
 
 def answered_share(reached: int, count: int) -> tuple[float, float, float]:

@@ -31,12 +31,8 @@ _PROMPTS_PER_BATCH = 64
 """Prompts per batch of the text encoder."""
 _MAX_CLASSES_ON_DEVICE = 128
 """Maximum number of classes whose contexts stay on the device (80 MB for SDXL); more are copied there when they are needed."""
-_TOO_LARGE = (
-    "a single image does not fit into memory in the VAE; give smaller images, or free memory that other programs use"
-)
-_EVALUATION_TOO_LARGE = (
-    "a single evaluation of the diffusion model does not fit into memory; free memory that other programs use"
-)
+_TOO_LARGE = "a single image does not fit into memory in the VAE; give smaller images, or close other programs"
+_EVALUATION_TOO_LARGE = "a single evaluation of the diffusion model does not fit into memory; close other programs"
 _MIN_LATENT_ELEMENTS = 4 * 64 * 64
 """Latent elements per channel that a batch may always have: four images of 512 x 512 pixels, with which SD 1.5 stays below 4 GB."""
 _BYTES_PER_ELEMENT = 24_000
@@ -51,8 +47,7 @@ class DiffusionClassifier(Classifier):
     apart, and an image is finished when one class is left.
 
     Args:
-        host: a host with a denoiser and a codec.
-        tokens: the classes.
+        host: has a denoiser and a codec.
         num_trials: P, the maximum number of pairs per class.
         alpha: level of the test, about the probability that early elimination changes an image's answer, from 0 (no
             early elimination) to 0.5.
@@ -154,7 +149,7 @@ class DiffusionClassifier(Classifier):
         errors = torch.cat(parts).view(len(image), len(sigmas)).cpu()
         if not errors.isfinite().all():
             raise HostError(
-                "the diffusion model's noise errors are not finite numbers; use a wider number format (bf16 or fp32)"
+                "the diffusion model's noise errors are not finite; use a wider number format (bf16 or fp32)"
             )
         return errors
 
@@ -175,10 +170,6 @@ def _aligned(errors: Tensor, counts: Tensor) -> Tensor:
     Mean errors over different pairs cannot be compared, but differences over the same pairs can: a class gets the
     winner's mean error plus its difference from the winner over its own pairs. A class that was eliminated is never
     better than one that was eliminated later, and a class that was not a candidate is as bad as the worst.
-
-    Args:
-        errors: (B, C, P).
-        counts: (B, C) number of pairs of each class.
     """
     mean = errors.sum(2) / counts.clamp(min=1)
     rows, best = torch.arange(len(errors)), best_class(errors, counts)

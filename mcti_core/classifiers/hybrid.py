@@ -17,6 +17,7 @@ from .stacking import held_out_logits, stacking_weights
 __all__ = ["AUTO", "HybridClassifier", "class_means", "left_out_gain"]
 
 AUTO = "auto"
+_NO_EXAMPLES = "these tokens have no features of their examples; train them with a CLIP space, or use the method 'clip'"
 _INITIAL_WEIGHTS = (1.0, 0.25, 2.0)
 """Initial weights of token, class mean and probe: the best ones for 2, 5 and 8 shots on characters that no table reports."""
 
@@ -41,9 +42,7 @@ class HybridClassifier(ClipClassifier):
         weight: float | str = AUTO,
     ):  # fmt: skip
         if tokens.support is None:
-            raise TokenError(
-                "these tokens have no features of their examples; train them with a CLIP space, or use the method 'clip'"
-            )
+            raise TokenError(_NO_EXAMPLES)
         if isinstance(weight, str) and weight != AUTO:
             raise ConfigError(f"the weight of the class means must be a number or {AUTO!r}, got {weight!r}")
         super().__init__(host, tokens, templates=templates, logit_scale=logit_scale)
@@ -104,12 +103,7 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 def left_out_gain(text: Tensor, support: Support) -> Tensor:
     """Estimate by how much training on an example raised its cosine with its own class's token (see ``calibration.py``).
 
-    Args:
-        text: (C, p) unit text features of the tokens.
-        support: the examples.
-
-    Returns:
-        (N,) float32, not negative; 0 for the only example of a class.
+    (C, p) unit text features of the tokens, N examples -> (N,) float32, not negative; 0 for the only example of a class.
     """
     features, labels = support.features, support.labels
     means = class_means(features, labels, len(text))

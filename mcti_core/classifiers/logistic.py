@@ -19,9 +19,7 @@ class LogisticRegression:
     Newton steps use a constant upper bound of the Hessian, which is factorised once, with Nesterov momentum and restarts.
 
     Args:
-        features: (N, p) floats.
-        labels: (N,) int64 below ``classes``.
-        classes: C.
+        features, labels: (N, p) floats, and (N,) int64 below ``classes``.
         inverse_penalty: scikit-learn's ``C``.
 
     References:
@@ -30,18 +28,18 @@ class LogisticRegression:
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int, inverse_penalty: float = 10.0):
         with torch.no_grad():
-            x, wanted = _with_intercept(features), F.one_hot(labels, classes).double()
+            x, target = _with_intercept(features), F.one_hot(labels, classes).double()
             penalty = torch.ones(x.shape[1], dtype=torch.double)
             penalty[-1] = _INTERCEPT_PENALTY
             bound = torch.linalg.cholesky(0.5 * inverse_penalty * x.T @ x + penalty.diag())
-            weights = looked = torch.zeros(x.shape[1], classes, dtype=torch.double)
-            since = 0
+            weights = lookahead = torch.zeros(x.shape[1], classes, dtype=torch.double)
+            since = 0  # steps since the last restart
             for _ in range(_MAX_STEPS):
-                slope = inverse_penalty * x.T @ ((x @ looked).softmax(1) - wanted) + penalty[:, None] * looked
-                moved = looked - torch.cholesky_solve(slope, bound)
-                step = moved - weights
-                since = 0 if (slope * step).sum() > 0 else since + 1
-                looked, weights = moved + since / (since + 3) * step, moved
+                gradient = inverse_penalty * x.T @ ((x @ lookahead).softmax(1) - target) + penalty[:, None] * lookahead
+                new_weights = lookahead - torch.cholesky_solve(gradient, bound)
+                step = new_weights - weights
+                since = 0 if (gradient * step).sum() > 0 else since + 1
+                lookahead, weights = new_weights + since / (since + 3) * step, new_weights
                 if float(step.abs().max()) < _TOLERANCE:
                     break
             self._weights = weights

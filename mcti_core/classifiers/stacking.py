@@ -21,13 +21,7 @@ _PRIOR_STRENGTH = 3.0
 def held_out_logits(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Logits of each example by a logistic regression fitted without it, and without one example of each other class.
 
-    Args:
-        features: (N, p) features of the examples.
-        labels: (N,) int64.
-        classes: C.
-
-    Returns:
-        (N, C) float32; NaN for the only example of a class.
+    (N, p) features and (N,) int64 labels of C classes -> (N, C) float32; NaN for the only example of a class.
     """
     position = torch.empty_like(labels)  # each example's position in its class
     for label in labels.unique():
@@ -42,18 +36,16 @@ def held_out_logits(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     return logits
 
 
-def stacking_weights(parts: Sequence[Tensor], labels: Tensor, first: Sequence[float]) -> Tensor:
+def stacking_weights(parts: Sequence[Tensor], labels: Tensor, initial: Sequence[float]) -> Tensor:
     """The weights for which the weighted sum of the parts' logits has the smallest cross-entropy on left-out examples.
-
-    Each weight is its initial value times a power of two from 1/8 to 8; all combinations are compared.
 
     Args:
         parts: K tensors (N, C), logits of examples that the parts were not fitted to; rows with NaN are skipped.
         labels: (N,) int64.
-        first: the K initial weights, which are returned if there are no such examples.
+        initial: K weights, which are returned if there are no such examples.
 
     Returns:
-        (K,) float32.
+        (K,) float32: each is its initial value times a power of two from 1/8 to 8; all combinations are compared.
 
     References:
         Wolpert 1992, "Stacked generalization".
@@ -61,7 +53,7 @@ def stacking_weights(parts: Sequence[Tensor], labels: Tensor, first: Sequence[fl
     known = torch.stack([part.isfinite().all(1) for part in parts]).all(0)
     parts, labels = [part[known] for part in parts], labels[known]
     factors = torch.cartesian_prod(*[_FACTORS] * len(parts)).view(-1, len(parts))
-    cost, candidates = _PRIOR_STRENGTH * factors.log2().square().sum(1), factors * torch.tensor(first)
+    cost, candidates = _PRIOR_STRENGTH * factors.log2().square().sum(1), factors * torch.tensor(initial)
     if len(labels):
         for number, weights in enumerate(candidates):
             logits = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from ..files.writing import delete_own, remove_leftovers
 from .checkpoint import is_training, save_checkpoint
@@ -33,26 +32,23 @@ class AutoSaver:
 
     def __init__(self, path: str | Path, *, every: float = EVERY, log: Callable[[str], object] = print):
         self.path, self.every, self.log = Path(path), every, log
-        self._last: StepInfo | None = None
-        self._saved, self._took, self._at = 0, 0.0, time.monotonic()
+        self._last_step: StepInfo | None = None
+        self._saved_step, self._save_seconds, self._last_save = 0, 0.0, time.monotonic()
         self._warned = False
 
     def __enter__(self) -> AutoSaver:
         remove_leftovers(self.path.parent)
-        self._at = time.monotonic()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._last is not None and self._last.step > self._saved:
-            self._save(self._last)
+    def __exit__(self, *_: object) -> None:
+        if self._last_step is not None and self._last_step.step > self._saved_step:
+            self._save(self._last_step)
 
     def on_step(self, info: StepInfo) -> None:
         """Save if it is time; call it after every step."""
-        self._last = info
-        rest = max(self.every, self._took / _MAX_TIME_SHARE) if self.every else 0.0
-        if time.monotonic() - self._at >= rest:
+        self._last_step = info
+        interval = max(self.every, self._save_seconds / _MAX_TIME_SHARE) if self.every else 0.0
+        if time.monotonic() - self._last_save >= interval:
             self._save(info)
 
     def remove(self) -> None:
@@ -60,15 +56,15 @@ class AutoSaver:
         delete_own(self.path, is_training)
 
     def _save(self, info: StepInfo) -> None:
-        started = time.monotonic()
+        start = time.monotonic()
         try:
             save_checkpoint(info.state(), self.path)
-            self._saved = info.step
+            self._saved_step = info.step
         except TrainingError:
             pass  # a number is not finite, which the training itself reports; the last save stays
         except Exception as error:  # a full disk, or a failed device from which nothing can be copied
             if not self._warned:
                 self.log(str(error))
             self._warned = True
-        self._at = time.monotonic()
-        self._took = self._at - started
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - start

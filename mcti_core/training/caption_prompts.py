@@ -20,10 +20,9 @@ class CaptionPrompts:
     """Encodes the caption of each image, or a random template for images without one. The classification term uses templates only.
 
     Args:
-        host: host with the text encoders.
-        captions: (N,) caption template of each example; empty for examples without a caption.
+        captions: (N,) caption template of each example; "" for examples without a caption.
         templates: K templates for images without a caption.
-        num_vectors: V, number of vectors per token.
+        num_vectors: V.
 
     Raises:
         TokenError: a caption is too long.
@@ -42,18 +41,13 @@ class CaptionPrompts:
         self, images: Tensor, share: slice, class_rows: Tensor, vectors: Mapping[str, Tensor], generator: torch.Generator,
         prompts_per_part: int,
     ) -> dict[str, Features]:  # fmt: skip
-        """Conditioning of the denoiser for this process's images.
+        """Encoder -> conditioning of the denoiser for this process's images.
 
         Args:
             images: (B,) int64 indices of examples. Templates are drawn for all of them, so that processes agree.
             share: this process's rows of the batch.
             class_rows: (B,) int64 row of each image's class in ``vectors``.
-            vectors: encoder -> (A, V, d).
-            generator: draws the templates.
-            prompts_per_part: maximum number of prompts per pass, as in ``encode_classes``.
-
-        Returns:
-            Encoder -> features of this process's images.
+            vectors, prompts_per_part: as in ``encode_classes``.
         """
         template = torch.randint(0, self.template_count, (len(images),), generator=generator)
         rows = torch.where(self.row[images] < 0, template, self.row[images])[share]

@@ -19,11 +19,7 @@ __all__ = ["check_training"]
 def check_training(
     host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig, active: Sequence[int], processes: int
 ) -> None:
-    """Check a training's inputs before anything is computed.
-
-    Args:
-        active: the classes in training.
-        processes: number of processes that share a batch.
+    """Check a training of the ``active`` classes in so many processes before anything is computed.
 
     Raises:
         ConfigError: cache, tokens, settings and host do not fit together.

@@ -37,7 +37,6 @@ class ValidationLoss:
     """The noise error on fixed images, noise levels and noises, which is comparable between steps.
 
     Args:
-        host, cache: those of the training.
         active: (A,) int64, the classes in training.
         prompts: all templates, by ``host_templates``, of which the first is used.
         num_samples: number of images, each with its own noise level and noise.

@@ -38,13 +38,11 @@ def add_classes(
     class, old or new. Old tokens are not trained; docs/results.md compares this with training all classes together.
 
     Args:
-        host: the host with the model that the set was trained on.
+        host: has the model that the set was trained on.
         cache: examples of the new classes. Examples of old classes replace the set's stored features.
-        tokens: the trained set.
         config: settings. Templates and pooling are replaced by the set's, the direction by ``text_to_image``. ``batch_size``
             is the batch size for all classes together, of which the new classes get their share.
-        initializer_token: initial vector of the new tokens, see ``new_tokens``.
-        on_step: see ``train``.
+        initializer_token, on_step: see ``new_tokens`` and ``train``.
 
     Returns:
         As ``train``: the set with the new classes after the old ones, and support features of all classes.
@@ -75,11 +73,7 @@ def add_classes(
 
 
 def new_labels(classes: Sequence[str], tokens: TokenSet) -> list[str]:
-    """The labels that the set does not have, in order.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """The labels that the set does not have, in order. Raises: ConfigError: there are none."""
     added = [label for label in classes if index_of(label, tokens.labels) is None]
     if not added:
         raise ConfigError(f"the set already has {', '.join(classes)}; give images of a class that it does not have")
@@ -104,10 +98,10 @@ def describe_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequen
     if not copies:
         return ""
     shown = "; ".join(copies[:3]) + "; ..." * (len(copies) > 3)
-    return (
-        f"{len(copies)} {'images were' if len(copies) > 1 else 'image was'} learned as another class before ({shown}); "
-        "remove the wrong ones, since no classifier can separate the same image"
+    count = (
+        f"{len(copies)} {'images were' if len(copies) > 1 else 'image was'} learned as another class before ({shown})"
     )
+    return f"{count}; remove the wrong ones, since no classifier can separate the same image"
 
 
 def _with_old_classes(
@@ -143,13 +137,13 @@ def _check_record(tokens: TokenSet) -> None:
     """Check that an entry can be added to the set's record of its training, before the training runs. Raises: TokenError."""
     try:
         json.dumps(tokens.training)
-        damaged = not isinstance(tokens.training.get("added", []), list)
+        if isinstance(tokens.training.get("added", []), list):
+            return
     except (TypeError, ValueError, RecursionError):
-        damaged = True
-    if damaged:
-        raise TokenError(
-            "the set's record of its training is damaged; write a new set with mcti convert, or train it again"
-        )
+        pass
+    raise TokenError(
+        "the set's record of its training is damaged; write a new set with mcti convert, or train it again"
+    )
 
 
 def _with_record(learned: TokenSet, before: TokenSet, added: dict[str, object]) -> TokenSet:

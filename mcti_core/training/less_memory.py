@@ -20,24 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["with_less_memory"]
 
 _LOG = logging.getLogger(__name__)
+_TOO_LARGE = "a single image or prompt does not fit into memory; choose a smaller image size, or free memory that other programs use"
 
 
 def with_less_memory(
     attempt: Callable[[TrainConfig, Callable[[StepInfo], object], TrainState | None], TrainResult],
-    config: TrainConfig,
-    on_step: Callable[[StepInfo], object] | None,
-    resume: TrainState | None,
-    processes: int,
-) -> TrainResult:
+    config: TrainConfig, on_step: Callable[[StepInfo], object] | None, resume: TrainState | None, processes: int,
+) -> TrainResult:  # fmt: skip
     """Call ``attempt(config, on_step, resume)`` until it fits into memory, each time from the last finished step on.
 
     Micro-batches are halved first, which costs the least time; if a single image is too large, gradient checkpointing is
     switched on. Both only change the order in which sums are rounded.
 
-    Args:
-        on_step: called after every step; its own exceptions pass through.
-        resume: the state from which the first attempt continues.
-        processes: number of processes. One of several cannot tell the others in the middle of a step, so it fails.
+    Exceptions of ``on_step`` pass through. One of several processes cannot tell the others in the middle of a step, so it fails.
 
     Raises:
         HostError: a single image does not fit into memory, or a micro-batch in one of several processes.
@@ -62,9 +57,7 @@ def with_less_memory(
             if processes > 1:
                 raise HostError(_advice(min(size, -(-config.batch_size // processes)), checkpointing)) from error
             if size == 1 and checkpointing:
-                raise HostError(
-                    "a single image or prompt does not fit into memory; choose a smaller image size, or free memory that other programs use"
-                ) from error
+                raise HostError(_TOO_LARGE) from error
         # outside of the handler, whose exception refers to all tensors of the failed step
         smaller = {"gradient_checkpointing": True} if size == 1 else {"micro_batch_size": size // 2}
         config = replace(config, **smaller)
@@ -75,12 +68,13 @@ def with_less_memory(
 
 def _described(config: TrainConfig) -> str:
     size = config.micro_batch_size
-    checkpointing = " and gradient checkpointing" if config.gradient_checkpointing else ""
-    memory = ""
-    if torch.cuda.is_available():
-        free, in_use = torch.cuda.mem_get_info()[0], torch.cuda.memory_allocated()
-        memory = f" ({in_use / 1e9:.1f} GB in use, {free / 1e9:.1f} GB free)"
-    return f"{size} image{'s' if size != 1 else ''} at once{checkpointing}{memory}"
+    described = (
+        f"{size} image{'s' * (size != 1)} at once{' and gradient checkpointing' * config.gradient_checkpointing}"
+    )
+    if not torch.cuda.is_available():
+        return described
+    free, in_use = torch.cuda.mem_get_info()[0], torch.cuda.memory_allocated()
+    return f"{described} ({in_use / 1e9:.1f} GB in use, {free / 1e9:.1f} GB free)"
 
 
 def _advice(at_once: int, checkpointing: bool) -> str:

@@ -18,14 +18,9 @@ __all__ = ["train_per_class"]
 
 
 def train_per_class(
-    host: Host,
-    cache: FeatureCache,
-    tokens: TokenSet,
-    config: TrainConfig = TrainConfig(),
-    *,
-    side_by_side: int = 1,
+    host: Host, cache: FeatureCache, tokens: TokenSet, config: TrainConfig = TrainConfig(), *, side_by_side: int = 1,
     on_step: Callable[[StepInfo], object] | None = None,
-) -> list[TrainResult]:
+) -> list[TrainResult]:  # fmt: skip
     """Train every class as if it were alone, for ``config.steps`` steps of ``config.batch_size`` images of its own.
 
     With ``direction="text_to_image"``, the only direction that a single class has, the loss of a class depends on no other
@@ -45,8 +40,8 @@ def train_per_class(
         raise ConfigError("training each class on its own requires direction 'text_to_image', or gamma 0")
     results: list[TrainResult] = []
     for group in torch.arange(len(tokens)).split(side_by_side):
-        size, most = len(group), max(len(group), config.max_classes_per_step)
-        shared = replace(config, batch_size=size * config.batch_size, max_classes_per_step=most)
+        max_classes = max(len(group), config.max_classes_per_step)
+        shared = replace(config, batch_size=len(group) * config.batch_size, max_classes_per_step=max_classes)
         results.append(train(host, cache, tokens, shared, on_step=on_step, classes=group.tolist()))
         tokens = results[-1].tokens
         if results[-1].stop_reason == "interrupted":

@@ -80,9 +80,7 @@ class Trackers:
     A tracker that fails is reported and no longer used; training continues. Leaving the context logs the remaining steps.
 
     Args:
-        names: names from ``TRACKERS``.
         folder: folder of ``log.csv`` and of TensorBoard's ``logs``.
-        config: the training's configuration.
         log: called with a message when a tracker fails.
     """
 
@@ -90,7 +88,8 @@ class Trackers:
         self, names: Sequence[str], folder: Path, config: TrainConfig, *, log: Callable[[str], object] = print
     ):
         self.config, self.log, self.open = config, log, dict[str, Any]()
-        self._logged, self._last = 0, list[StepInfo]()
+        self._steps_logged = 0
+        self._last_step: StepInfo | None = None
         for name in names:
             self._try(name, lambda name: self.open.update({name: _open_tracker(name, folder, config)}))
 
@@ -99,8 +98,8 @@ class Trackers:
 
     def __exit__(self, *_: object) -> None:
         with suppress(TrainingError):
-            for info in self._last:
-                self._log(info.history())
+            if self._last_step is not None:
+                self._log(self._last_step.history())
         self._each(methodcaller("finish"))
 
     def on_step(
@@ -112,10 +111,9 @@ class Trackers:
             accuracy: held-out accuracy after this step, if measured.
             images: name -> samples (3, H, W) in [0, 1] after this step, if drawn.
         """
-        self._last[:] = [info]
-        if self.open and (
-            accuracy is not None or images or info.step % _STEPS_PER_READ == 0 or info.step == info.total
-        ):
+        self._last_step = info
+        measured = accuracy is not None or bool(images)
+        if self.open and (measured or info.step % _STEPS_PER_READ == 0 or info.step == info.total):
             self._log(info.history(), accuracy)
             if images:
                 self._each(partial(_log_images, images=images, step=info.step))
@@ -123,7 +121,7 @@ class Trackers:
     def _log(self, history: Mapping[str, Sequence[float]], accuracy: float | None = None) -> None:
         """Log the new steps of the history; the accuracy belongs to the last step."""
         steps = len(history["loss"])
-        for step in range(self._logged, steps):
+        for step in range(self._steps_logged, steps):
             values = {name: column[step] for name, column in history.items()}
             values["learning_rate"] = learning_rate(self.config, step)
             if not self.config.adaptive:
@@ -132,7 +130,7 @@ class Trackers:
                 values["accuracy"] = accuracy
             computed = {name: value for name, value in values.items() if math.isfinite(value)}
             self._each(methodcaller("log", computed, step=step + 1))
-        self._logged = steps
+        self._steps_logged = steps
 
     def _each(self, call: Callable[[Any], object]) -> None:
         for name in list(self.open):
@@ -153,11 +151,10 @@ def _open_tracker(name: str, folder: Path, config: TrainConfig) -> Any:
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     PartialState()  # Accelerate's own logger requires it
-    tracker = (
-        TensorBoardTracker(folder.name or "mcti", folder / "logs")
-        if name == "tensorboard"
-        else WandBTracker("mcti", name=folder.name or None, dir=str(folder))
-    )
+    if name == "tensorboard":
+        tracker = TensorBoardTracker(folder.name or "mcti", folder / "logs")
+    else:
+        tracker = WandBTracker("mcti", name=folder.name or None, dir=str(folder))
     if hasattr(tracker, "start"):  # earlier versions of Accelerate start in the constructor
         tracker.start()
     settings = config.describe().items()
