@@ -18,18 +18,9 @@ from ..tokens.encoders import CLIP_TWIN, describe_encoders
 from .syntax import Piece, parse_prompt
 
 __all__ = [
-    "AnyPrompts",
-    "Prompts",
-    "check_encoders",
-    "check_templates",
-    "conditioning",
-    "encode_prompts",
-    "host_prompts",
-    "host_templates",
-    "plain_prompts",
-    "splice",
-    "template_prompts",
-]
+    "AnyPrompts", "Prompts", "check_encoders", "check_templates", "conditioning", "encode_prompts", "host_prompts",
+    "host_templates", "plain_prompts", "splice", "template_prompts",
+]  # fmt: skip
 
 _NO_VECTOR = -1
 
@@ -61,14 +52,11 @@ class Prompts:
         return Prompts(self.ids[:, :length], self.slots[:, :length], self.end, weights)
 
     def pooling_position(self, pooling: str) -> Tensor:
-        """(B,) position of the text feature, for ``"eot"`` or ``"token"``."""
-        return self.token_position if pooling == "token" else self.end
-
-    @property
-    def token_position(self) -> Tensor:
-        """(B,) position of the last learned vector; end-of-text for a prompt without one."""
-        position = torch.arange(self.slots.shape[1]) * (self.slots > _NO_VECTOR)
-        return torch.where((self.slots > _NO_VECTOR).any(1), position.argmax(1), self.end)
+        """(B,) position of the text feature: of end-of-text for ``"eot"``; of the last learned vector, if any, for ``"token"``."""
+        if pooling == "eot":
+            return self.end
+        is_slot = self.slots > _NO_VECTOR
+        return torch.where(is_slot.any(1), (torch.arange(is_slot.shape[1]) * is_slot).argmax(1), self.end)
 
 
 AnyPrompts = Prompts | HostPrompts
@@ -83,16 +71,12 @@ def check_templates(templates: Sequence[str]) -> None:
             raise TokenError(f"template {template!r} contains half a character; remove it, or type it again")
         if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
             raise TokenError(
-                f"template {template!r} contains embedding:, a weight or other prompt syntax; write plain words around {{}}"
+                f"template {template!r} contains a reference, a weight or other syntax; write plain words around {{}}"
             )
 
 
 def template_prompts(encoder: TextEncoder, templates: Sequence[str], num_vectors: int) -> Prompts:
-    """One prompt per template, with its ``{}`` replaced by ``num_vectors`` slots.
-
-    Raises:
-        TokenError: a template without exactly one ``{}``, or too long for the encoder.
-    """
+    """One prompt per template, with its ``{}`` replaced by slots. Raises: TokenError: as ``check_templates``, or too long."""
     check_templates(templates)
     return _lay_out(encoder, [_filled(template, 0) for template in templates], num_vectors, templates)
 
@@ -103,12 +87,11 @@ def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> di
     Raises:
         TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
     """
-    check_templates(templates)
     if host.prompts is None:
         return {name: template_prompts(encoder, templates, num_vectors) for name, encoder in host.text.items()}
-    prompts: dict[str, AnyPrompts] = {
-        WHOLE_PROMPT: host.prompts.tokenize([_filled(t, 0) for t in templates], num_vectors)
-    }
+    check_templates(templates)
+    pieces = [_filled(template, 0) for template in templates]
+    prompts: dict[str, AnyPrompts] = {WHOLE_PROMPT: host.prompts.tokenize(pieces, num_vectors)}
     if host.clip is not None:
         prompts[host.clip.encoder] = template_prompts(host.text[host.clip.encoder], templates, num_vectors)
     return prompts
@@ -126,10 +109,8 @@ def host_prompts(
     """
     if unknown := [text for text in texts if isinstance(text, int) and not 0 <= text < len(names)]:
         raise TokenError(f"there is no class {unknown[0]}; the tokens have {len(names)}, counted from 0")
-    pieces = [
-        _filled(template, text) if isinstance(text, int) else parse_prompt(text, tuple(names), tuple(labels))
-        for text in texts
-    ]
+    known = tuple(names), tuple(labels)
+    pieces = [_filled(template, text) if isinstance(text, int) else parse_prompt(text, *known) for text in texts]
     if host.prompts is not None:
         return {WHOLE_PROMPT: host.prompts.tokenize(pieces, num_vectors)}
     written = [template if isinstance(text, int) else text for text in texts]
@@ -137,11 +118,7 @@ def host_prompts(
 
 
 def plain_prompts(encoder: TextEncoder, texts: Sequence[str]) -> Prompts:
-    """Prompts without tokens, in which brackets and colons are plain characters.
-
-    Raises:
-        TokenError: a prompt is too long for the encoder.
-    """
+    """Prompts without tokens, in which brackets and colons are plain characters. Raises: TokenError: one is too long."""
     return _lay_out(encoder, [[(text, 1.0)] for text in texts], 1, texts)
 
 
@@ -176,14 +153,9 @@ def _lay_out(encoder: TextEncoder, rows: Sequence[Sequence[Piece]], num_vectors:
 
 
 def splice(encoder: TextEncoder, prompts: Prompts, vectors: Tensor) -> Tensor:
-    """Embed prompts with each row's own vectors at its slots.
+    """Embed B prompts with each row's own vectors (B, M, d), or (1, M, d) for all rows, at its slots -> (B, L, d) float32.
 
-    Args:
-        prompts: B prompts.
-        vectors: (B, M, d), or (1, M, d) for all rows; gradients flow only to them.
-
-    Returns:
-        (B, L, d) float32.
+    Gradients flow only to the vectors.
     """
     table = encoder.embed(on_device(prompts.ids, vectors.device))
     slots = on_device(prompts.slots, vectors.device)
@@ -249,4 +221,6 @@ def check_encoders(host: Host, vectors: Mapping[str, Tensor], unread: Sequence[s
     widths = {name: v.shape[-1] for name, v in vectors.items() if name not in unread}
     model_widths = {name: encoder.width for name, encoder in host.text.items() if name not in unread}
     if widths != model_widths:
-        raise TokenError(f"the tokens are for {describe_encoders(widths)}; this model has {describe_encoders(model_widths)}")
+        raise TokenError(
+            f"the tokens are for {describe_encoders(widths)}; this model has {describe_encoders(model_widths)}"
+        )

@@ -19,21 +19,9 @@ from typing import NoReturn
 from ..errors import TokenError
 from ..escaping import has_surrogates
 from ..files.limits import MAX_BRACKETS, MAX_MARKS, MAX_PROMPT, has_many_marks
+from ..tokens import references
 from ..tokens.name_search import letters_of
 from ..tokens.names import normal_form
-from ..tokens.references import (
-    EMBEDDING,
-    LOOSE_WEIGHT,
-    behind_suffix,
-    class_called,
-    continues_name,
-    forms_as_words,
-    is_of_a_name,
-    known_forms,
-    nearest,
-    reference_at,
-    without_suffix,
-)
 
 __all__ = ["Piece", "parse_prompt"]
 
@@ -53,12 +41,14 @@ _BRACES = re.compile(r"[{｛]+([^{}｛｝]*)[}｝]+")
 _KIND = re.compile(r"^(?:embed|embedding|ti)\s*[:：]\s*", re.IGNORECASE)
 """Optional prefixes of a name in braces or angle brackets."""
 _ANGLES = re.compile(r"<([^\s<>][^<>]*)>")
+_FILE = re.compile(r"(lora|lyco|hypernet)\w*:", re.IGNORECASE)
 _WILDCARD = re.compile(r"(?<![^\W_])__[^\W_](?:\S*?[^\W_])?__(?![^\W_])")
 _COMPEL = re.compile(
     r"[\U000f0000-\U000fffef)](\++|--+)(?=[\s,.;)]|$)|[\U000f0000-\U000fffef)\"'](\.(?:and|blend|swap)\()"
 )
 """Characters after a token or a bracket by which InvokeAI's prompts weight and blend."""
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+"""Scripts without spaces between words, so that a name can be inside of other words."""
 _MAX_SHOWN = 20
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +75,7 @@ def parse_prompt(prompt: str, names: tuple[str, ...], labels: tuple[str, ...] = 
 class _Parser:
     def __init__(self, prompt: str, names: Sequence[str], labels: Sequence[str]):
         self.prompt, self.names, self.labels = prompt, names, labels
-        self.known = known_forms(tuple(labels), tuple(names))
+        self.known = references.known_forms(tuple(labels), tuple(names))
 
     def pieces(self) -> list[Piece]:
         if len(self.prompt) > MAX_PROMPT:
@@ -107,12 +97,15 @@ class _Parser:
         """Replace every reference by one character."""
         parts, at = [], 0
         while at < len(text):
-            if found := EMBEDDING.match(text, at):
+            if found := references.EMBEDDING.match(text, at):
                 index, at = self._named(text, found.end())
             elif found := _BRACES.match(text, at):
                 index, at = self._index(found[1], found[0]), found.end()
             elif found := _ANGLES.match(text, at):
-                index, at = self._in_angles(found[1], found[0]), found.end()
+                if _FILE.match(found[1]):
+                    remedy = f"write tokens as {self._example()}"
+                    self._refuse(f"contains {found[0]!r}, and a prompt loads no files here", remedy)
+                index, at = self._index(found[1], found[0]), found.end()
             else:
                 parts.append(text[at])
                 at += 1
@@ -122,48 +115,43 @@ class _Parser:
 
     def _named(self, text: str, at: int) -> tuple[int, int]:
         """The class after ``embedding:``, and the end of its name."""
-        found = reference_at(text, at, self.labels, self.names, self.known)
+        found = references.reference_at(text, at, self.labels, self.names, self.known)
         index = self._index(found.name, f"embedding:{found.name}") if found.class_index is None else found.class_index
         return index, found.end
 
-    def _in_angles(self, inside: str, whole: str) -> int:
-        if re.match(r"(lora|lyco|hypernet)\w*:", inside, re.IGNORECASE):
-            self._refuse(f"contains {whole!r}, and a prompt loads no files here", f"write tokens as {self._example()}")
-        return self._index(inside, whole)
-
     def _index(self, name: str, written: str) -> int:
-        name = without_suffix(_KIND.sub("", name.strip()).strip("\"'"))
-        index = class_called(name, self.labels, self.names)
+        name = references.without_suffix(_KIND.sub("", name.strip()).strip("\"'"))
+        index = references.class_called(name, self.labels, self.names)
         if index is not None:
             return index
         weight = re.fullmatch(r"(.+?)\s*:\s*[-+.\d]+", name)
-        if weight and class_called(weight[1], self.labels, self.names) is not None:
+        if weight and references.class_called(weight[1], self.labels, self.names) is not None:
             self._refuse(f"contains {written!r}", f"write a weight as ({{{weight[1].strip()}}}:1.2)")
         if "|" in name:
             self._refuse(f"contains {written!r}", f"write one name, such as {self._example()}")
         if not name:
             self._refuse(f"contains {written!r}, which is not a token", f"there are: {self._listed()}")
-        close = nearest(name, self.known)
+        close = references.nearest(name, self.known)
         question = "" if close is None else f"; did you mean {{{self.names[close]}}}?"
         self._refuse(f"names {name!r}, which is not a token here", f"there are: {self._listed()}{question}")
 
     def _mark_bare_names(self, text: str) -> str:
         """Resolve names without reference syntax: a token if it can be nothing else; otherwise words, which is logged."""
-        known, (letters, starts, places) = forms_as_words(self.known), letters_of(text)
+        known, (letters, starts, places) = references.forms_as_words(self.known), letters_of(text)
         beginnings = [start for at, start in enumerate(starts) if start >= 0 and _may_begin(text, at)]
         tries = _MAX_CANDIDATES
         for index in known.within(letters, starts):
             (form, class_index), form_letters = known.pairs[index], known.letters[index]
             is_no_word = "-" in form or "_" in form or not form.isascii()
-            spaceless = _is_spaceless(form)
+            spaceless = unicodedata.name(form[0], "").startswith(_SPACELESS)
             start = letters.find(form_letters)
             while start >= 0 and tries > 0:
                 tries -= 1
                 at, end = places[start], places[start + len(form_letters)]
                 whole_characters = at >= 0 <= end
-                end = behind_suffix(text, end)
-                begins = whole_characters and not (at and is_of_a_name(text[at - 1]))
-                is_name = begins and not continues_name(text, end)
+                end = references.behind_suffix(text, end)
+                begins = whole_characters and not (at and references.is_of_a_name(text[at - 1]))
+                is_name = begins and not references.continues_name(text, end)
                 if is_name and is_no_word:  # replacements keep their length until all names are found
                     text = f"{text[:at]}{chr(_MARK + class_index)}{_PLACEHOLDER * (end - at - 1)}{text[end:]}"
                     letters = f"{letters[:start]}{_PLACEHOLDER * (starts[end] - start)}{letters[starts[end] :]}"
@@ -254,7 +242,7 @@ class _Parser:
 
     def _refuse_weights_outside(self, pieces: Sequence[Piece]) -> None:
         for (piece, _), (behind, _) in pairwise(pieces):
-            if isinstance(piece, int) and isinstance(behind, str) and LOOSE_WEIGHT.match(behind, 0):
+            if isinstance(piece, int) and isinstance(behind, str) and references.LOOSE_WEIGHT.match(behind):
                 name = self.names[piece]
                 self._refuse(f"has a weight after {name!r} without closing brackets", f"write ({{{name}}}:1.2)")
 
@@ -288,9 +276,9 @@ def _split_marks(text: str) -> Iterator[str | int]:
 
 def _may_begin(text: str, at: int) -> bool:
     """Whether a name can begin here; also true after a name that was already replaced."""
-    return not (text[at - 1 : at] and text[at : at + 1] and is_of_a_name(text[at - 1]) and is_of_a_name(text[at]))
-
-
-def _is_spaceless(form: str) -> bool:
-    """Whether a name's script has no spaces between words, so that the name can be inside of other words."""
-    return unicodedata.name(form[0], "").startswith(_SPACELESS)
+    return not (
+        text[at - 1 : at]
+        and text[at : at + 1]
+        and references.is_of_a_name(text[at - 1])
+        and references.is_of_a_name(text[at])
+    )

@@ -18,17 +18,15 @@ ADAPTIVE = "auto"
 
 SCHEDULES = ("constant", "cosine")
 _KINDS: dict[str, tuple[type, str]] = {
-    "int": (Integral, "a whole number"),
-    "float": (Real, "a number"),
-    "str": (str, "a word"),
-    "bool": (bool, "true or false"),
-}
+    "int": (Integral, "a whole number"), "float": (Real, "a number"), "str": (str, "a word"), "bool": (bool, "true or false"),
+}  # fmt: skip
 _AT_LEAST_1 = ("steps", "batch_size", "max_classes_per_step", "patience")
 _NOT_NEGATIVE = (
     "micro_batch_size", "lr_warmup_steps", "weight_decay", "reconstruction_weight", "gamma", "classification_only_steps",
     "eval_steps", "seed",
 )  # fmt: skip
 _ABOVE_0 = ("lr", "logit_scale", "gradient_ratio", "gamma_end")
+_CHOICES = {"direction": DIRECTIONS, "pooling": POOLINGS, "lr_schedule": SCHEDULES}
 _MAX_NUMBER = 2**64
 """Upper bound of all numbers, which seeds have in PyTorch."""
 _MAX_LR, _MAX_DECAY = 1e30, 1e6
@@ -84,24 +82,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._refuse_other_kinds()
         object.__setattr__(self, "templates", tuple(self.templates))
-        for name in _AT_LEAST_1:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if value != ADAPTIVE and not 0 <= value < math.inf:
+        for name, value in vars(self).items():
+            if name in _AT_LEAST_1 and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+            if name in _NOT_NEGATIVE and value != ADAPTIVE and not 0 <= value < math.inf:
                 raise ConfigError(f"{name} must not be negative, got {value}")
-        for name in _ABOVE_0:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if name in _ABOVE_0 and value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be above 0, got {value}")
+            if name in _CHOICES and value not in _CHOICES[name]:
+                raise ConfigError(f"{name} {value!r} is not one of {', '.join(_CHOICES[name])}")
         if self.lr > _MAX_LR or self.weight_decay > _MAX_DECAY:  # the optimizer computes in float32
             raise ConfigError(
                 f"lr must be at most {_MAX_LR:g} and weight_decay at most {_MAX_DECAY:g}, got {self.lr} and {self.weight_decay}"
             )
-        for name, allowed in (("direction", DIRECTIONS), ("pooling", POOLINGS), ("lr_schedule", SCHEDULES)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if not self.templates:
             raise ConfigError("templates must contain at least one prompt")
         try:
@@ -109,9 +102,7 @@ class TrainConfig:
         except TokenError as error:  # now rather than when the tokens are created
             raise ConfigError(str(error)) from error
         if self.adaptive and self.reconstruction_weight == 0:
-            raise ConfigError(
-                "gamma 'auto' needs the gradient of L_ldm; set reconstruction_weight above 0, or gamma to a number"
-            )
+            raise ConfigError("gamma 'auto' needs L_ldm; set reconstruction_weight above 0, or gamma to a number")
         if self.adaptive and self.gamma_end is not None:
             raise ConfigError(
                 "gamma_end cannot be used with an automatic gamma; set gamma to a number from 0 up, or leave gamma_end out (0 in ComfyUI)"
@@ -141,7 +132,7 @@ class TrainConfig:
                 raise ConfigError(f"{field.name} must be {wanted}, got {value!r:.80}")
         if not isinstance(self.templates, (tuple, list)) or not all(isinstance(text, str) for text in self.templates):
             raise ConfigError(
-                f"templates must be a list of texts, got a {type(self.templates).__name__} of other values"
+                f"templates must be a list of texts, got a {type(self.templates).__name__}: {self.templates!r:.80}"
             )
 
     def describe(self) -> dict[str, object]:

@@ -14,12 +14,9 @@ TERMS = ("loss", "reconstruction", "classification", "gamma")
 
 
 class History:
-    """One row of losses per step, and the last vectors before a number was not finite.
+    """One row of losses per step, and the last vectors in training before a number was not finite.
 
     All values stay on the device until ``read``, which waits for it.
-
-    Args:
-        vectors: text encoder -> the vectors in training.
     """
 
     def __init__(self, vectors: Mapping[str, Tensor]):
@@ -30,7 +27,7 @@ class History:
         self.last_finite = {name: v.detach().clone() for name, v in vectors.items()}
         """The vectors before that step."""
         self._vectors = vectors
-        self._sound = torch.ones((), dtype=torch.bool, device=next(iter(vectors.values())).device)
+        self._all_finite = torch.ones((), dtype=torch.bool, device=next(iter(vectors.values())).device)
         self._unread: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -38,32 +35,25 @@ class History:
         return len(self.rows) + len(self._unread)
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Record a step's losses, between its backward pass and the optimizer's step.
-
-        Args:
-            terms: name -> scalar, including ``loss``; missing ones are recorded as NaN. ``gamma`` is recorded if it is
-                adaptive.
-        """
-        good = torch.stack([self._sound, _finite(self._vectors.values())]).all()
-        self.last_finite = {
-            name: torch.where(good, v.detach(), self.last_finite[name]) for name, v in self._vectors.items()
-        }
-        self._sound = torch.stack([good, _finite([terms["loss"], *gradients(self._vectors)])]).all()
-        absent = torch.full_like(terms["loss"], math.nan)
-        losses = [terms.get(name, absent).detach() for name in TERMS]
-        self._unread.append(torch.stack([*losses, self._sound.float()]))
+        """Record a step's scalar terms, between its backward pass and the optimizer's step; missing ones are NaN."""
+        finite = torch.stack([self._all_finite, _finite(self._vectors.values())]).all()
+        self.last_finite = {n: torch.where(finite, v.detach(), self.last_finite[n]) for n, v in self._vectors.items()}
+        self._all_finite = torch.stack([finite, _finite([terms["loss"], *gradients(self._vectors)])]).all()
+        missing = torch.full_like(terms["loss"], math.nan)
+        losses = [terms.get(name, missing).detach() for name in TERMS]
+        self._unread.append(torch.stack([*losses, self._all_finite.float()]))
 
     def read(self) -> None:
         """Fetch new rows in one transfer, and check the current vectors."""
         if not self._unread:
             return
-        fetched = torch.stack(self._unread)
-        fetched[-1, -1] *= _finite(self._vectors.values())
-        *losses, sound = fetched.T.tolist()
-        if self.first_nonfinite_step is None and not all(sound):
-            self.first_nonfinite_step = len(self.rows) + sound.index(0)
-        read = [dict(zip(TERMS, row, strict=True)) for row in zip(*losses, strict=True)]
-        self.rows, self._unread = [*self.rows, *read], []
+        table = torch.stack(self._unread)
+        table[-1, -1] *= _finite(self._vectors.values())
+        *losses, finite = table.T.tolist()
+        if self.first_nonfinite_step is None and not all(finite):
+            self.first_nonfinite_step = len(self.rows) + finite.index(0)
+        rows = [dict(zip(TERMS, row, strict=True)) for row in zip(*losses, strict=True)]
+        self.rows, self._unread = [*self.rows, *rows], []
 
     def columns(self) -> dict[str, tuple[float, ...]]:
         """Name of a loss -> its values at the steps that have been read."""

@@ -77,20 +77,16 @@ def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
     Raises:
         TokenError: no common label, or vectors of another number or width, or for other text encoders.
     """
-    common = [
-        (index, row)
-        for index, label in enumerate(tokens.labels)
-        if (row := index_of(label, trained.labels)) is not None
-    ]
+    trained_rows = {index: index_of(label, trained.labels) for index, label in enumerate(tokens.labels)}
+    rows = {index: row for index, row in trained_rows.items() if row is not None}
     shapes, trained_shapes = ({name: v.shape[1:] for name, v in each.vectors.items()} for each in (tokens, trained))
-    if not common or shapes != trained_shapes:
+    if not rows or shapes != trained_shapes:
         raise TokenError(
             f"the trained tokens cannot be used: they have {_described(trained)}; this training has {_described(tokens)}"
         )
     start = tokens.with_vectors(tokens.vectors)
     for name, vectors in trained.vectors.items():
-        for index, row in common:
-            start.vectors[name][index] = vectors[row]
+        start.vectors[name][list(rows)] = vectors[list(rows.values())]
     if lacking := [label for label in trained.labels if index_of(label, tokens.labels) is None]:
         _LOG.warning(
             "there are no examples of %s: the new tokens lack these classes of the trained ones", listed(lacking)

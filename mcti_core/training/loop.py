@@ -82,10 +82,8 @@ def train(
     out, training continues from the last finished step with smaller parts of a batch at a time (``less_memory.py``).
 
     Args:
-        host: provides text encoders and denoiser, and for gamma > 0 a CLIP space.
-        cache: the examples; its classes are those of the tokens, in the same order.
-        tokens: the initial tokens.
-        config: settings.
+        host: has text encoders and a denoiser, and for gamma > 0 a CLIP space.
+        cache: the examples; its classes are those of the initial tokens, in the same order.
         on_step: called after every step; may raise ``StopTraining``. Other exceptions pass through.
         classes: train only these classes' vectors; the others stay and serve as negatives.
         resume: a state to continue from, with the same examples, initial tokens and settings; the result is the same to
@@ -195,12 +193,10 @@ class _Results:
         """Wait for the device; raise a ``TrainingError`` if a number was not finite."""
         history = self.progress.history
         history.read()
-        if history.first_nonfinite_step is not None:
-            step = history.first_nonfinite_step + 1
-            remedy = "try a lower learning rate or a wider number format"
-            raise TrainingError(
-                f"the loss of step {step} is not a finite number; {remedy}", self._tokens(history.last_finite)
-            )
+        step = history.first_nonfinite_step
+        if step is not None:
+            message = f"the loss of step {step + 1} is not a finite number; try a lower learning rate or a wider number format"
+            raise TrainingError(message, self._tokens(history.last_finite))
 
     def history(self) -> dict[str, tuple[float, ...]]:
         self.check()

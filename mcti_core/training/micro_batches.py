@@ -22,13 +22,7 @@ def in_micro_batches(losses: _Losses, text: Mapping[str, Features], size: int) -
     A row's loss does not depend on other rows' features. So each part's gradient is computed in the forward pass,
     right after its losses, which frees its graph; the backward pass only scales the rows.
 
-    Args:
-        losses: called once per part.
-        text: features of B prompts; gradients flow to their ``tensors()``.
-        size: rows per part.
-
-    Returns:
-        (B,) float32.
+    Gradients flow to the ``tensors()`` of the text features of B prompts. Returns (B,) float32.
     """
     tensors = [tensor for features in text.values() for tensor in features.tensors().values()]
     result: Tensor = _InParts.apply(losses, text, size, *tensors)  # type: ignore[no-untyped-call]

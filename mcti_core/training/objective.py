@@ -51,9 +51,8 @@ def encode_classes(
 ) -> ClassPrompts:  # fmt: skip
     """Encode each class in a random template, which is the same for all encoders.
 
-    The denoiser needs the features of all encoders, including padding. Prompts for the classification term alone are
-    encoded by the CLIP space's encoder only (usually the smaller one of SDXL's two), and without padding: usually
-    much shorter, with the same text feature.
+    The denoiser needs the features of all encoders, including padding. Prompts for the classification term alone are encoded
+    by the CLIP space's encoder only, and without padding: much shorter, with the same text feature.
 
     Args:
         templates: all K templates, by ``host_templates``.

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from ..errors import HostError
 
-__all__ = ["Sample", "saved_tensors_verified"]
+__all__ = ["saved_tensors_verified"]
 
 _SAMPLE = 256
 """Number of compared values per tensor, evenly spread."""
-
-Sample = tuple[Tensor, Tensor]
-"""A saved tensor, and some of its values at that time."""
 
 
 @contextmanager
@@ -32,15 +29,15 @@ def saved_tensors_verified() -> Iterator[None]:
     """
     overwritten: list[Tensor] = []
 
-    def save(tensor: Tensor) -> Sample:
+    def save(tensor: Tensor) -> tuple[Tensor, Tensor]:
         # detached: an operation that saves its own output, such as attention, would refer to itself, and the memory of a step
         # that fails before its backward pass would never be freed
-        return tensor.detach(), _sampled(tensor)
+        return tensor.detach(), _sample(tensor)
 
-    def read(saved: Sample) -> Tensor:
+    def read(saved: tuple[Tensor, Tensor]) -> Tensor:
         tensor, before = saved
         if before.numel():
-            overwritten.append((_sampled(tensor) != before).any())
+            overwritten.append((_sample(tensor) != before).any())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, read):
@@ -55,7 +52,7 @@ def saved_tensors_verified() -> Iterator[None]:
         )
 
 
-def _sampled(tensor: Tensor) -> Tensor:
+def _sample(tensor: Tensor) -> Tensor:
     """Some of the tensor's values as bytes, so that NaN equals NaN."""
     with torch.no_grad():
         flat = tensor.detach().flatten()

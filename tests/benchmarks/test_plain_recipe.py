@@ -97,7 +97,7 @@ def test_its_loss_is_ours_of_the_same_draws(recipe, tiny_model, dataset, label, 
     layout = {"clip_l": template_prompts(host.text["clip_l"], SETTINGS.templates, 1)}
     with host.session("text", "denoiser", gradients=True):
         text = encode_prompts(host, layout, {"clip_l": vector})
-        pooled = text["clip_l"].hidden[torch.arange(1), layout["clip_l"].token_position]
+        pooled = text["clip_l"].hidden[torch.arange(1), layout["clip_l"].pooling_position("token")]
         prompts = ClassPrompts(torch.tensor([label]), pooled, torch.tensor([label]), text)
         context = prompts.conditioning_of(torch.tensor([label]))
         fixed = replace(host, denoiser=_Told(host.denoiser, draws))

@@ -41,7 +41,7 @@ def test_a_token_that_is_a_word_gives_the_words_prompt(tiny_host, encoder, text_
     ids, theirs = _own_forward(text_model, [template.format("cat") for template in templates])
     assert torch.allclose(ours.hidden, theirs, atol=1e-5)
     assert torch.equal(ours.context, ours.hidden)
-    assert torch.equal(prompts.token_position, (ids == word).int().argmax(1))
+    assert torch.equal(prompts.pooling_position("token"), (ids == word).int().argmax(1))
     assert torch.equal(prompts.end, (ids == encoder.eos_token_id).int().argmax(1))
 
 
@@ -62,7 +62,7 @@ def test_a_named_prompt_is_the_prompt_with_the_words(tiny_host, encoder, text_mo
         ours = encode_prompts(tiny_host, {"clip_l": prompts}, {"clip_l": vectors})["clip_l"]
     _, theirs = _own_forward(text_model, ["a cat and a dog", "cat, dog", "no token here"])
     assert torch.allclose(ours.hidden, theirs, atol=1e-5)
-    assert prompts.token_position[2] == prompts.end[2]
+    assert prompts.pooling_position("token")[2] == prompts.end[2]
 
 
 def test_frozen_weights_stay_as_they_were(tiny_host, encoder):

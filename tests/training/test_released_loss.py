@@ -113,7 +113,7 @@ def test_same_losses_and_same_gradient(released, tiny_host, cache, image, seed):
     with tiny_host.session():
         layout = template_prompts(tiny_host.text["clip_l"], [TEMPLATE], 1)
         text = encode_prompts(tiny_host, {"clip_l": layout}, {"clip_l": vector})
-        pooled = text["clip_l"].hidden[0, layout.token_position]
+        pooled = text["clip_l"].hidden[0, layout.pooling_position("token")]
         prompts = ClassPrompts(torch.tensor([label]), pooled, torch.tensor([label]), text)
         context = prompts.conditioning_of(torch.tensor([label]))
         ours_noise = reconstruction_loss(tiny_host, cache, torch.tensor([image]), context, generator)
