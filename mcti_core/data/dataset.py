@@ -21,11 +21,10 @@ from ..images.reading import (
     UnreadableError,
     image_size,
     load_image,
-    load_square,
+    load_squares,
     one_error,
     open_image,
     to_size,
-    to_square,
 )
 from ..images.tensors import as_image
 from ..tokens.names import normal_form, safe_names
@@ -69,9 +68,8 @@ class FewShotDataset:
         if len(self.images) != len(self.labels):
             raise ExamplesError(f"{len(self.images)} images but {len(self.labels)} labels")
         if len(self.classes) < self.min_classes:
-            raise ExamplesError(
-                f"there is only the class {', '.join(self.classes) or '(none)'}; telling things apart needs at least two"
-            )
+            found = ", ".join(self.classes) or "(none)"
+            raise ExamplesError(f"there is only the class {found}; telling things apart needs at least two")
         if other := next((label for label in self.classes if not isinstance(label, str)), None):
             raise ExamplesError(f"the label {other!r} is of type {type(other).__name__}; labels are texts")
         check_counts(self.classes, ())
@@ -98,7 +96,7 @@ class FewShotDataset:
                 no image has a caption or mask although they are requested.
         """
         classes, skipped = find_class_folders(folder)
-        images = [image for each in classes for image in each.images]
+        images = [path for _, paths in classes for path in paths]
         texts = find_captions(images) if captions else {}
         if captions and images and not texts:
             raise ExamplesError(f"no image has a caption; {images[0].with_suffix('.txt')} would be the first one's")
@@ -106,13 +104,13 @@ class FewShotDataset:
         skipped.forget([*texts.values(), *masked.values()])
         report = skipped.report()
         if len(classes) < min_classes:
-            found = f"only the class folder {classes[0].label!r}" if classes else "no class folders with images"
+            found = f"only the class folder {classes[0][0]!r}" if classes else "no class folders with images"
             raise ExamplesError(
                 f"{folder} contains {found}{f' ({report})' * bool(report)}; put the images of at least "
                 f"{'one class' if min_classes == 1 else 'two classes'} into a folder of their own there"
             )
-        labels = torch.tensor([index for index, each in enumerate(classes) for _ in each.images])
-        names = tuple(each.label for each in classes)
+        labels = torch.tensor([index for index, (_, paths) in enumerate(classes) for _ in paths])
+        names = tuple(label for label, _ in classes)
         return cls(names, tuple(images), labels, min_classes, report, texts, masked)
 
     @classmethod
@@ -126,8 +124,9 @@ class FewShotDataset:
             ExamplesError: as for ``as_image`` and for the class itself, or ``images`` is not a mapping.
         """
         if not isinstance(images, Mapping):
+            got = type(images).__name__
             raise ExamplesError(
-                f"from_images takes a mapping of labels to images, got {type(images).__name__}; from_folder reads a folder"
+                f"from_images takes a mapping of labels to images, got {got}; from_folder reads a folder"
             )
         found, labels = list[Tensor](), list[int]()
         for index, (label, batch) in enumerate(images.items()):
@@ -186,8 +185,7 @@ class FewShotDataset:
     def load(self, size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
         """Yield each image, or those in the given rows, as (3, size, size) float32 in [0, 1]."""
         for row in range(len(self)) if rows is None else rows:
-            image = self.images[row]
-            yield to_square(image, size) if isinstance(image, Tensor) else load_square(image, size)
+            yield from load_squares([self.images[row]], size)
 
     def sidecars(self, row: int) -> tuple[Path | None, Path | None]:
         """Caption file and mask file of an image, each None if missing."""
@@ -244,9 +242,8 @@ def few_shot_split(
         members = order[labels[order] == index]
         if len(members) < shots + least_left:
             test = " and at least one to test on" if least_left else ""
-            raise ExamplesError(
-                f"class {name!r} has {counted(len(members), 'image')}: too few for {counted(shots, 'shot')}{test}"
-            )
+            found = f"class {name!r} has {counted(len(members), 'image')}"
+            raise ExamplesError(f"{found}: too few for {counted(shots, 'shot')}{test}")
         support[members[:shots]] = True
     return support.nonzero()[:, 0], (~support).nonzero()[:, 0]
 
@@ -268,9 +265,8 @@ def _each(images: Sequence[Any] | Tensor, label: str) -> Sequence[Any] | Tensor:
     single = isinstance(images, Image.Image) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 3)
     scalar = isinstance(images, Tensor | np.ndarray) and images.ndim == 0
     if not single and (scalar or isinstance(images, str) or not isinstance(images, Iterable)):
-        raise ExamplesError(
-            f"the images of class {label!r} are of type {type(images).__name__}; give a list of images, or a batch"
-        )
+        found = f"the images of class {label!r} are of type {type(images).__name__}"
+        raise ExamplesError(f"{found}; give a list of images, or a batch")
     return [images] if single else images
 
 

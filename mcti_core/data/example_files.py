@@ -17,15 +17,7 @@ from ..files.regular import read_start
 from ..files.safe_load import format_of
 from ..tokens.names import label_of_folder
 
-__all__ = [
-    "ClassFolder",
-    "Skipped",
-    "find_class_folders",
-    "find_images",
-    "holds_images",
-    "is_system_folder",
-    "list_folder",
-]
+__all__ = ["Skipped", "find_class_folders", "find_images", "holds_images", "is_system_folder", "list_folder"]
 
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "zbthumbnail.info", "picasa.ini"}
 """Names of files that operating systems create, in lower case."""
@@ -85,14 +77,6 @@ class Skipped:
         return "; ".join([*groups, *self.notes])
 
 
-@dataclass(frozen=True)
-class ClassFolder:
-    """The folder of one class."""
-
-    label: str
-    images: tuple[Path, ...]
-
-
 def _plural(kind: str) -> str:
     return kind.replace("file", "files", 1) if "file" in kind else f"{kind}s"
 
@@ -105,11 +89,8 @@ def find_images(path: str | Path) -> list[Path]:
 
 def holds_images(folder: Path) -> bool:
     """Whether a folder contains files with suffixes of images."""
-    with os.scandir(folder) as entries:
-        return any(
-            os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
-            for entry in entries
-        )
+    names = (name for name in os.listdir(folder) if not name.startswith("."))
+    return any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names)
 
 
 def is_system_folder(name: str) -> bool:
@@ -175,13 +156,13 @@ def _reason_by_content(path: str) -> str:
     return reader_hint(kind) if kind in READ_KINDS else _NOT_AN_IMAGE
 
 
-def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
+def find_class_folders(root: str | Path) -> tuple[list[tuple[str, list[Path]]], Skipped]:
     """Find ``root/<class>/<image>``.
 
     Folders that this program wrote, system folders, and folders without images are not classes.
 
     Returns:
-        The class folders sorted by name, and the unused content.
+        Label and images of each class folder, sorted by its name; and the unused content.
 
     Raises:
         ExamplesError: the folder is missing or unreadable, or a class folder has only unusable images, or images only in
@@ -192,7 +173,7 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
         is_file = os.path.isfile(root)
         wrong = f"{root} is a file; unpack it if it is an archive, and" if is_file else f"there is no folder {root};"
         raise ExamplesError(f"{wrong} give a folder that contains one folder of images per class")
-    skipped, classes, deeper = Skipped(), list[ClassFolder](), list[tuple[Path, list[str]]]()
+    skipped, classes, deeper = Skipped(), list[tuple[str, list[Path]]](), list[tuple[Path, list[str]]]()
     loose, names = list_folder(root, Skipped())
     for name in loose:
         skipped.add("image", "not in a class folder", str(root / name))
@@ -207,7 +188,7 @@ def find_class_folders(root: str | Path) -> tuple[list[ClassFolder], Skipped]:
             skipped.add(_FOLDER, _WRITTEN_HERE, str(path))
             continue
         if images:
-            classes.append(ClassFolder(label_of_folder(name), tuple(path / image for image in images)))
+            classes.append((label_of_folder(name), [path / image for image in images]))
             for each in inner:
                 found.add(_FOLDER, "folders in a class folder are ignored", str(path / each))
         elif image_folders := [each for each in inner if list_folder(path / each, Skipped())[0]]:
@@ -254,9 +235,9 @@ def _holds_results(folder: Path) -> bool:
         return False
 
 
-def _without_kohya_repeats(classes: list[ClassFolder], skipped: Skipped) -> list[ClassFolder]:
+def _without_kohya_repeats(classes: list[tuple[str, list[Path]]], skipped: Skipped) -> list[tuple[str, list[Path]]]:
     """Remove the number of repeats of kohya's scripts from the labels, if all have one: ``10_cat`` becomes ``cat``."""
-    matches = [match for each in classes if (match := _KOHYA.fullmatch(each.label))]
+    matches = [match for label, _ in classes if (match := _KOHYA.fullmatch(label))]
     if not matches:
         return classes
     labels, example = [match[1] for match in matches], matches[0][0]
@@ -268,7 +249,7 @@ def _without_kohya_repeats(classes: list[ClassFolder], skipped: Skipped) -> list
         f"the folders are named as for kohya's scripts, so the label of {example!r} is {labels[0]!r}; the number of "
         "repeats is not used, since each class is drawn equally often"
     )
-    return [ClassFolder(label, each.images) for label, each in zip(labels, classes, strict=True)]
+    return [(label, images) for label, (_, images) in zip(labels, classes, strict=True)]
 
 
 def _images_too_deep(deeper: Sequence[tuple[Path, list[str]]], has_classes: bool) -> str:

@@ -58,9 +58,8 @@ def read_corrections(path: Path) -> dict[str, str]:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in first and "," not in first else ",")
         columns = {name: column for column, name in enumerate(next(rows, []))}
         for number, row in enumerate(filter(None, rows), 2):  # not csv.DictReader, whose short rows take as much memory
-            image, label = (
-                row[at] if (at := columns.get(name, len(row))) < len(row) else None for name in ("image", "label")
-            )
+            places = (columns.get(name, len(row)) for name in ("image", "label"))
+            image, label = (row[place] if place < len(row) else None for place in places)
             if not image or label is None or len(label) > MAX_LABEL:
                 raise FileError(f"row {number} of {path} has no image or no label; the columns are image and label")
             label = "" if label == UNKNOWN else label.removeprefix("'").strip()

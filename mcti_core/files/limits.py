@@ -58,10 +58,8 @@ MAX_SCANNED_PIXELS = 2_500_000_000
 
 def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
     """Raises: TokenError: too many or too long classes or templates, or values that are not text."""
-    for what, texts, most, longest in (
-        ("classes", labels, MAX_CLASSES, MAX_LABEL),
-        ("templates", templates, MAX_TEMPLATES, MAX_TEMPLATE),
-    ):
+    limits = ("classes", labels, MAX_CLASSES, MAX_LABEL), ("templates", templates, MAX_TEMPLATES, MAX_TEMPLATE)
+    for what, texts, most, longest in limits:
         if len(texts) > most:
             raise TokenError(f"there are {len(texts):,} {what}; a token set has at most {most:,}")
         for text in texts:
@@ -72,10 +70,8 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
         raise TokenError(f"{crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it")
     prompts = len(labels) * len(templates)
     if prompts > MAX_ENCODED:
-        counts = f"{len(labels):,} classes in {len(templates):,} templates"
-        raise TokenError(
-            f"{counts} are {prompts:,} prompts; at most {MAX_ENCODED:,} are encoded, so use fewer of either"
-        )
+        counts = f"{len(labels):,} classes in {len(templates):,} templates are {prompts:,} prompts"
+        raise TokenError(f"{counts}; at most {MAX_ENCODED:,} are encoded, so use fewer of either")
 
 
 def has_many_marks(text: str) -> bool:

@@ -42,6 +42,7 @@ MAX_EMBEDDING_BYTES = 32 * 2**20
 
 _MAX_PICKLE_BYTES, _MAX_TUPLES = 2**18, 2000
 """Maximum bytes and tuples of a pickle; an embedding has a few hundred bytes and a few dozen tuples."""
+_STORAGES = "Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat"
 _ALLOWED_NAMES = {
     "__builtin__ set",
     "builtins set",
@@ -51,22 +52,7 @@ _ALLOWED_NAMES = {
     "torch.nn.modules.container ParameterDict",
     *(f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "parameter", "parameter_with_state")),
     *(f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
-    *(
-        f"torch {name}Storage"
-        for name in [
-            "Double",
-            "Float",
-            "Half",
-            "BFloat16",
-            "Long",
-            "Int",
-            "Short",
-            "Char",
-            "Byte",
-            "Bool",
-            "ComplexFloat",
-        ]
-    ),
+    *(f"torch {name}Storage" for name in _STORAGES),
 }
 """Names allowed in a pickle. PyTorch's reader allows more, such as ``bytearray``, which allocates as much memory as the file says."""
 
@@ -171,30 +157,30 @@ def refuse_large(file: Path | int, most: int = MAX_EMBEDDING_BYTES) -> None:
 
 def _checked_copy(path: Path) -> io.BytesIO:
     """A copy of the archive with exactly the content whose sizes were checked, since two readers may read one file differently."""
+    copy = io.BytesIO()
     try:
         with open_regular(path) as file:
             refuse_large(file.fileno())
-            return _copied(file)
+            with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as checked:
+                _copy_checked(archive, checked)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise TokenError(f"truncated or damaged; copy it again ({error})") from error
-
-
-def _copied(file: IO[bytes]) -> io.BytesIO:
-    copy = io.BytesIO()
-    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as checked:
-        members = archive.infolist()
-        total = sum(member.file_size for member in members)
-        if total > MAX_EMBEDDING_BYTES:
-            raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MAX_EMBEDDING_BYTES)}")
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
-        for name in dict.fromkeys(member.filename for member in members):
-            content = archive.read(name)
-            if name.lower().endswith("data.pkl"):  # PyTorch's archive reader ignores case
-                _refuse_unusual(content)
-            checked.writestr(name, content)
     copy.seek(0)
     return copy
+
+
+def _copy_checked(archive: zipfile.ZipFile, checked: zipfile.ZipFile) -> None:
+    members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if total > MAX_EMBEDDING_BYTES:
+        raise TokenError(f"it unpacks to {_mib(total)}; embeddings have at most {_mib(MAX_EMBEDDING_BYTES)}")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise TokenError("a compressed archive, which PyTorch does not write; unpack it first")
+    for name in dict.fromkeys(member.filename for member in members):
+        content = archive.read(name)
+        if name.lower().endswith("data.pkl"):  # PyTorch's archive reader ignores case
+            _refuse_unusual(content)
+        checked.writestr(name, content)
 
 
 def _refuse_unusual(content: bytes) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "load_mask",
     "load_square",
     "load_squares",
+    "on_white",
     "one_error",
     "open_image",
     "to_size",
@@ -148,7 +149,7 @@ def _read(path: str | Path, use: Callable[[_Pixels], Tensor], to_rgb: _ToRGB | N
     """Apply ``use`` to the (H, W, 3) uint8 pixels; any problem with the file becomes an ``UnreadableError``."""
     try:
         with open_image(path) as file:
-            return _read_checked(file, use, to_rgb or _on_white)
+            return _read_checked(file, use, to_rgb or on_white)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow raises exceptions of many types for damaged metadata, such as struct.error
@@ -186,9 +187,8 @@ def _read_checked(file: IO[bytes], use: Callable[[_Pixels], Tensor], to_rgb: _To
 
 def _refuse_large(width: int, height: int) -> None:
     if width * height > MAX_IMAGE_PIXELS or max(width, height) > MAX_IMAGE_SIDE:
-        raise ValueError(
-            f"{width} x {height} pixels; at most {MAX_IMAGE_PIXELS // 1_000_000} million are read, {MAX_IMAGE_SIDE:,} on a side"
-        )
+        most = f"{MAX_IMAGE_PIXELS // 1_000_000} million are read, {MAX_IMAGE_SIDE:,} on a side"
+        raise ValueError(f"{width} x {height} pixels; at most {most}")
 
 
 def _decoded(file: IO[bytes], kind: str, factor: int, to_rgb: _ToRGB) -> _Pixels:
@@ -217,7 +217,7 @@ def _strips(image: Image.Image, rows: int) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _on_white(image: Image.Image, white: float | None) -> Image.Image:
+def on_white(image: Image.Image, white: float | None = None) -> Image.Image:
     """Convert to eight bits per channel, red, green and blue, on white."""
     if white is not None:
         image = Image.fromarray((np.asarray(image, dtype=np.float64) * (255 / white)).round().astype(np.uint8))

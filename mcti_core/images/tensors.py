@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ExamplesError, listed
-from .reading import load_image, load_squares, to_square
+from .reading import load_image, load_squares, on_white, to_square
 
 __all__ = ["IMAGE_KEYS", "as_batch", "as_image", "images_in", "in_range", "square_batches"]
 
@@ -167,7 +167,4 @@ def _of_pillow(image: Image.Image, name: str) -> np.ndarray[Any, Any]:
     """(H, W, 3) uint8, on white if it is transparent, as for files."""
     if image.mode[0] in "IF":
         raise ExamplesError(f"{name} is a Pillow image of mode {image.mode}; convert it to 8 bits per channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(on_white(image))

@@ -119,9 +119,8 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
     for path in sorted(folder.iterdir()):
         kind = path.suffix.lower()
         is_card = kind in CARD_SUFFIXES and not path.stem.lower().endswith(".preview") and has_card(path)
-        if not path.name.startswith(".") and not (
-            path.name in _BESIDE_SET and is_token_set(folder / f"tokens{SUFFIX}")
-        ):
+        is_beside_set = path.name in _BESIDE_SET and is_token_set(folder / f"tokens{SUFFIX}")
+        if not is_beside_set and not path.name.startswith("."):
             (read if is_card or (kind in SUFFIXES and not path.is_dir()) else others).append(path)
     counts = Counter("folder" if path.is_dir() else path.suffix or "without suffix" for path in others)
     listed = ", ".join(counted(n, kind) if kind == "folder" else f"{n} {kind}" for kind, n in sorted(counts.items()))
@@ -170,9 +169,8 @@ def refuse_twins(classes: Sequence[SourceClass]) -> None:
             raise TokenError(f"{first.path} is given twice; give it once")
     if twins:
         listed = "; ".join(f"{alike[0].name!r}: {_listed(alike, classes)}" for alike in twins)
-        remedy = (
-            f"rename all but one, as in --rename {_address(twins[0][1], classes)!r}=NEW, or --select those you want"
-        )
+        example = _address(twins[0][1], classes)
+        remedy = f"rename all but one, as in --rename {example!r}=NEW, or --select those you want"
         raise TokenError(f"classes share a token name ({listed}); {remedy}")
 
 

@@ -79,9 +79,8 @@ class HubMethods:
             return load_tokens(hub.hf_hub_download(str(name), _FILE, **download))
         except (OSError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise TokenError(
-                f"there is no folder {name!s:.200}, and no token set of this name could be downloaded ({reason:.500})"
-            ) from error
+            what = f"there is no folder {name!s:.200}, and no token set of this name could be downloaded"
+            raise TokenError(f"{what} ({reason:.500})") from error
 
     def push_to_hub(
         self: Any, repo_id: str, *, commit_message: str = "Push tokens using huggingface_hub.", private: bool | None = None,
@@ -104,11 +103,8 @@ class HubMethods:
         repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, license=license)
-            return str(
-                api.upload_folder(
-                    repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=branch, create_pr=create_pr
-                )
-            )  # fmt: skip
+            options = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
 
 def _hub() -> Any:

@@ -75,10 +75,8 @@ def model_card(
     counts = [""] * len(tokens)
     if tokens.support is not None:
         counts = list(map(str, torch.bincount(tokens.support.labels, minlength=len(tokens)).tolist()))
-    rows = [
-        f"| {_plain(label)} | `{name}` | {count} |"
-        for label, name, count in zip(tokens.labels, tokens.names, counts, strict=True)
-    ]
+    columns = zip(tokens.labels, tokens.names, counts, strict=True)
+    rows = [f"| {_plain(label)} | `{name}` | {count} |" for label, name, count in columns]
     measured = "".join(f"- {name}: {value}\n" for name, value in (figures or {}).items())
     shown = f"\n## Figures\n\n{measured}\n![Loss at each step](loss.png)\n" if measured else ""
     settings = {**tokens.training, "templates": tokens.templates, "pooling": tokens.pooling}

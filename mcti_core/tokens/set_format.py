@@ -67,9 +67,8 @@ def _tensor(tensors: Mapping[str, Tensor], key: str, dimensions: int, dtype: tor
         raise TokenError(f"the file contains no tensor {key!r}; there are: {', '.join(sorted(tensors)) or 'none'}")
     tensor = tensors[key]
     if tensor.ndim != dimensions or tensor.dtype != dtype or not tensor.numel():
-        raise TokenError(
-            f"tensor {key!r} must be {dtype} with {dimensions} dimensions and not empty, got {tensor.dtype} {tuple(tensor.shape)}"
-        )
+        found = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise TokenError(f"tensor {key!r} must be {dtype} of {dimensions} dimensions, not empty, got {found}")
     if not tensor.abs().max() <= MAX_NUMBER:
         raise TokenError(f"tensor {key!r} contains numbers beyond {MAX_NUMBER:,.0f} or not finite; it is damaged")
     return tensor

@@ -91,9 +91,7 @@ class TokenSet(HubMethods):
         counts = {tuple(vectors.shape[:2]) for vectors in self.vectors.values()}
         if len(counts) != 1 or counts.pop()[0] != len(self.labels) or any(v.ndim != 3 for v in self.vectors.values()):
             shapes = {name: tuple(vectors.shape) for name, vectors in self.vectors.items()}
-            raise TokenError(
-                f"vectors must be ({len(self.labels)} classes, vectors, width), equal for all, got {shapes}"
-            )
+            raise TokenError(f"vectors must be ({len(self)} classes, vectors, width), equal for all, got {shapes}")
         if not all(vectors.isfinite().all() for vectors in self.vectors.values()):
             raise TokenError("token vectors must be finite numbers")
 

@@ -37,7 +37,7 @@ def report(folder):
 
 
 def labels(folder):
-    return [each.label for each in find_class_folders(folder)[0]]
+    return [label for label, _ in find_class_folders(folder)[0]]
 
 
 class TestUnused:

@@ -79,13 +79,13 @@ def check_folder(folder: Path) -> str:
     except ExamplesError:
         return ""
     there = used = 0
-    for each in classes:
-        within = each.images[0].parent
+    for label, images in classes:
+        within = images[0].parent
         visible = [name for name in os.listdir(within) if not name.startswith(".") and name.lower() != "thumbs.db"]
         there += sum(not os.path.isdir(within / name) for name in visible)
-        used += len(each.images)
-        if any(path.suffix == ".png" and is_marked(path) for path in each.images):
-            return f"{each.label!r} has images that this program wrote"
+        used += len(images)
+        if any(path.suffix == ".png" and is_marked(path) for path in images):
+            return f"{label!r} has images that this program wrote"
     counted = sum(count for (kind, _), count in skipped.counts.items() if "file" in kind)
     if used + counted < there:
         return f"{there} files, {used} used, {counted} counted"
