@@ -16,10 +16,9 @@ from ..mcti_core.errors import listed
 from ..mcti_core.escaping import escaped
 from ..mcti_core.files.limits import MAX_SET_BYTES
 from ..mcti_core.files.regular import open_regular
-from ..mcti_core.tokens.clip_words import describe_words
 from ..mcti_core.tokens.earlier_sets import refuse_other_sets, stale_embeddings
 from ..mcti_core.tokens.io import SUFFIX, export_embeddings, refuse_foreign_tokens, save_tokens
-from ..mcti_core.tokens.names import safe_parts
+from ..mcti_core.tokens.names import describe_words, safe_parts
 from ..mcti_core.tokens.token_set import TokenSet
 from .checking import Node, checked_text
 from .context import user_errors

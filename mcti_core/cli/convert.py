@@ -123,9 +123,9 @@ def _write_sets(classes: Sequence[SourceClass], arguments: argparse.Namespace) -
 
 
 def _write_embeddings(classes: Sequence[SourceClass], arguments: argparse.Namespace) -> None:
-    from ..tokens.clip_words import describe_words
     from ..tokens.conversion import refuse_twins
     from ..tokens.io import SUFFIX, export_embedding
+    from ..tokens.names import describe_words
 
     refuse_twins(classes)
     paths = [arguments.output / f"{one.name}{SUFFIX}" for one in classes]

@@ -82,8 +82,8 @@ def write_training(host: Host, result: TrainResult, folder: Path) -> None:
 
 def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
     """Write the token set, its embeddings and its model card; report embeddings of an earlier run in the same folder."""
-    from ..tokens.clip_words import describe_words
     from ..tokens.earlier_sets import stale_embeddings
+    from ..tokens.names import describe_words
 
     path = tokens.save_pretrained(folder, figures=figures)
     remedy = f"mcti convert {path} --format embeddings --prefix my- --output FOLDER makes names of their own"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["KnownForms", "Letters", "letters_of"]
@@ -55,16 +54,23 @@ def letters_of(text: str) -> Letters:
     return Letters("".join(parts), starts, places)
 
 
-@dataclass(frozen=True, eq=False)
 class KnownForms:
     """Normal forms of names, each with its class, in search order."""
 
-    pairs: tuple[tuple[str, int], ...]
-
-    @cached_property
-    def letters(self) -> list[str]:
+    def __init__(self, pairs: tuple[tuple[str, int], ...]):
+        self.pairs = pairs
+        self.letters = [_decomposed(form) for form, _ in pairs]
         """Letters of each form."""
-        return [_decomposed(form) for form, _ in self.pairs]
+        self._order = sorted(range(len(pairs)), key=self.letters.__getitem__)
+        self._sorted = [self.letters[each] for each in self._order]
+        self._longest = max(map(len, self.letters), default=0)
+        self._shorter, prefixes = list[int](), list[int]()
+        """Index into ``_sorted`` of the longest other form that each form begins with, or -1."""
+        for each, form in enumerate(self._sorted):
+            while prefixes and not form.startswith(self._sorted[prefixes[-1]]):
+                prefixes.pop()
+            self._shorter.append(prefixes[-1] if prefixes else -1)
+            prefixes.append(each)
 
     def at(self, letters: str, start: int) -> list[int]:
         """Indices into ``pairs``, in order, of the forms that match the letters from this position; -1 is no position."""
@@ -91,29 +97,6 @@ class KnownForms:
             if letters.startswith(self._sorted[each]):
                 yield each
             each = self._shorter[each]
-
-    @cached_property
-    def _order(self) -> list[int]:
-        return sorted(range(len(self.pairs)), key=self.letters.__getitem__)
-
-    @cached_property
-    def _sorted(self) -> list[str]:
-        return [self.letters[each] for each in self._order]
-
-    @cached_property
-    def _shorter(self) -> list[int]:
-        """Index of the longest other form that each form begins with, or -1."""
-        shorter, prefixes = list[int](), list[int]()
-        for each, form in enumerate(self._sorted):
-            while prefixes and not form.startswith(self._sorted[prefixes[-1]]):
-                prefixes.pop()
-            shorter.append(prefixes[-1] if prefixes else -1)
-            prefixes.append(each)
-        return shorter
-
-    @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self.letters), default=0)
 
 
 def _decomposed(text: str) -> str:

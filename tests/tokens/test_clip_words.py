@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcti_core.tokens.clip_words import _words, words_among
-from mcti_core.tokens.names import DEVICES
+from mcti_core.tokens.names import DEVICES, _words, words_among
 
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/ComfyUI")).expanduser()
 
