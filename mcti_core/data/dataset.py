@@ -241,9 +241,9 @@ def few_shot_split(
     for index, name in enumerate(classes):
         members = order[labels[order] == index]
         if len(members) < shots + least_left:
+            images, needed = counted(len(members), "image"), counted(shots, "shot")
             test = " and at least one to test on" if least_left else ""
-            found = f"class {name!r} has {counted(len(members), 'image')}"
-            raise ExamplesError(f"{found}: too few for {counted(shots, 'shot')}{test}")
+            raise ExamplesError(f"class {name!r} has {images}: too few for {needed}{test}")
         support[members[:shots]] = True
     return support.nonzero()[:, 0], (~support).nonzero()[:, 0]
 
