@@ -48,10 +48,8 @@ def register_token_folder() -> None:
 def class_folders() -> list[str]:
     """Choices for a folder of class folders: by name in ComfyUI's input folder, by path for folders in the settings file."""
     inputs = Path(folder_paths.get_input_directory())
-    names = [path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2)]
-    names = sorted(names) + [
-        str(path) for root in _read_settings()[0] for path in _holding_classes(root, depth=1, itself=True)
-    ]
+    names = sorted(path.relative_to(inputs).as_posix() for path in _holding_classes(inputs, depth=2))
+    names += [str(path) for root in _read_settings()[0] for path in _holding_classes(root, depth=1, itself=True)]
     return [name for name in names if _can_come_back(name)]
 
 

@@ -108,17 +108,15 @@ class LoadTokens(Node):
         return io.NodeOutput(tokens, clip_with_tokens(clip, tokens), "\n".join(tokens.names))
 
 
-def _summary(tokens: TokenSet, set_paths: list[Path], embedding_folder: Path | None, others: list[str]) -> str:
+def _summary(tokens: TokenSet, set_paths: list[Path], folder: Path | None, others: list[str]) -> str:
     parts = [f"{len(tokens)} classes in the token set {path.name}" for path in set_paths]
-    parts += (
-        [f"{len(tokens)} embeddings for prompts in {embedding_folder.name}"] if embedding_folder is not None else []
-    )
+    parts += [f"{len(tokens)} embeddings for prompts in {folder.name}"] if folder is not None else []
     remedy = "for those programs rename the file, as in my-cat.safetensors"
-    words = describe_words(tokens.names, remedy) if embedding_folder is not None else ""
+    words = describe_words(tokens.names, remedy) if folder is not None else ""
     lines = [escaped(", ".join(parts)), words]
-    if embedding_folder is not None and others:
+    if folder is not None and others:
         lines.append(
-            f"{escaped(embedding_folder.name)} also contains embeddings of another set: {escaped(listed(others))}; move them away, since "
-            f"{FOLDER}{escaped(embedding_folder.name)} loads all of them"
+            f"{escaped(folder.name)} also contains embeddings of another set: {escaped(listed(others))}; move them away, since "
+            f"{FOLDER}{escaped(folder.name)} loads all of them"
         )
     return "\n".join(filter(None, lines))

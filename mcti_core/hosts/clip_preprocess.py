@@ -19,7 +19,5 @@ def clip_preprocess(
 ) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> (B, 3, size, size) normalised; resized with bicubic interpolation and antialiasing."""
     if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(
-            0, 1
-        )
+        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     return (images - torch.tensor(mean).view(3, 1, 1).to(images)) / torch.tensor(std).view(3, 1, 1).to(images)

@@ -86,9 +86,8 @@ class Conditioning:
         """Stack the encodings of single prompts: (1, ...) tensors with the same names."""
         shapes = tuple({name: tuple(tensor.shape[1:]) for name, tensor in prompt.items()} for prompt in prompts)
         sizes = {name: [max(s) for s in zip(*(each[name] for each in shapes), strict=True)] for name in shapes[0]}
-        return Conditioning(
-            {name: torch.cat([_padded(p[name], size) for p in prompts]) for name, size in sizes.items()}, shapes
-        )
+        named = {name: torch.cat([_padded(p[name], size) for p in prompts]) for name, size in sizes.items()}
+        return Conditioning(named, shapes)
 
     def single(self, row: int) -> dict[str, Tensor]:
         """The encoding of one prompt without padding: tensors (1, ...) by name."""
@@ -126,9 +125,8 @@ class Conditioning:
 
 
 def _padded(tensor: Tensor, size: Sequence[int]) -> Tensor:
-    return F.pad(
-        tensor, [n for have, want in zip(tensor.shape[:0:-1], size[::-1], strict=True) for n in (0, want - have)]
-    )
+    padding = [n for have, want in zip(tensor.shape[:0:-1], size[::-1], strict=True) for n in (0, want - have)]
+    return F.pad(tensor, padding)
 
 
 Features = TextFeatures | Conditioning

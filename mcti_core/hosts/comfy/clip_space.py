@@ -102,9 +102,8 @@ def load_clip_file(path: str | Path) -> ClipFile:
     if missing or projection is None:
         raise HostError(f"{name} contains no {', no '.join(missing)}; a complete CLIP model is needed: {_ADVICE}")
     rows = _some_rows(weights)
-    vision = comfy.clip_vision.load_clipvision_from_sd(
-        weights, prefix="visual." if openclip else "", convert_keys=openclip
-    )
+    prefix = tower if openclip else ""
+    vision = comfy.clip_vision.load_clipvision_from_sd(weights, prefix=prefix, convert_keys=openclip)
     if vision is None:
         raise HostError(f"the vision tower in {name} has a shape that this ComfyUI does not support; {_ADVICE}")
     return ClipFile(vision, projection.float().clone(), rows, name, str(path))

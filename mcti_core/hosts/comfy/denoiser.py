@@ -95,9 +95,7 @@ class ComfyDenoiser:
         conditions: dict[str, Any] = self._model.extra_conds(
             noise=noised, device=noised.device, width=width, height=height, prompt_type="positive", **encoded
         )
-        return {
-            name: condition.process_cond(batch_size=len(noised), area=None) for name, condition in conditions.items()
-        }
+        return {name: each.process_cond(batch_size=len(noised), area=None) for name, each in conditions.items()}
 
     def _apply(self, noised: Tensor, sigma: Tensor, rows: list[dict[str, Any]]) -> Tensor:
         """(B, ...), (B,), conditions of B prompts that may be joined, or one for all -> estimate of the clean latent."""

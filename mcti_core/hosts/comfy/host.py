@@ -59,6 +59,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
+    family_size = 512 if model is None else _IMAGE_SIZES.get(family, 1024)
     title = getattr(clip.cond_stage_model, "title", family)
     path = checkpoint_file(clip.patcher if model is None else model)
     return Host(
@@ -70,9 +71,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         device=torch.device(device),
         name=title if path is None else f"{title} ({Path(path).name})",
         fingerprint=":".join(fingerprints),
-        image_size=getattr(
-            clip.cond_stage_model, "image_size", 512 if model is None else _IMAGE_SIZES.get(family, 1024)
-        ),
+        image_size=getattr(clip.cond_stage_model, "image_size", family_size),
         generic_word=getattr(clip.cond_stage_model, "generic_word", "object"),
         session=residency.session,
         moves_weights=True,

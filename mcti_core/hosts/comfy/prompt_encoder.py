@@ -78,10 +78,8 @@ class ComfyPromptEncoder:
         blocks = blocks_of(self._clip.cond_stage_model) if training else ()
         with checkpointed(blocks, out_of_place):
             for number, tokens in enumerate(prompts.tokenized):
-                prompt_vectors = [
-                    vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths
-                ]  # (M, d) each
-                conditionings.append(self._encode(tokens, prompt_vectors))
+                rows = [vectors[name][number if len(vectors[name]) > 1 else 0] for name in self._widths]  # (M, d) each
+                conditionings.append(self._encode(tokens, rows))
         return Conditioning.of(conditionings)
 
     def _encode(self, tokens: Mapping[str, Any], vectors: Sequence[Tensor]) -> dict[str, Tensor]:

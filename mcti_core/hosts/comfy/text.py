@@ -59,9 +59,8 @@ def has_only_clip_towers(clip: Any) -> bool:
 
 
 def _not_prompted(clip: Any, reason: str) -> HostError:
-    return HostError(
-        f"the CLIP connected here ({type(clip.cond_stage_model).__name__}) cannot be prompted with tokens: {reason}"
-    )
+    kind = type(clip.cond_stage_model).__name__
+    return HostError(f"the CLIP connected here ({kind}) cannot be prompted with tokens: {reason}")
 
 
 class ComfyTokenTable:

@@ -33,9 +33,7 @@ def load_clip_space(
     from transformers import CLIPModel
 
     if not os.path.isfile(Path(folder) / "config.json"):
-        raise HostError(
-            f"no CLIP model at {folder}; give a folder with a transformers CLIPModel (config.json and weights)"
-        )
+        raise HostError(f"no CLIP model at {folder}; give a transformers CLIPModel folder (config.json and weights)")
     check_component(Path(folder))
     try:
         refuse_unstored(CLIPModel, Path(folder))

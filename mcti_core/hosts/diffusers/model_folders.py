@@ -58,14 +58,11 @@ def named_classes(folder: Path) -> dict[str, str]:
     if not index.is_file():
         raise HostError(f"{folder} is not a diffusers folder: it contains no model_index.json")
     named = read_settings(index)
-    if not isinstance(named.get("_class_name", ""), str):
-        raise HostError(
-            f"{index} names a pipeline class of its own, which is not run; give a plain Stable Diffusion folder"
-        )
+    pipeline = named.get("_class_name", "")
+    if not isinstance(pipeline, str):
+        raise HostError(f"{index} names a pipeline class of its own, which is not run; give a Stable Diffusion folder")
     if not isinstance(named.get("unet"), list) or named["unet"] == [None, None]:
-        raise HostError(
-            f"{folder} ({named.get('_class_name', '')[:80] or 'no class'}) has no UNet; {ONLY_STABLE_DIFFUSION}"
-        )
+        raise HostError(f"{folder} ({pipeline[:80] or 'no class'}) has no UNet; {ONLY_STABLE_DIFFUSION}")
     parts = {}
     for part, library_and_class in named.items():
         if part not in CLASSES or not isinstance(library_and_class, list) or library_and_class == [None, None]:
@@ -156,6 +153,4 @@ def _too_large(path: Path, key: str, size: str, limit: int) -> HostError:
 
 
 def _other_class(path: Path, part: str, given: Any, classes: tuple[str, ...]) -> HostError:
-    return HostError(
-        f"{path} names {str(given)[:80]!r} as the {part}, which is not loaded; supported are {', '.join(classes)}"
-    )
+    return HostError(f"{path} names {str(given)[:80]!r} as the {part}; supported are {', '.join(classes)}")

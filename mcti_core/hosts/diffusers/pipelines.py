@@ -33,9 +33,7 @@ def host_from_pipeline(pipe: Any, clip: str | Path | None = None) -> Host:
     parts = _parts_of(pipe)
     weights = [weight for module in parts.modules for weight in module.parameters()]
     if any(hasattr(module, "_hf_hook") for part in parts.modules for module in part.modules()):
-        raise HostError(
-            "the pipeline offloads its weights; load it without offloading, and move it with pipe.to(device)"
-        )
+        raise HostError("the pipeline offloads its weights; load it without offloading, and call pipe.to(device)")
     if len({weight.device for weight in weights}) != 1:
         raise HostError("the pipeline's weights are on several devices; move all of it with pipe.to(device)")
     dtype = next((name for name, kind in DTYPES.items() if kind == parts.unet.dtype), None)
@@ -73,17 +71,13 @@ def add_to_pipeline(pipe: Any, tokens: TokenSet) -> dict[str, str]:
     words = [f"<{name}>" for name in tokens.names]
     suffixes = range(1, max(2, tokens.vectors_per_token))
     for _, tokenizer in text.values():
-        if taken_words := sorted(
-            {*words, *(f"{word}_{n}" for word in words for n in suffixes)} & set(tokenizer.get_vocab())
-        ):
+        if taken := sorted({*words, *(f"{word}_{n}" for word in words for n in suffixes)} & set(tokenizer.get_vocab())):
             raise TokenError(
-                f"the pipeline already has {taken_words[0]}; call pipe.unload_textual_inversion() first, or rename the class"
+                f"the pipeline already has {taken[0]}; call pipe.unload_textual_inversion() first, or rename the class"
             )
     vectors = {name: tokens.vectors[name].to(tower.dtype) for name, (tower, _) in text.items()}
     if not all(each.isfinite().all() for each in vectors.values()):
-        raise TokenError(
-            "the tokens contain numbers that the pipeline's number format cannot store; load it in bf16 or fp32"
-        )
+        raise TokenError("the pipeline's number format cannot store the tokens' numbers; load it in bf16 or fp32")
     for name, (tower, tokenizer) in text.items():
         pipe.load_textual_inversion(list(vectors[name]), token=list(words), text_encoder=tower, tokenizer=tokenizer)
     return dict(zip(tokens.labels, words, strict=True))
