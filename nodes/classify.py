@@ -199,10 +199,10 @@ def _baselines(tokens: TokenSet, features: Tensor, labels: Tensor) -> list[tuple
 
     if tokens.support is None:
         return []
-    rows = [("class mean of the examples", accuracy(class_mean(tokens.support, features, len(tokens)), labels))]
+    baselines = {"class mean of the examples": class_mean, "logistic probe": logistic_probe}
     if len(tokens.support.labels) * len(tokens) > MAX_LOGITS:
-        return rows
-    return [*rows, ("logistic probe", accuracy(logistic_probe(tokens.support, features, len(tokens)), labels))]
+        del baselines["logistic probe"]
+    return [(name, accuracy(f(tokens.support, features, len(tokens)), labels)) for name, f in baselines.items()]
 
 
 def _report(rows: list[tuple[str, float]], measured: Measurement, learned: int) -> str:

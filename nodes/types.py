@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..mcti_core.data.dataset import FewShotDataset
 from ..mcti_core.errors import ExamplesError
-from ..mcti_core.files.limits import check_counts
 from ..mcti_core.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -74,10 +73,7 @@ class Examples:
         flat = tuple(image for images in self.images.values() for image in images)
         if not self.images:
             raise ExamplesError("there are no examples; connect a node that gives some")
-        check_counts(tuple(self.images), ())
-        return FewShotDataset(
-            tuple(self.images), flat, torch.tensor(labels, dtype=torch.long), captions=self.captions, masks=self.masks
-        )
+        return FewShotDataset(tuple(self.images), flat, torch.tensor(labels), captions=self.captions, masks=self.masks)
 
     def __len__(self) -> int:
         return sum(len(images) for images in self.images.values())
