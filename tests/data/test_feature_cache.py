@@ -35,14 +35,8 @@ def build(tiny_host, folder, tmp_path):
 
     def build(host=tiny_host, **options):
         done = []
-        cache = FeatureCache.build(
-            host,
-            FewShotDataset.from_folder(folder),
-            folder=tmp_path / "kept",
-            progress=lambda n, _: done.append(n),
-            **options,
-        )
-        return cache, (done or [0])[-1]
+        examples, options["progress"] = FewShotDataset.from_folder(folder), lambda n, _: done.append(n)
+        return FeatureCache.build(host, examples, folder=tmp_path / "kept", **options), (done or [0])[-1]
 
     return build
 
@@ -109,12 +103,7 @@ def test_one_pixel_makes_kept_results_invalid(build, folder):
 
 def test_other_settings_make_kept_results_invalid(build, tiny_host):
     marks = {build()[0].fingerprint}
-    for options in (
-        {"hflip": False},
-        {"size": 16},
-        {"latents": False},
-        {"host": replace(tiny_host, fingerprint="other")},
-    ):
+    for options in ({"hflip": False}, {"size": 16}, {"latents": False}, {"host": replace(tiny_host, fingerprint="x")}):
         cache, computed = build(**options)
         assert computed == 4
         marks.add(cache.fingerprint)
@@ -240,33 +229,30 @@ def test_processes_share_the_batches_and_all_have_all(tiny_host, dataset, tmp_pa
     plain, written = feature_cache._write, []
     monkeypatch.setattr(feature_cache, "_write", lambda *arguments: (written.append(1), plain(*arguments)))
     monkeypatch.setattr(type(tiny_host.codec), "encode", counted)
-    caches = together(
-        count,
-        lambda processes: FeatureCache.build(tiny_host, dataset, batch_size=2, folder=tmp_path, processes=processes),
-    )
+
+    def build(processes):
+        return FeatureCache.build(tiny_host, dataset, batch_size=2, folder=tmp_path, processes=processes)
+
+    caches = together(count, build)
     assert sum(seen) == 2 * len(dataset)  # with its mirror image
     for cache in caches:
         assert torch.equal(cache.latents, alone.latents)
         assert torch.equal(cache.features, alone.features)
         assert cache.fingerprint == alone.fingerprint
     assert len(written) == len(list(tmp_path.iterdir())) == 1
-    together(
-        count,
-        lambda processes: FeatureCache.build(tiny_host, dataset, batch_size=2, folder=tmp_path, processes=processes),
-    )
+    together(count, build)
     assert sum(seen) == 2 * len(dataset)  # the file was read
 
 
 def test_a_file_that_only_one_process_sees_is_computed_by_all(tiny_host, dataset, tmp_path):
     """As where machines share no folder; none waits for the others."""
     FeatureCache.build(tiny_host, dataset, folder=tmp_path / "0")
-    caches = together(
-        2,
-        lambda processes: FeatureCache.build(
-            tiny_host, dataset, folder=tmp_path / str(processes.index), processes=processes
-        ),
-    )
-    assert torch.equal(caches[0].latents, caches[1].latents)
+
+    def build(processes):
+        return FeatureCache.build(tiny_host, dataset, folder=tmp_path / str(processes.index), processes=processes)
+
+    first, second = together(2, build)
+    assert torch.equal(first.latents, second.latents)
 
 
 @pytest.mark.parametrize(

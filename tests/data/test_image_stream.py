@@ -15,19 +15,8 @@ from mcti_core.images.reading import load_image, load_square, to_square
 @pytest.fixture
 def folder(tmp_path):
     """Two folders in one another, with files that are no images or hidden."""
-    names = [
-        "b.png",
-        "a.JPG",
-        "10.webp",
-        "9.webp",
-        ".hidden.png",
-        "notes.txt",
-        "png",
-        "in/c.png",
-        "in/deeper/a.png",
-        ".no/x.png",
-    ]
-    for name in names:
+    names = "b.png a.JPG 10.webp 9.webp .hidden.png notes.txt png in/c.png in/deeper/a.png .no/x.png"
+    for name in names.split():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

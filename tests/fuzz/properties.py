@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
 import shutil
-import sys
-import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +13,9 @@ from typing import Any
 
 import torch
 
-from mcti_core.cli.options import config_of
-from mcti_core.cli.parser import _parser, main
+from mcti_core.cli.parser import main
 from mcti_core.data.dataset import FewShotDataset
 from mcti_core.errors import MCTIError
-from mcti_core.escaping import escaped
 from mcti_core.files.limits import MAX_CLASSES, MAX_TEMPLATES
 from mcti_core.images.reading import load_image
 from mcti_core.tokens.formats import read_embedding
@@ -33,40 +27,29 @@ from mcti_core.tokens.io import (
     load_tokens,
     save_tokens,
 )
-from mcti_core.tokens.names import check_name, safe_names, safe_parts
 from mcti_core.tokens.ops import merge, rename, select
 from mcti_core.tokens.token_set import TokenSet
 from mcti_core.training.checkpoint import load_checkpoint
-from mcti_core.training.config import TrainConfig
 from mcti_core.training.resume import describe_differences
 
 from . import options, outputs, prompts
 from .folders import check_folder, make_folder, make_irregular
+from .image_mutations import metadata_changed, png_changed, scans_added
 from .mutations import (
-    NUMBERS,
     TEXTS,
-    any_json,
     archive_changed,
     bytes_changed,
     header_changed,
     hostile_pickle,
-    metadata_changed,
-    png_changed,
-    scans_added,
 )
+from .names import any_names
 from .seeds import MARKER, exif_blocks, image_files, safetensors_files, token_set, torch_files
+from .settings import Broken, any_argument, any_arguments, any_config
+from .watching import misdeeds
 
-__all__ = ["KINDS", "Broken", "Inputs", "watch"]
+__all__ = ["KINDS", "Inputs"]
 
 KINDS = ("token files", "images", "settings", "prompts", "folders", "options", "outputs")
-
-
-_done: list[str] = []
-"""What ``watch`` has seen; kept, since readers swallow exceptions."""
-
-
-class Broken(Exception):  # noqa: N818 - of a law
-    """An input did what no input may do."""
 
 
 class Inputs:
@@ -160,10 +143,10 @@ class Inputs:
         kind = random.randrange(4)
         if kind == 3:
             return [f"sizes {outcome}" for outcome in self._large(random)]
-        self._case([_config, _arguments, self._names][kind], random)
+        name, law = (("configuration", any_config), ("arguments", any_arguments), ("names", any_names))[kind]
+        self._case(law, random)
         self.begin()
-        name = ("configuration", "arguments", "names")[kind]
-        return [f"{name} {_outcome(lambda: (_config, _arguments, self._names)[kind](random))}"]
+        return [f"{name} {_outcome(lambda: law(random, self.out) if law is any_names else law(random))}"]
 
     def prompt(self, random: Random) -> list[str]:
         self._case(prompts.any_prompt, random)
@@ -239,56 +222,9 @@ class Inputs:
             _outcome(use)
 
     def _converted(self, random: Random, path: Path) -> None:
-        arguments = [
-            "convert",
-            str(path),
-            "--output",
-            str(self.out / "new"),
-            "--format",
-            random.choice(("set", "embeddings")),
-        ]
-        arguments += random.choice(
-            (
-                [],
-                ["--labels", _argument(random)],
-                ["--select", _argument(random)],
-                ["--rename", f"x={_argument(random)}"],
-            )
-        )
-        _run(lambda: main(arguments))
-
-    def _names(self, random: Random) -> None:
-        """Names of a graph, and folders' names: whatever they are, files stay where they belong."""
-        pieces = (
-            *TEXTS,
-            "..",
-            ".",
-            "/",
-            "\\",
-            "NUL",
-            "com1",
-            "LPT9",
-            "aux.safetensors",
-            "~",
-            "C:",
-            "\u2215",
-            "\uff0e\uff0e",
-            "a" * 300,
-        )
-        name = "".join(random.choice(pieces) for _ in range(random.randrange(1, 6)))
-        parts = safe_parts(name)
-        for part in parts:
-            _plain_name(part)
-        labels = [random.choice(pieces) for _ in range(5)]
-        names = safe_names(labels)
-        if len({each.casefold() for each in names}) != len(labels):
-            raise Broken(f"{labels} become {names}")
-        for each in names:
-            _plain_name(each)
-            check_name(each)
-        _given_names(random, pieces, self.out)
-        if sum(map(len, parts)) < 1000:
-            save_tokens(token_set(), self.out.joinpath(*parts))
+        kind, word = random.choice(("set", "embeddings")), any_argument(random)
+        operation = random.choice(([], ["--labels", word], ["--select", word], ["--rename", f"x={word}"]))
+        _run(lambda: main(["convert", str(path), "--output", str(self.out / "new"), "--format", kind, *operation]))
 
     def _large(self, random: Random) -> list[str]:
         """Files that claim more than they hold, and sets with more of everything than anybody has."""
@@ -317,73 +253,14 @@ class Inputs:
 
     def _nothing_else(self) -> None:
         there = {path.name for path in self.folder.iterdir()} | {path.name for path in self.folder.parent.iterdir()}
-        if _done:
-            raise Broken(f"it did what no input may do: {_done}")
+        if misdeeds:
+            raise Broken(f"it did what no input may do: {misdeeds}")
         if there - {"given", "out", self.folder.name} or Path(MARKER).exists():
             raise Broken(f"something was written: {sorted(there)}")
         for path in sorted(self.out.rglob("*"), reverse=True):
             if not path.is_dir() and path.suffix != ".safetensors":
                 raise Broken(f"{path} was written")
             path.rmdir() if path.is_dir() else path.unlink()
-
-
-def watch(folder: Path) -> None:
-    """From now on this process may write below ``folder`` alone, start no program and open no connection."""
-    inside = os.path.realpath(folder)
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in (
-            "os.system",
-            "subprocess.Popen",
-            "os.exec",
-            "os.posix_spawn",
-            "os.spawn",
-            "os.fork",
-            "socket.connect",
-            "socket.getaddrinfo",
-        ):
-            _done.append(f"{event} {arguments[:2]}")
-            raise Broken(_done[-1])
-        writing = event in (
-            "os.mkdir",
-            "os.remove",
-            "os.rmdir",
-            "os.rename",
-            "os.symlink",
-            "os.link",
-            "os.truncate",
-            "os.chmod",
-        )
-        if event == "open":
-            flags = arguments[2] if isinstance(arguments[2], int) else 0
-            writing = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
-        if writing and isinstance(arguments[0], (str, bytes, os.PathLike)):
-            given = os.fsdecode(arguments[0])
-            path = given if given == "/proc/self/clear_refs" else os.path.realpath(given)
-            if not path.startswith((inside + os.sep, "/dev/", "/proc/self/clear_refs")):
-                _done.append(f"{event} {path}")
-                raise Broken(_done[-1])
-
-    sys.addaudithook(hook)
-
-
-def _given_names(random: Random, pieces: tuple[str, ...], out: Path) -> None:
-    """Names as a file gives them: taken as they are or refused, and what is said of them is one line."""
-    names = tuple("".join(random.choice(pieces) for _ in range(random.randrange(1, 3))) for _ in range(2))
-    try:
-        tokens = TokenSet(("a", "b"), {"clip_l": torch.ones(2, 1, 4)}, names)
-    except MCTIError as error:
-        if escaped(str(error)) != str(error) or len(str(error)) > 1000:
-            raise Broken(f"said of {names}: {str(error)!r}") from error
-    else:
-        for name in tokens.names:
-            _plain_name(name)
-        export_embeddings(tokens, out / "named")
-    shown = escaped("".join(random.choice(pieces) for _ in range(9)))
-    if shown.splitlines() not in ([shown], []) or any(
-        unicodedata.category(c) in ("Cc", "Cs") or c in "\u202e\u2066" for c in shown
-    ):
-        raise Broken(f"shown: {shown!r}")
 
 
 def _outcome(ask: Callable[[], object]) -> str:
@@ -414,183 +291,6 @@ def _training(random: Random, path: Path) -> None:
     describe_differences(stored.identity, identity)
     if stored.step < 0:
         raise Broken("no training")
-
-
-def _value(random: Random) -> Any:
-    choices = (
-        random.choice(NUMBERS),
-        -random.random(),
-        random.random(),
-        float("nan"),
-        float("inf"),
-        1e308,
-        10**400,
-        10**5000,
-        1e-320,
-        1 + 2j,
-        0.5,
-    )
-    return random.choice(
-        (
-            *choices,
-            1,
-            2,
-            8,
-            10,
-            None,
-            True,
-            "eot",
-            "cosine",
-            random.choice(TEXTS),
-            any_json(random),
-            ("a {}",),
-            ["{}"],
-            (),
-            b"x",
-        )
-    )
-
-
-def _config(random: Random) -> None:
-    names = list(TrainConfig.__dataclass_fields__)
-    config = TrainConfig(**{random.choice(names): _value(random) for _ in range(random.choice((1, 1, 2, 5)))})
-    json.dumps(config.describe())
-    torch.Generator().manual_seed(config.seed)
-    for template in config.templates:
-        template.replace("{}", "x")
-    if not all(type(getattr(config, name)) in (bool, int, float, str, tuple, type(None)) for name in names):
-        raise Broken(f"taken: {config}")
-    for name in (
-        "steps",
-        "batch_size",
-        "micro_batch_size",
-        "lr_warmup_steps",
-        "classification_only_steps",
-        "max_classes_per_step",
-        "eval_steps",
-        "patience",
-    ):
-        range(getattr(config, name))
-
-
-def _argument(random: Random) -> str:
-    text = random.choice(
-        (
-            *TEXTS,
-            *map(str, NUMBERS),
-            "nan",
-            "inf",
-            "-1",
-            "0.5",
-            "1e-3",
-            "--",
-            "-x",
-            "٣",
-            "²",
-            "1_0",
-            " 1",
-            "0x10",
-            "\udcff",
-            "eot",
-        )
-    )
-    return text.replace("\0", "0").replace("\ud800", "\udc80")  # what no shell gives a program
-
-
-def _arguments(random: Random) -> None:
-    options = [
-        "--output-dir",
-        "--model",
-        "--clip",
-        "--config",
-        "--model-config",
-        "--device",
-        "--dtype",
-        "--shots",
-        "--seed",
-        "--seeds",
-        "--first-seed",
-        "--top",
-        "--threshold",
-        "--json",
-        "--batch-size",
-        "--tokens",
-    ]
-    options += [
-        "--steps",
-        "--lr",
-        "--gamma",
-        "--gamma-end",
-        "--gradient-ratio",
-        "--classification-only-steps",
-        "--keep-norm",
-        "--initializer-token",
-        "--hflip",
-        "--direction",
-        "--pooling",
-        "--templates",
-        "--template",
-        "--num-vectors",
-    ]
-    options += [
-        "--resume",
-        "--restart",
-        "--save-every",
-        "--method",
-        "--reject-unknown",
-        "--prompt",
-        "--num-images",
-        "--num-inference-steps",
-        "--guidance-scale",
-        "--format",
-        "--layout",
-        "--select",
-        "--labels",
-        "--rename",
-        "--output",
-        "--output-json",
-    ]
-    command = random.choice(
-        ("train", "add", "classify", "evaluate", "generate", "convert", "demo", "", "x", _argument(random))
-    )
-    line = [command, *(_argument(random) for _ in range(random.randrange(2)))]
-    if random.random() < 0.7:
-        line = [
-            random.choice(("train", "evaluate")),
-            "no-folder",
-            "--output-dir" if random.random() < 0.6 else "--cache",
-            "no-out",
-        ]
-        options = [
-            *[o for o in options if o not in ("--resume", "--restart")][15:27],
-            "--seed",
-            "--steps",
-            "--batch-size",
-        ]
-    for _ in range(random.randrange(1, 5)):
-        line += [random.choice(options), _argument(random)][: random.choice((1, 2, 2, 2, 2))]
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            arguments = _parser().parse_args(line)
-        except SystemExit as error:
-            if error.code == 0:  # --help
-                return
-            raise
-        if hasattr(arguments, "steps") and hasattr(arguments, "lr"):
-            config = config_of(arguments)
-            torch.Generator().manual_seed(config.seed)
-        if not 0 <= (getattr(arguments, "threshold", None) or 0) <= 1:
-            raise Broken(f"threshold {arguments.threshold}")
-        for name in ("seed", "first_seed"):
-            if isinstance(getattr(arguments, name, None), int):
-                torch.Generator().manual_seed(getattr(arguments, name))
-
-
-def _plain_name(name: str) -> None:
-    devices = {"CON", "PRN", "AUX", "NUL", *(p + n for p in ("COM", "LPT") for n in "123456789¹²³")}
-    wrong = not name or name != name.strip(" .") or len(name.encode()) > 120 or name.split(".")[0].upper() in devices
-    if wrong or any(unicodedata.category(c)[0] in "CZ" or c in '/\\:*?"<>|%~' for c in name):
-        raise Broken(f"{name!r} is no file's name everywhere")
 
 
 warnings.simplefilter("ignore")  # Pillow and PyTorch warn of what is odd in a file

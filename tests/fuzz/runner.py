@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from .properties import Inputs, watch
+from .properties import Inputs
+from .watching import watch
 
 __all__ = ["fuzz"]
 
