@@ -27,8 +27,8 @@ def report(results: Results) -> str:
     rows = []
     for name, facts in results.data.items():
         classes, test = (f"{facts[key]:,} of {facts[f'{key}_in_all']:,}" for key in ("classes", "test_images"))
-        own = "yes" if facts["own_test"] else "no: a third of all images"
-        rows.append([name, classes, f"{facts['training_images']:,}", test, own])
+        own_test = "yes" if facts["own_test"] else "no: a third of all images"
+        rows.append([name, classes, f"{facts['training_images']:,}", test, own_test])
     lines += _table(["data set", "classes", "training images", "test images", "a test part of its own"], rows)
     lines += [_plain(f"\nLeft out: {name}: {why}") for name, why in results.missing.items()]
     chance = {name: 100 / facts["classes"] for name, facts in results.data.items()}
@@ -90,14 +90,12 @@ def _plot(results: Results) -> Image.Image:
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, name in zip(panels, names, strict=False):
         for number, method in enumerate(METHODS):
-            values = {k: list(figures.values(name, k, method).values()) for k in shots}
-            if known := [
-                (k, 100 * statistics.mean(v), 100 * statistics.stdev(v) if len(v) > 1 else 0.0)
-                for k, v in values.items()
-                if v
-            ]:
-                marker = "os^v"[number // 3 % 4]
-                panel.errorbar(*zip(*known, strict=True), label=method, color=f"C{number % 10}", marker=marker, capsize=2)  # fmt: skip
+            values = {k: [100 * value for value in figures.values(name, k, method).values()] for k in shots}
+            if points := {k: each for k, each in values.items() if each}:
+                means = [statistics.mean(each) for each in points.values()]
+                deviations = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in points.values()]
+                style = {"color": f"C{number % 10}", "marker": "os^v"[number // 3 % 4], "capsize": 2}
+                panel.errorbar(list(points), means, deviations, label=method, **style)
         panel.axhline(100 / results.data[name]["classes"], color="grey", linestyle=":", label="chance")
         panel.set_title(escaped(name), parse_math=False)  # $ in a folder's name begins no formula
         panel.set(xlabel="shots", ylabel="accuracy, %", xscale="log")

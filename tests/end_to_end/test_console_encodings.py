@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 from PIL import Image
 
 from mcti_core.cli.parser import _parser, main
-from mcti_core.demo import run
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("Лиса", "🦊🐾", "狐狸")
@@ -130,16 +128,7 @@ def test_mistake_with_such_letters_is_a_sentence(arguments, encoding, there):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems name files in Unicode whatever the locale")
 def test_file_that_the_locale_cannot_name_is_a_sentence(there):
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "mcti_core",
-        "convert",
-        "набор.safetensors",
-        "--format",
-        "embeddings",
-        "--output=out",
-    ]
+    command = f"{sys.executable} -m mcti_core convert набор.safetensors --format embeddings --output out".split()
     done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("mcti: 'out/")
@@ -148,12 +137,7 @@ def test_file_that_the_locale_cannot_name_is_a_sentence(there):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_demo_into_such_a_folder_ends_well(encoding, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=2, batch_size=5, classification_only_steps=0)
-    )
-    monkeypatch.setattr(run, "DIFFUSION_QUERIES", 10)
-    monkeypatch.setattr(run, "SAMPLES", 1)
+def test_demo_into_such_a_folder_ends_well(encoding, tmp_path, short_demo):
     with console(encoding) as written:
         assert main(["demo", "--output-dir", str(tmp_path / "数字"), "--shots", "2"]) == 0
     assert "\\u6570\\u5b57" in written()[0]

@@ -21,11 +21,8 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def made(*labels, count=1, seed=0, encoders=(("clip_l", 768),), **others) -> TokenSet:
     generator = torch.Generator().manual_seed(seed)
-    return TokenSet(
-        labels,
-        {name: torch.randn(len(labels), count, width, generator=generator) for name, width in encoders},
-        **others,
-    )
+    vectors = {name: torch.randn(len(labels), count, width, generator=generator) for name, width in encoders}
+    return TokenSet(labels, vectors, **others)
 
 
 SDXL = (("clip_l", 768), ("clip_g", 1280))
@@ -198,9 +195,8 @@ class TestFolders:
         told = capsys.readouterr()
         assert len(told.out.splitlines()) == len(list(Path("out").iterdir())) == 7
         lines = told.err.splitlines()
-        assert [line.split(":")[1].strip() for line in lines[-5:]] == [
-            "dl", "dl/broken.bin", "dl/code.pt", "dl/html.safetensors", "dl/nan.safetensors",
-        ]  # fmt: skip
+        named = [line.split(":")[1].strip() for line in lines[-5:]]
+        assert named == ["dl", "dl/broken.bin", "dl/code.pt", "dl/html.safetensors", "dl/nan.safetensors"]
         assert "dl: 1 .md, 1 folder not read" in lines[-5]
 
     def test_convert_other_files_in_a_folder_are_no_failure(self, mixed, capsys):

@@ -77,10 +77,8 @@ def test_image_given_in_several_spellings_is_moved_once(there, capsys):
     before = contents(there)
     (there / "link").symlink_to("inbox")
     again = f"{Path('inbox/0.png').absolute()} inbox/../inbox/0.png ./link/1.png inbox/0.png"
-    assert (
-        run(f"classify {again} inbox --tokens tokens.safetensors --move-to sorted --caption {{label}} --review r.html")
-        == 1
-    )
+    line = f"classify {again} inbox --tokens tokens.safetensors"
+    assert run(f"{line} --move-to sorted --caption {{label}} --review r.html") == 1
     assert "5 images moved" in capsys.readouterr().out
     assert len(list(Path("sorted").rglob("*.png"))) == 5
     assert run("undo sorted/undo-1.json") == 0
@@ -172,9 +170,8 @@ def test_review_page_shows_every_answer_and_the_nearest_examples(there, capsys):
     assert classify("--review r.html --examples examples") == 1
     page = Path("r.html").read_text(encoding="utf-8")
     shown = re.findall(r'<figure data-image="([^"]+)">.*?value="([^"]*)">', page, re.S)
-    assert {html.unescape(image): html.unescape(label) for image, label in shown} == {
-        str(Path(image).absolute()): label for image, label in found.items()
-    }
+    answered = {str(Path(image).absolute()): label for image, label in found.items()}
+    assert {html.unescape(image): html.unescape(label) for image, label in shown} == answered
     assert page.count("data:image/jpeg;base64,") == 5 * (1 + 3)
     assert classify("--review r.html") == 1  # kept without --overwrite
     assert Path("r.html").read_text(encoding="utf-8") == page

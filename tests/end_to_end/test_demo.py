@@ -1,16 +1,15 @@
 import json
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 
-from mcti_core.cli.parser import main
-from mcti_core.demo import run
 from mcti_core.demo.judge import DigitJudge, colours, ink_mask
 from mcti_core.pocket.digits import digit_dataset, digit_masks, draw_digits
 from mcti_core.pocket.glyphs import INKS, PAPERS
 from mcti_core.tokens.io import load_tokens
+
+from .command_line import run
 
 CLASSIFIERS = {"class_mean", "logistic_probe", "ti_clip", "mcti_clip", "mcti_hybrid", "ti_diffusion", "mcti_diffusion"}
 
@@ -61,14 +60,9 @@ def test_digits_are_ten_classes_of_drawings():
 
 
 @pytest.mark.slow
-def test_the_demo_writes_what_it_promises(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        run, "POCKET_CONFIG", replace(run.POCKET_CONFIG, steps=3, batch_size=5, classification_only_steps=0)
-    )
-    monkeypatch.setattr(run, "DIFFUSION_QUERIES", 10)
-    monkeypatch.setattr(run, "SAMPLES", 1)
+def test_the_demo_writes_what_it_promises(tmp_path, short_demo, capsys):
     out = tmp_path / "new" / "demo"
-    assert main(["demo", "--output-dir", str(out), "--shots", "2", "--seed", "4"]) == 0
+    assert run(f"demo --output-dir {out} --shots 2 --seed 4") == 0
     assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "report.html", "tokens.safetensors"]
 
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -84,15 +78,13 @@ def test_the_demo_writes_what_it_promises(tmp_path, monkeypatch, capsys):
         assert 0 <= metrics["accuracy"][name] <= 1
         assert metrics["queries"][name] == (10 if name.endswith("diffusion") else 1797 - 20)
         assert (metrics["unet_evaluations_per_image"][name] > 0) == name.endswith("diffusion")
-    for measure in ("generation_agreement", "generation_similarity"):
-        assert {name: set(kinds) for name, kinds in metrics[measure].items()} == {
-            "ti": {"plain", "edit"},
-            "mcti": {"plain", "edit"},
-        }
-    assert {name: set(kinds) for name, kinds in metrics["generation_colours_right"].items()} == {
-        "ti": {"edit"},
-        "mcti": {"edit"},
-    }
+    for name in ("ti", "mcti"):
+        assert (
+            set(metrics["generation_agreement"][name])
+            == set(metrics["generation_similarity"][name])
+            == {"plain", "edit"}
+        )
+        assert set(metrics["generation_colours_right"][name]) == {"edit"}
     assert metrics["judge_accuracy"] > 0.9
     assert metrics["seconds"]["total"] > 0
 

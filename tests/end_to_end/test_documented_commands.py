@@ -101,13 +101,12 @@ def is_listed(command: str) -> bool:
     return any(command.startswith(beginning) for beginning in NOT_RUN)
 
 
-RUN = [
-    line for line in dict.fromkeys([*shell_lines(), *sentences()]) if line.startswith("mcti ") and not is_listed(line)
-]
+LINES = list(dict.fromkeys([*shell_lines(), *sentences()]))
+RUN = [line for line in LINES if line.startswith("mcti ") and not is_listed(line)]
 WHOLE = [line for line in RUN if line in shell_lines() or re.match(r"mcti [a-z]+ [^-]", line)]
 """Without those that only name a command and an option."""
 LAUNCHED = [line for line in shell_lines() if line.startswith("accelerate ") and not is_listed(line)]
-MODULES = [line for line in dict.fromkeys([*shell_lines(), *sentences()]) if re.match(r"python -m (?!pytest)", line)]
+MODULES = [line for line in LINES if re.match(r"python -m (?!pytest)", line)]
 
 
 @pytest.mark.parametrize("line", shell_lines())
@@ -234,9 +233,8 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def options() -> list[str]:
     """Every option in a sentence, with what is behind it."""
-    return sorted(
-        {found[0].strip() for span in spans() for found in re.finditer(r"(?<!\S)--[a-z][\w-]*( (?!-)\S+)?", span)}
-    )
+    option = r"(?<!\S)--[a-z][\w-]*( (?!-)\S+)?"
+    return sorted({found[0].strip() for span in spans() for found in re.finditer(option, span)})
 
 
 @pytest.mark.parametrize("written", options())
@@ -261,18 +259,11 @@ def parses(arguments: list[str]) -> bool:
 
 def test_readme_s_library_example_runs(there, monkeypatch):
     (block,) = re.findall(r"^```python\n(.*?)^```", text(ROOT / "README.md"), re.M | re.S)
-    monkeypatch.setattr(
-        mcti_core.pocket, "POCKET_CONFIG", replace(mcti_core.pocket.POCKET_CONFIG, steps=1, batch_size=2)
-    )
+    config = replace(mcti_core.pocket.POCKET_CONFIG, steps=1, batch_size=2)
+    monkeypatch.setattr(mcti_core.pocket, "POCKET_CONFIG", config)
     names: dict[str, object] = {}
-    exec(
-        compile(
-            block.replace("tokens.names], tokens)", "tokens.names], tokens, num_inference_steps=1)"),
-            "README.md",
-            "exec",
-        ),
-        names,
-    )
+    quick = block.replace("tokens.names], tokens)", "tokens.names], tokens, num_inference_steps=1)")
+    exec(compile(quick, "README.md", "exec"), names)
     assert len(names["answers"]) == 2
     assert len(names["pictures"]) == 2
     assert Path("tokens.safetensors").is_file()

@@ -33,9 +33,8 @@ def place(tmp_path_factory) -> Path:
 
 def test_evaluate_tokens_writes_figures_that_agree_and_pictures(place, tmp_path, capsys):
     out = tmp_path / "out"
-    line = (
-        f"evaluate {place / 'test'} --tokens {place / 'learned'} --output-dir {out} --output-json {tmp_path / 'x.json'}"
-    )
+    line = f"evaluate {place / 'test'} --tokens {place / 'learned'} --output-dir {out}"
+    line += f" --output-json {tmp_path / 'x.json'}"
     assert run(line) == 0
     record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert record == json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
@@ -74,9 +73,8 @@ def test_evaluate_given_split_compares_gammas_on_the_test_images(place, tmp_path
     assert run(f"evaluate --train {place / 'photos'} {line} {QUICK}") == 0
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))["rows"]
     methods = [row["method"] for row in rows]
-    assert methods[-5:] == [
-        "TI", "MC-TI, gamma auto", "MC-TI, gamma auto hybrid", "MC-TI, gamma 0.1", "MC-TI, gamma 0.1 hybrid",
-    ]  # fmt: skip
+    compared = [f"MC-TI, gamma {gamma}{kind}" for gamma in ("auto", "0.1") for kind in ("", " hybrid")]
+    assert methods[-5:] == ["TI", *compared]
     assert {(row["queries"], row["shots"], row["copies"]) for row in rows} == {(6, 4, 0)}
 
 

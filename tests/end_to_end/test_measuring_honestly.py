@@ -135,9 +135,8 @@ def test_threshold_from_0_to_1_is_taken(given):
 def test_classify_by_a_model_that_gives_no_numbers_answers_nothing(photos, tmp_path, monkeypatch, capsys, out):
     learned = save_tokens(TokenSet(("x", "y"), {"clip_l": torch.randn(2, 1, 96) / 9}), tmp_path / "set")
     real = clip_space.ClipModelSpace.image_features
-    monkeypatch.setattr(
-        clip_space.ClipModelSpace, "image_features", lambda self, images: real(self, images) * float("nan")
-    )
+    broken = lambda self, images: real(self, images) * float("nan")  # noqa: E731
+    monkeypatch.setattr(clip_space.ClipModelSpace, "image_features", broken)
     output = f"--output {tmp_path / 'x.jsonl'}" if out else ""
     assert run(f"classify {photos / 'cat'} --tokens {learned} --json {output}") == 1
     captured = capsys.readouterr()

@@ -118,9 +118,8 @@ def test_command_whose_output_cannot_be_written_does_no_work(
         monkeypatch.setattr("mcti_core.files.writing.open", full, raising=False)
     before = content(tmp_path)
     error = refused(capsys, command_line(command, photos, learned, out))
-    assert re.search(
-        "cannot be written|already exists and is not a file|is a file; name a folder|must be a path", error
-    )
+    reasons = "cannot be written|already exists and is not a file|is a file; name a folder|must be a path"
+    assert re.search(reasons, error)
     assert content(tmp_path) == before
 
 
@@ -195,9 +194,8 @@ def test_add_whose_loss_is_not_finite_keeps_the_last_finite_tokens(photos, learn
     broken = lambda *arguments, **options: torch.tensor(float("nan"), requires_grad=True)  # noqa: E731
     monkeypatch.setattr("mcti_core.training.step.reconstruction_loss", broken)
     assert run(command_line("add", photos, learned, tmp_path / "out")) == 1
-    assert re.search(
-        r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", messages(capsys)[-1]
-    )
+    (said,) = messages(capsys)
+    assert re.search(r"not a finite number.*; the last finite tokens are in .*tokens\.safetensors", said)
     tokens = load_tokens(tmp_path / "out" / "tokens.safetensors")
     assert tokens.labels == ("x", "y", "cat", "dog")
     assert tokens.training["added"][0]["labels"] == ["cat", "dog"]
@@ -265,9 +263,8 @@ def test_generate_on_a_disk_that_fills_up_names_the_image_and_keeps_the_others(l
 
 @pytest.mark.slow
 def test_train_killed_by_kill_9_locks_nothing_behind_it(photos, tmp_path):
-    command = (
-        f"{sys.executable} -m mcti_core train {photos} --output-dir {tmp_path / 'out'} --save-every 0 --batch-size 2"
-    )
+    options = f"--output-dir {tmp_path / 'out'} --save-every 0 --batch-size 2"
+    command = f"{sys.executable} -m mcti_core train {photos} {options}"
 
     def finished(options):
         return subprocess.run(f"{command} {options}".split(), cwd=ROOT, capture_output=True, text=True, check=False)

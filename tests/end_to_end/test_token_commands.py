@@ -31,9 +31,8 @@ def fails(capsys, line: str) -> str:
 @pytest.fixture
 def tokens():
     generator = torch.Generator().manual_seed(0)
-    return TokenSet(
-        ("red cup", "blue cup", "vase"), {"clip_l": torch.randn(3, 2, 768, generator=generator)}, pooling="token"
-    )
+    vectors = {"clip_l": torch.randn(3, 2, 768, generator=generator)}
+    return TokenSet(("red cup", "blue cup", "vase"), vectors, pooling="token")
 
 
 def digits(*labels: str) -> FewShotDataset:
@@ -112,9 +111,8 @@ class TestConvert:
 
     def test_mistakes(self, tokens, tmp_path, capsys):
         one = save_tokens(tokens, tmp_path / "one")
-        assert "3 classes (red cup, blue cup, vase) and 1 labels" in fails(
-            capsys, f"convert {one} --labels a --format set --output {tmp_path / 'new'}"
-        )
+        line = fails(capsys, f"convert {one} --labels a --format set --output {tmp_path / 'new'}")
+        assert "3 classes (red cup, blue cup, vase) and 1 labels" in line
         assert not (tmp_path / "new.safetensors").exists()
         torch.save({"<x>": torch.ones(1, 768)}, tmp_path / "vase.safetensors")
         line = fails(capsys, f"convert {one} --format embeddings --output {tmp_path}")

@@ -1,6 +1,7 @@
 import re
 import statistics
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -37,9 +38,7 @@ def test_every_method_has_a_row_for_every_split(tiny_host, pool):
     seen = []
     rows = evaluate(tiny_host, pool, [1, 2], [0, 7], BASE, on_row=seen.append)
     methods = [*BASELINES, "TI", "MC-TI", "MC-TI hybrid"]
-    assert [(row.shots, row.seed, row.method) for row in rows] == [
-        (shots, seed, method) for shots in (1, 2) for seed in (0, 7) for method in methods
-    ]
+    assert [(row.shots, row.seed, row.method) for row in rows] == list(product((1, 2), (0, 7), methods))
     assert seen == rows
     assert all(row.queries == 18 - 3 * row.shots for row in rows)
     assert all(0 <= row.accuracy <= 1 and row.seconds >= 0 for row in rows)
@@ -76,9 +75,8 @@ def test_all_methods_see_the_same_split(tiny_host, pool, monkeypatch):
 
 
 def test_token_rows_by_hand(tiny_host, pool):
-    rows = {
-        row.method: row for row in evaluate(tiny_host, pool, [2], [3], BASE, num_vectors=2, initializer_token="random")
-    }
+    measured = evaluate(tiny_host, pool, [2], [3], BASE, num_vectors=2, initializer_token="random")
+    rows = {row.method: row for row in measured}
     few, others = few_shot_split(pool.labels, pool.classes, 2, 3)
     support, query = pool.pick(few), pool.pick(others)
     start = new_tokens(tiny_host, pool.classes, num_vectors=2, initializer_token="random", seed=3)
@@ -107,11 +105,8 @@ def test_features_are_needed(tiny_host, pool):
 
 def test_table_shows_mean_and_deviation_over_seeds():
     shares = {("A", 1): [0.5, 0.7, 0.9], ("A", 4): [0.8, 0.8, 0.81], ("B", 1): [0.25]}
-    rows = [
-        Row(m, shots, seed, share, 10, 0.0)
-        for (m, shots), values in shares.items()
-        for seed, share in enumerate(values)
-    ]
+    each = ((*key, *pair) for key, values in shares.items() for pair in enumerate(values))
+    rows = [Row(method, shots, seed, share, 10, 0.0) for method, shots, seed, share in each]
 
     def cell(method, shots):
         percent = [100 * share for share in shares[method, shots]]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mcti_core.errors import ExamplesError, MCTIError
-from mcti_core.evaluation.data_sets import DATA_SETS, ImageSet, at_most, load_folder, load_known, split_by_thirds
+from mcti_core.evaluation.data_sets import DATA_SETS, at_most, load_folder, load_known, split_by_thirds
 from mcti_core.evaluation.ucf101 import middle_frame
 from mcti_core.images.reading import load_square
 from mcti_core.images.tensors import as_image
@@ -32,6 +32,19 @@ def picture(path, label):
     Image.new("RGB", (12, 10), (GREY * label,) * 3).save(path)
 
 
+def pictures(place, names, numbers=(1, 2)):
+    """Write each class's pictures. ``place(label, name, number)`` is the path of one. Returns what ``place`` gave, with labels."""
+    files = [(place(label, name, n), label) for label, name in enumerate(names) for n in numbers]
+    for path, label in files:
+        picture(path, label)
+    return files
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def flowers102(data):
     from scipy.io import savemat
 
@@ -47,47 +60,37 @@ def imagenet(data):
     names = {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
     (data / "imagenet").mkdir()
     torch.save((names, []), data / "imagenet/meta.bin")
-    for label, code in enumerate(names):
-        for part, count in (("train", 2), ("val", 1)):
-            for number in range(count):
-                picture(data / f"imagenet/{part}/{code}/{code}_{number}.JPEG", label)
+    for part, numbers in (("train", (0, 1)), ("val", (0,))):
+        pictures(lambda _, code, n, part=part: data / f"imagenet/{part}/{code}/{code}_{n}.JPEG", names, numbers)
     return ["tench", "goldfish"], [0, 0, 1, 1], [0, 1]
 
 
 def food101(data):
+    foods = ("apple_pie", "baby_back_ribs")
     for part, numbers in (("train", (1, 2)), ("test", (3,))):
-        names = {food: [f"{food}/{number}" for number in numbers] for food in ("apple_pie", "baby_back_ribs")}
-        for label, files in enumerate(names.values()):
-            for file in files:
-                picture(data / f"food-101/images/{file}.jpg", label)
-        (data / "food-101/meta").mkdir(exist_ok=True)
-        (data / f"food-101/meta/{part}.json").write_text(json.dumps(names))
+        pictures(lambda _, food, n: data / f"food-101/images/{food}/{n}.jpg", foods, numbers)
+        files = {food: [f"{food}/{number}" for number in numbers] for food in foods}
+        write(data / f"food-101/meta/{part}.json", json.dumps(files))
     return ["apple pie", "baby back ribs"], [0, 0, 1, 1], [0, 1]
 
 
 def pets(data):
+    folder = data / "oxford-iiit-pet"
     for part, numbers in (("trainval", (1, 2)), ("test", (3,))):
-        lines = []
-        for label, pet in enumerate(("Abyssinian", "great_pyrenees")):
-            for number in numbers:
-                picture(data / f"oxford-iiit-pet/images/{pet}_{number}.jpg", label)
-                lines.append(f"{pet}_{number} {label + 1} {label + 1} 1\n")
-        (data / "oxford-iiit-pet/annotations").mkdir(exist_ok=True)
-        (data / f"oxford-iiit-pet/annotations/{part}.txt").write_text("".join(lines))
+        files = pictures(lambda _, pet, n: folder / f"images/{pet}_{n}.jpg", ("Abyssinian", "great_pyrenees"), numbers)
+        lines = [f"{file.stem} {label + 1} {label + 1} 1\n" for file, label in files]
+        write(folder / f"annotations/{part}.txt", "".join(lines))
     return ["Abyssinian", "Great Pyrenees"], [0, 0, 1, 1], [0, 1]
 
 
 def aircraft(data):
-    folder = data / "fgvc-aircraft-2013b/data"
+    folder, planes = data / "fgvc-aircraft-2013b/data", ("707-320", "A340-300")
     for part, numbers in (("trainval", (1, 2)), ("test", (3,))):
-        lines = []
-        for label, plane in enumerate(("707-320", "A340-300")):
-            for number in numbers:
-                picture(folder / f"images/{label}{number:06d}.jpg", label)
-                lines.append(f"{label}{number:06d} {plane}\n")
-        (folder / f"images_variant_{part}.txt").write_text("".join(lines))
-    (folder / "variants.txt").write_text("707-320\nA340-300\n")
-    return ["707-320", "A340-300"], [0, 0, 1, 1], [0, 1]
+        files = pictures(lambda label, _, n: folder / f"images/{label}{n:06d}.jpg", planes, numbers)
+        lines = [f"{file.stem} {planes[label]}\n" for file, label in files]
+        write(folder / f"images_variant_{part}.txt", "".join(lines))
+    write(folder / "variants.txt", "707-320\nA340-300\n")
+    return list(planes), [0, 0, 1, 1], [0, 1]
 
 
 def cars(data):
@@ -108,8 +111,7 @@ def cars(data):
 def ucf101(data):
     names = ["ApplyEyeMakeup", "YoYo"]
     lists = data / "ucf101/ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(names, 1)))
+    write(lists / "classInd.txt", "".join(f"{number} {name}\n" for number, name in enumerate(names, 1)))
     for part, clip in (("train", "g08_c01"), ("test", "g01_c02")):
         files = [f"{name}/v_{name}_{clip}.avi" for name in names]
         ends = [f" {label}" if part == "train" else "" for label in (1, 2)]
@@ -134,29 +136,25 @@ def video(path, label, frames=7):
 
 
 def eurosat(data):
-    for label, name in enumerate(("AnnualCrop", "Forest")):
-        for number in range(1, 7):
-            picture(data / f"eurosat/2750/{name}/{name}_{number}.jpg", label)
+    pictures(lambda _, name, n: data / f"eurosat/2750/{name}/{name}_{n}.jpg", ("AnnualCrop", "Forest"), range(1, 7))
     return ["Annual Crop", "Forest"], [0] * 4 + [1] * 4, [0, 0, 1, 1]
 
 
 def dtd(data):
     folder = data / "dtd/dtd"
     for part, numbers in (("train", (1, 2)), ("val", (3,)), ("test", (4,))):
-        files = [(label, f"{n}/{n}_{k:04d}.jpg") for label, n in enumerate(("banded", "zigzagged")) for k in numbers]
-        for label, file in files:
-            picture(folder / "images" / file, label)
-        (folder / "labels").mkdir(exist_ok=True)
-        (folder / f"labels/{part}1.txt").write_text("".join(f"{file}\n" for _, file in files))
+        files = pictures(
+            lambda _, name, n: folder / f"images/{name}/{name}_{n:04d}.jpg", ("banded", "zigzagged"), numbers
+        )
+        lines = [f"{file.relative_to(folder / 'images')}\n" for file, _ in files]
+        write(folder / f"labels/{part}1.txt", "".join(lines))
     return ["banded", "zigzagged"], [0, 0, 1, 1], [0, 1]
 
 
 def caltech101(data):
-    folder = data / "caltech101/101_ObjectCategories"
+    folder, names = data / "caltech101/101_ObjectCategories", ("Faces_easy", "accordion")
     picture(folder / "BACKGROUND_Google/image_0001.jpg", 3)
-    for label, name in enumerate(("Faces_easy", "accordion")):
-        for number in range(1, 4):
-            picture(folder / name / f"image_{number:04d}.jpg", label)
+    pictures(lambda _, name, n: folder / name / f"image_{n:04d}.jpg", names, range(1, 4))
     return ["Faces easy", "accordion"], [0, 0, 1, 1], [0, 1]
 
 
@@ -166,9 +164,8 @@ def stl10(data):
     names = ["airplane", "bird", "car"]
     (folder / "class_names.txt").write_text("\n".join(names) + "\n")
     for part, labels in (("train", [0, 2, 1]), ("test", [1, 2])):
-        (np.ones((len(labels), 3, 96, 96)) * GREY * np.reshape(labels, (-1, 1, 1, 1))).astype(np.uint8).tofile(
-            folder / f"{part}_X.bin"
-        )
+        pixels = np.ones((len(labels), 3, 96, 96)) * GREY * np.reshape(labels, (-1, 1, 1, 1))
+        pixels.astype(np.uint8).tofile(folder / f"{part}_X.bin")
         (np.array(labels, np.uint8) + 1).tofile(folder / f"{part}_y.bin")
     return names, [0, 2, 1], [1, 2]
 
@@ -271,10 +268,8 @@ def test_load_known_damaged_is_an_error_of_ours(name, tmp_path):
 
 
 def test_load_folder_with_train_and_test(tmp_path):
-    for part, count in (("train", 2), ("test", 1)):
-        for label, name in enumerate(("cat", "dog")):
-            for number in range(count):
-                picture(tmp_path / f"pets/{part}/{name}/{number}.png", label)
+    for part, numbers in (("train", (1, 2)), ("test", (3,))):
+        pictures(lambda _, pet, n, part=part: tmp_path / f"pets/{part}/{pet}/{n}.png", ("cat", "dog"), numbers)
     found = load_folder(tmp_path / "pets")
     assert (found.name, found.classes, found.own_test) == ("pets", ("cat", "dog"), True)
     assert (found.train[1].tolist(), found.test[1].tolist()) == ([0, 0, 1, 1], [0, 1])
@@ -288,12 +283,8 @@ def test_split_by_thirds_parts_every_class():
     found = split_by_thirds("x", ("a", "b", "c"), (list(range(15)), labels))
     assert torch.bincount(found.test[1]).tolist() == [3, 1, 1]
     assert sorted([*found.train[0], *found.test[0]]) == list(range(15))
-    assert all(
-        labels[image] == label
-        for images, own in (found.train, found.test)
-        for image, label in zip(images, own, strict=True)
-    )
-    assert isinstance(found, ImageSet)
+    for images, own in (found.train, found.test):
+        assert labels[list(images)].tolist() == own.tolist()
     assert not found.own_test
     with pytest.raises(ExamplesError, match="class 'b' has 1 image"):
         split_by_thirds("x", ("a", "b"), ([0, 1, 2], torch.tensor([0, 0, 1])))

@@ -29,9 +29,8 @@ def test_where_memory_runs_out_fewer_are_made_at_once(tiny_host, tokens, cache, 
     """Three images, three classes and four pairs are 36 evaluations."""
     options = {"num_trials": 4, "alpha": 0, "batch_size": 64}
     small = Small(tiny_host.denoiser, room)
-    found = DiffusionClassifier(replace(tiny_host, denoiser=small), tokens, **options).score_latents(
-        cache.latents[:3, 0]
-    )
+    classifier = DiffusionClassifier(replace(tiny_host, denoiser=small), tokens, **options)
+    found = classifier.score_latents(cache.latents[:3, 0])
     plain = DiffusionClassifier(tiny_host, tokens, **options).score_latents(cache.latents[:3, 0])
     assert set(small.sizes) == sizes
     assert torch.allclose(found.logits, plain.logits, atol=1e-4)
