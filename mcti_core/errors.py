@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
-    "ConfigError",
-    "ExamplesError",
-    "FileError",
-    "HostError",
-    "MCTIError",
-    "ResumeError",
-    "TokenError",
-    "counted",
+    "ConfigError", "ExamplesError", "FileError", "HostError", "MCTIError", "ResumeError", "TokenError", "counted",
     "listed",
-]
+]  # fmt: skip
 
 _MAX_NAME, _MAX_MESSAGE = 60, 4000
 """Maximum lengths in characters of a listed name and of a message."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 
-__all__ = ["bucket_of", "bucket_sizes", "padded", "rows_by_size"]
+__all__ = ["bucket_of", "bucket_sizes", "rows_by_size"]
 
 _STEP = 64
 """Sides are multiples of this, since UNets halve latents (1/8 of the image) three times."""
@@ -46,8 +45,3 @@ def rows_by_size(sizes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
     for size in sizes.unique(dim=0):
         height, width = size.tolist()
         yield (height, width), (sizes == size).all(1).nonzero()[:, 0]
-
-
-def padded(latents: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w) -> (..., height, width), zero-padded at the bottom and right."""
-    return torch.nn.functional.pad(latents, (0, width - latents.shape[-1], 0, height - latents.shape[-2]))

@@ -70,15 +70,11 @@ class Skipped:
     def report(self) -> str:
         """One line for a message, the most frequent kind first; empty if everything is used."""
         groups = [
-            f"{count} {_plural(kind) if count > 1 else kind} skipped: {reason} "
+            f"{count} {kind if count == 1 else kind.replace('file', 'files') if 'file' in kind else kind + 's'} skipped: {reason} "
             f"({'the first is ' * (count > 1)}{self.first[kind, reason]})"
             for (kind, reason), count in self.counts.most_common()
         ]
         return "; ".join([*groups, *self.notes])
-
-
-def _plural(kind: str) -> str:
-    return kind.replace("file", "files", 1) if "file" in kind else f"{kind}s"
 
 
 def find_images(path: str | Path) -> list[Path]:

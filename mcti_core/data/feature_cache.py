@@ -25,7 +25,7 @@ from ..hosts.base import Host
 from ..hosts.out_of_memory import in_parts_that_fit
 from ..images.reading import one_error
 from ..tokens.token_set import Support
-from .buckets import bucket_of, bucket_sizes, padded
+from .buckets import bucket_of, bucket_sizes
 from .dataset import FewShotDataset
 from .image_stream import default_num_workers, read_ahead
 from .near_duplicates import THUMBNAIL, example_names, first_alike, thumbnails
@@ -203,7 +203,8 @@ def _of_row(
         if isinstance(image, Path) and mask is not None:
             weights = latent_mask(image, mask, frame, small)
         found = torch.stack([weights, weights.flip(-1)] if hflip else [weights])[None]
-    return padded(found, *(side // codec.downscale for side in _largest(frames)))
+    height, width = (side // codec.downscale for side in _largest(frames))
+    return F.pad(found, (0, width - small[1], 0, height - small[0]))
 
 
 def _largest(frames: Sequence[tuple[int, int]]) -> tuple[int, int]:

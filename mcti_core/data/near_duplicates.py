@@ -18,15 +18,9 @@ if TYPE_CHECKING:
     from .dataset import FewShotDataset
 
 __all__ = [
-    "THUMBNAIL",
-    "across_classes",
-    "across_split",
-    "describe_across_classes",
-    "example_names",
-    "first_alike",
-    "list_pairs",
-    "thumbnails",
-]
+    "THUMBNAIL", "across_classes", "across_split", "describe_across_classes", "example_names", "first_alike",
+    "list_pairs", "thumbnails",
+]  # fmt: skip
 
 _SIDE = 12
 THUMBNAIL = 3 * _SIDE**2

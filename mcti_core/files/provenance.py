@@ -18,15 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "GENERATOR",
-    "TEXT_MARK",
-    "check_outputs",
-    "is_marked",
-    "library_versions",
-    "write_json",
-    "write_png",
+    "GENERATOR", "TEXT_MARK", "check_outputs", "is_marked", "library_versions", "write_json", "write_png",
     "write_text",
-]
+]  # fmt: skip
 
 _PROGRAM = "MC-TI"
 GENERATOR = f'<meta name="generator" content="{_PROGRAM}">'

@@ -9,11 +9,11 @@ from typing import IO
 
 __all__ = ["name_of", "open_regular", "read_limited", "read_start"]
 
-_NOT_A_FILE = (
-    (stat.S_ISDIR, "it is a folder"),
-    (stat.S_ISFIFO, "it is a named pipe, not a file"),
-    (stat.S_ISSOCK, "it is a socket, not a file"),
-)
+_KINDS = {
+    stat.S_IFDIR: "it is a folder",
+    stat.S_IFIFO: "it is a named pipe, not a file",
+    stat.S_IFSOCK: "it is a socket, not a file",
+}
 
 
 def open_regular(path: str | Path) -> IO[bytes]:
@@ -60,4 +60,4 @@ def read_limited(path: str | Path, most: int) -> bytes:
 
 def _refuse_irregular(mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise OSError(next((reason for test, reason in _NOT_A_FILE if test(mode)), "it is a device, not a file"))
+        raise OSError(_KINDS.get(stat.S_IFMT(mode), "it is a device, not a file"))

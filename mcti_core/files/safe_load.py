@@ -27,15 +27,9 @@ from .limits import MAX_HEADER_BYTES, MAX_SET_BYTES
 from .regular import name_of, open_regular, read_start
 
 __all__ = [
-    "MAX_EMBEDDING_BYTES",
-    "format_of",
-    "header_of",
-    "is_safetensors",
-    "open_token_file",
-    "read_safetensors",
-    "read_torch",
-    "refuse_large",
-]
+    "MAX_EMBEDDING_BYTES", "format_of", "header_of", "is_safetensors", "open_token_file", "read_safetensors",
+    "read_torch", "refuse_large",
+]  # fmt: skip
 
 MAX_EMBEDDING_BYTES = 32 * 2**20
 """Maximum size of an embedding file, also unpacked: a hundred times the largest that fits into a prompt."""

@@ -17,17 +17,9 @@ from uuid import uuid4
 from ..errors import FileError
 
 __all__ = [
-    "IsOwn",
-    "check_writable",
-    "delete_own",
-    "refuse_foreign",
-    "refuse_foreign_twins",
-    "refuse_to_replace",
-    "remove_leftovers",
-    "set_aside",
-    "write_atomically",
-    "write_own",
-]
+    "IsOwn", "check_writable", "delete_own", "refuse_foreign", "refuse_foreign_twins", "refuse_to_replace",
+    "remove_leftovers", "set_aside", "write_atomically", "write_own",
+]  # fmt: skip
 
 IsOwn = Callable[[Path], bool]
 """Whether this program wrote a file, by its content."""

@@ -22,18 +22,9 @@ from .limited_readers import bytes_to_open, open_metered
 from .memory_budget import image_budget, memory_of
 
 __all__ = [
-    "UnreadableError",
-    "image_size",
-    "load_image",
-    "load_mask",
-    "load_square",
-    "load_squares",
-    "on_white",
-    "one_error",
-    "open_image",
-    "to_size",
-    "to_square",
-]
+    "UnreadableError", "image_size", "load_image", "load_mask", "load_square", "load_squares", "on_white",
+    "one_error", "open_image", "to_size", "to_square",
+]  # fmt: skip
 
 _MAX_FULL_SIZE_PIXELS = 50_000_000
 """Number of pixels above which an image is read at half its width and height."""

@@ -17,15 +17,8 @@ from .ops import rename
 from .token_set import TokenSet
 
 __all__ = [
-    "Inputs",
-    "Operation",
-    "SourceClass",
-    "apply_operations",
-    "group",
-    "read_inputs",
-    "refuse_twins",
-    "with_prefix",
-]
+    "Inputs", "Operation", "SourceClass", "apply_operations", "group", "read_inputs", "refuse_twins", "with_prefix",
+]  # fmt: skip
 
 Operation = tuple[str, Sequence[str]]
 """``"select"``, ``"labels"`` or ``"rename"``, and its arguments."""

@@ -7,14 +7,9 @@ from collections.abc import Mapping
 from ..errors import TokenError
 
 __all__ = [
-    "CLIP_TWIN",
-    "ONETRAINER_KEYS",
-    "WIDTHS",
-    "describe_encoders",
-    "describe_widths",
-    "encoder_named",
+    "CLIP_TWIN", "ONETRAINER_KEYS", "WIDTHS", "describe_encoders", "describe_widths", "encoder_named",
     "encoder_of_width",
-]
+]  # fmt: skip
 
 WIDTHS: Mapping[str, tuple[int, ...]] = {
     "clip_l": (768,), "clip_h": (1024,), "clip_g": (1280,),

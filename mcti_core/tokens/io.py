@@ -31,19 +31,9 @@ from .set_format import FEATURES, FORMAT, LABELS, NOT_A_SET, VERSION, check_form
 from .token_set import TokenSet
 
 __all__ = [
-    "LAYOUTS",
-    "SUFFIX",
-    "export_embedding",
-    "export_embeddings",
-    "import_embedding",
-    "import_embeddings",
-    "in_set_order",
-    "is_own_file",
-    "is_token_set",
-    "load_tokens",
-    "refuse_foreign_tokens",
-    "save_tokens",
-]
+    "LAYOUTS", "SUFFIX", "export_embedding", "export_embeddings", "import_embedding", "import_embeddings",
+    "in_set_order", "is_own_file", "is_token_set", "load_tokens", "refuse_foreign_tokens", "save_tokens",
+]  # fmt: skip
 
 SUFFIX = ".safetensors"
 LAYOUTS = ("comfyui", "diffusers", "onetrainer")

@@ -14,19 +14,9 @@ from ..errors import TokenError, listed
 from ..escaping import UNSEEN, escaped
 
 __all__ = [
-    "DEVICES",
-    "MAX_NAME_BYTES",
-    "check_name",
-    "describe_words",
-    "find_class",
-    "find_classes",
-    "index_of",
-    "label_of_folder",
-    "normal_form",
-    "safe_names",
-    "safe_parts",
-    "words_among",
-]
+    "DEVICES", "MAX_NAME_BYTES", "check_name", "describe_words", "find_class", "find_classes", "index_of",
+    "label_of_folder", "normal_form", "safe_names", "safe_parts", "words_among",
+]  # fmt: skip
 
 MAX_NAME_BYTES = 120
 """Maximum length in UTF-8; with a number and a suffix, a name stays below the 255 bytes of common file systems."""

@@ -14,22 +14,10 @@ from .name_search import KnownForms, letters_of
 from .names import find_class, index_of, normal_form
 
 __all__ = [
-    "EMBEDDING",
-    "LOOSE_WEIGHT",
-    "SUFFIXES",
-    "Reference",
-    "behind_suffix",
-    "class_called",
-    "continues_name",
-    "forms_as_words",
-    "is_of_a_name",
-    "known_forms",
-    "names_as_words",
-    "nearest",
-    "plain_letters",
-    "reference_at",
+    "EMBEDDING", "LOOSE_WEIGHT", "SUFFIXES", "Reference", "behind_suffix", "class_called", "continues_name",
+    "forms_as_words", "is_of_a_name", "known_forms", "names_as_words", "nearest", "plain_letters", "reference_at",
     "without_suffix",
-]
+]  # fmt: skip
 
 EMBEDDING = re.compile(r"(?:embedding\s*[:：]\s*)+", re.IGNORECASE)
 """Prefix of a name; written twice, as in a template that has it already, it is still one."""
