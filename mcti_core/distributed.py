@@ -119,13 +119,8 @@ def launched(*, cpu: bool = False, uneven: bool = False) -> DistributedContext:
         raise ConfigError(
             f"the launcher's variables are inconsistent ({error}); start with accelerate launch, or unset WORLD_SIZE, RANK and LOCAL_RANK"
         ) from error
-    local_count = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return DistributedContext(
-        state.process_index,
-        state.num_processes,
-        device="cpu" if cpu else str(state.device),
-        local_count=int(local_count) if local_count.isdecimal() else 1,
-    )
+    here, device = os.environ.get("LOCAL_WORLD_SIZE", ""), "cpu" if cpu else str(state.device)
+    return DistributedContext(state.process_index, state.num_processes, device, int(here) if here.isdecimal() else 1)
 
 
 def started() -> int:

@@ -58,22 +58,13 @@ class Skipped:
             self.counts[_UNUSED_MASK if is_mask else (f"{path.suffix.lower()} file", _NOT_AN_IMAGE)] -= 1
         self.counts = +self.counts
 
-    def update(self, other: Skipped) -> None:
-        self.counts.update(other.counts)
-        self.first = {**other.first, **self.first}
-        self.notes += other.notes
-
-    def has_lost_images(self) -> bool:
-        """Whether some of these files are probably intended as images."""
-        return any(kind != _FOLDER and reason not in (_NOT_AN_IMAGE, _WRITTEN_HERE) for kind, reason in self.counts)
-
     def report(self) -> str:
         """One line for a message, the most frequent kind first; empty if everything is used."""
-        groups = [
-            f"{count} {kind if count == 1 else kind.replace('file', 'files') if 'file' in kind else kind + 's'} skipped: {reason} "
-            f"({'the first is ' * (count > 1)}{self.first[kind, reason]})"
-            for (kind, reason), count in self.counts.most_common()
-        ]
+        groups = []
+        for (kind, reason), count in self.counts.most_common():
+            plural = kind.replace("file", "files", 1) if "file" in kind else f"{kind}s"
+            found, hint = (f"{count} {plural}", "the first is ") if count > 1 else (f"1 {kind}", "")
+            groups.append(f"{found} skipped: {reason} ({hint}{self.first[kind, reason]})")
         return "; ".join([*groups, *self.notes])
 
 
@@ -189,12 +180,13 @@ def find_class_folders(root: str | Path) -> tuple[list[tuple[str, list[Path]]], 
                 found.add(_FOLDER, "folders in a class folder are ignored", str(path / each))
         elif image_folders := [each for each in inner if list_folder(path / each, Skipped())[0]]:
             deeper.append((path, image_folders))
-        elif found.has_lost_images():
+        elif any(kind != _FOLDER and reason not in (_NOT_AN_IMAGE, _WRITTEN_HERE) for kind, reason in found.counts):
             raise ExamplesError(f"class {name!r} has no image that can be used: {found.report()}")
         else:
             empty = "no images in it or one level down" if inner else "empty"
             skipped.add(_FOLDER, "no images" if found.counts else empty, str(path))
-        skipped.update(found)
+        skipped.counts.update(found.counts)
+        skipped.first = {**found.first, **skipped.first}
     if deeper:
         raise ExamplesError(_images_too_deep(deeper, bool(classes)))
     if not classes and (levels := list(islice(_levels(root, _MAX_DEPTH), 3))):

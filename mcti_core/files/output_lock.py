@@ -66,8 +66,10 @@ def _open_locked(lock: Path, path: Path) -> int:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         try:
             _lock(descriptor)
-            if os.name != "posix" or _is_still(lock, descriptor):
+            if os.name != "posix" or os.path.samestat(os.stat(lock), os.fstat(descriptor)):
                 return descriptor
+        except FileNotFoundError:
+            pass
         except OSError as error:
             if error.errno not in _LOCKED_ERRORS:
                 _LOG.warning("%s cannot be locked (%s); let no other run write there", path, error.strerror)
@@ -89,14 +91,6 @@ def _lock(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_still(lock: Path, descriptor: int) -> bool:
-    """Whether the open file still has this name."""
-    try:
-        return os.path.samestat(os.stat(lock), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _is_lock(path: Path) -> bool:

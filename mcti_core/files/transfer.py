@@ -149,12 +149,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(read_limited(path, _MAX_LIST_BYTES))
         own = record["folder"] == path.parent.stat().st_ino
-        known = record["undo"] in ("moved", "copied") and all(
-            isinstance(pair, list)
-            and len(pair) == 2
-            and all(isinstance(text, str) and "\0" not in text for text in pair)
-            for pair in [*record["files"], *record["captions"]]
-        )
+        pairs = [*record["files"], *record["captions"]]
+        texts = [text for pair in pairs for text in pair]
+        known = record["undo"] in ("moved", "copied") and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+        known = known and all(isinstance(text, str) and "\0" not in text for text in texts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
