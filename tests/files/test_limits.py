@@ -123,19 +123,18 @@ def test_named_pipe_is_not_waited_for(suffix, tmp_path):
     path = tmp_path / f"x{suffix}"
     os.mkfifo(path)
     assert not is_own_file(path)
-    for read in (load_tokens, read_embedding):
-        with pytest.raises(TokenError, match="a named pipe, not a file"):
+    for read in (load_tokens, read_embedding, load_checkpoint):
+        with pytest.raises((TokenError, ResumeError), match="a named pipe, not a file"):
             read(path)
 
 
 @pytest.mark.parametrize("number", [1e38, -2e6, float("inf"), float("nan")])
 def test_vectors_beyond_what_learning_makes_are_refused(number, tmp_path):
     save_file({"emb_params": torch.full((1, 768), number)}, tmp_path / "x.safetensors")
-    with pytest.raises(TokenError, match="contains numbers beyond 1,000,000 or not finite"):
-        read_embedding(tmp_path / "x.safetensors")
     torch.save({"emb_params": torch.full((1, 768), number)}, tmp_path / "x.pt")
-    with pytest.raises(TokenError, match="contains numbers beyond 1,000,000 or not finite"):
-        read_embedding(tmp_path / "x.pt")
+    for name in ("x.safetensors", "x.pt"):
+        with pytest.raises(TokenError, match="contains numbers beyond 1,000,000 or not finite"):
+            read_embedding(tmp_path / name)
 
 
 @pytest.mark.parametrize("method", ["clip", "hybrid"])
@@ -150,22 +149,10 @@ def test_example_features_of_another_clip_space_are_a_sentence(tiny_host, method
 
 
 def test_message_about_a_file_of_many_names_is_short(tmp_path):
-    values = {
-        "format": '"mcti-token-set"',
-        "format_version": "1",
-        "labels": '["a"]',
-        "names": '["a"]',
-        "templates": '["{}"]',
-    }
+    values = {"format": '"mcti-token-set"', "format_version": "1", "labels": '["a"]', "names": '["a"]'}
+    values |= {"templates": '["{}"]'}
     values |= {"encoders": '["none"]', "pooling": '"eot"', "base_model": '""', "training": "{}"}
     save_file({f"{'y' * 60}{i}": ONE.clone() for i in range(1000)}, tmp_path / "x.safetensors", metadata=values)
     with pytest.raises(TokenError, match="contains no tensor 'none'") as refused:
         load_tokens(tmp_path / "x.safetensors")
     assert len(str(refused.value)) < 5000
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are named pipes on POSIX alone")
-def test_pipe_in_place_of_a_training_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "training.safetensors")
-    with pytest.raises(ResumeError, match="a named pipe, not a file"):
-        load_checkpoint(tmp_path / "training.safetensors")

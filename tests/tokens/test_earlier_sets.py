@@ -20,13 +20,10 @@ def written(of, folder):
 @pytest.mark.parametrize(
     "again",
     [
-        tokens("cat", "dog"),
-        tokens("dog", "Cat"),
-        tokens("cat", "dog", vectors=3),
-        tokens("cat", "dog", "bird"),
+        tokens("cat", "dog"), tokens("dog", "Cat"), tokens("cat", "dog", vectors=3), tokens("cat", "dog", "bird"),
         replace(tokens("cat", "dog"), templates=("a {}",), training={"seed": 1}),
     ],
-)
+)  # fmt: skip
 def test_refuse_other_sets_lets_the_same_set_be_trained_and_saved_again(tmp_path, again):
     refuse_other_sets([*written(tokens("cat", "dog"), tmp_path), tmp_path / "none"], again)
 
