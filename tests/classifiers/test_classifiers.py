@@ -299,25 +299,6 @@ def test_who_is_stopped_when_by_plain_loops(seed):
         assert max((logits[label] for label in out), default=-math.inf) <= min(logits[label] for label in stayed)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_at_error_zero_every_class_has_its_mean_over_all_pairs(seed):
-    classifier, denoiser = known_errors(random_table(seed), num_trials=11, alpha=0)
-    scores = classifier.score_latents(torch.zeros(2, 4, 8, 8))
-    sigmas = spread_sigmas(denoiser.sigmas, 11, torch.Generator().manual_seed(0), classifier.t_min, classifier.t_max)
-    means = [statistics.mean(denoiser.error(label, sigma) for sigma in sigmas.tolist()) for label in range(6)]
-    assert torch.allclose(scores.logits, -100 * torch.tensor(means).expand(2, 6), rtol=1e-4)
-    assert scores.evaluations.tolist() == [66, 66]
-
-
-def test_a_clear_winner_costs_few_evaluations():
-    table = random_table(2) * 0.1
-    table[3] -= 0.5
-    classifier, _ = known_errors(table + 1, num_trials=64, alpha=0.01)
-    scores = classifier.score_latents(torch.zeros(1, 4, 8, 8))
-    assert int(scores.logits.argmax()) == 3
-    assert int(scores.evaluations) == 6 * 4
-
-
 def test_one_who_was_stopped_keeps_its_distance_from_the_winner():
     table = torch.tensor([[1.0], [1.5], [3.0]]).expand(3, 997)
     classifier, _ = known_errors(table, num_trials=30, logit_scale=10.0)
@@ -477,11 +458,6 @@ def test_cascade_keeps_its_answer_on_the_shortlist(classifiers, images):
     inside, outside = scores.logits.masked_fill(~listed, torch.inf), scores.logits.masked_fill(listed, -torch.inf)
     assert (inside.amin(1) >= outside.amax(1)).all()
     assert (scores.evaluations <= 2 * 6).all()
-
-
-def test_cascade_takes_a_hybrid_first(classifiers, images):
-    scores = CascadeClassifier(classifiers["hybrid"], classifiers["diffusion"], shortlist=1).scores(images)
-    assert torch.equal(scores.logits, classifiers["hybrid"].scores(images).logits)
 
 
 def test_cascade_of_a_single_class(tiny_host, tokens, images):

@@ -52,21 +52,6 @@ def test_looks_rise_to_the_last_pair(pairs):
     assert all(after <= before * 1.1 + 1 for before, after in pairwise(counts))
 
 
-def test_the_chance_of_being_overtaken_by_simulation():
-    """One rival, mean d and spread s after n pairs: how often does the rest, predicted by Student, turn the sum?"""
-    n, pairs, generator = 9, 30, torch.Generator().manual_seed(0)
-    spread, mean, runs = 1.3, 0.35, 400_000
-    # flat prior: variance from its posterior, mean given variance, then the rest
-    chi = torch.distributions.Chi2(n - 1.0)
-    torch.manual_seed(0)
-    deviation = spread * ((n - 1) / chi.sample((runs,))).sqrt()
-    true = mean + deviation / n**0.5 * torch.randn(runs, generator=generator)
-    rest = (pairs - n) * true + (pairs - n) ** 0.5 * deviation * torch.randn(runs, generator=generator)
-    overtaken = (n * mean + rest < 0).double().mean().item()
-    t = mean * n**0.5 / (spread * (1 - n / pairs) ** 0.5)
-    assert overtaken == pytest.approx(student.sf(t, n - 1), abs=4 * (overtaken / runs) ** 0.5)
-
-
 def test_the_leader_is_never_stopped_and_the_others_are_at_the_end():
     errors, alive = drawn(50, 5, 12, 0.5), torch.ones(50, 5, dtype=torch.bool)
     for n in (4, 8, 12):
@@ -139,14 +124,6 @@ def test_what_is_far_apart_is_decided_at_the_first_look():
     decided, seen = raced(drawn(20, 6, 64, 0.0) - 50 * torch.eye(6)[2][:, None], 0.01)
     assert (decided == 2).all()
     assert (seen == FIRST).all()
-
-
-def test_images_do_not_know_of_each_other():
-    errors = drawn(12, 5, 40, 0.3)
-    decided, seen = raced(errors, 0.1)
-    alone = [raced(errors[i : i + 1], 0.1) for i in range(12)]
-    assert torch.equal(torch.cat([d for d, _ in alone]), decided)
-    assert torch.equal(torch.cat([s for _, s in alone]), seen)
 
 
 def test_the_level_is_shared_among_those_tried():

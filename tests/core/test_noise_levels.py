@@ -86,12 +86,6 @@ def test_stratified_sigmas_one_from_each_slice(logit_normal):
     assert torch.equal(drawn, stratified_sigmas(sigmas, 20, torch.Generator().manual_seed(0), logit_normal))
 
 
-def test_random_steps_are_uniform_unless_asked_otherwise():
-    """And the very same numbers as ever, so that old seeds give old tokens."""
-    drawn = random_steps(1000, 20_000, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, torch.randint(0, 1000, (20_000,), generator=torch.Generator().manual_seed(0)))
-
-
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_time_steps_of_flow_models_are_logit_normal_before_the_shift(shift):
     """Quantiles of 100 000 draws, of which the standard error is below 0.002: sigmoid(z) for the normal quantile z, then shifted."""

@@ -65,17 +65,6 @@ def test_a_named_prompt_is_the_prompt_with_the_words(tiny_host, encoder, text_mo
     assert prompts.pooling_position("token")[2] == prompts.end[2]
 
 
-def test_frozen_weights_stay_as_they_were(tiny_host, encoder):
-    before = {name: weight.clone() for name, weight in encoder.tower.state_dict().items()}
-    vectors = torch.randn(1, 1, encoder.width, requires_grad=True)
-    with tiny_host.session():
-        prompts = {"clip_l": template_prompts(encoder, ["a {}"], 1)}
-        encode_prompts(tiny_host, prompts, {"clip_l": vectors})["clip_l"].hidden.sum().backward()
-    after = encoder.tower.state_dict()
-    assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    assert not encoder.tower.get_input_embeddings()._forward_hooks
-
-
 def test_splice_puts_each_rows_vectors_at_its_spots(encoder):
     prompts = template_prompts(encoder, ["a photo of a {}", "the {} on paper"], 2)
     vectors = torch.randn(2, 2, encoder.width)
@@ -109,13 +98,6 @@ def test_one_vector_for_all_rows_gathers_all_their_gradients(encoder):
     assert torch.equal(vectors.grad, torch.full_like(vectors, 2))
 
 
-def test_rows(encoder):
-    prompts = template_prompts(encoder, ["a {}", "a photo of {}", "the {}"], 1)
-    picked = prompts.rows(torch.tensor([2, 0, 2]))
-    assert torch.equal(picked.ids, prompts.ids[[2, 0, 2]])
-    assert torch.equal(picked.end, prompts.end[[2, 0, 2]])
-
-
 @pytest.mark.parametrize("template", ["no place", "{} and {}", "{name}"])
 def test_templates_need_one_place(encoder, template):
     with pytest.raises(TokenError, match="exactly once"):
@@ -133,12 +115,6 @@ def test_a_message_quotes_only_the_begin_of_a_long_prompt(encoder):
     with pytest.raises(TokenError) as told:
         template_prompts(encoder, ["{}" + " a" * 900], 1)
     assert len(str(told.value)) < 250
-
-
-@pytest.mark.parametrize("text", ["a {bird}", "embedding:bird", "{}"])
-def test_unknown_names_list_the_known(tiny_host, text):
-    with pytest.raises(TokenError, match="cat, dog"):
-        host_prompts(tiny_host, [text], ["cat", "dog"], 1)
 
 
 def test_vectors_for_other_text_encoders_are_refused(tiny_host):

@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mcti_core.errors import FileError, ResumeError
 from mcti_core.tokens.io import save_tokens
 from mcti_core.training.checkpoint import load_checkpoint, save_checkpoint
+from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.state import TrainState
 
@@ -80,26 +82,24 @@ def test_what_is_read_is_what_was_written(path, stored):
 
 
 @pytest.fixture(scope="module")
-def states(tiny_host, cache):
+def first(tiny_host, cache):
+    return new_tokens(tiny_host, cache.classes, num_vectors=2, initializer_token="random", seed=3)
+
+
+@pytest.fixture(scope="module")
+def states(tiny_host, cache, first):
     """Of every step of a training, and its result."""
-    first = first_tokens(tiny_host, cache)
     kept = []
     result = train(tiny_host, cache, first, CONFIG, on_step=lambda info: kept.append(info.state))
     return [state() for state in kept], result
 
 
-def first_tokens(host, cache):
-    from mcti_core.training.initial import new_tokens
-
-    return new_tokens(host, cache.classes, num_vectors=2, initializer_token="random", seed=3)
-
-
-def test_a_training_goes_on_from_its_file_as_if_there_had_been_no_break(tiny_host, cache, states, tmp_path):
+def test_a_training_goes_on_from_its_file_as_if_there_had_been_no_break(tiny_host, cache, first, states, tmp_path):
     kept, whole = states
     assert len(kept) == 6
     for state in kept:
         read = load_checkpoint(save_checkpoint(state, tmp_path / "training.safetensors"))
-        rest = train(tiny_host, cache, first_tokens(tiny_host, cache), CONFIG, resume=read)
+        rest = train(tiny_host, cache, first, CONFIG, resume=read)
         assert bits(dict(rest.history)) == bits(dict(whole.history))
         assert bits(dict(rest.tokens.vectors)) == bits(dict(whole.tokens.vectors))
         assert rest.tokens.training == whole.tokens.training
@@ -144,46 +144,44 @@ def test_other_files_are_refused(tmp_path, tokens):
         load_checkpoint(tmp_path / "text")
 
 
+@pytest.fixture
+def rewritten(states, tmp_path):
+    """A function: the path of a real file with other metadata or tensors."""
+
+    def write(metadata=None, change=lambda tensors: {}):
+        path = save_checkpoint(states[0][0], tmp_path / "training.safetensors")
+        with safe_open(path, framework="pt") as file:
+            values = file.metadata()
+        tensors = load_file(path)
+        described = {name: json.dumps(value) for name, value in (metadata or {}).items()}
+        save_file({**tensors, **change(tensors)}, path, metadata={**values, **described})
+        return path
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("format_version", 2, "update it"),
-        ("format_version", float("nan"), "damaged"),
-        ("format_version", "1", "damaged"),
-        ("identity", [1], "damaged"),
-        ("losses", ["loss"], "damaged"),
+        ("format_version", 2, "update it"), ("format_version", float("nan"), "damaged"), ("format_version", "1", "damaged"),
+        ("identity", [1], "damaged"), ("losses", ["loss"], "damaged"),
     ],
-)
-def test_a_newer_file_and_one_that_was_changed_are_refused(states, tmp_path, name, value, message):
-    from safetensors import safe_open
-
-    path = save_checkpoint(states[0][0], tmp_path / "training.safetensors")
-    with safe_open(path, framework="pt") as file:
-        values = file.metadata()
-    save_file(load_file(path), path, metadata={**values, name: json.dumps(value)})
+)  # fmt: skip
+def test_a_newer_file_and_one_that_was_changed_are_refused(rewritten, name, value, message):
     with pytest.raises(ResumeError, match=message):
-        load_checkpoint(path)
+        load_checkpoint(rewritten({name: value}))
 
 
 @pytest.mark.parametrize(
-    ("name", "changed"),
+    "changed",
     [
-        ("history", lambda kept: kept[:, :, None]),
-        ("history", lambda kept: kept.float()),
-        ("history", lambda kept: kept[:, :0]),
-        ("history", lambda kept: torch.zeros(3_000_000, kept.shape[1], dtype=torch.uint8)),
+        lambda kept: kept[:, :, None], lambda kept: kept.float(), lambda kept: kept[:, :0].contiguous(),
+        lambda kept: torch.zeros(3_000_000, kept.shape[1], dtype=torch.uint8),
     ],
-)
-def test_numbers_that_no_training_has_are_refused(states, tmp_path, name, changed):
-    from safetensors import safe_open
-
-    path = save_checkpoint(states[0][0], tmp_path / "training.safetensors")
-    with safe_open(path, framework="pt") as file:
-        values = file.metadata()
-    tensors = load_file(path)
-    save_file({**tensors, name: changed(tensors[name]).contiguous()}, path, metadata=values)
+)  # fmt: skip
+def test_numbers_that_no_training_has_are_refused(rewritten, changed):
     with pytest.raises(ResumeError, match="damaged"):
-        load_checkpoint(path)
+        load_checkpoint(rewritten(change=lambda tensors: {"history": changed(tensors["history"])}))
 
 
 def test_a_place_that_cannot_be_written_is_reported(states, tmp_path):

@@ -33,18 +33,17 @@ class BrokenOff:
         return self.denoiser.denoise(*arguments)
 
 
-def _kept(host, cache, tokens, config=CONFIG):
-    """The last state before the training breaks off."""
-    states = []
+def _kept(host, cache, tokens, call=4):
+    """The last state before the training breaks off in a call of the denoiser."""
+    states, broken = [], replace(host, denoiser=BrokenOff(host.denoiser, call))
     with pytest.raises(BrokenError):
-        train(host, cache, tokens, config, on_step=lambda info: states.append(info.state))
+        train(broken, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state))
     return states[-1]()
 
 
-def changed(generator, kind, place, value):
-    content = bytearray(generator.numpy().tobytes())
-    struct.pack_into(kind, content, place, value)
-    return torch.frombuffer(content, dtype=torch.uint8)
+@pytest.fixture
+def state(tiny_host, cache, tokens):
+    return _kept(tiny_host, cache, tokens)
 
 
 def _same(first, second):
@@ -56,29 +55,18 @@ def _same(first, second):
 
 @pytest.mark.parametrize("call", [2, 3, 5, 7])
 def test_goes_on_as_if_there_had_been_no_break(tiny_host, cache, tokens, call):
-    whole = train(tiny_host, cache, tokens, CONFIG)
-    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, call)), cache, tokens)
+    whole, state, seen = train(tiny_host, cache, tokens, CONFIG), _kept(tiny_host, cache, tokens, call), []
     assert 0 < state.step < 8
-    seen = []
     rest = train(tiny_host, cache, tokens, CONFIG, resume=state, on_step=lambda info: seen.append(info.step))
     assert seen == list(range(state.step + 1, 9))
     _same(whole, rest)
 
 
-def test_a_state_can_be_gone_on_from_twice(tiny_host, cache, tokens):
-    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
-    _same(train(tiny_host, cache, tokens, CONFIG, resume=state), train(tiny_host, cache, tokens, CONFIG, resume=state))
+def test_a_state_can_be_gone_on_from_twice(tiny_host, cache, tokens, state):
+    _same(*(train(tiny_host, cache, tokens, CONFIG, resume=state) for _ in range(2)))
 
 
-def test_a_finished_training_has_nothing_to_go_on_with(tiny_host, cache, tokens):
-    states = []
-    whole = train(tiny_host, cache, tokens, CONFIG, on_step=lambda info: states.append(info.state))
-    again = train(tiny_host, cache, tokens, CONFIG, resume=states[-1](), on_step=lambda info: pytest.fail("a step"))
-    _same(whole, again)
-
-
-def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
-    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
+def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens, state):
     others = {
         "gamma, seed": (cache, tokens, replace(CONFIG, gamma=0.5, seed=1)),
         "set of examples": (cache.pick(torch.arange(len(cache)).flip(0)), tokens, CONFIG),
@@ -89,63 +77,71 @@ def test_another_training_cannot_go_on_from_it(tiny_host, cache, tokens):
             train(tiny_host, examples, first, config, resume=state)
 
 
+def _vectors(change):
+    return lambda state: {"vectors": {name: change(vector) for name, vector in state.vectors.items()}}
+
+
+def _moment(name, change):
+    return lambda state: {"moments": {0: {**state.moments[0], name: change(state.moments[0][name])}}}
+
+
+def _rows(change):
+    return lambda state: {"history": tuple(change(row) for row in state.history)}
+
+
+def _generator(index, kind, place, value):
+    def change(state):
+        content = bytearray(state.generators[index].numpy().tobytes())
+        struct.pack_into(kind, content, place, value)
+        generators = list(state.generators)
+        generators[index] = torch.frombuffer(content, dtype=torch.uint8)
+        return {"generators": tuple(generators)}
+
+    return change
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         lambda state: {"vectors": {}},
-        lambda state: {"vectors": {name: v[:1] for name, v in state.vectors.items()}},
-        lambda state: {"vectors": {name: torch.full_like(v, torch.nan) for name, v in state.vectors.items()}},
         lambda state: {"vectors": {**state.vectors, "clip_x": torch.ones(3, 1, 32)}},
+        _vectors(lambda v: v[:1]),
+        _vectors(lambda v: torch.full_like(v, torch.nan)),
+        _vectors(lambda v: torch.full_like(v, 1e30)),
+        _vectors(lambda v: torch.full_like(v, -(2**63), dtype=torch.long)),
         lambda state: {"moments": {7: state.moments[0]}},
         lambda state: {"moments": {0: {"step": torch.tensor(1.0)}}},
-        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": torch.ones(2)}}},
-        lambda state: {"moments": {0: {**state.moments[0], "step": torch.ones(2)}}},
-        lambda state: {"vectors": {name: torch.full_like(v, 1e30) for name, v in state.vectors.items()}},
-        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(-5.0)}}},
-        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(1e30)}}},
-        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(torch.nan)}}},
-        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": state.moments[0]["exp_avg"] * torch.nan}}},
-        lambda state: {"moments": {0: {**state.moments[0], "exp_avg_sq": state.moments[0]["exp_avg_sq"] - 1}}},
-        lambda state: {"moments": {0: {**state.moments[0], "step": torch.tensor(True)}}},
-        lambda state: {"moments": {0: {**state.moments[0], "exp_avg": state.moments[0]["exp_avg"] + 1e4}}},
-        lambda state: {
-            "moments": {0: {**state.moments[0], "exp_avg": torch.full_like(state.moments[0]["exp_avg"], 1e38)}}
-        },
-        lambda state: {
-            "vectors": {name: torch.full_like(v, -(2**63), dtype=torch.long) for name, v in state.vectors.items()}
-        },
+        *(
+            _moment("step", lambda _, step=step: torch.tensor(step))
+            for step in (-5.0, 1e30, torch.nan, True, [1.0, 1.0])
+        ),
+        _moment("exp_avg", lambda mean: torch.ones(2)),
+        _moment("exp_avg", lambda mean: mean * torch.nan),
+        _moment("exp_avg", lambda mean: mean + 1e4),
+        _moment("exp_avg", lambda mean: torch.full_like(mean, 1e38)),
+        _moment("exp_avg_sq", lambda square: square - 1),
         lambda state: {"history": state.history * 9},
-        lambda state: {"history": tuple({**row, "loss": (-1.0) ** i * 1e308} for i, row in enumerate(state.history))},
-        lambda state: {"history": tuple({**row, "loss": math.inf} for row in state.history)},
-        lambda state: {"history": tuple({**row, "loss": math.nan} for row in state.history)},
-        lambda state: {"best": (-math.inf, 1)},
-        lambda state: {"best": (math.nan, 1)},
-        lambda state: {"best": (1.0, 10**300)},
+        *(_rows(lambda row, loss=loss: {**row, "loss": loss}) for loss in (1e308, -1e308, math.inf, math.nan)),
+        _rows(lambda row: {"x": 1.0}),
+        *(lambda state, best=best: {"best": best} for best in ((-math.inf, 1), (math.nan, 1), (1.0, 10**300))),
         lambda state: {"generators": state.generators[:1]},
         lambda state: {"generators": tuple(torch.zeros(3, dtype=torch.uint8) for _ in state.generators)},
         lambda state: {"generators": tuple(generator.float() for generator in state.generators)},
-        lambda state: {"generators": (state.generators[0], changed(state.generators[1], "<i", 8, 624))},
-        lambda state: {"generators": (changed(state.generators[0], "<Q", 16, 624), state.generators[1])},
-        lambda state: {"generators": (changed(state.generators[0], "<d", 5024, 1e300), state.generators[1])},
-        lambda state: {"generators": (changed(state.generators[0], "<f", 5048, math.nan), state.generators[1])},
-        lambda state: {"history": tuple({"x": 1.0} for _ in state.history)},
+        _generator(1, "<i", 8, 624),
+        _generator(0, "<Q", 16, 624),
+        _generator(0, "<d", 5024, 1e300),
+        _generator(0, "<f", 5048, math.nan),
         lambda state: {"batches": {}},
         lambda state: {"batches": {**state.batches, "turn": [99]}},
         lambda state: {"batches": {**state.batches, "0": [10**9]}},
+        lambda state: {"gradient_norms": torch.ones(3)},
     ],
 )
-def test_state_whose_content_does_not_fit_is_refused_before_a_step(tiny_host, cache, tokens, wrong):
+def test_state_whose_content_does_not_fit_is_refused_before_a_step(tiny_host, cache, tokens, state, wrong):
     """As a kept training that somebody changed may hold."""
-    state = _kept(replace(tiny_host, denoiser=BrokenOff(tiny_host.denoiser, 4)), cache, tokens)
+    changed = replace(state, **wrong(state))
     with pytest.raises(ResumeError, match="its content does not fit"):
-        train(
-            tiny_host,
-            cache,
-            tokens,
-            CONFIG,
-            resume=replace(state, **wrong(state)),
-            on_step=lambda info: pytest.fail("a step"),
-        )
+        train(tiny_host, cache, tokens, CONFIG, resume=changed, on_step=lambda info: pytest.fail("a step"))
 
 
 def test_every_state_of_a_generator_is_one():

@@ -37,21 +37,17 @@ def run(host, cache, tokens, folder, names=("csv",), config=CONFIG, stop_after=0
         return train(host, cache, tokens, config, on_step=on_step, **options)
 
 
-def test_csv_has_losses_learning_rate_and_gamma_of_every_step(tiny_host, cache, tokens, tmp_path):
-    result = run(tiny_host, cache, tokens, tmp_path)
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, gamma="auto", gamma_end=None)])
+def test_csv_has_losses_learning_rate_and_gamma_of_every_step(tiny_host, cache, tokens, tmp_path, config):
+    result = run(tiny_host, cache, tokens, tmp_path, config=config)
     found = rows(tmp_path)
     assert [row["step"] for row in found] == ["1", "2", "3", "4"]
     for name in ("loss", "reconstruction", "classification"):
         assert [float(row[name]) for row in found] == list(result.history[name])
     assert [float(row["learning_rate"]) for row in found] == [learning_rate(CONFIG, step) for step in range(4)]
-    assert [float(row["gamma"]) for row in found] == [gamma_at(CONFIG, step) for step in range(4)]
+    gammas = list(result.history["gamma"]) if config.adaptive else [gamma_at(config, step) for step in range(4)]
+    assert [float(row["gamma"]) for row in found] == gammas
     assert {row["accuracy"] for row in found} == {""}
-
-
-def test_adaptive_gamma_is_that_of_the_history(tiny_host, cache, tokens, tmp_path):
-    config = replace(CONFIG, gamma="auto", gamma_end=None)
-    result = run(tiny_host, cache, tokens, tmp_path, config=config)
-    assert [float(row["gamma"]) for row in rows(tmp_path)] == list(result.history["gamma"])
 
 
 def test_logged_learning_rate_is_the_optimizer_s(tiny_host, cache, tokens, monkeypatch):

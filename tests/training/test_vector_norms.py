@@ -1,4 +1,3 @@
-from dataclasses import replace
 
 import pytest
 import torch
@@ -56,16 +55,3 @@ def test_training_with_keep_norm_ends_at_the_vocabulary_norm(tiny_host, cache, t
     for name, vectors in learned.vectors.items():
         norm = vocabulary_norm(tiny_host.text[name], tiny_host.device)
         torch.testing.assert_close(vectors.norm(dim=-1), torch.full(vectors.shape[:2], norm))
-
-
-def test_training_without_keep_norm_leaves_the_length_free(tiny_host, cache, tokens):
-    learned = train(tiny_host, cache, tokens, replace(KEPT, keep_norm=False)).tokens
-    norm = vocabulary_norm(tiny_host.text["clip_l"], tiny_host.device)
-    assert (learned.vectors["clip_l"].norm(dim=-1) - norm).abs().min() > 1e-3
-
-
-def test_training_with_keep_norm_resumes_to_the_bit(tiny_host, cache, tokens):
-    states = []
-    whole = train(tiny_host, cache, tokens, KEPT, on_step=lambda info: states.append(info.state()))
-    resumed = train(tiny_host, cache, tokens, KEPT, resume=states[1])
-    assert all(torch.equal(resumed.tokens.vectors[name], vectors) for name, vectors in whole.tokens.vectors.items())
