@@ -27,8 +27,7 @@ def noise_error(latents: Tensor, estimate: Tensor, sigma: Tensor, mask: Tensor |
     velocity's error. ``Denoiser.weight`` is a factor for models that are trained with another weighting.
 
     Args:
-        latents: (B, c, h, w) the clean x0.
-        estimate: (B, c, h, w) the model's x0_hat.
+        latents, estimate: (B, c, h, w) the clean x0, and the model's x0_hat.
         sigma: (B,).
         mask: (B, h, w) weights in [0, 1], not all zero: the mean is weighted by them. Without it, all count equally.
 

@@ -26,10 +26,8 @@ def generate(
     """Draw one image per prompt.
 
     Args:
-        host: with denoiser and codec.
         prompts: B texts, in which ``embedding:<name>`` or ``{name}`` is a token of ``tokens``; or indices of classes, which
             are drawn in the tokens' first template, read as in training: as plain words.
-        tokens: the token set that the names refer to.
         negative_prompt: the prompt that guidance leads away from.
         num_inference_steps: denoiser calls per image, each with a doubled batch.
         guidance_scale: 1 is no guidance.
@@ -54,10 +52,9 @@ def generate(
     """
     if isinstance(prompts, str):
         raise ConfigError(f"prompts must be a list of texts, got a single one; write [{prompts[:40]!r}]")
-    if not prompts or num_inference_steps < 1 or batch_size < 1:
-        raise ConfigError(
-            f"generating takes at least one prompt, step and image at once, got {len(prompts)}, {num_inference_steps} and {batch_size}"
-        )
+    counts = len(prompts), num_inference_steps, batch_size
+    if min(counts) < 1:
+        raise ConfigError(f"generating takes at least one prompt, step and image at once, got {counts}")
     if not math.isfinite(guidance_scale):
         raise ConfigError(f"guidance_scale must be a finite number, got {guidance_scale}")
     denoiser, codec = host.require_denoiser(), host.require_codec()

@@ -186,11 +186,7 @@ def predictions(
 
 
 def confidences(scores: Scores, temperature: float = 1.0) -> Tensor:
-    """(B, C) float32 softmax of the logits divided by the temperature, on the CPU.
-
-    Raises:
-        HostError: all scores of an image are infinite.
-    """
+    """(B, C) float32 softmax of the logits / temperature, on the CPU. Raises: HostError: all of an image are infinite."""
     shares = (scores.logits.float() / temperature).softmax(1).cpu()
     if shares.isnan().any():
         raise HostError("the model's scores are infinite; load it in another number format (bf16 or fp32)")

@@ -26,12 +26,12 @@ from ..errors import ConfigError, TokenError, listed
 from ..files.limits import MAX_LOGITS
 from ..hosts.base import Host
 from ..tokens.token_set import Support, TokenSet
+from . import METHODS
 from .base import Classifier
 from .cascade import CascadeClassifier
 from .clip import ClipClassifier
 from .diffusion import DiffusionClassifier
 from .hybrid import HybridClassifier, left_out_gain
-from .methods import METHODS
 
 __all__ = [
     "Calibration", "answered_share", "calibrate", "calibrated_classifier", "check_threshold_examples", "fit_temperature",
@@ -55,9 +55,7 @@ class Calibration:
     def describe(self) -> str:
         """The threshold, the measured share of examples, and the expected share of new images, as a sentence."""
         if not self.num_samples:
-            return (
-                "no class has two examples, so no threshold could be measured and every image is answered with a class"
-            )
+            return "no class has two examples, so no threshold could be measured, and every image gets a class"
         share, low, high = answered_share(self.reached, self.num_samples)
         return (
             f"threshold {self.threshold:.3f}: {self.reached} of {self.num_samples} examples reach it, each left out in turn; of "
@@ -82,13 +80,10 @@ def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95
         ConfigError: the classifier has other classes, or ``accept`` is not in (0, 1].
     """
     if tokens.support is None:
-        raise TokenError(
-            "these tokens have no features of their examples to calibrate with; train them with a CLIP space"
-        )
+        raise TokenError("these tokens have no example features to calibrate with; train them with a CLIP space")
     if classifier.labels != tokens.labels:
-        raise ConfigError(
-            f"the classifier's classes ({listed(classifier.labels)}) are not the tokens' ({listed(tokens.labels)})"
-        )
+        classes = f"the classifier's classes ({listed(classifier.labels)})"
+        raise ConfigError(f"{classes} are not the tokens' ({listed(tokens.labels)})")
     support = tokens.support.of_width(classifier.text.shape[1])
     count, max_count = len(support.labels), max(1, MAX_LOGITS // len(tokens))
     rows = torch.arange(count) if count <= max_count else torch.arange(max_count) * count // max_count
@@ -120,10 +115,9 @@ def resolve_method(method: str, host: Host) -> str:
 def calibrated_classifier(
     method: str, host: Host, tokens: TokenSet, *, calibrate_threshold: bool = False
 ) -> Classifier:
-    """Create a classifier by name, calibrated if the tokens have support features.
+    """Create a classifier of a name in ``METHODS``, calibrated if the tokens have support features.
 
     Args:
-        method: one of ``METHODS``.
         calibrate_threshold: require that calibration can find a threshold for "unknown", and log it.
 
     Raises:

@@ -29,8 +29,6 @@ class ClipClassifier(Classifier):
     """argmax_c cos(image feature, text feature of v_c). One pass of the vision tower per image.
 
     Args:
-        host: a host with a CLIP space.
-        tokens: the classes.
         templates: prompts whose features are averaged; by default the tokens' own.
         logit_scale: factor of the cosines.
     """

@@ -47,7 +47,6 @@ class DiffusionClassifier(Classifier):
     apart, and an image is finished when one class is left.
 
     Args:
-        host: has a denoiser and a codec.
         num_trials: P, the maximum number of pairs per class.
         alpha: level of the test, about the probability that early elimination changes an image's answer, from 0 (no
             early elimination) to 0.5.
@@ -76,10 +75,8 @@ class DiffusionClassifier(Classifier):
             raise ConfigError(f"alpha is a probability from 0 (stop no class early) to 0.5, got {alpha}")
         self.host, self.labels, self.image_size = host, tokens.labels, host.image_size
         self.denoiser, self.codec = host.require_denoiser(), host.require_codec()
-        self.num_trials, self.alpha = num_trials, alpha
-        self.logit_scale, self.batch_size, self.seed = logit_scale, batch_size, seed
-        self._batch_size_that_fits: int | None = None  # found after memory ran out
-        self.t_min, self.t_max = t_min, t_max
+        self.num_trials, self.alpha, self.seed = num_trials, alpha, seed
+        self.t_min, self.t_max, self.logit_scale, self.batch_size = t_min, t_max, logit_scale, batch_size
         self.text = _class_contexts(host, tokens, template or tokens.templates[0])
 
     def scores(self, images: Any, candidates: Tensor | None = None) -> Scores:
@@ -131,9 +128,7 @@ class DiffusionClassifier(Classifier):
         image, label = undecided.nonzero(as_tuple=True)
         image = image.to(latents.device)
         jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
-        at_once = (
-            self._batch_size_that_fits or self.batch_size or evaluations_at_once(latents[0, 0].numel(), latents.device)
-        )
+        at_once = self.batch_size or evaluations_at_once(latents[0, 0].numel(), latents.device)
 
         def evaluate(part: slice) -> Tensor:  # nothing here waits for the device
             combination, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)
@@ -144,13 +139,11 @@ class DiffusionClassifier(Classifier):
             return noise_error(x0, estimate, sigma)
 
         parts = in_parts_that_fit(evaluate, len(jobs), at_once, _EVALUATION_TOO_LARGE)
-        if len(parts) > -(-len(jobs) // at_once):
-            self._batch_size_that_fits = len(parts[-2])
+        if len(parts) > -(-len(jobs) // at_once):  # memory ran out
+            self.batch_size = len(parts[-2])
         errors = torch.cat(parts).view(len(image), len(sigmas)).cpu()
         if not errors.isfinite().all():
-            raise HostError(
-                "the diffusion model's noise errors are not finite; use a wider number format (bf16 or fp32)"
-            )
+            raise HostError("the model's noise errors are not finite; use a wider number format (bf16 or fp32)")
         return errors
 
 

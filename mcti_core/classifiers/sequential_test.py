@@ -91,9 +91,8 @@ def eliminated(errors: Tensor, remaining: Tensor, num_trials: int, bound: Tensor
     """The classes that the test eliminates after n pairs.
 
     Args:
-        errors: (B, C, n) float32 errors on the first n pairs, n at least 2; rows of other classes are ignored.
+        errors: (B, C, n) float32 errors on the first n of P pairs, n at least 2; those of other classes are ignored.
         remaining: (B, C) bool, at least one class per image.
-        num_trials: P, at least n.
         bound: (B,) critical values, the ``t_quantile`` of each image's level.
 
     Returns:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from .. import distributed
-from ..classifiers.methods import METHODS
+from ..classifiers import METHODS
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError
 from . import argument_types as types

@@ -27,7 +27,7 @@ class TrainableClassifier(Classifier):
     Args:
         host: the model; its weights are not copied.
         config: training settings. Example of a grid: ``{"config": [TrainConfig(gamma=g) for g in (0.1, 1.0)]}``.
-        method: classification method, one of ``classifiers.methods.METHODS``.
+        method: classification method, one of ``classifiers.METHODS``.
         num_vectors: number of vectors per token.
         hflip: whether to train on horizontally flipped images too.
 

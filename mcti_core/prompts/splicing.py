@@ -84,8 +84,7 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], num_vectors
 def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> dict[str, AnyPrompts]:
     """One prompt per template for each of the host's text encoders, or for the host's own encoding and the CLIP space's encoder.
 
-    Raises:
-        TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
+    Raises: TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
     """
     if host.prompts is None:
         return {name: template_prompts(encoder, templates, num_vectors) for name, encoder in host.text.items()}
@@ -174,8 +173,8 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     """Features of the same B prompts from each encoder in ``prompts``; other encoders do not run.
 
     Args:
-        prompts: by encoder, and ``WHOLE_PROMPT`` for the host's own encoding. A denoiser needs ``Host.conditioned_by``; a text feature
-            is read only from the CLIP space's encoder.
+        prompts: by encoder, and ``WHOLE_PROMPT`` for the host's own encoding. A denoiser needs ``Host.conditioned_by``; a text
+            feature is read only from the CLIP space's encoder.
         vectors: by encoder, for all encoders; as in ``splice``.
 
     Returns:

@@ -98,7 +98,10 @@ class _Parser:
         parts, at = [], 0
         while at < len(text):
             if found := references.EMBEDDING.match(text, at):
-                index, at = self._named(text, found.end())
+                reference = references.reference_at(text, found.end(), self.labels, self.names, self.known)
+                index, at = reference.class_index, reference.end
+                if index is None:
+                    index = self._index(reference.name, f"embedding:{reference.name}")
             elif found := _BRACES.match(text, at):
                 index, at = self._index(found[1], found[0]), found.end()
             elif found := _ANGLES.match(text, at):
@@ -112,12 +115,6 @@ class _Parser:
                 continue
             parts.append(chr(_MARK + index))
         return "".join(parts)
-
-    def _named(self, text: str, at: int) -> tuple[int, int]:
-        """The class after ``embedding:``, and the end of its name."""
-        found = references.reference_at(text, at, self.labels, self.names, self.known)
-        index = self._index(found.name, f"embedding:{found.name}") if found.class_index is None else found.class_index
-        return index, found.end
 
     def _index(self, name: str, written: str) -> int:
         name = references.without_suffix(_KIND.sub("", name.strip()).strip("\"'"))

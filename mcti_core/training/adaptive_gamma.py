@@ -35,9 +35,7 @@ class AdaptiveGamma:
     The gradients are those of the vectors that both terms depend on. The averages are exponential moving averages that
     include the current step; the second one is at least a hundredth of its maximum so far.
 
-    Args:
-        ratio: above 0; the wanted norm of gamma * the gradient of L_cls, relative to that of L_ldm.
-        device: the vectors' device.
+    ``ratio`` (above 0) is the wanted norm of gamma * the gradient of L_cls, relative to that of L_ldm.
     """
 
     def __init__(self, ratio: float, device: torch.device | str):
@@ -56,7 +54,6 @@ class AdaptiveGamma:
         Args:
             terms: this process's shares of ``reconstruction`` and ``classification``, in one graph; replaced by the sums
                 over all processes, with ``gamma`` and ``loss`` added.
-            weight: weight of the reconstruction term.
         """
         parameters = list(vectors.values())
         gradients = torch.autograd.grad(terms["classification"], parameters, retain_graph=True, allow_unused=True)

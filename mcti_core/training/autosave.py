@@ -20,14 +20,11 @@ _MAX_TIME_SHARE = 0.005
 
 
 class AutoSaver:
-    """Saves the training in this context to a file: at intervals, and on every exit.
-
-    A failed save is reported and does not end the training.
+    """Saves the training in this context to a file of ``training.checkpoint``: at intervals, and on every exit.
 
     Args:
-        path: the file, see ``training.checkpoint``.
         every: seconds between saves; 0 saves after every step.
-        log: called once with a message if saves fail.
+        log: called once with a message if saves fail, which does not end the training.
     """
 
     def __init__(self, path: str | Path, *, every: float = EVERY, log: Callable[[str], object] = print):

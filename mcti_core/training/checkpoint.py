@@ -29,14 +29,11 @@ _FORMAT, _VERSION = "mcti-training", 1
 
 
 def save_checkpoint(state: TrainState, path: str | Path) -> Path:
-    """Write a state to a file, atomically.
+    """Write a state to a file, atomically, and return ``path``.
 
     Tensors are ``vectors.<encoder>``, ``moments.<parameter>.<name>``, ``generators.<i>``, for an adaptive gamma
     ``gradient_norms`` (3,) float32, and in float64 ``history`` (steps, losses) and ``best`` (2,). All other values are
     metadata, as JSON.
-
-    Returns:
-        ``path``.
 
     Raises:
         ResumeError: the file cannot be written.

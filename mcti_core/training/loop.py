@@ -47,9 +47,8 @@ class StepInfo:
     """
 
     step: int
-    """Number of finished steps, including those of ``classification_only_steps``."""
+    """Number of finished steps, including those of ``classification_only_steps``, of ``total``."""
     total: int
-    """Number of all steps."""
     history: Callable[[], Mapping[str, tuple[float, ...]]]
     """Returns ``loss``, ``reconstruction``, ``classification`` and an adaptive ``gamma`` of every step; NaN if not computed."""
     tokens: Callable[[], TokenSet]
@@ -172,13 +171,14 @@ def _first_state(host: Host, cache: FeatureCache, tokens: TokenSet, active: Tens
 def _with_record(tokens: TokenSet, host: Host, cache: FeatureCache, config: TrainConfig) -> TokenSet:
     """The initial tokens with the record of this training."""
     used = {"captions": bool(cache.captions), "masks": cache.masks is not None, "buckets": cache.sizes is not None}
-    shots = int(torch.bincount(cache.labels).min())
-    training = {**config.describe(), "shots": shots, "base_fingerprint": host.fingerprint}
+    training = {
+        **config.describe(),
+        "shots": int(torch.bincount(cache.labels).min()),
+        "base_fingerprint": host.fingerprint,
+    }
     training |= {name: True for name, value in used.items() if value}
-    return replace(
-        tokens, templates=config.templates, pooling=config.pooling, base_model=host.name, training=training,
-        support=cache.support(),
-    )  # fmt: skip
+    tokens = replace(tokens, templates=config.templates, pooling=config.pooling, base_model=host.name)
+    return replace(tokens, training=training, support=cache.support())
 
 
 @dataclass(frozen=True)

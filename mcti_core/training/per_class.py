@@ -27,11 +27,8 @@ def train_per_class(
     class's vectors. AdamW's step does not depend on the scale of a gradient, so the mean over several classes' losses moves
     each as its own loss does. Hence groups of classes may share their steps, which a GPU computes faster.
 
-    Args:
-        side_by_side: classes per group; 1 is the released code's order, one class after the other.
-
     Returns:
-        One result per group; the last one's tokens contain all classes.
+        One result per group of ``side_by_side`` classes (1 as in the released code); the last one's tokens have all classes.
 
     Raises:
         ConfigError: gamma is not 0 and the direction is another.

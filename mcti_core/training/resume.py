@@ -47,10 +47,9 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str
 
 def describe_differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The differences between two runs as a message; empty for none."""
-    return "; ".join(_describe(name, then.get(name), now.get(name)) for name in differences(then, now))
-
-
-def _describe(name: str, then: str | None, now: str | None) -> str:
-    if name == "model" or name.startswith("set of") or max(len(str(then)), len(str(now))) > _MAX_CHARACTERS:
-        return f"different {name}"
-    return f"{name} was {then}, is {now}"
+    described = []
+    for name in differences(then, now):
+        before, after = str(then.get(name)), str(now.get(name))
+        hidden = name == "model" or name.startswith("set of") or max(len(before), len(after)) > _MAX_CHARACTERS
+        described.append(f"different {name}" if hidden else f"{name} was {before}, is {after}")
+    return "; ".join(described)

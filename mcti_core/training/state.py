@@ -109,8 +109,7 @@ class Progress:
             ConfigError: the state is of a training with other examples, initial tokens or settings.
             ResumeError: its content is inconsistent.
         """
-        differing = differences(state.identity, self.identity)
-        if differing:
+        if differing := differences(state.identity, self.identity):
             raise ConfigError(f"the stopped training cannot be resumed: different {', '.join(differing)}")
         try:
             self._check(state)

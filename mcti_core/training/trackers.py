@@ -105,10 +105,9 @@ class Trackers:
     def on_step(
         self, info: StepInfo, accuracy: float | None = None, images: Mapping[str, Sequence[Tensor]] | None = None
     ) -> None:
-        """Log the new steps, at most every 50 steps unless there is an accuracy or an image. Call it after each step.
+        """Log the new steps, at most every 50 steps unless there is a held-out accuracy or an image. Call it after each step.
 
         Args:
-            accuracy: held-out accuracy after this step, if measured.
             images: name -> samples (3, H, W) in [0, 1] after this step, if drawn.
         """
         self._last_step = info

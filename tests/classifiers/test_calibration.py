@@ -178,7 +178,7 @@ def test_calibrate_on_evenly_spaced_examples_if_there_are_very_many(kind, carryi
 
 def test_refusals(tokens, tiny_host):
     classifier = ClipClassifier(tiny_host, tokens)
-    with pytest.raises(TokenError, match="have no features"):
+    with pytest.raises(TokenError, match="have no example features"):
         calibrate(classifier, replace(tokens, support=None))
     with pytest.raises(ConfigError, match="are not the tokens'"):
         calibrate(classifier, tokens.select([1, 0, 2]))

@@ -54,7 +54,7 @@ def test_memory_for_not_even_one_is_reported(tiny_host, tokens, cache):
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_numbers_that_are_not_finite_are_reported_and_not_answered(tiny_host, tokens, cache, wrong, monkeypatch):
     monkeypatch.setattr(tiny_host.denoiser, "denoise", lambda noised, *rest: torch.full_like(noised, wrong))
-    with pytest.raises(HostError, match="not finite numbers; use a wider number format"):
+    with pytest.raises(HostError, match="errors are not finite; use a wider number format"):
         DiffusionClassifier(tiny_host, tokens, num_trials=4).score_latents(cache.latents[:3, 0])
 
 
