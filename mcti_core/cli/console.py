@@ -65,14 +65,11 @@ def check_progress_bars() -> None:
     """Raise a ``ConfigError`` if a ``TQDM_*`` environment variable is invalid; tqdm and transformers would fail later."""
     if variables := sorted(name for name in os.environ if name.startswith("TQDM_")):
         try:
-            with redirect_stderr(io.StringIO()):
-                bar = new_bar("", "", 2)
-                bar.update(1)
-                bar.close()
+            with redirect_stderr(io.StringIO()), progress_bar("", "") as progress:
+                progress(1, 2)
         except Exception as error:  # of many types, some raised by the import of tqdm
-            raise ConfigError(
-                f"progress bars cannot be drawn with {listed(variables)} in the environment ({error}); unset the one that is no number"
-            ) from error
+            problem = f"progress bars cannot be drawn with {listed(variables)} in the environment ({error})"
+            raise ConfigError(f"{problem}; unset the one that is no number") from error
 
 
 def new_bar(description: str, unit: str, total: int) -> Any:

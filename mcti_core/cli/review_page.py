@@ -139,5 +139,4 @@ def _image(path: str | Path, side: int) -> str:
 
 def _text(text: str) -> str:
     """Escape text for HTML; line ends are kept by character references, and surrogates are written as escapes."""
-    whole = without_surrogates(text)
-    return html.escape(whole).replace("\r", "&#13;").replace("\n", "&#10;")
+    return html.escape(without_surrogates(text)).replace("\r", "&#13;").replace("\n", "&#10;")
