@@ -82,10 +82,7 @@ def describe_checkpoint(folder: Path, name: str) -> dict:
             "samples": difference(samples[0]["samples"], samples[1]["samples"]),
             "images": difference(images[0], images[1]),
         },
-        "spreads": {
-            "encoded": model.model.process_latent_in(encoded).std().item(),
-            "image": images[0].std().item(),
-        },
+        "spreads": {"encoded": model.model.process_latent_in(encoded).std().item(), "image": images[0].std().item()},
     }
 
 

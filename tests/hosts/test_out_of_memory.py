@@ -133,10 +133,7 @@ def test_feature_cache_without_memory_for_one_image_names_what_to_lower(tiny_hos
 def test_training_with_little_memory_for_text_learns_the_same_in_smaller_parts(tiny_host, cache, tokens):
     config = TrainConfig(steps=3, batch_size=6, lr=1e-2, templates=("a photo of a {}", "a drawing of the {}"))
     host, sizes = small_host(tiny_host, "text", 1)
-    small, whole = (
-        train(host, cache, tokens, config),
-        train(tiny_host, cache, tokens, config),
-    )
+    small, whole = (train(host, cache, tokens, config), train(tiny_host, cache, tokens, config))
     assert max(sizes) == 1
     assert torch.allclose(small.tokens.vectors["clip_l"], whole.tokens.vectors["clip_l"], atol=1e-4)
 

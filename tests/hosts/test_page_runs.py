@@ -15,11 +15,7 @@ __all__ = ["nodes2"]
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
-QUICK = {
-    "MCTI_TrainTokens": {"steps": 15},
-    "MCTI_Evaluate": {"max_images_per_class": 5},
-    "KSampler": {"steps": 4},
-}
+QUICK = {"MCTI_TrainTokens": {"steps": 15}, "MCTI_Evaluate": {"max_images_per_class": 5}, "KSampler": {"steps": 4}}
 SD15 = {
     "CheckpointLoaderSimple": {"ckpt_name": "synthetic.ckpt"},
     "MCTI_LoadClipSpace": {"clip_file": "clip.bin"},

@@ -51,16 +51,9 @@ MODULES = {
 }  # fmt: skip
 """Names by module, in all versions from 0.3.64 on."""
 PATCHER = (
-    "backup",
-    "cleanup",
-    "get_model_object",
-    "load_device",
-    "model",
-    "model_options",
-    "patches",
-    "patches_uuid",
+    "backup", "cleanup", "get_model_object", "load_device", "model", "model_options", "patches", "patches_uuid",
     "pre_run",
-)
+)  # fmt: skip
 """Attributes of a ``ModelPatcher``, in all versions from 0.3.64 on."""
 OPERATION = ("weight_function", "bias_function")
 """Attributes of ComfyUI's operations (``comfy.ops``), in all versions from 0.3.64 on."""
