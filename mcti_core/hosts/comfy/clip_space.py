@@ -72,6 +72,7 @@ class ComfyClipSpace:
         pixels = clip_preprocess(
             images.to(vision.load_device, torch.float32), vision.image_size, vision.image_mean, vision.image_std
         )
+        # called as ClipVisionModel.encode_image does; the third output is the projection
         return vision.model(pixel_values=pixels, intermediate_output=-2)[2].float().to(self._device)
 
     def project_text(self, pooled: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class ComfyDenoiser:
         comfy.model_management.throw_exception_if_processing_interrupted()  # the first step of a large batch may take minutes
         conditions = comfy.samplers.cond_cat(rows)
         options = {**self._patcher.model_options.get("transformer_options", {}), "sigmas": sigma}
-        options |= {"cond_or_uncond": [0] * len(noised), "sample_sigmas": self.sigmas}
+        options |= {"cond_or_uncond": [0] * len(noised), "sample_sigmas": self.sigmas}  # which patches of nodes read
         if torch.is_grad_enabled():
             options["optimized_attention_override"] = _differentiable_attention
         conditions["transformer_options"] = options

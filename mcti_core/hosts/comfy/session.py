@@ -87,7 +87,7 @@ class Residency:
             # since v0.16.0: ComfyUI's models then avoid operations without backward
             self._contexts.enter_context(patched(vars(comfy.model_management), "in_training", True))
         for patcher in patchers:
-            patcher.pre_run()
+            patcher.pre_run()  # as ComfyUI's samplers do; nodes hang callbacks on it, and on cleanup
             self._contexts.callback(patcher.cleanup)
             self._contexts.enter_context(failed_transfers_forgotten(patcher.model))
             if gradients:

@@ -133,6 +133,7 @@ def _layer(model: Any, clip_skip: int | None) -> int | None:
     probe.reset_clip_options()
     if clip_skip is not None:
         probe.set_clip_options({"layer": clip_skip})
+    # newer than 0.3.64; ComfyUI sets it before it encodes, which chooses the layer again
     if hasattr(probe, "execution_device"):
         probe.set_clip_options({"execution_device": None})
     return probe.layer_idx if probe.layer == "hidden" else None
