@@ -101,12 +101,14 @@ def _embedding(path: Path) -> tuple[TokenSet, tuple[str, ...]]:
 def _token_set(path: Path) -> TokenSet:
     try:
         return load_tokens(path)
-    except TokenError:
-        if not is_token_set(path):
-            with suppress(TokenError):
-                import_embedding(path)
-                error = TokenError(f"{path} is an embedding, not a token set; move it to models/embeddings")
-        raise error from None
+    except TokenError as error:
+        if is_token_set(path):
+            raise
+        try:
+            import_embedding(path)
+        except TokenError:
+            raise error from None
+        raise TokenError(f"{path} is an embedding, not a token set; move it to models/embeddings") from None
 
 
 def _of_folder(paths: list[Path]) -> TokenSet:
