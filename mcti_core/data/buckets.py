@@ -31,8 +31,8 @@ def bucket_sizes(size: int, downscale: int) -> list[tuple[int, int]]:
     if not step or step % downscale:
         raise ConfigError(f"aspect ratio buckets need an image size that is a multiple of {4 * downscale}, got {size}")
     sides = [(height, size**2 // height // step * step) for height in range(step, 2 * size + 1, step)]
-    kept = [pair for pair in sides if size <= 2 * min(pair) and max(pair) <= 2 * size]
-    return sorted({*kept, *((width, height) for height, width in kept)})
+    buckets = [pair for pair in sides if size <= 2 * min(pair) and max(pair) <= 2 * size]
+    return sorted({*buckets, *((width, height) for height, width in buckets)})
 
 
 def bucket_of(height: int, width: int, sizes: list[tuple[int, int]]) -> tuple[int, int]:

@@ -75,15 +75,15 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
     Raises:
         ExamplesError: a corrected image is missing, or a class has no image left.
     """
-    classes, wanted = dict[str, tuple[int, str]](), dict(corrections)
+    classes, unused = dict[str, tuple[int, str]](), dict(corrections)
     for index, name in enumerate(dataset.classes):  # of two signs with one form, the first counts
         classes[name if (form := normal_form(name)) in classes else form] = (index, name)
     rows = list[tuple[Path | torch.Tensor, int]]()
     for image, index in zip(dataset.images, dataset.labels.tolist(), strict=True):
-        label = wanted.pop(os.path.abspath(image), None) if isinstance(image, Path) else None
+        label = unused.pop(os.path.abspath(image), None) if isinstance(image, Path) else None
         if label != "":
             rows.append((image, index if label is None else _class(label, classes)))
-    for path, label in ((path, label) for path, label in wanted.items() if label):
+    for path, label in ((path, label) for path, label in unused.items() if label):
         if not os.path.isfile(path):
             raise ExamplesError(
                 f"the corrected image {path} is not there; if it was sorted since, put it back with mcti undo, "
@@ -91,11 +91,11 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
             )
         rows.append((Path(path), _class(label, classes)))
     counts = torch.bincount(torch.tensor([index for _, index in rows], dtype=torch.long), minlength=len(classes))
-    kept = [index for index, count in enumerate(counts.tolist()) if count]  # a class that has lost all images is none
-    numbers, names = {index: number for number, index in enumerate(kept)}, [label for _, label in classes.values()]
+    nonempty = counts.nonzero()[:, 0].tolist()  # a class that has lost all images is none
+    numbers, names = {index: number for number, index in enumerate(nonempty)}, [label for _, label in classes.values()]
     labels = torch.tensor([numbers[index] for _, index in rows])
     images = tuple(image for image, _ in rows)
-    return replace(dataset, classes=tuple(names[index] for index in kept), images=images, labels=labels)
+    return replace(dataset, classes=tuple(names[index] for index in nonempty), images=images, labels=labels)
 
 
 def _class(label: str, classes: dict[str, tuple[int, str]]) -> int:

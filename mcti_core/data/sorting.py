@@ -26,22 +26,24 @@ def free_targets(sources: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]
 
     A caption beside an image goes with it. Files that are in their folder already are left out.
     """
-    pairs, taken, numbers = list[tuple[Path, Path]](), set[str](), dict[Path, int]()
+    pairs, used_forms, numbers = list[tuple[Path, Path]](), set[str](), dict[Path, int]()
     for source, folder in sources:
         if os.path.realpath(source.parent) == os.path.realpath(folder):
             continue
         number = numbers.get(target := folder / source.name, 1)
-        while any(
-            normal_form(str(path)) in taken or os.path.lexists(path) for path in (target, target.with_suffix(".txt"))
-        ):
+        while any(os.path.lexists(path) or normal_form(str(path)) in used_forms for path in _with_caption(target)):
             number += 1
             target = folder / f"{source.stem}-{number}{source.suffix}"
         numbers[folder / source.name] = number  # of very many files of one name, the next need not try them all
-        taken |= {normal_form(str(path)) for path in (target, target.with_suffix(".txt"))}
+        used_forms |= {normal_form(str(path)) for path in _with_caption(target)}
         pairs.append((source, target))
         if (caption := source.with_suffix(".txt")).is_file() and not caption.is_symlink():
             pairs.append((caption, target.with_suffix(".txt")))
     return pairs
+
+
+def _with_caption(image: Path) -> tuple[Path, Path]:
+    return image, image.with_suffix(".txt")
 
 
 def _is_plain(label: str) -> bool:

@@ -38,7 +38,7 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
     hashed = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     lock = path / ".mcti.lock" if folder else path.parent / f".mcti-{hashed}.lock"
     refuse_foreign(lock, _is_lock)
-    missing = [above for above in lock.parents if not os.path.lexists(above)]
+    new_folders = [above for above in lock.parents if not os.path.lexists(above)]
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(lock, path)
@@ -55,9 +55,9 @@ def lock_output(path: str | Path, *, folder: bool) -> Iterator[None]:
         if os.name != "posix":
             with suppress(OSError):  # another run has opened it meanwhile
                 lock.unlink(missing_ok=True)
-        for made in missing:
+        for new_folder in new_folders:
             with suppress(OSError):  # the folder contains results
-                made.rmdir()
+                new_folder.rmdir()
 
 
 def _open_locked(lock: Path, path: Path) -> int:

@@ -183,7 +183,7 @@ def _refuse_unusual(content: bytes) -> None:
     A tuple of two references to a tuple, repeated many times, is a key whose hash never ends; tuples nested a hundred
     thousand deep crash the process.
     """
-    kept: set[object] = set()
+    tuple_keys: set[object] = set()
     tuples, last = 0, ""
     if len(content) > _MAX_PICKLE_BYTES:
         raise TokenError(f"its pickle has {len(content):,} bytes; embeddings have a few hundred")
@@ -193,8 +193,8 @@ def _refuse_unusual(content: bytes) -> None:
         if name == "GLOBAL" and argument not in _ALLOWED_NAMES:
             raise TokenError(_not_plain(f"it names {str(argument)[:80]}"))
         if name.endswith("PUT"):
-            (kept.add if last.startswith("TUPLE") else kept.discard)(argument)
-        if tuples > _MAX_TUPLES or (name.endswith("GET") and argument in kept):
+            (tuple_keys.add if last.startswith("TUPLE") else tuple_keys.discard)(argument)
+        if tuples > _MAX_TUPLES or (name.endswith("GET") and argument in tuple_keys):
             raise TokenError(_not_plain("its tuples are nested as in no embedding"))
         last = name if not name.endswith("PUT") else last
 

@@ -113,8 +113,8 @@ def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *
     if not is_caption and not (has_image_suffix and kind_of(read_start(target, 64)) in READ_KINDS):
         return "it is not an image"
     if text is not None:
-        written = text.encode("utf-8", "surrogatepass")
-        same = is_caption and target.stat().st_size == len(written) and target.read_bytes() == written
+        content = text.encode("utf-8", "surrogatepass")
+        same = is_caption and target.stat().st_size == len(content) and target.read_bytes() == content
         return "" if same else "it has changed"
     if source is None or source.suffix != target.suffix:
         return "its old name has another suffix"
@@ -148,15 +148,15 @@ def _read(path: Path) -> dict[str, Any]:
     of a foreign list does not know."""
     try:
         record = json.loads(read_limited(path, _MAX_LIST_BYTES))
-        own = record["folder"] == path.parent.stat().st_ino
+        is_for_this_folder = record["folder"] == path.parent.stat().st_ino
         pairs = [*record["files"], *record["captions"]]
         texts = [text for pair in pairs for text in pair]
-        known = record["undo"] in ("moved", "copied") and all(isinstance(p, list) and len(p) == 2 for p in pairs)
-        known = known and all(isinstance(text, str) and "\0" not in text for text in texts)
+        is_list = record["undo"] in ("moved", "copied") and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+        is_list = is_list and all(isinstance(text, str) and "\0" not in text for text in texts)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        known = False
-    if not known:
+        is_list = False
+    if not is_list:
         raise FileError(f"{path} is not a list of transfers; name the undo-NUMBER.json in the sorted folder")
-    if not own:
+    if not is_for_this_folder:
         raise FileError(f"{path} was written for another folder, or for one that was copied; move the files by hand")
     return record  # type: ignore[no-any-return]

@@ -83,10 +83,10 @@ def refuse_foreign_twins(
         except OSError:  # it is created later
             continue
         for entry in entries:
-            meant, twin = names.get(_folded(entry)), folder / entry
-            if meant is not None and twin != meant and not is_own(twin):
+            target, twin = names.get(_folded(entry)), folder / entry
+            if target is not None and twin != target and not is_own(twin):
                 raise FileError(
-                    f"{twin} was not written by MC-TI, and programs would take it for {meant.name}; choose another name or folder, "
+                    f"{twin} was not written by MC-TI, and programs would take it for {target.name}; choose another name or folder, "
                     "or move it away"
                 )
 
@@ -119,7 +119,7 @@ def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int =
         FileError: the folder cannot be written to, a path is too long, or the disk has less room.
     """
     folder = Path(folder)
-    missing = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
+    new_folders = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
     longest = max((len(os.fsencode(name) if os.name == "posix" else name) for name in names), default=0)
     test_file = folder / f".mcti-{uuid4().hex:0<{max(32, longest - 10)}}.tmp"
     try:
@@ -137,9 +137,9 @@ def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int =
     finally:
         with suppress(OSError):
             test_file.unlink(missing_ok=True)
-        for made in missing:
+        for new_folder in new_folders:
             with suppress(OSError):
-                made.rmdir()
+                new_folder.rmdir()
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -159,7 +159,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         OSError: the folder cannot be written to. What ``write`` raises passes through.
     """
     path = Path(path)
-    missing = [folder for folder in path.parents if not folder.exists()]
+    new_folders = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".mcti-{uuid4().hex}.tmp"
     try:
@@ -173,7 +173,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    for folder in (path.parent, *(new.parent for new in missing)):
+    for folder in (path.parent, *(new_folder.parent for new_folder in new_folders)):
         _flush_folder(folder)
     return path
 

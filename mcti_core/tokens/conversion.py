@@ -97,7 +97,7 @@ def read_inputs(inputs: Sequence[Path]) -> Inputs:
                 found.failed.append(str(error))
             except OSError as error:
                 found.failed.append(_unreadable(path, error))
-        for index in in_set_order([(tokens, whole) for _, tokens, whole in embeddings]):
+        for index in in_set_order([(tokens, set_labels) for _, tokens, set_labels in embeddings]):
             found.add(*embeddings[index][:2])
     return found
 
@@ -153,10 +153,10 @@ def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass
 
 def refuse_twins(classes: Sequence[SourceClass]) -> None:
     """Raise a ``TokenError`` if classes share a token name; it lists all of them and says how to rename one."""
-    seen: dict[str, list[SourceClass]] = {}
+    by_name: dict[str, list[SourceClass]] = {}
     for one in classes:
-        seen.setdefault(normal_form(one.name), []).append(one)
-    twins = [alike for alike in seen.values() if len(alike) > 1]
+        by_name.setdefault(normal_form(one.name), []).append(one)
+    twins = [alike for alike in by_name.values() if len(alike) > 1]
     for first, second, *_ in twins:
         if (first.path.absolute(), first.original) == (second.path.absolute(), second.original):
             raise TokenError(f"{first.path} is given twice; give it once")
@@ -186,23 +186,23 @@ def group(classes: Sequence[SourceClass]) -> dict[str, list[SourceClass]]:
     return found
 
 
-def _find(classes: Sequence[SourceClass], wanted: str) -> int:
+def _find(classes: Sequence[SourceClass], reference: str) -> int:
     """The single class that a label, a token name or ``FILE:LABEL`` refers to."""
-    found = _find_all(classes, wanted)
+    found = _find_all(classes, reference)
     if not found:
-        raise TokenError(f"there is no class {wanted!r} here; there are: {_labels(classes)}")
+        raise TokenError(f"there is no class {reference!r} here; there are: {_labels(classes)}")
     if len(found) > 1:
-        meant = _listed([classes[index] for index in found], classes)
-        raise TokenError(f"there are {len(found)} classes {wanted!r}; say which: {meant}")
+        addresses = _listed([classes[index] for index in found], classes)
+        raise TokenError(f"there are {len(found)} classes {reference!r}; say which: {addresses}")
     return found[0]
 
 
-def _find_all(classes: Sequence[SourceClass], wanted: str) -> list[int]:
-    found = find_classes(wanted, [one.label for one in classes], [one.name for one in classes])
-    for at, character in enumerate(wanted):
+def _find_all(classes: Sequence[SourceClass], reference: str) -> list[int]:
+    found = find_classes(reference, [one.label for one in classes], [one.name for one in classes])
+    for at, character in enumerate(reference):
         if found:
             break
-        file, label = normal_form(wanted[:at]), wanted[at + 1 :]
+        file, label = normal_form(reference[:at]), reference[at + 1 :]
         if character == ":":
             of_file = [i for i, one in enumerate(classes) if file in map(normal_form, (str(one.path), one.path.name))]
             originals = [classes[index].original for index in of_file]

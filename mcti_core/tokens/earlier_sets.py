@@ -57,7 +57,7 @@ def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:
 
 def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:
     """Embeddings that an earlier run left in the folder: those of ours under other names, sorted."""
-    wanted = {f"{name}{SUFFIX}" for name in names}
+    file_names = {f"{name}{SUFFIX}" for name in names}
     if not folder.is_dir():
         return []
-    return sorted(path.stem for path in folder.glob(f"*{SUFFIX}") if path.name not in wanted and is_own_file(path))
+    return sorted(path.stem for path in folder.glob(f"*{SUFFIX}") if path.name not in file_names and is_own_file(path))

@@ -87,10 +87,10 @@ def _from_pixels(image: Any) -> bytes | None:
     import numpy as np
 
     pixels: Any = np.asarray(image)
-    lit: Any = (pixels > 0).all(2)
-    if not lit.any():
+    bright: Any = (pixels > 0).all(2)
+    if not bright.any():
         return None
-    columns, rows = np.flatnonzero(lit.any(0)), np.flatnonzero(lit.any(1))
+    columns, rows = np.flatnonzero(bright.any(0)), np.flatnonzero(bright.any(1))
     low = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & 0x0F
     black = np.flatnonzero(low.max((0, 2)) == 0)
     if len(black) < 2 or not 0 < black[0] == low.shape[1] - 1 - black[-1]:

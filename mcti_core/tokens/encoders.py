@@ -37,8 +37,8 @@ _CLIP = ("clip_l", "clip_h", "clip_g")
 
 def encoder_named(key: str) -> str | None:
     """The encoder of a key, also of OneTrainer's; None for any other key."""
-    own = next((encoder for encoder, theirs in ONETRAINER_KEYS.items() if theirs == key), key)
-    return own if own in WIDTHS else None
+    encoder = next((name for name, theirs in ONETRAINER_KEYS.items() if theirs == key), key)
+    return encoder if encoder in WIDTHS else None
 
 
 def encoder_of_width(width: int) -> str:

@@ -103,13 +103,13 @@ def _detect_layout(content: Any) -> Embedding:
 
 def _of_a1111(content: Mapping[Any, Any]) -> Embedding:
     """``{"string_to_param": {"*": (V, d)}, "name": ..., "sd_checkpoint_name": ...}``, the first layout of all; for SDXL ``*`` is a dict."""
-    kept = content["string_to_param"]
-    if isinstance(kept, torch.nn.Module):  # a ParameterDict, read without calling its methods
-        kept = vars(kept).get("_parameters")
-    if not isinstance(kept, dict) or len(kept) != 1:
-        count = len(kept) if isinstance(kept, dict) else "no"
+    tokens = content["string_to_param"]
+    if isinstance(tokens, torch.nn.Module):  # a ParameterDict, read without calling its methods
+        tokens = vars(tokens).get("_parameters")
+    if not isinstance(tokens, dict) or len(tokens) != 1:
+        count = len(tokens) if isinstance(tokens, dict) else "no"
         raise TokenError(f"its 'string_to_param' contains {count} tokens; only files with one token are supported")
-    ((key, tensor),) = kept.items()
+    ((key, tensor),) = tokens.items()
     name, base = (value if isinstance(value := content.get(key), str) else "" for key in ("name", "sd_checkpoint_name"))
     if isinstance(tensor, dict):
         if not tensor or not all(isinstance(encoder, str) and encoder_named(encoder) for encoder in tensor):

@@ -136,8 +136,8 @@ def export_embedding(
         "base_model": tokens.base_model,
         "training": {key: tokens.training[key] for key in _TRAINED if key in tokens.training},
     }
-    described = {"format": EMBEDDING, **embedding_metadata(vectors, tensors, name, label)}
-    return _write(Path(folder) / f"{name}{SUFFIX}", tensors, values, described)
+    metadata = {"format": EMBEDDING, **embedding_metadata(vectors, tensors, name, label)}
+    return _write(Path(folder) / f"{name}{SUFFIX}", tensors, values, metadata)
 
 
 def export_embeddings(tokens: TokenSet, folder: str | Path, *, layout: str = "comfyui") -> list[Path]:
@@ -245,7 +245,7 @@ def _by_key(vectors: Mapping[str, Tensor], layout: str, name: str) -> dict[str, 
 
 def _with_metadata(tokens: TokenSet, values: Mapping[str, str]) -> tuple[TokenSet, tuple[str, ...]]:
     """The token set with its metadata, and the labels of the set it was exported from; older files have fewer keys."""
-    described = replace(
+    restored = replace(
         tokens,
         labels=(metadata_value(values, "label", str),),
         templates=tuple(metadata_value(values, "templates", list)),
@@ -253,7 +253,7 @@ def _with_metadata(tokens: TokenSet, values: Mapping[str, str]) -> tuple[TokenSe
         base_model=metadata_value(values, "base_model", str),
         training=metadata_value(values, "training", dict) if "training" in values else {},
     )
-    return described, tuple(metadata_value(values, "labels", list)) if "labels" in values else ()
+    return restored, tuple(metadata_value(values, "labels", list)) if "labels" in values else ()
 
 
 def _write(
@@ -262,12 +262,12 @@ def _write(
 ) -> Path:  # fmt: skip
     """Args: values: metadata, each written as JSON; plain: metadata written unchanged."""
     try:
-        described = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
+        metadata = {key: json.dumps(value) for key, value in values.items()} | dict(plain or {})
     except (TypeError, ValueError) as error:
         raise TokenError(f"{path} is not written: the tokens' metadata must be plain values ({error})") from error
     _refuse_other_kind(path, sets)
     try:
-        return write_own(path, lambda file: save_file(tensors, file, metadata=described), is_own_file)
+        return write_own(path, lambda file: save_file(tensors, file, metadata=metadata), is_own_file)
     except (OSError, SafetensorError) as error:
         raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
 

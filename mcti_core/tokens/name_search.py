@@ -38,14 +38,14 @@ def letters_of(text: str) -> Letters:
             clusters.append(character)
     parts, starts, length = list[str](), list[int](), 0
     for cluster in clusters:
-        whole, own = _decomposed(cluster), [_decomposed(character) for character in cluster]
-        in_order = "".join(own) == whole
+        cluster_letters, character_letters = _decomposed(cluster), [_decomposed(character) for character in cluster]
+        in_order = "".join(character_letters) == cluster_letters
         at = length
-        for number, letters in enumerate(own):
+        for number, letters in enumerate(character_letters):
             starts.append(at if in_order or number == 0 else -1)
             at += len(letters)
-        parts.append(whole)
-        length += len(whole)
+        parts.append(cluster_letters)
+        length += len(cluster_letters)
     starts.append(length)
     places = [-1] * (length + 1)
     for place, start in enumerate(starts):

@@ -73,15 +73,15 @@ def normal_form(text: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
-def index_of(wanted: str, texts: Sequence[str]) -> int | None:
+def index_of(reference: str, texts: Sequence[str]) -> int | None:
     """Index of a text among others, preferably an exact match, otherwise in normal form; None without a match."""
-    return next(iter(_indices_of(wanted, texts)), None)
+    return next(iter(_indices_of(reference, texts)), None)
 
 
-def _indices_of(wanted: str, texts: Sequence[str]) -> list[int]:
-    if exact := [index for index, text in enumerate(texts) if text == wanted]:
+def _indices_of(reference: str, texts: Sequence[str]) -> list[int]:
+    if exact := [index for index, text in enumerate(texts) if text == reference]:
         return exact
-    return list(_by_form(tuple(texts)).get(normal_form(wanted), ()))
+    return list(_by_form(tuple(texts)).get(normal_form(reference), ()))
 
 
 @lru_cache(maxsize=8)
@@ -98,18 +98,18 @@ def label_of_folder(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def find_class(wanted: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
+def find_class(reference: str, labels: Sequence[str], names: Sequence[str]) -> int | None:
     """Index of the class of a label or a token name, also with other separators, as ``my_cat`` for ``my cat``; or None."""
-    return next(iter(find_classes(wanted, labels, names)), None)
+    return next(iter(find_classes(reference, labels, names)), None)
 
 
-def find_classes(wanted: str, labels: Sequence[str], names: Sequence[str]) -> list[int]:
+def find_classes(reference: str, labels: Sequence[str], names: Sequence[str]) -> list[int]:
     """``find_class`` for several sets that may share a label: all equally good matches."""
-    for text in (wanted, wanted.strip()):
+    for text in (reference, reference.strip()):
         for known in (labels, names):
             if found := _indices_of(text, known):
                 return found
-    return _indices_of(safe_names([wanted])[0], names) if wanted.strip() else []
+    return _indices_of(safe_names([reference])[0], names) if reference.strip() else []
 
 
 def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -118,15 +118,15 @@ def safe_names(labels: Sequence[str]) -> tuple[str, ...]:
     >>> safe_names(["my cat", "My (cat)", "猫", "!"])
     ('my-cat', 'My-cat-2', '猫', 'exclamation-mark')
     """
-    taken: set[str] = set()
+    used_forms: set[str] = set()
     counts: dict[str, int] = {}
     names = []
     for label in labels:
         cleaned = name = _cleaned(label)
-        while normal_form(name) in taken:
+        while normal_form(name) in used_forms:
             counts[cleaned] = counts.get(cleaned, 1) + 1
             name = f"{cleaned}-{counts[cleaned]}"
-        taken.add(normal_form(name))
+        used_forms.add(normal_form(name))
         names.append(name)
     return tuple(names)
 
@@ -147,12 +147,12 @@ def safe_parts(name: str) -> list[str]:
 
 def _cleaned(label: str) -> str:
     """Letters, their marks and digits, with one ``-`` for everything between them; short enough for any file system."""
-    kept = (
+    characters = (
         c if unicodedata.category(c)[0] in "LMN" and c not in UNSEEN else " "
         for c in unicodedata.normalize("NFC", label)
         if c not in _SELECTORS
     )
-    name = "-".join("".join(kept).split())
+    name = "-".join("".join(characters).split())
     if not any(unicodedata.category(c)[0] in "LN" for c in name):
         name = _spelled(label)
     name = _shortened(name.strip("-")) or "token"
@@ -195,5 +195,5 @@ def _words() -> frozenset[str]:
 
     And the single characters by which a byte-level vocabulary writes bytes that are no ASCII letters, such as "ä".
     """
-    written = Path(__file__).with_name("clip_words.txt").read_text(encoding="ascii").split()
-    return frozenset([*written, *map(chr, range(0xA1, 0x144))])
+    words = Path(__file__).with_name("clip_words.txt").read_text(encoding="ascii").split()
+    return frozenset([*words, *map(chr, range(0xA1, 0x144))])

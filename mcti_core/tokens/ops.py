@@ -53,9 +53,9 @@ def rename(tokens: TokenSet, names: Mapping[str, str]) -> TokenSet:
     """
     new = {class_index(tokens, old): label for old, label in names.items()}
     labels = [new.get(index, label) for index, label in enumerate(tokens.labels)]
-    called = [safe_names([new[index]])[0] if index in new else name for index, name in enumerate(tokens.names)]
-    _refuse_clashes(labels, called, "choose another name")
-    return replace(tokens, labels=tuple(labels), names=tuple(called))
+    names_after = [safe_names([new[index]])[0] if index in new else name for index, name in enumerate(tokens.names)]
+    _refuse_clashes(labels, names_after, "choose another name")
+    return replace(tokens, labels=tuple(labels), names=tuple(names_after))
 
 
 def merge(*sets: TokenSet) -> TokenSet:
@@ -92,11 +92,11 @@ def merge(*sets: TokenSet) -> TokenSet:
 
 
 def _refuse_clashes(labels: Sequence[str], names: Sequence[str], advice: str) -> None:
-    seen: dict[str, str] = {}
+    labels_by_name: dict[str, str] = {}
     for label, name in zip(labels, names, strict=True):
-        if label in seen.values():
+        if label in labels_by_name.values():
             raise TokenError(f"two classes are called {label!r}; {advice}")
-        twin = seen.setdefault(normal_form(name), label)
+        twin = labels_by_name.setdefault(normal_form(name), label)
         if twin != label:
             raise TokenError(f"classes {twin!r} and {label!r} have the same token name {name!r}; {advice}")
 
@@ -120,9 +120,9 @@ def _described(tokens: TokenSet) -> str:
 
 def _trainings(sets: Sequence[TokenSet]) -> Mapping[str, Any]:
     """The training settings if all sets share them, otherwise each set's own."""
-    described = [dict(one.training) for one in sets if one.training]
-    if all(training == described[0] for training in described) and len(described) in (0, len(sets)):
-        return described[0] if described else {}
+    trainings = [dict(one.training) for one in sets if one.training]
+    if all(training == trainings[0] for training in trainings) and len(trainings) in (0, len(sets)):
+        return trainings[0] if trainings else {}
     return {"merged": [{**one.training, "labels": list(one.labels)} for one in sets]}
 
 

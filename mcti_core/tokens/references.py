@@ -150,8 +150,8 @@ def names_as_words(text: str, known: KnownForms) -> list[tuple[str, int]]:
         for each in known.at(letters, starts[at]):
             form = known.pairs[each][0]
             end = places[starts[at] + len(known.letters[each])]
-            alone = free and ("-" in form or "_" in form) and not _OF_A_WORD.match(folded, end)
-            if end >= 0 and (alone or (at in opened and _CLOSING[opened[at]].match(folded, end))):
+            is_bare_name = free and ("-" in form or "_" in form) and not _OF_A_WORD.match(folded, end)
+            if end >= 0 and (is_bare_name or (at in opened and _CLOSING[opened[at]].match(folded, end))):
                 found.add(each)
     return [known.pairs[each] for each in sorted(found)]
 
