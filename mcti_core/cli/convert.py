@@ -64,13 +64,13 @@ class _InOrder(argparse.Action):
 def run_convert(arguments: argparse.Namespace) -> int:
     """Apply the operations to the classes of all inputs and write them. Unreadable inputs are reported at the end."""
     from ..files.output_lock import lock_output
-    from ..tokens.conversion import apply_operations, read_inputs, with_prefix
+    from ..tokens.conversion import apply_operations, read_inputs
 
     _refuse_wrong_out(arguments)
     inputs = read_inputs(arguments.inputs)
     try:
         if inputs.classes:
-            classes = with_prefix(apply_operations(inputs.classes, arguments.operations), arguments.prefix)
+            classes = apply_operations(inputs.classes, arguments.operations, arguments.prefix)
             with lock_output(arguments.output.parent if arguments.format == "set" else arguments.output, folder=True):
                 (_write_sets if arguments.format == "set" else _write_embeddings)(classes, arguments)
     finally:

@@ -69,7 +69,6 @@ class FeatureCache:
 
         Args:
             host: its VAE and CLIP space; missing parts are skipped.
-            dataset: the examples.
             hflip: also encode mirror images; unsuitable if orientation matters, as for text.
             size: side of the images in pixels, a multiple of the VAE's downscale; by default the host's own.
             folder: folder of results, which are reused for the same images and models.

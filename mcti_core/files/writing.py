@@ -40,11 +40,7 @@ def write_own(path: str | Path, write: Callable[[Path], object], is_own: IsOwn, 
 
 
 def delete_own(path: Path, is_own: IsOwn, *, root: Path | None = None) -> bool:
-    """Remove a file that this program wrote. A foreign file, a link, or a file outside ``root`` stays.
-
-    Returns:
-        Whether it was removed.
-    """
+    """Remove a file of this program, and return whether it was one: not a foreign file, a link, or outside ``root``."""
     if not os.path.lexists(path) or _obstacle(path, is_own, root):
         return False
     path.unlink(missing_ok=True)
@@ -111,7 +107,6 @@ def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int =
     Only writing is a reliable test: permissions, read-only and full disks, and path limits differ between systems.
 
     Args:
-        folder: the folder for the results.
         names: the results' file names. The test file's name is as long as the longest of them.
         room: approximate size of the results in bytes.
 
@@ -143,17 +138,10 @@ def check_writable(folder: str | Path, names: Iterable[str] = (), *, room: int =
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and then rename it.
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and then rename it; return ``path``.
 
     After any failure, ``path`` contains either its old content or all of the new content, and the temporary file is
     removed. Missing folders are created.
-
-    Args:
-        path: the file to write or to replace.
-        write: called with the path of an empty file to fill.
-
-    Returns:
-        ``path``.
 
     Raises:
         OSError: the folder cannot be written to. What ``write`` raises passes through.

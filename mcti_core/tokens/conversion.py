@@ -17,7 +17,7 @@ from .ops import rename
 from .token_set import TokenSet
 
 __all__ = [
-    "Inputs", "Operation", "SourceClass", "apply_operations", "group", "read_inputs", "refuse_twins", "with_prefix",
+    "Inputs", "Operation", "SourceClass", "apply_operations", "group", "read_inputs", "refuse_twins",
 ]  # fmt: skip
 
 Operation = tuple[str, Sequence[str]]
@@ -125,8 +125,12 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
     return read
 
 
-def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation]) -> list[SourceClass]:
-    """Select and rename in order. Raises: TokenError: a class is unknown, listed twice, or in several files."""
+def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation], prefix: str) -> list[SourceClass]:
+    """Select and rename in order, and put the prefix before each token name.
+
+    Raises:
+        TokenError: a class is unknown, listed twice, or in several files; a resulting name is not safe.
+    """
     now = list(classes)
     for kind, values in operations:
         if kind == "labels":
@@ -143,12 +147,7 @@ def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operat
             now = [now[index] for index in labels]
         else:
             now = [_renamed(one, labels[index]) if index in labels else one for index, one in enumerate(now)]
-    return now
-
-
-def with_prefix(classes: Sequence[SourceClass], prefix: str) -> list[SourceClass]:
-    """The classes with a prefix before each token's name. Raises: TokenError: a resulting name is not safe."""
-    return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in classes]
+    return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in now]
 
 
 def refuse_twins(classes: Sequence[SourceClass]) -> None:

@@ -31,7 +31,6 @@ class HubMethods:
         """Write ``tokens.safetensors``, ``embeddings/`` and the model card README.md.
 
         Args:
-            save_directory: the folder.
             license: licence identifier for the model card, as used by Hugging Face.
             figures: measurements for the model card, by name.
             repo_id: repository for ``push_to_hub``, by default the folder's name.

@@ -212,7 +212,7 @@ def refuse_foreign_tokens(
     Args:
         paths: the files to write.
         sets: whether they are token sets; a token set does not replace an embedding, nor the reverse.
-        root: the folder that they must stay in.
+        root: as for ``refuse_foreign``.
         twins: further folders whose file names are checked, beside the files' own.
 
     Raises:
