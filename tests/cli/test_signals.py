@@ -20,7 +20,7 @@ def as_a_fresh_process():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_end_a_block_as_ctrl_c_does(kind):
+def test_signals_as_keyboard_interrupt_raises_like_ctrl_c(kind):
     assert signal.getsignal(kind) == signal.SIG_DFL
 
     def end():
@@ -33,7 +33,7 @@ def test_they_end_a_block_as_ctrl_c_does(kind):
     assert signal.getsignal(kind) == signal.SIG_DFL
 
 
-def test_one_that_is_ignored_or_handled_stays_so():
+def test_signals_as_keyboard_interrupt_leaves_ignored_and_handled_signals():
     def handler(number, frame):
         raise AssertionError
 
@@ -45,7 +45,7 @@ def test_one_that_is_ignored_or_handled_stays_so():
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
-def test_in_another_thread_nothing_changes():
+def test_signal_handlers_in_another_thread_stay():
     seen = []
 
     def work():
@@ -59,7 +59,7 @@ def test_in_another_thread_nothing_changes():
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, *KINDS])
-def test_for_processes_that_work_together_they_only_leave_word(kind):
+def test_stop_on_signals_only_reports_them(kind):
     before = signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL
     started_with = signal.signal(kind, before)  # a shell starts what is in the background with Ctrl-C ignored
     with stop_on_signals() as asked:
@@ -71,7 +71,7 @@ def test_for_processes_that_work_together_they_only_leave_word(kind):
     signal.signal(kind, started_with)
 
 
-def test_one_that_is_ignored_leaves_no_word():
+def test_stop_on_signals_does_not_report_an_ignored_one():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with stop_on_signals() as asked:
         signal.raise_signal(signal.SIGHUP)

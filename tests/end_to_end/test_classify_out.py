@@ -82,7 +82,7 @@ def told(capsys):
     return [line for line in messages(capsys) if "--recursive includes" not in line]
 
 
-def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, capsys):
+def test_classify_to_a_file_writes_what_it_prints(classify, folder, tmp_path, capsys):
     assert classify("--top 2") == 1
     assert f"{IMAGES} answers in" in capsys.readouterr().out
     assert run(f"{images_and_tokens(folder)} --json --batch-size 4 --top 2") == 1
@@ -98,7 +98,7 @@ def test_the_answers_are_those_that_are_printed(classify, folder, tmp_path, caps
     assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
-def test_it_goes_on_with_what_is_not_answered_yet(classify, broken, tmp_path, monkeypatch, capsys):
+def test_classify_resume_answers_only_the_remaining_images(classify, broken, tmp_path, monkeypatch, capsys):
     plain, batches = ClipClassifier.scores, []
 
     def counted(self, images):
@@ -115,7 +115,7 @@ def test_it_goes_on_with_what_is_not_answered_yet(classify, broken, tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "whole.jsonl"]
 
 
-def test_answers_for_images_that_are_not_in_the_list_are_not_resumed(classify, broken, capsys):
+def test_classify_resume_with_answers_for_unlisted_images_is_refused(classify, broken, capsys):
     lines = broken.read_bytes().splitlines(keepends=True)
     broken.write_bytes(b"".join([*lines[:3], lines[3].replace(b'{"image": "', b'{"image": "elsewhere/'), *lines[4:]]))
     capsys.readouterr()
@@ -125,7 +125,7 @@ def test_answers_for_images_that_are_not_in_the_list_are_not_resumed(classify, b
     assert "--restart" in line
 
 
-def test_it_is_not_overwritten_without_consent(classify, broken, tmp_path, capsys):
+def test_classify_over_existing_answers_is_refused(classify, broken, tmp_path, capsys):
     before = broken.read_bytes()
     capsys.readouterr()
     assert classify() == 1
@@ -148,7 +148,7 @@ def test_it_is_not_overwritten_without_consent(classify, broken, tmp_path, capsy
         ("--recursive", "number of images was 19, is 20"), ("--dtype bf16", "different model"),
     ],
 )  # fmt: skip
-def test_other_answers_are_refused(classify, broken, capsys, options, difference):
+def test_classify_resume_with_other_options_is_refused(classify, broken, capsys, options, difference):
     before = broken.read_bytes()
     capsys.readouterr()
     assert classify(f"--resume {options}") == 1
@@ -158,7 +158,7 @@ def test_other_answers_are_refused(classify, broken, capsys, options, difference
     assert broken.read_bytes() == before
 
 
-def test_other_tokens_are_refused(folder, broken, capsys):
+def test_classify_resume_with_other_tokens_is_refused(folder, broken, capsys):
     other = broken.parent / "other"
     assert run(f"train {folder / 'examples'} --output-dir {other} --steps 1") == 0
     capsys.readouterr()
@@ -167,12 +167,12 @@ def test_other_tokens_are_refused(folder, broken, capsys):
     assert "different set of tokens" in line
 
 
-def test_with_nothing_to_go_on_with_it_begins(classify, capsys):
+def test_classify_resume_without_answers_starts_from_the_beginning(classify, capsys):
     assert classify("--resume") == 1
     assert told(capsys) == ["mcti: there are no unfinished answers; starting from the beginning"]
 
 
-def test_empty_file_in_the_place_of_the_answers_is_written_to(classify, broken, tmp_path):
+def test_classify_into_an_empty_file_writes_to_it(classify, broken, tmp_path):
     assert classify("--resume") == 1
     whole = broken.read_bytes()
     broken.write_bytes(b"")  # as programs make them that choose the name
@@ -180,7 +180,7 @@ def test_empty_file_in_the_place_of_the_answers_is_written_to(classify, broken, 
     assert broken.read_bytes() == whole
 
 
-def test_folders_in_folders(classify, tmp_path):
+def test_classify_recursive_includes_subfolders(classify, tmp_path):
     assert classify("--recursive") == 1
     records = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(records) == IMAGES + 1
@@ -188,13 +188,13 @@ def test_folders_in_folders(classify, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--resume", "--restart"])
-def test_what_is_about_a_file_needs_one(folder, option, capsys):
+def test_classify_resume_or_restart_without_output_is_refused(folder, option, capsys):
     assert run(f"{images_and_tokens(folder)} {option}") == 1
     (line,) = told(capsys)
     assert "--output" in line
 
 
-def test_several_processes_need_a_file(folder, monkeypatch, capsys):
+def test_classify_by_several_processes_without_output_is_refused(folder, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "launched", lambda **options: DistributedContext(0, 2))
     assert run(images_and_tokens(folder)) == 1
     (line,) = told(capsys)
@@ -202,7 +202,9 @@ def test_several_processes_need_a_file(folder, monkeypatch, capsys):
     assert "--output" in line
 
 
-def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monkeypatch, capsys):
+def test_classify_resume_by_two_processes_follows_the_list_of_the_first(
+    classify, broken, tmp_path, monkeypatch, capsys
+):
     """Of a shared folder the second may see less: had it decided for itself, some were answered twice and others never."""
     assert classify(out="whole.jsonl") == 1
     capsys.readouterr()
@@ -247,7 +249,7 @@ def test_the_first_process_decides_what_is_left(classify, broken, tmp_path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "whole.jsonl"]
 
 
-def test_images_are_counted_once_and_not_for_every_batch(classify, monkeypatch):
+def test_classify_counts_images_once_for_any_batch_size(classify, monkeypatch):
     """Counting adds up all folders."""
     plain, calls = ImagePaths.__len__, []
     monkeypatch.setattr(ImagePaths, "__len__", lambda self: calls.append(1) or plain(self))
@@ -271,7 +273,7 @@ def no_text(folder, tmp_path):
     return path
 
 
-def test_a_name_that_is_no_text_is_escaped_everywhere(folder, no_text, tmp_path, capsys):
+def test_classify_escapes_a_name_that_is_not_utf8(folder, no_text, tmp_path, capsys):
     command = f"classify {no_text.parent} --tokens {folder / 'trained'}"
     escaped = str(no_text.parent / "caf\\udce9.png")
     assert run(command) == 0
@@ -290,7 +292,7 @@ def test_a_name_that_is_no_text_is_escaped_everywhere(folder, no_text, tmp_path,
     ("encoding", "shown"),
     [("utf-8", "é 猫 \\udce9"), ("cp1252", "é \\u732b \\udce9"), ("ascii", "\\xe9 \\u732b \\udce9")],
 )
-def test_what_standard_output_cannot_hold_is_escaped(encoding, shown, monkeypatch):
+def test_set_up_streams_escapes_what_the_encoding_lacks(encoding, shown, monkeypatch):
     output = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", output)
     set_up_streams()
@@ -298,7 +300,7 @@ def test_what_standard_output_cannot_hold_is_escaped(encoding, shown, monkeypatc
     assert output.buffer.getvalue().decode(encoding) == shown
 
 
-def test_commands_that_cannot_be_shared_say_so(folder, tmp_path, monkeypatch, capsys):
+def test_convert_by_several_processes_is_refused(folder, tmp_path, monkeypatch, capsys):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert run(f"convert {folder / 'trained'} --output {tmp_path / 'x'} --format set") == 1

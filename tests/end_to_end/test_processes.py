@@ -107,7 +107,7 @@ def both(folder, tmp_path_factory):
     return one, two, codes
 
 
-def test_processes_tell_each_other(both):
+def test_collective_calls_exchange_the_values_of_all_processes(both):
     _, two, codes = both
     for index in range(2):
         seen = json.loads((two / f"seen-{index}.json").read_text())
@@ -122,7 +122,7 @@ def test_processes_tell_each_other(both):
         assert place == [index, 2, 2, index == 0]
 
 
-def test_two_train_the_same_tokens(both):
+def test_train_by_two_processes_gives_the_same_tokens(both):
     one, two, _ = both
     first, second = (load_tokens(out / "trained" / "tokens.safetensors") for out in (one, two))
     for name, vectors in first.vectors.items():
@@ -138,7 +138,7 @@ def test_two_train_the_same_tokens(both):
     assert [path.read_bytes() for path in caches[0]] == [path.read_bytes() for path in caches[1]]
 
 
-def test_two_measure_the_same(both):
+def test_evaluate_by_two_processes_gives_the_same_rows(both):
     one, two, _ = both
     tables = [json.loads((out / "rows.json").read_text()) for out in (one, two)]
     for table in tables:
@@ -148,7 +148,7 @@ def test_two_measure_the_same(both):
     assert len(tables[0]["rows"]) == 2 * 2 * 7
 
 
-def test_two_write_the_same_answers(both):
+def test_classify_by_two_processes_writes_the_same_answers(both):
     one, two, _ = both
     assert (two / "answers.jsonl").read_bytes() == (one / "answers.jsonl").read_bytes()
     records = [json.loads(line) for line in (one / "answers.jsonl").read_text().splitlines()]
@@ -157,7 +157,7 @@ def test_two_write_the_same_answers(both):
     assert sorted(path.name for path in two.iterdir() if "answers" in path.name) == ["answers.jsonl"]
 
 
-def test_only_one_talks(both):
+def test_messages_of_two_processes_are_those_of_the_first(both):
     _, two, _ = both
     output = (two / "output.txt").read_text()
     assert output.count("3 tokens in") == 1
@@ -169,7 +169,7 @@ def test_only_one_talks(both):
 
 
 @pytest.mark.slow
-def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
+def test_classify_by_two_killed_processes_is_resumed_by_one(folder, tmp_path):
     """SIGKILL, which no program can answer."""
     images, out = tmp_path / "images", tmp_path / "answers.jsonl"
     write_images(images, folder / "examples", 400)
@@ -203,7 +203,7 @@ def test_two_that_are_killed_are_gone_on_with_by_one(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
+def test_train_by_two_interrupted_processes_is_resumed_by_one_or_two(folder, tmp_path):
     """As Ctrl-C in a terminal: the signal reaches the launcher. One process alone can go on, and two."""
     options = ["--batch-size", "5", "--seed", "5", "--steps", "64", "--save-every", "1"]
     command = ["train", str(folder / "examples"), "--output-dir", str(tmp_path / "out"), *options]
@@ -232,7 +232,7 @@ def test_a_training_of_two_ends_together_and_goes_on(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_the_readmes_command(folder, tmp_path, count):
+def test_train_as_in_the_readme_gives_the_same_tokens(folder, tmp_path, count):
     command = ["train", str(folder / "examples"), "--output-dir", str(tmp_path / "many"), *TRAIN]
     with launch(count, "-m", "mcti_core", *command) as process:
         output, _ = process.communicate(timeout=SECONDS)
@@ -244,7 +244,7 @@ def test_the_readmes_command(folder, tmp_path, count):
 
 
 @pytest.mark.slow
-def test_a_mistake_ends_all_with_its_sentence(folder, tmp_path):
+def test_error_of_one_process_ends_all_with_its_message(folder, tmp_path):
     """Of one process too: the others do not wait for ever."""
     (tmp_path / "answers.jsonl").write_text("here first")
     images = f"classify {folder / 'images'} --tokens {folder / 'tokens.safetensors'}"

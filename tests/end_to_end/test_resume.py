@@ -71,7 +71,7 @@ def told(capsys):
     return [line for line in messages(capsys) if "words of CLIP's vocabulary" not in line]  # 0, 1 and 2 are
 
 
-def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, capsys):
+def test_resume_gives_the_same_tokens_and_removes_the_checkpoint(folder, broken, whole, capsys):
     assert load_checkpoint(broken / "training.safetensors").step == 3
     assert run(f"train {folder} --output-dir {broken} {OPTIONS} --resume") == 0
     assert told(capsys) == ["mcti: resuming after 3 steps"]
@@ -80,7 +80,7 @@ def test_it_goes_on_to_the_bit_and_leaves_nothing_behind(folder, broken, whole, 
     assert left == {"embeddings", "loss.png", "README.md", "run.toml", "tokens.safetensors"}
 
 
-def test_it_is_not_overwritten_without_consent(folder, broken, whole, capsys):
+def test_train_over_a_checkpoint_is_refused(folder, broken, whole, capsys):
     before = (broken / "training.safetensors").read_bytes()
     assert run(f"train {folder} --output-dir {broken} {OPTIONS}") == 1
     (line,) = told(capsys)
@@ -91,7 +91,7 @@ def test_it_is_not_overwritten_without_consent(folder, broken, whole, capsys):
     assert not (broken / "training.safetensors").exists()
 
 
-def test_a_different_training_is_refused(folder, broken, capsys):
+def test_resume_with_other_options_is_refused(folder, broken, capsys):
     assert run(f"train {folder} --output-dir {broken} {OPTIONS} --lr 0.5 --resume") == 1
     (line,) = told(capsys)
     assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
@@ -114,14 +114,14 @@ def test_start_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, t
     assert all(torch.allclose(first[name], v, atol=1e-6) for name, v in last.items())
 
 
-def test_without_anything_to_resume_it_starts_from_the_beginning(folder, tmp_path, whole, capsys):
+def test_resume_without_a_checkpoint_starts_from_the_beginning(folder, tmp_path, whole, capsys):
     assert run(f"train {folder} --output-dir {tmp_path} {OPTIONS} --resume") == 0
     (line,) = told(capsys)
     assert "no unfinished training" in line
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
-def test_a_damaged_file_is_reported(folder, broken, capsys):
+def test_resume_from_a_damaged_checkpoint_is_refused(folder, broken, capsys):
     path = broken / "training.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     assert run(f"train {folder} --output-dir {broken} {OPTIONS} --resume") == 1
@@ -130,7 +130,7 @@ def test_a_damaged_file_is_reported(folder, broken, capsys):
     assert "--restart" in line
 
 
-def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, whole, monkeypatch):
+def test_resume_after_interrupted_writing_of_results_gives_the_same_tokens(folder, tmp_path, whole, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
@@ -142,7 +142,7 @@ def test_what_comes_after_the_training_may_be_broken_off_too(folder, tmp_path, w
     same(load_tokens(tmp_path / "tokens.safetensors"), whole)
 
 
-def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp_path, whole, monkeypatch, capsys):
+def test_train_with_a_new_foreign_file_keeps_the_checkpoint(folder, tmp_path, whole, monkeypatch, capsys):
     write = commands.write_training
 
     def too_late(host, result, out):
@@ -162,7 +162,7 @@ def test_file_of_others_that_comes_during_the_training_costs_nothing(folder, tmp
 
 
 @pytest.mark.parametrize("options", ["--resume --restart", "--resume never", "--save-every -1"])
-def test_what_makes_no_sense_shows_the_usage(options):
+def test_train_with_contradicting_options_shows_the_usage(options):
     with pytest.raises(SystemExit) as caught:
         run(f"train x --output-dir y {options}")
     assert caught.value.code == 2
@@ -171,7 +171,7 @@ def test_what_makes_no_sense_shows_the_usage(options):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are of POSIX")
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, kind):
+def test_train_ended_by_a_signal_saves_its_last_step(folder, tmp_path, kind):
     command = f"{sys.executable} -m mcti_core train {folder} --output-dir {tmp_path} --steps 5000"
 
     def as_a_fresh_process():  # who runs the tests may ignore signals, as nohup does
@@ -193,7 +193,7 @@ def test_a_process_that_is_asked_to_end_keeps_its_last_step(folder, tmp_path, ki
 
 
 @pytest.mark.slow
-def test_three_kills_lose_nothing(tmp_path):
+def test_train_killed_three_times_loses_nothing(tmp_path):
     trial = Trial(tmp_path, seed=1, kills_wanted=3)
     trial.run()
     assert trial.same == trial.runs
