@@ -24,17 +24,6 @@ def test_epsilon_error_of_variance_exploding_noise(drawn):
     assert torch.allclose(noise_error(clean, estimate, sigma), _mean(guess - noise), rtol=1e-4)
 
 
-def test_epsilon_error_of_a_model_that_predicts_v(drawn):
-    clean, noise, guess, sigma = drawn
-    s = sigma.view(-1, 1, 1, 1)
-    alpha, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
-    noised = alpha * clean + spread * noise
-    estimate, noise_guess = alpha * noised - spread * guess, alpha * guess + spread * noised
-    assert torch.allclose(noise_error(clean, estimate, sigma), _mean(noise_guess - noise), rtol=1e-3)
-    v = alpha * noise - spread * clean
-    assert torch.allclose(noise_error(clean, estimate, sigma) * (sigma**2 + 1), _mean(guess - v), rtol=1e-3)
-
-
 def test_velocity_error_of_a_rectified_flow(drawn):
     clean, noise, guess, sigma = drawn
     s = sigma.view(-1, 1, 1, 1)

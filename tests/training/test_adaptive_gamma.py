@@ -6,15 +6,12 @@ import torch
 from torch.nn import Parameter
 
 from mcti_core.distributed import SINGLE_PROCESS
-from mcti_core.hosts.diffusers.host import load_host
 from mcti_core.tokens.encoders import CLIP_TWIN
 from mcti_core.training.adaptive_gamma import AdaptiveGamma
 from mcti_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
 from mcti_core.training.loop import train
 from mcti_core.training.resume import run_identity
-
-from ..fake_processes import together
 
 AUTO = TrainConfig(
     steps=6, classification_only_steps=2, batch_size=4, lr=1e-2, lr_warmup_steps=0, gamma="auto", templates=("a photo of a {}", "a drawing of the {}")
@@ -136,27 +133,6 @@ def test_resumed_training_is_the_same_to_the_bit(tiny_host, cache, tokens, tmp_p
         assert _bits(rest.tokens.vectors) == _bits(whole.tokens.vectors)
         assert repr(rest.history) == repr(whole.history)
         assert rest.tokens.training == whole.tokens.training
-
-
-@pytest.mark.parametrize("change", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"gradient_checkpointing": True}])
-def test_parts_of_a_batch_find_the_same_gamma(tiny_host, cache, tokens, change):
-    whole, parts = (train(tiny_host, cache, tokens, replace(AUTO, **some)) for some in ({}, change))
-    assert parts.history["gamma"][2:] == pytest.approx(whole.history["gamma"][2:], rel=1e-4)
-    for name, vectors in whole.tokens.vectors.items():
-        torch.testing.assert_close(parts.tokens.vectors[name], vectors, rtol=0.0, atol=1e-5)
-
-
-def test_two_processes_find_the_same_gamma_as_one(tiny_model, tiny_host, cache, tokens):
-    alone = train(tiny_host, cache, tokens, AUTO)
-    hosts = [load_host(tiny_model, tiny_model / "clip") for _ in range(2)]  # threads may not share one
-    first, second = together(
-        2, lambda processes: train(hosts[processes.index], cache, tokens, AUTO, processes=processes)
-    )
-    assert repr(first.history) == repr(second.history)
-    assert _bits(first.tokens.vectors) == _bits(second.tokens.vectors)
-    assert first.history["gamma"][2:] == pytest.approx(alone.history["gamma"][2:], rel=1e-4)
-    for name, vectors in alone.tokens.vectors.items():
-        torch.testing.assert_close(first.tokens.vectors[name], vectors, rtol=0.0, atol=1e-5)
 
 
 def test_a_number_leaves_no_trace_of_it(tiny_host, cache, tokens):

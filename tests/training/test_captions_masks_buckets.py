@@ -165,6 +165,8 @@ def test_two_processes_learn_from_them_what_one_does(tiny_model, tiny_host, besi
         2, lambda processes: train(hosts[processes.index], beside, tokens, CONFIG, processes=processes)
     )
     assert same(first.tokens, second.tokens)
+    assert repr(first.history) == repr(second.history)
+    assert first.history["gamma"] == pytest.approx(alone.history["gamma"], rel=1e-3)
     assert torch.allclose(first.tokens.vectors["clip_l"], alone.tokens.vectors["clip_l"], atol=1e-4)
 
 

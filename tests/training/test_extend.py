@@ -78,24 +78,15 @@ def test_damaged_record_of_a_training_is_refused_before_the_first_step(tiny_host
         )
 
 
-def test_stored_features_or_the_examples_themselves(tiny_host, trained, cache, longer):
+def test_stored_features_or_the_examples_themselves(tiny_host, trained, dataset, longer):
     """With the old images given again, and no mirror images that the set could not keep, nothing differs but the order."""
-    everything = {name: [image for image, label in old(cache) if label == name] for name in cache.classes}
-    dataset = FewShotDataset.from_images({**everything, **images_of("d")})
-    both = FeatureCache.build(tiny_host, dataset, hflip=False)
+    images = list(dataset.load(32))
+    old = {name: [images[row] for row in (dataset.labels == i).nonzero()] for i, name in enumerate(dataset.classes)}
+    both = FeatureCache.build(tiny_host, FewShotDataset.from_images({**old, **images_of("d")}), hflip=False)
     again = add_classes(tiny_host, both, trained, TrainConfig(steps=3, batch_size=8, lr=0.1)).tokens
     assert again.labels == longer.tokens.labels
     assert torch.bincount(again.support.labels).tolist() == [2, 3, 4, 2]
     assert torch.equal(again.vectors["clip_l"][:3], trained.vectors["clip_l"])
-
-
-def old(cache):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (image, name)
-        for name, count in (("a", 2), ("b", 3), ("c", 4))
-        for image in torch.rand(count, 3, 32, 32, generator=generator)
-    ]
 
 
 def test_it_is_reported_what_was_added(trained, longer, tiny_host):
