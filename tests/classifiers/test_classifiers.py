@@ -191,11 +191,6 @@ def test_clip_reads_the_templates_it_is_given(tiny_host, tokens, images):
     assert (alone[0].text - alone[1].text).abs().max() > 1e-3
 
 
-def test_clip_needs_a_clip_space(tiny_host, tokens):
-    with pytest.raises(HostError, match="CLIP space"):
-        ClipClassifier(replace(tiny_host, clip=None), tokens)
-
-
 def test_diffusion_on_all_pairs_by_plain_loops(tiny_host, tiny_model, tokens, cache):
     from diffusers import DDPMScheduler
 
@@ -401,30 +396,27 @@ def test_errors_are_float32_under_a_half_precision_denoiser(tiny_model, tiny_hos
     assert (coarse % 1).unique().numel() == coarse.numel()  # not rounded to bf16's three digits
 
 
-def test_diffusion_needs_its_parts(tiny_host, tokens):
-    with pytest.raises(HostError, match="no diffusion model"):
-        DiffusionClassifier(replace(tiny_host, denoiser=None), tokens)
-    with pytest.raises(HostError, match="no VAE"):
-        DiffusionClassifier(replace(tiny_host, codec=None), tokens)
+@pytest.mark.parametrize(
+    ("kind", "without", "message"),
+    [
+        (ClipClassifier, {"clip": None}, "CLIP space"), (DiffusionClassifier, {"denoiser": None}, "no diffusion model"),
+        (DiffusionClassifier, {"codec": None}, "no VAE"),
+    ],
+)  # fmt: skip
+def test_classifiers_need_their_parts_of_the_host(tiny_host, tokens, kind, without, message):
+    with pytest.raises(HostError, match=message):
+        kind(replace(tiny_host, **without), tokens)
 
 
-def test_cascade_adds_both_over_all_classes(classifiers, images):
-    options = {"shortlist": 3, "margin": math.inf, "weight": 0.3}
-    scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], **options).scores(images)
-    fast, slow = classifiers["clip"].scores(images), classifiers["diffusion"].scores(images)
-    expected = (fast.logits + 0.3 * slow.logits).softmax(1)
+@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 0.3), (4.0, 2.0)])
+def test_cascade_adds_both_and_believes_the_first_as_far_as_it_is_calibrated(classifiers, images, temperature, weight):
+    first, second = classifiers["clip"], classifiers["diffusion"]
+    first.temperature = temperature
+    scores = CascadeClassifier(first, second, margin=math.inf, weight=weight).scores(images)
+    slow = second.scores(images)
+    expected = (first.scores(images).logits / temperature + weight * slow.logits).softmax(1)
     assert torch.allclose(scores.logits.softmax(1), expected, atol=1e-4)
     assert torch.equal(scores.evaluations, slow.evaluations)
-
-
-def test_cascade_believes_the_first_as_far_as_it_is_calibrated(classifiers, images):
-    classifiers["clip"].temperature = 4.0
-    try:
-        scores = CascadeClassifier(classifiers["clip"], classifiers["diffusion"], margin=math.inf).scores(images)
-    finally:
-        classifiers["clip"].temperature = 1.0
-    fast, slow = classifiers["clip"].scores(images).logits, classifiers["diffusion"].scores(images).logits
-    assert torch.allclose(scores.logits.softmax(1), (fast / 4 + 2 * slow).softmax(1), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"shortlist": 1}, {"margin": 0.0}])
@@ -551,12 +543,9 @@ def test_hybrid_auto_has_no_probe_where_a_class_has_no_example(tiny_host, tokens
     assert torch.equal(auto.logits(query), usual.logits(query))
 
 
-def test_hybrid_refuses_another_word_as_weight(tiny_host, tokens):
+def test_hybrid_refuses_another_word_as_weight_and_tokens_without_examples(tiny_host, tokens):
     with pytest.raises(ConfigError, match="a number or 'auto', got 'much'"):
         HybridClassifier(tiny_host, _with_support(tokens, [0, 1, 2]), weight="much")
-
-
-def test_hybrid_needs_examples(tiny_host, tokens):
     with pytest.raises(TokenError, match=r"no features of their examples.*'clip'"):
         HybridClassifier(tiny_host, replace(tokens, support=None))
 
