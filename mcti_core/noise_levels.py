@@ -25,10 +25,7 @@ def random_steps(levels: int, count: int, generator: torch.Generator, logit_norm
 def stratified_sigmas(sigmas: Tensor, count: int, generator: torch.Generator, logit_normal: bool = False) -> Tensor:
     """(count,) noise levels, one from each of ``count`` equally probable slices of the time steps.
 
-    They are in random order, so that the first n of them are spread out too.
-
-    Args:
-        logit_normal: the density of the time steps, as in ``random_steps``.
+    They are in random order, so that the first n of them are spread out too. ``logit_normal`` as in ``random_steps``.
     """
     times = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
     if logit_normal:

@@ -22,6 +22,7 @@ _IMAGES_PER_BATCH = 16
 """Least number of images per batch of the vision tower. With ViT-L this keeps a GPU busy, and fits on a 4 GB card beside SD 1.5."""
 _PIXELS_PER_BATCH = _IMAGES_PER_BATCH * 512 * 512
 """Of images smaller than 512 x 512, as many as have so many pixels."""
+_PROMPTS_PER_BATCH = 256
 _TOO_LARGE = "a single image does not fit into memory in the CLIP image encoder; give smaller images, or free memory that other programs use"
 
 
@@ -38,7 +39,7 @@ class ClipClassifier(Classifier):
     ):
         self.host, self.labels, self.logit_scale = host, tokens.labels, logit_scale
         self.image_size = host.image_size
-        self.text = class_text_features(host, tokens, templates)  # (C, p)
+        self.text = class_text_features(host, tokens, templates or tokens.templates)  # (C, p)
 
     def scores(self, images: Any) -> Scores:
         images = as_batch(images)
@@ -60,11 +61,8 @@ def image_features(host: Host, images: Tensor) -> Tensor:
     return torch.cat(features)
 
 
-def class_text_features(
-    host: Host, tokens: TokenSet, templates: tuple[str, ...] | None = None, batch_size: int = 256
-) -> Tensor:
+def class_text_features(host: Host, tokens: TokenSet, templates: tuple[str, ...]) -> Tensor:
     """Unit text feature of every class, averaged over templates: (C, p) float32 on the CPU."""
-    templates = templates or tokens.templates
     clip = host.require_clip()
     # the other encoders' features are for the denoiser
     prompts = template_prompts(host.text[clip.encoder], templates, tokens.vectors_per_token).without_padding()
@@ -79,6 +77,6 @@ def class_text_features(
         return F.normalize(clip.project_text(pooled), dim=-1).cpu()
 
     with torch.inference_mode(), host.session("text"):
-        parts = in_parts_that_fit(encode, len(rows), batch_size, TEXT_TOO_LARGE)
+        parts = in_parts_that_fit(encode, len(rows), _PROMPTS_PER_BATCH, TEXT_TOO_LARGE)
     features = torch.cat(parts).view(len(tokens), len(templates), -1).mean(1)  # (C, p)
     return F.normalize(features, dim=-1).clone()

@@ -103,8 +103,7 @@ def host_prompts(
 
     An index instead of a text is that class in ``template``, which is plain words. Slots index all C * V vectors.
 
-    Raises:
-        TokenError: as ``parse_prompt``, there is no such class, or a prompt is too long for the encoder.
+    Raises: TokenError: as ``parse_prompt``, there is no such class, or a prompt is too long for the encoder.
     """
     if unknown := [text for text in texts if isinstance(text, int) and not 0 <= text < len(names)]:
         raise TokenError(f"there is no class {unknown[0]}; the tokens have {len(names)}, counted from 0")
@@ -180,8 +179,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Returns:
         ``TextFeatures`` by encoder in the host's order, and ``Conditioning`` for ``WHOLE_PROMPT``.
 
-    Raises:
-        TokenError: the vectors are for other text encoders.
+    Raises: TokenError: the vectors are for other text encoders.
     """
     # the twin is only for classifying
     check_encoders(host, vectors, unread=() if CLIP_TWIN in prompts else (CLIP_TWIN,))

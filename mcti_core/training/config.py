@@ -121,9 +121,10 @@ class TrainConfig:
         """Check types, since values may come from a form or a file."""
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None").removesuffix(" | str")
-            if field.name == "gamma" and self.adaptive:
-                continue
-            if kind not in _KINDS or (value is None and str(field.type).endswith(" | None")):
+            optional = (value is None and str(field.type).endswith(" | None")) or (
+                field.name == "gamma" and self.adaptive
+            )
+            if kind not in _KINDS or optional:
                 continue
             if isinstance(value, int) and abs(value) >= _MAX_NUMBER:
                 raise ConfigError(f"{field.name} must be below 2**64")

@@ -62,7 +62,7 @@ def add_classes(
         config, templates=tokens.templates, pooling=tokens.pooling, direction="text_to_image",
         batch_size=max(1, round(config.batch_size * len(added) / len(combined))),
     )  # fmt: skip
-    examples = _with_old_classes(cache, tokens, combined.labels, features_needed=bool(config.gamma))
+    examples = _with_old_classes(cache, tokens, combined.labels, needed=bool(config.gamma))
     shots = min(int((cache.labels == cache.classes.index(label)).sum()) for label in added)
     record = {"labels": added, "shots": shots}
     try:
@@ -104,9 +104,7 @@ def describe_learned_before(cache: FeatureCache, tokens: TokenSet, names: Sequen
     return f"{count}; remove the wrong ones, since no classifier can separate the same image"
 
 
-def _with_old_classes(
-    cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], features_needed: bool
-) -> FeatureCache:
+def _with_old_classes(cache: FeatureCache, tokens: TokenSet, labels: tuple[str, ...], needed: bool) -> FeatureCache:
     """The examples in the label order of the combined set, with the stored features of the classes without examples."""
     own_labels = torch.tensor([index_of(label, labels) for label in cache.classes])[cache.labels]
     absent = [index for index, label in enumerate(tokens.labels) if index_of(label, cache.classes) is None]
@@ -117,7 +115,7 @@ def _with_old_classes(
         stored = support.of_width(features.shape[2]).features[rows][:, None].expand(-1, features.shape[1], -1)
         stored_labels = support.labels[rows]
     lacking = [tokens.labels[index] for index in absent if not (stored_labels == index).any()]
-    if lacking and features_needed:
+    if lacking and needed:
         raise ConfigError(
             f"the set has no example features of {', '.join(lacking)}; give images of these classes too, or set gamma to 0"
         )

@@ -34,8 +34,7 @@ def with_less_memory(
 
     Exceptions of ``on_step`` pass through. One of several processes cannot tell the others in the middle of a step, so it fails.
 
-    Raises:
-        HostError: a single image does not fit into memory, or a micro-batch in one of several processes.
+    Raises: HostError: a single image does not fit into memory, or a micro-batch in one of several processes.
     """
     last: StepInfo | None = None
     in_callback = False

@@ -119,10 +119,8 @@ def _train(
         take_step = TrainStep(host, cache, tokens, active, config, progress, processes)
         validation = None
         if config.eval_steps and config.reconstruction_weight:
-            batch_size = config.micro_batch_size or config.batch_size
-            validation = ValidationLoss(
-                host, cache, active, take_step.templates, batch_size=batch_size, processes=processes
-            )
+            size = config.micro_batch_size or config.batch_size
+            validation = ValidationLoss(host, cache, active, take_step.templates, batch_size=size, processes=processes)
         early_stopping = progress.early_stopping
         results = _Results(progress, _with_record(tokens, host, cache, config), active)
         try:

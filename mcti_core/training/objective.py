@@ -138,13 +138,11 @@ def reconstruction_loss(
     errors, order = [], []
     for (height, width), rows in rows_by_size(cache.sizes[images][share]):
         order.append(rows)
-        on_host = on_device(rows, host.device)
-        bucket_latents, bucket_noise = (each[on_host][..., :height, :width] for each in (latents, noise))
-        bucket_mask = None if mask is None else mask[on_host][..., :height, :width]
+        device_rows = on_device(rows, host.device)
+        x0, eps = (each[device_rows][..., :height, :width] for each in (latents, noise))
+        weights = None if mask is None else mask[device_rows][..., :height, :width]
         text = {name: features.rows(rows) for name, features in conditioning.items()}
-        errors.append(
-            _noise_errors(denoiser, bucket_latents, bucket_noise, sigma[on_host], bucket_mask, text, micro_batch_size)
-        )
+        errors.append(_noise_errors(denoiser, x0, eps, sigma[device_rows], weights, text, micro_batch_size))
     return torch.cat(errors)[on_device(torch.cat(order).argsort(), host.device)]
 
 

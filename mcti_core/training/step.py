@@ -59,7 +59,7 @@ class TrainStep:
     def __call__(self, step: int) -> None:
         """Take one optimizer step on L = L_ldm + gamma * L_cls."""
         host, cache, config, progress = self.host, self.cache, self.config, self.progress
-        generator, classification_generator = progress.generators
+        vectors, (generator, classification_generator) = progress.vectors, progress.generators
         for group in progress.optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         images = next(progress.batches)  # (B,) indices
@@ -75,8 +75,8 @@ class TrainStep:
         progress.optimizer.zero_grad()
         with saved_tensors_verified() if self._verifies(step) else nullcontext():
             prompts = encode_classes(
-                host, self.templates, progress.vectors, self.active, classes, conditioning_classes, config.pooling,
-                generator, prompts_per_part,
+                host, self.templates, vectors, self.active, classes, conditioning_classes, config.pooling, generator,
+                prompts_per_part,
             )  # fmt: skip
             terms: dict[str, Tensor] = {}  # this process's shares of the two means
             if share.start < share.stop:
@@ -84,9 +84,7 @@ class TrainStep:
                     conditioning = prompts.conditioning_of(labels[share])
                 else:
                     rows = torch.searchsorted(self.active, labels)
-                    conditioning = self.captions.encode(
-                        images, share, rows, progress.vectors, generator, prompts_per_part
-                    )
+                    conditioning = self.captions.encode(images, share, rows, vectors, generator, prompts_per_part)
                 errors = reconstruction_loss(
                     host, cache, images, conditioning, generator, micro_batch_size=config.micro_batch_size, share=share
                 )
@@ -97,7 +95,7 @@ class TrainStep:
             self._backward(terms, gamma)
         progress.history.add(terms)
         progress.optimizer.step()
-        rescale_(progress.vectors, self.target_norms)
+        rescale_(vectors, self.target_norms)
 
     def _backward(self, terms: dict[str, Tensor], gamma: float) -> None:
         """Set the vectors' gradients, and make ``terms`` the sums over all processes."""
