@@ -33,7 +33,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints messages; one of all does."""
+        """Whether this is the one process that writes files and prints messages."""
         return self.index == 0
 
     def share(self, items: int) -> slice:

@@ -28,7 +28,7 @@ _SYSTEM_FOLDERS = {
 }  # fmt: skip
 """Names of folders that operating systems and NAS devices create, in lower case."""
 _KOHYA = re.compile(r"[1-9]\d{0,2}_(\S.*)")
-"""A folder of kohya's scripts, after its number of repeats; ``2021_rome`` is none."""
+"""A folder name of kohya's scripts: the number of repeats, and the label. ``2021_rome`` does not match."""
 _MAX_DEPTH = 4
 """Maximum depth of the search for class folders, for an error message."""
 _FOLDER, _NOT_AN_IMAGE, _WRITTEN_HERE = "folder", "not an image", "written by MC-TI"

@@ -44,7 +44,7 @@ def _cell(value: object) -> object:
 
 
 def read_corrections(path: Path) -> dict[str, str]:
-    """Absolute path of an image -> its right label; empty for an image of no class. Of two rows for an image, the last counts.
+    """Absolute path of an image -> its correct label, "" for no class. Of several rows for an image, the last counts.
 
     The table has the columns ``image`` and ``label``, as the review page or a spreadsheet writes it.
 
@@ -91,7 +91,7 @@ def relabelled(dataset: FewShotDataset, corrections: Mapping[str, str]) -> FewSh
             )
         rows.append((Path(path), _class(label, classes)))
     counts = torch.bincount(torch.tensor([index for _, index in rows], dtype=torch.long), minlength=len(classes))
-    nonempty = counts.nonzero()[:, 0].tolist()  # a class that has lost all images is none
+    nonempty = counts.nonzero()[:, 0].tolist()  # classes without images disappear
     numbers, names = {index: number for number, index in enumerate(nonempty)}, [label for _, label in classes.values()]
     labels = torch.tensor([numbers[index] for _, index in rows])
     images = tuple(image for image, _ in rows)

@@ -24,7 +24,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
     """
     try:
         mode = os.stat(path).st_mode
-    except ValueError as error:  # a null character, or half of a character
+    except ValueError as error:  # a null character, or a surrogate
         raise OSError(str(error)) from error
     _refuse_irregular(mode)  # before it is opened, which may already start a device
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

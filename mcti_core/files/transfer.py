@@ -91,7 +91,7 @@ def undo(path: Path) -> tuple[int, list[str]]:
             else:
                 target.unlink()
             done += 1
-        except (OSError, ValueError, FileError) as error:  # a ValueError of a path with half a character
+        except (OSError, ValueError, FileError) as error:  # a ValueError for a surrogate in a path
             problems.append(f"{target} stays: {error}")
     for folder in {target.parent for target, _, _ in [*steps, *texts]}:
         with suppress(OSError):  # not empty

@@ -188,7 +188,7 @@ def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
         os.lstat(path)
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:  # too long, or with a null character or a surrogate half
+    except (OSError, ValueError) as error:  # too long, or with a null character or a surrogate
         if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
             raise  # a letter that the locale lacks; the command line explains it
         return f" cannot be written ({getattr(error, 'strerror', error)}); {elsewhere}"

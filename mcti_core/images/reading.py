@@ -203,7 +203,7 @@ def _decoded(file: IO[bytes], kind: str, factor: int, to_rgb: _ToRGB) -> _Pixels
 
 
 def _strips(image: Image.Image, rows: int) -> Iterator[tuple[int, Image.Image]]:
-    """The image in parts of so many rows, each with its first row's number."""
+    """Yield horizontal strips of at most ``rows`` rows, each with the number of its first row."""
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 

@@ -79,7 +79,7 @@ def square_batches(images: Any, size: int | None, batch_size: int = 32) -> Itera
 
     Args:
         images: as ``as_batch`` takes them; or the path of an image; or any list, iterator or column of images and paths, which is
-            read bit by bit.
+            read in batches.
         size: side of the squares. None leaves images as they are, which then must have one size.
         batch_size: number of images of a list that are in memory together.
 

@@ -56,7 +56,7 @@ def _widths(encoders: Sequence[str], header: dict[str, Any]) -> dict[str, Any]:
 
 
 def stale_embeddings(folder: Path, names: Iterable[str]) -> list[str]:
-    """Embeddings that an earlier run left in the folder: those of ours under other names, sorted."""
+    """Names of embeddings that an earlier run left in the folder: those of MC-TI under other names, sorted."""
     file_names = {f"{name}{SUFFIX}" for name in names}
     if not folder.is_dir():
         return []

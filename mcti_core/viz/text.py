@@ -84,6 +84,6 @@ def _installed() -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _open_font(name: str | None, size: int) -> Any:
-    """Load a font; None is Pillow's own. Pillow searches a bare name in the current folder first, whose files may be anyone's, but a
+    """Load a font; None is Pillow's own. Pillow searches a bare name in the current folder first, whose files are untrusted, but a
     path in a missing folder only in the system's folders."""
     return ImageFont.load_default(size) if name is None else ImageFont.truetype(os.path.join(_NO_FOLDER, name), size)
