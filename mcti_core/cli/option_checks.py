@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, HostError, TokenError
+from .curation import is_curated
 from .options import check_device, config_of
 
 if TYPE_CHECKING:
@@ -72,9 +73,8 @@ def _check_method(arguments: argparse.Namespace) -> None:
     """Options of classify and evaluate. Only the pocket checkpoint includes a CLIP space."""
     has_clip, method = arguments.model is None or arguments.clip is not None, arguments.method
     if method in ("clip", "hybrid", "cascade") and not has_clip:
-        raise HostError(
-            f"--method {method} needs --clip, the CLIP model that the checkpoint's text encoder comes from; or take --method diffusion"
-        )
+        clip = "the CLIP model that the checkpoint's text encoder comes from"
+        raise HostError(f"--method {method} needs --clip, {clip}; or take --method diffusion")
     if hasattr(arguments, "move_to"):
         _check_curation(arguments, has_clip)
     if getattr(arguments, "reject_unknown", False) and (method in ("diffusion", "cascade") or not has_clip):
@@ -89,11 +89,9 @@ def _check_curation(arguments: argparse.Namespace, has_clip: bool) -> None:
         raise ConfigError("--examples goes with --review, the page that shows them")
     if arguments.examples is not None and not has_clip:
         raise HostError("--examples are compared by image features; give --clip, or leave them out")
-    used = arguments.copy_to or arguments.move_to or arguments.caption or arguments.review
-    if arguments.corrections is not None and not used:
-        raise ConfigError(
-            "--corrections goes with --copy-to, --move-to, --caption or --review; the answers themselves stay"
-        )
+    if arguments.corrections is not None and not is_curated(arguments):
+        users = "--copy-to, --move-to, --caption or --review"
+        raise ConfigError(f"--corrections goes with {users}; the answers themselves stay")
 
 
 def _check_evaluation(arguments: argparse.Namespace) -> None:
