@@ -25,8 +25,8 @@ def json_line(record: Mapping[str, Any], encoding: str = "utf-8") -> str:
         ValueError: a number that JSON cannot express (NaN or infinite).
     """
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    if escaped(text) != text:  # they occur only inside strings, and have four digits
-        text = "".join(c if escaped(c) == c else f"\\u{ord(c):04x}" for c in text)
+    if escaped(text) != text:  # such characters occur only inside strings
+        text = "".join(c if escaped(c) == c else json.dumps(c)[1:-1] for c in text).replace("\x7f", "\\u007f")
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

@@ -26,7 +26,7 @@ def test_escaped_control_and_direction_characters_are_gone():
 
 
 def test_json_line_is_one_line_without_control_characters_and_reads_back():
-    every = "".join(map(chr, range(0x3000))) + "\udce9猫"
+    every = "".join(map(chr, range(0x3000))) + "\udce9猫\U00016fe4"
     line = json_line({"label": every})
     assert escaped(line) == line
     assert json.loads(line) == {"label": every}
