@@ -140,9 +140,9 @@ def reconstruction_loss(
         order.append(rows)
         device_rows = on_device(rows, host.device)
         x0, eps = (each[device_rows][..., :height, :width] for each in (latents, noise))
-        weights = None if mask is None else mask[device_rows][..., :height, :width]
+        bucket_mask = None if mask is None else mask[device_rows][..., :height, :width]
         text = {name: features.rows(rows) for name, features in conditioning.items()}
-        errors.append(_noise_errors(denoiser, x0, eps, sigma[device_rows], weights, text, micro_batch_size))
+        errors.append(_noise_errors(denoiser, x0, eps, sigma[device_rows], bucket_mask, text, micro_batch_size))
     return torch.cat(errors)[on_device(torch.cat(order).argsort(), host.device)]
 
 
