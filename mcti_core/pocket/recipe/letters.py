@@ -48,8 +48,8 @@ def letter_lines(folder: Path) -> tuple[list[str], list[Tensor]]:
             shapes = list({shape.tobytes(): shape for shape in shapes}.values())  # fonts of one family may be equal
             if len(shapes) < FEWEST_FONTS:
                 raise ValueError(f"{script} {letter} is in {len(shapes)} fonts; {FEWEST_FONTS} are needed")
-            chosen = np.linspace(0, len(shapes) - 1, min(len(shapes), MOST_FONTS)).round().astype(int)
-            lines = thinned(torch.from_numpy(np.stack([shapes[i] for i in chosen])))
+            evenly_spaced = np.linspace(0, len(shapes) - 1, min(len(shapes), MOST_FONTS)).round().astype(int)
+            lines = thinned(torch.from_numpy(np.stack([shapes[i] for i in evenly_spaced])))
             names.append(f"{script}/{letter}")
             drawings.append(F.max_pool2d(lines[:, None].float(), 3, 1, 1)[:, 0])
     return names, drawings

@@ -32,9 +32,9 @@ class MuonWithAdamW:
     ):
         named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         self.matrices = [parameter for name, parameter in named if matrix(name, parameter)]
-        chosen = {id(parameter) for parameter in self.matrices}
+        matrix_ids = {id(parameter) for parameter in self.matrices}
         self.adamw = torch.optim.AdamW(
-            [p for _, p in named if id(p) not in chosen], lr=lr_adamw, weight_decay=0.0, betas=(0.9, 0.99)
+            [p for _, p in named if id(p) not in matrix_ids], lr=lr_adamw, weight_decay=0.0, betas=(0.9, 0.99)
         )
         self.momenta = [torch.zeros_like(parameter) for parameter in self.matrices]
         self.lr_muon, self.lr_adamw, self.decay = lr_muon, lr_adamw, decay

@@ -25,9 +25,10 @@ def pocket_figures(
     diffusion: list[float] = []
     for group in range(groups):
         generator = torch.Generator().manual_seed(100 + group)
-        chosen = torch.randperm(len(words), generator=generator)[:10]
-        tokens = word_tokens(host, [words[i] for i in chosen.tolist()])
-        pictures, labels = _pictures(glyphs, chosen, images, generator)
+        word_indices = torch.randperm(len(words), generator=generator)[:10]
+        tokens = word_tokens(host, [words[i] for i in word_indices.tolist()])
+        labels = torch.arange(images) % len(word_indices)
+        pictures, _, _ = glyphs.draw(word_indices[labels], generator, test=True)
         for scores, classifier in (
             (clip, ClipClassifier(host, tokens)),
             (diffusion, DiffusionClassifier(host, tokens)),
@@ -41,11 +42,3 @@ def word_tokens(host: Host, words: list[str]) -> TokenSet:
     encoder = host.text["clip_l"]
     rows = [encoder.embed(torch.tensor(encoder.tokenize(word))) for word in words]  # each (1, d)
     return TokenSet(tuple(words), {"clip_l": torch.stack(rows)}, base_model=host.name)
-
-
-def _pictures(
-    glyphs: Glyphs, chosen: torch.Tensor, count: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    labels = torch.arange(count) % len(chosen)
-    images, _, _ = glyphs.draw(chosen[labels], generator, test=True)
-    return images, labels

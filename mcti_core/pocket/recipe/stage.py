@@ -66,9 +66,9 @@ class Stage:
 
     def _save(self, step: int, parts: Mapping[str, Stateful]) -> None:
         state = {name: part.state_dict() for name, part in parts.items()}
-        aside = self.path.with_suffix(".new")
-        with aside.open("wb") as file:
+        temporary = self.path.with_suffix(".new")
+        with temporary.open("wb") as file:
             torch.save({"step": step, "random": torch.get_rng_state(), **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(self.path)
+        temporary.replace(self.path)

@@ -50,8 +50,8 @@ assert [len(c) for c in _CODES] == [len(SIZES), len(SLANTS), len(INKS), 3, len(P
 
 def attribute_code(styles: Styles, mentioned: Tensor | None = None) -> Tensor:
     """(B, 16) sum of the attributes' codes; ``mentioned`` (B, 5) in {0, 1} selects attributes."""
-    picked = (styles.size, styles.slant, styles.ink, styles.pen.clamp(max=2), styles.paper)
-    codes = torch.stack([table[index] for table, index in zip(_CODES, picked, strict=True)], dim=1)  # (B, 5, 16)
+    indices = (styles.size, styles.slant, styles.ink, styles.pen.clamp(max=2), styles.paper)
+    codes = torch.stack([table[index] for table, index in zip(_CODES, indices, strict=True)], dim=1)  # (B, 5, 16)
     return _ATTRIBUTE_WEIGHT * (codes if mentioned is None else codes * mentioned[..., None]).sum(1)
 
 
@@ -172,9 +172,10 @@ def train_text(
         table.grad[untouched] = 0
         optimizer.step(tick.scale)
         if tick.step % 25 == 0:
-            found = _identities_found(clip, captions, prototypes)
+            accuracy = _retrieval_accuracy(clip, captions, prototypes)
             print(
-                f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} identities found {found:.3f}", flush=True
+                f"text {tick.step} {tick.seconds:.0f}s 1-cos {loss.item():.4f} identities found {accuracy:.3f}",
+                flush=True,
             )
 
 
@@ -187,7 +188,7 @@ def identity_features(clip: CLIPModel, captions: Captions, identities: Tensor) -
     return torch.cat([text_features(clip, own, captions.embed(clip, own, *rest)) for own, *rest in parts])
 
 
-def _identities_found(clip: CLIPModel, captions: Captions, prototypes: Tensor) -> float:
+def _retrieval_accuracy(clip: CLIPModel, captions: Captions, prototypes: Tensor) -> float:
     """Share of classes whose text feature is nearest to their own prototype."""
     targets = target_feature(prototypes, torch.zeros(len(prototypes), PROJECTION_DIM - IDENTITY_DIM))
     cosine = identity_features(clip, captions, prototypes) @ targets.T

@@ -51,10 +51,10 @@ def train_unet(
     """
     captions = Captions(tokenizer)
     alpha_bar = make_scheduler().alphas_cumprod
-    aside = ("conv_in", "conv_out", "time_emb")
+    adamw_prefixes = ("conv_in", "conv_out", "time_emb")
     optimizer = MuonWithAdamW(
         unet.named_parameters(),
-        matrix=lambda n, p: p.ndim >= 2 and not n.startswith(aside),
+        matrix=lambda n, p: p.ndim >= 2 and not n.startswith(adamw_prefixes),
         lr_muon=0.012,
         lr_adamw=2e-3,
     )

@@ -23,8 +23,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
     """(B, 3, 64, 64) in [0, 1] -> unit (B, 64)."""
-    mean, std = torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), torch.tensor(CLIP_STD).view(1, 3, 1, 1)
-    pooled = clip.vision_model(pixel_values=(images - mean) / std).pooler_output
+    pooled = clip.vision_model(pixel_values=_normalised(images)).pooler_output
     return F.normalize(clip.visual_projection(pooled), dim=1)
 
 
@@ -63,10 +62,10 @@ def train_vision(
             identity = teacher(coverage)
             target = target_feature(identity, attribute_code(styles))
             vectors = word_vectors(teacher.prototypes[label])
-            told_text = text_features(clip, ids, captions.embed(clip, ids, vectors, never))
+            caption_features = text_features(clip, ids, captions.embed(clip, ids, vectors, never))
         output = clip.vision_model(pixel_values=_normalised(images))
         feature = F.normalize(clip.visual_projection(output.pooler_output), dim=1)
-        pairs = 20 * feature @ told_text.T
+        pairs = 20 * feature @ caption_features.T
         pairs = pairs.masked_fill((label[:, None] == label[None]) & ~torch.eye(batch_size, dtype=torch.bool), -1e4)
         index = torch.arange(batch_size)
         loss = 2 * (1 - (feature * target).sum(1)).mean() + 0.4 * F.cross_entropy(15 * feature @ classes.T, label)
