@@ -84,7 +84,8 @@ def template_prompts(encoder: TextEncoder, templates: Sequence[str], num_vectors
 def host_templates(host: Host, templates: Sequence[str], num_vectors: int) -> dict[str, AnyPrompts]:
     """One prompt per template for each of the host's text encoders, or for the host's own encoding and the CLIP space's encoder.
 
-    Raises: TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
+    Raises:
+        TokenError: as ``template_prompts``, or an encoder does not read all of a prompt's vectors.
     """
     if host.prompts is None:
         return {name: template_prompts(encoder, templates, num_vectors) for name, encoder in host.text.items()}
@@ -103,7 +104,8 @@ def host_prompts(
 
     An index instead of a text is that class in ``template``, which is plain words. Slots index all C * V vectors.
 
-    Raises: TokenError: as ``parse_prompt``, there is no such class, or a prompt is too long for the encoder.
+    Raises:
+        TokenError: as ``parse_prompt``, there is no such class, or a prompt is too long for the encoder.
     """
     if unknown := [text for text in texts if isinstance(text, int) and not 0 <= text < len(names)]:
         raise TokenError(f"there is no class {unknown[0]}; the tokens have {len(names)}, counted from 0")
@@ -179,7 +181,8 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Returns:
         ``TextFeatures`` by encoder in the host's order, and ``Conditioning`` for ``WHOLE_PROMPT``.
 
-    Raises: TokenError: the vectors are for other text encoders.
+    Raises:
+        TokenError: the vectors are for other text encoders.
     """
     # the twin is only for classifying
     check_encoders(host, vectors, unread=() if CLIP_TWIN in prompts else (CLIP_TWIN,))

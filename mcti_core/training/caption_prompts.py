@@ -23,7 +23,8 @@ class CaptionPrompts:
         captions: (N,) caption template of each example; "" for examples without a caption.
         templates: K templates for images without a caption.
 
-    Raises: TokenError: a caption is too long.
+    Raises:
+        TokenError: a caption is too long.
     """
 
     def __init__(self, host: Host, captions: Sequence[str], templates: Sequence[str], num_vectors: int):

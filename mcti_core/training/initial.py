@@ -74,7 +74,8 @@ def names_like(labels: Sequence[str], trained: TokenSet | None) -> tuple[str, ..
 def take_over(tokens: TokenSet, trained: TokenSet) -> TokenSet:
     """The tokens, with the vectors and names of a trained set for each label that both sets have. Logs which it alone has.
 
-    Raises: TokenError: no common label, or vectors of another number or width, or for other text encoders.
+    Raises:
+        TokenError: no common label, or vectors of another number or width, or for other text encoders.
     """
     trained_rows = {index: index_of(label, trained.labels) for index, label in enumerate(tokens.labels)}
     rows = {index: row for index, row in trained_rows.items() if row is not None}

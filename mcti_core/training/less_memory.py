@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import HostError
+from ..errors import HostError, counted
 from ..hosts.out_of_memory import empty_caches, is_out_of_memory
 from .config import TrainConfig
 from .state import TrainState
@@ -34,7 +34,8 @@ def with_less_memory(
 
     Exceptions of ``on_step`` pass through. One of several processes cannot tell the others in the middle of a step, so it fails.
 
-    Raises: HostError: a single image does not fit into memory, or a micro-batch in one of several processes.
+    Raises:
+        HostError: a single image does not fit into memory, or a micro-batch in one of several processes.
     """
     last: StepInfo | None = None
     in_callback = False
@@ -66,10 +67,8 @@ def with_less_memory(
 
 
 def _described(config: TrainConfig) -> str:
-    size = config.micro_batch_size
-    described = (
-        f"{size} image{'s' * (size != 1)} at once{' and gradient checkpointing' * config.gradient_checkpointing}"
-    )
+    checkpointing = " and gradient checkpointing" if config.gradient_checkpointing else ""
+    described = f"{counted(config.micro_batch_size, 'image')} at once{checkpointing}"
     if not torch.cuda.is_available():
         return described
     free, in_use = torch.cuda.mem_get_info()[0], torch.cuda.memory_allocated()

@@ -30,7 +30,8 @@ def train_per_class(
     Returns:
         One result per group of ``side_by_side`` classes (1 as in the released code); the last one's tokens have all classes.
 
-    Raises: ConfigError: gamma is not 0 and the direction is another.
+    Raises:
+        ConfigError: gamma is not 0 and the direction is another.
     """
     if config.gamma and config.direction != "text_to_image":
         raise ConfigError("training each class on its own requires direction 'text_to_image', or gamma 0")

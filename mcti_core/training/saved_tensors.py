@@ -24,7 +24,8 @@ def saved_tensors_verified() -> Iterator[None]:
     it. Losses are then correct, but gradients are wrong. The check does not change results, and waits for each
     device once. It does not cover checkpointed blocks, which save nothing between forward and backward pass.
 
-    Raises: HostError: a saved tensor was overwritten, so the gradients are wrong.
+    Raises:
+        HostError: a saved tensor was overwritten, so the gradients are wrong.
     """
     overwritten: list[Tensor] = []
 
