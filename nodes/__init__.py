@@ -17,11 +17,10 @@ class MCTIExtension(ComfyExtension):
         from .route import Route
         from .token_files import LoadTokens, SaveTokens
         from .train import TrainTokens
-        from .train_settings import TrainingSettings
 
         register_token_folder()
         return [
-            LoadPocket, ExamplesFromFolder, AddExamples, LoadClipSpace, TrainTokens, TrainingSettings, SaveTokens, LoadTokens,
+            LoadPocket, ExamplesFromFolder, AddExamples, LoadClipSpace, TrainTokens, SaveTokens, LoadTokens,
             Classify, Evaluate, TokenPrompts, Route,
         ]  # fmt: skip
 

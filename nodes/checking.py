@@ -19,7 +19,7 @@ from ..mcti_core.files.limits import MAX_MARKS, has_many_marks
 from ..mcti_core.images.tensors import in_range
 from ..mcti_core.tokens.token_set import TokenSet
 from .context import node_context
-from .types import Examples, Settings
+from .types import Examples
 
 __all__ = ["MAX_TEXT", "Node", "checked_text"]
 
@@ -29,7 +29,7 @@ _OVERSHOOT = 0.5
 """Tolerance for image values outside [0, 1]: bicubic resizing gives such values, which are clamped."""
 _MAX_FLOAT = sys.float_info.max
 _NUMBERS = {"INT": "a whole number", "FLOAT": "a number"}
-_OWN_TYPES = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples, "MCTI_SETTINGS": Settings}
+_OWN_TYPES = {"MCTI_TOKENS": TokenSet, "MCTI_EXAMPLES": Examples}
 _LIST_INPUTS = {"wanted"}
 """Texts of one line that a link may give as several lines: names, one per line."""
 _PLAIN_TYPES = (str, int, float, list, tuple, dict, Tensor)

@@ -26,7 +26,7 @@ from .checkpoints import discard, finished_tokens_kept, keep_tokens, tokens_so_f
 from .context import ProgressReporter
 from .schema import advanced, node_schema
 from .train_settings import setting_inputs, settings_of
-from .types import ClipSpaceType, Examples, ExamplesType, Settings, SettingsType, TokensType, picture_out
+from .types import ClipSpaceType, Examples, ExamplesType, Settings, TokensType, picture_out
 
 __all__ = ["AUTO_GAMMA", "TrainTokens"]
 
@@ -64,7 +64,6 @@ class TrainTokens(Node):
                 io.Float.Input("gamma", default=AUTO_GAMMA, min=AUTO_GAMMA, max=100.0, step=0.01, round=0.0001),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, control_after_generate=False),
                 ClipSpaceType.Input("clip_space", optional=True),
-                SettingsType.Input("settings", optional=True),
                 TokensType.Input("initial_tokens", optional=True),
                 *map(advanced, setting_inputs()),
             ],
@@ -81,7 +80,7 @@ class TrainTokens(Node):
     @classmethod
     def execute(
         cls, model: Any, clip: Any, vae: Any, examples: Examples, steps: int, batch_size: int, lr: float, gamma: float, seed: int,
-        clip_space: Any = None, settings: Settings | None = None, initial_tokens: TokenSet | None = None, **advanced_settings: Any,
+        clip_space: Any = None, initial_tokens: TokenSet | None = None, **advanced_settings: Any,
     ) -> io.NodeOutput:  # fmt: skip
         from ..mcti_core.data.feature_cache import FeatureCache
         from ..mcti_core.data.near_duplicates import describe_across_classes, example_names
@@ -89,7 +88,7 @@ class TrainTokens(Node):
         from ..mcti_core.hosts.comfy.prompt_tokens import clip_with_tokens
         from ..mcti_core.training.initial import new_tokens
 
-        settings = settings or settings_of(**advanced_settings)
+        settings = settings_of(**advanced_settings)
         gamma = ADAPTIVE if gamma == AUTO_GAMMA else gamma
         terms = {"gamma": 0.0, "classification_only_steps": 0} if clip_space is None else {"gamma": gamma}
         config = replace(settings.config, steps=steps, batch_size=batch_size, lr=lr, seed=seed, **terms)

@@ -1,4 +1,4 @@
-"""Rarely used training settings: advanced inputs of Train MC-TI Tokens, and the deprecated node for them."""
+"""Rarely used training settings: the advanced inputs of Train MC-TI Tokens."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from ..mcti_core.losses import DIRECTIONS
 from ..mcti_core.templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..mcti_core.tokens.token_set import POOLINGS
 from ..mcti_core.training.config import ADAPTIVE, SCHEDULES, TrainConfig
-from .checking import Node
-from .schema import node_schema
-from .types import Settings, SettingsType
+from .types import Settings
 
-__all__ = ["TrainingSettings", "setting_inputs", "settings_of"]
+__all__ = ["setting_inputs", "settings_of"]
 
 _DEFAULT = TrainConfig()
 _TEMPLATES = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
@@ -52,21 +50,6 @@ def setting_inputs() -> list[Any]:
         io.Int.Input("validation_steps", optional=True, default=0, min=0, max=100_000),
         io.String.Input("validation_prompt", optional=True, default=""),
     ]
-
-
-class TrainingSettings(Node):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return node_schema(
-            node_id="MCTI_TrainingSettings",
-            is_deprecated=True,
-            inputs=setting_inputs(),
-            outputs=[SettingsType.Output("settings")],
-        )
-
-    @classmethod
-    def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(settings_of(**values))
 
 
 def settings_of(

@@ -24,7 +24,6 @@ __all__ = [
     "Examples",
     "ExamplesType",
     "Settings",
-    "SettingsType",
     "TokensType",
     "images_in",
     "images_out",
@@ -37,8 +36,6 @@ TokensType = io.Custom("MCTI_TOKENS")
 """Carries ``mcti_core.tokens.token_set.TokenSet``."""
 ClipSpaceType = io.Custom("MCTI_CLIP_SPACE")
 """Carries ``mcti_core.hosts.comfy.ClipFile``."""
-SettingsType = io.Custom("MCTI_SETTINGS")
-"""Carries ``Settings``."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Settings:
-    """Training settings of the settings node or the advanced inputs."""
+    """Values of the training node's advanced inputs."""
 
     config: TrainConfig = field(default_factory=TrainConfig)
     num_vectors: int = 1

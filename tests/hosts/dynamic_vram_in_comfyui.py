@@ -46,6 +46,7 @@ def right(parts: Parts, adapted: Parts) -> tuple[dict[str, Any], dict[str, Any]]
     made = {"trained": train(*parts), "sampled": sample(*parts), "classified": classify(*parts)}
     made |= {"trained with LoRA": train(*adapted), "sampled with LoRA": sample(*adapted)}
     made["trained in micro-batches"] = train(*parts, micro_batch_size=1)  # sums are rounded in another order
+    made["trained in checkpointed micro-batches"] = train(*parts, micro_batch_size=1, gradient_checkpointing=True)
     return made, {"fingerprints": [fingerprint(*parts)]}
 
 
@@ -70,7 +71,7 @@ def moved_about(parts: Parts, adapted: Parts) -> tuple[dict[str, Any], dict[str,
         made["trained"]["too little memory, checkpointing"] = train(*parts, gradient_checkpointing=True)
         made["trained in micro-batches"]["too little memory"] = train(*parts, micro_batch_size=1)
         with running_out():
-            made["trained in micro-batches"]["a weight's copy ran out of memory"] = train(*parts)
+            made["trained in checkpointed micro-batches"] = {"a weight's copy ran out of memory": train(*parts)}
         made["sampled"]["a weight's copy ran out of memory"] = sample(*parts)
         made["trained with LoRA"]["too little memory"] = train(*adapted)
         made["sampled"]["too little memory"] = sample(*parts)

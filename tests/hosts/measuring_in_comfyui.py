@@ -34,10 +34,9 @@ def main(comfyui: str, folder: Path) -> None:
     learned = examples_of({"a": tuple(random[:2]), "b": (random[2], random[3])})
     both = examples_of({"a": tuple(random[:2]), "b": (random[2], random[1])})
     given = {"model": model, "clip": clip, "vae": vae, "steps": 1, "batch_size": 2, "lr": 0.01, "gamma": 0.1, "seed": 0}
-    settings = named["TrainingSettings"].execute(**{**defaults(named["TrainingSettings"]), "num_samples": 0}).args[0]
 
     def trained(examples: Any) -> tuple[Any, str]:
-        output = named["TrainTokens"].execute(**given, examples=examples, clip_space=clip_space, settings=settings).args
+        output = named["TrainTokens"].execute(**given, examples=examples, clip_space=clip_space, num_samples=0).args
         return output[0], output[-1]
 
     tokens, summary = trained(learned)
@@ -71,10 +70,6 @@ def main(comfyui: str, folder: Path) -> None:
             "rows": report(fresh, tokens, clip, "clip", 2, clip_space=clip_space).args[1],
         }
     )  # fmt: skip
-
-
-def defaults(node: Any) -> dict[str, Any]:
-    return {each.id: each.default for each in node.define_schema().inputs}
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def test_dynamic_vram_is_what_loads_the_models(family, found):
     assert said["dynamic"]["refused"] > 100
 
 
-@pytest.mark.parametrize("kind", ["trained", "trained with LoRA", "trained in micro-batches"])
+@pytest.mark.parametrize(
+    "kind", ["trained", "trained with LoRA", "trained in micro-batches", "trained in checkpointed micro-batches"]
+)
 def test_training_under_dynamic_vram_gives_the_static_loaders_tokens(kind, found):
     _, numbers = found
     for situation, tokens in numbers["dynamic"][kind].items():

@@ -1,4 +1,4 @@
-"""Rarely used settings in a running server: advanced inputs of Train MC-TI Tokens, and the deprecated node."""
+"""Advanced inputs of Train MC-TI Tokens in a running server."""
 
 from __future__ import annotations
 
@@ -18,36 +18,26 @@ FIRST = ("steps", "batch_size", "lr", "gamma", "seed")
 RARE = {"templates": "own", "own_templates": "a {}\nthe {}", "hflip": False, "logit_scale": 5.0, "num_samples": 0}
 
 
-def training(name: str, settings: dict[str, Any] | None = None, **rare: Any) -> Graph:
-    graph = {
+def training(name: str, **rare: Any) -> Graph:
+    return {
         "p": node("MCTI_Pocket", shots=2, seed=0),
         "t": node("MCTI_TrainTokens", **MODELS, steps=2, batch_size=4, lr=0.02, gamma=0.1, seed=0, **rare),
         "w": node("MCTI_SaveTokens", tokens=["t", 0], name=name, format="token set", folder=""),
     }
-    if settings is not None:
-        graph["s"] = node("MCTI_TrainingSettings", **settings)
-        graph["t"]["inputs"]["settings"] = ["s", 0]
-    return graph
 
 
 def learned(server: Server, name: str) -> dict[str, torch.Tensor]:
     return load_file(server.base / "models" / "mcti_tokens" / f"{name}.safetensors")
 
 
-def test_advanced_inputs_train_what_the_settings_node_trains(server: Server) -> None:
-    for graph in (training("new", **RARE), training("old", RARE), training("plain", num_samples=0)):
-        run = server.run(graph)
+def test_advanced_inputs_change_the_training(server: Server) -> None:
+    tokens = {}
+    for name, rare in {"plain": {"num_samples": 0}, "rare": RARE, "again": RARE | {"lr_warmup_steps": 10}}.items():
+        run = server.run(training(name, **rare))
         assert run.succeeded, run.error
-    new, old, plain = (learned(server, name) for name in ("new", "old", "plain"))
-    assert torch.equal(new["clip_l"], old["clip_l"])
-    assert not torch.equal(new["clip_l"], plain["clip_l"])
-
-
-def test_settings_node_wins_over_advanced_inputs(server: Server) -> None:
-    for graph in (training("one", RARE), training("both", RARE, num_vectors=2, logit_scale=50.0)):
-        run = server.run(graph)
-        assert run.succeeded, run.error
-    assert torch.equal(learned(server, "one")["clip_l"], learned(server, "both")["clip_l"])
+        tokens[name] = learned(server, name)["clip_l"]
+    assert torch.equal(tokens["rare"], tokens["again"])  # 10 is the default
+    assert not torch.equal(tokens["rare"], tokens["plain"])
 
 
 def test_advanced_input_out_of_range_is_refused_by_name(server: Server) -> None:
@@ -58,17 +48,17 @@ def test_advanced_input_out_of_range_is_refused_by_name(server: Server) -> None:
 
 def test_widgets_of_saved_workflows_come_first_and_the_others_are_advanced(server: Server) -> None:
     info = server.get("/object_info")
-    train, settings = info["MCTI_TrainTokens"], info["MCTI_TrainingSettings"]
+    train = info["MCTI_TrainTokens"]
     widgets = [
         (name, how[1])
         for group in ("required", "optional")
         for name, how in train["input"][group].items()
         if isinstance(how[0], list) or how[0] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
     ]
-    rare = list(settings["input"]["optional"])
-    assert [name for name, _ in widgets] == [*FIRST, *rare]
-    assert [name for name, more in widgets if more.get("advanced")] == rare
-    assert settings["deprecated"]
+    names = [name for name, _ in widgets]
+    assert names[: len(FIRST)] == list(FIRST)
+    assert [name for name, more in widgets if more.get("advanced")] == names[len(FIRST) :]
+    assert {*RARE, "gradient_ratio"} <= set(names)
 
 
 def test_search_finds_training_by_the_words_of_the_field(server: Server) -> None:
@@ -77,6 +67,4 @@ def test_search_finds_training_by_the_words_of_the_field(server: Server) -> None
         pytest.skip("ComfyUI knows search_aliases since v0.16.0")
     assert {"textual inversion", "embedding", "few-shot"} <= set(info["MCTI_TrainTokens"]["search_aliases"])
     assert "classifier" in info["MCTI_Classify"]["search_aliases"]
-    assert all(
-        what["search_aliases"] for kind, what in info.items() if kind.startswith("MCTI_") and not what["deprecated"]
-    )
+    assert all(what["search_aliases"] for kind, what in info.items() if kind.startswith("MCTI_"))

@@ -16,8 +16,10 @@ import time
 import unicodedata
 from collections import Counter
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 PACK = Path(__file__).resolve().parents[2]
@@ -104,14 +106,26 @@ def held(kinds: dict[str, Any], checking: Any, count: int) -> dict[str, Any]:
         "found": found,
         "broken": broken[:20],
         "slowest": slowest,
-        "nothing": nothing(kinds["MCTI_TrainingSettings"]),
+        "nothing": nothing(checking),
     }
 
 
-def nothing(settings: Any) -> list[str]:
-    """The optional widgets for which nothing, through a link, is not the default."""
-    names = [each.id for each in settings.define_schema().inputs]
-    return [name for name in names if settings.execute(**{name: None}).args != settings.execute().args]
+def nothing(checking: Any) -> list[str]:
+    """Train's advanced widgets for which nothing, through a link, is not the default."""
+    train_settings = import_module(f"{checking.__package__}.train_settings")
+    widgets = train_settings.setting_inputs()
+
+    class Widgets(checking.Node):
+        @classmethod
+        def define_schema(cls) -> Any:
+            return SimpleNamespace(inputs=widgets, is_input_list=False)
+
+        @classmethod
+        def execute(cls, **values: Any) -> Any:
+            return train_settings.settings_of(**values)
+
+    by_default = Widgets.execute(**{each.id: each.default for each in widgets})
+    return [each.id for each in widgets if Widgets.execute(**{each.id: None}) != by_default]
 
 
 def any_value(random: Random, each: Any, lists: bool) -> Any:
