@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .data.dataset import FewShotDataset as FewShotDataset
     from .data.feature_cache import FeatureCache as FeatureCache
     from .errors import MCTIError as MCTIError
-    from .evaluation.benchmark import evaluate as evaluate
     from .evaluation.estimator import TrainableClassifier as TrainableClassifier
+    from .evaluation.few_shot import evaluate as evaluate
     from .hosts.base import Host as Host
     from .hosts.diffusers.host import load_host as load_host
     from .hosts.diffusers.pipelines import add_to_pipeline as add_to_pipeline

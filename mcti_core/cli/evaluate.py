@@ -138,7 +138,7 @@ def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
 def _evaluate(
     arguments: argparse.Namespace, dataset: FewShotDataset, split: Split, processes: DistributedContext, write: Any
 ) -> int:
-    from ..evaluation.benchmark import Row, as_json, evaluate, markdown_table
+    from ..evaluation.few_shot import Row, as_json, evaluate, markdown_table
 
     host, config = host_of(arguments, processes), config_of(arguments)
     check_new_tokens(host, config, arguments.num_vectors, arguments.initializer_token)

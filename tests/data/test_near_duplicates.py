@@ -20,7 +20,7 @@ from mcti_core.data.near_duplicates import (
     thumbnails,
 )
 from mcti_core.errors import HostError
-from mcti_core.evaluation.benchmark import Row, evaluate, markdown_table
+from mcti_core.evaluation.few_shot import Row, evaluate, markdown_table
 from mcti_core.pocket.digits import digit_dataset
 from mcti_core.training.loop import TrainConfig
 
@@ -133,10 +133,10 @@ def copied(tiny_host):
 def test_evaluate_counts_queries_that_are_copies_of_examples(tiny_host, copied):
     config = TrainConfig(steps=1, batch_size=2, lr=0.01, templates=("a {}",))
     rows = evaluate(tiny_host, copied, [3], [0], config, recipes=())
-    assert {(row.copies, row.queries) for row in rows} == {(2, 2)}
+    assert {(row.near_duplicates, row.queries) for row in rows} == {(2, 2)}
     assert "| (test images that are copies of examples) | 100.0 |" in markdown_table(rows, 0.5)
     clean = replace(copied, thumbnails=None)
-    assert {row.copies for row in evaluate(tiny_host, clean, [3], [0], config, recipes=())} == {0}
+    assert {row.near_duplicates for row in evaluate(tiny_host, clean, [3], [0], config, recipes=())} == {0}
 
 
 def test_markdown_table_without_copies_has_no_line_for_them():

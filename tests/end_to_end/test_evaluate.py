@@ -75,7 +75,7 @@ def test_evaluate_given_split_compares_gammas_on_the_test_images(place, tmp_path
     methods = [row["method"] for row in rows]
     compared = [f"MC-TI, gamma {gamma}{kind}" for gamma in ("auto", "0.1") for kind in ("", " hybrid")]
     assert methods[-5:] == ["TI", *compared]
-    assert {(row["queries"], row["shots"], row["copies"]) for row in rows} == {(6, 4, 0)}
+    assert {(row["queries"], row["shots"], row["near_duplicates"]) for row in rows} == {(6, 4, 0)}
 
 
 def test_evaluate_folds_tests_every_image_once(place, tmp_path):

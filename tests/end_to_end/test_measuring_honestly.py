@@ -56,7 +56,7 @@ def test_evaluate_of_a_folder_with_copies_names_them(photos, tmp_path, capsys, n
     assert re.search(r"\d+ % of the images to test on are the same .* \(cat/\S+ and cat/\S+", captured.err)
     assert "| (test images that are copies of examples) |" in captured.out
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert all(0 < row["copies"] < row["queries"] for row in rows)
+    assert all(0 < row["near_duplicates"] < row["queries"] for row in rows)
 
 
 def test_evaluate_of_a_folder_without_copies_says_nothing_of_them(photos, capsys):

@@ -15,7 +15,7 @@ from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, ExamplesError, TokenError
 from mcti_core.evaluation import recipes
 from mcti_core.evaluation.baselines import BASELINES as BY_FEATURES
-from mcti_core.evaluation.benchmark import Row, as_json, evaluate, markdown_table
+from mcti_core.evaluation.few_shot import Row, as_json, evaluate, markdown_table
 from mcti_core.training.initial import new_tokens
 from mcti_core.training.loop import TrainConfig, train
 
@@ -110,7 +110,7 @@ def test_table_shows_mean_and_deviation_over_seeds():
 
     def cell(method, shots):
         percent = [100 * share for share in shares[method, shots]]
-        return f"{statistics.mean(percent):.1f} ± {statistics.stdev(percent) if len(percent) > 1 else 0:.1f}"
+        return f"{statistics.mean(percent):.1f}" + (f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else "")
 
     assert markdown_table(rows, 1 / 3).splitlines() == [
         "| method | 1 shot | 4 shots |",
@@ -120,6 +120,7 @@ def test_table_shows_mean_and_deviation_over_seeds():
         f"| B | {cell('B', 1)} |  |",
     ]
     assert cell("A", 1) == "70.0 ± 20.0"
+    assert cell("B", 1) == "25.0"
 
 
 @pytest.mark.parametrize("count", [2, 5])

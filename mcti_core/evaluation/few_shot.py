@@ -40,7 +40,7 @@ class Row:
     queries: int
     seconds: float
     """Duration of the training; for baselines, of fitting and prediction."""
-    copies: int = 0
+    near_duplicates: int = 0
     """Queries that are near-duplicates of a support image, and inflate the accuracy."""
 
 
@@ -73,20 +73,21 @@ def evaluate(
     split = split or partial(few_shot_split, cache.labels, cache.classes)
     for count in shots:
         split(count, seeds[0])
-    runs: list[tuple[str, str, dict[str, Any]]] = []
+    methods: list[tuple[str, str, dict[str, Any]]] = []
     for recipe in recipes:
         if recipe == "MC-TI" and gammas:
-            runs += [(f"MC-TI, gamma {gamma}", recipe, {"gamma": gamma}) for gamma in gammas if gamma]
+            methods += [(f"MC-TI, gamma {gamma}", recipe, {"gamma": gamma}) for gamma in gammas if gamma]
         else:
-            runs.append((recipe, recipe, {}))
+            methods.append((recipe, recipe, {}))
     measured: list[tuple[int, list[dict[str, Any]]]] = []
     for number, (count, seed) in list(enumerate(product(shots, seeds)))[processes.index :: processes.count]:
         few, others = split(count, seed)
-        copies = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
+        near_duplicates = 0 if cache.alike is None else len(across_split(cache.alike, few, others))
         support, query, rows = cache.pick(few), cache.pick(others), list[Row]()
-        predictions = _predictions(host, support, query, seed, base, runs, num_vectors, initializer_token)
+        predictions = _predictions(host, support, query, seed, base, methods, num_vectors, initializer_token)
         for method, predicted, seconds in predictions:
-            rows.append(Row(method, count, seed, accuracy(predicted, query.labels), len(query), seconds, copies))
+            share = accuracy(predicted, query.labels)
+            rows.append(Row(method, count, seed, share, len(query), seconds, near_duplicates))
             if on_row is not None:
                 on_row(rows[-1])
         measured.append((number, as_json(rows)))
@@ -96,42 +97,43 @@ def evaluate(
 
 def _predictions(
     host: Host, support: FeatureCache, query: FeatureCache, seed: int, base: TrainConfig,
-    runs: Sequence[tuple[str, str, dict[str, Any]]], num_vectors: int, initializer_token: str | None,
+    methods: Sequence[tuple[str, str, dict[str, Any]]], num_vectors: int, initializer_token: str | None,
 ) -> Iterable[tuple[str, Tensor, float]]:  # fmt: skip
-    """(method, (Q,) int64 predicted classes, seconds) of every baseline and run, where a run is (name, recipe, overrides)."""
+    """(method, (Q,) int64 predicted classes, seconds) of every baseline and of ``methods``, each (method, recipe, overrides)."""
+    examples = support.support()
+    assert examples is not None
     assert query.features is not None
-    few, features = support.support(), query.features[:, 0]
-    assert few is not None
-    for name, baseline in BASELINES.items():
+    features = query.features[:, 0]
+    for method, baseline in BASELINES.items():
         started = time.monotonic()
-        predicted = baseline(few, features, len(support.classes))
-        yield name, predicted, time.monotonic() - started
-    for name, recipe, changes in runs:
+        predicted = baseline(examples, features, len(support.classes))
+        yield method, predicted, time.monotonic() - started
+    for method, recipe, changes in methods:
         started = time.monotonic()
         config = config_of(recipe, base, seed, **changes)
         tokens = learn(host, support, recipe, config, num_vectors=num_vectors, initializer_token=initializer_token)
         seconds = time.monotonic() - started
-        yield name, ClipClassifier(host, tokens).logits(features).argmax(1), seconds
+        yield method, ClipClassifier(host, tokens).logits(features).argmax(1), seconds
         if recipe == "MC-TI":
-            yield f"{name} hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds
+            yield f"{method} hybrid", HybridClassifier(host, tokens).logits(features).argmax(1), seconds
 
 
 def markdown_table(rows: Sequence[Row], chance: float) -> str:
-    """Markdown table of methods (rows) and shots (columns): mean and standard deviation over seeds, in percent."""
+    """Markdown table of methods (rows) and shots (columns): mean and, of several seeds, standard deviation, in percent."""
     shots = sorted({row.shots for row in rows})
     lines = ["| method | " + " | ".join(counted(count, "shot") for count in shots) + " |"]
     lines.append("|---" * (len(shots) + 1) + "|")
     lines.append("| chance | " + " | ".join(f"{100 * chance:.1f}" for _ in shots) + " |")
-    if any(row.copies for row in rows):
-        shares = [[100 * row.copies / row.queries for row in rows if row.shots == count] for count in shots]
+    if any(row.near_duplicates for row in rows):
+        shares = [[100 * row.near_duplicates / row.queries for row in rows if row.shots == count] for count in shots]
         cells = [f"{statistics.mean(values):.1f}" for values in shares]
         lines.append("| (test images that are copies of examples) | " + " | ".join(cells) + " |")
     for method in dict.fromkeys(row.method for row in rows):
         cells = []
         for count in shots:
             values = [100 * row.accuracy for row in rows if row.method == method and row.shots == count]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}" if values else "")
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
