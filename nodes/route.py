@@ -118,7 +118,7 @@ def _wanted_of_each(wanted: list[str], images: list[Tensor]) -> list[set[str]]:
     """The wanted labels of each image: the same for all, or one set per batch."""
     if len(wanted) not in (1, len(images)):
         raise ConfigError(
-            f"there are {len(wanted)} wanted labels and {len(images)} batches of images; give one text for all, or one per batch"
+            f"wanted has {len(wanted)} texts for {len(images)} batches of images; give one text for all, or one per batch"
         )
     names = [set(map(normal_form, _entries(text))) for text in wanted]
     return [

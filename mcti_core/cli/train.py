@@ -77,9 +77,10 @@ def _run_train(
     tokens = tokens if trained is None else take_over(tokens, trained)
     if state is not None:
         if differences := describe_differences(state.identity, run_identity(host, cache, tokens, config)):
+            with_tokens = f", or take over the vectors of {outputs[0]} in another --output-dir with --start-from"
             raise ResumeError(
-                f"{path} belongs to a different training ({differences}); give the same folder and options to resume it, start over "
-                "with --restart, or take over its vectors in another --output-dir with --start-from"
+                f"{path} belongs to a different training ({differences}); give the same folder and options to resume it, or start over "
+                f"with --restart{with_tokens if outputs[0].is_file() else ''}"  # no tokens after kill -9
             )
         say(f"resuming after {state.step} steps", shown=processes.is_main)
     elif processes.is_main:

@@ -97,6 +97,11 @@ def test_resume_with_other_options_is_refused(folder, broken, capsys):
     assert re.search(r"\(lr was [\d.]+, is 0.5\)", line)
     assert "--restart" in line
     assert "--start-from" in line
+    (broken / "tokens.safetensors").unlink()
+    assert run(f"train {folder} --output-dir {broken} {OPTIONS} --lr 0.5 --resume") == 1
+    (line,) = told(capsys)
+    assert "--restart" in line
+    assert "--start-from" not in line
 
 
 def test_start_from_begins_with_the_vectors_and_can_be_resumed(folder, broken, tmp_path, capsys, monkeypatch):
