@@ -58,10 +58,10 @@ class SaveTokens(Node):
         refuse_foreign_tokens(set_paths, sets=True, root=token_set_root())
         if embedding_paths:
             # ComfyUI finds an embedding without a folder's name in any folder
-            twins = [root.joinpath(*subfolder) for root in roots]
+            folders = [root.joinpath(*subfolder) for root in roots]
             if not subfolder:
-                twins = [Path(path) for root in roots for path, _, _ in os.walk(root, followlinks=False)]
-            refuse_foreign_tokens(embedding_paths, sets=False, root=roots[0], twins=twins)
+                folders = [Path(path) for root in roots for path, _, _ in os.walk(root, followlinks=False)]
+            refuse_foreign_tokens(embedding_paths, sets=False, root=roots[0], more_folders=folders)
         refuse_other_sets([*set_paths, *embedding_paths], tokens)
         written = [save_tokens(tokens, path) for path in set_paths]
         written += [] if embedding_folder is None else export_embeddings(tokens, embedding_folder)

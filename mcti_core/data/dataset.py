@@ -73,7 +73,7 @@ class FewShotDataset:
         if other := next((label for label in self.classes if not isinstance(label, str)), None):
             raise ExamplesError(f"the label {other!r} is of type {type(other).__name__}; labels are texts")
         check_counts(self.classes, ())
-        _refuse_twins(self.classes)
+        _refuse_shared_names(self.classes)
         for index, name in enumerate(self.classes):
             if not (self.labels == index).any():
                 raise ExamplesError(f"class {name!r} has no images; give it at least one")
@@ -270,17 +270,17 @@ def _each(images: Sequence[Any] | Tensor, label: str) -> Sequence[Any] | Tensor:
     return [images] if single else images
 
 
-def _refuse_twins(classes: Sequence[str]) -> None:
+def _refuse_shared_names(classes: Sequence[str]) -> None:
     if UNKNOWN in classes:
         raise ExamplesError(f"a class is called {UNKNOWN!r}, which is the answer for images of no class; rename it")
     names = [normal_form(safe_names([label])[0]) for label in classes]
     for index, (label, name) in enumerate(zip(classes, names, strict=True)):
         nameless = name == "token" and label not in classes[:index]  # such as "!" and "?", which get numbers
         if name in names[:index] and not nameless:
-            twin = classes[names.index(name)]
-            if unicodedata.normalize("NFC", twin) == unicodedata.normalize("NFC", label):
+            other = classes[names.index(name)]
+            if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", label):
                 raise ExamplesError(
-                    f"two classes are called {label!r}, written with other characters ({twin!a} and {label!a}), as a Mac "
+                    f"two classes are called {label!r}, written with other characters ({other!a} and {label!a}), as a Mac "
                     "and other systems do; put their images into one folder"
                 )
-            raise ExamplesError(f"classes {twin!r} and {label!r} become the same token name {name!r}; rename one")
+            raise ExamplesError(f"classes {other!r} and {label!r} become the same token name {name!r}; rename one")

@@ -32,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_EMBEDDING_BYTES = 32 * 2**20
-"""Maximum size of an embedding file, also unpacked: a hundred times the largest that fits into a prompt."""
+"""Maximum size of an embedding file, also unpacked: at least ten times the largest that fits into a prompt."""
 
 _MAX_PICKLE_BYTES, _MAX_TUPLES = 2**18, 2000
 """Maximum bytes and tuples of a pickle; an embedding has a few hundred bytes and a few dozen tuples."""
@@ -63,7 +63,7 @@ def read_safetensors(
         TokenError: the file is missing, is not a complete safetensors file, or is larger than ``files/limits.py`` allows.
     """
     try:
-        with open_token_file(path) as opened, _checked(opened, path) as file:
+        with open_token_file(path) as opened, _map_file(opened, path) as file:
             values = file.metadata() or {}
             check(values)
             # Copies: views of the mapped file would keep it open, and Windows refuses to replace an open file.
@@ -81,10 +81,12 @@ def _described(path: Path) -> str:
     if kind in READ_KINDS:
         return f"it contains an image, {kind}"
     what, _, advice = kind.partition(", ")
-    return "" if kind == UNKNOWN_KIND else what if advice.startswith(("convert", "export")) else kind  # to an image
+    if advice.startswith(("convert", "export")):  # to JPEG or PNG, meant for files given as images
+        return what
+    return "" if kind == UNKNOWN_KIND else kind
 
 
-def _checked(file: IO[bytes], path: Path) -> Any:
+def _map_file(file: IO[bytes], path: Path) -> Any:
     """Map the file into memory after checking that it is not larger than a token set can be."""
     refuse_large(file.fileno(), MAX_SET_BYTES)
     length = int.from_bytes(file.read(8) or b"", "little")
@@ -95,7 +97,7 @@ def _checked(file: IO[bytes], path: Path) -> Any:
 
 def is_safetensors(path: Path) -> bool:
     """Whether the content begins like a safetensors file: eight bytes of length, then JSON."""
-    return _begin(path)[8:] == b"{"
+    return _first_bytes(path)[8:] == b"{"
 
 
 def format_of(path: str | Path) -> str | None:
@@ -125,12 +127,12 @@ def read_torch(path: Path) -> Any:
     Raises:
         TokenError: the file is missing, incomplete or too large, or contains anything else.
     """
-    begin = _begin(path)
-    if not begin.startswith(b"PK"):
+    first_bytes = _first_bytes(path)
+    if not first_bytes.startswith(b"PK"):
         old = "a pickle or a PyTorch file from before 2020"
-        known = old if begin.startswith(_PICKLE_MAGIC) else _described(path) or "unsupported file type"
+        known = old if first_bytes.startswith(_PICKLE_MAGIC) else _described(path) or "unsupported file type"
         raise TokenError(f"{known}; supported: .safetensors, and .pt/.bin saved by PyTorch 1.6 or newer")
-    archive = _checked_copy(path)
+    archive = _copy_in_memory(path)
     # The first textual inversions were saved as a ParameterDict; loading fills it without calling its methods.
     allowing = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
     try:
@@ -142,28 +144,28 @@ def read_torch(path: Path) -> Any:
 
 
 def refuse_large(file: Path | int, most: int = MAX_EMBEDDING_BYTES) -> None:
-    """Raises: TokenError: the file, given by its path or descriptor, is larger than ``most`` bytes."""
+    """Raise a ``TokenError`` if the file, given by its path or descriptor, is larger than ``most`` bytes."""
     size = os.stat(file).st_size
     if size > most:
         what = "embeddings" if most == MAX_EMBEDDING_BYTES else "token sets"
         raise TokenError(f"{_mib(size)}; {what} have at most {_mib(most)}, so this is another kind of file")
 
 
-def _checked_copy(path: Path) -> io.BytesIO:
+def _copy_in_memory(path: Path) -> io.BytesIO:
     """A copy of the archive with exactly the content whose sizes were checked, since two readers may read one file differently."""
     copy = io.BytesIO()
     try:
         with open_regular(path) as file:
             refuse_large(file.fileno())
             with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as checked:
-                _copy_checked(archive, checked)
+                _copy_members(archive, checked)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise TokenError(f"truncated or damaged; copy it again ({error})") from error
     copy.seek(0)
     return copy
 
 
-def _copy_checked(archive: zipfile.ZipFile, checked: zipfile.ZipFile) -> None:
+def _copy_members(archive: zipfile.ZipFile, checked: zipfile.ZipFile) -> None:
     members = archive.infolist()
     total = sum(member.file_size for member in members)
     if total > MAX_EMBEDDING_BYTES:
@@ -180,7 +182,7 @@ def _copy_checked(archive: zipfile.ZipFile, checked: zipfile.ZipFile) -> None:
 def _refuse_unusual(content: bytes) -> None:
     """Raise a ``TokenError`` for content that the reader for plain data accepts, but that no embedding has.
 
-    A tuple of two references to a tuple, repeated many times, is a key whose hash never ends; tuples nested a hundred
+    A tuple of two references to a tuple, repeated many times, is a key whose hash takes exponential time; tuples nested a hundred
     thousand deep crash the process.
     """
     tuple_keys: set[object] = set()
@@ -204,7 +206,7 @@ def _not_plain(reason: str) -> str:
 
 
 def open_token_file(path: Path) -> IO[bytes]:
-    """``files.regular.open_regular``. Raises: TokenError: the file is missing, or cannot be read."""
+    """Open a regular file for reading, see ``open_regular``; a ``TokenError`` if it is missing or cannot be read."""
     try:
         return open_regular(path)
     except FileNotFoundError as error:
@@ -213,7 +215,7 @@ def open_token_file(path: Path) -> IO[bytes]:
         raise TokenError(f"cannot be read ({error}); give a token file") from error
 
 
-def _begin(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     with open_token_file(path) as file:
         return file.read(9) or b""
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 from ..errors import FileError
 
 __all__ = [
-    "IsOwn", "check_writable", "delete_own", "refuse_foreign", "refuse_foreign_twins", "refuse_to_replace",
+    "IsOwn", "check_writable", "delete_own", "refuse_foreign", "refuse_lookalikes", "refuse_to_replace",
     "remove_leftovers", "set_aside", "write_atomically", "write_own",
 ]  # fmt: skip
 
@@ -25,7 +25,7 @@ IsOwn = Callable[[Path], bool]
 """Whether this program wrote a file, by its content."""
 _LEFTOVER = re.compile(r"\.mcti-[0-9a-f]{32,}\.tmp")
 _LEFTOVER_AGE = 3600
-"""Age in seconds above which a temporary file is no longer in use."""
+"""Age in seconds above which a temporary file is taken to be abandoned."""
 _REASONS = {
     errno.ENOTDIR: "part of the path is a file, not a folder",
     errno.EEXIST: "part of the path is a file, not a folder",
@@ -40,7 +40,7 @@ def write_own(path: str | Path, write: Callable[[Path], object], is_own: IsOwn, 
 
 
 def delete_own(path: Path, is_own: IsOwn, *, root: Path | None = None) -> bool:
-    """Remove a file of this program, and return whether it was one: not a foreign file, a link, or outside ``root``."""
+    """Remove the file if this program wrote it and it is no link and inside ``root``; return whether it was removed."""
     if not os.path.lexists(path) or _obstacle(path, is_own, root):
         return False
     path.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def refuse_foreign(path: str | Path, is_own: IsOwn, *, root: Path | None = None)
         raise FileError(f"{path}{reason}")
 
 
-def refuse_foreign_twins(
+def refuse_lookalikes(
     paths: Iterable[Path], folders: Iterable[Path], is_own: IsOwn, suffixes: Iterable[str] = ()
 ) -> None:
     """Check that no foreign file in ``folders`` could be confused with one of ``paths``: none has the same name in another case
@@ -79,10 +79,10 @@ def refuse_foreign_twins(
         except OSError:  # it is created later
             continue
         for entry in entries:
-            target, twin = names.get(_folded(entry)), folder / entry
-            if target is not None and twin != target and not is_own(twin):
+            target, other = names.get(_folded(entry)), folder / entry
+            if target is not None and other != target and not is_own(other):
                 raise FileError(
-                    f"{twin} was not written by MC-TI, and programs would take it for {target.name}; choose another name or folder, "
+                    f"{other} was not written by MC-TI, and programs would take it for {target.name}; choose another name or folder, "
                     "or move it away"
                 )
 
@@ -167,7 +167,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that ended while writing."""
+    """Remove temporary files of processes that ended while writing: those older than an hour."""
     for file in folder.glob(".mcti-*.tmp"):
         with suppress(OSError):  # another process was faster, or has more permissions
             if _LEFTOVER.fullmatch(file.name) and time.time() - file.stat().st_mtime > _LEFTOVER_AGE:
@@ -176,7 +176,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _obstacle(path: Path, is_own: IsOwn, root: Path | None) -> str:
     """Why the path may not be written; empty if it may."""
-    elsewhere = "choose another name or folder"
+    elsewhere = "choose another name or folder"  # spelt out where a help page quotes the message
     if root is not None:
         inside, parent = os.path.realpath(root), os.path.realpath(path.parent)
         if os.path.commonpath([inside, parent]) != inside:

@@ -36,7 +36,7 @@ class Prompts:
     end: Tensor
     """(B,) int64 position of end-of-text."""
     weights: Tensor | None = None
-    """(B, L) float32 weight of the context's difference from the empty prompt's context; None if all weights are 1."""
+    """(B, L) float32 factor of the context's difference from the empty prompt's context; None if all are 1."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +68,9 @@ def check_templates(templates: Sequence[str]) -> None:
         if template.count("{}") != 1:
             raise TokenError(f"template {template!r} must contain {{}} exactly once, in place of the token")
         if has_surrogates(template):
-            raise TokenError(f"template {template!r} contains half a character; remove it, or type it again")
+            raise TokenError(
+                f"template {template!r} contains an invalid character (a lone surrogate); remove it, or type it again"
+            )
         if re.search(r"embedding\s*:\s*\{|\([^()]*:\s*[-+.\d]+\s*\)|\bBREAK\b", template):
             raise TokenError(
                 f"template {template!r} contains a reference, a weight or other syntax; write plain words around {{}}"
@@ -113,8 +115,8 @@ def host_prompts(
     pieces = [_filled(template, text) if isinstance(text, int) else parse_prompt(text, *known) for text in texts]
     if host.prompts is not None:
         return {WHOLE_PROMPT: host.prompts.tokenize(pieces, num_vectors)}
-    written = [template if isinstance(text, int) else text for text in texts]
-    return {name: _lay_out(encoder, pieces, num_vectors, written) for name, encoder in host.text.items()}
+    originals = [template if isinstance(text, int) else text for text in texts]
+    return {name: _lay_out(encoder, pieces, num_vectors, originals) for name, encoder in host.text.items()}
 
 
 def plain_prompts(encoder: TextEncoder, texts: Sequence[str]) -> Prompts:
@@ -184,7 +186,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     Raises:
         TokenError: the vectors are for other text encoders.
     """
-    # the twin is only for classifying
+    # vectors for the CLIP space's text tower are read only to classify
     check_encoders(host, vectors, unread=() if CLIP_TWIN in prompts else (CLIP_TWIN,))
     features: dict[str, Any] = {}
     if host.prompts is not None and WHOLE_PROMPT in prompts:
@@ -192,7 +194,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
     for name, encoder in host.text.items():
         if name in prompts:
             text = _encode(host, encoder, prompts[name], vectors[name])
-            features[name] = _weighed(host, encoder, prompts[name], text)
+            features[name] = _apply_weights(host, encoder, prompts[name], text)
     return features
 
 
@@ -200,7 +202,7 @@ def _encode(host: Host, encoder: TextEncoder, prompts: Prompts, vectors: Tensor)
     return encoder.encode(on_device(prompts.ids, host.device), splice(encoder, prompts, vectors))
 
 
-def _weighed(host: Host, encoder: TextEncoder, prompts: Prompts, features: TextFeatures) -> TextFeatures:
+def _apply_weights(host: Host, encoder: TextEncoder, prompts: Prompts, features: TextFeatures) -> TextFeatures:
     """Scale the difference of the context from the empty prompt's context at each weighted position.
 
     References: ``ClipTokenWeightEncoder.encode_token_weights`` in ComfyUI's comfy/sd1_clip.py.

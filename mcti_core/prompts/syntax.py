@@ -230,7 +230,7 @@ class _Parser:
                     f"write a token as {self._example()}, and a plain brace as \\{sign}",
                 )
         if has_surrogates(marked):
-            self._refuse("contains half a character", "remove it, or type it again")
+            self._refuse("contains an invalid character (a lone surrogate)", "remove it, or type it again")
         if found := _COMPEL.search(marked):
             self._refuse(
                 f"has {found[1] or found[2]!r} after a token or a bracket, which is syntax of other programs",

@@ -51,11 +51,11 @@ class Inputs:
 
     classes: list[SourceClass] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    """Files that failed to be read, one message each."""
+    """One message for each file or folder that could not be read."""
     skipped: list[str] = field(default_factory=list)
-    """Files that were skipped: other files in folders, and duplicates of embeddings; one message each."""
+    """One message for each folder with other files, and for each repeated embedding."""
     _first: dict[tuple[object, ...], SourceClass] = field(default_factory=dict)
-    """The first class with each content."""
+    """By ``_content``, the first class that has it."""
 
     def add(self, path: Path, tokens: TokenSet) -> None:
         """Add each class of a file; skip an embedding that is already present."""
@@ -70,6 +70,7 @@ class Inputs:
 
 def _content(tokens: TokenSet) -> tuple[object, ...]:
     """Content of an embedding, equal for copies of it."""
+    # + 0 makes -0.0 and 0.0 the same bytes
     vectors = {(name, v.shape, sha256((v + 0).numpy().tobytes()).digest()) for name, v in tokens.vectors.items()}
     return (tokens.labels, tokens.pooling, tokens.templates, frozenset(vectors))
 
@@ -126,28 +127,30 @@ def _files_of(folder: Path, found: Inputs) -> list[Path]:
 
 
 def apply_operations(classes: Sequence[SourceClass], operations: Sequence[Operation], prefix: str) -> list[SourceClass]:
-    """Select and rename in order, and put the prefix before each token name.
+    """Apply the operations in the given order, then put the prefix before each token name.
 
     Raises:
         TokenError: a class is unknown, listed twice, or in several files; a resulting name is not safe.
     """
-    now = list(classes)
+    current = list(classes)
     for kind, values in operations:
         if kind == "labels":
-            if len(values) != len(now):
-                found = f"{len(now)} classes ({_labels(now)}) and {len(values)} labels"
+            if len(values) != len(current):
+                found = f"{len(current)} classes ({_labels(current)}) and {len(values)} labels"
                 raise TokenError(f"{found}; give one label per class")
-            now = [_renamed(one, label) for one, label in zip(now, values, strict=True)]
+            current = [_renamed(one, label) for one, label in zip(current, values, strict=True)]
             continue
-        pairs = [(_find(now, value), "") if kind == "select" else _parse_renaming(now, value) for value in values]
+        pairs = [
+            (_find(current, value), "") if kind == "select" else _parse_renaming(current, value) for value in values
+        ]
         labels = dict(pairs)
         if len(labels) < len(pairs):
             raise TokenError(f"a class is listed twice: {', '.join(values)}")
         if kind == "select":
-            now = [now[index] for index in labels]
+            current = [current[index] for index in labels]
         else:
-            now = [_renamed(one, labels[index]) if index in labels else one for index, one in enumerate(now)]
-    return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in now]
+            current = [_renamed(one, labels[index]) if index in labels else one for index, one in enumerate(current)]
+    return [replace(one, tokens=replace(one.tokens, names=(prefix + one.name,))) for one in current]
 
 
 def refuse_twins(classes: Sequence[SourceClass]) -> None:
@@ -155,13 +158,13 @@ def refuse_twins(classes: Sequence[SourceClass]) -> None:
     by_name: dict[str, list[SourceClass]] = {}
     for one in classes:
         by_name.setdefault(normal_form(one.name), []).append(one)
-    twins = [alike for alike in by_name.values() if len(alike) > 1]
-    for first, second, *_ in twins:
+    shared = [members for members in by_name.values() if len(members) > 1]
+    for first, second, *_ in shared:
         if (first.path.absolute(), first.original) == (second.path.absolute(), second.original):
             raise TokenError(f"{first.path} is given twice; give it once")
-    if twins:
-        listed = "; ".join(f"{alike[0].name!r}: {_listed(alike, classes)}" for alike in twins)
-        example = _address(twins[0][1], classes)
+    if shared:
+        listed = "; ".join(f"{members[0].name!r}: {_listed(members, classes)}" for members in shared)
+        example = _address(shared[0][1], classes)
         remedy = f"rename all but one, as in --rename {example!r}=NEW, or --select those you want"
         raise TokenError(f"classes share a token name ({listed}); {remedy}")
 
@@ -211,8 +214,8 @@ def _find_all(classes: Sequence[SourceClass], reference: str) -> list[int]:
 
 def _address(one: SourceClass, classes: Sequence[SourceClass]) -> str:
     """``FILE:LABEL``, with the file's full path if its name is ambiguous."""
-    alike = {other.path for other in classes if normal_form(other.path.name) == normal_form(one.path.name)}
-    return f"{one.path.name if len(alike) == 1 else one.path}:{one.original}"
+    paths = {other.path for other in classes if normal_form(other.path.name) == normal_form(one.path.name)}
+    return f"{one.path.name if len(paths) == 1 else one.path}:{one.original}"
 
 
 def _listed(some: Sequence[SourceClass], classes: Sequence[SourceClass]) -> str:
@@ -220,7 +223,10 @@ def _listed(some: Sequence[SourceClass], classes: Sequence[SourceClass]) -> str:
 
 
 def _parse_renaming(classes: Sequence[SourceClass], text: str) -> tuple[int, str]:
-    """``OLD=NEW`` -> the class and its new label. Both may contain a ``=``: OLD is the longest prefix that is a class, preferably exactly."""
+    """Index of the class OLD, and its new label, from ``OLD=NEW``.
+
+    Both may contain a ``=``: OLD is the longest prefix that is a label or, if none is, that refers to a class in another way.
+    """
     places = [at for at, character in enumerate(text) if character == "=" and text[:at] and text[at + 1 :]]
     if not places:
         raise TokenError(f"a new label is written OLD=NEW, got {text!r}")

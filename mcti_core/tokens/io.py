@@ -20,7 +20,7 @@ from ..errors import FileError, TokenError
 from ..files.limits import MAX_CLASSES
 from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
-from ..files.writing import refuse_foreign, refuse_foreign_twins, write_own
+from ..files.writing import refuse_foreign, refuse_lookalikes, write_own
 from .embedding_cards import CARD_SUFFIXES
 from .encoders import CLIP_TWIN, ONETRAINER_KEYS
 from .formats import EMBEDDING, SUFFIXES, read_embedding
@@ -60,9 +60,9 @@ def save_tokens(tokens: TokenSet, path: str | Path) -> Path:
         FileError: a foreign file or an embedding has this name.
     """
     path = Path(path)
-    tensors = {name: _plain(v) for name, v in tokens.vectors.items()}
+    tensors = {name: _cpu_copy(v) for name, v in tokens.vectors.items()}
     if tokens.support is not None:
-        tensors |= {FEATURES: _plain(tokens.support.features), LABELS: tokens.support.labels.cpu().clone()}
+        tensors |= {FEATURES: _cpu_copy(tokens.support.features), LABELS: tokens.support.labels.cpu().clone()}
     values = {
         "format": FORMAT,
         "format_version": VERSION,
@@ -87,7 +87,7 @@ def load_tokens(path: str | Path) -> TokenSet:
             written by a newer version of this project.
     """
     path = Path(path)
-    if os.path.isdir(path):  # unlike its own method, not an error in a folder that may not be read
+    if os.path.isdir(path):  # unlike Path.is_dir, raises no error in a folder that may not be read
         raise TokenError(f"{path} is a folder, not a token set; name the file, as in {path / 'tokens.safetensors'}")
     if path.suffix.lower() in (*SUFFIXES[1:], *CARD_SUFFIXES) and os.path.isfile(path) and not is_token_set(path):
         raise TokenError(f"{path} is {NOT_A_SET}")
@@ -108,7 +108,7 @@ def export_embedding(
     Args:
         which: the class's label, its token name in any case, or its index.
         layout: ``"comfyui"``; ``"diffusers"``, whose key is the token itself if there is one encoder; or ``"onetrainer"``, which uses
-            ``emp_params`` for a single CLIP encoder, and its own names of other encoders (``t5``, ``gemma``).
+            ``emp_params`` (sic) for a single CLIP encoder, and its own names of other encoders (``t5``, ``gemma``).
         labels: of all classes that are exported together, in order, if ``tokens`` contains only some; the file records them.
 
     Returns:
@@ -121,7 +121,7 @@ def export_embedding(
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
     vectors = {
-        encoder: _plain(v[index]) for encoder, v in tokens.vectors.items() if encoder != CLIP_TWIN
+        encoder: _cpu_copy(v[index]) for encoder, v in tokens.vectors.items() if encoder != CLIP_TWIN
     }  # each (V, d)
     if not vectors:
         raise TokenError(f"{label!r} has only vectors for classifying (the twin), and none for prompts")
@@ -203,17 +203,17 @@ def is_own_file(path: str | Path) -> bool:
 
 
 def refuse_foreign_tokens(
-    paths: Iterable[Path], *, sets: bool, root: Path | None = None, twins: Iterable[Path] = ()
+    paths: Iterable[Path], *, sets: bool, root: Path | None = None, more_folders: Iterable[Path] = ()
 ) -> None:
-    """``refuse_foreign`` and ``refuse_foreign_twins`` for token sets or embeddings, before one of them is written.
+    """``refuse_foreign`` and ``refuse_lookalikes`` for token sets or embeddings, before one of them is written.
 
-    Programs read embeddings with any of ``SUFFIXES``, so a foreign file with another suffix is a twin too.
+    Programs read embeddings with any of ``SUFFIXES``, so a foreign file with another suffix is refused, too.
 
     Args:
         paths: the files to write.
         sets: whether they are token sets; a token set does not replace an embedding, nor the reverse.
         root: as for ``refuse_foreign``.
-        twins: further folders whose file names are checked, beside the files' own.
+        more_folders: folders whose file names are checked, beside the files' own.
 
     Raises:
         FileError: a foreign file, or a file of the other kind, is in the way.
@@ -222,7 +222,7 @@ def refuse_foreign_tokens(
     for path in paths:
         refuse_foreign(path, is_own_file, root=root)
         _refuse_other_kind(path, sets)
-    refuse_foreign_twins(paths, dict.fromkeys((*(path.parent for path in paths), *twins)), is_own_file, SUFFIXES)
+    refuse_lookalikes(paths, dict.fromkeys((*(path.parent for path in paths), *more_folders)), is_own_file, SUFFIXES)
 
 
 def _refuse_other_kind(path: Path, sets: bool) -> None:
@@ -272,6 +272,6 @@ def _write(
         raise TokenError(f"{path} cannot be written ({error}); choose another place or make room") from error
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _cpu_copy(tensor: Tensor) -> Tensor:
     """A separate copy, since safetensors refuses tensors that share memory."""
     return tensor.detach().float().cpu().contiguous().clone()

@@ -96,9 +96,9 @@ def _refuse_clashes(labels: Sequence[str], names: Sequence[str], advice: str) ->
     for label, name in zip(labels, names, strict=True):
         if label in labels_by_name.values():
             raise TokenError(f"two classes are called {label!r}; {advice}")
-        twin = labels_by_name.setdefault(normal_form(name), label)
-        if twin != label:
-            raise TokenError(f"classes {twin!r} and {label!r} have the same token name {name!r}; {advice}")
+        first = labels_by_name.setdefault(normal_form(name), label)
+        if first != label:
+            raise TokenError(f"classes {first!r} and {label!r} have the same token name {name!r}; {advice}")
 
 
 def _refuse_unlike(one: TokenSet, other: TokenSet) -> None:

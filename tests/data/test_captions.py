@@ -44,7 +44,7 @@ def test_caption_is_the_first_line_with_the_token(tmp_path, content, caption):
     [
         (b"{} and {}", "template '{} and {}' must contain {} exactly once"),
         (b"{} (hat:1.3)", "a weight or other syntax"),
-        (b"\xff{}", "half a character"),
+        (b"\xff{}", "lone surrogate"),
         (b"x" * 2**17, "larger than 64 KiB"),
         (b"x" * 2001, "at most 2,000 characters"),
         (("x" + "\u0301" * 31).encode(), "marks on one letter"),

@@ -14,7 +14,7 @@ from mcti_core.files.writing import (
     check_writable,
     delete_own,
     refuse_foreign,
-    refuse_foreign_twins,
+    refuse_lookalikes,
     refuse_to_replace,
     set_aside,
     write_atomically,
@@ -98,7 +98,7 @@ def test_embedding_beside_other_files_and_its_own_is_written(tmp_path):
     (tmp_path / "cat.txt").touch()
     (tmp_path / "cats.pt").touch()
     refuse_foreign_tokens([tmp_path / "cat.safetensors"], sets=False)
-    refuse_foreign_twins([tmp_path / "x"], [tmp_path / "nowhere"], is_own)
+    refuse_lookalikes([tmp_path / "x"], [tmp_path / "nowhere"], is_own)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["CAT.safetensors", "cat.txt", "cats.pt"]
 
 
@@ -106,7 +106,9 @@ def test_refuse_foreign_tokens_of_many_paths_lists_a_folder_once(tmp_path, monke
     listed = []
     monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or [])
     refuse_foreign_tokens(
-        [tmp_path / f"{number}.safetensors" for number in range(50)], sets=False, twins=[tmp_path, tmp_path / "x"]
+        [tmp_path / f"{number}.safetensors" for number in range(50)],
+        sets=False,
+        more_folders=[tmp_path, tmp_path / "x"],
     )
     assert listed == [tmp_path, tmp_path / "x"]
 
