@@ -93,22 +93,24 @@ class FeatureCache:
         key = (
             f"{dataset.fingerprint()}:{'|'.join(dataset.classes)}:{size}:{hflip}:{codec is not None}:{host.fingerprint}"
         )
-        frames, sizes = [(size, size)] * len(dataset), None
+        target_sizes, sizes = [(size, size)] * len(dataset), None
         if buckets and codec is not None:
             key, choices = f"{key}:buckets", bucket_sizes(size, codec.downscale)
-            frames = [bucket_of(*dataset.size_of(row), choices) for row in range(len(dataset))]
-            sizes = torch.tensor(frames) // codec.downscale
+            target_sizes = [bucket_of(*dataset.size_of(row), choices) for row in range(len(dataset))]
+            sizes = torch.tensor(target_sizes) // codec.downscale
         texts = [dataset.sidecars(row)[0] for row in range(len(dataset))]
         captions = tuple("" if text is None else read_caption(text) for text in texts)
         fingerprint = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         path = None if folder is None else Path(folder) / f"{fingerprint}.safetensors"
         stored = None
         if path is not None:
-            stored = _read(path, _shapes(host, (len(dataset), 1 + hflip), _largest(frames), bool(dataset.masks)))
-        if processes.any(stored is None) or stored is None:
-            models = _models(host, with_latents=sizes is None)
+            stored = _read(path, _shapes(host, (len(dataset), 1 + hflip), _largest(target_sizes), bool(dataset.masks)))
+        if processes.any(stored is None) or stored is None:  # the second half is for mypy
+            functions = _functions(host, with_latents=sizes is None)
             one_by_one = ["latents"] * (sizes is not None) + ["masks"] * (codec is not None and bool(dataset.masks))
-            stored = _compute(host, dataset, models, one_by_one, frames, size, hflip, batch_size, progress, processes)
+            stored = _compute(
+                host, dataset, functions, one_by_one, target_sizes, size, hflip, batch_size, progress, processes
+            )
             _refuse_nonfinite(stored, dataset)
             if path is not None and processes.is_main:
                 _write(path, stored)
@@ -146,12 +148,12 @@ class FeatureCache:
 
 
 def _compute(
-    host: Host, dataset: FewShotDataset, models: Mapping[str, Callable[[Tensor], Tensor]], one_by_one: Sequence[str],
-    frames: Sequence[tuple[int, int]], size: int, hflip: bool, batch_size: int, progress: Callable[[int, int], object] | None,
+    host: Host, dataset: FewShotDataset, functions: Mapping[str, Callable[[Tensor], Tensor]], one_by_one: Sequence[str],
+    target_sizes: Sequence[tuple[int, int]], size: int, hflip: bool, batch_size: int, progress: Callable[[int, int], object] | None,
     processes: DistributedContext,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Results of ``models`` on batches of squares, and those named in ``one_by_one`` for each image in its frame."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in (*models, *one_by_one)}
+    """Results of ``functions`` on batches of squares, and those named in ``one_by_one`` for each image at its target size."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*functions, *one_by_one)}
     share = processes.share(-(-len(dataset) // batch_size))  # complete batches, as with a single process
     own = range(len(dataset))[share.start * batch_size : share.stop * batch_size]
 
@@ -160,21 +162,21 @@ def _compute(
         return next(dataset.load(size, [row]))
 
     reading = closing(read_ahead(own, batch_size, load, default_num_workers(processes.local_count)))
-    fits, done, errors = dict.fromkeys(models, batch_size), 0, list[ExamplesError]()
+    part_sizes, done, errors = dict.fromkeys(functions, batch_size), 0, list[ExamplesError]()
     with torch.inference_mode(), host.session("codec", "clip"), reading as read:
         for found in read:
             errors += [image for _, image in found if isinstance(image, ExamplesError)]
             if errors:  # keep reading, so that one message lists all unreadable images
                 continue
             images = torch.stack([image for _, image in found if isinstance(image, Tensor)])
-            for name, model in models.items():
-                of_part = partial(_of_views, model, images, hflip, host.device)
-                computed = in_parts_that_fit(of_part, len(images), fits[name], _TOO_LARGE.format(size))
-                fits[name] = min(fits[name], len(computed[0]))
+            for name, function in functions.items():
+                of_part = partial(_of_views, function, images, hflip, host.device)
+                computed = in_parts_that_fit(of_part, len(images), part_sizes[name], _TOO_LARGE.format(size))
+                part_sizes[name] = min(part_sizes[name], len(computed[0]))
                 parts[name] += computed
             for row, name in ((row, name) for row, _ in found for name in one_by_one):
                 try:
-                    parts[name].append(_of_row(name, host, dataset, row, frames, hflip))
+                    parts[name].append(_of_row(name, host, dataset, row, target_sizes, hflip))
                 except ExamplesError as error:
                     errors.append(error)
             done += len(images)
@@ -190,24 +192,24 @@ def _compute(
 
 
 def _of_row(
-    name: str, host: Host, dataset: FewShotDataset, row: int, frames: Sequence[tuple[int, int]], hflip: bool
+    name: str, host: Host, dataset: FewShotDataset, row: int, target_sizes: Sequence[tuple[int, int]], hflip: bool
 ) -> Tensor:
-    """(1, M, ..., h, w) float32 on the CPU: latents or mask of an example in its frame, zero-padded to the largest."""
-    codec, frame = host.require_codec(), frames[row]
-    small = frame[0] // codec.downscale, frame[1] // codec.downscale
+    """(1, M, ..., h, w) float32 on the CPU: latents or mask of an example at its target size, zero-padded to the largest."""
+    codec, target_size = host.require_codec(), target_sizes[row]
+    small = target_size[0] // codec.downscale, target_size[1] // codec.downscale
     if name == "latents":
-        found = _of_views(codec.encode, dataset.load_as(row, *frame)[None], hflip, host.device, slice(None))
+        found = _of_views(codec.encode, dataset.load_as(row, *target_size)[None], hflip, host.device, slice(None))
     else:
         image, mask, weights = dataset.images[row], dataset.sidecars(row)[1], torch.ones(small)
         if isinstance(image, Path) and mask is not None:
-            weights = latent_mask(image, mask, frame, small)
+            weights = latent_mask(image, mask, target_size, small)
         found = torch.stack([weights, weights.flip(-1)] if hflip else [weights])[None]
-    height, width = (side // codec.downscale for side in _largest(frames))
+    height, width = (side // codec.downscale for side in _largest(target_sizes))
     return F.pad(found, (0, width - small[1], 0, height - small[0]))
 
 
-def _largest(frames: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    return max(height for height, _ in frames), max(width for _, width in frames)
+def _largest(target_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return max(height for height, _ in target_sizes), max(width for _, width in target_sizes)
 
 
 def _refuse_nonfinite(computed: dict[str, Tensor], dataset: FewShotDataset) -> None:
@@ -220,23 +222,23 @@ def _refuse_nonfinite(computed: dict[str, Tensor], dataset: FewShotDataset) -> N
             )
 
 
-def _models(host: Host, *, with_latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+def _functions(host: Host, *, with_latents: bool) -> dict[str, Callable[[Tensor], Tensor]]:
     """Name of a result -> function of (b, 3, H, W) images."""
-    models: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
+    functions: dict[str, Callable[[Tensor], Tensor]] = {"thumbnails": thumbnails}
     if with_latents and host.codec is not None:
-        models["latents"] = host.codec.encode
+        functions["latents"] = host.codec.encode
     if (clip := host.clip) is not None:
-        models["features"] = lambda images: F.normalize(clip.image_features(images).float(), dim=-1)
-    return models
+        functions["features"] = lambda images: F.normalize(clip.image_features(images).float(), dim=-1)
+    return functions
 
 
 def _of_views(
-    model: Callable[[Tensor], Tensor], images: Tensor, hflip: bool, device: torch.device, part: slice
+    function: Callable[[Tensor], Tensor], images: Tensor, hflip: bool, device: torch.device, part: slice
 ) -> Tensor:
-    """Apply a model to these rows of the images, and to their mirror images: (b, M, ...) float32 on the CPU."""
+    """Apply a function to these rows of the images, and to their mirror images: (b, M, ...) float32 on the CPU."""
     plain = images[part].to(device)  # (b, 3, H, W)
     views = [plain, plain.flip(-1)] if hflip else [plain]
-    return torch.stack([model(view).float().cpu() for view in views], dim=1)
+    return torch.stack([function(view).float().cpu() for view in views], dim=1)
 
 
 def _shapes(host: Host, rows: tuple[int, int], largest: tuple[int, int], masks: bool) -> dict[str, list[int]]:
@@ -265,8 +267,8 @@ def _read(path: Path, shapes: Mapping[str, list[int]]) -> dict[str, Tensor] | No
         stored: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError):
         return None
-    fits = all(rows.dtype == torch.float32 and bool((rows.abs() <= MAX_NUMBER).all()) for rows in stored.values())
-    return stored if fits else None
+    valid = all(rows.dtype == torch.float32 and bool((rows.abs() <= MAX_NUMBER).all()) for rows in stored.values())
+    return stored if valid else None
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
