@@ -186,7 +186,7 @@ def _queries(held_out: Examples, tokens: TokenSet, max_images_per_class: int) ->
 
 
 def _sample(images: tuple[Any, ...], max_images_per_class: int) -> tuple[Any, ...]:
-    """At most this many images, a random choice that is always the same, since the first may be frames of one scene. 0 is all."""
+    """At most this many images, 0 for all: a fixed random subset, since the first images may be frames of one scene."""
     if not max_images_per_class or len(images) <= max_images_per_class:
         return images
     indices = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:max_images_per_class]

@@ -1,9 +1,9 @@
-"""Calibrate confidences, and choose a threshold for "unknown", by leave-one-out on the stored example features.
+"""Calibrate confidences, and choose a threshold for "unknown", by approximate leave-one-out on the stored example features.
 
-A token was trained on its examples, so its confidence in them is too high for other images, and leaving an example out
-would need another training. Its effect is therefore estimated. Let t be the token's unit text feature, m the unit mean
-of its class's example features, and m' that mean without example x. If x attracts t only through the component
-rho = cos(t, m), then without x in training the cosine of x and the token would be about
+A token's confidences on its own examples are higher than on new images, and true leave-one-out would need a training per
+example. The effect of leaving one out is therefore estimated. Let t be the token's unit text feature, m the unit mean of
+its class's example features, and m' that mean without example x. Assume that x influenced t only along m, by
+rho = cos(t, m). Then without x in training the cosine of x and the token would be about
 
     cos(x, t) - rho * (cos(x, m) - cos(x, m'))
 
@@ -58,18 +58,18 @@ class Calibration:
             return "no class has two examples, so no threshold could be measured, and every image gets a class"
         share, low, high = answered_share(self.reached, self.num_samples)
         return (
-            f"threshold {self.threshold:.3f}: {self.reached} of {self.num_samples} examples reach it, each left out in turn; of "
+            f"threshold {self.threshold:.3f}: {self.reached} of {self.num_samples} examples reach it by approximate leave-one-out; of "
             f"new images of these classes about {100 * share:.0f} % will be answered with a class (95 % interval: "
             f"{100 * low:.0f} to {100 * high:.0f} %)"
         )
 
 
 def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
-    """Set the temperature and threshold of a CLIP or hybrid classifier of these tokens by leave-one-out on their examples:
-    on all of them or, if examples times classes exceed ``MAX_LOGITS``, on evenly spaced ones.
+    """Set the temperature and threshold of a CLIP or hybrid classifier of these tokens by approximate leave-one-out on their
+    examples: on all of them or, if examples times classes exceed ``MAX_LOGITS``, on evenly spaced ones.
 
-    The only example of a class cannot be left out and is skipped. If no class has two, the temperature is 1 (for the
-    hybrid the sum of its weights, by which its logits are larger), and the threshold is 0, which always names a class.
+    The only example of a class cannot be left out and is skipped. If every class has only one, the threshold is 0, and the
+    temperature 1 (for the hybrid the sum of its weights, since its logits are that much larger).
 
     Args:
         accept: share of new images of these classes that are to get a class rather than ``UNKNOWN``;
@@ -115,10 +115,13 @@ def resolve_method(method: str, host: Host) -> str:
 def calibrated_classifier(
     method: str, host: Host, tokens: TokenSet, *, calibrate_threshold: bool = False
 ) -> Classifier:
-    """Create a classifier of a name in ``METHODS``, calibrated if the tokens have support features.
+    """Create a classifier of a name in ``METHODS``.
+
+    If the tokens have support features, the temperature of ``"clip"``, of ``"hybrid"`` and of the cascade's first stage is
+    calibrated; confidences of ``"diffusion"`` and ``"cascade"`` are not.
 
     Args:
-        calibrate_threshold: require that calibration can find a threshold for "unknown", and log it.
+        calibrate_threshold: set a threshold for "unknown" too, and log it. Without it, every image gets a label.
 
     Raises:
         ConfigError: an unknown method, or a threshold that cannot be found.
@@ -139,6 +142,8 @@ def calibrated_classifier(
         calibration = calibrate(first, tokens)
         if calibrate_threshold:
             _LOG.info("%s", calibration.describe())
+        else:
+            first.threshold = 0.0
     return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first
 
 

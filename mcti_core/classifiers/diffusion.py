@@ -40,14 +40,14 @@ _BYTES_PER_ELEMENT = 24_000
 
 
 class DiffusionClassifier(Classifier):
-    """argmin_c of the mean noise error over pairs of noise level and noise that all classes share.
+    """argmin_c of the mean noise error over trials that all classes share; a trial is a pair of noise level and noise.
 
-    Differences between classes on shared pairs vary far less than the errors themselves. A class is eliminated as soon
+    Differences between classes on shared trials vary far less than the errors themselves. A class is eliminated as soon
     as it is unlikely to win (``sequential_test.py``), so most evaluations compare the few classes that are hard to tell
     apart, and an image is finished when one class is left.
 
     Args:
-        num_trials: P, the maximum number of pairs per class.
+        num_trials: P, the maximum number of trials per class.
         alpha: level of the test, about the probability that early elimination changes an image's answer, from 0 (no
             early elimination) to 0.5.
         template: the prompt; by default the tokens' first.
@@ -55,7 +55,7 @@ class DiffusionClassifier(Classifier):
         logit_scale: logits are -logit_scale * mean error.
         batch_size: denoiser evaluations per batch; by default as many as the device has memory for, at most 128. It is
             halved if memory runs out.
-        seed: seed of the shared pairs.
+        seed: seed of the trials.
 
     Raises:
         ConfigError: ``num_trials`` or ``batch_size`` below 1, ``alpha`` outside [0, 0.5].
@@ -77,7 +77,7 @@ class DiffusionClassifier(Classifier):
         self.denoiser, self.codec = host.require_denoiser(), host.require_codec()
         self.num_trials, self.alpha, self.seed = num_trials, alpha, seed
         self.t_min, self.t_max, self.logit_scale, self.batch_size = t_min, t_max, logit_scale, batch_size
-        self.text = _class_contexts(host, tokens, template or tokens.templates[0])
+        self.conditioning = _class_contexts(host, tokens, template or tokens.templates[0])
 
     def scores(self, images: Any, candidates: Tensor | None = None) -> Scores:
         """Scores of any number of images; ``candidates`` (B, C) bool restricts the classes per image."""
@@ -96,19 +96,19 @@ class DiffusionClassifier(Classifier):
             candidates = torch.ones(len(latents), len(self.labels), dtype=torch.bool)
         logits, evaluations = [], []
         for chunk in zip(latents.split(_IMAGES_PER_CHUNK), candidates.split(_IMAGES_PER_CHUNK), strict=True):
-            errors, counts = self.compare(*chunk)
+            errors, counts = self.noise_errors(*chunk)
             logits.append(-self.logit_scale * _aligned(errors, counts))
             evaluations.append(counts.sum(1))
         return Scores(torch.cat(logits), torch.cat(evaluations))
 
     @torch.inference_mode()
-    def compare(self, latents: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise errors (B, C, P) of each candidate, and the number (B, C) of pairs for which they were computed.
+    def noise_errors(self, latents: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise errors (B, C, P) of each candidate, and the number (B, C) of trials for which they were computed.
 
         The errors of all images are kept in memory, so pass at most a few hundred images.
         """
         x0 = latents.to(self.host.device, torch.float32)
-        sigmas, noises = self._pairs(latents.shape[1:])
+        sigmas, noises = self._trials(latents.shape[1:])
 
         def evaluate(undecided: Tensor, start: int, end: int) -> Tensor:
             return self._errors(x0, undecided, sigmas[start:end], noises[start:end])
@@ -116,7 +116,7 @@ class DiffusionClassifier(Classifier):
         with self.host.session("denoiser"):
             return sequential_elimination(evaluate, candidates, self.num_trials, self.alpha)
 
-    def _pairs(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    def _trials(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """The shared noise levels (P,) and noises (P, c, h, w)."""
         generator = torch.Generator().manual_seed(self.seed)
         sigmas = spread_sigmas(self.denoiser.sigmas.cpu(), self.num_trials, generator, self.t_min, self.t_max)
@@ -124,22 +124,22 @@ class DiffusionClassifier(Classifier):
         return sigmas.to(self.host.device), noises.to(self.host.device)
 
     def _errors(self, latents: Tensor, undecided: Tensor, sigmas: Tensor, noises: Tensor) -> Tensor:
-        """(J, n) float32 noise errors of J remaining combinations of image and class on n pairs, in full batches across images."""
+        """(J, n) float32 noise errors of J undecided combinations of image and class on n trials, in full batches across images."""
         image, label = undecided.nonzero(as_tuple=True)
         image = image.to(latents.device)
-        jobs = torch.arange(len(image) * len(sigmas), device=latents.device)
+        evaluations = torch.arange(len(image) * len(sigmas), device=latents.device)
         at_once = self.batch_size or evaluations_at_once(latents[0, 0].numel(), latents.device)
 
         def evaluate(part: slice) -> Tensor:  # nothing here waits for the device
-            combination, pair = jobs[part] // len(sigmas), jobs[part] % len(sigmas)
-            x0, sigma = latents[image[combination]], sigmas[pair]
+            combination, trial = evaluations[part] // len(sigmas), evaluations[part] % len(sigmas)
+            x0, sigma = latents[image[combination]], sigmas[trial]
             labels = label[torch.arange(part.start, part.stop) // len(sigmas)]
-            text = {name: features.rows(labels).to(self.host.device) for name, features in self.text.items()}
-            estimate = self.denoiser.denoise(self.denoiser.noised(x0, noises[pair], sigma), sigma, text)
+            rows = {name: features.rows(labels).to(self.host.device) for name, features in self.conditioning.items()}
+            estimate = self.denoiser.denoise(self.denoiser.noised(x0, noises[trial], sigma), sigma, rows)
             return noise_error(x0, estimate, sigma)
 
-        parts = in_parts_that_fit(evaluate, len(jobs), at_once, _EVALUATION_TOO_LARGE)
-        if len(parts) > -(-len(jobs) // at_once):  # memory ran out
+        parts = in_parts_that_fit(evaluate, len(evaluations), at_once, _EVALUATION_TOO_LARGE)
+        if len(parts) > -(-len(evaluations) // at_once):  # memory ran out
             self.batch_size = len(parts[-2])
         errors = torch.cat(parts).view(len(image), len(sigmas)).cpu()
         if not errors.isfinite().all():
@@ -158,15 +158,15 @@ def evaluations_at_once(area: int, device: torch.device) -> int:
 
 
 def _aligned(errors: Tensor, counts: Tensor) -> Tensor:
-    """(B, C) mean errors, comparable between classes that were evaluated on different numbers of pairs.
+    """(B, C) mean errors, comparable between classes that were evaluated on different numbers of trials.
 
-    Mean errors over different pairs cannot be compared, but differences over the same pairs can: a class gets the
-    winner's mean error plus its difference from the winner over its own pairs. A class that was eliminated is never
-    better than one that was eliminated later, and a class that was not a candidate is as bad as the worst.
+    Means over different trials are not comparable, but differences over the same trials are: the error of a class is the
+    winner's mean error plus their mean difference over the trials of the class. A class that was eliminated never has a
+    smaller error than one that was eliminated later, and a class that was not a candidate has the largest.
     """
     mean = errors.sum(2) / counts.clamp(min=1)
     rows, best = torch.arange(len(errors)), best_class(errors, counts)
-    common = torch.arange(errors.shape[2]) < counts[..., None]  # (B, C, P); the winner has every pair of another class
+    common = torch.arange(errors.shape[2]) < counts[..., None]  # (B, C, P); the winner has every trial of another class
     difference = (errors - errors[rows, best][:, None]).masked_fill(~common, 0.0).sum(2) / counts.clamp(min=1)
     aligned = mean[rows, best][:, None] + difference
     worst = torch.full_like(mean[:, :1], -torch.inf)  # of the classes that were eliminated later

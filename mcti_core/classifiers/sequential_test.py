@@ -1,9 +1,9 @@
 """Eliminate classes that are unlikely to win, by a sequential test on noise errors.
 
-All classes of an image are evaluated on the same P pairs of noise level and noise. After n pairs, a class is compared
-with the leader (the class with the smallest mean error so far) by their differences d_1, ..., d_n. It wins in the end if
-the sum of all P differences is negative. If differences are normal with a flat prior, the probability of that is the
-upper tail of Student's t at
+All classes of an image are evaluated on the same P trials, which are pairs of noise level and noise. After n of them, a
+class is compared with the leader (the class with the smallest mean error so far) by their differences d_1, ..., d_n. It
+wins in the end if the sum of all P differences is negative. If differences are normal with a flat prior, the probability
+of that is the upper tail of Student's t at
 
     t = mean(d) * sqrt(n) / (s * sqrt(1 - n / P))
 
@@ -14,7 +14,7 @@ the leader is chosen by the same differences. On numbers drawn from the model, a
 ``alpha`` of the images if classes differ, and for up to 1.6 times ``alpha`` if they do not.
 
 For small n, s is uncertain. Classes of one image have similar s, so their mean variance is added with the weight of
-``BORROWED`` pairs, which also add degrees of freedom: the moderated t of Smyth 2004.
+``BORROWED`` trials, which also add degrees of freedom: the moderated t of Smyth 2004.
 
 References:
     Smyth, "Linear models and empirical Bayes methods for assessing differential expression in microarray experiments",
@@ -33,14 +33,14 @@ from torch import Tensor
 __all__ = ["BORROWED", "FIRST", "best_class", "eliminated", "looks", "sequential_elimination", "t_quantile"]
 
 FIRST = 4
-"""Number of pairs before the first test."""
+"""Number of trials before the first test."""
 BORROWED = 8
-"""Weight, in pairs, of the mean variance over an image's classes. Chosen on the tuning characters (docs/performance.md)."""
+"""Weight, in trials, of the mean variance over an image's classes. Chosen on the tuning characters (docs/performance.md)."""
 _GROWTH = 1.1
 
 
 def looks(num_trials: int) -> tuple[int, ...]:
-    """The numbers of pairs after which classes are tested: 4, then a tenth more each time, the last being ``num_trials``.
+    """The numbers of trials after which classes are tested: 4, then a tenth more each time, the last being ``num_trials``.
 
     >>> looks(20)
     (4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 20)
@@ -54,18 +54,18 @@ def looks(num_trials: int) -> tuple[int, ...]:
 def sequential_elimination(
     evaluate: Callable[[Tensor, int, int], Tensor], candidates: Tensor, num_trials: int, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate classes on more and more pairs until each image has one class left, or all pairs are used.
+    """Evaluate classes on more and more trials until each image has one class left, or all trials are used.
 
     Args:
-        evaluate: ``evaluate(undecided, start, end)`` returns the errors (J, end - start) of the J combinations of image
-            and class that remain, (B, C) bool, on these pairs, in the order of ``undecided.nonzero()``.
+        evaluate: ``evaluate(undecided, start, end)`` returns the errors (J, end - start) of the J undecided
+            combinations of image and class, (B, C) bool, on these trials, in the order of ``undecided.nonzero()``.
         candidates: (B, C) bool, at least one class per image.
         num_trials: P.
         alpha: level of the test, about the probability that early elimination changes an image's answer; 0 eliminates
             no class early.
 
     Returns:
-        Errors (B, C, P) float32, 0 where not evaluated, and the number of evaluated pairs (B, C).
+        Errors (B, C, P) float32, 0 where not evaluated, and the number of evaluated trials (B, C).
     """
     errors, counts = torch.zeros(*candidates.shape, num_trials), torch.zeros(candidates.shape, dtype=torch.long)
     remaining, rivals, done = candidates.clone(), (candidates.sum(1) - 1).clamp(min=1), 0
@@ -82,16 +82,16 @@ def sequential_elimination(
 
 
 def best_class(errors: Tensor, counts: Tensor) -> Tensor:
-    """(B,) the class with the smallest mean error among those with the most pairs; arguments as ``sequential_elimination`` returns them."""
+    """(B,) the class with the smallest mean error among those with the most trials; arguments as ``sequential_elimination`` returns them."""
     mean = errors.sum(2) / counts.clamp(min=1)
     return mean.masked_fill(counts < counts.amax(1, keepdim=True), torch.inf).argmin(1)
 
 
 def eliminated(errors: Tensor, remaining: Tensor, num_trials: int, bound: Tensor) -> Tensor:
-    """The classes that the test eliminates after n pairs.
+    """The classes that the test eliminates after n trials.
 
     Args:
-        errors: (B, C, n) float32 errors on the first n of P pairs, n at least 2; those of other classes are ignored.
+        errors: (B, C, n) float32 errors on the first n of P trials, n at least 2; those of other classes are ignored.
         remaining: (B, C) bool, at least one class per image.
         bound: (B,) critical values, the ``t_quantile`` of each image's level.
 

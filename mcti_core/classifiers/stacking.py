@@ -15,7 +15,7 @@ __all__ = ["held_out_logits", "stacking_weights"]
 _MAX_FOLDS = 10
 _FACTORS = 2.0 ** torch.arange(-3, 4)
 _PRIOR_STRENGTH = 3.0
-"""Cost of doubling or halving a weight, in nats, so that few examples change the weights little."""
+"""Cost per squared doubling of a weight, in nats, so that few examples change the weights little."""
 
 
 def held_out_logits(features: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -37,7 +37,8 @@ def held_out_logits(features: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def stacking_weights(parts: Sequence[Tensor], labels: Tensor, initial: Sequence[float]) -> Tensor:
-    """The weights for which the weighted sum of the parts' logits has the smallest cross-entropy on left-out examples.
+    """The weights for which the weighted sum of the parts' logits has the smallest cross-entropy on left-out examples, plus a
+    penalty of 3 nats per squared doubling of an initial weight.
 
     Args:
         parts: K tensors (N, C), logits of examples that the parts were not fitted to; rows with NaN are skipped.

@@ -10,6 +10,7 @@ from mcti_core.classifiers.calibration import (
     Calibration,
     answered_share,
     calibrate,
+    calibrated_classifier,
     fit_temperature,
     left_out_gain,
     unknown_threshold,
@@ -141,6 +142,15 @@ def test_calibrate_sets_both(kind, carrying, tiny_host):
     assert 1e-3 < result.temperature < 1e3
     seen = (classifier.logits(tokens.support.features) / result.temperature).softmax(1).amax(1)
     assert (seen >= result.threshold).float().mean() >= 0.85  # seen images are surer than unseen ones
+
+
+@pytest.mark.parametrize("method", ["clip", "hybrid"])
+def test_a_threshold_is_set_only_on_request(method, carrying, tiny_host):
+    tokens = carrying([5, 5, 5])
+    plain = calibrated_classifier(method, tiny_host, tokens)
+    rejecting = calibrated_classifier(method, tiny_host, tokens, calibrate_threshold=True)
+    assert plain.temperature == rejecting.temperature != 1.0
+    assert plain.threshold == 0.0 < rejecting.threshold
 
 
 @pytest.mark.parametrize("kind", [ClipClassifier, HybridClassifier])

@@ -1,3 +1,4 @@
+import logging
 import math
 import statistics
 from copy import deepcopy
@@ -208,7 +209,7 @@ def test_diffusion_on_all_pairs_by_plain_loops(tiny_host, tiny_model, tokens, ca
             for sigma, noise in zip(sigmas, noises, strict=True):
                 step = (tiny_host.denoiser.sigmas == sigma).nonzero()[0]
                 noisy = scheduler.add_noise(latents[image : image + 1], noise[None], step)
-                context = classifier.text["clip_l"].context[label : label + 1]
+                context = classifier.conditioning["clip_l"].context[label : label + 1]
                 with torch.no_grad():
                     predicted = unet(noisy, step, encoder_hidden_states=context).sample
                 expected[image, label] += F.mse_loss(predicted, noise[None]) / pairs
@@ -536,11 +537,13 @@ def test_hybrid_auto_with_one_example_a_class_takes_the_first_weights(tiny_host,
     assert (hybrid.temperature, hybrid.threshold) == (3.25, 0.0)
 
 
-def test_hybrid_auto_has_no_probe_where_a_class_has_no_example(tiny_host, tokens):
+def test_hybrid_auto_has_no_probe_where_a_class_has_no_example(tiny_host, tokens, caplog):
+    caplog.set_level(logging.INFO)
     learned = _with_support(tokens, [0, 0, 1, 1])
     query = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
     auto, usual = (HybridClassifier(tiny_host, learned, weight=weight) for weight in ("auto", 1.0))
     assert torch.equal(auto.logits(query), usual.logits(query))
+    assert "no logistic probe, since a class has no example" in caplog.text
 
 
 def test_hybrid_refuses_another_word_as_weight_and_tokens_without_examples(tiny_host, tokens):
