@@ -1,6 +1,7 @@
 """The loss of MC-TI: L = L_ldm + gamma * L_cls. Pure functions, one value per sample; the caller takes the mean.
 
-``noise_error`` is L_ldm, and ``classification_loss`` is L_cls; ``training/schedules.py`` has the schedule of gamma.
+L_ldm is ``Denoiser.weight`` times ``noise_error``, and L_cls is ``classification_loss``. ``training/adaptive_gamma.py`` chooses
+gamma, ``training/schedules.py`` has the schedule of a given one.
 
 References:
     "Multi-Class Textual-Inversion Secretly Yields a Semantic-Agnostic Classifier", WACV 2025, arXiv 2410.22317.

@@ -42,7 +42,7 @@ class TrainConfig:
     batch_size: int = 8
     """Images per step."""
     micro_batch_size: int = 0
-    """Images per pass of the denoiser: fewer take less memory, with the same result. 0 for the whole batch."""
+    """Images per pass of the denoiser: fewer take less memory, with the same result up to rounding. 0 for the whole batch."""
     gradient_checkpointing: bool = False
     """Recompute activations of denoiser and text encoders in the backward pass: takes much less memory, and about 1.5 times as
     long."""
@@ -60,7 +60,8 @@ class TrainConfig:
     """Weight of L_cls; 0 is plain textual inversion. ``"auto"`` chooses it at every step from the terms' gradients, since a
     number that suits one checkpoint rarely suits another. The paper uses 1."""
     gradient_ratio: float = 0.7
-    """Norm of gamma times the gradient of L_cls, relative to that of the reconstruction term, with gamma ``"auto"``."""
+    """With gamma ``"auto"``: norm of gamma times the gradient of L_cls, relative to that of L_ldm, in moving averages; less once
+    the classes are separated (``adaptive_gamma.py``)."""
     gamma_end: float | None = None
     """Final value of gamma, which decays exponentially; None for a constant gamma. The released code's argument is 1e-4."""
     direction: str = "image_to_text"
@@ -72,7 +73,7 @@ class TrainConfig:
     classification_only_steps: int = 0
     """Number of additional first steps with the classification term only, without the denoiser."""
     max_classes_per_step: int = 64
-    """Maximum number of classes in the classification term of a step; of more classes, a random subset."""
+    """Number of classes in the classification term of a step: those of the batch, and random other ones up to this number."""
     eval_steps: int = 0
     """Number of steps between evaluations of the loss on fixed images, noise levels and noises; 0 for none."""
     patience: int = 5

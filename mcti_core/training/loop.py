@@ -1,7 +1,7 @@
 """Train token vectors: textual inversion of all classes at once, with a classification term.
 
 ``train`` prepares a training and runs its steps; ``step.py`` is one step, ``objective.py`` draws the batches of both loss
-terms, ``losses.py`` has their formulas, and ``state.py`` all that changes from step to step.
+terms, ``mcti_core/losses.py`` has their formulas, and ``state.py`` all that changes from step to step.
 """
 
 from __future__ import annotations
@@ -75,18 +75,20 @@ def train(
 ) -> TrainResult:  # fmt: skip
     """Learn token vectors; the model stays frozen.
 
-    Each step encodes one random template for each of up to ``max_classes_per_step`` classes once, for both terms: its
-    context conditions the denoiser on a class-balanced batch of noised latents (L_ldm; images with captions use theirs
-    instead), and its pooled feature is classified against one random image feature of every class (L_cls). If memory runs
-    out, training continues from the last finished step with smaller parts of a batch at a time (``less_memory.py``).
+    Each step encodes one random template for each of S classes once, for both terms: those of a class-balanced batch, and
+    others up to ``max_classes_per_step``. L_ldm: the prompts' contexts condition the denoiser on the batch's noised latents
+    (images with captions use theirs instead). L_cls: the text features and one random image feature of each of all C classes
+    have (S, C) logits, of which ``direction`` chooses the softmax axis. If memory runs out, training continues from the last
+    finished step with smaller parts of a batch at a time (``less_memory.py``).
 
     Args:
         host: has text encoders and a denoiser, and for gamma > 0 a CLIP space.
         cache: the examples; its classes are those of the initial tokens, in the same order.
         on_step: called after every step; may raise ``StopTraining``. Other exceptions pass through.
-        classes: train only these classes' vectors; the others stay and serve as negatives.
-        resume: a state to continue from, with the same examples, initial tokens and settings; the result is the same to
-            the bit as without the interruption.
+        classes: train only these classes' vectors; the others do not change. Their images are negatives in the directions
+            ``text_to_image`` and ``symmetric``, and unused in ``image_to_text``.
+        resume: a state to continue from, with the same examples, initial tokens and settings. The result is bit-identical
+            to a training without the interruption on a CPU, and the same up to rounding on a GPU.
         processes: all processes must call this with the same arguments. Each draws the same batch and computes its share
             of it; all get the same result.
 

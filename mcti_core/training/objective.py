@@ -1,6 +1,6 @@
 """The two loss terms of one step, for random prompts, images, noise levels and noises.
 
-The formulas are in ``losses.py`` and ``noise_levels.py``.
+The formulas are in ``mcti_core/losses.py`` and ``mcti_core/noise_levels.py``.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def reconstruction_loss(
     host: Host, cache: FeatureCache, images: Tensor, conditioning: Mapping[str, Features], generator: torch.Generator, *,
     micro_batch_size: int = 0, share: slice = slice(None),
 ) -> Tensor:  # fmt: skip
-    """L_ldm: the weighted noise error of the images' latents with their classes' prompts, at random time steps of the family's density.
+    """L_ldm: the weighted noise error of the images' latents with their classes' prompts.
+
+    Time steps are drawn as the model family is trained: uniform or logit-normal.
 
     Args:
         images: (B,) int64 indices into the cache; of each, the image or its mirror image is drawn.
@@ -165,7 +167,7 @@ def _noise_errors(
 def batch_classification_loss(
     host: Host, cache: FeatureCache, prompts: ClassPrompts, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
-    """L_cls (S,) float32: one prompt of each of S classes against one random image of every class."""
+    """L_cls (S,) float32 of the (S, C) logits of one prompt of each of S classes and one random image of each of all C classes."""
     assert cache.features is not None  # checked by check_training
     assert prompts.pooled is not None
     images = _one_of_each(cache, generator)

@@ -66,8 +66,9 @@ class TrainStep:
         labels = cache.labels[images]
         reconstructs = bool(config.reconstruction_weight) and step >= config.classification_only_steps
         share = self.processes.share(len(images) if reconstructs else 0)  # this process's rows of the batch
-        # captions are encoded by themselves
+        # captions are encoded separately
         conditioning_classes = labels[share if self.captions is None else slice(0)].unique()
+        # an adaptive gamma is chosen in the backward pass; here only whether it is 0 counts
         gamma = 1.0 if config.adaptive else gamma_at(config, step)
         classes = self._classes(labels, classification_generator) if gamma else conditioning_classes
         prompts_per_part = (config.micro_batch_size or config.batch_size) if config.gradient_checkpointing else 0
