@@ -143,7 +143,7 @@ def checked_text(name: str, value: Any, *, lines: bool = False, anything: bool =
     if len(value) > limit:
         raise ConfigError(f"{name} has {len(value):,} characters; at most {limit:,} are allowed")
     if has_many_marks(value):
-        raise ConfigError(f"{name} puts more than {MAX_MARKS} marks on one letter; shorten it")
+        raise ConfigError(f"{name} puts more than {MAX_MARKS} combining marks on one letter; shorten it")
     allowed = "\t\r\n" if lines else ""
     for c in () if anything else value:
         if not (c in allowed or c.isprintable() or c >= "\xa0") or "\ud800" <= c <= "\udfff":

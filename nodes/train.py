@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..mcti_core.errors import MCTIError, ResumeError
 from ..mcti_core.escaping import escaped
-from ..mcti_core.tokens.encoders import CLIP_TWIN
+from ..mcti_core.tokens.encoders import CLIP_FOR_CLASSIFYING
 from ..mcti_core.tokens.token_set import TokenSet
 from ..mcti_core.training.config import ADAPTIVE, TrainConfig
 from ..mcti_core.training.errors import TrainingError
@@ -229,7 +229,7 @@ def _summary(result: Any, images: int, no_clip_space: bool) -> str:
     tokens = result.tokens
     kind = "multi-class textual inversion" if tokens.training["gamma"] else "plain textual inversion"
     why = " (no CLIP space is connected: the classification term was left out)" if no_clip_space else ""
-    if CLIP_TWIN in result.tokens.vectors:
+    if CLIP_FOR_CLASSIFYING in result.tokens.vectors:
         why = (
             " (no CLIP is among this model's text encoders: the classification term trained separate vectors for the CLIP space's own"
             " text tower, which is not the paper's coupling of both terms)"

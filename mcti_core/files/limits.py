@@ -67,7 +67,7 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
                 size = f"one of {len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
                 raise TokenError(f"labels and templates must be texts of at most {longest:,} characters, got {size}")
     if crowded := next(filter(has_many_marks, (*labels, *templates)), None):
-        raise TokenError(f"{crowded[:20]!r}... puts more than {MAX_MARKS} marks on one letter; shorten it")
+        raise TokenError(f"{crowded[:20]!r}... puts more than {MAX_MARKS} combining marks on one letter; shorten it")
     prompts = len(labels) * len(templates)
     if prompts > MAX_ENCODED:
         counts = f"{len(labels):,} classes in {len(templates):,} templates are {prompts:,} prompts"
@@ -75,7 +75,7 @@ def check_counts(labels: Sequence[str], templates: Sequence[str]) -> None:
 
 
 def has_many_marks(text: str) -> bool:
-    """Whether a letter has more than ``MAX_MARKS``; takes linear time."""
+    """Whether a letter has more than ``MAX_MARKS`` combining marks; takes linear time, which Unicode normalization does not."""
     if text.isascii():
         return False
     marks = 0

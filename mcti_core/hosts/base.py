@@ -1,4 +1,4 @@
-"""The interface of a host. It hides the special cases of every model family."""
+"""The interface of a host: an adapter of one kind of loaded model, which hides the special cases of its family."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 WHOLE_PROMPT = "prompt"
-"""Key of the prompts that a host tokenizes and encodes itself, beside the keys of text encoders."""
+"""Key of prompts and conditioning where a host encodes whole prompts itself, used instead of the text encoders' keys."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HostPrompts:
 
 
 class PromptEncoder(Protocol):
-    """All text encoders of a host together, with its own templates, padding and masks."""
+    """All text encoders of a host together, with their chat templates, padding and masks."""
 
     def tokenize(self, prompts: Sequence[Sequence[tuple[str | int, float]]], num_vectors: int) -> HostPrompts:
         """Tokenize prompts, each a sequence of (text or class index, weight). Class c stands for vectors c * V to (c + 1) * V - 1.
@@ -62,7 +62,7 @@ class TokenTable(Protocol):
 
     width: int
     """d, the width of a token embedding."""
-    vocabulary: int
+    vocabulary_size: int
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids without begin-of-text, end-of-text or padding."""
@@ -97,11 +97,11 @@ class Denoiser(Protocol):
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """(B, c, h, w), same, (B,) -> the noised latent, by the model family's rule."""
 
-    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, Any]) -> Tensor:
-        """(B, c, h, w), (B,), what ``Host.conditioned_by`` names -> estimate of the clean latent (B, c, h, w) float32."""
+    def denoise(self, noised: Tensor, sigma: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+        """(B, c, h, w), (B,), B rows of features for each key in ``Host.conditioned_by`` -> clean latent (B, c, h, w) float32."""
 
     def weight(self, sigma: Tensor) -> Tensor:
-        """(B,) -> (B,): the family's loss divided by the squared noise error; ones if it trains on noise."""
+        """(B,) -> (B,): factor that turns ``noise_error`` into the family's training loss: 1 for epsilon and flow, sigma^2 + 1 for v."""
 
 
 class LatentCodec(Protocol):
@@ -113,14 +113,14 @@ class LatentCodec(Protocol):
     """c, number of latent channels: 4 in Stable Diffusion 1.x, 2.x and XL, 16 in 3."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> scaled latents (B, c, H/8, W/8) float32."""
+        """(B, 3, H, W) in [0, 1] -> scaled latents (B, c, h, w) float32, h = H / ``downscale``."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, c, h, w) -> (B, 3, 8h, 8w) float32 in [0, 1]."""
+        """Scaled latents (B, c, h, w) -> (B, 3, H, W) float32 in [0, 1]."""
 
 
 class ClipSpace(Protocol):
-    """Vision tower, visual projection and text projection; always all three."""
+    """A CLIP model's image encoder with both projections: vision tower, visual projection and text projection, always all three."""
 
     encoder: str
     """Name of the text encoder whose hidden states it projects, for example ``"clip_l"``."""
@@ -150,7 +150,8 @@ class Host:
 
     text: Mapping[str, TextEncoder]
     """By the name that ComfyUI looks up in embedding files: ``{"clip_l": ...}`` for SD 1.x, ``{"clip_l": ..., "t5xxl": ...}``
-    for Flux. Without ``prompts``, the denoiser reads what these encode; with it, only the CLIP space's need encode."""
+    for Flux. Without ``prompts``, the denoiser reads what these encode. With it, only the CLIP space's encoder must encode,
+    and the others, such as T5, may be a ``TokenTable``."""
     denoiser: Denoiser | None = None
     codec: LatentCodec | None = None
     clip: ClipSpace | None = None

@@ -14,7 +14,7 @@ from ..errors import TokenError
 from ..escaping import has_surrogates
 from ..hosts.base import WHOLE_PROMPT, Host, HostPrompts, TextEncoder
 from ..hosts.features import Features, TextFeatures, on_device
-from ..tokens.encoders import CLIP_TWIN, describe_encoders
+from ..tokens.encoders import CLIP_FOR_CLASSIFYING, describe_encoders
 from .syntax import Piece, parse_prompt
 
 __all__ = [
@@ -187,7 +187,7 @@ def encode_prompts(host: Host, prompts: Mapping[str, Any], vectors: Mapping[str,
         TokenError: the vectors are for other text encoders.
     """
     # vectors for the CLIP space's text tower are read only to classify
-    check_encoders(host, vectors, unread=() if CLIP_TWIN in prompts else (CLIP_TWIN,))
+    check_encoders(host, vectors, unread=() if CLIP_FOR_CLASSIFYING in prompts else (CLIP_FOR_CLASSIFYING,))
     features: dict[str, Any] = {}
     if host.prompts is not None and WHOLE_PROMPT in prompts:
         features[WHOLE_PROMPT] = host.prompts.encode(prompts[WHOLE_PROMPT], vectors)

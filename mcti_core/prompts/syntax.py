@@ -81,7 +81,7 @@ class _Parser:
         if len(self.prompt) > MAX_PROMPT:
             self._refuse(f"has {len(self.prompt):,} characters", f"write at most {MAX_PROMPT:,}")
         if has_many_marks(self.prompt):
-            self._refuse("puts very many marks on one letter", f"write at most {MAX_MARKS}")
+            self._refuse("puts very many combining marks on one letter", f"write at most {MAX_MARKS}")
         text = "".join(c for c in unicodedata.normalize("NFC", self.prompt) if ord(c) < _MARK)
         for escape, literal in _LITERAL.items():
             text = text.replace(escape, literal)

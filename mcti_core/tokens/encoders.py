@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..errors import TokenError
 
 __all__ = [
-    "CLIP_TWIN", "ONETRAINER_KEYS", "WIDTHS", "describe_encoders", "describe_widths", "encoder_named",
+    "CLIP_FOR_CLASSIFYING", "ONETRAINER_KEYS", "WIDTHS", "describe_encoders", "describe_widths", "encoder_named",
     "encoder_of_width",
 ]  # fmt: skip
 
@@ -28,9 +28,9 @@ WIDTHS: Mapping[str, tuple[int, ...]] = {
 ONETRAINER_KEYS = {"t5xxl": "t5", "gemma2_2b": "gemma"}
 """Encoders that OneTrainer, and diffusers' training scripts, name differently."""
 
-CLIP_TWIN = "clip_twin"
-"""Key of the vectors for the CLIP space's own text tower, where no CLIP is among a model's text encoders: for classifying by CLIP
-alone, in token sets and not in embedding files. Only the classification term trains them."""
+CLIP_FOR_CLASSIFYING = "clip_twin"
+"""Key of the vectors for the text tower of the CLIP space's file, where no CLIP is among a model's text encoders. They serve only to
+classify by CLIP, so they are in token sets and not in embedding files, and only the classification term trains them."""
 
 _CLIP = ("clip_l", "clip_h", "clip_g")
 

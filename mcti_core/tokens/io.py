@@ -22,7 +22,7 @@ from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
 from ..files.writing import refuse_foreign, refuse_lookalikes, write_own
 from .embedding_cards import CARD_SUFFIXES
-from .encoders import CLIP_TWIN, ONETRAINER_KEYS
+from .encoders import CLIP_FOR_CLASSIFYING, ONETRAINER_KEYS
 from .formats import EMBEDDING, SUFFIXES, read_embedding
 from .modelspec import embedding_metadata
 from .names import safe_names
@@ -121,10 +121,10 @@ def export_embedding(
     index = class_index(tokens, which)
     name, label = tokens.names[index], tokens.labels[index]
     vectors = {
-        encoder: _cpu_copy(v[index]) for encoder, v in tokens.vectors.items() if encoder != CLIP_TWIN
+        encoder: _cpu_copy(v[index]) for encoder, v in tokens.vectors.items() if encoder != CLIP_FOR_CLASSIFYING
     }  # each (V, d)
     if not vectors:
-        raise TokenError(f"{label!r} has only vectors for classifying (the twin), and none for prompts")
+        raise TokenError(f"{label!r} has only vectors for classifying by CLIP, and none for prompts")
     tensors = _by_key(vectors, layout, name)
     values = {
         "name": name,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..distributed import DistributedContext
-from ..tokens.encoders import CLIP_TWIN
+from ..tokens.encoders import CLIP_FOR_CLASSIFYING
 
 __all__ = ["AdaptiveGamma"]
 
@@ -68,7 +68,7 @@ class AdaptiveGamma:
         maximum = torch.maximum(self.norms[2], averages[1])
         self.norms = torch.stack([*averages, maximum])
         gamma = self.ratio * averages[0] / torch.maximum(averages[1], _FLOOR * maximum).clamp(min=_MIN_NORM)
-        if CLIP_TWIN in vectors:  # no vector is reached by both terms, so there is nothing to balance
+        if CLIP_FOR_CLASSIFYING in vectors:  # no vector is reached by both terms, so there is nothing to balance
             gamma = torch.ones_like(gamma)
         for parameter, gradient in zip(parameters, reconstruction, strict=True):
             parameter.grad = gradient

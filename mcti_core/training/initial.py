@@ -49,7 +49,7 @@ def new_tokens(
     for name, encoder in host.text.items():
         # of a word only its own rows: the table of a large encoder has a quarter of a gigabyte
         word_ids = [] if word in ("mean", "random") else encoder.tokenize(word)
-        ids = torch.tensor(word_ids) if word_ids else torch.arange(encoder.vocabulary)
+        ids = torch.tensor(word_ids) if word_ids else torch.arange(encoder.vocabulary_size)
         rows = encoder.embed(ids.to(host.device)).detach().float().cpu()  # (n, d)
         if word == "random":
             noise = torch.randn(len(labels), num_vectors, encoder.width, generator=torch.Generator().manual_seed(seed))

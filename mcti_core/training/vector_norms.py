@@ -22,7 +22,7 @@ _ROWS = 4096
 @torch.no_grad()
 def vocabulary_norm(encoder: TextEncoder, device: torch.device) -> float:
     """The median norm of the vocabulary's embeddings that are not zero. Raises: ValueError: all are zero."""
-    parts = torch.arange(encoder.vocabulary, device=device).split(_ROWS)
+    parts = torch.arange(encoder.vocabulary_size, device=device).split(_ROWS)
     norms = torch.cat([encoder.embed(ids).norm(dim=-1).cpu() for ids in parts])
     if not norms.any():
         raise ValueError("every embedding of the text encoder's vocabulary is zero")

@@ -45,7 +45,7 @@ class WordlessEncoder:
 
     width: int = 1
     length: int = 8
-    vocabulary: int = 4
+    vocabulary_size: int = 4
     bos_token_id: int = 1
     eos_token_id: int = 2
     pad_token_id: int = 3

@@ -92,12 +92,12 @@ def test_header_of_a_token_set_is_not_read_beyond_its_limit(tmp_path):
         (["a", "b"], ["{}" + "x" * 2000], "at most 2,000 characters"),
         (["x"] * MAX_CLASSES, ["{}"] * 100, "409,600 prompts"),
         (["a", 3], ["{}"], "got a int"),
-        (["a" + "\u0f73" * 990], ["{}"], "more than 30 marks on one letter"),
-        (["a", "b"], ["{}" + "\u0301\u0316" * 900], "more than 30 marks on one letter"),
+        (["a" + "\u0f73" * 990], ["{}"], "more than 30 combining marks on one letter"),
+        (["a", "b"], ["{}" + "\u0301\u0316" * 900], "more than 30 combining marks on one letter"),
         (
             ["a" + "\u0301\u0316" * 490 + f"{number}" for number in range(MAX_CLASSES)],
             ["{}"],
-            "more than 30 marks on one letter",
+            "more than 30 combining marks on one letter",
         ),
     ],
 )

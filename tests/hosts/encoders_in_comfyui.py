@@ -212,7 +212,7 @@ def fitted(host: Any, classifier: Any, latents: Tensor, labels: Tensor) -> Tenso
     answer is known."""
     from mcti_core.losses import noise_error
 
-    sigmas, noises = classifier._pairs(latents.shape[1:])
+    sigmas, noises = classifier._trials(latents.shape[1:])
     found = latents.clone().requires_grad_()
     optimizer = torch.optim.Adam([found], lr=0.1)
     with host.session("denoiser", gradients=True), torch.enable_grad():

@@ -60,7 +60,7 @@ def compare(parts, theirs, tokens, references) -> dict[str, float]:
 
 def compare_facts(ours, theirs) -> dict[str, float]:
     a, b = ours.text["clip_l"], theirs.text["clip_l"]
-    facts = ("width", "length", "vocabulary", "bos_token_id", "eos_token_id", "pad_token_id")
+    facts = ("width", "length", "vocabulary_size", "bos_token_id", "eos_token_id", "pad_token_id")
     texts = ("a glyph, on paper.", "GLYPH's  (red)", "")
     different = [fact for fact in facts if getattr(a, fact) != getattr(b, fact)]
     different += [text for text in texts if a.tokenize(text) != b.tokenize(text)]
@@ -71,7 +71,7 @@ def compare_facts(ours, theirs) -> dict[str, float]:
     different += ["encoder of the CLIP space"] * (ours.clip.encoder != theirs.clip.encoder)
     if different:
         print(different, file=sys.stderr)
-    ids = torch.arange(a.vocabulary)
+    ids = torch.arange(a.vocabulary_size)
     return {"facts": float(len(different)), "token table": gap(a.embed(ids), b.embed(ids))}
 
 

@@ -146,7 +146,7 @@ def test_embeddings_are_rows_of_the_table_without_gradient(tiny_host):
     encoder = tiny_host.text["clip_l"]
     ids = torch.tensor([[3, 5], [7, 3]])
     assert torch.equal(encoder.embed(ids), encoder.tower.get_input_embeddings().weight[ids])
-    assert encoder.embed(torch.arange(encoder.vocabulary)).shape == (encoder.vocabulary, encoder.width)
+    assert encoder.embed(torch.arange(encoder.vocabulary_size)).shape == (encoder.vocabulary_size, encoder.width)
 
 
 def test_the_codec_takes_and_gives_zero_to_one(kl_model):

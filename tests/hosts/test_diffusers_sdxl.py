@@ -310,11 +310,11 @@ def test_the_diffusion_classifier_scores_the_noise_errors(plain):
     }
     tokens, latents = TokenSet(("a", "b"), vectors), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     classifier = DiffusionClassifier(plain, tokens, num_trials=6, alpha=0)
-    sigmas, noises = classifier._pairs(latents.shape[1:])
+    sigmas, noises = classifier._trials(latents.shape[1:])
     errors = torch.zeros(1, 2)
     with torch.no_grad():
         for label in range(2):
-            one = {n: each.rows(torch.full((6,), label)) for n, each in classifier.text.items()}
+            one = {n: each.rows(torch.full((6,), label)) for n, each in classifier.conditioning.items()}
             clean = latents.expand(6, -1, -1, -1)
             estimate = plain.denoiser.denoise(plain.denoiser.noised(clean, noises, sigmas), sigmas, one)
             errors[0, label] = ((clean - estimate) / sigmas.view(-1, 1, 1, 1)).square().mean()

@@ -101,7 +101,7 @@ def test_nothing_is_changed_for_good(found):
     assert found["different"] == []
 
 
-def test_clip_classifies_by_its_own_encoder_or_by_a_twin(family, found):
+def test_clip_classifies_by_the_models_own_encoder_or_by_the_clip_spaces(family, found):
     by_clip = found["by CLIP"]
     assert by_clip["encoder"] == ("clip_l" if "clip_l" in ENCODERS[family] else "clip_twin")
     assert all(moved > 0.01 for moved in by_clip["moved"]["both"].values())

@@ -62,7 +62,7 @@ def test_route_logs_a_wanted_name_that_no_image_has(named):
 
 def test_text_with_very_many_marks_or_labels_takes_no_time(named):
     for what in ("prompt", "wanted", "labels"):
-        assert "more than 30 marks on one letter" in named["slow"][what][0]
+        assert "more than 30 combining marks on one letter" in named["slow"][what][0]
     assert [named["slow"][what][0] for what in ("many", "links", "close")] == ["", "", ""]
     assert all(seconds < 1 for _, seconds in named["slow"].values()), named["slow"]
 

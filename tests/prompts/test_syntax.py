@@ -181,7 +181,7 @@ def test_any_prompt_is_parsed_or_refused(prompt):
         ("(" * 3000, "has a '\\('|50 nested brackets"),
         ("(" * 400 + "{fox}" + ")" * 400, "has more than 50 nested brackets; write weights as"),
         ("{" * 50_000, "has 50,000 characters; write at most 5,000"),
-        ("{fox} a" + "\u0301\u0316" * 2000, "very many marks on one letter; write at most 30"),
+        ("{fox} a" + "\u0301\u0316" * 2000, "very many combining marks on one letter; write at most 30"),
     ],
 )
 def test_prompt_without_end_is_refused_at_once(prompt, message):

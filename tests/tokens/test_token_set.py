@@ -92,7 +92,7 @@ class TestNewTokens:
     @pytest.fixture
     def table(self, tiny_host):
         encoder = tiny_host.text["clip_l"]
-        return encoder.embed(torch.arange(encoder.vocabulary))
+        return encoder.embed(torch.arange(encoder.vocabulary_size))
 
     @staticmethod
     def made(host, init, classes=2, num_vectors=2, seed=0):

@@ -6,7 +6,7 @@ import torch
 from torch.nn import Parameter
 
 from mcti_core.distributed import SINGLE_PROCESS
-from mcti_core.tokens.encoders import CLIP_TWIN
+from mcti_core.tokens.encoders import CLIP_FOR_CLASSIFYING
 from mcti_core.training.adaptive_gamma import AdaptiveGamma
 from mcti_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mcti_core.training.config import TrainConfig
@@ -64,13 +64,16 @@ def test_gamma_is_the_ratio_of_the_averaged_norms():
 
 
 def test_gamma_is_one_where_the_terms_have_no_vector_in_common():
-    """As with a twin, which only the classification term reaches."""
-    vectors = {"t5xxl": Parameter(torch.tensor([3.0])), CLIP_TWIN: Parameter(torch.tensor([1.0]))}
-    terms = {"reconstruction": vectors["t5xxl"].square().sum(), "classification": vectors[CLIP_TWIN].exp().sum()}
+    """As with vectors for classifying, which only the classification term reaches."""
+    vectors = {"t5xxl": Parameter(torch.tensor([3.0])), CLIP_FOR_CLASSIFYING: Parameter(torch.tensor([1.0]))}
+    terms = {
+        "reconstruction": vectors["t5xxl"].square().sum(),
+        "classification": vectors[CLIP_FOR_CLASSIFYING].exp().sum(),
+    }
     AdaptiveGamma(0.7, "cpu").backward(terms, 1.0, vectors, SINGLE_PROCESS)
     assert float(terms["gamma"]) == 1.0
     assert vectors["t5xxl"].grad.tolist() == [6.0]
-    assert torch.allclose(vectors[CLIP_TWIN].grad, torch.tensor([1.0]).exp())
+    assert torch.allclose(vectors[CLIP_FOR_CLASSIFYING].grad, torch.tensor([1.0]).exp())
 
 
 def test_classification_that_fades_lifts_gamma_a_hundredfold_at_most():

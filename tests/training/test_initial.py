@@ -43,7 +43,7 @@ def test_new_tokens_start_at_a_word(tiny_host):
 
 
 def test_new_tokens_of_the_vocabularys_mean_or_deviation(tiny_host):
-    table = tiny_host.text["clip_l"].embed(torch.arange(tiny_host.text["clip_l"].vocabulary))
+    table = tiny_host.text["clip_l"].embed(torch.arange(tiny_host.text["clip_l"].vocabulary_size))
     mean = new_tokens(tiny_host, ["a", "b"], initializer_token="mean").vectors["clip_l"]
     assert torch.allclose(mean, table.mean(0).expand(2, 1, -1), atol=1e-6)
     labels = [f"class {i}" for i in range(400)]

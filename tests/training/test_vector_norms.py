@@ -13,7 +13,7 @@ class Table:
     """A text encoder of which only the embeddings are read."""
 
     def __init__(self, norms):
-        self.vocabulary, self.norms, self.most = len(norms), torch.tensor(norms), 0
+        self.vocabulary_size, self.norms, self.most = len(norms), torch.tensor(norms), 0
 
     def embed(self, ids):
         self.most = max(self.most, len(ids))

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import HostError
-from ...tokens.encoders import CLIP_TWIN
+from ...tokens.encoders import CLIP_FOR_CLASSIFYING
 from ..clip_preprocess import clip_preprocess
 from .text import ComfyTextEncoder, text_encoders
 
-__all__ = ["ClipFile", "ComfyClipSpace", "clip_space_for", "clip_twin_of", "load_clip_file"]
+__all__ = ["ClipFile", "ComfyClipSpace", "clip_for_classifying", "clip_space_for", "load_clip_file"]
 
 _ADVICE = (
     "for Stable Diffusion 1.x and SDXL take model.safetensors of openai/clip-vit-large-patch14, for 2.x of "
@@ -130,7 +130,7 @@ def clip_space_for(file: ClipFile, encoders: Mapping[str, ComfyTextEncoder], dev
     return ComfyClipSpace(file, name, device)
 
 
-def clip_twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, ComfyClipSpace]:
+def clip_for_classifying(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder, ComfyClipSpace]:
     """The file's own text tower, and its CLIP space, for a model without CLIP among its text encoders.
 
     Raises:
@@ -139,7 +139,7 @@ def clip_twin_of(file: ClipFile, device: torch.device) -> tuple[ComfyTextEncoder
     towers = [each for each in text_encoders(file.text_tower, device).values() if isinstance(each, ComfyTextEncoder)]
     if len(towers) != 1 or towers[0].width != file.text_projection.shape[1]:
         raise HostError(f"ComfyUI loads no fitting text tower from {file.name}; {_ADVICE}")
-    return towers[0], ComfyClipSpace(file, CLIP_TWIN, device)
+    return towers[0], ComfyClipSpace(file, CLIP_FOR_CLASSIFYING, device)
 
 
 def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -151,7 +151,7 @@ def _some_rows(weights: Mapping[str, Tensor]) -> dict[int, Tensor]:
 
 
 def _similarity(rows: Mapping[int, Tensor], encoder: ComfyTextEncoder) -> float:
-    ids = [i for i in rows if i < encoder.vocabulary]
+    ids = [i for i in rows if i < encoder.vocabulary_size]
     if not ids:
         return 0.0 if rows else 1.0
     return float(F.cosine_similarity(torch.stack([rows[i] for i in ids]), encoder.embed(torch.tensor(ids))).mean())

@@ -65,17 +65,17 @@ class ComfyDenoiser:
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return self._sampling.noise_scaling(sigma, noise, latents)
 
-    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, Any]) -> Tensor:
+    def denoise(self, noised: Tensor, sigma: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
         dtype = self._model.manual_cast_dtype or self._model.get_dtype()
-        text, unscale = scale_gradients(text, dtype)
+        conditioning, unscale = scale_gradients(conditioning, dtype)
         noised = noised.unflatten(1, (-1, *[1] * self._frames))  # (B, c, 1, h, w) of videos
-        conditioning = text.get(WHOLE_PROMPT)
-        if isinstance(conditioning, Conditioning):
+        prompts = conditioning.get(WHOLE_PROMPT)
+        if isinstance(prompts, Conditioning):
             # one prompt at a time, as ComfyUI does: its masks and lengths are not always right for several prompts
-            rows = [self._conditions(noised[i : i + 1], **conditioning.single(i)) for i in range(len(noised))]
+            rows = [self._conditions(noised[i : i + 1], **prompts.single(i)) for i in range(len(noised))]
             groups, within = _batchable_groups(rows), out_of_place if torch.is_grad_enabled() else nullcontext
         else:
-            rows, groups, within = [self._conditions(noised, **_combined_towers(text))], [[0]], nullcontext
+            rows, groups, within = [self._conditions(noised, **_combined_towers(conditioning))], [[0]], nullcontext
         with within():
             if len(groups) == 1:
                 estimate = self._apply(noised, sigma, rows)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ...errors import HostError
-from ...tokens.encoders import CLIP_TWIN
+from ...tokens.encoders import CLIP_FOR_CLASSIFYING
 from ..base import ClipSpace, Host
-from .clip_space import ClipFile, clip_space_for, clip_twin_of
+from .clip_space import ClipFile, clip_for_classifying, clip_space_for
 from .codec import ComfyCodec
 from .denoiser import ComfyDenoiser
 from .model_fingerprint import model_fingerprint
@@ -53,9 +53,9 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
         patchers["clip"] = clip_file.vision.patcher
         fingerprints.append(model_fingerprint(clip_file.vision.patcher, clip_file.vision.dtype))
         if not towers:
-            encoders[CLIP_TWIN], space = clip_twin_of(clip_file, device)
-            patchers[CLIP_TWIN] = clip_file.text_tower.patcher
-            fingerprints.append(model_fingerprint(patchers[CLIP_TWIN]))
+            encoders[CLIP_FOR_CLASSIFYING], space = clip_for_classifying(clip_file, device)
+            patchers[CLIP_FOR_CLASSIFYING] = clip_file.text_tower.patcher
+            fingerprints.append(model_fingerprint(patchers[CLIP_FOR_CLASSIFYING]))
     residency = Residency(patchers)
     codec = None if model is None or vae is None else ComfyCodec(vae, model.model.latent_format, residency)
     family = "the checkpoint" if model is None else type(model.model.model_config).__name__
@@ -63,7 +63,7 @@ def comfy_host(clip: Any, model: Any = None, vae: Any = None, clip_file: ClipFil
     title = getattr(clip.cond_stage_model, "title", family)
     path = checkpoint_file(clip.patcher if model is None else model)
     return Host(
-        text=encoders,  # type: ignore[arg-type]
+        text=encoders,  # type: ignore[arg-type] # with prompts, token tables suffice (see Host.text)
         prompts=None if has_only_clip_towers(clip) else ComfyPromptEncoder(clip, widths, device),
         denoiser=denoiser,
         codec=codec,

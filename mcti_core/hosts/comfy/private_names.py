@@ -1,7 +1,8 @@
-"""All private names of ComfyUI that this pack needs, that is, names outside of ComfyUI's documented node API.
+"""Private names of ComfyUI that this pack needs, that is, names outside of ComfyUI's documented node API: those of its modules, and
+the attributes of its model patchers and operations.
 
 They are checked before a training or a classification uses ComfyUI's models, so that a missing name gives an error and not a
-wrong number later. The host tests passed with them in the given versions.
+wrong number later. Attributes of its text encoders and tokenizers are used in ``text.py`` and ``prompt_tokens.py``, unchecked.
 """
 
 from __future__ import annotations

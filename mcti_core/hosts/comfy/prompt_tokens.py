@@ -27,11 +27,11 @@ from ...errors import TokenError, listed
 from ...escaping import escaped
 from ...files.limits import MAX_MARKS, has_many_marks
 from ...files.writing import write_atomically
-from ...tokens.encoders import CLIP_TWIN, describe_encoders
+from ...tokens.encoders import CLIP_FOR_CLASSIFYING, describe_encoders
 from ...tokens.names import index_of
 from ...tokens.references import EMBEDDING, LOOSE_WEIGHT, SUFFIXES, known_forms, names_as_words, nearest, reference_at
 from ...tokens.token_set import TokenSet
-from .text import text_encoders, tokenizer_places
+from .text import text_encoders, tokenizer_attributes
 
 __all__ = ["clip_with_tokens"]
 
@@ -45,15 +45,15 @@ _LOG = logging.getLogger(__name__)
 def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
     """A CLIP on the same weights whose tokenizers know the tokens; the given CLIP does not change.
 
-    A token is written as its name or its class's label, in any case and composition of letters, also in quotes or with a
-    file suffix. Other names are searched where the given CLIP searches: in ComfyUI's embeddings folder, or among tokens added
+    In prompts a token may be given by its name or its class's label, in any case and Unicode normal form, also in quotes or
+    with a file suffix. Other names are searched where the given CLIP searches: in ComfyUI's embeddings folder, or among tokens added
     before. If two sets share a name, the set added last is used, and a warning lists these names.
 
     Raises:
         TokenError: the tokens are for other text encoders.
     """
     encoders = text_encoders(clip, clip.patcher.load_device)
-    token_widths = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items() if name != CLIP_TWIN}
+    token_widths = {name: vectors.shape[-1] for name, vectors in tokens.vectors.items() if name != CLIP_FOR_CLASSIFYING}
     clip_widths = {name: encoder.width for name, encoder in encoders.items()}
     if token_widths != clip_widths:
         such_as = f", such as {listed([tokens.base_model])}" if tokens.base_model else ""
@@ -62,18 +62,18 @@ def clip_with_tokens(clip: Any, tokens: TokenSet) -> Any:
             f"CLIP of a checkpoint of their family{such_as}"
         )
     files = _TokenFiles(tokens)
-    places = [place for key, place in tokenizer_places(clip.tokenizer).items() if key in tokens.vectors]
-    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, places[0]), "mcti_files", ()), clip_widths)
+    attributes = [name for key, name in tokenizer_attributes(clip.tokenizer).items() if key in tokens.vectors]
+    _warn_replaced(tokens, getattr(getattr(clip.tokenizer, attributes[0]), "mcti_files", ()), clip_widths)
     copied_clip = clip.clone()
     copied_clip.tokenizer = copy.copy(clip.tokenizer)
-    for place in places:
-        tokenizer = copy.copy(getattr(clip.tokenizer, place))
+    for attribute in attributes:
+        tokenizer = copy.copy(getattr(clip.tokenizer, attribute))
         if not isinstance(tokenizer, _TokenizerWithTokens):
             tokenizer.__class__ = type(type(tokenizer).__name__, (_TokenizerWithTokens, type(tokenizer)), {})
-        tokenizer.mcti_files, tokenizer.mcti_logs = (files, *tokenizer.mcti_files), place == places[0]
+        tokenizer.mcti_files, tokenizer.mcti_warns = (files, *tokenizer.mcti_files), attribute == attributes[0]
         before = tokenizer.embedding_directory or []
         tokenizer.embedding_directory = [str(files.folder), *([before] if isinstance(before, str) else before)]
-        setattr(copied_clip.tokenizer, place, tokenizer)
+        setattr(copied_clip.tokenizer, attribute, tokenizer)
     return copied_clip
 
 
@@ -110,7 +110,7 @@ class _TokenFiles:
         self._id = digest.hexdigest()[:16]
         self.folder = Path(folder_paths.get_temp_directory()) / f"{_FILE_PREFIX}tokens-{self._id}"
 
-    def with_file_names(self, text: str, logs: bool) -> str:
+    def with_file_names(self, text: str, warns: bool) -> str:
         """The prompt with each token's name replaced by its file's name between spaces."""
         parts, done = [], 0
         for found in EMBEDDING.finditer(text):
@@ -122,7 +122,7 @@ class _TokenFiles:
             file = f"embedding:{self._file(reference.class_index)}"
             parts.append(f"{' ' if before.strip() else ''}{file}{' ' if behind.strip() else ''}")
             done = reference.end
-            if logs and LOOSE_WEIGHT.match(text, done):
+            if warns and LOOSE_WEIGHT.match(text, done):
                 name = self.tokens.names[reference.class_index]
                 _LOG.warning(
                     "a prompt has a weight after embedding:%s without brackets; write (embedding:%s:1.2)", name, name
@@ -143,27 +143,27 @@ class _TokenizerWithTokens:
     """A tokenizer of ComfyUI with sets of tokens; the set added last takes precedence."""
 
     mcti_files: tuple[_TokenFiles, ...] = ()
-    mcti_logs = False
-    """Whether it logs unknown names; only one tokenizer of a CLIP does."""
+    mcti_warns = False
+    """Whether it warns about unknown names; only one tokenizer of a CLIP does."""
     embedding_directory: list[str]
 
     def tokenize_with_weights(self, text: str, *arguments: Any, **options: Any) -> Any:
         if has_many_marks(text):
-            raise TokenError(f"a prompt puts more than {MAX_MARKS} marks on one letter; shorten it")
+            raise TokenError(f"a prompt puts more than {MAX_MARKS} combining marks on one letter; shorten it")
         if EMBEDDING.search(text):
             text = unicodedata.normalize("NFC", text)  # as CLIP's tokenizers do anyway
             for files in self.mcti_files:
-                text = files.with_file_names(text, self.mcti_logs)
+                text = files.with_file_names(text, self.mcti_warns)
             text = _NAMELESS.sub("", text)
-        if self.mcti_logs:
-            self._log_others(text)
+        if self.mcti_warns:
+            self._warn_about_unresolved_names(text)
         rows = super().tokenize_with_weights(text, *arguments, **options)  # type: ignore[misc]
         return [
             [(e[0].as_subclass(_Vector) if isinstance(e[0], Tensor) else e[0], *e[1:]) for e in row] for row in rows
         ]
 
-    def _log_others(self, text: str) -> None:
-        """Log unknown names that are close to a token's, and names without ``embedding:``."""
+    def _warn_about_unresolved_names(self, text: str) -> None:
+        """Warn about unknown names that are close to a token's, and names without ``embedding:``."""
         no_forms = known_forms((), ())
         names = (reference_at(text, found.end(), (), (), no_forms).name for found in EMBEDDING.finditer(text))
         for name in islice(dict.fromkeys(names), _MAX_COMPARED_NAMES):

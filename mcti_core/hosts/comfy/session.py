@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from torch import nn
 
-from ...tokens.encoders import CLIP_TWIN
+from ...tokens.encoders import CLIP_FOR_CLASSIFYING
 from ..checkpointing import checkpointed
 from ..patching import patched
 from .failed_transfers import failed_transfers_forgotten
@@ -31,7 +31,7 @@ class Residency:
     """The ComfyUI models that are currently needed, over nested sessions.
 
     Args:
-        patchers: ComfyUI's ``ModelPatcher`` of each part: "text", "denoiser", "clip", and ``CLIP_TWIN``, which is loaded with "text".
+        patchers: ComfyUI's ``ModelPatcher`` of each part: "text", "denoiser", "clip", and ``CLIP_FOR_CLASSIFYING``, which is loaded with "text".
     """
 
     def __init__(self, patchers: Mapping[str, Any]):
@@ -44,7 +44,7 @@ class Residency:
     @contextmanager
     def session(self, *parts: str, gradients: bool = False, checkpointing: bool = False) -> Iterator[None]:
         """``hosts.base.Session``. The codec is not a part, since ComfyUI's VAE loads itself."""
-        part_names = frozenset((*parts, *([CLIP_TWIN] if "text" in parts else []))) & self._patchers.keys()
+        part_names = frozenset((*parts, *([CLIP_FOR_CLASSIFYING] if "text" in parts else []))) & self._patchers.keys()
         loaded, trained, saved = self._needed()
         self._open.append((part_names, gradients, checkpointing))
         try:

@@ -19,7 +19,7 @@ from ..patching import patched
 from .out_of_place import out_of_place
 from .private_names import is_paged
 
-__all__ = ["ComfyTextEncoder", "ComfyTokenTable", "has_only_clip_towers", "text_encoders", "tokenizer_places"]
+__all__ = ["ComfyTextEncoder", "ComfyTokenTable", "has_only_clip_towers", "text_encoders", "tokenizer_attributes"]
 
 _COMBINATIONS = ({"clip_l"}, {"clip_h"}, {"clip_l", "clip_g"})
 
@@ -30,7 +30,7 @@ def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTokenTable]
     Raises:
         HostError: the CLIP has no encoder, or one whose tokenizer reads no embedding files.
     """
-    keys = {place: key for key, place in tokenizer_places(clip.tokenizer).items()}
+    keys = {attribute: key for key, attribute in tokenizer_attributes(clip.tokenizer).items()}
     encoders: dict[str, ComfyTokenTable] = {}
     for name, part in clip.cond_stage_model.named_children():
         key = keys.get(name, name if name in keys.values() else None)
@@ -46,9 +46,11 @@ def text_encoders(clip: Any, device: torch.device) -> dict[str, ComfyTokenTable]
     return encoders
 
 
-def tokenizer_places(tokenizer: Any) -> dict[str, str]:
-    """Attributes of a CLIP's tokenizer that are tokenizers, by the name that they look up in embedding files."""
-    return {part.embedding_key: place for place, part in vars(tokenizer).items() if isinstance(part, SDTokenizer)}
+def tokenizer_attributes(tokenizer: Any) -> dict[str, str]:
+    """Names of the attributes of a CLIP's tokenizer that are tokenizers, by the key that they look up in embedding files."""
+    return {
+        part.embedding_key: attribute for attribute, part in vars(tokenizer).items() if isinstance(part, SDTokenizer)
+    }
 
 
 def has_only_clip_towers(clip: Any) -> bool:
@@ -68,8 +70,8 @@ class ComfyTokenTable:
 
     def __init__(self, clip: Any, name: str, model: Any, device: torch.device):
         self.name, self.device, self._model, self._patcher = name, device, model, clip.patcher
-        self._tokenizer: Any = getattr(clip.tokenizer, tokenizer_places(clip.tokenizer)[name])
-        self.vocabulary, self.width = self._table.weight.shape
+        self._tokenizer: Any = getattr(clip.tokenizer, tokenizer_attributes(clip.tokenizer)[name])
+        self.vocabulary_size, self.width = self._table.weight.shape
 
     def tokenize(self, text: str) -> list[int]:
         tokenizer = self._tokenizer

@@ -104,7 +104,7 @@ class ClipTextEncoder:
     def __init__(self, tower: nn.Module, tokenizer: Any, *, penultimate: bool = False):
         self.tower, self.tokenizer, self.penultimate = tower, tokenizer, penultimate
         self.table: nn.Embedding = tower.get_input_embeddings()  # type: ignore[operator]
-        self.vocabulary, self.width = self.table.weight.shape
+        self.vocabulary_size, self.width = self.table.weight.shape
         self.length = int(tower.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
         self.bos_token_id, self.eos_token_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self.pad_token_id = int(tokenizer.pad_token_id)
@@ -145,20 +145,20 @@ class UNetDenoiser:
     def noised(self, latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         return latents + noise * sigma.view(-1, 1, 1, 1)
 
-    def denoise(self, noised: Tensor, sigma: Tensor, text: Mapping[str, TextFeatures]) -> Tensor:
+    def denoise(self, noised: Tensor, sigma: Tensor, conditioning: Mapping[str, TextFeatures]) -> Tensor:
         s = sigma.view(-1, 1, 1, 1)
         scaled = noised / (s.square() + 1).sqrt()  # x_t of DDPM: sqrt(alpha_bar) * x
         step = (self._log_sigmas[None] - sigma.log()[:, None]).abs().argmin(1)
-        text, unscale = scale_gradients(text, self.dtype)
-        context = torch.cat([features.context for features in text.values()], dim=-1).to(self.dtype)
-        added = self.added(noised, text)
+        conditioning, unscale = scale_gradients(conditioning, self.dtype)
+        context = torch.cat([features.context for features in conditioning.values()], dim=-1).to(self.dtype)
+        added = self.added(noised, conditioning)
         output = self.unet(scaled.to(self.dtype), step, encoder_hidden_states=context, added_cond_kwargs=added).sample
         output = unscale(output)
         if self.prediction == "epsilon":
             return noised - s * output
         return scaled / (s.square() + 1).sqrt() - output * s / (s.square() + 1).sqrt()  # x0 = alpha * x_t - sigma_t * v
 
-    def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor] | None:
+    def added(self, noised: Tensor, conditioning: Mapping[str, TextFeatures]) -> dict[str, Tensor] | None:
         """Inputs of the UNet beside time and context."""
         return None
 
@@ -181,8 +181,8 @@ class SDXLDenoiser(UNetDenoiser):
         super().__init__(unet, scheduler)
         self.downscale = downscale
 
-    def added(self, noised: Tensor, text: Mapping[str, TextFeatures]) -> dict[str, Tensor]:
-        (pooled,) = (features.pooled for features in text.values() if features.pooled is not None)
+    def added(self, noised: Tensor, conditioning: Mapping[str, TextFeatures]) -> dict[str, Tensor]:
+        (pooled,) = (features.pooled for features in conditioning.values() if features.pooled is not None)
         height, width = (side * self.downscale for side in noised.shape[-2:])
         # for an image without resizing and cropping: original size, crop, target size
         sizes = on_device(torch.tensor([height, width, 0, 0, height, width]), noised.device)
