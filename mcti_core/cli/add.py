@@ -4,51 +4,29 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from ..data.near_duplicates import example_names
 from ..errors import ConfigError
 from ..escaping import escaped
-from ..tokens.names import index_of
+from ..files.output_lock import lock_output
+from ..files.writing import refuse_to_replace
+from ..tokens.io import load_tokens
+from ..tokens.names import index_of, safe_names
+from ..tokens.ops import select
+from ..tokens.token_set import TokenSet
 from ..training.errors import TrainingError
-from . import argument_types as types
+from ..training.extend import add_classes, describe_learned_before, new_labels
 from .console import INTERRUPTED, progress_bar, say
-from .option_checks import check_new_tokens
-from .options import add_model, add_output_dir, examples_of, features_of, host_of
+from .options import check_new_tokens, examples_of, features_of, host_of
+from .signals import signals_as_keyboard_interrupt
 from .train import config_for
-from .train_arguments import add_reading, add_steps
 from .train_outputs import OUTCOMES, UNFINISHED, check_outputs, outputs_of, write_tokens
 
-if TYPE_CHECKING:
-    from ..tokens.token_set import TokenSet
-
-__all__ = ["add_add", "run_add"]
-
-
-def add_add(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti add``."""
-    option = command.add_argument
-    option("folder", type=types.path, help="one folder of images per new class; existing classes are allowed too")
-    option("--tokens", type=types.path, required=True, help="the token set: the file, or its folder")
-    add_output_dir(command, "folder for the new tokens.safetensors and embeddings/")
-    option("--replace", action="store_true", help="retrain classes that the set already has")
-    add_model(command)
-    add_steps(command)
-    add_reading(command)
-    # these settings come from the set
-    command.set_defaults(direction=None, pooling=None, templates=None, template=None)
+__all__ = ["run_add"]
 
 
 def run_add(arguments: argparse.Namespace) -> int:
     """Train only the new classes. Learned tokens are saved even if the training is interrupted or fails."""
-    from ..data.near_duplicates import example_names
-    from ..files.output_lock import lock_output
-    from ..files.writing import refuse_to_replace
-    from ..tokens.io import load_tokens
-    from ..tokens.names import safe_names
-    from ..tokens.ops import select
-    from ..training.extend import add_classes, describe_learned_before, new_labels
-    from .signals import signals_as_keyboard_interrupt
-
     before = tokens = load_tokens(arguments.tokens)
     dataset = examples_of(arguments, min_classes=1)
     if arguments.replace:

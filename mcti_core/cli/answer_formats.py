@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.label_table import csv_lines
 from ..escaping import escaped
+from ..files.writing import write_own
 
 __all__ = ["is_answer_table", "json_line", "write_answer_table"]
 
@@ -40,8 +42,6 @@ def write_answer_table(records: Iterable[Mapping[str, Any]], top: int, path: Pat
     Raises:
         FileError: a foreign file is there.
     """
-    from ..data.label_table import csv_lines
-    from ..files.writing import write_own
 
     def write(file: Path) -> None:
         more = [f"{name}_{place}" for place in range(2, top + 1) for name in ("label", "confidence")]

@@ -10,75 +10,32 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from .. import __version__
+from ..distributed import DistributedContext
 from ..errors import ConfigError, MCTIError
 from ..escaping import escaped
-from . import argument_types as types
+from ..evaluation.cells import RUNS, Cell, all_cells, measure
+from ..evaluation.costs import Cost, cost_of, measured_rates
+from ..evaluation.data_sets import DATA_SETS, ImageSet, load_folder, load_known, split_by_thirds
+from ..evaluation.results import Results, merge_parts, part_path, parts_of, read_results
+from ..evaluation.tables import comparison, plot, report
+from ..evaluation.tasks import Protocol, Task, prepared
+from ..files.output_lock import lock_output
+from ..files.provenance import TEXT_MARK, check_outputs, is_marked, write_png, write_text
+from ..files.writing import delete_own
+from ..hosts.base import Host
+from ..pocket.characters import character_dataset
+from ..pocket.digits import digit_dataset
+from ..pocket.textures import texture_dataset
+from .arguments import BUILT_IN, METHODS
 from .console import progress_bar, say
-from .option_checks import check_new_tokens
-from .options import add_model, config_of, hflip_of, host_of, processes_of
-from .train_arguments import add_training
+from .options import check_new_tokens, config_of, hflip_of, host_of, processes_of
 
-if TYPE_CHECKING:
-    from ..distributed import DistributedContext
-    from ..evaluation.cells import Cell
-    from ..evaluation.costs import Cost
-    from ..evaluation.data_sets import ImageSet
-    from ..evaluation.results import Results
-    from ..evaluation.tasks import Protocol, Task
-    from ..hosts.base import Host
-
-__all__ = ["BUILT_IN", "add_benchmark", "run_benchmark"]
-
-BUILT_IN = ("digits", "characters", "textures")
-METHODS = ("reference", "baselines", "ti", "mcti", "released")
-"""Names of ``evaluation.cells.RUNS`` on the command line, in the same order."""
-
-
-def add_benchmark(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti benchmark``."""
-    option = command.add_argument
-    files = "folder for results.json, table.md and plot.png; after an interruption the same command resumes from it"
-    option("--output-dir", "-o", type=types.folder_path, required=True, help=files)
-    option("--restart", action="store_true", help="discard the results in --output-dir and start over")
-    option("--dry-run", action="store_true", help="only print the cost estimate")
-    option("--compare", type=types.path, metavar="FILE", help="another results.json to print the differences to")
-    option = command.add_argument_group("data").add_argument
-    names = (
-        "flowers102, imagenet, food101, pets, aircraft, cars, ucf101, eurosat, dtd, caltech101, stl10, cifar10; the built-in digits, "
-        "characters and textures; or folders of class folders (default: the built-in ones; with --model, the twelve others)"
-    )
-    option("--data-sets", type=types.path_text, nargs="+", metavar="NAME", help=names)
-    option("--data", type=types.path, help="folder of the data sets, in torchvision's layout")
-    option("--download", action="store_true", help="download missing data sets into --data, if torchvision can")
-    option = command.add_argument_group("protocol").add_argument
-    option("--shots", type=types.count, nargs="+", default=[1, 2, 4, 8], help="examples per class")
-    option("--seeds", type=types.count, default=3, help="number of random choices of the examples")
-    option("--first-seed", type=types.seed, default=0, help="first seed; the others follow it")
-    methods = "reference: CLIP zero-shot with names, and measures of real images; baselines: classifiers without tokens"
-    option("--methods", choices=METHODS, nargs="+", default=list(METHODS), help=methods)
-    option("--max-classes", type=types.whole(2), help="random classes per data set (default: all)")
-    option("--max-queries", type=types.count, help="random test images per class (default: all)")
-    pool = "training images per class to draw the examples from, and to train the judge of drawings on"
-    option("--pool", type=types.count, default=32, help=pool)
-    option("--diffusion-queries", type=types.whole(0), default=100, help="test images of the diffusion classifier")
-    trials = "maximum number of pairs of noise level and noise of the diffusion classifier"
-    option("--num-trials", type=types.count, default=64, help=trials)
-    option("--drawings", type=types.whole(0), default=4, help="generated images per class")
-    option("--drawing-steps", type=types.count, default=25, help="denoising steps per drawing")
-    option("--released-steps", type=types.count, default=3100, help="steps per class of MC-TI as released")
-    add_model(command)
-    add_training(command)
+__all__ = ["run_benchmark"]
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
-    from ..evaluation.results import parts_of, read_results
-    from ..evaluation.tables import comparison, plot, report
-    from ..files.output_lock import lock_output
-    from ..files.provenance import TEXT_MARK, check_outputs, is_marked, write_png, write_text
-    from ..files.writing import delete_own
-
     _check_matplotlib()
     other = None if arguments.compare is None else read_results(arguments.compare)
     outputs = file, table, picture = [arguments.output_dir / name for name in ("results.json", "table.md", "plot.png")]
@@ -114,11 +71,6 @@ def _check_matplotlib() -> None:
 
 def _benchmark(arguments: argparse.Namespace, file: Path, processes: DistributedContext) -> Results:
     """Measure the missing cells, and save the results after each."""
-    from ..evaluation.cells import RUNS, Cell, all_cells, measure
-    from ..evaluation.costs import cost_of, measured_rates
-    from ..evaluation.results import Results, merge_parts, part_path
-    from ..evaluation.tasks import Protocol
-
     host, base = host_of(arguments, processes), config_of(arguments)
     check_new_tokens(host, base, arguments.num_vectors, arguments.initializer_token)
     options = {name: getattr(arguments, name) for name in Protocol.__dataclass_fields__ if hasattr(arguments, name)}
@@ -170,9 +122,6 @@ def _tasks(
     arguments: argparse.Namespace, host: Host, protocol: Protocol, processes: DistributedContext
 ) -> tuple[dict[str, Task], dict[str, str]]:
     """Data sets that all processes can load, and the reasons for missing ones."""
-    from ..evaluation.data_sets import DATA_SETS
-    from ..evaluation.tasks import prepared
-
     tasks: dict[str, Task] = {}
     missing: dict[str, str] = {}
     if not processes.is_main:
@@ -196,11 +145,6 @@ def _tasks(
 
 
 def _load(name: str, arguments: argparse.Namespace, *, download: bool) -> ImageSet:
-    from ..evaluation.data_sets import DATA_SETS, load_folder, load_known, split_by_thirds
-    from ..pocket.characters import character_dataset
-    from ..pocket.digits import digit_dataset
-    from ..pocket.textures import texture_dataset
-
     if name in BUILT_IN:
         dataset = (digit_dataset, character_dataset, texture_dataset)[BUILT_IN.index(name)]()
         return split_by_thirds(name, dataset.classes, (dataset.images, dataset.labels))
@@ -220,8 +164,6 @@ def _share(costs: dict[Cell, Cost], processes: DistributedContext) -> list[Cell]
 
 
 def _estimate(costs: Iterable[Cost], cells: int, tasks: list[Task], image: float, processes: int) -> str:
-    from ..evaluation.costs import Cost
-
     costs = list(costs)
     images = sum(len(task.pool) + len(task.queries) for task in tasks)
     cost = sum(costs, Cost(images, seconds=images * image))
@@ -234,8 +176,6 @@ def _estimate(costs: Iterable[Cost], cells: int, tasks: list[Task], image: float
 
 def _versions(host: Host) -> dict[str, str]:
     """Model, device and package versions."""
-    from .. import __version__
-
     versions = {"model": host.name, "device": str(host.device)}
     versions |= {"mcti": __version__, "Python": platform.python_version()}
     for name in ("torch", "torchvision", "diffusers", "transformers"):

@@ -9,61 +9,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..classifiers.base import Classifier, Prediction
+from ..classifiers.calibration import calibrated_classifier, check_threshold_examples, resolve_method
+from ..data.image_stream import ImagePaths, default_num_workers, find_image_paths, read_ahead
+from ..distributed import DistributedContext
 from ..errors import ConfigError, ExamplesError, MCTIError, ResumeError, listed
 from ..escaping import escaped
-from . import argument_types as types
+from ..files.output_lock import lock_output
+from ..files.writing import check_writable, refuse_foreign
+from ..hosts.base import Host
+from ..images.reading import load_square
+from ..tokens.io import load_tokens
+from .answer_formats import is_answer_table, json_line, write_answer_table
 from .console import progress_bar, say
-from .curation import add_curation, check_curation, curate, is_curated
-from .options import add_method, add_model, host_of, processes_of
+from .curation import check_curation, curate
+from .option_checks import is_curated
+from .options import host_of, processes_of
+from .results_file import ResultsFile, append_records, read_records, refuse_to_lose
+from .signals import signals_as_keyboard_interrupt
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from ..classifiers.base import Classifier, Prediction
-    from ..data.image_stream import ImagePaths
-    from ..distributed import DistributedContext
-    from ..hosts.base import Host
-    from .results_file import ResultsFile
-
-__all__ = ["add_classify", "classified", "record_of", "run_classify"]
-
-
-def add_classify(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti classify``."""
-    option = command.add_argument
-    option("images", type=types.path, nargs="+", help="images, or folders of images")
-    option("--recursive", action="store_true", help="include images in subfolders")
-    option("--tokens", type=types.path, required=True, help="a token set: the file, or its folder")
-    add_method(command)
-    option("--top", type=types.count, default=1, help="number of classes to report per image")
-    either = command.add_mutually_exclusive_group()
-    unknown = "answer '(unknown)' below a confidence that 95%% of new images of the classes should reach"
-    either.add_argument("--reject-unknown", action="store_true", help=unknown)
-    either.add_argument("--threshold", type=types.confidence, help="answer '(unknown)' below this confidence")
-    option("--json", action="store_true", help="print one JSON object per line")
-    option("--batch-size", type=types.count, default=32, help="images per batch")
-    workers = "threads that read images; by default one per core, at most 8"
-    option("--num-workers", type=types.whole(1, 256), help=workers)
-    group = command.add_argument_group("very many images")
-    written = "write one JSON object per line to this file instead of printing; .csv: also write a table"
-    group.add_argument("--output", "-o", type=types.file_path("answers.jsonl"), help=written)
-    either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="resume an interrupted run from --output")
-    either.add_argument("--restart", action="store_true", help="start over, discarding the answers in --output")
-    add_curation(command)
-    add_model(command)
+__all__ = ["classified", "record_of", "run_classify"]
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
-    from ..files.output_lock import lock_output
-    from ..files.writing import check_writable, refuse_foreign
-    from .answer_formats import is_answer_table
-    from .results_file import refuse_to_lose
-
     if arguments.output is None and (arguments.resume or arguments.restart):
         raise ConfigError("--resume and --restart need --output, the file with the answers")
     table = arguments.output if arguments.output is not None and arguments.output.suffix.lower() == ".csv" else None
@@ -89,13 +63,6 @@ def run_classify(arguments: argparse.Namespace) -> int:
 def _classify(
     arguments: argparse.Namespace, processes: DistributedContext, corrections: Mapping[str, str], table: Path | None
 ) -> int:
-    from ..classifiers.calibration import calibrated_classifier, check_threshold_examples
-    from ..data.image_stream import find_image_paths
-    from ..tokens.io import load_tokens
-    from .answer_formats import write_answer_table
-    from .results_file import read_records
-    from .signals import signals_as_keyboard_interrupt
-
     tokens = load_tokens(arguments.tokens)
     if arguments.reject_unknown:
         check_threshold_examples(tokens)
@@ -121,8 +88,6 @@ def classified(
     classifier: Classifier, batches: Iterable[list[tuple[str, Tensor | ExamplesError]]], top: int
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
     """Replace each image, (3, H, W) of one size, in the batches of ``read_ahead`` by its prediction; errors are kept."""
-    import torch
-
     for batch in batches:
         images = [image for _, image in batch if isinstance(image, torch.Tensor)]
         answers = iter(classifier(torch.stack(images), top=top) if images else ())
@@ -133,9 +98,6 @@ def _answers(
     paths: Iterable[str], host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: int = 1
 ) -> Iterator[list[tuple[str, Prediction | ExamplesError]]]:
     """Batches of (path, prediction or error), in order. ``processes``: number of processes on this machine."""
-    from ..data.image_stream import default_num_workers, read_ahead
-    from ..images.reading import load_square
-
     num_workers = arguments.num_workers or default_num_workers(processes)
     images = read_ahead(paths, arguments.batch_size, partial(load_square, size=host.image_size), num_workers)
     return classified(classifier, images, arguments.top)
@@ -145,8 +107,6 @@ def _print(
     names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace
 ) -> tuple[int, list[dict[str, Any]]]:
     """Print the answers. Returns the exit code and, for curation, the records."""
-    from .answer_formats import json_line
-
     failed, records, curated = 0, list[dict[str, Any]](), is_curated(arguments)
     for batch in _answers(names, host, classifier, arguments):
         for path, answer in batch:
@@ -168,8 +128,6 @@ def _write(
     names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace, processes: DistributedContext
 ) -> int:
     """Classify the remaining images, split among the processes; the main process joins their files. Returns the exit code."""
-    from .results_file import ResultsFile, append_records
-
     results, size = ResultsFile(arguments.output, _identity(names, host, classifier, arguments)), arguments.batch_size
     progress_so_far = _answered_so_far(results, names, resume=arguments.resume) if processes.is_main else None
     # the main process decides, because a shared folder may be out of date on other machines
@@ -224,8 +182,6 @@ def record_of(path: str, answer: Prediction | MCTIError) -> dict[str, Any]:
 
 def _identity(names: ImagePaths, host: Host, classifier: Classifier, arguments: argparse.Namespace) -> dict[str, str]:
     """Everything that the answers depend on; it must not change when a run is resumed."""
-    from ..classifiers.calibration import resolve_method
-
     return {
         "set of tokens": hashlib.sha256(arguments.tokens.read_bytes()).hexdigest(),
         "model": f"{host.name} {host.fingerprint}",

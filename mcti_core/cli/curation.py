@@ -1,4 +1,4 @@
-"""Sort, caption and review classified images; ``mcti undo``."""
+"""Sort, caption and review classified images."""
 
 from __future__ import annotations
 
@@ -7,57 +7,32 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from ..data.dataset import FewShotDataset
+from ..data.feature_cache import FeatureCache
+from ..data.label_table import read_corrections
+from ..data.sorting import class_folders, free_targets
 from ..errors import counted
 from ..escaping import escaped, without_surrogates
-from . import argument_types as types
+from ..files.output_lock import lock_output
+from ..files.provenance import check_outputs
+from ..files.transfer import transfer
+from ..files.writing import check_writable, write_own
+from ..hosts.base import Host
+from ..tokens.names import find_class, safe_names
+from ..tokens.token_set import UNKNOWN, TokenSet
 from .console import progress_bar, say
-from .options import add_overwriting
+from .review_page import Item, write_review
 
-if TYPE_CHECKING:
-    from ..hosts.base import Host
-    from ..tokens.token_set import TokenSet
-
-__all__ = ["add_curation", "add_undo", "check_curation", "curate", "is_curated", "run_undo"]
+__all__ = ["check_curation", "curate"]
 
 _MAX_REVIEWED = 1000
 """Maximum number of images on the review page."""
 _NUM_NEIGHBOURS = 3
 """Number of nearest examples per image."""
-
-
-def add_curation(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("curating a folder", "images classified as '(unknown)' are not changed")
-    either = group.add_mutually_exclusive_group()
-    copies = "copy images to one folder per class inside this folder"
-    either.add_argument("--copy-to", type=types.folder_path, help=copies)
-    either.add_argument("--move-to", type=types.folder_path, help="move images instead; mcti undo moves them back")
-    template = "write a .txt caption per image from this template; {label} and {token} are replaced by the class's own"
-    group.add_argument("--caption", type=_caption_template, help=template)
-    page = "write an HTML page to review and correct the answers, least confident first"
-    group.add_argument("--review", type=types.file_path("review.html"), help=page)
-    nearest = "with --review: class folders; the nearest examples of each image are shown"
-    group.add_argument("--examples", type=types.path, help=nearest)
-    table = "a CSV file with columns image and label; its labels replace the answers"
-    group.add_argument("--corrections", type=types.path, help=table)
-    add_overwriting(command)
-
-
-def add_undo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", type=types.path, help="the undo-NUMBER.json in the folder with the sorted images")
-
-
-def _caption_template(text: str) -> str:
-    """A caption template that contains at least one placeholder."""
-    if "{label}" not in text and "{token}" not in text:
-        raise argparse.ArgumentTypeError(f"must contain {{label}} or {{token}}, got {text[:40]!r}")
-    return text
-
-
-def is_curated(arguments: argparse.Namespace) -> bool:
-    """Whether the options sort, caption or review the images."""
-    return any((arguments.move_to, arguments.copy_to, arguments.caption, arguments.review))
 
 
 def check_curation(arguments: argparse.Namespace) -> dict[str, str]:
@@ -69,10 +44,6 @@ def check_curation(arguments: argparse.Namespace) -> dict[str, str]:
     Raises:
         FileError: a folder cannot be written to, a page already exists, or the corrections cannot be read.
     """
-    from ..data.label_table import read_corrections
-    from ..files.provenance import check_outputs
-    from ..files.writing import check_writable
-
     if root := arguments.move_to or arguments.copy_to:
         check_writable(root)
     if arguments.review:
@@ -115,10 +86,6 @@ def _sort(
     arguments: argparse.Namespace, labels: Mapping[Path, str], captions: Mapping[Path, str], tokens: TokenSet
 ) -> dict[Path, Path]:
     """Move or copy images and write their captions. Returns old path -> new path of moved images."""
-    from ..data.sorting import class_folders, free_targets
-    from ..files.output_lock import lock_output
-    from ..files.transfer import transfer
-
     root, move = arguments.move_to or arguments.copy_to, arguments.move_to is not None
     links = {path for path in labels if move and path.is_symlink()}
     say(f"{counted(len(links), 'link')} not moved; --copy-to copies what links lead to" if links else "")
@@ -147,8 +114,6 @@ def _sort(
 
 def _write_captions(captions: Mapping[Path, str]) -> None:
     """Write captions next to the images; existing captions are kept."""
-    from ..files.writing import write_own
-
     new = {text: caption for path, caption in captions.items() if not os.path.lexists(text := path.with_suffix(".txt"))}
     for path, caption in new.items():
         write_own(path, lambda file, caption=caption: file.write_text(caption, encoding="utf-8"), lambda _: False)  # type: ignore[misc]
@@ -158,8 +123,6 @@ def _write_captions(captions: Mapping[Path, str]) -> None:
 
 def _caption(template: str, label: str, tokens: TokenSet) -> str:
     """The caption, with the template's whitespace collapsed to one line."""
-    from ..tokens.names import find_class, safe_names
-
     index = find_class(label, tokens.labels, tokens.names)
     values = {"label": label, "token": safe_names([label])[0] if index is None else tokens.names[index]}
     caption = " ".join(re.sub(r"\{(label|token)\}", lambda found: values[found[1]], template).split())
@@ -171,9 +134,6 @@ def _review(
     places: Mapping[Path, Path], tokens: TokenSet, host: Host,
 ) -> None:  # fmt: skip
     """Write the review page of the least confident answers."""
-    from ..tokens.token_set import UNKNOWN
-    from .review_page import Item, write_review
-
     shown = sorted(answered, key=lambda path: float(answered[path]["confidence"]))[:_MAX_REVIEWED]
     nearest = _nearest_examples(arguments, [places[path] for path in shown], host)
     items = []
@@ -190,10 +150,6 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
     """Per image, the examples with the most similar image features; none without ``--examples``."""
     if arguments.examples is None or not images:
         return [[] for _ in images]
-    import torch
-
-    from ..data.dataset import FewShotDataset
-    from ..data.feature_cache import FeatureCache
 
     def features(dataset: FewShotDataset, description: str) -> torch.Tensor:
         with progress_bar(description, "image") as progress:
@@ -206,16 +162,3 @@ def _nearest_examples(arguments: argparse.Namespace, images: Sequence[Path], hos
     similarity = features(answered, "images to review") @ features(examples, "examples").T
     nearest = similarity.topk(min(_NUM_NEIGHBOURS, len(examples)), dim=1).indices.tolist()
     return [[path for index in row if isinstance(path := examples.images[index], Path)] for row in nearest]
-
-
-def run_undo(arguments: argparse.Namespace) -> int:
-    """``mcti undo``: revert the sorting of images."""
-    from ..files.output_lock import lock_output
-    from ..files.transfer import undo
-
-    with lock_output(arguments.file.parent, folder=True):
-        done, problems = undo(arguments.file)
-    for problem in problems:
-        say(problem)
-    print(escaped(f"{counted(done, 'file')} put back or removed; {len(problems)} stay"))
-    return 1 if problems else 0

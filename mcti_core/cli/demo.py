@@ -5,27 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..demo.run import refuse_foreign_results, run_stages
 from ..escaping import escaped
-from . import argument_types as types
+from ..files.output_lock import lock_output
+from ..files.writing import check_writable, refuse_to_replace
+from ..hosts.diffusers.loading import quiet_libraries
 from .console import new_bar
-from .options import add_output_dir
 
-__all__ = ["add_demo", "run_demo"]
-
-
-def add_demo(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti demo``."""
-    add_output_dir(command, "folder for report.html, metrics.json and tokens.safetensors")
-    command.add_argument("--seed", type=types.seed, default=0, help="seed of the example selection and of the training")
-    command.add_argument("--shots", type=types.count, default=5, help="examples per digit")
+__all__ = ["run_demo"]
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    from ..demo.run import refuse_foreign_results, run_stages
-    from ..files.output_lock import lock_output
-    from ..files.writing import check_writable, refuse_to_replace
-    from ..hosts.diffusers.loading import quiet_libraries
-
     out = arguments.output_dir
     results = [out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
     bars: dict[str, Any] = {}

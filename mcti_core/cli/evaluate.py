@@ -4,65 +4,33 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..distributed import started
+from ..data.dataset import FewShotDataset, few_shot_split
+from ..data.feature_cache import FeatureCache
+from ..data.near_duplicates import across_split, example_names, list_pairs
+from ..distributed import DistributedContext, started
 from ..errors import ConfigError, counted
 from ..escaping import escaped
-from . import argument_types as types
+from ..evaluation.few_shot import Row, as_json, evaluate, markdown_table
+from ..evaluation.label_errors import rank_label_errors
+from ..evaluation.measure import class_indices
+from ..evaluation.splits import Split, cross_validation, given_split, joined, usual_shots
+from ..files.provenance import check_outputs
+from ..files.writing import check_writable
 from .console import say
 from .evaluate_tokens import run_evaluate_tokens
 from .json_output import json_output
-from .option_checks import check_new_tokens
-from .options import add_method, add_model, add_overwriting, config_of, examples_of, features_of, host_of, processes_of
-from .train_arguments import add_training
+from .options import check_new_tokens, config_of, examples_of, features_of, host_of, processes_of
+from .review_page import Item, write_review
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..data.dataset import FewShotDataset
-    from ..data.feature_cache import FeatureCache
-    from ..distributed import DistributedContext
-    from ..evaluation.splits import Split
-
-__all__ = ["add_evaluate", "run_evaluate"]
-
-
-def add_evaluate(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti evaluate``."""
-    option = command.add_argument
-    option("folder", type=types.path, nargs="?", help="one folder of images per class, to split or to test on")
-    measurements = "file for all measurements; updated after each"
-    option("--output-json", type=types.file_path("accuracies.json"), help=measurements)
-    add_overwriting(command)
-    group = command.add_argument_group("a trained set")
-    given = "a token set (the file, or its folder) to test on FOLDER, without training"
-    group.add_argument("--tokens", type=types.path, help=given)
-    add_method(group)
-    written = "with --tokens: folder for evaluation.json, confusion.png and wrong.png"
-    group.add_argument("--output-dir", "-o", type=types.folder_path, help=written)
-    group = command.add_argument_group("training and testing on splits")
-    option = group.add_argument
-    usual = "training images per class; by default those of 1, 2, 4 and 8 that leave one for testing, or all of --train"
-    option("--shots", type=types.count, nargs="+", help=usual)
-    option("--seeds", type=types.count, help="number of random splits or trainings; by default 3, or 1 with --folds")
-    option("--first-seed", type=types.seed, default=0, help="seed of the first split; the next ones increase by 1")
-    option("--folds", type=types.whole(2), help="number of folds for cross-validation")
-    option("--train", type=types.path, help="a folder of class folders to train on, instead of FOLDER")
-    option("--test", type=types.path, help="with --train: a folder of class folders to test on")
-    group = command.add_argument_group("label errors")
-    ranked = "rank the images of FOLDER by how likely their label is wrong, by leave-one-out on their image features"
-    group.add_argument("--label-errors", action="store_true", help=ranked)
-    page = "with --label-errors: write an HTML page to review and correct them"
-    group.add_argument("--review", type=types.file_path("review.html"), help=page)
-    add_model(command)
-    add_training(command, gammas=True)
+__all__ = ["run_evaluate"]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from ..files.writing import check_writable
-
     if arguments.tokens or arguments.label_errors:
         if started() > 1:
             raise ConfigError("--tokens and --label-errors are for one process; start it without a launcher")
@@ -78,10 +46,6 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _label_errors(arguments: argparse.Namespace) -> int:
-    from ..evaluation.label_errors import rank_label_errors
-    from ..files.provenance import check_outputs
-    from .review_page import Item, write_review
-
     dataset, page = examples_of(arguments), arguments.review
     if page is not None:
         check_outputs([page], overwrite=arguments.overwrite)
@@ -111,12 +75,6 @@ def _label_errors(arguments: argparse.Namespace) -> int:
 
 def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
     """The examples and their split function. Sets ``arguments.shots`` if they are not given."""
-    from functools import partial
-
-    from ..data.dataset import few_shot_split
-    from ..evaluation.measure import class_indices
-    from ..evaluation.splits import cross_validation, given_split, joined, usual_shots
-
     dataset = examples_of(arguments, arguments.train)
     labels, classes = dataset.labels, dataset.classes
     counts = labels.bincount().tolist()
@@ -138,8 +96,6 @@ def _examples(arguments: argparse.Namespace) -> tuple[FewShotDataset, Split]:
 def _evaluate(
     arguments: argparse.Namespace, dataset: FewShotDataset, split: Split, processes: DistributedContext, write: Any
 ) -> int:
-    from ..evaluation.few_shot import Row, as_json, evaluate, markdown_table
-
     host, config = host_of(arguments, processes), config_of(arguments)
     check_new_tokens(host, config, arguments.num_vectors, arguments.initializer_token)
     cache = features_of(arguments, host, dataset, processes)
@@ -177,8 +133,6 @@ def _warn_of_copies(
     cache: FeatureCache, dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[int], split: Split
 ) -> None:
     """Warn of test images that are copies of training images."""
-    from ..data.near_duplicates import across_split, example_names, list_pairs
-
     if cache.alike is None:
         return
     pairs: list[tuple[int, int]] = []

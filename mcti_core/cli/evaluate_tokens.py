@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+
+from ..classifiers.calibration import calibrated_classifier
+from ..data.dataset import FewShotDataset
 from ..errors import counted
 from ..escaping import escaped
+from ..evaluation.measure import Measurement, class_indices, count_learned, score_images
+from ..files.output_lock import lock_output
+from ..files.provenance import check_outputs, is_marked, write_json, write_png
+from ..files.writing import delete_own
+from ..images.reading import load_squares
+from ..tokens.io import load_tokens
+from ..tokens.token_set import TokenSet
+from ..viz.image_grid import image_grid
+from ..viz.plots import confusion_plot
 from .console import progress_bar, say
 from .json_output import json_output
 from .options import examples_of, host_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ..data.dataset import FewShotDataset
-    from ..evaluation.measure import Measurement
-    from ..tokens.token_set import TokenSet
 
 __all__ = ["run_evaluate_tokens"]
 
@@ -27,15 +33,6 @@ _NUM_MISTAKES = 12
 
 
 def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
-    from ..evaluation.measure import class_indices
-    from ..files.output_lock import lock_output
-    from ..files.provenance import check_outputs, is_marked, write_json, write_png
-    from ..files.writing import delete_own
-    from ..images.reading import load_squares
-    from ..tokens.io import load_tokens
-    from ..viz.image_grid import image_grid
-    from ..viz.plots import confusion_plot
-
     tokens = load_tokens(arguments.tokens)
     dataset = examples_of(arguments, min_classes=1)
     classes = class_indices(dataset.classes, tokens.labels)
@@ -77,11 +74,6 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
 def _measured(
     arguments: argparse.Namespace, tokens: TokenSet, dataset: FewShotDataset, classes: Sequence[int]
 ) -> Measurement:
-    import torch
-
-    from ..classifiers.calibration import calibrated_classifier
-    from ..evaluation.measure import Measurement, count_learned, score_images
-
     host = host_of(arguments)
     classifier = calibrated_classifier(arguments.method, host, tokens)
     with progress_bar("evaluating", "image") as progress:

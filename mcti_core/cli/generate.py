@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from ..errors import counted, listed
 from ..escaping import escaped
-from . import argument_types as types
+from ..files.output_lock import lock_output
+from ..files.provenance import check_outputs, is_marked, write_png
+from ..prompts.syntax import parse_prompt
+from ..sampling import generate
+from ..tokens.io import load_tokens
+from ..viz.image_grid import to_pil
 from .console import INTERRUPTED, progress_bar, say
-from .options import add_model, add_overwriting, host_of
+from .options import host_of
+from .signals import signals_as_keyboard_interrupt
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["add_generate", "run_generate"]
+__all__ = ["run_generate"]
 
 _BATCH_SIZE, _POCKET_BATCH_SIZE = 4, 8
 """Batch sizes; an interruption loses at most one batch."""
 
 
-def add_generate(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti generate``."""
-    option = command.add_argument
-    option("--tokens", type=types.path, required=True, help="a token set: the file, or its folder")
-    option("--prompt", required=True, help="'{}' stands for every class; '{name}' or 'embedding:name' for one")
-    option("--negative-prompt", default="", help="negative prompt")
-    option("--output-dir", "-o", type=types.folder_path, default=Path("generated"), help="folder for the images")
-    option("--num-images", type=types.count, default=4, help="images per prompt")
-    option("--num-inference-steps", type=types.count, default=25, help="denoising steps per image")
-    option("--guidance-scale", type=types.number(), default=5.0, help="guidance scale; 1 disables guidance")
-    option("--seed", type=types.seed, default=0, help="seed of the initial noise")
-    add_overwriting(command)
-    add_model(command)
-
-
 def run_generate(arguments: argparse.Namespace) -> int:
-    from ..files.output_lock import lock_output
-    from ..files.provenance import check_outputs, is_marked, write_png
-    from ..prompts.syntax import parse_prompt
-    from ..sampling import generate
-    from ..tokens.io import load_tokens
-    from ..viz.image_grid import to_pil
-    from .signals import signals_as_keyboard_interrupt
-
     tokens = load_tokens(arguments.tokens)
     fillings = tokens.names if "{}" in arguments.prompt else ("",)
     prompts = [arguments.prompt.replace("{}", f"{{{name}}}") for name in fillings for _ in range(arguments.num_images)]

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..files.output_lock import lock_output
+from ..files.provenance import check_outputs, write_json
+
 __all__ = ["json_output"]
 
 
@@ -19,9 +22,6 @@ def json_output(
     Raises:
         FileError: a foreign file or an earlier result is there, another run holds the lock, or the folder is not writable.
     """
-    from ..files.output_lock import lock_output
-    from ..files.provenance import check_outputs, write_json
-
     if path is None or not shown:
         yield lambda content: None
         return

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from bisect import bisect
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, HostError, TokenError
-from .curation import is_curated
-from .options import check_device, config_of
 
-if TYPE_CHECKING:
-    from ..hosts.base import Host
-    from ..training.config import TrainConfig
-
-__all__ = ["check_new_tokens", "check_options"]
+__all__ = ["check_options", "is_curated"]
 
 _CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _FROM_EMBEDDINGS = "make a set of it with: mcti convert {} --format set --output NAME.safetensors"
@@ -33,6 +25,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         _check_model(arguments)
         # for "auto" and "cuda", each of several processes checks only its own GPU, in host_of
         if arguments.device not in ("auto", "cpu", "cuda"):
+            from .options import check_device
+
             check_device(arguments.device)
     if hasattr(arguments, "label_errors"):
         _check_evaluation(arguments)
@@ -94,6 +88,11 @@ def _check_curation(arguments: argparse.Namespace, has_clip: bool) -> None:
         raise ConfigError(f"--corrections goes with {users}; the answers themselves stay")
 
 
+def is_curated(arguments: argparse.Namespace) -> bool:
+    """Whether the options sort, caption or review the images."""
+    return any((arguments.move_to, arguments.copy_to, arguments.caption, arguments.review))
+
+
 def _check_evaluation(arguments: argparse.Namespace) -> None:
     """Check that the options match what is evaluated: a folder, a given split, or a token set."""
     tokens, errors, train = arguments.tokens is not None, arguments.label_errors, arguments.train is not None
@@ -131,6 +130,7 @@ def _check_seeds(arguments: argparse.Namespace) -> None:
 
 def _check_training(arguments: argparse.Namespace) -> None:
     from ..prompts.splicing import check_templates
+    from .options import config_of
 
     if getattr(arguments, "num_vectors", 1) is None and getattr(arguments, "start_from", None) is None:
         arguments.num_vectors = 1
@@ -157,24 +157,3 @@ def _token_set(path: Path) -> Path:
     if path.suffix.lower() in SUFFIXES and path.suffix.lower() != SUFFIX:
         raise TokenError(f"{path} is not a token set but an embedding; {_FROM_EMBEDDINGS.format(path)}")
     return path
-
-
-def check_new_tokens(host: Host, config: TrainConfig, num_vectors: int, initializer_token: str | None) -> None:
-    """Raise a ``TokenError`` if such tokens cannot be created or do not fit into the prompts."""
-    from ..prompts.splicing import template_prompts
-    from ..training.initial import new_tokens
-
-    def misfit(count: int) -> TokenError | None:
-        try:
-            for encoder in host.text.values():
-                template_prompts(encoder, config.templates, count)
-        except TokenError as error:
-            return error
-        return None
-
-    new_tokens(host, ("x",), num_vectors=num_vectors, initializer_token=initializer_token)
-    if error := misfit(num_vectors):
-        longest = min(num_vectors, *(encoder.length for encoder in host.text.values()))
-        most = bisect(range(1, longest), 0, key=lambda count: misfit(count) is not None)
-        more = f"; --num-vectors {most} is the most that fits" if most else "; give shorter templates"
-        raise TokenError(f"{error}{more}") from error

@@ -1,64 +1,41 @@
-"""Options that several commands share, and what is made of them: host, configuration, examples, features, processes."""
+"""What commands make of their options: host, configuration, examples, features, processes."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from bisect import bisect
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import torch
 
 from .. import distributed
-from ..classifiers import METHODS
+from ..data.dataset import FewShotDataset
+from ..data.feature_cache import FeatureCache
+from ..data.near_duplicates import describe_across_classes, example_names
 from ..distributed import SINGLE_PROCESS, DistributedContext
-from ..errors import ConfigError
-from . import argument_types as types
+from ..errors import ConfigError, TokenError
+from ..hosts.base import Host
+from ..prompts.splicing import template_prompts
+from ..training.config import TrainConfig
+from ..training.initial import new_tokens
 from .console import progress_bar, say
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..data.dataset import FewShotDataset
-    from ..data.feature_cache import FeatureCache
-    from ..hosts.base import Host
-    from ..training.config import TrainConfig
-
 __all__ = [
-    "add_method", "add_model", "add_output_dir", "add_overwriting", "check_device", "config_of", "examples_of", "features_of", "hflip_of",
-    "host_of", "processes_of",
-]  # fmt: skip
-
-
-def add_output_dir(command: argparse.ArgumentParser, contents: str) -> None:
-    command.add_argument("--output-dir", "-o", type=types.folder_path, required=True, help=contents)
-    add_overwriting(command)
-
-
-def add_overwriting(command: argparse.ArgumentParser) -> None:
-    replace = "replace the results of an earlier run; without it they are never replaced"
-    command.add_argument("--overwrite", action="store_true", help=replace)
-
-
-def add_method(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    auto = "auto is clip if there is a CLIP space, otherwise diffusion"
-    group.add_argument("--method", choices=METHODS, default="auto", help=auto)
-
-
-def add_model(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument_group("model").add_argument
-    model = "a diffusers folder or single-file checkpoint; by default the pocket checkpoint"
-    option("--model", type=types.path, help=model)
-    option("--clip", type=types.path, help="a folder with the CLIP model of the checkpoint's text encoder")
-    config = "for a single-file checkpoint, offline: a diffusers folder of its family"
-    option("--model-config", type=types.path, help=config)
-    option("--device", default="auto", help="auto (the first available of cuda, xpu, mps, cpu), cpu, cuda, ...")
-    dtype = "number format of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
-    option("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=dtype)
+    "check_device",
+    "check_new_tokens",
+    "config_of",
+    "examples_of",
+    "features_of",
+    "hflip_of",
+    "host_of",
+    "processes_of",
+]
 
 
 def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, min_classes: int = 2) -> FewShotDataset:
     """The examples in a folder, by default the command's own. Skipped files are reported by the first process."""
-    from ..data.dataset import FewShotDataset
-
     beside = {name: value for name in ("captions", "masks") if (value := getattr(arguments, name, None))}
     dataset = FewShotDataset.from_folder(folder or arguments.folder, min_classes=min_classes, **beside)
     say(dataset.skipped, shown=os.environ.get("RANK", "0") == "0")
@@ -98,8 +75,6 @@ def host_of(arguments: argparse.Namespace, processes: DistributedContext | None 
 
 def check_device(device: str) -> None:
     """Raise a ``ConfigError`` unless PyTorch can compute on the device."""
-    import torch
-
     try:
         torch.device(device)
     except RuntimeError as error:  # the message lists many rare device types
@@ -135,9 +110,6 @@ def features_of(
     *, latents: bool = True,
 ) -> FeatureCache:  # fmt: skip
     """The cached features of the examples. Reports images that occur in several classes."""
-    from ..data.feature_cache import FeatureCache
-    from ..data.near_duplicates import describe_across_classes, example_names
-
     with progress_bar("features", "image", shown=processes.is_main) as progress:
         cache = FeatureCache.build(
             host, dataset, hflip=hflip_of(arguments), folder=arguments.cache, buckets=getattr(arguments, "buckets", False),
@@ -148,3 +120,22 @@ def features_of(
         say(f"--masks changes nothing: {reason}", shown=processes.is_main)
     say(describe_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
     return cache
+
+
+def check_new_tokens(host: Host, config: TrainConfig, num_vectors: int, initializer_token: str | None) -> None:
+    """Raise a ``TokenError`` if such tokens cannot be created or do not fit into the prompts."""
+
+    def misfit(count: int) -> TokenError | None:
+        try:
+            for encoder in host.text.values():
+                template_prompts(encoder, config.templates, count)
+        except TokenError as error:
+            return error
+        return None
+
+    new_tokens(host, ("x",), num_vectors=num_vectors, initializer_token=initializer_token)
+    if error := misfit(num_vectors):
+        longest = min(num_vectors, *(encoder.length for encoder in host.text.values()))
+        most = bisect(range(1, longest), 0, key=lambda count: misfit(count) is not None)
+        more = f"; --num-vectors {most} is the most that fits" if most else "; give shorter templates"
+        raise TokenError(f"{error}{more}") from error

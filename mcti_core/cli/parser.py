@@ -7,24 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import NoReturn
 
 from ..distributed import shut_down, started
 from ..errors import ConfigError, MCTIError
 from ..escaping import escaped
-from .add import add_add, run_add
-from .benchmark import add_benchmark, run_benchmark
-from .classify import add_classify, run_classify
+from .arguments import COMMANDS
 from .console import INTERRUPTED, check_progress_bars, set_up_streams
-from .convert import add_convert, run_convert
-from .curation import add_undo, run_undo
-from .demo import add_demo, run_demo
-from .evaluate import add_evaluate, run_evaluate
-from .generate import add_generate, run_generate
 from .option_checks import check_options
-from .run_config import with_config
-from .train import run_train
-from .train_arguments import add_train
 
 __all__ = ["main"]
 
@@ -35,15 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["train"] and any(word.startswith("--config") for word in words):
+            from .run_config import with_config
+
             words = [words[0], *with_config(_train_parser(), words[1:])]
         arguments = _parser().parse_args(words)
-        if started() > 1 and arguments.run not in (run_train, run_classify, run_evaluate, run_benchmark):
+        if started() > 1 and arguments.command not in ("train", "classify", "evaluate", "benchmark"):
             raise ConfigError(
                 "only train, classify, evaluate and benchmark can share their work among processes; start it without a launcher"
             )
         check_progress_bars()
         check_options(arguments)
-        code: int = arguments.run(arguments)
+        module = import_module(f".{arguments.command}", __package__)  # of which most import PyTorch
+        code: int = getattr(module, f"run_{arguments.command}")(arguments)
         shut_down()
         return code
     except MCTIError as error:
@@ -92,25 +86,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def _parser() -> argparse.ArgumentParser:
     description = "Learn tokens for image classes with a text-to-image model; generate and classify them."
     parser = _Parser(prog="mcti", description=description)
-    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, purpose, add_options, run in (
-        ("train", "learn a token for each class folder", add_train, run_train),
-        ("classify", "classify images, and sort, caption or review them", add_classify, run_classify),
-        ("evaluate", "measure a token set, or trainings; find label errors", add_evaluate, run_evaluate),
-        ("benchmark", "compare methods on many data sets", add_benchmark, run_benchmark),
-        ("generate", "generate images with learned tokens", add_generate, run_generate),
-        ("add", "add classes to a token set without changing the existing ones", add_add, run_add),
-        ("convert", "convert embeddings to a token set or back; merge, select, rename", add_convert, run_convert),
-        ("undo", "revert the sorting of images by classify", add_undo, run_undo),
-        ("demo", "run the whole method on handwritten digits", add_demo, run_demo),
-    ):
-        command = subcommands.add_parser(name, help=purpose, formatter_class=_HelpFormatter, allow_abbrev=False)
-        add_options(command)
-        command.set_defaults(run=run)
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, (purpose, add_options) in COMMANDS.items():
+        add_options(subcommands.add_parser(name, help=purpose, formatter_class=_HelpFormatter, allow_abbrev=False))
     return parser
 
 
 def _train_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="mcti train", formatter_class=_HelpFormatter, allow_abbrev=False)
-    add_train(parser)
+    _, add_options = COMMANDS["train"]
+    add_options(parser)
     return parser

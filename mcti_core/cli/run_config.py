@@ -7,16 +7,16 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigError
 from ..escaping import has_surrogates
 from ..files.limits import MAX_TEMPLATES
+from ..files.provenance import TEXT_MARK, write_text
 from ..files.regular import read_limited
+from ..training.config import TrainConfig
 from .console import say
-
-if TYPE_CHECKING:
-    from ..training.config import TrainConfig
+from .options import hflip_of
 
 __all__ = ["RUN_CONFIG", "with_config", "write_run_config"]
 
@@ -25,7 +25,7 @@ _MAX_BYTES = 2**20
 _MAX_NUMBER = 10**30
 _LONG_KEY = re.compile(r"""(?<![^\s\[{,])(?:(?:[\w-]+|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 """A key of more than 16 parts, as in ``a.b.c``. The TOML reader takes memory and time with the square of their number."""
-_OMITTED_OPTIONS = ("run", "config", "resume", "restart", "overwrite", "templates")
+_OMITTED_OPTIONS = ("command", "config", "resume", "restart", "overwrite", "templates")
 """Options of a single call, and ``templates``, which is replaced by the templates themselves."""
 
 
@@ -104,9 +104,6 @@ def write_run_config(arguments: argparse.Namespace, config: TrainConfig, path: P
     Raises:
         FileError: a foreign file is there, or the file cannot be written.
     """
-    from ..files.provenance import TEXT_MARK, write_text
-    from .options import hflip_of
-
     settings = {name: value for name, value in config.describe().items() if hasattr(arguments, name)}
     values = {**vars(arguments), **settings, "hflip": hflip_of(arguments), "template": list(config.templates)}
     lines = [f"{TEXT_MARK}; repeat with: mcti train --config {path.name} --output-dir NEW-FOLDER"]

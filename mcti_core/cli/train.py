@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from ..distributed import SINGLE_PROCESS
+from ..data.dataset import FewShotDataset, few_shot_split
+from ..data.feature_cache import FeatureCache
+from ..data.label_table import read_corrections, relabelled
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import FileError, MCTIError, ResumeError
 from ..escaping import escaped
+from ..files.output_lock import lock_output
+from ..files.writing import refuse_to_replace
+from ..hosts.base import Host
+from ..tokens.io import load_tokens
+from ..tokens.token_set import TokenSet
+from ..training.autosave import AutoSaver
+from ..training.checkpoint import load_checkpoint
+from ..training.config import TrainConfig
 from ..training.errors import StopTraining, TrainingError
+from ..training.initial import names_like, new_tokens, take_over
+from ..training.loop import StepInfo, train
+from ..training.resume import describe_differences, run_identity
+from ..training.state import TrainState
 from .console import INTERRUPTED, progress_bar, say
-from .option_checks import check_new_tokens
-from .options import config_of, examples_of, features_of, host_of, processes_of
+from .options import check_new_tokens, config_of, examples_of, features_of, host_of, processes_of
 from .run_config import RUN_CONFIG, write_run_config
+from .signals import signals_as_keyboard_interrupt, stop_on_signals
 from .train_monitor import check_monitoring, earlier_logs, held_out_of, monitored, remove_samples
 from .train_outputs import OUTCOMES, UNFINISHED, check_outputs, outputs_of, write_tokens, write_training
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from ..data.dataset import FewShotDataset
-    from ..data.feature_cache import FeatureCache
-    from ..distributed import DistributedContext
-    from ..hosts.base import Host
-    from ..tokens.token_set import TokenSet
-    from ..training.config import TrainConfig
-    from ..training.state import TrainState
 
 __all__ = ["config_for", "run_train"]
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    from ..data.dataset import few_shot_split
-    from ..data.label_table import read_corrections, relabelled
-    from ..files.output_lock import lock_output
-    from ..training.initial import names_like
-
     trained = _start_from(arguments)
     dataset, others = examples_of(arguments), None
     if arguments.corrections:
@@ -62,10 +61,6 @@ def _run_train(
     arguments: argparse.Namespace, dataset: FewShotDataset, trained: TokenSet | None, held_out: FewShotDataset | None,
     outputs: Sequence[Path], processes: DistributedContext,
 ) -> int:  # fmt: skip
-    from ..training.initial import new_tokens, take_over
-    from ..training.resume import describe_differences, run_identity
-    from .signals import signals_as_keyboard_interrupt, stop_on_signals
-
     path = arguments.output_dir / UNFINISHED
     state = _unfinished(path, arguments, outputs, processes)
     host = host_of(arguments, processes)
@@ -91,8 +86,6 @@ def _run_train(
 
 def _start_from(arguments: argparse.Namespace) -> TokenSet | None:
     """Load the token set to continue from. Its vectors per token, pooling and templates are the defaults of these options."""
-    from ..tokens.io import load_tokens
-
     if arguments.start_from is None:
         return None
     trained = load_tokens(arguments.start_from)
@@ -123,9 +116,6 @@ def _unfinished(
         FileError: a result would be replaced.
         ResumeError: a checkpoint exists without --resume or --restart, is damaged, or is not shared by all processes.
     """
-    from ..files.writing import refuse_to_replace
-    from ..training.checkpoint import load_checkpoint
-
     exists = path.exists()
     if not exists:  # otherwise the results are those of the unfinished training
         refuse_to_replace([*outputs, *earlier_logs(arguments)], overwrite=arguments.overwrite)
@@ -153,9 +143,6 @@ def _train(
     arguments: argparse.Namespace, processes: DistributedContext, stop_requested: Callable[[], bool] | None,
 ) -> int:  # fmt: skip
     """Train, then write the results. Only the first process writes; it keeps the checkpoint until all results are written."""
-    from ..training.autosave import AutoSaver
-    from ..training.loop import StepInfo, train
-
     out, path = arguments.output_dir, arguments.output_dir / UNFINISHED
     autosave = AutoSaver(path, every=arguments.save_every, log=say)
     with (

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ..data.dataset import FewShotDataset
+from ..data.feature_cache import FeatureCache
 from ..distributed import DistributedContext
 from ..errors import ConfigError, listed
+from ..evaluation.validation import Validation, class_prompts
+from ..files.provenance import is_marked, write_png
+from ..files.writing import check_writable, refuse_foreign
+from ..hosts.base import Host
+from ..tokens.names import index_of
+from ..training.config import TrainConfig
+from ..training.loop import StepInfo
+from ..training.trackers import Trackers, check_trackers, is_log
 from .console import progress_bar, say
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ..data.dataset import FewShotDataset
-    from ..hosts.base import Host
-    from ..training.config import TrainConfig
-    from ..training.loop import StepInfo
 
 __all__ = ["check_monitoring", "earlier_logs", "held_out_of", "monitored", "remove_samples"]
 
@@ -33,9 +35,6 @@ def held_out_of(
     Raises:
         ConfigError: a class is not in training, or there is no CLIP space.
     """
-    from ..data.dataset import FewShotDataset
-    from ..tokens.names import index_of
-
     if arguments.validation_folder is None:
         return others if arguments.validation_steps or arguments.validation_prompt else None
     if arguments.model is not None and arguments.clip is None:
@@ -54,10 +53,6 @@ def check_monitoring(arguments: argparse.Namespace, labels: Sequence[str], names
         TokenError: a prompt names no class.
         FileError: the log would replace a foreign file, or the samples' folder cannot be written to.
     """
-    from ..evaluation.validation import class_prompts
-    from ..files.writing import check_writable, refuse_foreign
-    from ..training.trackers import check_trackers, is_log
-
     prompts = arguments.validation_prompt
     check_trackers(arguments.report_to)
     if arguments.validation_steps and not (prompts or arguments.validation_folder or arguments.shots):
@@ -79,8 +74,6 @@ def earlier_logs(arguments: argparse.Namespace) -> list[Path]:
 
 def remove_samples(arguments: argparse.Namespace) -> None:
     """Remove the samples of an earlier training, which may be of other steps than those of this one; files of others stay."""
-    from ..files.provenance import is_marked
-
     for path in earlier_logs(arguments):
         if path.suffix == ".png" and is_marked(path):
             with suppress(OSError):
@@ -92,11 +85,6 @@ def monitored(
     arguments: argparse.Namespace, host: Host, config: TrainConfig, held_out: FewShotDataset | None, processes: DistributedContext,
 ) -> Iterator[Callable[[StepInfo], object]]:  # fmt: skip
     """A callback for each step of ``train``. Only the first process logs and draws."""
-    from ..data.feature_cache import FeatureCache
-    from ..evaluation.validation import Validation
-    from ..files.provenance import write_png
-    from ..training.trackers import Trackers
-
     features, prompts, folder = None, arguments.validation_prompt, arguments.output_dir / "samples"
     if held_out is not None:
         with progress_bar("held-out features", "image", shown=processes.is_main) as progress:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ..classifiers.calibration import calibrate
+from ..classifiers.clip import ClipClassifier
 from ..errors import ConfigError, MCTIError
+from ..files.provenance import is_marked, write_png
+from ..files.writing import check_writable, refuse_foreign
+from ..hosts.base import Host
+from ..tokens.earlier_sets import stale_embeddings
+from ..tokens.io import SUFFIX, refuse_foreign_tokens
+from ..tokens.names import describe_words
+from ..tokens.token_set import TokenSet
+from ..training.checkpoint import is_training
+from ..training.loop import TrainResult
+from ..viz.plots import loss_curves
 from .console import say
 from .run_config import RUN_CONFIG
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from ..hosts.base import Host
-    from ..tokens.token_set import TokenSet
-    from ..training.loop import TrainResult
 
 __all__ = ["OUTCOMES", "UNFINISHED", "check_outputs", "outputs_of", "write_tokens", "write_training"]
 
@@ -32,8 +37,6 @@ _MIN_FREE_BYTES, _BYTES_PER_VECTOR = 2**20, 8 * 2**13
 
 def outputs_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Path]:
     """Results of a training in ``--output-dir``: token set, one embedding per name, and their descriptions."""
-    from ..tokens.io import SUFFIX
-
     out = arguments.output_dir
     embeddings = (out / "embeddings" / f"{name}{SUFFIX}" for name in names)
     return [out / f"tokens{SUFFIX}", *embeddings, *(out / name for name in _DESCRIPTIONS)]
@@ -49,11 +52,6 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_ve
     Raises:
         FileError: a foreign file would be replaced, a folder cannot be written to, or disk space is too low.
     """
-    from ..files.provenance import is_marked
-    from ..files.writing import check_writable, refuse_foreign
-    from ..tokens.io import refuse_foreign_tokens
-    from ..training.checkpoint import is_training
-
     tokens = outputs[: -len(_DESCRIPTIONS)]
     refuse_foreign(arguments.output_dir / UNFINISHED, is_training)
     for path in outputs[-len(_DESCRIPTIONS) :]:
@@ -70,9 +68,6 @@ def check_outputs(arguments: argparse.Namespace, outputs: Sequence[Path], num_ve
 
 def write_training(host: Host, result: TrainResult, folder: Path) -> None:
     """Write the tokens with the training's figures, and the loss curve."""
-    from ..files.provenance import write_png
-    from ..viz.plots import loss_curves
-
     write_tokens(result.tokens, folder, _figures(host, result))
     try:
         write_png(loss_curves({"": result.history}), folder / "loss.png")
@@ -82,9 +77,6 @@ def write_training(host: Host, result: TrainResult, folder: Path) -> None:
 
 def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | None = None) -> None:
     """Write the token set, its embeddings and its model card; report embeddings of an earlier run in the same folder."""
-    from ..tokens.earlier_sets import stale_embeddings
-    from ..tokens.names import describe_words
-
     path = tokens.save_pretrained(folder, figures=figures)
     remedy = f"mcti convert {path} --format embeddings --prefix my- --output FOLDER makes names of their own"
     say(describe_words(tokens.names, remedy))
@@ -97,9 +89,6 @@ def write_tokens(tokens: TokenSet, folder: Path, figures: Mapping[str, str] | No
 
 def _figures(host: Host, result: TrainResult) -> dict[str, str]:
     """Name -> value: steps, mean losses of the last tenth, and the number of examples that leave-one-out recognises."""
-    from ..classifiers.calibration import calibrate
-    from ..classifiers.clip import ClipClassifier
-
     if not result.steps:
         return {}
     figures = {"steps": str(result.steps)}

@@ -110,10 +110,10 @@ def test_benchmark_broken_off_in_the_middle_goes_on(sets, cheap, tmp_path, monke
         measured.append(cell)
         return plain(task, cell, on_step)
 
-    monkeypatch.setattr(cells, "measure", broken)
+    monkeypatch.setattr("mcti_core.cli.benchmark.measure", broken)
     assert benchmark(sets, tmp_path, CHEAP) == 130
     assert len(read(tmp_path)["cells"]) == 3
-    monkeypatch.setattr(cells, "measure", watched)
+    monkeypatch.setattr("mcti_core.cli.benchmark.measure", watched)
     capsys.readouterr()
     assert benchmark(sets, tmp_path, CHEAP) == 0
     assert "5 of 8 cells are left" in capsys.readouterr().err

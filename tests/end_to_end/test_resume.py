@@ -47,8 +47,6 @@ def broken(folder, tmp_path, monkeypatch, capsys):
 
 
 def stop_after(steps, monkeypatch):
-    from mcti_core.training import loop
-
     def stopped(*arguments, on_step, **options):
         def stop(info):
             on_step(info)
@@ -57,7 +55,7 @@ def stop_after(steps, monkeypatch):
 
         return train(*arguments, on_step=stop, **options)
 
-    monkeypatch.setattr(loop, "train", stopped)
+    monkeypatch.setattr(commands, "train", stopped)
 
 
 def same(first, second):

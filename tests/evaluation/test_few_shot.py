@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.classifiers.hybrid import HybridClassifier
-from mcti_core.cli.option_checks import check_new_tokens
+from mcti_core.cli.options import check_new_tokens
 from mcti_core.data.dataset import few_shot_split
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError, ExamplesError, TokenError

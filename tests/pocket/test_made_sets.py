@@ -41,7 +41,7 @@ def test_textures_have_their_colours_and_patterns():
 
 @pytest.mark.parametrize("name", ["characters", "textures"])
 def test_benchmark_finds_what_is_built_in(name, monkeypatch):
-    monkeypatch.setattr(characters, "character_dataset", lambda: character_dataset(2, 3))
+    monkeypatch.setattr(benchmark, "character_dataset", lambda: character_dataset(2, 3))
     found = benchmark._load(name, argparse.Namespace(data=None), download=False)
     assert (found.name, found.own_test) == (name, False)
     assert len(found.classes) == {"characters": 2, "textures": 12}[name]

@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from mcti_core.cli.train_arguments import TRACKERS as ARGUMENTS
+from mcti_core.cli.arguments import TRACKERS as ARGUMENTS
 from mcti_core.errors import ConfigError, FileError
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import TrainConfig, train

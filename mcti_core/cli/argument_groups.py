@@ -1,4 +1,4 @@
-"""Options of the commands that train: training settings, reading of examples, logs and samples."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..classifiers import METHODS
 from ..files.limits import MAX_STEPS
 from . import argument_types as types
-from .options import add_model, add_output_dir
 
-__all__ = ["MASKS", "TRACKERS", "add_reading", "add_steps", "add_train", "add_training"]
+__all__ = [
+    "MASKS", "add_method", "add_model", "add_output_dir", "add_overwriting", "add_reading", "add_steps", "add_training",
+]  # fmt: skip
 
 MASKS = ("masklabel", "alpha")
 """The choices of ``data.sidecars``, repeated because that module imports PyTorch."""
-TRACKERS = ("tensorboard", "wandb", "csv")
-"""The choices of ``training.trackers``, repeated because that module imports PyTorch."""
 
 
-def add_train(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``mcti train``."""
-    option = command.add_argument
-    option("folder", type=types.path, help="contains one folder of images per class")
-    add_output_dir(command, "folder for tokens.safetensors, embeddings/, loss.png, README.md and run.toml")
-    config = "a TOML file of options, such as the run.toml of another run; the command line takes precedence"
-    option("--config", type=types.path, help=config)
-    add_model(command)
-    add_training(command)
-    start = "a token set to continue from, as a file or a folder of mcti train: its classes keep their vectors as the start; sets --template and --pooling"
-    option("--start-from", type=types.path, help=start)
-    table = "a CSV file with columns image and label, as a review page exports it: corrected labels, images to add or exclude"
-    option("--corrections", type=types.path, help=table)
-    option("--shots", type=types.count, help="train on this many random images of each class instead of all")
-    add_reading(command)
-    _add_validation(command)
-    group = command.add_argument_group("resuming an interrupted training")
-    either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="resume an interrupted training from --output-dir")
-    either.add_argument("--restart", action="store_true", help="start over, discarding the training in --output-dir")
-    seconds = types.number(least=0)
-    group.add_argument("--save-every", type=seconds, default=10.0, help="seconds between saves; 0 saves every step")
+def add_output_dir(command: argparse.ArgumentParser, contents: str) -> None:
+    command.add_argument("--output-dir", "-o", type=types.folder_path, required=True, help=contents)
+    add_overwriting(command)
+
+
+def add_overwriting(command: argparse.ArgumentParser) -> None:
+    replace = "replace the results of an earlier run; without it they are never replaced"
+    command.add_argument("--overwrite", action="store_true", help=replace)
+
+
+def add_method(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    auto = "auto is clip if there is a CLIP space, otherwise diffusion"
+    group.add_argument("--method", choices=METHODS, default="auto", help=auto)
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument_group("model").add_argument
+    model = "a diffusers folder or single-file checkpoint; by default the pocket checkpoint"
+    option("--model", type=types.path, help=model)
+    option("--clip", type=types.path, help="a folder with the CLIP model of the checkpoint's text encoder")
+    config = "for a single-file checkpoint, offline: a diffusers folder of its family"
+    option("--model-config", type=types.path, help=config)
+    option("--device", default="auto", help="auto (the first available of cuda, xpu, mps, cpu), cpu, cuda, ...")
+    dtype = "number format of the weights; auto: bf16 or else fp16 on CUDA, fp32 on other devices and for the pocket checkpoint"
+    option("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help=dtype)
 
 
 def add_reading(command: argparse.ArgumentParser) -> None:
@@ -54,25 +57,6 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     option("--masks", type=_masks, metavar="SOURCE", help=masks)
     buckets = "aspect ratio buckets: approximately keep aspect ratios instead of cropping images to squares"
     option("--buckets", action="store_true", help=buckets)
-
-
-def _add_validation(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument_group("logs and samples", "these options do not change the tokens").add_argument
-    logs = f"log learning rate, losses, gamma and held-out accuracy; comma-separated list of {', '.join(TRACKERS)}"
-    option("--report-to", type=_trackers, default=(), metavar="TRACKERS", help=logs)
-    samples = "draw samples of this prompt to --output-dir/samples, with {} for each of the first eight classes; may be repeated"
-    option("--validation-prompt", action="append", default=[], metavar="PROMPT", help=samples)
-    held_out = "class folders of held-out images to measure accuracy on; without it, the images that --shots leaves"
-    option("--validation-folder", type=types.path, metavar="FOLDER", help=held_out)
-    steps = "number of steps between validations (100 with --validation-prompt or --validation-folder)"
-    option("--validation-steps", type=types.count, help=steps)
-
-
-def _trackers(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if unknown := [name for name in names if name not in TRACKERS]:
-        raise argparse.ArgumentTypeError(f"must be some of {', '.join(TRACKERS)}, got {unknown[0]!r}")
-    return names
 
 
 def _masks(text: str) -> str | Path:
