@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, repeat
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..evaluation.results import Results, merge_parts, part_path, parts_of, read
 from ..evaluation.tables import comparison, plot, report
 from ..evaluation.tasks import Protocol, Task, prepared
 from ..files.output_lock import lock_output
-from ..files.provenance import TEXT_MARK, check_outputs, is_marked, write_png, write_text
+from ..files.provenance import TEXT_MARK, check_outputs, is_marked, library_versions, write_png, write_text
 from ..files.writing import delete_own
 from ..hosts.base import Host
 from ..pocket.characters import character_dataset
@@ -102,7 +101,8 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
         for cell in own_cells:
             cost, end = costs[cell], finished + costs[cell].calls
             calls = chain(range(finished, end, max(1, cost.trained // max(1, cost.steps))), repeat(end))
-            on_step = partial(_advance, progress, calls, total)
+            # calls of classification and drawing are counted at the end of the cell
+            on_step = lambda _, calls=calls: progress(next(calls), total)  # noqa: E731
             results.cells.append(measure(tasks[cell.data], cell, on_step))
             results.save(part_path(file, processes.index))
             finished = end
@@ -111,11 +111,6 @@ def _benchmark(arguments: argparse.Namespace, file: Path, processes: Distributed
     if processes.is_main:
         merge_parts(file, results)
     return results
-
-
-def _advance(progress: Callable[[int, int], None], calls: Iterator[int], total: int, info: object) -> None:
-    """Count the UNet calls of a training step; calls of classification and drawing are counted at the end of the cell."""
-    progress(next(calls), total)
 
 
 def _tasks(
@@ -176,9 +171,7 @@ def _estimate(costs: Iterable[Cost], cells: int, tasks: list[Task], image: float
 
 def _versions(host: Host) -> dict[str, str]:
     """Model, device and package versions."""
-    versions = {"model": host.name, "device": str(host.device)}
-    versions |= {"mcti": __version__, "Python": platform.python_version()}
-    for name in ("torch", "torchvision", "diffusers", "transformers"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
+    versions = {"model": host.name, "device": str(host.device), "Python": platform.python_version()}
+    with suppress(PackageNotFoundError):
+        versions["torchvision"] = version("torchvision")
+    return {**versions, **library_versions(), "mcti": __version__}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from typing import Any
@@ -15,7 +16,7 @@ from ..data.near_duplicates import across_split, example_names, list_pairs
 from ..distributed import DistributedContext, started
 from ..errors import ConfigError, counted
 from ..escaping import escaped
-from ..evaluation.few_shot import Row, as_json, evaluate, markdown_table
+from ..evaluation.few_shot import Row, evaluate, markdown_table
 from ..evaluation.label_errors import rank_label_errors
 from ..evaluation.measure import class_indices
 from ..evaluation.splits import Split, cross_validation, given_split, joined, usual_shots
@@ -23,8 +24,7 @@ from ..files.provenance import check_outputs
 from ..files.writing import check_writable
 from .console import say
 from .evaluate_tokens import run_evaluate_tokens
-from .json_output import json_output
-from .options import check_new_tokens, config_of, examples_of, features_of, host_of, processes_of
+from .options import check_new_tokens, config_of, examples_of, features_of, host_of, json_output, processes_of
 from .review_page import Item, write_review
 
 __all__ = ["run_evaluate"]
@@ -41,7 +41,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     processes = processes_of(arguments, uneven=True)
     if processes.is_main and arguments.cache is not None:
         check_writable(arguments.cache)
-    with json_output(arguments.output_json, overwrite=arguments.overwrite, shown=processes.is_main) as write:
+    with json_output(arguments, shown=processes.is_main) as write:
         return _evaluate(arguments, dataset, split, processes, write)
 
 
@@ -49,7 +49,7 @@ def _label_errors(arguments: argparse.Namespace) -> int:
     dataset, page = examples_of(arguments), arguments.review
     if page is not None:
         check_outputs([page], overwrite=arguments.overwrite)
-    with json_output(arguments.output_json, overwrite=arguments.overwrite) as write:
+    with json_output(arguments) as write:
         cache = features_of(arguments, host_of(arguments), dataset, latents=False)
         records: list[dict[str, Any]] = [
             {
@@ -109,7 +109,7 @@ def _evaluate(
         rows.append(row)
         run = f"{counted(row.shots, 'shot')}, seed {row.seed}"
         print(f"{run}: {row.method} {100 * row.accuracy:.1f}% ({row.seconds:.1f} s)", file=sys.stderr, flush=True)
-        write({**described, "rows": as_json(rows)})
+        write({**described, "rows": list(map(asdict, rows))})
 
     measured = evaluate(
         host, cache, arguments.shots, _seeds(arguments), config, gammas=list(dict.fromkeys(arguments.gammas or ())),
@@ -117,7 +117,7 @@ def _evaluate(
     )  # fmt: skip
     if processes.count > 1:  # on_row receives only the rows of its own process
         rows[:] = measured
-        write({**described, "rows": as_json(rows)})
+        write({**described, "rows": list(map(asdict, rows))})
     if processes.is_main:
         print(markdown_table(rows, 1 / classes))
     return 0

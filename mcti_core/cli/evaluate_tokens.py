@@ -23,8 +23,7 @@ from ..tokens.token_set import TokenSet
 from ..viz.image_grid import image_grid
 from ..viz.plots import confusion_plot
 from .console import progress_bar, say
-from .json_output import json_output
-from .options import examples_of, host_of
+from .options import examples_of, host_of, json_output
 
 __all__ = ["run_evaluate_tokens"]
 
@@ -40,7 +39,7 @@ def run_evaluate_tokens(arguments: argparse.Namespace) -> int:
     outputs = [] if out is None else [out / name for name in ("evaluation.json", "confusion.png", "wrong.png")]
     with (
         nullcontext() if out is None else lock_output(out, folder=True),
-        json_output(arguments.output_json, overwrite=arguments.overwrite) as write,
+        json_output(arguments) as write,
     ):
         if outputs:
             check_outputs(outputs, overwrite=arguments.overwrite)

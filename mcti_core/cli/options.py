@@ -1,12 +1,15 @@
-"""What commands make of their options: host, configuration, examples, features, processes."""
+"""What commands make of their options: host, configuration, examples, features, processes, file of measurements."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +19,8 @@ from ..data.feature_cache import FeatureCache
 from ..data.near_duplicates import describe_across_classes, example_names
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..errors import ConfigError, TokenError
+from ..files.output_lock import lock_output
+from ..files.provenance import check_outputs, write_json
 from ..hosts.base import Host
 from ..prompts.splicing import template_prompts
 from ..training.config import TrainConfig
@@ -23,15 +28,8 @@ from ..training.initial import new_tokens
 from .console import progress_bar, say
 
 __all__ = [
-    "check_device",
-    "check_new_tokens",
-    "config_of",
-    "examples_of",
-    "features_of",
-    "hflip_of",
-    "host_of",
-    "processes_of",
-]
+    "check_device", "check_new_tokens", "config_of", "examples_of", "features_of", "hflip_of", "host_of", "json_output", "processes_of",
+]  # fmt: skip
 
 
 def examples_of(arguments: argparse.Namespace, folder: Path | None = None, *, min_classes: int = 2) -> FewShotDataset:
@@ -120,6 +118,26 @@ def features_of(
         say(f"--masks changes nothing: {reason}", shown=processes.is_main)
     say(describe_across_classes(cache.alike, cache.labels, example_names(dataset)), shown=processes.is_main)
     return cache
+
+
+@contextmanager
+def json_output(
+    arguments: argparse.Namespace, *, shown: bool = True
+) -> Iterator[Callable[[Mapping[str, Any]], object]]:
+    """Check and lock the file of ``--output-json``, and yield a function that writes its whole content.
+
+    Without the option or ``shown``, the function does nothing.
+
+    Raises:
+        FileError: a foreign file or an earlier result is there, another run holds the lock, or the folder is not writable.
+    """
+    path = arguments.output_json
+    if path is None or not shown:
+        yield lambda content: None
+        return
+    with lock_output(path, folder=False):
+        check_outputs([path], overwrite=arguments.overwrite)
+        yield lambda content: write_json(content, path)
 
 
 def check_new_tokens(host: Host, config: TrainConfig, num_vectors: int, initializer_token: str | None) -> None:

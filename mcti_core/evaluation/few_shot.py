@@ -26,7 +26,7 @@ from .metrics import accuracy
 from .recipes import config_of, learn
 from .splits import Split
 
-__all__ = ["Row", "as_json", "evaluate", "markdown_table"]
+__all__ = ["Row", "evaluate", "markdown_table"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def evaluate(
             rows.append(Row(method, count, seed, share, len(query), seconds, near_duplicates))
             if on_row is not None:
                 on_row(rows[-1])
-        measured.append((number, as_json(rows)))
+        measured.append((number, [asdict(row) for row in rows]))
     by_split = sorted(each for part in processes.gather(measured) for each in part)
     return [Row(**row) for _, rows in by_split for row in rows]
 
@@ -136,8 +136,3 @@ def markdown_table(rows: Sequence[Row], chance: float) -> str:
             cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as JSON values."""
-    return [asdict(row) for row in rows]

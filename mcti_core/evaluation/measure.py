@@ -27,8 +27,6 @@ __all__ = ["Measurement", "aligned_table", "class_indices", "count_learned", "pe
 
 _COPY_SIMILARITY = 0.9995
 """Cosine of two images' features. With the pocket checkpoint, no two different digits exceed 0.979; the same image reaches 0.999999."""
-
-
 _MAX_LISTED = 20
 """Maximum number of wrong predictions in a record."""
 
@@ -47,11 +45,6 @@ class Measurement:
     def predicted(self) -> Tensor:
         """(N,) int64 predicted classes."""
         return self.confidences.argmax(1)
-
-    def confidently_wrong(self, most: int) -> list[int]:
-        """Indices of at most ``most`` wrong predictions, most confident first."""
-        wrong = (self.predicted != self.labels).nonzero()[:, 0]
-        return wrong[self.confidences.amax(1)[wrong].argsort(descending=True, stable=True)][:most].tolist()
 
     def confusion(self) -> Tensor:
         """(C, C) int64: images of each true class (row) that were classified as each class (column)."""
@@ -72,6 +65,8 @@ class Measurement:
     def record(self, images: Sequence[str]) -> dict[str, Any]:
         """All metrics of the images with these names, as JSON-serialisable values."""
         best = self.confidences.amax(1)
+        wrong = (self.predicted != self.labels).nonzero()[:, 0]
+        most_confident_first = wrong[best[wrong].argsort(descending=True, stable=True)].tolist()
         return {
             "images": len(self.labels),
             "classes": list(self.classes),
@@ -88,7 +83,7 @@ class Measurement:
                     "predicted": self.classes[self.predicted[index]],
                     "confidence": round(float(best[index]), 6),
                 }
-                for index in self.confidently_wrong(_MAX_LISTED)
+                for index in most_confident_first[:_MAX_LISTED]
             ],
         }  # fmt: skip
 

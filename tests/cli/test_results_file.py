@@ -246,7 +246,7 @@ def test_mark_of_others_is_left_alone(results, theirs):
 
 @pytest.mark.parametrize("length", [0, 1, 9, 11, 20, 31, 60, 94])
 def test_answers_that_a_break_has_cut_off_anywhere_are_ours(results, length):
-    results.path.parent.mkdir()
+    results.begin(resume=False)
     line = '{"image": "a \\"b\\".png", "label": "a \\"c\\"", "unknown": false, "index": 3, "confidence": 1.0}'
     for file in (results.path, results.part(1)):
         file.write_text(line[:length])

@@ -15,7 +15,6 @@ from mcti_core import distributed
 from mcti_core.classifiers.clip import ClipClassifier
 from mcti_core.cli import classify as classify_command
 from mcti_core.cli.console import set_up_streams
-from mcti_core.cli.options import host_of
 from mcti_core.cli.results_file import ResultsFile
 from mcti_core.data.image_stream import ImagePaths
 from mcti_core.distributed import DistributedContext
@@ -221,9 +220,12 @@ def test_classify_resume_by_two_processes_follows_the_list_of_the_first(
         with lock:
             return plain_score(self, images)
 
-    def loaded(*arguments):
-        with lock:  # diffusers loads in one thread at a time
-            return host_of(*arguments)
+    def locked(function):  # transformers changes PyTorch's default number format while it loads, for all threads
+        def call(*arguments, **named):
+            with lock:
+                return function(*arguments, **named)
+
+        return call
 
     def process(index):
         own.index = index
@@ -236,7 +238,8 @@ def test_classify_resume_by_two_processes_follows_the_list_of_the_first(
     monkeypatch.setattr(
         distributed, "launched", lambda **options: Beside(own.index, 2, local_count=2, told=told, meeting=meeting)
     )
-    monkeypatch.setattr(classify_command, "host_of", loaded)
+    for name in ("host_of", "calibrated_classifier"):
+        monkeypatch.setattr(classify_command, name, locked(getattr(classify_command, name)))
     monkeypatch.setattr(ResultsFile, "answered", lagging)
     monkeypatch.setattr(ClipClassifier, "scores", counted)
     with ThreadPoolExecutor(2) as pool:
