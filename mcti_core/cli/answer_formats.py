@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.label_table import csv_lines
 from ..escaping import escaped
+from ..files.regular import read_start
 from ..files.writing import write_own
 
 __all__ = ["is_answer_table", "json_line", "write_answer_table"]
@@ -56,8 +57,5 @@ def write_answer_table(records: Iterable[Mapping[str, Any]], top: int, path: Pat
 
 def is_answer_table(path: Path) -> bool:
     """Whether a file begins with the header of this table."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        head = file.readline(64)
-    return re.match(",".join(_COLUMNS) + r"(,label_2,|\r\n)", head.decode(errors="replace")) is not None
+    header = rb"%s(,label_2,|\r\n)" % ",".join(_COLUMNS).encode()
+    return path.is_file() and re.match(header, read_start(path, 64)) is not None

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..classifiers import METHODS
+from ..data import ALPHA, MASKLABEL
 from ..files.limits import MAX_STEPS
 from . import argument_types as types
 
 __all__ = [
-    "MASKS", "add_method", "add_model", "add_output_dir", "add_overwriting", "add_reading", "add_steps", "add_training",
+    "add_method", "add_model", "add_output_dir", "add_overwriting", "add_reading", "add_steps", "add_training",
 ]  # fmt: skip
-
-MASKS = ("masklabel", "alpha")
-"""The choices of ``data.sidecars``, repeated because that module imports PyTorch."""
 
 
 def add_output_dir(command: argparse.ArgumentParser, contents: str) -> None:
@@ -51,7 +49,7 @@ def add_reading(command: argparse.ArgumentParser) -> None:
     captions = "use each image's caption from a .txt file of the same name, with {} for the token; templates for images without one"
     option("--captions", action="store_true", help=captions)
     masks = (
-        f"learn only the white part of a mask: {MASKS[0]} (IMAGE-masklabel.png in the same folder), {MASKS[1]} (the image's alpha "
+        f"learn only the white part of a mask: {MASKLABEL} (IMAGE-masklabel.png in the same folder), {ALPHA} (the image's alpha "
         "channel), or a folder with one folder of masks per class, named like the images"
     )
     option("--masks", type=_masks, metavar="SOURCE", help=masks)
@@ -60,7 +58,7 @@ def add_reading(command: argparse.ArgumentParser) -> None:
 
 
 def _masks(text: str) -> str | Path:
-    return text if text in MASKS else types.path(text)
+    return text if text in (MASKLABEL, ALPHA) else types.path(text)
 
 
 def add_training(command: argparse.ArgumentParser, *, gammas: bool = False) -> None:

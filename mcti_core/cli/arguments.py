@@ -6,18 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..tokens import LAYOUTS
+from ..training import TRACKERS
 from . import argument_groups as groups
 from . import argument_types as types
 
-__all__ = ["BUILT_IN", "COMMANDS", "LAYOUTS", "METHODS", "TRACKERS"]
+__all__ = ["BUILT_IN", "COMMANDS", "METHODS"]
 
 BUILT_IN = ("digits", "characters", "textures")
 METHODS = ("reference", "baselines", "ti", "mcti", "released")
 """Names of ``evaluation.cells.RUNS`` on the command line, in the same order."""
-LAYOUTS = ("comfyui", "diffusers", "onetrainer")
-"""``tokens.io.LAYOUTS``, without what that imports."""
-TRACKERS = ("tensorboard", "wandb", "csv")
-"""The choices of ``training.trackers``, repeated because that module imports PyTorch."""
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:

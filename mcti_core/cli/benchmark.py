@@ -58,7 +58,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _check_matplotlib() -> None:
-    """Raises: MCTIError: it cannot be imported, which a ``matplotlibrc`` in the current folder may cause."""
+    """Raise an ``MCTIError`` if matplotlib cannot be imported, which a ``matplotlibrc`` in the current folder may cause."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:

@@ -11,12 +11,12 @@ from ..errors import ConfigError
 from ..escaping import escaped
 from ..files.output_lock import lock_output
 from ..files.writing import check_writable, refuse_to_replace
+from ..tokens import LAYOUTS
 from ..tokens.conversion import SourceClass, apply_operations, group, read_inputs, refuse_twins
 from ..tokens.formats import SUFFIXES
 from ..tokens.io import SUFFIX, export_embedding, is_token_set, refuse_foreign_tokens, save_tokens
 from ..tokens.names import describe_words
 from ..tokens.ops import merge
-from .arguments import LAYOUTS
 from .console import say
 
 __all__ = ["run_convert"]

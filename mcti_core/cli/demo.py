@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..demo.run import refuse_foreign_results, run_stages
+from ..demo.run import run_stages
 from ..escaping import escaped
 from ..files.output_lock import lock_output
-from ..files.writing import check_writable, refuse_to_replace
+from ..files.provenance import check_outputs
+from ..files.writing import refuse_to_replace
 from ..hosts.diffusers.loading import quiet_libraries
+from ..tokens.io import refuse_foreign_tokens
 from .console import new_bar
 
 __all__ = ["run_demo"]
@@ -17,7 +19,7 @@ __all__ = ["run_demo"]
 
 def run_demo(arguments: argparse.Namespace) -> int:
     out = arguments.output_dir
-    results = [out / name for name in ("report.html", "metrics.json", "tokens.safetensors")]
+    tokens = out / "tokens.safetensors"
     bars: dict[str, Any] = {}
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -28,9 +30,9 @@ def run_demo(arguments: argparse.Namespace) -> int:
             bars[stage].close()
 
     with lock_output(out, folder=True):
-        refuse_foreign_results(out)
-        refuse_to_replace(results, overwrite=arguments.overwrite)
-        check_writable(out, (path.name for path in results))
+        refuse_foreign_tokens([tokens], sets=True)
+        refuse_to_replace([tokens], overwrite=arguments.overwrite)
+        check_outputs([out / "report.html", out / "metrics.json"], overwrite=arguments.overwrite)
         quiet_libraries()
         demo = run_stages(out, shots=arguments.shots, seed=arguments.seed, progress=progress)
     print(f"chance {100 / len(demo.classes):.1f}%")

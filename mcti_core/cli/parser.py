@@ -94,6 +94,5 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="mcti train", formatter_class=_HelpFormatter, allow_abbrev=False)
-    _, add_options = COMMANDS["train"]
-    add_options(parser)
+    COMMANDS["train"][1](parser)
     return parser

@@ -13,7 +13,7 @@ from ..distributed import DistributedContext
 from ..errors import ConfigError, listed
 from ..evaluation.validation import Validation, class_prompts
 from ..files.provenance import is_marked, write_png
-from ..files.writing import check_writable, refuse_foreign
+from ..files.writing import check_writable, delete_own, refuse_foreign
 from ..hosts.base import Host
 from ..tokens.names import index_of
 from ..training.config import TrainConfig
@@ -75,9 +75,9 @@ def earlier_logs(arguments: argparse.Namespace) -> list[Path]:
 def remove_samples(arguments: argparse.Namespace) -> None:
     """Remove the samples of an earlier training, which may be of other steps than those of this one; files of others stay."""
     for path in earlier_logs(arguments):
-        if path.suffix == ".png" and is_marked(path):
+        if path.suffix == ".png":
             with suppress(OSError):
-                path.unlink()
+                delete_own(path, is_marked)
 
 
 @contextmanager

@@ -16,15 +16,12 @@ from ..files.regular import read_limited
 from ..files.written_paths import decoded_lines
 from ..images.reading import UnreadableError, image_size, load_mask, to_size
 from ..prompts.splicing import check_templates
+from . import ALPHA, MASKLABEL
 
 __all__ = ["ALPHA", "MASKLABEL", "find_captions", "find_masks", "latent_mask", "read_caption"]
 
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _MAX_CAPTION_BYTES = 2**16
-MASKLABEL = "masklabel"
-"""OneTrainer's layout of masks: ``cat-masklabel.png`` in the same folder as ``cat.jpg``."""
-ALPHA = "alpha"
-"""kohya's alpha_mask: the image's alpha channel is the mask."""
 _MAX_ASPECT_RATIO = 1.02
 """Maximum ratio between the aspect ratios of mask and image, since sides are whole pixels."""
 

@@ -18,13 +18,12 @@ from ..data.feature_cache import FeatureCache
 from ..evaluation.baselines import class_mean, logistic_probe
 from ..evaluation.metrics import accuracy, confusion_matrix
 from ..evaluation.recipes import config_of
-from ..files.provenance import is_marked, write_json
-from ..files.writing import refuse_foreign
+from ..files.provenance import write_json
 from ..hosts.base import Host
 from ..pocket import POCKET_CONFIG, load_pocket
 from ..pocket.digits import digit_dataset, digit_masks
 from ..sampling import generate
-from ..tokens.io import refuse_foreign_tokens, save_tokens
+from ..tokens.io import save_tokens
 from ..training.config import TrainConfig
 from ..training.initial import new_tokens
 from ..training.loop import StepInfo, train
@@ -32,7 +31,7 @@ from .judge import DigitJudge, colours
 from .report import write_report
 from .results import PLAIN, PROMPTS, SAMPLES, Demo
 
-__all__ = ["DIFFUSION_PAIRS", "DIFFUSION_QUERIES", "Progress", "refuse_foreign_results", "run_stages"]
+__all__ = ["DIFFUSION_PAIRS", "DIFFUSION_QUERIES", "Progress", "run_stages"]
 
 DIFFUSION_QUERIES, DIFFUSION_PAIRS = 200, 32
 """Number of images for the diffusion classifier, and half its usual number of pairs, so that the demo takes minutes."""
@@ -74,13 +73,6 @@ def run_stages(out: Path, *, shots: int, seed: int, progress: Progress) -> Demo:
     demo.seconds["total"] = time.monotonic() - started
     write_json(demo.metrics(), out / "metrics.json")
     return demo
-
-
-def refuse_foreign_results(out: Path) -> None:
-    """Raises: FileError: a file that the demo would write exists, and the demo did not write it."""
-    for name in ("report.html", "metrics.json"):
-        refuse_foreign(out / name, is_marked)
-    refuse_foreign_tokens([out / "tokens.safetensors"], sets=True)
 
 
 def _train(demo: Demo, host: Host, support: FeatureCache, name: str, config: TrainConfig, progress: Progress) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -12,30 +10,18 @@ from ..classifiers.stacking import held_out_logits
 from ..data.feature_cache import FeatureCache
 from ..errors import ConfigError
 
-__all__ = ["LabelError", "rank_label_errors"]
+__all__ = ["rank_label_errors"]
 
 
-@dataclass(frozen=True)
-class LabelError:
-    """An example for which another class is more likely than its label."""
-
-    index: int
-    """Index of the example in the dataset."""
-    label: int
-    """Index of the labelled class."""
-    suggested: int
-    """Index of the most likely class."""
-    confidence: float
-    """Confidence in ``suggested``, in [0, 1]."""
-    margin: float
-    """Confidence in ``suggested`` minus that in ``label``; a higher margin means a more likely label error."""
-
-
-def rank_label_errors(cache: FeatureCache) -> list[LabelError]:
-    """Examples whose label is not the most likely class, by descending margin.
+def rank_label_errors(cache: FeatureCache) -> list[tuple[int, int, float]]:
+    """Rank the examples whose label is not the most likely class.
 
     Each example is classified by a logistic regression on image features that was fitted without it. The only example of a
     class is skipped.
+
+    Returns:
+        (index of the example, index of the most likely class, confidence in it), by descending difference between that
+        confidence and that in the label: the greater it is, the more likely is a label error.
 
     Raises:
         ConfigError: there are no image features, or every class has only one image.
@@ -56,6 +42,5 @@ def rank_label_errors(cache: FeatureCache) -> list[LabelError]:
     margin: Tensor = best - confidences[torch.arange(len(labels)), labels]
     order = margin.argsort(descending=True, stable=True)
     return [
-        LabelError(int(judged[row]), int(labels[row]), int(suggested[row]), float(best[row]), float(margin[row]))
-        for row in order[: int((margin > 0).sum())].tolist()
+        (int(judged[row]), int(suggested[row]), float(best[row])) for row in order[: int((margin > 0).sum())].tolist()
     ]

@@ -24,8 +24,7 @@ def joined(train: FewShotDataset, test: FewShotDataset, classes: Sequence[int]) 
         classes: index in ``train`` of each class of ``test``.
     """
     labels = torch.cat([train.labels, torch.tensor(classes)[test.labels]])
-    skipped = "; ".join(filter(None, (train.skipped, test.skipped)))
-    return replace(train, images=(*train.images, *test.images), labels=labels, skipped=skipped)
+    return replace(train, images=(*train.images, *test.images), labels=labels)
 
 
 def given_split(labels: Tensor, classes: Sequence[str], train: int) -> Split:

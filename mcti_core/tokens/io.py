@@ -21,6 +21,7 @@ from ..files.limits import MAX_CLASSES
 from ..files.provenance import library_versions
 from ..files.safe_load import format_of, read_safetensors
 from ..files.writing import refuse_foreign, refuse_lookalikes, write_own
+from . import LAYOUTS
 from .embedding_cards import CARD_SUFFIXES
 from .encoders import CLIP_FOR_CLASSIFYING, ONETRAINER_KEYS
 from .formats import EMBEDDING, SUFFIXES, read_embedding
@@ -36,8 +37,6 @@ __all__ = [
 ]  # fmt: skip
 
 SUFFIX = ".safetensors"
-LAYOUTS = ("comfyui", "diffusers", "onetrainer")
-"""Layouts of embedding files; nearly all programs read the first one."""
 _TRAINED = ("shots", "gamma", "seed", "base_fingerprint")
 """Training settings that are written into each embedding, if they are known."""
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..files.regular import open_regular
 from ..files.writing import write_own
+from . import TRACKERS
 from .config import TrainConfig
 from .errors import TrainingError
 from .loop import StepInfo
@@ -26,7 +27,6 @@ from .schedules import gamma_at, learning_rate
 
 __all__ = ["TRACKERS", "CsvTracker", "Trackers", "check_trackers", "is_log"]
 
-TRACKERS = ("tensorboard", "wandb", "csv")
 _STEPS_PER_READ = 50
 """Number of steps between reads of the losses. Each read waits for the device."""
 _HEAD_BYTES = 400

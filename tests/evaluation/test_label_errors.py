@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from mcti_core.classifiers.calibration import fit_temperature
+from mcti_core.classifiers.stacking import held_out_logits
 from mcti_core.data.feature_cache import FeatureCache
 from mcti_core.errors import ConfigError
 from mcti_core.evaluation.label_errors import rank_label_errors
@@ -26,10 +28,11 @@ def test_wrong_labels_come_first_with_the_right_class(clean):
     for index, label in wrong.items():
         labels[index] = label
     found = rank_label_errors(replace(clean, labels=labels))
-    assert {error.index for error in found[:2]} == set(wrong)
-    for error in found[:2]:
-        assert (error.label, error.suggested) == (wrong[error.index], int(clean.labels[error.index]))
-    assert [error.margin for error in found] == sorted((error.margin for error in found), reverse=True)
+    assert {index: suggested for index, suggested, _ in found[:2]} == {i: int(clean.labels[i]) for i in wrong}
+    logits = held_out_logits(clean.features[:, 0], labels, 4)
+    confidences = (logits / fit_temperature(logits, labels)).softmax(1)
+    margins = [confidences[index, suggested] - confidences[index, labels[index]] for index, suggested, _ in found]
+    assert margins == sorted(margins, reverse=True)
 
 
 def test_right_labels_are_not_reported(clean):
@@ -38,6 +41,6 @@ def test_right_labels_are_not_reported(clean):
 
 def test_class_of_one_image_is_not_judged(clean):
     rows = torch.tensor([0, 1, 2, 3, 5, 6, 7])  # class a has index 0 only
-    assert 0 not in {error.index for error in rank_label_errors(clean.pick(rows))}
+    assert 0 not in {index for index, *_ in rank_label_errors(clean.pick(rows))}
     with pytest.raises(ConfigError, match="one image"):
         rank_label_errors(clean.pick(torch.arange(4)))

@@ -6,12 +6,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from mcti_core.cli.arguments import TRACKERS as ARGUMENTS
 from mcti_core.errors import ConfigError, FileError
 from mcti_core.training.errors import StopTraining
 from mcti_core.training.loop import TrainConfig, train
 from mcti_core.training.schedules import gamma_at, learning_rate
-from mcti_core.training.trackers import TRACKERS, CsvTracker, Trackers, check_trackers, is_log
+from mcti_core.training.trackers import CsvTracker, Trackers, check_trackers, is_log
 
 CONFIG = TrainConfig(
     steps=4, batch_size=2, lr=1e-2, lr_warmup_steps=1, gamma=0.5, gamma_end=0.1, templates=("a photo of a {}",)
@@ -157,4 +156,3 @@ def test_tracker_without_its_package_is_refused_with_the_remedy(monkeypatch):
     check_trackers(("csv",))
     with pytest.raises(ConfigError, match="needs the package wandb; pip install wandb, or choose csv"):
         check_trackers(("csv", "wandb"))
-    assert ARGUMENTS == TRACKERS
