@@ -90,7 +90,7 @@ def need_page_of_today(server: Server) -> None:
     """Skip where the page is older than the one whose parts these tests know."""
     version = server.get("/system_stats")["system"]["comfyui_version"].lstrip("v").split(".")
     if tuple(map(int, version[:2])) < (0, 33):
-        pytest.skip("this test is of the page of ComfyUI 0.33.0 and newer")
+        pytest.skip("this test is of the web frontend of ComfyUI 0.33.0 and newer")
 
 
 def load(page: Any, path: Path) -> None:

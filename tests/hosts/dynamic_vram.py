@@ -1,6 +1,6 @@
 """ComfyUI's dynamic VRAM on a CPU, for machines without an NVIDIA card.
 
-The host's own ``ModelPatcherDynamic`` and operations run, but for their tests "is this the CPU?". What is imitated is the native
+The host's own ``ModelPatcherDynamic`` and operations run, but for their tests "is this the CPU?". What is emulated is the native
 library comfy-aimdo: a range of addresses whose pages are mapped when an operation asks for a weight, and unmapped under
 pressure, lowest priority first; and the buffers in which weights are cast that have no page. Unmapped memory is filled with
 NaN where a GPU would report an illegal access. Written for ComfyUI v0.33.0 and comfy-aimdo 0.4.13.
@@ -27,7 +27,7 @@ _STREAMS = 2
 
 
 class Vram:
-    """The imitated card's memory."""
+    """The emulated card's memory."""
 
     budget = 10**15
     """Bytes of pages that may be mapped."""

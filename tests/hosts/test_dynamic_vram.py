@@ -1,6 +1,6 @@
 """ComfyUI's dynamic VRAM gives the static loader's tokens, images and answers, wherever the weights are.
 
-Dynamic VRAM is imitated on the CPU (``dynamic_vram.py``).
+Dynamic VRAM is emulated on the CPU (``dynamic_vram.py``).
 """
 
 import re
@@ -27,7 +27,7 @@ def family(request):
 def found(family, comfyui, in_comfyui, tmp_path_factory):
     version = re.search(r"(\d+)\.(\d+)", (comfyui / "comfyui_version.py").read_text())
     if (int(version[1]), int(version[2])) < (0, 33):
-        pytest.skip(f"the imitation of dynamic VRAM is of ComfyUI 0.33.0 and newer, this is {version[0]}")
+        pytest.skip(f"the emulation of dynamic VRAM is of ComfyUI 0.33.0 and newer, this is {version[0]}")
     folder = tmp_path_factory.mktemp(family)
     said = {mode: in_comfyui("dynamic_vram_in_comfyui.py", folder, family, mode) for mode in ("static", "dynamic")}
     numbers = {mode: torch.load(folder / f"{family}-{mode}.pt", weights_only=True) for mode in said}
