@@ -72,7 +72,7 @@ class TrainableClassifier(Classifier):
         return {name: getattr(self, name) for name in ("host", "config", "method", "num_vectors", "hflip")}
 
     def set_params(self, **params: Any) -> TrainableClassifier:
-        """Set constructor arguments. Raises: ConfigError: an unknown name."""
+        """Set constructor arguments, or raise a ``ConfigError`` for an unknown name."""
         for name, value in params.items():
             if name not in self.get_params():
                 raise ConfigError(f"{name!r} is not one of {', '.join(self.get_params())}")

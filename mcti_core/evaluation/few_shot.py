@@ -22,7 +22,7 @@ from ..errors import ConfigError, counted
 from ..hosts.base import Host
 from ..training.config import TrainConfig
 from .baselines import BASELINES
-from .metrics import accuracy
+from .metrics import accuracy, mean_and_deviation
 from .recipes import config_of, learn
 from .splits import Split
 
@@ -129,10 +129,7 @@ def markdown_table(rows: Sequence[Row], chance: float) -> str:
         cells = [f"{statistics.mean(values):.1f}" for values in shares]
         lines.append("| (test images that are copies of examples) | " + " | ".join(cells) + " |")
     for method in dict.fromkeys(row.method for row in rows):
-        cells = []
-        for count in shots:
-            values = [100 * row.accuracy for row in rows if row.method == method and row.shots == count]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+        own = [row for row in rows if row.method == method]
+        cells = [mean_and_deviation([100 * row.accuracy for row in own if row.shots == count]) for count in shots]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..errors import ConfigError
 
 __all__ = [
-    "CalibrationBin", "ClassRow", "accuracy", "calibration_bins", "confusion_matrix", "expected_calibration_error", "per_class_table",
+    "CalibrationBin", "ClassRow", "accuracy", "calibration_bins", "confusion_matrix", "expected_calibration_error",
+    "mean_and_deviation", "per_class_table",
 ]  # fmt: skip
 
 
@@ -111,6 +113,12 @@ def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
     """
     total = sum(each.images for each in bins)
     return sum(each.images * abs(each.confidence - each.accuracy) for each in bins) / total
+
+
+def mean_and_deviation(values: Sequence[float], form: str = ".1f") -> str:
+    """Mean and, of several values, standard deviation as text; empty without values."""
+    deviation = f" ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{form}}{deviation}" if values else ""
 
 
 def _check_pairs(first: Tensor, second: Tensor) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from ..errors import counted
 from ..escaping import escaped
 from .cells import METHODS, REAL
+from .metrics import mean_and_deviation
 from .results import Figures, Results
 
 __all__ = ["comparison", "plot", "report"]
@@ -61,7 +62,7 @@ def comparison(results: Results, other: Results) -> str:
         for method in METHODS:
             pairs = [[each.values(n, shots, method) for each in (figures, others)] for n in names]
             gains = [[100 * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs] for ours, theirs in pairs]
-            rows.append([method, *(_spread(values, "+.1f") for values in gains)])
+            rows.append([method, *(mean_and_deviation(values, "+.1f") for values in gains)])
         lines += ["", f"Difference in points, {counted(shots, 'shot')}:", "", *_table(["method", *names], rows)]
     return _text(lines)
 
@@ -114,18 +115,13 @@ def _plot(results: Results) -> Image.Image:
 
 def _cell(figures: Figures, name: str, shots: int, method: str, measure: str, factor: int) -> str:
     values = figures.values(name, shots, method, measure).values()
-    return _spread([factor * value for value in values], ".1f" if factor > 1 else ".3f")
+    return mean_and_deviation([factor * value for value in values], ".1f" if factor > 1 else ".3f")
 
 
 def _mean(figures: Figures, names: Sequence[str], shots: int, method: str) -> str:
     """Mean over the data sets; empty if one of them lacks the method."""
     found = [figures.values(name, shots, method).values() for name in names]
     return f"{100 * statistics.mean(map(statistics.mean, found)):.1f}" if all(found) else ""
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    deviation = f" ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{form}}{deviation}" if values else ""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
