@@ -17,12 +17,12 @@ from ..escaping import escaped
 from ..evaluation.cells import RUNS, Cell, all_cells, measure
 from ..evaluation.costs import Cost, cost_of, measured_rates
 from ..evaluation.data_sets import DATA_SETS, ImageSet, load_folder, load_known, split_by_thirds
-from ..evaluation.results import Results, merge_parts, part_path, parts_of, read_results
+from ..evaluation.results import Results, merge_parts, read_results
 from ..evaluation.tables import comparison, plot, report
 from ..evaluation.tasks import Protocol, Task, prepared
 from ..files.output_lock import lock_output
 from ..files.provenance import TEXT_MARK, check_outputs, is_marked, library_versions, write_png, write_text
-from ..files.writing import delete_own
+from ..files.writing import delete_own, part_path, parts_of
 from ..hosts.base import Host
 from ..pocket.characters import character_dataset
 from ..pocket.digits import digit_dataset

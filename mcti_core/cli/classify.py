@@ -22,7 +22,7 @@ from ..distributed import DistributedContext
 from ..errors import ConfigError, ExamplesError, MCTIError, ResumeError, listed
 from ..escaping import escaped
 from ..files.output_lock import lock_output
-from ..files.writing import check_writable, refuse_foreign
+from ..files.writing import check_writable, part_path, refuse_foreign
 from ..hosts.base import Host
 from ..images.reading import load_square
 from ..tokens.io import load_tokens
@@ -140,7 +140,7 @@ def _write(
     paths = islice((path for number, path in enumerate(names) if number not in done), first, end)
     written = failed = 0
     with (
-        append_records(results.part(processes.index)) as append,
+        append_records(part_path(results.path, processes.index)) as append,
         progress_bar("classifying", "image", shown=processes.is_main) as progress,
     ):
         for batch in _answers(paths, host, classifier, arguments, processes.local_count):

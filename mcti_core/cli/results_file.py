@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResumeError
-from ..files.writing import delete_own, refuse_foreign, write_own
+from ..files.writing import delete_own, parts_of, refuse_foreign, write_own
 from ..training.resume import describe_differences
 from .answer_formats import json_line
 
@@ -55,7 +55,7 @@ class ResultsFile:
             self.refuse_others()
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for file in (*_parts(self.path), self.path):
+        for file in (*parts_of(self.path), self.path):
             refuse_foreign(file, _is_answers)
             delete_own(file, _is_answers)
         text = json.dumps(dict(self.identity), ensure_ascii=True, indent=1)
@@ -83,7 +83,7 @@ class ResultsFile:
         Incomplete lines are removed, so only the main process calls it, before the others write.
         """
         images, count, errors = set[str](), 0, 0
-        for file in filter(Path.exists, (self.path, *_parts(self.path))):
+        for file in filter(Path.exists, (self.path, *parts_of(self.path))):
             end = 0
             with open(file, "rb+") as lines:
                 for line in iter(lambda: lines.readline(_MAX_LINE), b""):
@@ -96,17 +96,13 @@ class ResultsFile:
                 lines.truncate(end)
         return images, count, errors
 
-    def part(self, index: int) -> Path:
-        """The file to which the process with this index appends."""
-        return self.path.with_name(f"{self.path.name}.part-{index:05d}") if index else self.path
-
     def finish(self, answers: int) -> None:
         """Concatenate the files of all processes and delete the parts.
 
         Raises:
             ResumeError: fewer than ``answers`` lines were written.
         """
-        if parts := _parts(self.path):
+        if parts := parts_of(self.path):
             write_own(self.path, lambda temporary: _join((self.path, *parts), answers, temporary), _is_answers)
         for file in parts:
             delete_own(file, _is_answers)
@@ -146,7 +142,7 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool, overwrite: bool =
         ResumeError: answers exist, and neither ``resume`` nor ``restart`` applies to them.
         FileError: a foreign file is there.
     """
-    for file in (path, *_parts(path)):
+    for file in (path, *parts_of(path)):
         refuse_foreign(file, _is_answers)
     refuse_foreign(_mark(path), _is_mark)
     if restart:
@@ -156,7 +152,7 @@ def refuse_to_lose(path: Path, *, resume: bool, restart: bool, overwrite: bool =
             raise ResumeError(
                 f"{path} holds unfinished answers; continue with --resume, start over with --restart, or choose another --output"
             )
-    elif parts := _parts(path):
+    elif parts := parts_of(path):
         raise ResumeError(
             f"{parts[0]} holds answers, but nothing says of what; drop them with --restart, move them away, or choose another --output"
         )
@@ -219,11 +215,3 @@ def _read_mark(path: Path) -> dict[str, Any]:
 def _mark(path: Path) -> Path:
     """The file with the identity; exists until the run is finished."""
     return path.with_name(f"{path.name}.unfinished")
-
-
-def _parts(path: Path) -> list[Path]:
-    """Files of the other processes, ordered by index."""
-    pattern = re.compile(re.escape(path.name) + r"\.part-\d{5}")
-    if not path.parent.is_dir():
-        return []
-    return sorted(path.with_name(entry.name) for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name))

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..errors import FileError, ResumeError
 from ..files.provenance import is_marked, write_json
-from ..files.writing import delete_own
+from ..files.writing import delete_own, parts_of
 from ..training.resume import describe_differences
 from .cells import RUNS, Cell
 
-__all__ = ["Figures", "Results", "merge_parts", "part_path", "parts_of", "read_results"]
+__all__ = ["Figures", "Results", "merge_parts", "read_results"]
 
 _MAX_BYTES = 2**26
 _MAX_COUNT = 10**9
@@ -105,16 +105,6 @@ def merge_parts(path: Path, results: Results) -> None:
     results.save(path)
     for file in parts_of(path):
         delete_own(file, is_marked)
-
-
-def part_path(path: Path, process: int) -> Path:
-    """File that a process writes: ``path`` itself for process 0."""
-    return path.with_name(f"{path.stem}.part-{process:05d}.json") if process else path
-
-
-def parts_of(path: Path) -> list[Path]:
-    """Existing files of the processes other than 0."""
-    return sorted(path.parent.glob(f"{path.stem}.part-" + "[0-9]" * 5 + ".json"))
 
 
 def _is_valid(results: Results) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from uuid import uuid4
 from ..errors import FileError
 
 __all__ = [
-    "IsOwn", "check_writable", "delete_own", "refuse_foreign", "refuse_lookalikes", "refuse_to_replace",
+    "IsOwn", "check_writable", "delete_own", "part_path", "parts_of", "refuse_foreign", "refuse_lookalikes", "refuse_to_replace",
     "remove_leftovers", "set_aside", "write_atomically", "write_own",
 ]  # fmt: skip
 
@@ -164,6 +165,16 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     for folder in (path.parent, *(new_folder.parent for new_folder in new_folders)):
         _flush_folder(folder)
     return path
+
+
+def part_path(path: Path, process: int) -> Path:
+    """File to which a process writes its share of the results: ``path`` itself for process 0."""
+    return path.with_name(f"{path.name}.part-{process:05d}") if process else path
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Existing files of the processes other than 0, ordered by process."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.part-{'[0-9]' * 5}"))
 
 
 def remove_leftovers(folder: Path) -> None:

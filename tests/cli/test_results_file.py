@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mcti_core.cli import results_file as module
 from mcti_core.cli.results_file import ResultsFile, append_records, refuse_to_lose
 from mcti_core.errors import FileError, ResumeError
+from mcti_core.files.writing import part_path
 
 IDENTITY = {"set of tokens": "a" * 64, "top": "1", "list of images": "b" * 64}
 IMAGES = 23
@@ -39,7 +40,7 @@ def run(results, count=1, most=IMAGES, images=IMAGES):
     left = [n for n in range(images) if f"{n}.png" not in answered]
     for index in range(count):
         own = left[len(left) * index // count : len(left) * (index + 1) // count]
-        with append_records(results.part(index)) as append:
+        with append_records(part_path(results.path, index)) as append:
             append([record(n) for n in own[:most]])
     return left
 
@@ -82,7 +83,7 @@ def test_answered_images_are_not_done_again(results):
 def test_append_by_the_first_process_goes_to_the_file_itself(results):
     """So that one can read along; each batch is there as soon as it is written."""
     results.begin(resume=False)
-    with append_records(results.part(0)) as append:
+    with append_records(part_path(results.path, 0)) as append:
         append([record(0), record(1)])
         assert results.path.read_bytes() == lines([0, 1])
         append([record(2)])
@@ -121,9 +122,9 @@ def test_answered_drops_a_cut_line_and_all_behind_it(results, rest):
 def test_a_hole_that_a_power_cut_left_is_answered_again(results, index):
     """A block of zeros, though what was written after it is there."""
     run(results, 2, 4)
-    content = bytearray(results.part(index).read_bytes())
+    content = bytearray(part_path(results.path, index).read_bytes())
     content[15:20] = bytes(5)
-    results.part(index).write_bytes(content)
+    part_path(results.path, index).write_bytes(content)
     refuse_to_lose(results.path, resume=True, restart=False)  # or it would raise
     first = 11 * index  # of 23 images half are the second process's
     assert set(range(first, first + 4)) <= set(run(results))
@@ -207,7 +208,7 @@ def test_a_name_that_is_no_text_can_be_read_back(results):
     name = os.fsdecode(b"caf\xe9.png")
     answer = {"image": name, "label": "ü", "unknown": False, "index": 0}
     results.begin(resume=False)
-    with append_records(results.part(0)) as append:
+    with append_records(part_path(results.path, 0)) as append:
         append([answer])
     assert results.answered() == ({name}, 1, 0)
     assert json.loads(results.path.read_text(encoding="utf-8")) == answer
@@ -248,12 +249,12 @@ def test_mark_of_others_is_left_alone(results, theirs):
 def test_answers_that_a_break_has_cut_off_anywhere_are_ours(results, length):
     results.begin(resume=False)
     line = '{"image": "a \\"b\\".png", "label": "a \\"c\\"", "unknown": false, "index": 3, "confidence": 1.0}'
-    for file in (results.path, results.part(1)):
+    for file in (results.path, part_path(results.path, 1)):
         file.write_text(line[:length])
         refuse_to_lose(results.path, resume=False, restart=True)  # or it would raise
     results.begin(resume=False)
     assert not results.path.exists()
-    assert not results.part(1).exists()
+    assert not part_path(results.path, 1).exists()
 
 
 def test_answer_with_all_classes_of_the_largest_set_is_ours(results):

@@ -5,7 +5,8 @@ import pytest
 
 from mcti_core.errors import FileError, ResumeError
 from mcti_core.evaluation.cells import Cell
-from mcti_core.evaluation.results import Figures, Results, merge_parts, part_path, parts_of, read_results
+from mcti_core.evaluation.results import Figures, Results, merge_parts, read_results
+from mcti_core.files.writing import part_path, parts_of
 
 FACTS = {"classes": 4, "classes_in_all": 4, "test_images": 8, "test_images_in_all": 8, "own_test": False, "training_images": 8}  # fmt: skip
 
