@@ -18,13 +18,13 @@ pytestmark = pytest.mark.host
 
 def test_the_server_knows_every_node(server: Server) -> None:
     kinds = [kind for kind in server.get("/object_info") if kind.startswith("MCTI_")]
-    assert len(kinds) == 12
+    assert len(kinds) == 11
     assert server.import_seconds() < 60  # it says so only of a pack that could be imported
 
 
 def test_importing_the_pack_brings_in_nothing_heavy(in_comfyui: Callable[..., Any]) -> None:
     told = in_comfyui("imports_in_comfyui.py")
-    assert told["nodes"] == 12
+    assert told["nodes"] == 11
     assert told["packages"] == []
 
 

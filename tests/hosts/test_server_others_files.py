@@ -134,7 +134,7 @@ def test_settings_file_in_any_encoding_opens_its_folders_and_takes_no_node_away(
         content.replace("{}".encode("utf-16-le" if wide else "ascii"), place.encode("utf-16-le" if wide else "ascii"))
     )
     assert place in choices(server)
-    assert len([kind for kind in server.get("/object_info") if kind.startswith("MCTI_")]) == 12
+    assert len([kind for kind in server.get("/object_info") if kind.startswith("MCTI_")]) == 11
 
 
 @pytest.mark.parametrize("what", ["folder", "unreadable", "large", "pipe", "binary"])
@@ -151,5 +151,5 @@ def test_settings_file_that_cannot_be_used_opens_nothing(server: Server, what: s
         opened.write_bytes({"unreadable": b"/\n", "large": b"/\n" * 2**20, "binary": bytes(range(256))}[what])
         opened.chmod(0 if what == "unreadable" else 0o600)
     assert not [name for name in choices(server) if name.startswith("/")] or os.geteuid() == 0
-    assert len([kind for kind in server.get("/object_info") if kind.startswith("MCTI_")]) == 12
+    assert len([kind for kind in server.get("/object_info") if kind.startswith("MCTI_")]) == 11
     opened.rmdir() if what == "folder" else opened.unlink()
