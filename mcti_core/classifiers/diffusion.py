@@ -96,13 +96,13 @@ class DiffusionClassifier(Classifier):
             candidates = torch.ones(len(latents), len(self.labels), dtype=torch.bool)
         logits, evaluations = [], []
         for chunk in zip(latents.split(_IMAGES_PER_CHUNK), candidates.split(_IMAGES_PER_CHUNK), strict=True):
-            errors, counts = self.noise_errors(*chunk)
+            errors, counts = self.compare(*chunk)
             logits.append(-self.logit_scale * _aligned(errors, counts))
             evaluations.append(counts.sum(1))
         return Scores(torch.cat(logits), torch.cat(evaluations))
 
     @torch.inference_mode()
-    def noise_errors(self, latents: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, latents: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Noise errors (B, C, P) of each candidate, and the number (B, C) of trials for which they were computed.
 
         The errors of all images are kept in memory, so pass at most a few hundred images.

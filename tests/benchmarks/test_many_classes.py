@@ -99,8 +99,8 @@ def test_contexts_of_a_diffusion_classifier_are_encoded_in_parts(counted, tokens
     assert max(rows) <= 64
     assert sum(rows) == CLASSES
     few = DiffusionClassifier(tiny_host, tokens.select([3, 70, 499]), num_trials=2)
-    for name, features in few.text.items():
-        assert torch.allclose(features.context, classifier.text[name].context[[3, 70, 499]], atol=1e-5)
+    for name, features in few.conditioning.items():
+        assert torch.allclose(features.context, classifier.conditioning[name].context[[3, 70, 499]], atol=1e-5)
 
 
 def test_a_diffusion_classifier_of_many_classes_never_evaluates_more_at_once_than_asked(counted, tokens):

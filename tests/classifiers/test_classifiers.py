@@ -247,7 +247,7 @@ def test_evaluations_are_counted_image_by_image():
     assert len(denoiser.asked) == int(scores.evaluations) <= 3 * 20
 
 
-def test_all_classes_share_the_pairs():
+def test_all_classes_share_the_trials():
     classifier, denoiser = known_errors(random_table(1), num_trials=7, alpha=0)
     classifier.score_latents(torch.zeros(1, 4, 8, 8))
     levels = [sorted(sigma for label, sigma in denoiser.asked if label == c) for c in range(6)]

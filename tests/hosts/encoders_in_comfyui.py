@@ -216,7 +216,7 @@ def fitted(host: Any, classifier: Any, latents: Tensor, labels: Tensor) -> Tenso
     found = latents.clone().requires_grad_()
     optimizer = torch.optim.Adam([found], lr=0.1)
     with host.session("denoiser", gradients=True), torch.enable_grad():
-        texts = [{name: f.rows(each) for name, f in classifier.text.items()} for each in (labels, 1 - labels)]
+        texts = [{name: f.rows(each) for name, f in classifier.conditioning.items()} for each in (labels, 1 - labels)]
         for step in range(16):
             sigma, noise = (each[step % len(sigmas)].expand(len(latents), *each.shape[1:]) for each in (sigmas, noises))
             noised = host.denoiser.noised(found, noise, sigma)
