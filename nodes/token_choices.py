@@ -82,7 +82,8 @@ def _embeddings() -> list[str]:
             if name.lower().endswith(CARD_SUFFIXES) and stem not in stems:  # not a preview
                 with suppress(OSError):
                     state = (root / name).stat()
-                    cards += [name] * _known_card(root / name, state.st_mtime_ns, state.st_size)
+                    if _known_card(root / name, state.st_mtime_ns, state.st_size):
+                        cards.append(name)
     return listed + sorted(set(cards))
 
 

@@ -183,8 +183,8 @@ def _train(host: Any, cache: Any, tokens: TokenSet, config: TrainConfig, validat
             keep_tokens(error.tokens, path, last_step[-1].step if last_step else 0, config)
             raise
         except BaseException:
-            for info in last_step:
-                keep_tokens(tokens_so_far(info), path, info.step, config)
+            if last_step:
+                keep_tokens(tokens_so_far(last_step[-1]), path, last_step[-1].step, config)
             raise
 
 

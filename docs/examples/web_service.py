@@ -35,5 +35,5 @@ async def classify(request: Request) -> Response:
                 (answer,) = await run_in_threadpool(classifier, file.name, top=3)
         except MCTIError as error:
             raise HTTPException(400, str(error).replace(file.name, "the file")) from error
-    # in ASCII, since a label from a folder whose name is not UTF-8 has half a character
+    # in ASCII, since a label from a folder whose name is not UTF-8 has an invalid character (a lone surrogate)
     return Response(json.dumps(answer.record()), media_type="application/json")

@@ -104,6 +104,8 @@ def _unpacked(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Train
         raise ValueError("its losses are not a table with one row per step")
     if len(history) > MAX_STEPS:
         raise ValueError(f"it has more than {MAX_STEPS:,} steps")
+    if len(history) and not losses:
+        raise ValueError("its steps have no losses")  # they would cost memory without being stored
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in part("moments").items():
         index, _, name = key.partition(".")

@@ -43,7 +43,7 @@ def new_tokens(
     word = host.generic_word if initializer_token is None else initializer_token
     if not word.strip() or has_surrogates(word):
         raise TokenError(
-            f"the initial word {word!r} is empty or contains half a character; give a word, 'mean' or 'random'"
+            f"the initial word {word!r} is empty or contains an invalid character (a lone surrogate); give a word, 'mean' or 'random'"
         )
     vectors = {}
     for name, encoder in host.text.items():

@@ -138,7 +138,7 @@ class Progress:
             raise ValueError(
                 f"its vectors have other shapes, or numbers that are not finite or beyond {MAX_NUMBER:,.0f}"
             )
-        sizes = list(shapes.values())
+        sizes = dict(enumerate(shapes.values()))
         for index, moment in state.moments.items():
             expected = {"step": torch.Size(), "exp_avg": sizes[index], "exp_avg_sq": sizes[index]}
             if not _are_float32(moment, expected, torch.finfo(torch.float32).max):

@@ -172,6 +172,12 @@ def test_a_newer_file_and_one_that_was_changed_are_refused(rewritten, name, valu
         load_checkpoint(rewritten({name: value}))
 
 
+def test_steps_without_losses_are_refused_before_they_take_memory(rewritten):
+    path = rewritten({"losses": []}, change=lambda tensors: {"history": torch.zeros(1000, 0, dtype=torch.float64)})
+    with pytest.raises(ResumeError, match="no losses"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

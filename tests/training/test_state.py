@@ -110,6 +110,7 @@ def _generator(index, kind, place, value):
         _vectors(lambda v: torch.full_like(v, 1e30)),
         _vectors(lambda v: torch.full_like(v, -(2**63), dtype=torch.long)),
         lambda state: {"moments": {7: state.moments[0]}},
+        lambda state: {"moments": {-1: state.moments[0]}},
         lambda state: {"moments": {0: {"step": torch.tensor(1.0)}}},
         *(
             _moment("step", lambda _, step=step: torch.tensor(step))

@@ -73,8 +73,8 @@ class Residency:
 
     def _needed(self) -> tuple[frozenset[str], bool, bool]:
         """Parts, gradients and checkpointing over all open sessions."""
-        parts, gradients, checkpointing = zip(*self._open, strict=True) if self._open else ((), (), ())
-        return frozenset[str]().union(*parts), any(gradients), any(checkpointing)
+        parts = frozenset[str]().union(*(parts for parts, _, _ in self._open))
+        return parts, any(gradients for _, gradients, _ in self._open), any(saves for _, _, saves in self._open)
 
     def _acquire(self) -> None:
         parts, gradients, checkpointing = self._needed()

@@ -89,6 +89,7 @@ def _levels(keys: Iterable[str]) -> dict[int, list[int]]:
 
 def _pad(tensor: Tensor, *shape: int) -> Tensor:
     """``tensor`` padded with zeros: more channels, the same kernel."""
+    assert tensor.shape[2:] == shape[2:]  # the pocket checkpoint's autoencoder fits
     padded = tensor.new_zeros(shape)
     padded[tuple(slice(size) for size in tensor.shape)] = tensor
     return padded

@@ -82,6 +82,7 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     settings = read_settings(path) if path.is_file() else {}
     mean, std = (settings.get(name, usual) for name, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
     for values in (mean, std):
-        if not isinstance(values, (list, tuple)) or [type(v) in (int, float) for v in values] != [True] * 3:
+        is_triple = isinstance(values, (list, tuple)) and len(values) == 3
+        if not is_triple or not all(type(value) in (int, float) for value in values):
             raise HostError(f"{path} contains {str(values)[:80]!r} instead of three numbers; copy the folder again")
     return tuple(mean), tuple(std)
