@@ -5,12 +5,40 @@ The names below load on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "classifiers.base": ("Classifier", "Prediction"),
+    "classifiers.calibration": ("calibrated_classifier",),
+    "classifiers.cascade": ("CascadeClassifier",),
+    "classifiers.clip": ("ClipClassifier",),
+    "classifiers.diffusion": ("DiffusionClassifier",),
+    "classifiers.hybrid": ("HybridClassifier",),
+    "data.dataset": ("FewShotDataset",),
+    "data.feature_cache": ("FeatureCache",),
+    "errors": ("MCTIError",),
+    "evaluation.estimator": ("TrainableClassifier",),
+    "evaluation.few_shot": ("evaluate",),
+    "hosts.base": ("Host",),
+    "hosts.diffusers.host": ("load_host",),
+    "hosts.diffusers.pipelines": ("add_to_pipeline", "host_from_pipeline"),
+    "pocket": ("load_pocket",),
+    "sampling": ("generate",),
+    "tokens.io": ("export_embeddings", "import_embeddings", "load_tokens", "save_tokens"),
+    "tokens.ops": ("merge", "rename", "select"),
+    "tokens.token_set": ("TokenSet",),
+    "training.config": ("TrainConfig",),
+    "training.errors": ("StopTraining",),
+    "training.extend": ("add_classes",),
+    "training.initial": ("new_tokens",),
+    "training.loop": ("TrainResult", "train"),
+}
+"""Module -> its public names."""
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = ["__version__", *_MODULES]
 
 if TYPE_CHECKING:
     from .classifiers.base import Classifier as Classifier
@@ -45,13 +73,6 @@ if TYPE_CHECKING:
     from .training.initial import new_tokens as new_tokens
     from .training.loop import TrainResult as TrainResult
     from .training.loop import train as train
-
-# Type checkers read these imports as Python; at run time, they are the list of the public names and their modules.
-_MODULES = {
-    name: module
-    for module, name in re.findall(r"from \.(\S+) import (\w+) as", Path(__file__).read_text(encoding="utf-8"))
-}
-__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

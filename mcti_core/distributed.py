@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -63,14 +64,17 @@ class DistributedContext:
         return bool(flags.item() > 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, in their order, in every process."""
+        """The values of all processes, in their order, in every process.
+
+        Args:
+            value: JSON types: numbers, texts, lists, dicts. Nothing that needs code to be read.
+        """
         if self.count == 1:
             return [value]
         import torch
 
-        values = [None] * self.count
-        torch.distributed.all_gather_object(values, value)
-        return values
+        sent = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
+        return [json.loads(bytes(part.numpy())) for part in self._gather_bytes(sent)]
 
     def all_gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) rows of each process -> the rows of all, in the processes' order, on the CPU; one dtype, n may be 0."""
@@ -78,12 +82,29 @@ class DistributedContext:
             return rows
         import torch
 
-        parts = self.gather(rows.detach().cpu())
-        return torch.cat([part for part in parts if len(part)] or parts)
+        rows = rows.detach().cpu().contiguous()
+        shapes = self.gather(list(rows.shape))
+        parts = self._gather_bytes(rows.reshape(-1).view(torch.uint8))
+        some = next((shape for shape in shapes if shape[0]), shapes[0])
+        full = [part.view(rows.dtype).view(shape[0], *some[1:]) for part, shape in zip(parts, shapes, strict=True)]
+        return torch.cat(full)
 
     def barrier(self) -> None:
         """Wait until all processes arrive."""
         self.any(False)
+
+    def _gather_bytes(self, own: Tensor) -> list[Tensor]:
+        """(n,) uint8 of each process -> those of all processes, on the CPU."""
+        import torch
+
+        lengths = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        lengths[self.index] = len(own)
+        torch.distributed.all_reduce(lengths)
+        padded = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=self.device)  # all must be as long
+        padded[: len(own)] = own.to(self.device)
+        received = [torch.empty_like(padded) for _ in range(self.count)]
+        torch.distributed.all_gather(received, padded)
+        return [part[:length].cpu() for part, length in zip(received, lengths.tolist(), strict=True)]
 
 
 SINGLE_PROCESS = DistributedContext()

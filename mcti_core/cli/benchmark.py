@@ -22,7 +22,7 @@ from ..evaluation.tables import comparison, plot, report
 from ..evaluation.tasks import Protocol, Task, prepared
 from ..files.output_lock import lock_output
 from ..files.provenance import TEXT_MARK, check_outputs, is_marked, library_versions, write_png, write_text
-from ..files.writing import delete_own, part_path, parts_of
+from ..files.writing import delete_own, part_path, parts_of, refuse_foreign
 from ..hosts.base import Host
 from ..pocket.characters import character_dataset
 from ..pocket.digits import digit_dataset
@@ -38,6 +38,8 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     _check_matplotlib()
     other = None if arguments.compare is None else read_results(arguments.compare)
     outputs = file, table, picture = [arguments.output_dir / name for name in ("results.json", "table.md", "plot.png")]
+    for path in outputs:  # in every process, or the others would wait for a main process that has stopped
+        refuse_foreign(path, is_marked)
     processes = processes_of(arguments, uneven=True)
     if not processes.is_main:
         _benchmark(arguments, file, processes)

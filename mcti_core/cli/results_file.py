@@ -23,10 +23,12 @@ from .answer_formats import json_line
 
 __all__ = ["ResultsFile", "append_records", "read_records", "refuse_to_lose"]
 
-_PART = re.compile(r"\.part-\d{5}$")
 _RECORD_START = b'{"image": "'
-_MAX_LINE, _MAX_MARK = 2**24, 2**20
-"""Maximum bytes of a record (4,096 classes with confidences), and of the ``.unfinished`` file."""
+_IMAGE = re.compile(rb'\{"image": "(?:[^"\\]|\\.)*"')
+_SECOND = (b', "label": ', b', "error": ')
+"""The second key of a record."""
+_MAX_LINE, _MAX_PARTIAL, _MAX_MARK = 2**24, 2**18, 2**20
+"""Maximum bytes of a record (4,096 classes with confidences), of an incomplete first record, and of the ``.unfinished`` file."""
 _FLUSH = 10.0
 """Seconds between fsyncs."""
 
@@ -188,14 +190,31 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_answers(path: Path) -> bool:
-    """Whether a file begins with a record, or is beside the ``.unfinished`` file and begins like one that a break cut off."""
+    """Whether a file begins with a record, complete or incomplete."""
     if not path.is_file():
         return False
     with open(path, "rb") as file:
         line = file.readline(_MAX_LINE)
-    written = line.partition(b"\0")[0][: len(_RECORD_START)]  # a power failure may replace bytes by zeros
-    unfinished = not line or _is_mark(_mark(path.with_name(_PART.sub("", path.name))))
-    return _record(line) is not None or (unfinished and _RECORD_START.startswith(written))
+    return _record(line) is not None or (len(line) < _MAX_PARTIAL and _is_cut(line))
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line is the beginning of a record. A power failure may replace bytes by zeros."""
+    text, zero, behind = line.partition(b"\0")
+    if not text.startswith(_RECORD_START):
+        return _RECORD_START.startswith(text) and not behind.strip(b"\0")
+    if zero and not behind.strip(b"\0") and _record(text) is not None:
+        return True
+    if line.endswith(b"\n") and not zero:
+        return False
+    if not (path := _IMAGE.match(text)):
+        return True
+    rest = text[path.end() :]
+    try:
+        json.JSONDecoder().raw_decode(text.decode(errors="replace"))
+    except (ValueError, RecursionError):  # an incomplete object
+        return any(rest.startswith(key) or key.startswith(rest) for key in _SECOND)
+    return False
 
 
 def _is_mark(path: Path) -> bool:

@@ -67,7 +67,7 @@ class FewShotDataset:
         object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.long))
         if len(self.images) != len(self.labels):
             raise ExamplesError(f"{len(self.images)} images but {len(self.labels)} labels")
-        if len(self.classes) < self.min_classes:
+        if len(self.classes) < max(1, self.min_classes):
             found = ", ".join(self.classes) or "(none)"
             raise ExamplesError(f"there is only the class {found}; telling things apart needs at least two")
         if other := next((label for label in self.classes if not isinstance(label, str)), None):

@@ -113,7 +113,8 @@ def list_folder(folder: str | Path, skipped: Skipped, *, generated: bool = False
     except OSError as error:
         raise ExamplesError(f"the folder {folder} cannot be read ({error.strerror}); check its permissions") from error
     masks = {name for name in images if name.endswith(_MASK_ENDING)}
-    masks &= {os.path.splitext(name)[0] + _MASK_ENDING for name in images if masks}
+    if masks:
+        masks &= {os.path.splitext(name)[0] + _MASK_ENDING for name in images}
     for name in sorted(masks):
         skipped.add(*_UNUSED_MASK, os.path.join(folder, name))
     return sorted(set(images) - masks), sorted(folders)

@@ -174,9 +174,10 @@ def _compute(
                 computed = in_parts_that_fit(of_part, len(images), part_sizes[name], _TOO_LARGE.format(size))
                 part_sizes[name] = min(part_sizes[name], len(computed[0]))
                 parts[name] += computed
-            for row, name in ((row, name) for row, _ in found for name in one_by_one):
+            for row in (row for row, _ in found if one_by_one):
                 try:
-                    parts[name].append(_of_row(name, host, dataset, row, target_sizes, hflip))
+                    for name in one_by_one:
+                        parts[name].append(_of_row(name, host, dataset, row, target_sizes, hflip))
                 except ExamplesError as error:
                     errors.append(error)
             done += len(images)

@@ -108,9 +108,10 @@ def _obstacle(target: Path, source: Path | None, text: str | None, root: Path, *
         return "its old and new path are the same"
     if target.is_symlink() or not Path(os.path.realpath(target.parent)).is_relative_to(os.path.realpath(root)):
         return f"it is a link, or outside {root}"
+    start = read_start(target, 64)  # refuses pipes and devices, which other ways of reading would wait for
     is_caption = target.suffix == ".txt"
-    has_image_suffix = target.suffix.lower() in ("", *IMAGE_SUFFIXES)
-    if not is_caption and not (has_image_suffix and kind_of(read_start(target, 64)) in READ_KINDS):
+    is_image = target.suffix.lower() in ("", *IMAGE_SUFFIXES) and kind_of(start) in READ_KINDS
+    if not is_caption and not is_image:
         return "it is not an image"
     if text is not None:
         content = text.encode("utf-8", "surrogatepass")

@@ -225,8 +225,11 @@ def test_a_name_that_is_no_text_can_be_read_back(results):
     ],
     ids=range(21),
 )  # fmt: skip
-def test_lists_of_images_of_other_programs_are_left_alone(results, theirs):
+@pytest.mark.parametrize("beside_unfinished", [False, True])
+def test_lists_of_images_of_other_programs_are_left_alone(results, theirs, beside_unfinished):
     results.path.parent.mkdir()
+    if beside_unfinished:
+        results.begin(resume=False)
     results.path.write_bytes(theirs.encode())
     with pytest.raises(FileError, match="not written by MC-TI"):
         refuse_to_lose(results.path, resume=False, restart=True)
@@ -247,7 +250,7 @@ def test_mark_of_others_is_left_alone(results, theirs):
 
 @pytest.mark.parametrize("length", [0, 1, 9, 11, 20, 31, 60, 94])
 def test_answers_that_a_break_has_cut_off_anywhere_are_ours(results, length):
-    results.begin(resume=False)
+    results.path.parent.mkdir()
     line = '{"image": "a \\"b\\".png", "label": "a \\"c\\"", "unknown": false, "index": 3, "confidence": 1.0}'
     for file in (results.path, part_path(results.path, 1)):
         file.write_text(line[:length])

@@ -1,9 +1,12 @@
 """Rules that import-linter cannot state: a light import, and no catch-all modules. Layers, and the places where other packages are imported, are in pyproject.toml."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import mcti_core
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "mcti_core").rglob("*.py"))
@@ -71,3 +74,9 @@ def test_importing_the_library_loads_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     assert shown.stdout.split() == []
+
+
+def test_type_checkers_and_python_find_the_same_public_names():
+    source = Path(mcti_core.__file__).read_text(encoding="utf-8")
+    listed = re.findall(r"from \.(\S+) import (\w+) as \2\n", source)
+    assert {name: module for module, name in listed} == mcti_core._MODULES

@@ -110,6 +110,18 @@ def test_undo_keeps_what_was_changed_meanwhile_and_the_list(place):
     assert listed.is_file()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_undo_does_not_wait_for_a_pipe(place):
+    root, pairs, _ = place
+    caption = pairs[2][1].with_suffix(".txt")
+    listed = transfer(pairs, {caption: ""}, root / "sorted", move=True)
+    caption.unlink()
+    os.mkfifo(caption)  # as long as the caption
+    done, problems = undo(listed)
+    assert done == len(pairs)
+    assert "named pipe" in problems[0]
+
+
 def test_undo_goes_on_after_a_path_with_half_a_character(place):
     root, pairs, captions = place
     listed = transfer(pairs, captions, root / "sorted", move=True)
