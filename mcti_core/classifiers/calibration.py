@@ -65,8 +65,8 @@ class Calibration:
 
 
 def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95) -> Calibration:
-    """Set the temperature and threshold of a CLIP or hybrid classifier of these tokens by approximate leave-one-out on their
-    examples: on all of them or, if examples times classes exceed ``MAX_LOGITS``, on evenly spaced ones.
+    """Set the temperature of a CLIP or hybrid classifier of these tokens, and find a threshold, by approximate leave-one-out on
+    their examples: on all of them or, if examples times classes exceed ``MAX_LOGITS``, on evenly spaced ones.
 
     The only example of a class cannot be left out and is skipped. If every class has only one, the threshold is 0, and the
     temperature 1 (for the hybrid the sum of its weights, since its logits are that much larger).
@@ -99,7 +99,7 @@ def calibrate(classifier: ClipClassifier, tokens: TokenSet, accept: float = 0.95
     else:
         temperature = float(classifier.weights.sum()) if isinstance(classifier, HybridClassifier) else 1.0
         threshold, reached, recognised = 0.0, 0, 0
-    classifier.temperature, classifier.threshold = temperature, threshold
+    classifier.temperature = temperature
     return Calibration(temperature, threshold, int(usable.sum()), reached, recognised)
 
 
@@ -141,9 +141,8 @@ def calibrated_classifier(
     if tokens.support is not None:
         calibration = calibrate(first, tokens)
         if calibrate_threshold:
+            first.threshold = calibration.threshold
             _LOG.info("%s", calibration.describe())
-        else:
-            first.threshold = 0.0
     return CascadeClassifier(first, DiffusionClassifier(host, tokens)) if method == "cascade" else first
 
 

@@ -22,7 +22,9 @@ from ..errors import ConfigError, TokenError
 from ..files.output_lock import lock_output
 from ..files.provenance import check_outputs, write_json
 from ..hosts.base import Host
+from ..pocket import POCKET_CONFIG, load_pocket
 from ..prompts.splicing import template_prompts
+from ..templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from ..training.config import TrainConfig
 from ..training.initial import new_tokens
 from .console import progress_bar, say
@@ -46,8 +48,6 @@ def processes_of(arguments: argparse.Namespace, *, uneven: bool = False) -> Dist
 
 
 def host_of(arguments: argparse.Namespace, processes: DistributedContext | None = None) -> Host:
-    import torch
-
     from ..hosts.diffusers.loading import quiet_libraries
 
     quiet_libraries()
@@ -59,8 +59,6 @@ def host_of(arguments: argparse.Namespace, processes: DistributedContext | None 
         device = next((name for name, backend in found if backend.is_available()), "cpu")
     check_device(device)
     if arguments.model is None:
-        from ..pocket import load_pocket
-
         return load_pocket(device=device, dtype="fp32" if arguments.dtype == "auto" else arguments.dtype)
     from ..hosts.diffusers.host import load_host
 
@@ -84,10 +82,6 @@ def check_device(device: str) -> None:
 
 
 def config_of(arguments: argparse.Namespace) -> TrainConfig:
-    from ..pocket import POCKET_CONFIG
-    from ..templates import OBJECT_TEMPLATES, STYLE_TEMPLATES
-    from ..training.config import TrainConfig
-
     given = {f.name: value for f in fields(TrainConfig) if (value := getattr(arguments, f.name, None)) is not None}
     if "templates" in given:
         given["templates"] = STYLE_TEMPLATES if given["templates"] == "style" else OBJECT_TEMPLATES
