@@ -35,7 +35,7 @@ ExamplesType = io.Custom("MCTI_EXAMPLES")
 TokensType = io.Custom("MCTI_TOKENS")
 """Carries ``mcti_core.tokens.token_set.TokenSet``."""
 ClipSpaceType = io.Custom("MCTI_CLIP_SPACE")
-"""Carries ``mcti_core.hosts.comfy.ClipFile``."""
+"""Carries ``mcti_core.hosts.comfy.clip_space.ClipFile``."""
 
 
 @dataclass(frozen=True)
